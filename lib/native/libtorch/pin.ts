@@ -1,0 +1,66 @@
+/**
+ * What `third_party/libtorch.json` says: the versions memformer is written against, the one fetched by default, and for
+ * each pinned archive its size and SHA-256. PyTorch publishes no checksums, so these are our own.
+ */
+import { readFileSync } from "node:fs";
+import { fileURLToPath } from "node:url";
+import { MemformerError } from "../../errors.ts";
+
+/** An archive whose bytes we know. */
+export interface Pin {
+  readonly version: string;
+  readonly variant: string;
+  readonly url: string;
+  readonly bytes: number;
+  /** Lower-case hexadecimal. */
+  readonly sha256: string;
+}
+
+export interface Pins {
+  /** Name of the pin that `memformer setup` takes when told nothing: `<version>-<variant>`. */
+  readonly default: string;
+  /** First and last supported `major.minor`, both included. */
+  readonly supported: { readonly from: string; readonly to: string };
+  readonly pins: Readonly<Record<string, Pin>>;
+}
+
+/** The package's folder, the same from `lib/` and from `dist/`. */
+export const packageRoot = fileURLToPath(new URL("../../../", import.meta.url));
+
+/** Reads the pins that ship with the package. */
+export function readPins(): Pins {
+  return JSON.parse(readFileSync(new URL("../../../third_party/libtorch.json", import.meta.url), "utf8")) as Pins;
+}
+
+/** The version of the package itself. */
+export function packageVersion(): string {
+  const text = readFileSync(new URL("../../../package.json", import.meta.url), "utf8");
+  return (JSON.parse(text) as { version: string }).version;
+}
+
+function minorOf(version: string): [number, number] | undefined {
+  const match = /^(\d+)\.(\d+)/.exec(version);
+  return match === null ? undefined : [Number(match[1]), Number(match[2])];
+}
+
+/** Whether a LibTorch of this version can be compiled against. The environment may switch the question off. */
+export function isSupported(version: string, { supported }: Pins, env: NodeJS.ProcessEnv): boolean {
+  if (env["MEMFORMER_LIBTORCH_SKIP_VERSION_CHECK"] === "1") return true;
+  const [found, from, to] = [minorOf(version), minorOf(supported.from), minorOf(supported.to)];
+  if (found === undefined || from === undefined || to === undefined) return false;
+  const order = (a: [number, number], b: [number, number]): number => a[0] - b[0] || a[1] - b[1];
+  return order(found, from) >= 0 && order(found, to) <= 0;
+}
+
+/** Throws `ERR_MEMFORMER_LIBTORCH_MISMATCH` unless {@link isSupported}. */
+export function requireSupported(version: string, where: string, pins: Pins, env: NodeJS.ProcessEnv): void {
+  if (isSupported(version, pins, env)) return;
+  const { from, to } = pins.supported;
+  throw new MemformerError(
+    "LIBTORCH_MISMATCH",
+    `LibTorch ${version} in ${where} is not supported: memformer ${packageVersion()} needs ${from} to ${to}.\n` +
+      "  1. fetch one that fits:   npx memformer setup\n" +
+      "  2. or try it all the same: MEMFORMER_LIBTORCH_SKIP_VERSION_CHECK=1",
+    { details: { found: version, where, expected: `${from} to ${to}` } },
+  );
+}
