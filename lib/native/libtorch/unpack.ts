@@ -47,8 +47,7 @@ export async function unpack(archive: string, target: string, report?: Report): 
     for (const [entry, path] of chosen) {
       const file = join(target, path);
       await mkdir(dirname(file), { recursive: true });
-      await extract(zip, entry, file, archive);
-      report?.({ what: "Unpacking", done: (done += entry.uncompressedSize), total });
+      await extract(zip, entry, file, archive, (bytes) => report?.({ what: "Unpacking", done: (done += bytes), total }));
     }
   } finally {
     zip.close();
@@ -82,11 +81,14 @@ function isLink({ externalFileAttributes }: Entry): boolean {
   return ((externalFileAttributes >>> 28) & 0xf) === 0xa;
 }
 
-async function extract(zip: ZipFile, entry: Entry, file: string, archive: string): Promise<void> {
+async function extract(
+  zip: ZipFile, entry: Entry, file: string, archive: string, onBytes: (bytes: number) => void,
+): Promise<void> {
   let sum = 0;
   const check = new Transform({
     transform(chunk: Buffer, _encoding, callback) {
       sum = crc32(chunk, sum);
+      onBytes(chunk.length);
       callback(null, chunk);
     },
   });

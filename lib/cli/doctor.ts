@@ -1,0 +1,28 @@
+import type { Command } from "commander";
+import { doctor, isHealthy, type Row } from "../native/doctor.ts";
+
+function show(rows: readonly Row[]): string {
+  const width = Math.max(...rows.map(({ name }) => name.length));
+  return rows
+    .map(({ name, ok, found, remedy, required }) => {
+      const sign = ok ? "ok" : required ? "NO" : "--";
+      const line = `${sign}  ${name.padEnd(width)}  ${found}`;
+      return remedy === undefined ? line : `${line}\n    ${" ".repeat(width)}  -> ${remedy}`;
+    })
+    .join("\n");
+}
+
+/** Adds `memformer doctor`; its exit code is 1 when something that is required is amiss. */
+export function register(program: Command): void {
+  program
+    .command("doctor")
+    .description("what this machine has of what memformer needs, and the line that mends the rest")
+    .option("--json", "print the rows as JSON")
+    .action(({ json }: { json?: boolean }) => {
+      const rows = doctor();
+      const ok = isHealthy(rows);
+      const text = json === true ? JSON.stringify({ ok, rows }, null, 2) : show(rows);
+      process.stdout.write(`${text}\n`);
+      if (!ok) process.exitCode = 1;
+    });
+}

@@ -1,0 +1,64 @@
+/** The tools that compiling against LibTorch needs, all looked at before anything runs, so that all can be named at once. */
+import { spawnSync } from "node:child_process";
+import { MemformerError } from "../../errors.ts";
+
+/** One tool: what was found, or undefined, and the Debian package that has it. */
+export interface Tool {
+  readonly name: string;
+  readonly found: string | undefined;
+  readonly needed: string;
+  readonly aptPackage: string;
+}
+
+/** How compilation is done here. */
+export interface Tools {
+  readonly all: readonly Tool[];
+  readonly ninja: boolean;
+  readonly compiler: string | undefined;
+}
+
+/** The first line of `command --version`, or undefined if it cannot be started. */
+function ask(command: string, env: NodeJS.ProcessEnv): string | undefined {
+  const run = spawnSync(command, ["--version"], { env, encoding: "utf8", timeout: 20_000 });
+  return run.status === 0 ? (run.stdout.split("\n")[0] ?? "").trim() : undefined;
+}
+
+/** `found` if the version in it is at least `from`, else undefined. */
+function atLeast(found: string | undefined, from: readonly [number, number]): string | undefined {
+  const match = /(\d+)\.(\d+)(?:\.\d+)?\s*$|version (\d+)\.(\d+)/.exec(found ?? "");
+  if (match === null) return undefined;
+  const [major, minor] = [Number(match[1] ?? match[3]), Number(match[2] ?? match[4])];
+  return major > from[0] || (major === from[0] && minor >= from[1]) ? found : undefined;
+}
+
+/** Looks for CMake, a C++20 compiler (`CXX`, else `c++`), ninja or make. */
+export function findTools(env: NodeJS.ProcessEnv = process.env): Tools {
+  const compiler = ask(env["CXX"] || "c++", env) ?? ask("g++", env);
+  const modern = compiler?.includes("clang") === true ? atLeast(compiler, [11, 0]) : atLeast(compiler, [10, 0]);
+  const ninja = ask("ninja", env);
+  return {
+    all: [
+      { name: "cmake", found: atLeast(ask("cmake", env), [3, 18]), needed: "CMake >= 3.18", aptPackage: "cmake" },
+      { name: "c++", found: modern, needed: "g++ >= 10 or clang++ >= 11", aptPackage: "g++" },
+      { name: "ninja", found: ninja ?? ask("make", env), needed: "ninja or make", aptPackage: "ninja-build" },
+    ],
+    ninja: ninja !== undefined,
+    compiler,
+  };
+}
+
+/** The one line that installs `tools` on Debian and Ubuntu. */
+export function aptLine(tools: readonly Tool[]): string {
+  return `sudo apt-get install -y ${tools.map(({ aptPackage }) => aptPackage).join(" ")}`;
+}
+
+/** Throws `ERR_MEMFORMER_TOOLS_MISSING`, naming every tool that is absent or too old. */
+export function requireTools(tools: Tools): void {
+  const missing = tools.all.filter(({ found }) => found === undefined);
+  if (missing.length === 0) return;
+  const message =
+    "Tools to compile memformer are missing:\n" +
+    missing.map(({ needed }) => `  ${needed}\n`).join("") +
+    `On Debian or Ubuntu:  ${aptLine(missing)}`;
+  throw new MemformerError("TOOLS_MISSING", message, { details: { missing: missing.map(({ name }) => name) } });
+}
