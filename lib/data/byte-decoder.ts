@@ -1,0 +1,71 @@
+// Tokens are runs of bytes that may end inside a character: text leaves only in whole characters.
+
+/** Text from tokens that arrive one by one. */
+export interface TokenDecoder {
+  /** The text that is certain after these tokens; a character cut by the last of them waits for the next call. */
+  push(tokens: Iterable<number>): string;
+  /** The rest, with U+FFFD for an unfinished character. The decoder is then ready for another text. */
+  end(): string;
+}
+
+/** A decoder for tokenizers in which every token stands for fixed bytes. */
+export class ByteDecoder implements TokenDecoder {
+  readonly #bytesOf: (token: number) => Uint8Array;
+  readonly #text = new TextDecoder("utf-8", { ignoreBOM: true });
+
+  constructor(bytesOf: (token: number) => Uint8Array) {
+    this.#bytesOf = bytesOf;
+  }
+
+  push(tokens: Iterable<number>): string {
+    const chunks: Uint8Array[] = [];
+    for (const token of tokens) chunks.push(this.#bytesOf(token));
+    return this.#text.decode(Buffer.concat(chunks), { stream: true });
+  }
+
+  end(): string {
+    return this.#text.decode();
+  }
+}
+
+/**
+ * A decoder for tokenizers that only decode whole sequences. Decoding a token may depend on the one before it (a leading
+ * space), so each piece is the difference between decoding a short window with and without the new tokens.
+ */
+export class WindowDecoder implements TokenDecoder {
+  readonly #decode: (tokens: number[]) => string;
+  #window: number[] = [];
+  #told = 0; // how many tokens of the window are already in the text
+
+  constructor(decode: (tokens: number[]) => string) {
+    this.#decode = decode;
+  }
+
+  push(tokens: Iterable<number>): string {
+    let text = "";
+    for (const token of tokens) {
+      this.#window.push(token);
+      text += this.#advance(false);
+    }
+    return text;
+  }
+
+  end(): string {
+    const text = this.#advance(true);
+    this.#window = [];
+    this.#told = 0;
+    return text;
+  }
+
+  #advance(last: boolean): string {
+    const before = this.#decode(this.#window.slice(0, this.#told));
+    const after = this.#decode(this.#window);
+    const held = after.endsWith("\ufffd") && this.#window.length - this.#told < longestCharacter;
+    if (!last && held) return "";
+    this.#window = this.#window.slice(this.#told);
+    this.#told = this.#window.length;
+    return after.slice(before.length);
+  }
+}
+
+const longestCharacter = 4; // bytes of a UTF-8 character, so at most as many tokens: beyond that U+FFFD is meant

@@ -1,0 +1,145 @@
+// Text files to documents: what counts as one, and which files are read.
+import { readdir, stat } from "node:fs/promises";
+import { join } from "node:path";
+import { MemformerError } from "../errors.ts";
+import { longestDocument, readLines, tooLong } from "./text-lines.ts";
+
+/**
+ * What one document is in a text file:
+ * - `formfeed`: what lies between lines that hold only a form feed; without one, the file;
+ * - `file`: the file;
+ * - `lines`: each line;
+ * - `headings`: from one ` = Title = ` line to the next (WikiText).
+ */
+export const documentRules = ["formfeed", "file", "lines", "headings"] as const;
+export type DocumentRule = (typeof documentRules)[number];
+
+export interface DocumentOptions {
+  /** Default `formfeed`. A `.jsonl` file has a document on each line, whatever is said here. */
+  readonly documents?: DocumentRule;
+  /** The field of a `.jsonl` line that holds the text. Default `text`. */
+  readonly field?: string;
+  /** Leave out documents that are empty or white space; else they are refused. Default false. */
+  readonly skipEmpty?: boolean;
+}
+
+/** A document, and where it came from: the file and its number there, from 1. */
+export interface TextDocument {
+  readonly text: string;
+  readonly file: string;
+  readonly number: number;
+}
+
+const readable = /\.(txt|text|md|jsonl)(\.gz)?$/i;
+
+/**
+ * The documents of files and folders in the order given; a folder gives its .txt, .text, .md and .jsonl files (each also
+ * as .gz), subfolders included, sorted by name. Memory holds one document at a time.
+ * @throws MemformerError `IO` for what cannot be read; `DATA` for an empty document, a folder without text, text that is
+ * not UTF-8, a .jsonl line without its field; `CONFIG` for an unknown rule.
+ */
+export async function* readDocuments(
+  inputs: string | readonly string[],
+  options: DocumentOptions = {},
+): AsyncGenerator<TextDocument, void, void> {
+  const rule = options.documents ?? "formfeed";
+  if (!documentRules.includes(rule)) {
+    throw new MemformerError("CONFIG", `documents must be one of ${documentRules.join(", ")}, not ${JSON.stringify(rule)}.`);
+  }
+  for (const file of await textFiles(inputs)) {
+    let number = 0;
+    const texts = /\.jsonl(\.gz)?$/i.test(file) ? jsonDocuments(file, options.field ?? "text") : splitDocuments(file, rule);
+    for await (const text of texts) {
+      number++;
+      if (text.trim() !== "") yield { text, file, number };
+      else if (!options.skipEmpty) throw emptyDocument(file, number);
+    }
+    if (number === 0 && !options.skipEmpty) throw emptyDocument(file, 1);
+  }
+}
+
+/** The files that inputs stand for: files themselves, folders by what readable text lies in them. */
+export async function textFiles(inputs: string | readonly string[]): Promise<string[]> {
+  const files: string[] = [];
+  for (const input of typeof inputs === "string" ? [inputs] : inputs) {
+    const isFolder = await stat(input).then((found) => found.isDirectory(), (cause: unknown) => {
+      throw new MemformerError("IO", `${input} cannot be read: ${(cause as Error).message}`, { cause, details: { path: input } });
+    });
+    if (!isFolder) {
+      files.push(input);
+      continue;
+    }
+    const names = (await readdir(input, { recursive: true })).filter((name) => readable.test(name)).sort();
+    if (names.length === 0) {
+      throw new MemformerError("DATA", `The folder ${input} holds no .txt, .md or .jsonl file.`, { details: { path: input } });
+    }
+    files.push(...names.map((name) => join(input, name)));
+  }
+  return files;
+}
+
+async function* splitDocuments(path: string, rule: DocumentRule): AsyncGenerator<string, void, void> {
+  let pieces: string[] = [];
+  let length = 0;
+  const finish = (): string => {
+    const text = pieces.join("");
+    [pieces, length] = [[], 0];
+    return text;
+  };
+  let blank = true; // the document so far is white space
+  let separated = false;
+  for await (const lines of readLines(path)) {
+    for (const line of lines) {
+      if (rule === "lines") {
+        yield line.replace(/\r?\n$/, "");
+        continue;
+      }
+      if (rule === "formfeed" && line.startsWith("\f") && line.trim() === "") {
+        yield finish();
+        [blank, separated] = [true, true];
+        continue;
+      }
+      if (rule === "headings" && !blank && isTitle(line)) {
+        yield finish();
+      }
+      pieces.push(line);
+      length += line.length;
+      if (length > longestDocument) throw tooLong(path);
+      blank &&= line.trim() === "";
+    }
+  }
+  // White space after the last separator, or an empty file, is no document of its own.
+  if (rule !== "lines" && pieces.length > 0 && !(separated && blank)) yield finish();
+}
+
+/** ` = Title = `, but not the ` = = Section = = ` of WikiText. */
+function isTitle(line: string): boolean {
+  return /^ = (?!= ).* = \r?\n?$/.test(line) && !line.trimEnd().endsWith(" = =");
+}
+
+async function* jsonDocuments(path: string, field: string): AsyncGenerator<string, void, void> {
+  let number = 0;
+  for await (const lines of readLines(path)) {
+    for (const line of lines) {
+      number++;
+      if (line.trim() === "") continue;
+      const bad = (what: string, cause?: unknown): MemformerError =>
+        new MemformerError("DATA", `${path} line ${number} ${what}.`, { cause, details: { path, line: number } });
+      let record: unknown;
+      try {
+        record = JSON.parse(line);
+      } catch (cause) {
+        throw bad("is not JSON", cause);
+      }
+      const text = typeof record === "object" && record !== null ? (record as Record<string, unknown>)[field] : undefined;
+      if (typeof text !== "string") throw bad(`has no text in its field "${field}"`);
+      yield text;
+    }
+  }
+}
+
+function emptyDocument(file: string, number: number): MemformerError {
+  return new MemformerError("DATA", `Document ${number} of ${file} is empty; skipEmpty leaves such documents out.`, {
+    details: { path: file, document: number },
+  });
+}

@@ -1,0 +1,17 @@
+import type { Segment } from "../segment.ts";
+
+/** What a trainer pulls segments from, and stores beside a checkpoint. `Position` is plain JSON. */
+export interface SegmentStream<Position = unknown> {
+  /** B */
+  readonly lanes: number;
+  /** T */
+  readonly segment: number;
+  readonly vocabulary: number;
+  readonly bos: number;
+  /** The next segment of every lane; undefined when the stream is over. */
+  next(): Promise<Segment | undefined>;
+  /** Where the next call of `next` stands. */
+  position(): Position;
+  /** Goes to a position, from which the stream continues exactly as it did the first time. */
+  seek(position: Position): void;
+}

@@ -1,0 +1,198 @@
+// B lanes side by side, each walking through one document after another in segments of T tokens.
+import { PADDING, type Segment } from "../segment.ts";
+import { wholeNumber } from "./arguments.ts";
+import { limitForLanes, Pieces, type Piece } from "./pieces.ts";
+import type { SegmentStream } from "./segment-stream.ts";
+import { checkPosition, type StreamPosition } from "./stream-position.ts";
+import type { TokenSource } from "./token-source.ts";
+
+export interface TokenStreamOptions {
+  /** B, documents read side by side. */
+  readonly lanes: number;
+  /** T, tokens of a segment. */
+  readonly segment: number;
+  /** The token that stands for "a document starts". Default: the BOS of the source's tokenizer. */
+  readonly bos?: number;
+  /** Everything random follows from it. Default 0. */
+  readonly seed?: number;
+  /** A new order of documents in every epoch; false keeps their own. Default true. */
+  readonly shuffle?: boolean;
+  /** Start over when all documents are taken; false ends the stream. Default true. */
+  readonly repeat?: boolean;
+  /**
+   * Documents with more tokens are cut into consecutive pieces that count as documents. Default: none are cut, except that
+   * a repeating stream with fewer documents than lanes cuts them so that no two lanes walk through the same text.
+   */
+  readonly documentLimit?: number;
+}
+
+/** Counts since the start of the stream. */
+export interface StreamStats {
+  readonly segments: number;
+  /** Tokens to be predicted. */
+  readonly tokens: number;
+  /** The share of `target` that is padding, 0 to 1. */
+  readonly padding: number;
+}
+
+/** Where one lane reads: a piece of a document, and the first token of its next segment. */
+interface Lane {
+  readonly piece: Piece;
+  readonly offset: number;
+}
+
+/** A lane's part of one segment. Nothing to read: the stream is over for this lane. */
+interface Row {
+  readonly document: number;
+  readonly from: number;
+  readonly to: number;
+  readonly start: boolean;
+}
+
+/**
+ * Cuts a source into segments. Segments never cross documents: the last one of each is padded, and the lane goes on with
+ * the next document, its `reset` set. The same source, options and seed give the same segments on every machine.
+ *
+ * `next` may be called again before the promise it gave has settled; segments come in the order of the calls.
+ * @throws MemformerError `CONFIG` for an option out of range, `DATA` for a source with an empty document.
+ */
+export class TokenStream implements SegmentStream<StreamPosition> {
+  readonly lanes: number;
+  readonly segment: number;
+  readonly bos: number;
+  readonly vocabulary: number;
+  /** Tokens after which a document is cut; Infinity if none is. */
+  readonly documentLimit: number;
+  readonly #source: TokenSource;
+  readonly #seed: number;
+  readonly #shuffle: boolean;
+  readonly #repeat: boolean;
+  readonly #pieces: Pieces;
+  #lanes: (Lane | undefined)[];
+  #epoch = 0;
+  #taken = 0; // pieces of this epoch given to lanes
+  #segments = 0;
+  #tokens = 0;
+
+  constructor(source: TokenSource, options: TokenStreamOptions) {
+    this.#source = source;
+    this.lanes = wholeNumber(options.lanes, "lanes", 1);
+    this.segment = wholeNumber(options.segment, "segment", 1);
+    this.bos = wholeNumber(options.bos ?? source.tokenizer.bos, "bos", 0);
+    this.vocabulary = Math.max(source.tokenizer.vocabulary, this.bos + 1);
+    this.#seed = wholeNumber(options.seed ?? 0, "seed", 0);
+    this.#shuffle = options.shuffle ?? true;
+    this.#repeat = options.repeat ?? true;
+    this.documentLimit = options.documentLimit !== undefined ? wholeNumber(options.documentLimit, "documentLimit", 1)
+      : this.#repeat ? limitForLanes(source, this.lanes, this.segment) : Infinity;
+    this.#pieces = new Pieces(source, this.documentLimit, this.#shuffle ? this.#seed : undefined);
+    this.#lanes = new Array<undefined>(this.lanes).fill(undefined);
+  }
+
+  /** Whole passes over the source so far, counted in tokens. */
+  get epoch(): number {
+    return Math.floor(this.#tokens / this.#source.tokens);
+  }
+
+  /** How far the current pass is, from 0 to just below 1. */
+  get fraction(): number {
+    return this.#tokens / this.#source.tokens % 1;
+  }
+
+  get stats(): StreamStats {
+    const slots = this.#segments * this.lanes * this.segment;
+    return { segments: this.#segments, tokens: this.#tokens, padding: slots === 0 ? 0 : 1 - this.#tokens / slots };
+  }
+
+  /**
+   * The next segment of every lane; undefined when `repeat` is false and every lane is done. A lane that is done before
+   * the others has a row of BOS and padding with nothing to predict, its `reset` set.
+   * @throws MemformerError `IO` or `DATA` if the source cannot be read.
+   */
+  async next(): Promise<Segment | undefined> {
+    const rows = this.#advance();
+    if (rows.every((row) => row === undefined)) return undefined;
+    const { lanes: B, segment: T } = this;
+    const source = new Int32Array(B * T).fill(PADDING);
+    const target = new Int32Array(B * T).fill(PADDING);
+    const reset = Uint8Array.from(rows, (row) => row === undefined || row.start ? 1 : 0);
+    await Promise.all(rows.map(async (row, b) => {
+      const at = b * T;
+      if (row === undefined || row.start) source[at] = this.bos;
+      if (row === undefined) return;
+      await this.#source.read(row.document, row.from, row.to, target.subarray(at, at + T));
+      if (!row.start) await this.#source.read(row.document, row.from - T, row.from, source.subarray(at, at + T));
+    }));
+    const padded = source.includes(PADDING) || target.includes(PADDING);
+    return { batch: B, length: T, source, target, reset, padded };
+  }
+
+  /** Segments until the stream is over: for ever, if it repeats. */
+  async *[Symbol.asyncIterator](): AsyncGenerator<Segment, void, void> {
+    for (let segment = await this.next(); segment !== undefined; segment = await this.next()) yield segment;
+  }
+
+  position(): StreamPosition {
+    return {
+      stream: this.#identity(),
+      epoch: this.#epoch,
+      next: this.#taken,
+      lanes: this.#lanes.map((lane) => lane ? { document: lane.piece.document, offset: lane.offset } : null),
+      segments: this.#segments,
+      tokens: this.#tokens,
+    };
+  }
+
+  /** @throws MemformerError `DATA` for a position of another stream, or none. */
+  seek(position: StreamPosition): void {
+    checkPosition(position, this.#identity(), this.#source, this.#pieces.count);
+    this.#lanes = position.lanes.map((lane) =>
+      lane ? { piece: this.#pieces.containing(lane.document, lane.offset), offset: lane.offset } : undefined);
+    [this.#epoch, this.#taken] = [position.epoch, position.next];
+    [this.#segments, this.#tokens] = [position.segments, position.tokens];
+  }
+
+  /** Decides what every lane reads next. Without waiting, so that the order of calls is the order of segments. */
+  #advance(): (Row | undefined)[] {
+    const rows = this.#lanes.map((lane, b): Row | undefined => {
+      lane ??= this.#take();
+      if (lane === undefined) return undefined;
+      const { piece, offset } = lane;
+      const to = Math.min(offset + this.segment, piece.to);
+      this.#lanes[b] = to < piece.to ? { piece, offset: to } : undefined;
+      this.#tokens += to - offset;
+      return { document: piece.document, from: offset, to, start: offset === piece.from };
+    });
+    if (rows.some((row) => row !== undefined)) this.#segments++;
+    return rows;
+  }
+
+  #take(): Lane | undefined {
+    if (this.#taken === this.#pieces.count) {
+      if (!this.#repeat) return undefined;
+      this.#epoch++;
+      this.#taken = 0;
+    }
+    const piece = this.#pieces.at(this.#epoch, this.#taken++);
+    return { piece, offset: piece.from };
+  }
+
+  #identity(): StreamPosition["stream"] {
+    return {
+      documents: this.#source.documents,
+      tokens: this.#source.tokens,
+      lanes: this.lanes,
+      segment: this.segment,
+      seed: this.#shuffle ? this.#seed : null,
+      documentLimit: this.documentLimit === Infinity ? null : this.documentLimit,
+    };
+  }
+}
+
+/** One pass over a source, in its own order, for evaluation. Documents stay whole unless `documentLimit` is given. */
+export function evaluationPass(
+  source: TokenSource,
+  options: Pick<TokenStreamOptions, "lanes" | "segment" | "bos" | "documentLimit">,
+): TokenStream {
+  return new TokenStream(source, { ...options, shuffle: false, repeat: false });
+}

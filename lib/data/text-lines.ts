@@ -1,0 +1,82 @@
+import { createReadStream } from "node:fs";
+import { open } from "node:fs/promises";
+import { pipeline, type Readable } from "node:stream";
+import { createGunzip } from "node:zlib";
+import { MemformerError } from "../errors.ts";
+
+/** The most text one document may hold: it is tokenized in one go. */
+export const longestDocument = 1 << 28;
+
+/**
+ * The lines of a UTF-8 text file, plain or gzipped (told by its first bytes), each with its line end, in batches as they
+ * come from the disk. A byte order mark is dropped.
+ * @throws MemformerError `IO` if the file cannot be read, `DATA` if it is not UTF-8, or a line exceeds 2^28 characters.
+ */
+export async function* readLines(path: string): AsyncGenerator<string[], void, void> {
+  let rest: string[] = []; // the pieces of an unfinished line
+  let restLength = 0;
+  for await (const text of readText(path)) {
+    const lines = text.split(/(?<=\n)/);
+    const open = text.endsWith("\n") ? "" : lines.pop()!;
+    if (lines.length > 0) {
+      lines[0] = rest.join("") + lines[0]!;
+      [rest, restLength] = [[], 0];
+      yield lines;
+    }
+    rest.push(open);
+    restLength += open.length;
+    if (restLength > longestDocument) throw tooLong(path);
+  }
+  const last = rest.join("");
+  if (last !== "") yield [last];
+}
+
+/** The text of a file, plain or gzipped, in chunks that never split a character. */
+export async function* readText(path: string): AsyncGenerator<string, void, void> {
+  const decoder = new TextDecoder("utf-8", { fatal: true });
+  const decode = (bytes?: Uint8Array): string => {
+    try {
+      return bytes ? decoder.decode(bytes, { stream: true }) : decoder.decode();
+    } catch (cause) {
+      throw new MemformerError("DATA", `${path} is not UTF-8 text; convert it first (iconv -f latin1 -t utf8).`, { cause, details: { path } });
+    }
+  };
+  for await (const bytes of readBytes(path)) {
+    const text = decode(bytes);
+    if (text !== "") yield text;
+  }
+  const last = decode();
+  if (last !== "") yield last;
+}
+
+/** The bytes of a file, gunzipped if its first two say so. */
+export async function* readBytes(path: string): AsyncGenerator<Uint8Array, void, void> {
+  try {
+    const file = createReadStream(path, { highWaterMark: 1 << 18 });
+    const bytes: Readable = await isGzip(path) ? pipeline(file, createGunzip(), () => {}) : file;
+    for await (const chunk of bytes) yield chunk as Uint8Array;
+  } catch (cause) {
+    const damaged = String((cause as NodeJS.ErrnoException).code).startsWith("Z_");
+    const what = damaged ? "is damaged gzip" : "cannot be read";
+    throw new MemformerError(damaged ? "DATA" : "IO", `${path} ${what}: ${(cause as Error).message}`, { cause, details: { path } });
+  }
+}
+
+export function tooLong(path: string): MemformerError {
+  return new MemformerError(
+    "DATA",
+    `${path} holds a document of more than ${longestDocument} characters, which is tokenized in one go: ` +
+      `split it (documents: "lines" or "headings", or a line with a form feed between documents).`,
+    { details: { path } },
+  );
+}
+
+async function isGzip(path: string): Promise<boolean> {
+  const file = await open(path, "r");
+  try {
+    const { buffer, bytesRead } = await file.read(Buffer.alloc(2), 0, 2, 0);
+    return bytesRead === 2 && buffer[0] === 0x1f && buffer[1] === 0x8b;
+  } finally {
+    await file.close();
+  }
+}

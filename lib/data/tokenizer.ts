@@ -1,0 +1,75 @@
+import { MemformerError, nearest } from "../errors.ts";
+import { ByteDecoder, type TokenDecoder } from "./byte-decoder.ts";
+
+/** Text to tokens and back. Ids run from 0 to `vocabulary` - 1. */
+export interface Tokenizer {
+  /** What makes two tokenizers the same: `bytes`, `gpt2`, `pixels`, or `json:` and twelve digits of the file's SHA-256. */
+  readonly name: string;
+  /** What `openTokenizer` was given: opens the same one again. */
+  readonly spec: string;
+  readonly vocabulary: number;
+  /** The id that stands at a document's start; never part of a document made from text by `bytes` or `gpt2`. */
+  readonly bos: number;
+  encode(text: string): Int32Array;
+  /** BOS decodes to nothing. @throws MemformerError `TOKEN_RANGE` for an id outside the vocabulary. */
+  decode(tokens: Iterable<number>): string;
+  /** A decoder for tokens that arrive one by one; never splits a character. */
+  decoder(): TokenDecoder;
+}
+
+/**
+ * Opens a tokenizer: `"bytes"` (UTF-8 bytes; vocabulary 257 with BOS 256), `"gpt2"` (byte-pair encoding; vocabulary 50,257
+ * with BOS 50,256), or the path of a Hugging Face `tokenizer.json`.
+ * @throws MemformerError `CONFIG` for an unknown name, `IO` for an unreadable file, `DATA` for one that is no tokenizer.
+ */
+export async function openTokenizer(spec: string): Promise<Tokenizer> {
+  if (spec === "bytes") return bytes;
+  if (spec === "gpt2") return (await import("./tokenizer-gpt2.ts")).gpt2();
+  if (typeof spec === "string" && (spec.endsWith(".json") || spec.includes("/"))) {
+    return (await import("./tokenizer-json.ts")).openTokenizerJson(spec);
+  }
+  const meant = nearest(String(spec), ["bytes", "gpt2"]);
+  throw new MemformerError(
+    "CONFIG",
+    `Unknown tokenizer ${JSON.stringify(spec)}${meant ? `: did you mean "${meant}"?` : "."} ` +
+      `Known are "bytes", "gpt2" and the path of a tokenizer.json.`,
+    { details: { option: "tokenizer", found: spec } },
+  );
+}
+
+/** A tokenizer in which token `i` stands for `bytesOf(i)`; shared by those built on bytes. */
+export function byteTokenizer(
+  facts: { readonly name: string; readonly bos: number },
+  encode: (text: string) => Int32Array,
+  bytesOf: (token: number) => Uint8Array,
+): Tokenizer {
+  const vocabulary = facts.bos + 1;
+  const nothing = new Uint8Array(0);
+  const checked = (token: number): Uint8Array => {
+    if (token === facts.bos) return nothing;
+    if (Number.isInteger(token) && token >= 0 && token < vocabulary) return bytesOf(token);
+    throw outOfVocabulary(token, facts.name, vocabulary);
+  };
+  const decoder = (): TokenDecoder => new ByteDecoder(checked);
+  const decode = (tokens: Iterable<number>): string => {
+    const whole = decoder();
+    return whole.push(tokens) + whole.end();
+  };
+  return { ...facts, spec: facts.name, vocabulary, encode, decode, decoder };
+}
+
+export function outOfVocabulary(token: number, name: string, vocabulary: number): MemformerError {
+  return new MemformerError(
+    "TOKEN_RANGE",
+    `Token ${token} is outside the vocabulary of tokenizer "${name}": ids run from 0 to ${vocabulary - 1}.`,
+    { details: { token, vocabulary } },
+  );
+}
+
+const everyByte = Uint8Array.from({ length: 256 }, (_, i) => i);
+
+const bytes = byteTokenizer(
+  { name: "bytes", bos: 256 },
+  (text) => Int32Array.from(Buffer.from(text, "utf8")),
+  (token) => everyByte.subarray(token, token + 1),
+);
