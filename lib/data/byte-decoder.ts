@@ -29,8 +29,8 @@ export class ByteDecoder implements TokenDecoder {
 }
 
 /**
- * A decoder for tokenizers that only decode whole sequences. Decoding a token may depend on the one before it (a leading
- * space), so each piece is the difference between decoding a short window with and without the new tokens.
+ * A decoder for tokenizers that only decode whole sequences. Decoding a token may depend on the one before it (a
+ * leading space), so each piece is the difference between decoding a short window with and without the new tokens.
  */
 export class WindowDecoder implements TokenDecoder {
   readonly #decode: (tokens: number[]) => string;

@@ -35,7 +35,8 @@ export interface PreparedCorpus {
  * Tokenizes text into a training and a held-out file. Whole documents are held out, drawn by `seed` until their tokens
  * reach the share; at least one, never all. A corpus of a single document is cut at a line's end instead, its tail held
  * out. Both files appear when both are whole. Text may be larger than memory.
- * @throws MemformerError as `readDocuments` and `writeTokenFile`; `CONFIG` for a share out of range; `ABORTED` by `signal`.
+ * @throws MemformerError as `readDocuments` and `writeTokenFile`; `CONFIG` for a share out of range; `ABORTED` by
+ * `signal`.
  */
 export async function prepareCorpus(options: CorpusOptions): Promise<PreparedCorpus> {
   const { tokenizer, out, heldOut = 0.05, seed = 0 } = options;
@@ -43,8 +44,13 @@ export async function prepareCorpus(options: CorpusOptions): Promise<PreparedCor
     throw new MemformerError("CONFIG", `heldOut must be a share from 0 to below 1, not ${shown(heldOut)}.`);
   }
   wholeNumber(seed, "seed", 0);
-  const stage = await mkdir(out, { recursive: true }).then(() => mkdtemp(join(out, ".preparing-"))).catch((cause: unknown) => {
-    throw new MemformerError("IO", `The folder ${out} cannot be written: ${(cause as Error).message}`, { cause, details: { path: out } });
+  await mkdir(out, { recursive: true }).catch(() => {}); // the next line tells why it failed
+  const stage = await mkdtemp(join(out, ".preparing-")).catch((cause: unknown) => {
+    throw new MemformerError(
+      "IO",
+      `The folder ${out} cannot be written: ${(cause as Error).message}`,
+      { cause, details: { path: out } },
+    );
   });
   try {
     const all = join(stage, "all.tokens");
@@ -64,7 +70,10 @@ export async function prepareCorpus(options: CorpusOptions): Promise<PreparedCor
     else await rm(valid, { force: true }); // of an earlier preparation: it would not be held out from this one
     const train = join(out, "train.tokens");
     await rename(join(stage, "train.tokens"), train);
-    return { train: { path: train, header: headers.train }, ...headers.valid && { valid: { path: valid, header: headers.valid } } };
+    return {
+      train: { path: train, header: headers.train },
+      ...headers.valid && { valid: { path: valid, header: headers.valid } },
+    };
   } finally {
     await rm(stage, { recursive: true, force: true });
   }
@@ -73,11 +82,18 @@ export async function prepareCorpus(options: CorpusOptions): Promise<PreparedCor
 async function* tokenized(options: CorpusOptions, single: SingleText): AsyncGenerator<TokenDocument, void, void> {
   let [documents, tokens, bytes] = [0, 0, 0];
   for await (const document of readDocuments(options.inputs, options)) {
-    if (options.signal?.aborted) throw new MemformerError("ABORTED", "Preparing the corpus was aborted.", { cause: options.signal.reason });
+    if (options.signal?.aborted) throw new MemformerError(
+      "ABORTED",
+      "Preparing the corpus was aborted.",
+      { cause: options.signal.reason },
+    );
     single.add(document);
     const encoded = encodeDocument(document.text, options.tokenizer);
     yield encoded;
-    options.onProgress?.({ documents: ++documents, tokens: tokens += encoded.tokens.length, bytes: bytes += encoded.bytes });
+    documents++;
+    tokens += encoded.tokens.length;
+    bytes += encoded.bytes;
+    options.onProgress?.({ documents, tokens, bytes });
   }
 }
 
@@ -121,7 +137,11 @@ async function writeSplit(
   }
 }
 
-async function writeParts(stage: string, [head, tail]: [string, string], tokenizer: Tokenizer): Promise<{ train: TokenHeader; valid: TokenHeader }> {
+async function writeParts(
+  stage: string,
+  [head, tail]: [string, string],
+  tokenizer: Tokenizer,
+): Promise<{ train: TokenHeader; valid: TokenHeader }> {
   return {
     valid: await writeTokenFile(join(stage, "valid.tokens"), [encodeDocument(tail, tokenizer)], tokenizer),
     train: await writeTokenFile(join(stage, "train.tokens"), [encodeDocument(head, tokenizer)], tokenizer),
@@ -147,7 +167,10 @@ class SingleText {
     let at = lineEnd > wanted / 2 ? lineEnd : wanted;
     if (/[\udc00-\udfff]/.test(text[at] ?? "")) at--; // not inside a surrogate pair
     if (at < 1 || text.length < 2) {
-      throw new MemformerError("DATA", `${this.#file} is too short to hold a part of it out: give more text, or heldOut 0.`);
+      throw new MemformerError(
+        "DATA",
+        `${this.#file} is too short to hold a part of it out: give more text, or heldOut 0.`,
+      );
     }
     return [text.slice(0, at), text.slice(at)];
   }

@@ -13,7 +13,12 @@ export class Dataset {
   readonly notes: readonly string[];
   readonly #splits: Partial<Record<Split, TokenSource>>;
 
-  constructor(spec: string, tokenizer: Tokenizer, splits: Partial<Record<Split, TokenSource>>, notes: readonly string[] = []) {
+  constructor(
+    spec: string,
+    tokenizer: Tokenizer,
+    splits: Partial<Record<Split, TokenSource>>,
+    notes: readonly string[] = [],
+  ) {
     this.spec = spec;
     this.tokenizer = tokenizer;
     this.notes = notes;
@@ -43,7 +48,8 @@ export class Dataset {
   split(name: Split): TokenSource {
     const source = this.#splits[name];
     if (source) return source;
-    throw new MemformerError("DATA", `The data set ${this.spec} has no split "${name}"; it has ${this.names.join(", ") || "none"}.`, {
+    const present = this.names.join(", ") || "none";
+    throw new MemformerError("DATA", `The data set ${this.spec} has no split "${name}"; it has ${present}.`, {
       details: { dataset: this.spec, split: name },
     });
   }
@@ -52,7 +58,7 @@ export class Dataset {
     await Promise.all(Object.values(this.#splits).map((source) => source.close()));
   }
 
-  [Symbol.asyncDispose](): Promise<void> {
+  async [Symbol.asyncDispose](): Promise<void> {
     return this.close();
   }
 }

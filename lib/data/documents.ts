@@ -2,6 +2,7 @@
 import { readdir, stat } from "node:fs/promises";
 import { join } from "node:path";
 import { MemformerError } from "../errors.ts";
+import { TitleFinder } from "./titles.ts";
 import { longestDocument, readLines, tooLong } from "./text-lines.ts";
 
 /**
@@ -33,9 +34,10 @@ export interface TextDocument {
 const readable = /\.(txt|text|md|jsonl)(\.gz)?$/i;
 
 /**
- * The documents of files and folders in the order given; a folder gives its .txt, .text, .md and .jsonl files (each also
- * as .gz), subfolders included, sorted by name. Memory holds one document at a time.
- * @throws MemformerError `IO` for what cannot be read; `DATA` for an empty document, a folder without text, text that is
+ * The documents of files and folders in the order given; a folder gives its .txt, .text, .md and .jsonl files (each
+ * also as .gz), subfolders included, sorted by name. Memory holds one document at a time.
+ * @throws MemformerError `IO` for what cannot be read; `DATA` for an empty document, a folder without text, text
+ * that is
  * not UTF-8, a .jsonl line without its field; `CONFIG` for an unknown rule.
  */
 export async function* readDocuments(
@@ -44,11 +46,15 @@ export async function* readDocuments(
 ): AsyncGenerator<TextDocument, void, void> {
   const rule = options.documents ?? "formfeed";
   if (!documentRules.includes(rule)) {
-    throw new MemformerError("CONFIG", `documents must be one of ${documentRules.join(", ")}, not ${JSON.stringify(rule)}.`);
+    throw new MemformerError(
+      "CONFIG",
+      `documents must be one of ${documentRules.join(", ")}, not ${JSON.stringify(rule)}.`,
+    );
   }
   for (const file of await textFiles(inputs)) {
     let number = 0;
-    const texts = /\.jsonl(\.gz)?$/i.test(file) ? jsonDocuments(file, options.field ?? "text") : splitDocuments(file, rule);
+    const isJson = /\.jsonl(\.gz)?$/i.test(file);
+    const texts = isJson ? jsonDocuments(file, options.field ?? "text") : splitDocuments(file, rule);
     for await (const text of texts) {
       number++;
       if (text.trim() !== "") yield { text, file, number };
@@ -63,7 +69,11 @@ export async function textFiles(inputs: string | readonly string[]): Promise<str
   const files: string[] = [];
   for (const input of typeof inputs === "string" ? [inputs] : inputs) {
     const isFolder = await stat(input).then((found) => found.isDirectory(), (cause: unknown) => {
-      throw new MemformerError("IO", `${input} cannot be read: ${(cause as Error).message}`, { cause, details: { path: input } });
+      throw new MemformerError(
+        "IO",
+        `${input} cannot be read: ${(cause as Error).message}`,
+        { cause, details: { path: input } },
+      );
     });
     if (!isFolder) {
       files.push(input);
@@ -71,7 +81,11 @@ export async function textFiles(inputs: string | readonly string[]): Promise<str
     }
     const names = (await readdir(input, { recursive: true })).filter((name) => readable.test(name)).sort();
     if (names.length === 0) {
-      throw new MemformerError("DATA", `The folder ${input} holds no .txt, .md or .jsonl file.`, { details: { path: input } });
+      throw new MemformerError(
+        "DATA",
+        `The folder ${input} holds no .txt, .md or .jsonl file.`,
+        { details: { path: input } },
+      );
     }
     files.push(...names.map((name) => join(input, name)));
   }
@@ -88,6 +102,7 @@ async function* splitDocuments(path: string, rule: DocumentRule): AsyncGenerator
   };
   let blank = true; // the document so far is white space
   let separated = false;
+  const titles = new TitleFinder();
   for await (const lines of readLines(path)) {
     for (const line of lines) {
       if (rule === "lines") {
@@ -99,9 +114,7 @@ async function* splitDocuments(path: string, rule: DocumentRule): AsyncGenerator
         [blank, separated] = [true, true];
         continue;
       }
-      if (rule === "headings" && !blank && isTitle(line)) {
-        yield finish();
-      }
+      if (rule === "headings" && titles.isTitle(line) && !blank) yield finish();
       pieces.push(line);
       length += line.length;
       if (length > longestDocument) throw tooLong(path);
@@ -110,11 +123,6 @@ async function* splitDocuments(path: string, rule: DocumentRule): AsyncGenerator
   }
   // White space after the last separator, or an empty file, is no document of its own.
   if (rule !== "lines" && pieces.length > 0 && !(separated && blank)) yield finish();
-}
-
-/** ` = Title = `, but not the ` = = Section = = ` of WikiText. */
-function isTitle(line: string): boolean {
-  return /^ = (?!= ).* = \r?\n?$/.test(line) && !line.trimEnd().endsWith(" = =");
 }
 
 async function* jsonDocuments(path: string, field: string): AsyncGenerator<string, void, void> {
@@ -131,7 +139,7 @@ async function* jsonDocuments(path: string, field: string): AsyncGenerator<strin
       } catch (cause) {
         throw bad("is not JSON", cause);
       }
-      const text = typeof record === "object" && record !== null ? (record as Record<string, unknown>)[field] : undefined;
+      const text = (record as Record<string, unknown> | null)?.[field];
       if (typeof text !== "string") throw bad(`has no text in its field "${field}"`);
       yield text;
     }

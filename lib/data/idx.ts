@@ -23,6 +23,8 @@ export async function readIdx(path: string): Promise<IdxArray> {
   const shape = Array.from({ length: file[3]! }, (_, i) => file.readUInt32BE(4 + 4 * i));
   const elements = shape.reduce((product, size) => product * size, 1);
   const data = file.subarray(headerLength);
-  if (data.length !== elements) throw bad(`has ${data.length} bytes of data; its shape ${shape.join("x")} asks for ${elements}`);
+  if (data.length !== elements) {
+    throw bad(`has ${data.length} bytes of data; its shape ${shape.join("x")} asks for ${elements}`);
+  }
   return { shape, data };
 }

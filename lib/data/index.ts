@@ -1,7 +1,9 @@
 export type { TokenDecoder } from "./byte-decoder.ts";
 export { prepareCorpus, type CorpusOptions, type PreparedCorpus } from "./corpus.ts";
 export { Dataset, type Split } from "./dataset.ts";
-export { documentRules, readDocuments, type DocumentOptions, type DocumentRule, type TextDocument } from "./documents.ts";
+export {
+  documentRules, readDocuments, type DocumentOptions, type DocumentRule, type TextDocument,
+} from "./documents.ts";
 export { readIdx, type IdxArray } from "./idx.ts";
 export { imageSource, pixels } from "./mnist.ts";
 export { datasetNames, type DatasetName } from "./named.ts";
@@ -13,6 +15,8 @@ export { evaluationPass, TokenStream, type StreamStats, type TokenStreamOptions 
 export type { StreamPosition } from "./stream-position.ts";
 export { isTokenFile, openTokenFile, TokenFile, type TokenFileOptions } from "./token-file.ts";
 export type { TokenHeader } from "./token-format.ts";
-export { documentRange, tokensInMemory, type TokenDocument, type TokenizerFacts, type TokenSource } from "./token-source.ts";
+export {
+  documentRange, tokensInMemory, type TokenDocument, type TokenizerFacts, type TokenSource,
+} from "./token-source.ts";
 export { writeTokenFile } from "./token-writer.ts";
 export { openTokenizer, type Tokenizer } from "./tokenizer.ts";

@@ -45,15 +45,22 @@ async function images(folder: string, name: keyof typeof published): Promise<Tok
     throw new MemformerError("IO", `${folder} cannot be read: ${(cause as Error).message}`, { cause });
   });
   const found = [name, `${name}.gz`].find((candidate) => present.includes(candidate));
-  if (!found) throw new MemformerError("DATA", `${folder} holds no ${name} or ${name}.gz, the images of MNIST.`, { details: { path: folder } });
+  if (!found) throw new MemformerError(
+    "DATA",
+    `${folder} holds no ${name} or ${name}.gz, the images of MNIST.`,
+    { details: { path: folder } },
+  );
   const path = join(folder, found);
   const md5 = createHash("md5");
   for await (const chunk of readBytes(path)) md5.update(chunk);
   const digest = md5.digest("hex");
   if (digest !== published[name]) {
-    throw new MemformerError("DATA", `${path} is not the published file: its MD5 unpacked is ${digest}, not ${published[name]}.`, {
-      details: { path, expected: published[name], found: digest },
-    });
+    const expected = published[name];
+    throw new MemformerError(
+      "DATA",
+      `${path} is not the published file: its MD5 unpacked is ${digest}, not ${expected}.`,
+      { details: { path, expected, found: digest } },
+    );
   }
   return imageSource(await readIdx(path));
 }
@@ -61,7 +68,10 @@ async function images(folder: string, name: keyof typeof published): Promise<Tok
 /** Images (N, rows, columns) as N documents. */
 export function imageSource({ shape, data }: IdxArray): TokenSource {
   const [count, rows, columns] = shape;
-  if (shape.length !== 3) throw new MemformerError("DATA", `Images have three axes (number, rows, columns), not ${shape.length}.`);
+  if (shape.length !== 3) throw new MemformerError(
+    "DATA",
+    `Images have three axes (number, rows, columns), not ${shape.length}.`,
+  );
   const size = rows! * columns!;
   return tokensInMemory(Array.from({ length: count! }, (_, i) => ({
     tokens: data.subarray(i * size, (i + 1) * size), bytes: size,

@@ -17,7 +17,9 @@ export interface NamedText {
 }
 
 /** Every name `openDataset` knows; those that need a folder are written `name:FOLDER`. */
-export const datasetNames = ["moby-dick", "sotu", "tinyshakespeare", "wikitext-103", "wikitext-103-raw", "mnist"] as const;
+export const datasetNames = [
+  "moby-dick", "sotu", "tinyshakespeare", "wikitext-103", "wikitext-103-raw", "mnist",
+] as const;
 export type DatasetName = (typeof datasetNames)[number];
 
 /** The text behind a name. @throws MemformerError `DATA` if it is not there, or not what was published. */
@@ -49,7 +51,7 @@ async function stateOfTheUnion(): Promise<NamedText> {
 
 /** One document of 1,115,394 bytes; its last tenth is held out, as is usual for it. */
 async function tinyShakespeare(folder: string): Promise<NamedText> {
-  const path = await firstOf(folder, ["input.txt", "tinyshakespeare.txt"], "the text of tinyshakespeare");
+  const path = await firstOf(folder, ["input.txt", "tinyshakespeare.txt"]);
   const { size } = await stat(path);
   compare(path, "bytes", size, 1_115_394);
   return { whole: [path], documents: "file", heldOut: 0.1, notes: [`${size} bytes, as published`] };
@@ -64,10 +66,12 @@ const wikiTextCounts: Record<"tokens" | "raw", Partial<Record<Split, number>>> =
 async function wikiText(folder: string, kind: "tokens" | "raw"): Promise<NamedText> {
   const splits: Partial<Record<Split, string>> = {};
   const notes: string[] = [];
+  const present = await namesIn(folder);
   for (const split of ["train", "valid", "test"] as const) {
-    const names = [`wiki.${split}.${kind}`, `wt103.${split}.${kind}`];
-    const path = await firstOf(folder, names, "").catch(() => undefined);
-    if (!path) continue;
+    const file = [`wiki.${split}.${kind}`, `wt103.${split}.${kind}`]
+      .find((name) => present.includes(name));
+    if (!file) continue;
+    const path = join(folder, file);
     splits[split] = path;
     const published = wikiTextCounts[kind][split];
     if (published === undefined) continue;
@@ -75,7 +79,9 @@ async function wikiText(folder: string, kind: "tokens" | "raw"): Promise<NamedTe
     compare(path, unit, kind === "raw" ? (await stat(path)).size : await countWords(path), published);
     notes.push(`${split} has ${published} ${unit}, as published`);
   }
-  if (Object.keys(splits).length === 0) await firstOf(folder, [`wiki.train.${kind}`, `wiki.valid.${kind}`, `wiki.test.${kind}`], "WikiText-103");
+  if (Object.keys(splits).length === 0) {
+    throw absent(folder, [`wiki.train.${kind}`, `wiki.valid.${kind}`, `wiki.test.${kind}`]);
+  }
   return { splits, documents: "headings", notes };
 }
 
@@ -94,13 +100,22 @@ function compare(path: string, unit: string, found: number, expected: number): v
   });
 }
 
-async function firstOf(folder: string, names: readonly string[], what: string): Promise<string> {
-  const present = await readdir(folder).catch((cause: unknown) => {
-    throw new MemformerError("IO", `${folder} cannot be read: ${(cause as Error).message}`, { cause, details: { path: folder } });
-  });
+async function firstOf(folder: string, names: readonly string[]): Promise<string> {
+  const present = await namesIn(folder);
   const name = names.find((candidate) => present.includes(candidate));
   if (name) return join(folder, name);
-  throw new MemformerError("DATA", `${folder} holds none of ${names.join(", ")}: ${what}.`, { details: { path: folder } });
+  throw absent(folder, names);
+}
+
+async function namesIn(folder: string): Promise<string[]> {
+  return readdir(folder).catch((cause: unknown) => {
+    const message = `The folder ${folder} cannot be read: ${(cause as Error).message}`;
+    throw new MemformerError("IO", message, { cause, details: { path: folder } });
+  });
+}
+
+function absent(folder: string, names: readonly string[]): MemformerError {
+  return new MemformerError("DATA", `${folder} holds none of ${names.join(", ")}.`, { details: { path: folder } });
 }
 
 /** The data folder of an npm package, seen from here or from the user's project. */

@@ -15,7 +15,10 @@ import type { Tokenizer } from "./tokenizer.ts";
 
 export interface DatasetOptions extends DocumentOptions, Pick<CorpusOptions, "seed" | "onProgress" | "signal"> {
   readonly tokenizer: Tokenizer;
-  /** Folder in which tokenized text is kept for the next time. Default `memformer/data` in `$XDG_CACHE_HOME` or `~/.cache`. */
+  /**
+   * Folder in which tokenized text is kept for the next time. Default `memformer/data` in `$XDG_CACHE_HOME` or
+   * `~/.cache`.
+   */
   readonly cache?: string;
   /** The share of tokens held out of text that has no split of its own. Default 0.05, tinyshakespeare 0.1. */
   readonly heldOut?: number;
@@ -35,12 +38,21 @@ export async function openDataset(spec: string, options: DatasetOptions): Promis
   if (!datasetNames.includes(name)) return openPath(spec, options);
   const folder = colon < 0 ? "" : spec.slice(colon + 1);
   if (needsFolder(name) && folder === "") {
-    throw new MemformerError("DATA", `The data set ${name} is read from a folder with its files: write ${name}:FOLDER.`, { details: { dataset: name } });
+    throw new MemformerError(
+      "DATA",
+      `The data set ${name} is read from a folder with its files: write ${name}:FOLDER.`,
+      { details: { dataset: name } },
+    );
   }
   if (name !== "mnist") return openText(spec, await namedText(name, folder), options);
   if (options.tokenizer.name === "bytes" || options.tokenizer === pixels) return openMnist(spec, folder);
-  throw new MemformerError("CONFIG", `mnist has pixels for tokens: take the tokenizer "bytes", not "${options.tokenizer.name}".`);
+  throw new MemformerError(
+    "CONFIG",
+    `mnist has pixels for tokens: take the tokenizer "bytes", not "${options.tokenizer.name}".`,
+  );
 }
+
+const splitFile = /^(?:.*\.)?(train|valid|validation|val|test)\.(?:txt|text|md|jsonl|tokens)(?:\.gz)?$/i;
 
 async function openPath(path: string, options: DatasetOptions): Promise<Dataset> {
   const found = await stat(path).catch(() => undefined);
@@ -48,7 +60,8 @@ async function openPath(path: string, options: DatasetOptions): Promise<Dataset>
     const meant = nearest(path.split(":")[0]!, datasetNames);
     throw new MemformerError(
       "DATA",
-      `There is no file, folder or data set "${path}"${meant ? `: did you mean "${meant}"?` : "."} Known data sets are ${datasetNames.join(", ")}.`,
+      `There is no file, folder or data set "${path}"${meant ? `: did you mean "${meant}"?` : "."} ` +
+        `Known data sets are ${datasetNames.join(", ")}.`,
       { details: { dataset: path } },
     );
   }
@@ -57,7 +70,7 @@ async function openPath(path: string, options: DatasetOptions): Promise<Dataset>
   const names = await readdir(path);
   const splits: Partial<Record<Split, string>> = {};
   for (const name of names.sort()) {
-    const split = /^(?:.*\.)?(train|valid|validation|val|test)\.(?:txt|text|md|jsonl|tokens)(?:\.gz)?$/i.exec(name)?.[1]?.toLowerCase();
+    const split = splitFile.exec(name)?.[1]?.toLowerCase();
     if (split) splits[split.startsWith("val") ? "valid" : split as Split] ??= join(path, name);
   }
   if (!splits.train) return openText(path, { whole: [path], documents, notes: [] }, options);
@@ -69,14 +82,15 @@ async function openText(spec: string, text: NamedText, options: DatasetOptions):
   const sources: Partial<Record<Split, TokenSource>> = {};
   const notes = [...text.notes];
   try {
-    if (text.splits) {
-      for (const [split, path] of Object.entries(text.splits) as [Split, string][]) sources[split] = await openSplit(path, rules, options);
+    const own = text.splits ?? {};
+    const undivided = own.train && !own.valid && !await isTokenFile(own.train) ? [own.train] : undefined;
+    const divide = text.whole ?? undivided;
+    for (const [split, path] of Object.entries(own) as [Split, string][]) {
+      if (split !== "train" || !divide) sources[split] = await openSplit(spec, path, rules, options);
     }
-    if (text.whole || !sources.valid && text.splits?.train && !await isTokenFile(text.splits.train)) {
-      const inputs = text.whole ?? [text.splits!.train!];
+    if (divide) {
       const heldOut = options.heldOut ?? text.heldOut ?? 0.05;
-      await sources.train?.close();
-      Object.assign(sources, await openHeldOut(inputs, { ...rules, heldOut }, options));
+      Object.assign(sources, await openHeldOut(spec, divide, { ...rules, heldOut }, options));
       if (heldOut > 0) notes.push(`${heldOut} of the text is held out for validation`);
     }
     return new Dataset(spec, options.tokenizer, sources, notes);
@@ -87,14 +101,23 @@ async function openText(spec: string, text: NamedText, options: DatasetOptions):
 }
 
 /** Text of a split of its own: tokenized once, then found in the cache. */
-async function openSplit(path: string, rules: DocumentOptions, options: DatasetOptions): Promise<TokenSource> {
+async function openSplit(
+  spec: string,
+  path: string,
+  rules: DocumentOptions,
+  options: DatasetOptions,
+): Promise<TokenSource> {
   if (await isTokenFile(path)) return openFitting(path, options.tokenizer);
   const { tokenizer } = options;
-  const cached = `${await cachePlace([path], rules, options)}.tokens`;
+  const cached = `${await cachePlace(spec, [path], rules, options)}.tokens`;
   if (!await isTokenFile(cached)) {
     const documents = async function* (): AsyncGenerator<{ tokens: Int32Array; bytes: number }, void, void> {
       for await (const { text } of readDocuments(path, rules)) {
-        if (options.signal?.aborted) throw new MemformerError("ABORTED", "Preparing the data set was aborted.", { cause: options.signal.reason });
+        if (options.signal?.aborted) throw new MemformerError(
+          "ABORTED",
+          "Preparing the data set was aborted.",
+          { cause: options.signal.reason },
+        );
         yield encodeDocument(text, tokenizer);
       }
     };
@@ -105,12 +128,13 @@ async function openSplit(path: string, rules: DocumentOptions, options: DatasetO
 
 /** Text without a split: divided by `prepareCorpus` once, then found in the cache. */
 async function openHeldOut(
+  spec: string,
   inputs: readonly string[],
   rules: DocumentOptions & { readonly heldOut: number },
   options: DatasetOptions,
 ): Promise<{ train: TokenSource; valid?: TokenSource }> {
   const { tokenizer, seed = 0 } = options;
-  const out = await cachePlace(inputs, { ...rules, seed }, options);
+  const out = await cachePlace(spec, inputs, { ...rules, seed }, options);
   const [train, valid] = [join(out, "train.tokens"), join(out, "valid.tokens")];
   if (!await isTokenFile(train)) await prepareCorpus({ ...options, ...rules, inputs, out, seed });
   return {
@@ -129,14 +153,23 @@ async function openFitting(path: string, tokenizer: Tokenizer): Promise<TokenSou
   });
 }
 
-/** A name in the cache that changes with the files' sizes and times, the tokenizer, and how documents are told apart. */
-async function cachePlace(inputs: readonly string[], rules: object, options: DatasetOptions): Promise<string> {
-  const { documents, field, skipEmpty, heldOut, seed } = rules as DatasetOptions;
-  const key = createHash("sha256").update(JSON.stringify([1, options.tokenizer.name, documents, field, skipEmpty, heldOut, seed]));
+/**
+ * A name in the cache that changes with the files' sizes and times, the tokenizer, and how documents are told apart.
+ */
+async function cachePlace(
+  spec: string,
+  inputs: readonly string[],
+  rules: Partial<DatasetOptions>,
+  { cache, tokenizer }: DatasetOptions,
+): Promise<string> {
+  const { documents, field, skipEmpty, heldOut, seed } = rules;
+  const key = createHash("sha256");
+  key.update(JSON.stringify([tokenizer.name, documents, field, skipEmpty, heldOut, seed]));
   for (const file of await textFiles(inputs)) {
     const { size, mtimeMs } = await stat(file);
     key.update(JSON.stringify([file, size, mtimeMs]));
   }
-  const root = options.cache ?? join(process.env["XDG_CACHE_HOME"] || join(homedir(), ".cache"), "memformer", "data");
-  return join(root, `${basename(inputs[0]!).replace(/[^\w.-]/g, "_")}-${options.tokenizer.name.replace(":", "-")}-${key.digest("hex").slice(0, 16)}`);
+  const root = cache ?? join(process.env["XDG_CACHE_HOME"] || join(homedir(), ".cache"), "memformer", "data");
+  const name = `${basename(spec)}-${tokenizer.name}`.replace(/[^\w.-]/g, "_");
+  return join(root, `${name}-${key.digest("hex").slice(0, 16)}`);
 }

@@ -57,13 +57,15 @@ export class Pieces {
 
 function countPieces(source: TokenSource, limit: number): number {
   let count = 0;
-  for (let document = 0; document < source.documents; document++) count += Math.ceil(source.documentLength(document) / limit) || 1;
+  for (let document = 0; document < source.documents; document++) {
+    count += Math.ceil(source.documentLength(document) / limit) || 1; // 1 for a limit of Infinity
+  }
   return count;
 }
 
 /**
- * The limit that gives each of `lanes` lanes a piece of its own, a multiple of `segment`. Without it, lanes that outnumber
- * the documents would walk through the same text in step.
+ * The limit that gives each of `lanes` lanes a piece of its own, a multiple of `segment`. Without it, lanes that
+ * outnumber the documents would walk through the same text in step.
  * @throws MemformerError `CONFIG` if there are too few tokens for that.
  */
 export function limitForLanes(source: TokenSource, lanes: number, segment: number): number {

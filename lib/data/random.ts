@@ -1,4 +1,4 @@
-// xoshiro128** by Blackman and Vigna, seeded through splitmix32: small, fast in 32-bit integers, and the same on every machine.
+// xoshiro128** by Blackman and Vigna, seeded by hashing: small, fast in 32-bit integers, and the same on every machine.
 
 /**
  * Random numbers that depend on `seeds` alone. Several seeds name one stream among many: `new Random(seed, epoch)`.

@@ -1,4 +1,4 @@
-// A task that memory alone can solve: a key is shown, and must be named again some segments later, when it is nowhere in sight.
+// A task that memory alone can solve: a key is shown, and must be named some segments later, when it is out of sight.
 import { MemformerError } from "../errors.ts";
 import { PADDING, type Segment } from "../segment.ts";
 import { shown, wholeNumber } from "./arguments.ts";
@@ -69,7 +69,10 @@ export class RecallStream implements SegmentStream<RecallPosition> {
     this.maxLag = wholeNumber(options.maxLag ?? Math.max(8, this.minLag), "maxLag", this.minLag);
     this.#seed = wholeNumber(options.seed ?? 0, "seed", 0);
     if (this.symbols >= this.segment) {
-      throw new MemformerError("CONFIG", `symbols must be less than the segment of ${this.segment}, not ${this.symbols}.`);
+      throw new MemformerError(
+        "CONFIG",
+        `symbols must be less than the segment of ${this.segment}, not ${this.symbols}.`,
+      );
     }
     this.query = this.keys + this.fillers;
     this.bos = this.query + 1;
@@ -113,12 +116,18 @@ export class RecallStream implements SegmentStream<RecallPosition> {
   seek(position: RecallPosition): void {
     const lanes: unknown = position?.lanes;
     if (!Array.isArray(lanes) || lanes.length !== this.lanes) {
-      throw new MemformerError("DATA", `A position of this recall stream has ${this.lanes} lanes; this one: ${shown(JSON.stringify(position))}.`);
+      throw new MemformerError(
+        "DATA",
+        `A position of this recall stream has ${this.lanes} lanes; this one: ${shown(JSON.stringify(position))}.`,
+      );
     }
     position.lanes.forEach(({ document, step }, b) => {
       const known = Number.isSafeInteger(document) && document >= 0 && Number.isInteger(step) && step >= 0;
       if (!known || step > this.#document(b, document).lag) {
-        throw new MemformerError("DATA", `Lane ${b} of this recall stream has no step ${step} in a document ${document}.`);
+        throw new MemformerError(
+          "DATA",
+          `Lane ${b} of this recall stream has no step ${step} in a document ${document}.`,
+        );
       }
     });
     this.#position = position.lanes.map(({ document, step }) => ({ document, step }));

@@ -5,7 +5,8 @@ import type { TokenSource } from "./token-source.ts";
 const whole = z.int().min(0);
 const schema = z.strictObject({
   stream: z.strictObject({
-    documents: whole, tokens: whole, lanes: whole, segment: whole, seed: whole.nullable(), documentLimit: whole.nullable(),
+    documents: whole, tokens: whole, lanes: whole, segment: whole,
+    seed: whole.nullable(), documentLimit: whole.nullable(),
   }),
   epoch: whole,
   next: whole,
@@ -15,13 +16,19 @@ const schema = z.strictObject({
 });
 
 /**
- * Where a TokenStream stands; plain JSON. `stream` says of which one; `epoch` and `next` name the document that the next
- * free lane takes, in shuffled order; each lane has its document and the first token of its next segment, or null.
+ * Where a TokenStream stands; plain JSON. `stream` says of which one; `epoch` and `next` name the document that the
+ * next free lane takes, in shuffled order; each lane has its document and the first token of its next segment, or
+ * null.
  */
 export type StreamPosition = z.infer<typeof schema>;
 
 /** @throws MemformerError `DATA` unless `position` is one of the stream described by `stream`. */
-export function checkPosition(position: unknown, stream: StreamPosition["stream"], source: TokenSource, pieces: number): void {
+export function checkPosition(
+  position: unknown,
+  stream: StreamPosition["stream"],
+  source: TokenSource,
+  pieces: number,
+): void {
   const parsed = schema.safeParse(position);
   if (!parsed.success) {
     const issue = parsed.error.issues[0]!;
@@ -29,11 +36,13 @@ export function checkPosition(position: unknown, stream: StreamPosition["stream"
   }
   for (const key of Object.keys(stream) as (keyof typeof stream)[]) {
     const [found, expected] = [parsed.data.stream[key], stream[key]];
-    if (found !== expected) throw bad(`The position is of a stream with ${key} ${found ?? "none"}; here it is ${expected ?? "none"}.`);
+    if (found === expected) continue;
+    throw bad(`The position is of a stream with ${key} ${found ?? "none"}; here it is ${expected ?? "none"}.`);
   }
-  if (parsed.data.lanes.length !== stream.lanes) throw bad(`The position has ${parsed.data.lanes.length} lanes instead of ${stream.lanes}.`);
-  if (parsed.data.next > pieces) throw bad(`The position names document ${parsed.data.next} of ${pieces}.`);
-  for (const lane of parsed.data.lanes) {
+  const { lanes, next } = parsed.data;
+  if (lanes.length !== stream.lanes) throw bad(`The position has ${lanes.length} lanes instead of ${stream.lanes}.`);
+  if (next > pieces) throw bad(`The position names document ${next} of ${pieces}.`);
+  for (const lane of lanes) {
     const inside = !lane || (lane.document < source.documents && lane.offset < source.documentLength(lane.document));
     if (!inside) throw bad(`The position stands outside document ${lane.document}.`);
   }

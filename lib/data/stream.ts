@@ -20,8 +20,9 @@ export interface TokenStreamOptions {
   /** Start over when all documents are taken; false ends the stream. Default true. */
   readonly repeat?: boolean;
   /**
-   * Documents with more tokens are cut into consecutive pieces that count as documents. Default: none are cut, except that
-   * a repeating stream with fewer documents than lanes cuts them so that no two lanes walk through the same text.
+   * Documents with more tokens are cut into consecutive pieces that count as documents. Default: none are cut, except
+   * that a repeating stream with fewer documents than lanes cuts them so that no two lanes walk through the same
+   * text.
    */
   readonly documentLimit?: number;
 }
@@ -50,8 +51,8 @@ interface Row {
 }
 
 /**
- * Cuts a source into segments. Segments never cross documents: the last one of each is padded, and the lane goes on with
- * the next document, its `reset` set. The same source, options and seed give the same segments on every machine.
+ * Cuts a source into segments. Segments never cross documents: the last one of each is padded, and the lane goes on
+ * with the next document, its `reset` set. The same source, options and seed give the same segments on every machine.
  *
  * `next` may be called again before the promise it gave has settled; segments come in the order of the calls.
  * @throws MemformerError `CONFIG` for an option out of range, `DATA` for a source with an empty document.

@@ -8,8 +8,8 @@ import { MemformerError } from "../errors.ts";
 export const longestDocument = 1 << 28;
 
 /**
- * The lines of a UTF-8 text file, plain or gzipped (told by its first bytes), each with its line end, in batches as they
- * come from the disk. A byte order mark is dropped.
+ * The lines of a UTF-8 text file, plain or gzipped (told by its first bytes), each with its line end, in batches as
+ * they come from the disk. A byte order mark is dropped.
  * @throws MemformerError `IO` if the file cannot be read, `DATA` if it is not UTF-8, or a line exceeds 2^28 characters.
  */
 export async function* readLines(path: string): AsyncGenerator<string[], void, void> {
@@ -38,7 +38,11 @@ export async function* readText(path: string): AsyncGenerator<string, void, void
     try {
       return bytes ? decoder.decode(bytes, { stream: true }) : decoder.decode();
     } catch (cause) {
-      throw new MemformerError("DATA", `${path} is not UTF-8 text; convert it first (iconv -f latin1 -t utf8).`, { cause, details: { path } });
+      throw new MemformerError(
+        "DATA",
+        `${path} is not UTF-8 text; convert it first (iconv -f latin1 -t utf8).`,
+        { cause, details: { path } },
+      );
     }
   };
   for await (const bytes of readBytes(path)) {
@@ -58,7 +62,8 @@ export async function* readBytes(path: string): AsyncGenerator<Uint8Array, void,
   } catch (cause) {
     const damaged = String((cause as NodeJS.ErrnoException).code).startsWith("Z_");
     const what = damaged ? "is damaged gzip" : "cannot be read";
-    throw new MemformerError(damaged ? "DATA" : "IO", `${path} ${what}: ${(cause as Error).message}`, { cause, details: { path } });
+    const message = `${path} ${what}: ${(cause as Error).message}`;
+    throw new MemformerError(damaged ? "DATA" : "IO", message, { cause, details: { path } });
   }
 }
 

@@ -1,7 +1,9 @@
 import { open, type FileHandle } from "node:fs/promises";
 import { MemformerError } from "../errors.ts";
 import { wholeNumber } from "./arguments.ts";
-import { checkTokens, decodeEnds, decodeHeader, documentBytes, hasMagic, headerBytes, type TokenHeader } from "./token-format.ts";
+import {
+  checkTokens, decodeEnds, decodeHeader, documentBytes, hasMagic, headerBytes, type DocumentEnds, type TokenHeader,
+} from "./token-format.ts";
 import { arrays, checkRange, type TokenizerFacts, type TokenSource } from "./token-source.ts";
 
 const blockBytes = 1 << 16;
@@ -16,13 +18,13 @@ export class TokenFile implements TokenSource {
   readonly path: string;
   readonly header: TokenHeader;
   readonly #file: FileHandle;
-  readonly #ends: Record<"tokens" | "bytes", Float64Array>;
+  readonly #ends: DocumentEnds;
   readonly #blocks = new Map<number, Promise<Buffer>>(); // in the order of their last use
   readonly #blockLimit: number;
   #closed = false;
 
   /** Use `openTokenFile`. */
-  constructor(path: string, file: FileHandle, header: TokenHeader, ends: Record<"tokens" | "bytes", Float64Array>, blocks: number) {
+  constructor(path: string, file: FileHandle, header: TokenHeader, ends: DocumentEnds, blocks: number) {
     this.path = path;
     this.header = header;
     this.#file = file;
@@ -83,7 +85,7 @@ export class TokenFile implements TokenSource {
     await this.#file.close();
   }
 
-  [Symbol.asyncDispose](): Promise<void> {
+  async [Symbol.asyncDispose](): Promise<void> {
     return this.close();
   }
 
@@ -91,7 +93,7 @@ export class TokenFile implements TokenSource {
     return document === 0 ? 0 : this.#ends[what][document - 1]!;
   }
 
-  #block(index: number): Promise<Buffer> {
+  async #block(index: number): Promise<Buffer> {
     let block = this.#blocks.get(index);
     this.#blocks.delete(index);
     block ??= readFully(this.path, this.#file, index * blockBytes, blockBytes).catch((error: unknown) => {
@@ -139,7 +141,9 @@ export async function isTokenFile(path: string): Promise<boolean> {
   }
 }
 
-/** `length` bytes from `position` on, or as many as the file has; a fresh buffer, so that typed arrays can lie on it. */
+/**
+ * `length` bytes from `position` on, or as many as the file has; a fresh buffer, so that typed arrays can lie on it.
+ */
 async function readFully(path: string, file: FileHandle, position: number, length: number): Promise<Buffer> {
   const bytes = Buffer.from(new ArrayBuffer(length));
   let filled = 0;

@@ -55,15 +55,20 @@ export function decodeHeader(path: string, block: Buffer, fileSize: number): Tok
   return header.data;
 }
 
-/** Where each document ends, from the table at the file's end. */
-export function decodeEnds(path: string, header: TokenHeader, table: BigUint64Array): Record<"tokens" | "bytes", Float64Array> {
+/** Where each document ends, counted from the first one's start. */
+export type DocumentEnds = Readonly<Record<"tokens" | "bytes", Float64Array>>;
+
+/** Reads the table at the file's end. @throws MemformerError `DATA` if it is not that of the header. */
+export function decodeEnds(path: string, header: TokenHeader, table: BigUint64Array): DocumentEnds {
   const { documents } = header;
   const ends = { tokens: new Float64Array(documents), bytes: new Float64Array(documents) };
   let [tokens, bytes] = [0, 0];
   for (let i = 0; i < documents; i++) {
     ends.tokens[i] = Number(table[2 * i]);
     ends.bytes[i] = Number(table[2 * i + 1]);
-    if (ends.tokens[i]! <= tokens || ends.bytes[i]! < bytes) throw bad(path, `has a damaged table: document ${i} ends before it starts`);
+    if (ends.tokens[i]! <= tokens || ends.bytes[i]! < bytes) {
+      throw bad(path, `has a damaged table: document ${i} ends before it starts`);
+    }
     [tokens, bytes] = [ends.tokens[i]!, ends.bytes[i]!];
   }
   if (tokens !== header.tokens || bytes !== header.bytes) throw bad(path, "has a table that disagrees with its header");
@@ -74,7 +79,8 @@ export function decodeEnds(path: string, header: TokenHeader, table: BigUint64Ar
 export function checkTokens(path: string, header: TokenHeader, tokens: Int32Array): void {
   const ids = idsInDocuments({ name: header.tokenizer, ...header });
   for (const token of tokens) {
-    if (token < 0 || token >= ids) throw bad(path, `is damaged: it holds token ${token}, its ids run from 0 to ${ids - 1}`);
+    if (token >= 0 && token < ids) continue;
+    throw bad(path, `is damaged: it holds token ${token}, its ids run from 0 to ${ids - 1}`);
   }
 }
 

@@ -32,7 +32,10 @@ type Compact = Uint8Array | Uint16Array | Uint32Array;
 export type Dtype = "uint8" | "uint16" | "uint32";
 export const arrays = { uint8: Uint8Array, uint16: Uint16Array, uint32: Uint32Array } as const;
 
-/** The narrowest type for a document's tokens. A BOS with the last id starts documents and is in none: bytes fit in a byte. */
+/**
+ * The narrowest type for a document's tokens. A BOS with the last id starts documents and is in none: bytes fit in a
+ * byte.
+ */
 export function dtypeOf(tokenizer: TokenizerFacts): Dtype {
   const ids = idsInDocuments(tokenizer);
   return ids <= 2 ** 8 ? "uint8" : ids <= 2 ** 16 ? "uint16" : "uint32";
@@ -47,16 +50,25 @@ export function idsInDocuments({ bos, vocabulary }: TokenizerFacts): number {
  * A document's tokens in their narrow type, and its bytes.
  * @throws MemformerError `DATA` if it is empty, `TOKEN_RANGE` if an id does not belong in a document.
  */
-export function compact(document: TokenDocument, number: number, tokenizer: Tokenizer): { tokens: Compact; bytes: number } {
+export function compact(
+  document: TokenDocument,
+  number: number,
+  tokenizer: Tokenizer,
+): { tokens: Compact; bytes: number } {
   const tokens = document instanceof Int32Array ? document : document.tokens;
-  if (tokens.length === 0) throw new MemformerError("DATA", `Document ${number} is empty.`, { details: { document: number } });
+  if (tokens.length === 0) throw new MemformerError(
+    "DATA",
+    `Document ${number} is empty.`,
+    { details: { document: number } },
+  );
   const ids = idsInDocuments(tokenizer);
   for (let i = 0; i < tokens.length; i++) {
     const token = tokens[i]!;
     if (Number.isInteger(token) && token >= 0 && token < ids) continue;
     throw new MemformerError(
       "TOKEN_RANGE",
-      `Token ${i} of document ${number} is ${token}; documents of tokenizer "${tokenizer.name}" hold ids from 0 to ${ids - 1}.`,
+      `Token ${i} of document ${number} is ${token}; ` +
+        `documents of tokenizer "${tokenizer.name}" hold ids from 0 to ${ids - 1}.`,
       { details: { document: number, position: i, token } },
     );
   }
@@ -106,7 +118,9 @@ export function tokensInMemory(documents: Iterable<TokenDocument>, tokenizer: To
   return source;
 }
 
-/** Documents `from` (included) to `to` (excluded) of a source, as a source. Closing the view closes what it looks at. */
+/**
+ * Documents `from` (included) to `to` (excluded) of a source, as a source. Closing the view closes what it looks at.
+ */
 export function documentRange(source: TokenSource, from: number, to: number): TokenSource {
   let [tokens, bytes] = [0, 0];
   for (let i = from; i < to; i++) {

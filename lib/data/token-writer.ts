@@ -60,7 +60,11 @@ async function writeAll(
     pendingBytes += written.byteLength;
     if (pendingBytes >= flushBytes) await flush();
   }
-  if (ends.length === 0) throw new MemformerError("DATA", `There are no documents to write to ${path}.`, { details: { path } });
+  if (ends.length === 0) throw new MemformerError(
+    "DATA",
+    `There are no documents to write to ${path}.`,
+    { details: { path } },
+  );
   pending.push(new Uint8Array(BigUint64Array.from(ends, BigInt).buffer));
   await flush();
 
@@ -77,6 +81,10 @@ async function refusing<T>(path: string, action: () => Promise<T>): Promise<T> {
   try {
     return await action();
   } catch (cause) {
-    throw new MemformerError("IO", `${path} cannot be written: ${(cause as Error).message}`, { details: { path }, cause });
+    throw new MemformerError(
+      "IO",
+      `${path} cannot be written: ${(cause as Error).message}`,
+      { details: { path }, cause },
+    );
   }
 }

@@ -2,17 +2,29 @@
 import { createHash } from "node:crypto";
 import { readFile } from "node:fs/promises";
 import { dirname, join } from "node:path";
-import { Tokenizer as JsonTokenizer } from "@huggingface/tokenizers";
+import * as huggingface from "@huggingface/tokenizers";
 import { MemformerError } from "../errors.ts";
 import { WindowDecoder } from "./byte-decoder.ts";
 import { outOfVocabulary, type Tokenizer } from "./tokenizer.ts";
 
+/** What is used of the package; its own declarations cannot be resolved from an ES module. */
+interface JsonTokenizer {
+  encode(text: string, options: { add_special_tokens: boolean }): { ids: number[] };
+  decode(ids: number[], options: { skip_special_tokens: boolean; clean_up_tokenization_spaces: boolean }): string;
+  get_vocab(withAdded: boolean): Map<string, number>;
+}
+const { Tokenizer: JsonTokenizer } = huggingface as unknown as {
+  Tokenizer: new (tokenizer: object, config: object) => JsonTokenizer;
+};
+
 /** Names under which published tokenizers keep the token of a text's start, the most explicit first. */
-const startNames = ["<|begin_of_text|>", "<|startoftext|>", "<|bos|>", "<bos>", "[BOS]", "<s>", "[CLS]", "<|endoftext|>"];
+const startNames = [
+  "<|begin_of_text|>", "<|startoftext|>", "<|bos|>", "<bos>", "[BOS]", "<s>", "[CLS]", "<|endoftext|>",
+];
 
 /**
- * Opens a `tokenizer.json`. BOS is the `bos_token` of a `tokenizer_config.json` beside it, else a special token with one
- * of the usual names, else one id added after the last.
+ * Opens a `tokenizer.json`. BOS is the `bos_token` of a `tokenizer_config.json` beside it, else a special token with
+ * one of the usual names, else one id added after the last.
  * @throws MemformerError `IO` if the file cannot be read, `DATA` if it is no tokenizer.
  */
 export async function openTokenizerJson(path: string): Promise<Tokenizer> {
@@ -35,7 +47,8 @@ export async function openTokenizerJson(path: string): Promise<Tokenizer> {
       if (!Number.isInteger(token) || token < 0 || token >= vocabulary) throw outOfVocabulary(token, name, vocabulary);
       if (token !== bos) ids.push(token);
     }
-    return ids.length === 0 ? "" : inner.decode(ids, { skip_special_tokens: true, clean_up_tokenization_spaces: false });
+    if (ids.length === 0) return "";
+    return inner.decode(ids, { skip_special_tokens: true, clean_up_tokenization_spaces: false });
   };
   return {
     name, spec: path, vocabulary, bos, decode,

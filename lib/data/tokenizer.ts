@@ -3,7 +3,10 @@ import { ByteDecoder, type TokenDecoder } from "./byte-decoder.ts";
 
 /** Text to tokens and back. Ids run from 0 to `vocabulary` - 1. */
 export interface Tokenizer {
-  /** What makes two tokenizers the same: `bytes`, `gpt2`, `pixels`, or `json:` and twelve digits of the file's SHA-256. */
+  /**
+   * What makes two tokenizers the same: `bytes`, `gpt2`, `pixels`, or `json:` and twelve digits of the file's
+   * SHA-256.
+   */
   readonly name: string;
   /** What `openTokenizer` was given: opens the same one again. */
   readonly spec: string;
@@ -18,9 +21,10 @@ export interface Tokenizer {
 }
 
 /**
- * Opens a tokenizer: `"bytes"` (UTF-8 bytes; vocabulary 257 with BOS 256), `"gpt2"` (byte-pair encoding; vocabulary 50,257
- * with BOS 50,256), or the path of a Hugging Face `tokenizer.json`.
- * @throws MemformerError `CONFIG` for an unknown name, `IO` for an unreadable file, `DATA` for one that is no tokenizer.
+ * Opens a tokenizer: `"bytes"` (UTF-8 bytes; vocabulary 257 with BOS 256), `"gpt2"` (byte-pair encoding; vocabulary
+ * 50,257 with BOS 50,256), or the path of a Hugging Face `tokenizer.json`.
+ * @throws MemformerError `CONFIG` for an unknown name, `IO` for an unreadable file, `DATA` for one that is no
+ * tokenizer.
  */
 export async function openTokenizer(spec: string): Promise<Tokenizer> {
   if (spec === "bytes") return bytes;
