@@ -14,6 +14,8 @@ export interface DownloadOptions {
   readonly report?: Report | undefined;
   /** Connections tried before giving up. Default 3; each goes on where the last one broke. */
   readonly tries?: number | undefined;
+  /** Its proxy variables are honoured, in either case. Default `process.env`. */
+  readonly env?: NodeJS.ProcessEnv | undefined;
 }
 
 /** The server cannot be reached or does not hand out the file: another way may do. */
@@ -27,7 +29,7 @@ export class Unreachable extends Error {}
  */
 export async function download(pin: Pin, target: string, options: DownloadOptions = {}): Promise<void> {
   const partial = `${target}.partial`;
-  const agent = new EnvHttpProxyAgent({ connect: { timeout: 10_000 }, headersTimeout: 30_000, bodyTimeout: 60_000 });
+  const agent = proxyAgent(options.env ?? process.env);
   try {
     let sha256 = await fetchWhole(pin, partial, agent, options);
     if (sha256.resumed && sha256.hex !== pin.sha256) {
@@ -44,8 +46,19 @@ export async function download(pin: Pin, target: string, options: DownloadOption
   }
 }
 
+function proxyAgent(env: NodeJS.ProcessEnv): EnvHttpProxyAgent {
+  return new EnvHttpProxyAgent({
+    connect: { timeout: 10_000 },
+    headersTimeout: 30_000,
+    bodyTimeout: 60_000,
+    httpProxy: env["http_proxy"] ?? env["HTTP_PROXY"] ?? "",
+    httpsProxy: env["https_proxy"] ?? env["HTTPS_PROXY"] ?? "",
+    noProxy: env["no_proxy"] ?? env["NO_PROXY"] ?? "",
+  });
+}
+
 /** An archive that is not the one we know. Both hashes are in the message. */
-export function wrongHash(where: string, expected: string, found: string): MemformerError {
+function wrongHash(where: string, expected: string, found: string): MemformerError {
   const message =
     `${where} is not the file memformer knows; it was not used.\n` +
     `  SHA-256 expected  ${expected}\n  SHA-256 found     ${found}`;

@@ -39,7 +39,7 @@ export async function obtain(wanted: Wanted): Promise<Archive> {
     const path = join(scratch, decodeURIComponent(basename(pin.url)));
     report?.(`Fetching ${url} (${inMegabytes(pin.bytes)})`);
     try {
-      await download({ ...pin, url }, path, { report });
+      await download({ ...pin, url }, path, { report, env });
       return { path, source: url, sha256: pin.sha256, pinned: true };
     } catch (error) {
       if (!(error instanceof Unreachable)) throw error;
