@@ -6,6 +6,7 @@ import type { AddressInfo } from "node:net";
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import { crc32 } from "node:zlib";
+import type { Pins } from "../../lib/native/libtorch/pin.ts";
 
 export function scratchFolder(): string {
   return mkdtempSync(join(tmpdir(), "memformer-test-"));
@@ -79,7 +80,7 @@ export function wheel(version = "2.13.0", variant: "cpu" | "cuda" = "cpu", extra
 export const sha256 = (bytes: Buffer): string => createHash("sha256").update(bytes).digest("hex");
 
 /** Pins with one file, served at `url`. */
-export function pinsFor(bytes: Buffer, url: string): import("../../lib/native/libtorch/pin.ts").Pins {
+export function pinsFor(bytes: Buffer, url: string): Pins {
   const pin = { version: "2.13.0", variant: "cpu", url, bytes: bytes.length, sha256: sha256(bytes) };
   return { default: "2.13.0-cpu", supported: { from: "2.11", to: "2.14" }, pins: { "2.13.0-cpu": pin } };
 }
