@@ -18,9 +18,18 @@ export class ByteDecoder implements TokenDecoder {
   }
 
   push(tokens: Iterable<number>): string {
-    const chunks: Uint8Array[] = [];
-    for (const token of tokens) chunks.push(this.#bytesOf(token));
-    return this.#text.decode(Buffer.concat(chunks), { stream: true });
+    let bytes = new Uint8Array(64);
+    let length = 0;
+    for (const token of tokens) {
+      const piece = this.#bytesOf(token);
+      if (length + piece.length > bytes.length) {
+        const larger = new Uint8Array(2 * (length + piece.length));
+        larger.set(bytes);
+        bytes = larger;
+      }
+      for (let i = 0; i < piece.length; i++) bytes[length++] = piece[i]!; // pieces are a few bytes: faster than set
+    }
+    return this.#text.decode(bytes.subarray(0, length), { stream: true });
   }
 
   end(): string {

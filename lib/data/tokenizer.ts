@@ -70,10 +70,10 @@ export function outOfVocabulary(token: number, name: string, vocabulary: number)
   );
 }
 
-const everyByte = Uint8Array.from({ length: 256 }, (_, i) => i);
+const everyByte = Array.from({ length: 256 }, (_, i) => Uint8Array.of(i));
 
 const bytes = byteTokenizer(
   { name: "bytes", bos: 256 },
   (text) => Int32Array.from(Buffer.from(text, "utf8")),
-  (token) => everyByte.subarray(token, token + 1),
+  (token) => everyByte[token]!,
 );
