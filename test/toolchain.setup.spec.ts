@@ -65,11 +65,21 @@ describe("memformer setup", () => {
       await using server = await serve(bytes, (request, response, count) => {
         if (count > 1) return sendRange(bytes)(request, response);
         response.writeHead(200, { "content-length": bytes.length });
-        response.write(bytes.subarray(0, 30_000), () => response.destroy());
+        response.write(bytes.subarray(0, 30_000), () => setTimeout(() => response.destroy(), 100));
       });
       await run(server.url);
       expect(server.requests).to.deep.equal(["whole", "bytes=30000-"]);
       expect(said.join("\n")).to.contain("going on at byte 30000");
+    });
+
+    it("tries again when a connection broke before its first byte", async () => {
+      await using server = await serve(bytes, (request, response, count) => {
+        if (count > 2) return sendRange(bytes)(request, response);
+        response.writeHead(200, { "content-length": bytes.length }).flushHeaders();
+        setTimeout(() => response.destroy(), 50);
+      });
+      await run(server.url);
+      expect(server.requests).to.deep.equal(["whole", "whole", "whole"]);
     });
 
     it("goes on with what an earlier process left", async () => {

@@ -90,8 +90,8 @@ async function fetchWhole(
       return { hex: await fetchRest(pin, partial, agent, report), resumed };
     } catch (error) {
       if (error instanceof MemformerError || error instanceof Unreachable || isDisk(error)) throw error;
+      if (attempt >= tries) throw new Unreachable(reason(error), { cause: error });
       const got = await stat(partial).then(({ size }) => size, () => 0);
-      if (got === 0 || attempt >= tries) throw new Unreachable(reason(error), { cause: error });
       report?.(`The connection broke (${reason(error)}); going on at byte ${got}.`);
     }
   }
@@ -103,7 +103,10 @@ async function fetchRest(
   const had = await stat(partial).then(({ size }) => size, () => 0);
   const headers: Record<string, string> = { "accept-encoding": "identity" };
   if (had > 0) headers["range"] = `bytes=${had}-`;
-  const response = await fetch(pin.url, { dispatcher: agent, headers });
+  const response = await fetch(pin.url, { dispatcher: agent, headers }).catch((error: unknown) => {
+    // No answer at all: without a first byte to go on from, another way is quicker than another try.
+    throw had > 0 ? error : new Unreachable(reason(error), { cause: error });
+  });
   const start = startOf(response, had);
   if (start === undefined) {
     await response.body?.cancel();
