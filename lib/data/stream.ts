@@ -97,7 +97,7 @@ export class TokenStream implements SegmentStream<StreamPosition> {
 
   /** How far the current pass is, from 0 to just below 1. */
   get fraction(): number {
-    return this.#tokens / this.#source.tokens % 1;
+    return this.#tokens % this.#source.tokens / this.#source.tokens;
   }
 
   get stats(): StreamStats {

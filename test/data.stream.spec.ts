@@ -1,0 +1,292 @@
+import { mkdtempSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { expect } from "chai";
+import fc from "fast-check";
+import {
+  evaluationPass, openTokenFile, openTokenizer, Random, tokensInMemory, TokenStream, writeTokenFile,
+  type StreamPosition, type Tokenizer, type TokenSource, type TokenStreamOptions,
+} from "../lib/data/index.ts";
+import { PADDING, type Segment } from "../lib/segment.ts";
+
+const BOS = 256;
+
+async function failure(action: () => unknown): Promise<{ code?: string; message: string }> {
+  try {
+    await action();
+  } catch (error) {
+    return error as Error;
+  }
+  throw new Error("nothing failed");
+}
+
+function rowsOf(values: Int32Array, { batch, length }: Segment): number[][] {
+  return Array.from({ length: batch }, (_, b) => [...values.subarray(b * length, (b + 1) * length)]);
+}
+
+async function take(stream: TokenStream, count: number): Promise<Segment[]> {
+  const segments: Segment[] = [];
+  for (let i = 0; i < count; i++) {
+    const segment = await stream.next();
+    if (segment) segments.push(segment);
+  }
+  return segments;
+}
+
+/** What each lane walked through: its documents in order, pieced together from targets between resets. */
+function walks(segments: Segment[]): number[][][] {
+  const lanes: number[][][] = Array.from({ length: segments[0]!.batch }, () => []);
+  for (const segment of segments) {
+    rowsOf(segment.target, segment).forEach((row, b) => {
+      if (segment.reset[b] === 1) lanes[b]!.push([]);
+      lanes[b]!.at(-1)!.push(...row.filter((token) => token !== PADDING));
+    });
+  }
+  return lanes.map((documents) => documents.filter((document) => document.length > 0));
+}
+
+describe("a token stream", () => {
+  let bytes: Tokenizer;
+  before(async () => {
+    bytes = await openTokenizer("bytes");
+  });
+
+  /** Documents of the given lengths; each token tells its document, and its place modulo 16. */
+  const sourceOf = (lengths: number[]): TokenSource => tokensInMemory(lengths.map((length, d) => ({
+    tokens: Array.from({ length }, (_, i) => (d % 16) * 16 + i % 16), bytes: length,
+  })), bytes);
+  const documentsOf = async (source: TokenSource, limit = Infinity): Promise<string[]> => {
+    const pieces: string[] = [];
+    for (let d = 0; d < source.documents; d++) {
+      const tokens = [...await source.read(d, 0, source.documentLength(d))];
+      for (let from = 0; from < tokens.length; from += limit) pieces.push(tokens.slice(from, from + limit).join());
+    }
+    return pieces.sort();
+  };
+
+  const shape = fc.record({
+    lengths: fc.array(fc.integer({ min: 1, max: 40 }), { minLength: 1, maxLength: 12 }),
+    lanes: fc.integer({ min: 1, max: 5 }),
+    segment: fc.integer({ min: 1, max: 9 }),
+    seed: fc.nat(),
+    shuffle: fc.boolean(),
+    documentLimit: fc.option(fc.integer({ min: 1, max: 30 }), { nil: undefined }),
+  });
+  const optionsOf = ({ documentLimit, ...rest }: { documentLimit: number | undefined; lanes: number; segment: number; seed: number }):
+  TokenStreamOptions => ({ ...rest, ...documentLimit !== undefined && { documentLimit } });
+
+  it("gives every token exactly once in a pass, each document whole and in one lane", async () => {
+    await fc.assert(fc.asyncProperty(shape, async ({ lengths, ...given }) => {
+      const source = sourceOf(lengths);
+      const stream = new TokenStream(source, { ...optionsOf(given), repeat: false });
+      const segments = await take(stream, 1000);
+      const walked = walks(segments).flat().map((document) => document.join());
+      expect(walked.sort()).to.eql(await documentsOf(source, given.documentLimit));
+      expect(await stream.next()).to.equal(undefined);
+      expect(stream.stats.tokens).to.equal(source.tokens);
+      expect(stream.stats.segments).to.equal(segments.length);
+      expect([stream.epoch, stream.fraction]).to.eql([1, 0]);
+    }), { numRuns: 100 });
+  });
+
+  it("shows as source the segment before, at a document's start BOS alone, and pads only after a document's end", async () => {
+    await fc.assert(fc.asyncProperty(shape, async ({ lengths, ...given }) => {
+      const stream = new TokenStream(sourceOf(lengths), { ...optionsOf(given), repeat: false });
+      let before: number[][] | undefined;
+      for (const segment of await take(stream, 1000)) {
+        const [source, target] = [rowsOf(segment.source, segment), rowsOf(segment.target, segment)];
+        for (let b = 0; b < segment.batch; b++) {
+          const start = [BOS, ...new Array<number>(segment.length - 1).fill(PADDING)];
+          expect(source[b]).to.eql(segment.reset[b] === 1 ? start : before![b]);
+          const end = target[b]!.indexOf(PADDING);
+          if (end >= 0) expect(target[b]!.slice(end).every((token) => token === PADDING)).to.be.true;
+        }
+        expect(segment.padded).to.equal([...segment.source, ...segment.target].includes(PADDING));
+        before = target;
+      }
+    }), { numRuns: 100 });
+  });
+
+  it("continues from every position exactly as it went on the first time", async () => {
+    await fc.assert(fc.asyncProperty(shape, fc.boolean(), async ({ lengths, ...given }, repeat) => {
+      const source = sourceOf(lengths);
+      const options = { ...optionsOf(given), repeat, documentLimit: given.documentLimit ?? 5 };
+      if (repeat && Math.ceil(source.tokens / 5) < given.lanes) return;
+      const stream = new TokenStream(source, options);
+      const positions: string[] = [];
+      const segments: (Segment | undefined)[] = [];
+      for (let i = 0; i < 25; i++) {
+        positions.push(JSON.stringify(stream.position()));
+        segments.push(await stream.next());
+      }
+      const again = new TokenStream(source, options);
+      for (const i of [24, 0, 13, 7, 1]) {
+        again.seek(JSON.parse(positions[i]!) as StreamPosition);
+        for (let j = i; j < 25; j++) {
+          expect(JSON.stringify(again.position())).to.equal(positions[j]);
+          expect(await again.next()).to.eql(segments[j]);
+        }
+        expect(again.stats).to.eql(stream.stats);
+      }
+    }), { numRuns: 40 });
+  });
+
+  it("is the same for the same seed, another for another, and shuffles anew in each epoch", async () => {
+    const source = sourceOf(Array.from({ length: 16 }, () => 3));
+    const order = async (seed: number): Promise<string[]> => {
+      const stream = new TokenStream(source, { lanes: 1, segment: 4, seed });
+      return walks(await take(stream, 32))[0]!.map((document) => document.join());
+    };
+    const [once, twice, other] = [await order(1), await order(1), await order(2)];
+    expect(once).to.eql(twice);
+    expect(once).not.to.eql(other);
+    expect(once.slice(0, 16)).not.to.eql(once.slice(16));
+    expect(once.slice(0, 16).sort()).to.eql(once.slice(16).sort());
+  });
+
+  it("keeps the documents' own order without shuffling", async () => {
+    const segments = await take(new TokenStream(sourceOf([2, 3, 1]), { lanes: 1, segment: 4, shuffle: false }), 4);
+    expect(walks(segments)[0]!.map((document) => document[0]! >> 4)).to.eql([0, 1, 2, 0]);
+  });
+
+  it("gives an idle lane a row of BOS and padding, reset, until the others are done", async () => {
+    const segments = await take(evaluationPass(sourceOf([1, 6]), { lanes: 2, segment: 3 }), 9);
+    expect(segments).to.have.length(2);
+    expect(rowsOf(segments[1]!.source, segments[1]!)[0]).to.eql([BOS, PADDING, PADDING]);
+    expect(rowsOf(segments[1]!.target, segments[1]!)[0]).to.eql([PADDING, PADDING, PADDING]);
+    expect([...segments[1]!.reset]).to.eql([1, 0]);
+  });
+
+  it("says when a segment is without padding", async () => {
+    const [first, second, third] = await take(evaluationPass(sourceOf([9]), { lanes: 1, segment: 4 }), 3);
+    expect([first!.padded, second!.padded, third!.padded]).to.eql([true, false, true]);
+  });
+
+  it("gives segments in the order of the calls when several are asked for at once", async () => {
+    const source = sourceOf([20, 30, 25]);
+    const make = (): TokenStream => new TokenStream(source, { lanes: 2, segment: 4 });
+    const stream = make();
+    expect(await Promise.all(Array.from({ length: 12 }, async () => stream.next()))).to.eql(await take(make(), 12));
+  });
+
+  it("cuts the documents of a repeating stream so that no two lanes walk through the same text", async () => {
+    const source = sourceOf([1000]);
+    const stream = new TokenStream(source, { lanes: 4, segment: 8 });
+    expect(stream.documentLimit).to.equal(248);
+    const positions = (await take(stream, 1), stream.position().lanes.map((lane) => lane?.offset));
+    expect(new Set(positions).size).to.equal(4);
+    expect(new TokenStream(sourceOf([5, 5, 5, 5]), { lanes: 4, segment: 8 }).documentLimit).to.equal(Infinity);
+    expect(evaluationPass(source, { lanes: 4, segment: 8 }).documentLimit).to.equal(Infinity);
+  });
+
+  it("tells how far it is, and how much is padding", async () => {
+    const stream = new TokenStream(sourceOf([6, 6]), { lanes: 1, segment: 4 });
+    expect(stream.stats).to.eql({ segments: 0, tokens: 0, padding: 0 });
+    await take(stream, 2);
+    expect([stream.epoch, stream.fraction]).to.eql([0, 0.5]);
+    expect(stream.stats).to.eql({ segments: 2, tokens: 6, padding: 0.25 });
+    await take(stream, 3);
+    expect([stream.epoch, stream.fraction]).to.eql([1, 4 / 12]);
+  });
+
+  it("can be walked by for await", async () => {
+    let count = 0;
+    for await (const segment of evaluationPass(sourceOf([5, 5]), { lanes: 1, segment: 4 })) count += segment.batch;
+    expect(count).to.equal(4);
+  });
+
+  it("reads the same from a file larger than its cache as from memory", async () => {
+    const folder = mkdtempSync(join(tmpdir(), "memformer-test-"));
+    try {
+      const random = new Random(3);
+      const documents = Array.from({ length: 9 }, () => ({
+        tokens: Array.from({ length: 1000 + random.below(60_000) }, () => random.below(256)), bytes: 1,
+      }));
+      const path = join(folder, "x.tokens");
+      await writeTokenFile(path, documents, bytes);
+      await using file = await openTokenFile(path, { cacheBytes: 1 });
+      const options = { lanes: 5, segment: 500, seed: 4 };
+      const [onDisk, inMemory] = [new TokenStream(file, options), new TokenStream(tokensInMemory(documents, bytes), options)];
+      for (let i = 0; i < 150; i++) {
+        const [a, b] = [await onDisk.next(), await inMemory.next()];
+        expect(Buffer.compare(Buffer.from(a!.target.buffer), Buffer.from(b!.target.buffer)), `segment ${i}`).to.equal(0);
+        expect(Buffer.compare(Buffer.from(a!.source.buffer), Buffer.from(b!.source.buffer)), `segment ${i}`).to.equal(0);
+      }
+    } finally {
+      rmSync(folder, { recursive: true });
+    }
+  });
+
+  it("refuses options out of range, naming them", async () => {
+    const source = sourceOf([10, 10]);
+    const cases: [Partial<Record<keyof TokenStreamOptions, unknown>>, string][] = [
+      [{ lanes: 0 }, "lanes must be a whole number of at least 1, not 0"],
+      [{ lanes: "2" }, 'lanes must be a whole number of at least 1, not "2"'],
+      [{ segment: 1.5 }, "segment must be a whole number of at least 1, not 1.5"],
+      [{ segment: undefined }, "segment must be a whole number of at least 1, not undefined"],
+      [{ seed: -1 }, "seed must be a whole number of at least 0, not -1"],
+      [{ bos: NaN }, "bos must be a whole number of at least 0, not NaN"],
+      [{ documentLimit: 0 }, "documentLimit must be a whole number of at least 1, not 0"],
+      [{ lanes: 50 }, "20 tokens are too few for 50 lanes of segments of 4: they make 6 pieces"],
+    ];
+    for (const [options, message] of cases) {
+      const error = await failure(() => new TokenStream(source, { lanes: 2, segment: 4, ...options } as TokenStreamOptions));
+      expect(error.code, message).to.equal("ERR_MEMFORMER_CONFIG");
+      expect(error.message).to.include(message);
+    }
+    const empty = { ...source, documentLength: (d: number) => d * 10 };
+    const error = await failure(() => new TokenStream(empty, { lanes: 2, segment: 4 }));
+    expect(error.code).to.equal("ERR_MEMFORMER_DATA");
+    expect(error.message).to.include("Document 0 is empty");
+  });
+
+  it("refuses a position that is none, or is of another stream, and stays where it is", async () => {
+    const stream = new TokenStream(sourceOf([10, 10]), { lanes: 2, segment: 4, seed: 5 });
+    await stream.next();
+    const position = stream.position();
+    const cases: [unknown, string][] = [
+      [null, "This is no position of a token stream"],
+      [{}, "This is no position of a token stream: stream"],
+      [{ ...position, epoch: -1 }, "This is no position of a token stream: epoch"],
+      [{ ...position, next: 3 }, "names document 3 of 2"],
+      [{ ...position, lanes: [null] }, "has 1 lanes instead of 2"],
+      [{ ...position, lanes: [null, { document: 2, offset: 0 }] }, "stands outside document 2"],
+      [{ ...position, lanes: [null, { document: 1, offset: 10 }] }, "stands outside document 1"],
+      [{ ...position, stream: { ...position.stream, seed: 6 } }, "of a stream with seed 6; here it is 5"],
+      [{ ...position, stream: { ...position.stream, segment: 8 } }, "of a stream with segment 8; here it is 4"],
+      [{ ...position, stream: { ...position.stream, tokens: 21 } }, "of a stream with tokens 21; here it is 20"],
+      [{ ...position, stream: { ...position.stream, documentLimit: 5 } }, "documentLimit 5; here it is none"],
+    ];
+    for (const [given, message] of cases) {
+      const error = await failure(() => stream.seek(given as StreamPosition));
+      expect(error.code, message).to.equal("ERR_MEMFORMER_DATA");
+      expect(error.message).to.include(message);
+    }
+    expect(stream.position()).to.eql(position);
+  });
+});
+
+describe("random numbers", () => {
+  it("follow from their seeds alone, and differ for every seed and every further one", () => {
+    const first = (...seeds: number[]): number[] => {
+      const random = new Random(...seeds);
+      return Array.from({ length: 4 }, () => random.next());
+    };
+    expect(first(1, 2)).to.eql(first(1, 2));
+    const streams = [[], [0], [1], [0, 0], [0, 1], [1, 0], [2 ** 32], [2 ** 52], [0, 2 ** 32]].map((seeds) => first(...seeds).join());
+    expect(new Set(streams).size).to.equal(streams.length);
+  });
+
+  it("are spread evenly", () => {
+    const random = new Random(7);
+    const counts = new Array<number>(10).fill(0);
+    for (let i = 0; i < 100_000; i++) counts[random.below(10)]!++;
+    for (const count of counts) expect(count).to.be.within(9_600, 10_400); // four standard deviations
+  });
+
+  it("permute every place", () => {
+    fc.assert(fc.property(fc.nat(200), fc.nat(), (count, seed) => {
+      expect([...new Random(seed).permutation(count)].sort((a, b) => a - b)).to.eql(Array.from({ length: count }, (_, i) => i));
+    }));
+  });
+});
