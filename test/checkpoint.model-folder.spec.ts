@@ -2,7 +2,9 @@ import { expect } from "chai";
 import { mkdir, mkdtemp, readFile, readdir, rename, rm, symlink, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { openWeights, readConfig, readTokenizer, writeModelFolder, type ModelParts } from "../lib/checkpoint/model-folder.ts";
+import {
+  openWeights, readConfig, readTokenizer, writeModelFolder, type ModelParts
+} from "../lib/checkpoint/model-folder.ts";
 import { tensorEntry } from "../lib/checkpoint/safetensors.ts";
 
 let root = "";
@@ -79,9 +81,9 @@ describe("a model folder", () => {
   });
 
   it("clears an old model that a killed saving left beside the new one", async () => {
+    await writeModelFolder(folder, model(2));
     await writeModelFolder(join(root, "runs", ".first.old"), model(1));
     await writeFile(join(root, "runs", ".first.old", "README.md"), "mine");
-    await writeModelFolder(folder, model(2));
     await writeModelFolder(folder, model(3));
     expect(await markOf(folder)).to.equal(3);
     expect(await readFile(join(folder, "README.md"), "utf8")).to.equal("mine");
@@ -118,7 +120,8 @@ describe("a model folder", () => {
       ["[]", /is valid JSON, but not an object/, "CHECKPOINT_FORMAT"],
       ["{}", /its format is missing, expected "memformer"/, "CHECKPOINT_FORMAT"],
       ['{"format":"gguf"}', /its format is "gguf", expected "memformer"/, "CHECKPOINT_FORMAT"],
-      ['{"format":"memformer","formatVersion":2}', /version 2, but this memformer reads version 1; a newer memformer wrote it/, "CHECKPOINT_VERSION"],
+      ['{"format":"memformer","formatVersion":2}',
+        /version 2, but this memformer reads version 1; a newer memformer wrote it/, "CHECKPOINT_VERSION"],
       ['{"format":"memformer"}', /version missing, but this memformer reads version 1$/, "CHECKPOINT_VERSION"],
     ];
     for (const [text, words, code] of cases) {

@@ -31,7 +31,8 @@ describe("a JSONL log", () => {
       expect((await linesOf()).length).to.equal(step + 1);
     }
     log.close();
-    expect(await linesOf()).to.deep.equal(['{"step":1,"loss":1}', '{"step":2,"loss":0.5}', '{"step":3,"loss":0.3333333333333333}', ""]);
+    expect(await linesOf()).to.deep.equal(['{"step":1,"loss":1}', '{"step":2,"loss":0.5}',
+      '{"step":3,"loss":0.3333333333333333}', ""]);
   });
 
   it("writes numbers that JSON lacks as words", async () => {
@@ -82,14 +83,16 @@ describe("a JSONL log", () => {
     await appendFile(path, line(7));
     log.append({ step: 2 });
     log.close();
-    expect((await linesOf()).map((text) => text && (JSON.parse(text) as { step: number }).step)).to.deep.equal([1, 7, 2, ""]);
+    const steps = (await linesOf()).map((text) => text && (JSON.parse(text) as { step: number }).step);
+    expect(steps).to.deep.equal([1, 7, 2, ""]);
   });
 
   it("says so after it was closed, and when it cannot be opened", async () => {
     const log = await JsonlLog.open(path);
     log.close();
     log.close();
-    expect(() => log.append({ step: 1 })).to.throw(/log\.jsonl has been closed/).with.property("code", "ERR_MEMFORMER_DISPOSED");
+    expect(() => log.append({ step: 1 })).to.throw(/log\.jsonl has been closed/)
+      .with.property("code", "ERR_MEMFORMER_DISPOSED");
     const error = await JsonlLog.open(folder).catch((reason: unknown) => reason);
     expect(error).to.include({ code: "ERR_MEMFORMER_IO" });
     expect((error as Error).message).to.match(/^cannot open .*: EISDIR/);

@@ -16,7 +16,6 @@ function capture(isTTY: boolean): Writable & { isTTY: boolean; columns: number; 
 function screen(text: string): string[] {
   const rows: string[] = [""];
   let [row, column, saved] = [0, 0, [0, 0] as [number, number]];
-  /* eslint-disable no-control-regex */
   for (const [token] of text.matchAll(/\x1b\[[?\d;]*[A-Za-z]|\x1b[78]|[^]/gu)) {
     const line = rows[row] ?? "";
     if (token === "\r") column = 0;
@@ -34,7 +33,7 @@ function screen(text: string): string[] {
 }
 
 describe("progress", () => {
-  it("prints plain lines off a terminal: the first at once, then one every ten seconds, then the newest at the end", () => {
+  it("prints plain lines off a terminal: the first at once, one every ten seconds, the newest at the end", () => {
     const stream = capture(false);
     let seconds = 0;
     const progress = createProgress({ stream, total: 200, label: "train", now: () => seconds * 1000 });
@@ -69,7 +68,8 @@ describe("progress", () => {
   it("tells the time left of a resumed run by its own steps alone", () => {
     const stream = capture(false);
     let seconds = 0;
-    const progress = createProgress({ stream, total: 200, start: 100, label: "train", every: 0, now: () => seconds * 1000 });
+    const progress = createProgress({ stream, total: 200, start: 100, label: "train", every: 0,
+      now: () => seconds * 1000 });
     progress.update(100);
     seconds = 20;
     progress.update(110);
@@ -85,13 +85,15 @@ describe("progress", () => {
       progress.update(2, { loss: "4.2" });
       progress.note("second note");
       expect(screen(stream.text)[2]).to.equal("train ██████████░░░░░░░░░░ 50 % 2/4 · loss 4.2 · left 0 s");
+      progress.note("third note");
+      expect(screen(stream.text)[3]).to.equal("train ██████████░░░░░░░░░░ 50 % 2/4 · loss 4.2 · left 0 s");
       progress.update(4, { loss: "3.3" });
     } finally {
       progress.stop();
     }
     progress.note("after");
     expect(screen(stream.text)).to.deep.equal([
-      "first note", "second note", "train ████████████████████ 100 % 4/4 · loss 3.3", "after",
+      "first note", "second note", "third note", "train ████████████████████ 100 % 4/4 · loss 3.3", "after",
     ]);
   });
 

@@ -72,16 +72,19 @@ describe("TensorBoard event files", () => {
     const vectors: [Uint8Array, number][] = [
       [Buffer.from(""), 0], [Buffer.from("a"), 0xc1d04330], [Buffer.from("123456789"), 0xe3069283],
       [new Uint8Array(32), 0x8a9136aa], [new Uint8Array(32).fill(255), 0x62a8ab43],
-      [Uint8Array.from({ length: 32 }, (_, i) => i), 0x46dd794e], [Uint8Array.from({ length: 32 }, (_, i) => 31 - i), 0x113fdb5c],
+      [Uint8Array.from({ length: 32 }, (_, i) => i), 0x46dd794e],
+      [Uint8Array.from({ length: 32 }, (_, i) => 31 - i), 0x113fdb5c],
     ];
     for (const [bytes, crc] of vectors) expect(crc32c(bytes).toString(16)).to.equal(crc.toString(16));
-    expect(maskedCrc32c(Buffer.from("123456789"))).to.equal((((0xe3069283 >>> 15) | (0xe3069283 << 17)) + 0xa282ead8) >>> 0);
+    const crc = 0xe3069283;
+    expect(maskedCrc32c(Buffer.from("123456789"))).to.equal((((crc >>> 15) | (crc << 17)) + 0xa282ead8) >>> 0);
   });
 
   it("hold the version first, then every point as it was given", async () => {
     const writer = EventWriter.create(folder);
     const points: [string, number, number, number][] = [
-      ["loss", 2.5, 0, 1.25], ["loss", NaN, 1, 2], ["größe/🙂", -Infinity, 127, 3], ["x", 0.1, 128, 4], ["y", 0, 2 ** 40 + 1, 5],
+      ["loss", 2.5, 0, 1.25], ["loss", NaN, 1, 2], ["größe/🙂", -Infinity, 127, 3], ["x", 0.1, 128, 4],
+      ["y", 0, 2 ** 40 + 1, 5],
       ["z".repeat(300), 1, Number.MAX_SAFE_INTEGER, 6],
     ];
     for (const point of points) writer.scalar(...point);
@@ -90,7 +93,8 @@ describe("TensorBoard event files", () => {
     const [first, ...rest] = decode(await readFile(writer.path));
     expect(first).to.include({ version: "brain.Event:2", step: 0 });
     expect(first!.time).to.be.closeTo(Date.now() / 1000, 60);
-    expect(rest).to.deep.equal(points.map(([tag, value, step, time]) => ({ tag, value: Math.fround(value), step, time })));
+    expect(rest).to.deep.equal(
+      points.map(([tag, value, step, time]) => ({ tag, value: Math.fround(value), step, time })));
   });
 
   it("are written by a flush, by close, and when 64 kB wait", async () => {
@@ -120,7 +124,8 @@ describe("TensorBoard event files", () => {
     const writer = EventWriter.create(folder);
     expect(() => writer.scalar("a", 1, -1)).to.throw("step: expected a whole number of at least 0, got -1")
       .with.property("code", "ERR_MEMFORMER_CONFIG");
-    expect(() => writer.scalar("", 1, 1)).to.throw("tag: expected a name").with.property("code", "ERR_MEMFORMER_CONFIG");
+    expect(() => writer.scalar("", 1, 1)).to.throw("tag: expected a name")
+      .with.property("code", "ERR_MEMFORMER_CONFIG");
     writer.close();
     expect(() => writer.scalar("a", 1, 1)).to.throw("has been closed").with.property("code", "ERR_MEMFORMER_DISPOSED");
     expect(() => EventWriter.create(writer.path)).to.throw(/cannot write event file in .*: EEXIST/)
@@ -187,7 +192,8 @@ describe("a run's log", () => {
     log.record({ step: 3, loss: 30 });
     log.close();
     expect((await lines()).map(({ step, loss }) => [step, loss])).to.deep.equal([[1, 1], [2, 2], [3, 30]]);
-    expect((await events())[1]!.map(({ session, step }) => [session, step])).to.deep.equal([[undefined, 0], [1, 3], [undefined, 3]]);
+    const marks = (await events())[1]!.map(({ session, step }) => [session, step]);
+    expect(marks).to.deep.equal([[undefined, 0], [1, 3], [undefined, 3]]);
   });
 
   it("writes no event files when told so", async () => {
@@ -212,6 +218,7 @@ describe("a run's log", () => {
     log.close();
     expect(await readFile(join(folder, "log.jsonl"), "utf8")).to.equal("");
     expect((await events())[0]).to.have.lengthOf(1);
-    expect(() => log.record({ step: 1, loss: 1 })).to.throw("has been closed").with.property("code", "ERR_MEMFORMER_DISPOSED");
+    expect(() => log.record({ step: 1, loss: 1 })).to.throw("has been closed")
+      .with.property("code", "ERR_MEMFORMER_DISPOSED");
   });
 });

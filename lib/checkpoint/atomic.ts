@@ -23,7 +23,9 @@ export function partialPath(path: string): string {
   return join(dirname(path), `.${basename(path)}.partial-${process.pid}-${randomBytes(4).toString("hex")}`);
 }
 
-/** Writes and syncs one file, then renames it to `path`. Throws IO; on any error `path` is untouched, the partial gone. */
+/**
+ * Writes and syncs one file, then renames it to `path`. Throws IO; on any error `path` is untouched, the partial gone.
+ */
 export async function writeFileAtomic(path: string, write: (handle: FileHandle) => Promise<void>): Promise<void> {
   await whileUnderway(path, async (partial) => {
     const handle = await open(partial, "wx");
@@ -105,7 +107,10 @@ async function whileUnderway(path: string, work: (partial: string) => Promise<vo
 
 async function syncFile(path: string, name: string): Promise<void> {
   const found = await stat(path).catch(() => undefined);
-  if (!found?.isFile()) throw new MemformerError("CONFIG", `the writer of "${name}" returned without writing a file at the path it was given`);
+  if (!found?.isFile()) {
+    throw new MemformerError("CONFIG",
+      `the writer of "${name}" returned without writing a file at the path it was given`);
+  }
   const handle = await open(path, "r+");
   try {
     await handle.sync();
@@ -116,7 +121,8 @@ async function syncFile(path: string, name: string): Promise<void> {
 
 function checkFileName(name: string): void {
   if (/^[^./\\\0][^/\\\0]*$/.test(name)) return;
-  throw new MemformerError("CONFIG", `file name ${JSON.stringify(name)}: expected a plain name without slashes or a leading dot`, {
+  throw new MemformerError("CONFIG",
+    `file name ${JSON.stringify(name)}: expected a plain name without slashes or a leading dot`, {
     details: { name },
   });
 }

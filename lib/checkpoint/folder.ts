@@ -39,7 +39,8 @@ export class CheckpointStore {
   constructor(root: string, options: { keep?: number } = {}) {
     const keep = options.keep ?? 2;
     if (!Number.isSafeInteger(keep) || keep < 1) {
-      throw new MemformerError("CONFIG", `keep: expected a whole number of at least 1, got ${keep}`, { details: { keep } });
+      throw new MemformerError("CONFIG", `keep: expected a whole number of at least 1, got ${keep}`,
+        { details: { keep } });
     }
     this.root = resolve(root);
     this.#keep = keep;
@@ -52,14 +53,18 @@ export class CheckpointStore {
    */
   async write(step: number, files: Record<string, FileWriter>, options: { best?: boolean } = {}): Promise<string> {
     if (!Number.isSafeInteger(step) || step < 0) {
-      throw new MemformerError("CONFIG", `step: expected a whole number of at least 0, got ${step}`, { details: { step } });
+      throw new MemformerError("CONFIG", `step: expected a whole number of at least 0, got ${step}`,
+        { details: { step } });
     }
     const turn = this.#writing.then(() => this.#write(step, files, options.best ?? false));
     this.#writing = turn.catch(() => undefined);
     return await turn;
   }
 
-  /** The folder of the checkpoint written last, or undefined before the first. Sizes are checked, contents by {@link verify}. */
+  /**
+   * The folder of the checkpoint written last, or undefined before the first. Of its files only the sizes are checked
+   * here; {@link verify} reads them.
+   */
   async last(): Promise<string | undefined> {
     const all = await this.list();
     return (await this.#pointed("last", all)) ?? all.at(-1)?.folder;
@@ -77,7 +82,9 @@ export class CheckpointStore {
   }
 
   async #write(step: number, files: Record<string, FileWriter>, best: boolean): Promise<string> {
-    if (Object.hasOwn(files, MANIFEST)) throw new MemformerError("CONFIG", `file name "${MANIFEST}" is the store's own`);
+    if (Object.hasOwn(files, MANIFEST)) {
+      throw new MemformerError("CONFIG", `file name "${MANIFEST}" is the store's own`);
+    }
     if ((await this.#names()).length > 0) await sweepPartials(this.root);
     const before = await this.#scan();
     const sequence = (before.at(-1)?.sequence ?? 0) + 1;
@@ -117,18 +124,22 @@ export class CheckpointStore {
       if (!FOLDER.test(name)) continue;
       const folder = join(this.root, name);
       const manifest = await wholeManifest(folder);
-      if (manifest !== undefined) found.push({ folder, step: manifest.step, best: manifest.best, sequence: manifest.sequence });
+      if (manifest !== undefined) {
+        found.push({ folder, step: manifest.step, best: manifest.best, sequence: manifest.sequence });
+      }
     }
     return found.sort((a, b) => a.sequence - b.sequence);
   }
 
   async #names(): Promise<string[]> {
-    try {
-      return await readdir(this.root);
-    } catch (error) {
-      if (errnoOf(error) === "ENOENT") return [];
-      return await withIoErrors("read", this.root, () => Promise.reject(error));
-    }
+    return await withIoErrors("read", this.root, async () => {
+      try {
+        return await readdir(this.root);
+      } catch (error) {
+        if (errnoOf(error) === "ENOENT") return [];
+        throw error;
+      }
+    });
   }
 
   /** A folder cannot be renamed over another, so a step that is written again gets a number behind it. */
@@ -148,8 +159,9 @@ export class CheckpointStore {
 
   async #pointed(pointer: "last" | "best", all: readonly Checkpoint[]): Promise<string | undefined> {
     try {
-      const named = (JSON.parse(await readFile(join(this.root, `${pointer}.json`), "utf8")) as { folder?: unknown } | null)?.folder;
-      return all.find(({ folder }) => basename(folder) === named)?.folder;
+      const text = await readFile(join(this.root, `${pointer}.json`), "utf8");
+      const named = JSON.parse(text) as { folder?: unknown } | null;
+      return all.find(({ folder }) => basename(folder) === named?.folder)?.folder;
     } catch {
       return undefined;
     }

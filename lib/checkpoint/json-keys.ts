@@ -2,7 +2,8 @@
 
 /** The first key that any object of `text` repeats, or undefined. `text` must already have passed JSON.parse. */
 export function duplicateKey(text: string): string | undefined {
-  // One entry an open bracket: the keys of an object, or undefined for an array. No recursion: depth is the file's choice.
+  // One entry an open bracket: the keys of an object, or undefined for an array. No recursion, as depth is the
+  // file's choice.
   const open: (Set<string> | undefined)[] = [];
   let at = 0;
   while (at < text.length) {

@@ -21,7 +21,10 @@ export interface FileFacts {
 export interface Manifest {
   /** Training steps done when it was written. */
   readonly step: number;
-  /** Counts the checkpoints of a store in the order of writing; a run taken back to an earlier step writes smaller steps. */
+  /**
+   * Counts the checkpoints of a store in the order of writing; a run taken back to an earlier step writes smaller
+   * steps.
+   */
   readonly sequence: number;
   /** Whether it was the best so far when it was written. */
   readonly best: boolean;
@@ -32,7 +35,8 @@ export interface Manifest {
 export async function writeManifest(folder: string, names: string[], facts: Omit<Manifest, "files">): Promise<void> {
   const files: Record<string, FileFacts> = {};
   for (const name of names) files[name] = await digest(join(folder, name));
-  await writeFile(join(folder, MANIFEST), `${JSON.stringify({ format: FORMAT, formatVersion: VERSION, ...facts, files }, null, 2)}\n`);
+  await writeFile(join(folder, MANIFEST),
+    `${JSON.stringify({ format: FORMAT, formatVersion: VERSION, ...facts, files }, null, 2)}\n`);
 }
 
 /** Reads and checks a manifest. Throws CHECKPOINT_FORMAT, CHECKPOINT_VERSION, or IO. */
@@ -48,18 +52,24 @@ export async function readManifest(folder: string): Promise<Manifest> {
   } catch {
     return fail("is not valid JSON");
   }
-  if (value["format"] !== FORMAT) return fail(`is not the manifest of a memformer checkpoint (its format is ${JSON.stringify(value["format"])})`);
+  if (value["format"] !== FORMAT) {
+    return fail(`is not the manifest of a memformer checkpoint (its format is ${JSON.stringify(value["format"])})`);
+  }
   if (value["formatVersion"] !== VERSION) {
     throw new MemformerError("CHECKPOINT_VERSION",
       `${path} has format version ${JSON.stringify(value["formatVersion"])}; this memformer reads version ${VERSION}`,
       { details: { path, expected: VERSION, got: value["formatVersion"] } });
   }
   const { step, sequence, best, files } = value;
-  if (!isCount(step) || !isCount(sequence) || typeof best !== "boolean") return fail("lacks a valid step, sequence or best");
+  if (!isCount(step) || !isCount(sequence) || typeof best !== "boolean") {
+    return fail("lacks a valid step, sequence or best");
+  }
   if (typeof files !== "object" || files === null) return fail("lacks the list of files");
   for (const [name, facts] of Object.entries(files as Record<string, Partial<FileFacts> | null>)) {
     if (!/^[^./\\\0][^/\\\0]*$/.test(name)) return fail(`lists ${JSON.stringify(name)}, which is no plain file name`);
-    if (!isCount(facts?.bytes) || typeof facts?.sha256 !== "string") return fail(`lists "${name}" without a byte count and a hash`);
+    if (!isCount(facts?.bytes) || typeof facts?.sha256 !== "string") {
+      return fail(`lists "${name}" without a byte count and a hash`);
+    }
   }
   return { step, sequence, best, files: files as Record<string, FileFacts> };
 }
@@ -79,8 +89,8 @@ export async function wholeManifest(folder: string): Promise<Manifest | undefine
 }
 
 /**
- * Checks every byte of a checkpoint folder against its manifest and returns it. Throws CHECKPOINT_FORMAT naming the first
- * file that is missing or differs, CHECKPOINT_VERSION, or IO.
+ * Checks every byte of a checkpoint folder against its manifest and returns it. Throws CHECKPOINT_FORMAT naming the
+ * first file that is missing or differs, CHECKPOINT_VERSION, or IO.
  */
 export async function verify(folder: string): Promise<Manifest> {
   const manifest = await readManifest(folder);
@@ -91,9 +101,13 @@ export async function verify(folder: string): Promise<Manifest> {
     };
     const found = await stat(path).catch(() => undefined);
     if (!found?.isFile()) return fail("is missing, though the checkpoint's manifest lists it");
-    if (found.size !== wanted.bytes) return fail(`has ${found.size} bytes; the checkpoint's manifest says ${wanted.bytes}`);
+    if (found.size !== wanted.bytes) {
+      return fail(`has ${found.size} bytes; the checkpoint's manifest says ${wanted.bytes}`);
+    }
     const { sha256 } = await digest(path);
-    if (sha256 !== wanted.sha256) return fail(`is damaged: its SHA-256 is ${sha256}; the checkpoint's manifest says ${wanted.sha256}`);
+    if (sha256 !== wanted.sha256) {
+      return fail(`is damaged: its SHA-256 is ${sha256}; the checkpoint's manifest says ${wanted.sha256}`);
+    }
   }
   return manifest;
 }

@@ -1,8 +1,8 @@
 /**
  * A model as users share it: a folder of `model.safetensors`, `config.json` and perhaps `tokenizer.json`. Saving over
- * an older model swaps whole folders: the old one becomes the hidden sibling `.<name>.old`, the new one takes its place,
- * the old one goes. A kill between the two renames leaves only `.<name>.old`: reading then reads that, and the next
- * saving puts it back first.
+ * an older model swaps whole folders: the old one becomes the hidden sibling `.<name>.old`, the new one takes its
+ * place, the old one goes. A kill between the two renames leaves only `.<name>.old`: reading then reads that, and the
+ * next saving takes its place.
  */
 import { readdir, readFile, readlink, realpath, rename, rm, stat, writeFile } from "node:fs/promises";
 import { basename, dirname, join, resolve } from "node:path";
@@ -53,7 +53,8 @@ export function modelFiles(parts: ModelParts): Record<string, FileWriter> {
 export async function writeModelFolder(folder: string, parts: ModelParts): Promise<void> {
   const target = await followLink(resolve(folder));
   const old = oldPath(target);
-  await withIoErrors("write", target, () => putBack(target, old));
+  // Left by a saving killed at its very end; without a new folder beside it, it is the model, and stays until the swap.
+  if (await exists(target)) await withIoErrors("write", target, () => clearOld(target, old));
   await refuseForeign(target);
   await fillFolder(target, modelFiles(parts), async (partial) => {
     await sweepPartials(dirname(target), basename(target));
@@ -83,13 +84,18 @@ export async function readConfig(folder: string): Promise<ConfigFile> {
   } catch {
     return fail("is not valid JSON");
   }
-  if (typeof value !== "object" || value === null || Array.isArray(value)) return fail("is valid JSON, but not an object");
+  if (typeof value !== "object" || value === null || Array.isArray(value)) {
+    return fail("is valid JSON, but not an object");
+  }
   const { format, formatVersion } = value as Record<string, unknown>;
-  if (format !== FORMAT) return fail(`is not of a memformer model: its format is ${quote(format)}, expected "${FORMAT}"`);
+  if (format !== FORMAT) {
+    return fail(`is not of a memformer model: its format is ${quote(format)}, expected "${FORMAT}"`);
+  }
   if (formatVersion !== FORMAT_VERSION) {
-    const advice = typeof formatVersion === "number" && formatVersion > FORMAT_VERSION ? "; a newer memformer wrote it" : "";
+    const newer = typeof formatVersion === "number" && formatVersion > FORMAT_VERSION;
     throw new MemformerError("CHECKPOINT_VERSION",
-      `${path} has format version ${quote(formatVersion)}, but this memformer reads version ${FORMAT_VERSION}${advice}`,
+      `${path} has format version ${quote(formatVersion)}, but this memformer reads version ${FORMAT_VERSION}` +
+        `${newer ? "; a newer memformer wrote it" : ""}`,
       { details: { path, expected: FORMAT_VERSION, got: formatVersion } });
   }
   return value as ConfigFile;
@@ -130,13 +136,6 @@ async function followLink(path: string): Promise<string> {
 
 async function exists(path: string): Promise<boolean> {
   return (await stat(path).catch(() => undefined)) !== undefined;
-}
-
-/** Ends a saving that was killed: without a new folder the old one returns, beside a new one it goes. */
-async function putBack(target: string, old: string): Promise<void> {
-  if (!(await exists(old))) return;
-  if (await exists(target)) await clearOld(target, old);
-  else await rename(old, target);
 }
 
 /** Moves what is not ours from the old folder to the new one, then removes the old one. */

@@ -24,7 +24,8 @@ export interface Header {
 export const MAX_HEADER_BYTES = 100_000_000;
 
 const TAG_OF: Readonly<Record<DType, string>> = {
-  float64: "F64", float32: "F32", float16: "F16", bfloat16: "BF16", int64: "I64", int32: "I32", uint8: "U8", bool: "BOOL",
+  float64: "F64", float32: "F32", float16: "F16", bfloat16: "BF16",
+  int64: "I64", int32: "I32", uint8: "U8", bool: "BOOL",
 };
 const DTYPE_OF = new Map(Object.entries(TAG_OF).map(([dtype, tag]) => [tag, dtype as DType]));
 const METADATA = "__metadata__";
@@ -41,7 +42,8 @@ export function encodeHeader(header: Header): Uint8Array {
   const text = Buffer.from(json);
   const padded = Math.ceil(text.length / 8) * 8;
   if (padded > MAX_HEADER_BYTES) {
-    throw new MemformerError("CHECKPOINT_FORMAT", `the header would take ${padded} bytes; the format's limit is ${MAX_HEADER_BYTES}`);
+    throw new MemformerError("CHECKPOINT_FORMAT",
+      `the header would take ${padded} bytes; the format's limit is ${MAX_HEADER_BYTES}`);
   }
   const bytes = Buffer.alloc(8 + padded, " ");
   bytes.writeBigUInt64LE(BigInt(padded), 0);
@@ -91,7 +93,9 @@ function parseObject(json: Uint8Array, fail: Fail): Record<string, unknown> {
 function checkMetadata(value: unknown, fail: Fail): Record<string, string> {
   if (!isObject(value)) return fail(`"${METADATA}" is not an object`);
   for (const [key, text] of Object.entries(value)) {
-    if (typeof text !== "string") return fail(`"${METADATA}" holds a ${typeof text} under "${key}"; only strings are allowed`, { key });
+    if (typeof text !== "string") {
+      return fail(`"${METADATA}" holds a ${typeof text} under "${key}"; only strings are allowed`, { key });
+    }
   }
   return value as Record<string, string>;
 }
@@ -113,10 +117,12 @@ function checkTensor(name: string, value: unknown, dataBytes: number, fail: Fail
   const [begin, end] = offsets as [number, number];
   if (begin > end) return wrong(`its data_offsets [${begin}, ${end}] run backwards`, { offsets });
   if (end > dataBytes) {
-    return wrong(`its data ends at byte ${end}, but the file holds only ${dataBytes} bytes of data (truncated?)`, { offsets, dataBytes });
+    return wrong(`its data ends at byte ${end}, but the file holds only ${dataBytes} bytes of data (truncated?)`,
+      { offsets, dataBytes });
   }
   if (end - begin !== bytes) {
-    return wrong(`its data_offsets span ${end - begin} bytes, but ${tag} of shape [${shape.join(", ")}] needs ${bytes}`, { offsets, bytes });
+    const wanted = `${TAG_OF[dtype]} of shape [${shape.join(", ")}] needs ${bytes}`;
+    return wrong(`its data_offsets span ${end - begin} bytes, but ${wanted}`, { offsets, bytes });
   }
   return { dtype, shape: shape as number[], begin, end };
 }
@@ -126,10 +132,18 @@ function checkCover(tensors: ReadonlyMap<string, TensorPlace>, dataBytes: number
   let before = "";
   const inOrder = [...tensors].sort(([, a], [, b]) => a.begin - b.begin || a.end - b.end);
   for (const [name, { begin, end }] of inOrder) {
-    if (begin < covered) fail(`tensors "${before}" and "${name}" overlap at byte ${begin} of the data`, { tensors: [before, name], begin });
-    if (begin > covered) fail(`no tensor covers the bytes ${covered} to ${begin} of the data, before "${name}"`, { tensor: name, covered, begin });
+    if (begin < covered) {
+      fail(`tensors "${before}" and "${name}" overlap at byte ${begin} of the data`,
+        { tensors: [before, name], begin });
+    }
+    if (begin > covered) {
+      fail(`no tensor covers the bytes ${covered} to ${begin} of the data, before "${name}"`,
+        { tensor: name, covered, begin });
+    }
     covered = end;
     before = name;
   }
-  if (covered < dataBytes) fail(`no tensor covers the last ${dataBytes - covered} bytes of the file`, { covered, dataBytes });
+  if (covered < dataBytes) {
+    fail(`no tensor covers the last ${dataBytes - covered} bytes of the file`, { covered, dataBytes });
+  }
 }

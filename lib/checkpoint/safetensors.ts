@@ -24,9 +24,9 @@ export function tensorEntry(name: string, tensor: HostTensor): TensorEntry {
 }
 
 /**
- * Writes `path` whole or not at all, holding one tensor's bytes at a time. Wider dtypes come first, so that every tensor
- * is aligned to its element. Throws CHECKPOINT_FORMAT for a name twice, a shape that is none, or bytes that are not
- * as many as announced; IO for the disk; what `read` threw.
+ * Writes `path` whole or not at all, holding one tensor's bytes at a time. Wider dtypes come first, so that every
+ * tensor is aligned to its element. Throws CHECKPOINT_FORMAT for a name twice, a shape that is none, or bytes that are
+ * not as many as announced; IO for the disk; what `read` threw.
  */
 export async function writeSafetensors(
   path: string, entries: Iterable<TensorEntry>, metadata: Readonly<Record<string, string>> = {},
@@ -101,12 +101,15 @@ export class SafetensorsFile {
 
   /** Reads one tensor. Throws as {@link entry} does, DISPOSED after close, IO, CHECKPOINT_FORMAT if the file shrank. */
   async read(name: string): Promise<HostTensor> {
-    if (this.#closed) throw new MemformerError("DISPOSED", `${this.path} has been closed`, { details: { path: this.path } });
+    if (this.#closed) {
+      throw new MemformerError("DISPOSED", `${this.path} has been closed`, { details: { path: this.path } });
+    }
     const { dtype, shape, begin, end } = this.entry(name);
     const data = await withIoErrors("read", this.path, () =>
       readFully(this.#handle, this.#dataStart + begin, end - begin, this.path));
     if (dtype === "bool" && data.some((byte) => byte > 1)) {
-      throw new MemformerError("CHECKPOINT_FORMAT", `${this.path}: tensor "${name}" is bool but holds bytes other than 0 and 1`, {
+      throw new MemformerError("CHECKPOINT_FORMAT",
+        `${this.path}: tensor "${name}" is bool but holds bytes other than 0 and 1`, {
         details: { path: this.path, tensor: name },
       });
     }
@@ -135,13 +138,16 @@ export class SafetensorsFile {
 function layOut(path: string, entries: readonly TensorEntry[]): Map<string, TensorPlace> {
   const places = new Map<string, TensorPlace>();
   const fail = (name: string, words: string): never => {
-    throw new MemformerError("CHECKPOINT_FORMAT", `${path}: tensor "${name}": ${words}`, { details: { path, tensor: name } });
+    throw new MemformerError("CHECKPOINT_FORMAT", `${path}: tensor "${name}": ${words}`,
+      { details: { path, tensor: name } });
   };
   let begin = 0;
   for (const { name, dtype, shape } of entries) {
     if (name === "__metadata__") fail(name, "the format keeps this name for itself");
     if (places.has(name)) fail(name, "two tensors bear this name");
-    if (!Object.hasOwn(ITEM_BYTES, dtype)) fail(name, `unknown dtype "${dtype}"; known are ${Object.keys(ITEM_BYTES).join(", ")}`);
+    if (!Object.hasOwn(ITEM_BYTES, dtype)) {
+      fail(name, `unknown dtype "${dtype}"; known are ${Object.keys(ITEM_BYTES).join(", ")}`);
+    }
     const bytes = tensorBytes(dtype, shape);
     if (typeof bytes === "string") return fail(name, bytes);
     places.set(name, { dtype, shape: [...shape], begin, end: begin + bytes });
@@ -159,9 +165,13 @@ async function readHeader(handle: FileHandle, path: string): Promise<{ header: H
   if (found.size < 8) fail(`holds ${found.size} bytes; a safetensors file starts with 8 bytes of header length`);
   const prefix = await readFully(handle, 0, 8, path);
   const declared = Buffer.from(prefix.buffer).readBigUInt64LE();
-  if (declared > MAX_HEADER_BYTES) fail(`declares a header of ${declared} bytes; the limit is ${MAX_HEADER_BYTES} (not a safetensors file?)`);
+  if (declared > MAX_HEADER_BYTES) {
+    fail(`declares a header of ${declared} bytes; the limit is ${MAX_HEADER_BYTES} (not a safetensors file?)`);
+  }
   const length = Number(declared);
-  if (length > found.size - 8) fail(`declares a header of ${length} bytes, but only ${found.size - 8} follow (truncated?)`);
+  if (length > found.size - 8) {
+    fail(`declares a header of ${length} bytes, but only ${found.size - 8} follow (truncated?)`);
+  }
   const json = await readFully(handle, 8, length, path);
   const dataStart = 8 + length;
   return { header: decodeHeader(json, found.size - dataStart, path), dataStart };
@@ -172,7 +182,8 @@ async function readFully(handle: FileHandle, position: number, length: number, p
   for (let done = 0; done < length;) {
     const { bytesRead } = await handle.read(bytes, done, Math.min(length - done, MAX_TRANSFER), position + done);
     if (bytesRead === 0) {
-      throw new MemformerError("CHECKPOINT_FORMAT", `${path} ended while it was read: it has been truncated since it was opened`, {
+      throw new MemformerError("CHECKPOINT_FORMAT",
+        `${path} ended while it was read: it has been truncated since it was opened`, {
         details: { path },
       });
     }

@@ -1,6 +1,6 @@
 /** Quantities as people read them. */
 
-/** `1434000` → `"1.4 MB"`; powers of 1000, two significant digits below 10, no decimals from 10 on, `"512 B"` below 1 kB. */
+/** `1434000` → `"1.4 MB"`, `512` → `"512 B"`; powers of 1000, one decimal below 10 of a unit, none from there on. */
 export function formatBytes(bytes: number): string {
   return scaled(bytes, ["B", "kB", "MB", "GB", "TB"], (value, unit) => (unit === 0 || value >= 9.95 ? 0 : 1));
 }

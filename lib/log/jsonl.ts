@@ -1,7 +1,7 @@
 /**
- * An append-only log of JSON lines. Each line is one write to a file opened with O_APPEND, so a killed process leaves at
- * most one torn line at the end, and opening drops it. A resumed run cuts the lines its dead predecessor wrote after the
- * checkpoint, so that each step appears once.
+ * An append-only log of JSON lines. Each line is one write to a file opened with O_APPEND, so a killed process leaves
+ * at most one torn line at the end, and opening drops it. A resumed run cuts the lines its dead predecessor wrote after
+ * the checkpoint, so that each step appears once.
  */
 import { closeSync, createReadStream, fstatSync, ftruncateSync, mkdirSync, openSync, writeSync } from "node:fs";
 import { dirname } from "node:path";

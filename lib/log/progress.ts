@@ -34,7 +34,8 @@ export interface ProgressOptions {
 export function createProgress(options: ProgressOptions): Progress {
   const { total, start = 0, every = 10 } = options;
   check("total", total, Number.isSafeInteger(total) && total >= 1, "a whole number of at least 1");
-  check("start", start, Number.isSafeInteger(start) && start >= 0 && start <= total, `a whole number from 0 to ${total}`);
+  check("start", start, Number.isSafeInteger(start) && start >= 0 && start <= total,
+    `a whole number from 0 to ${total}`);
   check("every", every, every >= 0, "a number of seconds of at least 0");
   const settled = { stream: process.stderr, now: () => performance.now(), ...options, start, every };
   return settled.stream.isTTY ? barProgress(settled) : lineProgress(settled);
@@ -42,8 +43,10 @@ export function createProgress(options: ProgressOptions): Progress {
 
 type Settled = Required<ProgressOptions>;
 
-function check(name: string, value: unknown, good: boolean, expected: string): void {
-  if (!good) throw new MemformerError("CONFIG", `${name}: expected ${expected}, got ${value}`, { details: { [name]: value } });
+function check(name: string, value: number, good: boolean, expected: string): void {
+  if (!good) {
+    throw new MemformerError("CONFIG", `${name}: expected ${expected}, got ${value}`, { details: { [name]: value } });
+  }
 }
 
 function barProgress({ stream, label, total, start, now }: Settled): Progress {
@@ -82,7 +85,8 @@ function lineProgress({ stream, label, total, start, every, now }: Settled): Pro
   return {
     update(step, fields = {}) {
       if (stopped) return;
-      waiting = `${label} ${Math.floor((100 * step) / total)} % ${step}/${total}${tail({ ...fields, left: remaining(step) })}\n`;
+      const percent = Math.floor((100 * step) / total);
+      waiting = `${label} ${percent} % ${step}/${total}${tail({ ...fields, left: remaining(step) })}\n`;
       if (now() < due) return;
       stream.write(waiting);
       waiting = undefined;

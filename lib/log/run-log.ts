@@ -32,7 +32,8 @@ export class RunLog {
     const { resumeAfter, tensorboard = true } = options;
     const lines = await JsonlLog.open(join(folder, "log.jsonl"), { resumeAfter });
     try {
-      return new RunLog(lines, tensorboard ? EventWriter.create(join(folder, "tensorboard"), { resumeAfter }) : undefined);
+      return new RunLog(lines,
+        tensorboard ? EventWriter.create(join(folder, "tensorboard"), { resumeAfter }) : undefined);
     } catch (error) {
       lines.close();
       throw error;
@@ -41,15 +42,19 @@ export class RunLog {
 
   /**
    * Logs one record, with the time as `time` (seconds since 1970). The line is in its file when this returns; points
-   * wait for {@link flush}. Throws CONFIG for a step or a value that is no number (nothing is written then), IO, DISPOSED.
+   * wait for {@link flush}. Throws CONFIG for a step or a value that is no number (nothing is written then), IO,
+   * DISPOSED.
    */
   record(record: RunRecord): void {
     const { step, ...numbers } = record;
     if (!Number.isSafeInteger(step) || step < 0) {
-      throw new MemformerError("CONFIG", `step: expected a whole number of at least 0, got ${String(step)}`, { details: { step } });
+      throw new MemformerError("CONFIG", `step: expected a whole number of at least 0, got ${String(step)}`,
+        { details: { step } });
     }
     for (const [name, value] of Object.entries(numbers)) {
-      if (name === "time" || name === "") throw new MemformerError("CONFIG", `the name "${name}" is not free for a logged value`);
+      if (name === "time" || name === "") {
+        throw new MemformerError("CONFIG", `the name "${name}" is not free for a logged value`);
+      }
       if (typeof value !== "number") {
         throw new MemformerError("CONFIG", `${name}: expected a number, got ${typeof value}`, { details: { name } });
       }

@@ -1,6 +1,6 @@
 /**
- * Writes scalars as TensorBoard reads them: a file of TFRecords (length, masked CRC of it, data, masked CRC of it), each
- * one an `Event` protobuf. Fields used: Event { 1 wall_time, 2 step, 3 file_version, 5 summary, 7 session_log },
+ * Writes scalars as TensorBoard reads them: a file of TFRecords (length, masked CRC of it, data, masked CRC of it),
+ * each one an `Event` protobuf. Fields used: Event { 1 wall_time, 2 step, 3 file_version, 5 summary, 7 session_log },
  * Summary { 1 value }, Value { 1 tag, 2 simple_value }, SessionLog { 1 status }.
  */
 import { closeSync, mkdirSync, openSync, writeSync } from "node:fs";
@@ -48,11 +48,14 @@ export class EventWriter {
     });
   }
 
-  /** Adds one point of the curve `tag`; `wallTime` in seconds since 1970 (default: now). Throws CONFIG, IO, DISPOSED. */
+  /**
+   * Adds one point of the curve `tag`; `wallTime` in seconds since 1970 (default: now). Throws CONFIG, IO, DISPOSED.
+   */
   scalar(tag: string, value: number, step: number, wallTime = Date.now() / 1000): void {
     if (tag === "") throw new MemformerError("CONFIG", "tag: expected a name, got an empty string");
     if (!Number.isSafeInteger(step) || step < 0) {
-      throw new MemformerError("CONFIG", `step: expected a whole number of at least 0, got ${step}`, { details: { step } });
+      throw new MemformerError("CONFIG", `step: expected a whole number of at least 0, got ${step}`,
+        { details: { step } });
     }
     const point = Buffer.concat([bytesField(1, Buffer.from(tag)), floatField(2, value)]);
     this.#event(wallTime, step, bytesField(5, bytesField(1, point)));
@@ -109,7 +112,10 @@ function varint(value: number): Buffer {
 }
 
 const varintField = (field: number, value: number): Buffer => Buffer.concat([key(field, 0), varint(value)]);
-const bytesField = (field: number, bytes: Buffer): Buffer => Buffer.concat([key(field, 2), varint(bytes.length), bytes]);
+
+function bytesField(field: number, bytes: Buffer): Buffer {
+  return Buffer.concat([key(field, 2), varint(bytes.length), bytes]);
+}
 
 function doubleField(field: number, value: number): Buffer {
   const bytes = Buffer.alloc(8);
