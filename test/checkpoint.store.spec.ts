@@ -274,7 +274,8 @@ describe("a checkpoint store", () => {
         const child = spawn(process.execPath, [script, folder], { stdio: ["ignore", "pipe", "inherit"] });
         let printed = "";
         child.stdout.on("data", (text) => { printed += String(text); });
-        await once(child.stdout, "data");
+        await Promise.race([once(child.stdout, "data"), once(child, "exit")]);
+        expect(child.exitCode, "the writer ended by itself").to.equal(null);
         await new Promise((resolve) => setTimeout(resolve, Math.random() * 100));
         child.kill("SIGKILL");
         await once(child, "exit");
