@@ -1,4 +1,6 @@
-import { copyFileSync, existsSync, mkdirSync, mkdtempSync, readdirSync, rmSync, utimesSync, writeFileSync } from "node:fs";
+import {
+  copyFileSync, existsSync, mkdirSync, mkdtempSync, readdirSync, rmSync, utimesSync, writeFileSync,
+} from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
@@ -149,7 +151,8 @@ describe("a data set", () => {
       expect(error.code).to.equal("ERR_MEMFORMER_DATA");
       expect(error.message).to.include("is not the published file").and.include(message);
     }
-    const gpt2 = await failure(async () => openDataset(`mnist:${folder}`, { ...options, tokenizer: await openTokenizer("gpt2") }));
+    const tokenizer = await openTokenizer("gpt2");
+    const gpt2 = await failure(async () => openDataset(`mnist:${folder}`, { ...options, tokenizer }));
     expect(gpt2.message).to.include('mnist has pixels for tokens: take the tokenizer "bytes", not "gpt2"');
   });
 
@@ -159,7 +162,9 @@ describe("a data set", () => {
       this.skip();
     }
     const dir = join(put("mnist/.keep", ""), "..");
-    for (const name of ["train-images-idx3-ubyte.gz", "t10k-images-idx3-ubyte.gz"]) copyFileSync(join(shared, name), join(dir, name));
+    for (const name of ["train-images-idx3-ubyte.gz", "t10k-images-idx3-ubyte.gz"]) {
+      copyFileSync(join(shared, name), join(dir, name));
+    }
     await using mnist = await openDataset(`mnist:${dir}`, options);
     expect([mnist.train, mnist.valid, mnist.test!].map(({ documents }) => documents)).to.eql([55_000, 5_000, 10_000]);
     expect(mnist.tokenizer.name).to.equal("pixels");
@@ -168,7 +173,8 @@ describe("a data set", () => {
 
   describe("of images", () => {
     it("has one document an image, its pixels row by row", async () => {
-      const source = imageSource(await readIdx(put("i.gz", gzipSync(idx([2, 2, 3], [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 255])))));
+      const file = put("i.gz", gzipSync(idx([2, 2, 3], [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 255])));
+      const source = imageSource(await readIdx(file));
       expect([source.documents, source.tokenizer.bos]).to.eql([2, 256]);
       expect([...await source.read(1, 0, 6)]).to.eql([7, 8, 9, 10, 11, 255]);
     });

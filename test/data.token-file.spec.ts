@@ -19,8 +19,8 @@ async function failure(action: () => unknown): Promise<{ code?: string; message:
 }
 
 async function wholeDocuments(source: TokenSource): Promise<number[][]> {
-  const read = Array.from({ length: source.documents }, async (_, i) => [...await source.read(i, 0, source.documentLength(i))]);
-  return Promise.all(read);
+  return Promise.all(Array.from({ length: source.documents }, async (_, i) =>
+    [...await source.read(i, 0, source.documentLength(i))]));
 }
 
 /** A tokenizer of `vocabulary` ids, its last one BOS, for documents that are never text. */
@@ -28,7 +28,8 @@ function numbers(vocabulary: number): Tokenizer {
   const none = (): never => {
     throw new Error("not text");
   };
-  return { name: "numbers", spec: "numbers", vocabulary, bos: vocabulary - 1, encode: none, decode: none, decoder: none };
+  const name = "numbers";
+  return { name, spec: name, vocabulary, bos: vocabulary - 1, encode: none, decode: none, decoder: none };
 }
 
 describe("token files", () => {
@@ -76,7 +77,8 @@ describe("token files", () => {
     await fc.assert(fc.asyncProperty(fc.array(part, { minLength: 1, maxLength: 5 }), async (parts) => {
       const found = await Promise.all(parts.map(async ([d, a, b]) => file.read(d, Math.min(a, b), Math.max(a, b))));
       parts.forEach(([d, a, b], i) => {
-        expect(Buffer.compare(Buffer.from(found[i]!), Buffer.from(documents[d]!.subarray(Math.min(a, b), Math.max(a, b))))).to.equal(0);
+        const expected = documents[d]!.subarray(Math.min(a, b), Math.max(a, b));
+        expect(Buffer.compare(Buffer.from(found[i]!), Buffer.from(expected))).to.equal(0);
       });
     }), { numRuns: 60 });
   });
@@ -137,8 +139,9 @@ describe("token files", () => {
   it("say that there is no room for them, and leave nothing behind", () => {
     // A limit on a file's size stands in for a full disk: it needs no rights, and the write fails half-way as well.
     const path = join(folder, "full", "x.tokens");
+    const library = new URL("../lib/data/index.ts", import.meta.url).href;
     const script = `
-      import { openTokenizer, writeTokenFile } from ${JSON.stringify(new URL("../lib/data/index.ts", import.meta.url).href)};
+      import { openTokenizer, writeTokenFile } from ${JSON.stringify(library)};
       const documents = Array.from({ length: 4 }, () => new Int32Array(1 << 20));
       await writeTokenFile(${JSON.stringify(path)}, documents, await openTokenizer("bytes"))
         .then(() => console.log("written"), (error) => console.log(error.code, error.message));`;
@@ -228,7 +231,8 @@ describe("token files", () => {
   it("refuse ranges outside a document, arrays too small, and reading after close", async () => {
     const file = await openTokenFile(await write("ranges.tokens", [bytes.encode("abc")]));
     for (const source of [file, tokensInMemory([bytes.encode("abc")], bytes)]) {
-      for (const [d, from, to] of [[0, 0, 4], [0, -1, 2], [0, 2, 1], [1, 0, 0], [-1, 0, 1], [0.5, 0, 1], [0, 0.5, 1]] as const) {
+      const ranges = [[0, 0, 4], [0, -1, 2], [0, 2, 1], [1, 0, 0], [-1, 0, 1], [0.5, 0, 1], [0, 0.5, 1]] as const;
+      for (const [d, from, to] of ranges) {
         const error = await failure(async () => source.read(d, from, to, new Int32Array(9)));
         expect(error.code, `${d} ${from} ${to}`).to.equal("ERR_MEMFORMER_CONFIG");
         expect(error.message).to.match(/no document|are not inside document 0, which has 3/);

@@ -5,7 +5,9 @@ import { expect } from "chai";
 import fc from "fast-check";
 import { openTokenizer, pixels, type Tokenizer } from "../lib/data/index.ts";
 
-const text = fc.oneof(fc.string({ unit: "binary" }), fc.string({ unit: "grapheme" }), fc.constantFrom("\ufeffx", "naïve 😀\r\n\f"));
+const text = fc.oneof(
+  fc.string({ unit: "binary" }), fc.string({ unit: "grapheme" }), fc.constantFrom("\ufeffx", "naïve 😀\r\n\f"),
+);
 
 async function failure(action: () => unknown): Promise<{ code?: string; message: string }> {
   try {
@@ -43,7 +45,9 @@ describe("tokenizers", () => {
   });
   after(() => rmSync(folder, { recursive: true }));
 
-  const specs: [string, () => string][] = [["bytes", () => "bytes"], ["gpt2", () => "gpt2"], ["a tokenizer.json", () => json]];
+  const specs: [string, () => string][] = [
+    ["bytes", () => "bytes"], ["gpt2", () => "gpt2"], ["a tokenizer.json", () => json],
+  ];
   for (const [label, spec] of specs) {
     describe(label, () => {
       let tokenizer: Tokenizer;
