@@ -41,8 +41,9 @@ export async function cmakeJs(args: string[], { env, log, report }: CMakeRun): P
   const code = await new Promise<number | null>((done, fail) => child.once("error", fail).once("close", done));
   await new Promise<void>((done) => file.end(done));
   if (code === 0) return;
-  const words = lines.filter((line) => /error|undefined reference|killed|out of memory/i.test(line)).slice(0, 12);
-  const shown = (words.length > 0 ? words : lines.slice(-12)).map((line) => `  ${line}`).join("\n");
+  const said = lines.filter((line) => !line.startsWith("ERROR OMG")); // cmake-js's own, which says nothing
+  const words = said.filter((line) => /error|undefined reference|killed|out of memory/i.test(line)).slice(0, 12);
+  const shown = (words.length > 0 ? words : said.slice(-12)).map((line) => `  ${line}`).join("\n");
   const message = `cmake-js ${args[0] ?? ""} failed:\n${shown}\n  all of it: ${log}`;
   throw new MemformerError("NATIVE", message, { details: { log, outOfMemory: memoryWords.test(lines.join("\n")) } });
 }
