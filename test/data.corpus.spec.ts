@@ -111,7 +111,7 @@ describe("a corpus", () => {
       ["damaged gzip", () => put("d.txt", gzipSync("some text").subarray(0, 15)), {}, "DATA", /is damaged gzip/],
       ["an absent file", () => join(folder, "absent.txt"), {}, "IO", /absent\.txt cannot be read: ENOENT/],
       ["a folder without text", () => join(put("none/x.jpg", "x"), ".."), {}, "DATA", /holds no \.txt, \.md or/],
-      ["an unknown rule", () => put("r.txt", "a"), { documents: "words" as "lines" }, "CONFIG", /must be one of .*"words"/],
+      ["an unknown rule", () => put("r.txt", "a"), { documents: "words" as "lines" }, "CONFIG", /must be one .*"words"/],
     ];
     for (const [what, inputs, options, code, message] of cases) {
       it(what, async () => {

@@ -12,9 +12,18 @@ export interface IdxArray {
  * @throws MemformerError `DATA` if it is not one, or its length is not that of its shape; `IO` if it cannot be read.
  */
 export async function readIdx(path: string): Promise<IdxArray> {
+  return parseIdx(path, await readWhole(path));
+}
+
+/** All bytes of a file, gunzipped if need be. */
+export async function readWhole(path: string): Promise<Buffer> {
   const chunks: Uint8Array[] = [];
   for await (const chunk of readBytes(path)) chunks.push(chunk);
-  const file = Buffer.concat(chunks);
+  return Buffer.concat(chunks);
+}
+
+/** The array in an IDX file's bytes; `path` is for messages. @throws MemformerError as `readIdx`. */
+export function parseIdx(path: string, file: Buffer): IdxArray {
   const bad = (what: string): MemformerError => new MemformerError("DATA", `${path} ${what}.`, { details: { path } });
   if (file.length < 4 || file[0] !== 0 || file[1] !== 0) throw bad("is not an IDX file");
   if (file[2] !== 0x08) throw bad(`holds IDX elements of type 0x${file[2]!.toString(16)}; only bytes (0x8) are read`);

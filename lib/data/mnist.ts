@@ -4,8 +4,7 @@ import { readdir } from "node:fs/promises";
 import { join } from "node:path";
 import { MemformerError } from "../errors.ts";
 import { Dataset } from "./dataset.ts";
-import { readIdx, type IdxArray } from "./idx.ts";
-import { readBytes } from "./text-lines.ts";
+import { parseIdx, readWhole, type IdxArray } from "./idx.ts";
 import { documentRange, tokensInMemory, type TokenSource } from "./token-source.ts";
 import { byteTokenizer, type Tokenizer } from "./tokenizer.ts";
 
@@ -51,9 +50,8 @@ async function images(folder: string, name: keyof typeof published): Promise<Tok
     { details: { path: folder } },
   );
   const path = join(folder, found);
-  const md5 = createHash("md5");
-  for await (const chunk of readBytes(path)) md5.update(chunk);
-  const digest = md5.digest("hex");
+  const file = await readWhole(path);
+  const digest = createHash("md5").update(file).digest("hex");
   if (digest !== published[name]) {
     const expected = published[name];
     throw new MemformerError(
@@ -62,7 +60,7 @@ async function images(folder: string, name: keyof typeof published): Promise<Tok
       { details: { path, expected, found: digest } },
     );
   }
-  return imageSource(await readIdx(path));
+  return imageSource(parseIdx(path, file));
 }
 
 /** Images (N, rows, columns) as N documents. */

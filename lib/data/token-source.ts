@@ -73,7 +73,7 @@ export function compact(
     );
   }
   const bytes = document instanceof Int32Array ? Buffer.byteLength(tokenizer.decode(document)) : document.bytes;
-  return { tokens: arrays[dtypeOf(tokenizer)].from(tokens), bytes };
+  return { tokens: new arrays[dtypeOf(tokenizer)](tokens), bytes };
 }
 
 /** @throws MemformerError `CONFIG` unless `from` to `to` lies inside the document. */
