@@ -1,8 +1,8 @@
 /** `memformer doctor`: what this machine has of what memformer needs, one row a need, each with the line that mends it. */
 import { spawnSync } from "node:child_process";
-import { existsSync, readFileSync, realpathSync } from "node:fs";
+import { existsSync, readFileSync } from "node:fs";
 import { join } from "node:path";
-import { buildFolder, products, readBuild } from "./build.ts";
+import { buildFolder, readBuild } from "./build.ts";
 import { isMemformerError } from "../errors.ts";
 import { readRecord } from "./libtorch/cache.ts";
 import { resolveLibtorch, type Libtorch } from "./libtorch/resolve.ts";
@@ -25,7 +25,7 @@ const buildLine = "npx memformer build";
 export function doctor(env: NodeJS.ProcessEnv = process.env): Row[] {
   const libtorch = tryResolve(env);
   return [
-    platform(), glibc(), node(), processor(), libtorchRow(libtorch), ...tools(env), addon(libtorch), cudaDriver(),
+    platform(), glibc(), node(), processor(), libtorchRow(libtorch), ...tools(env), addon(libtorch, env), cudaDriver(),
   ];
 }
 
@@ -98,37 +98,28 @@ function tools(env: NodeJS.ProcessEnv): Row[] {
   });
 }
 
-/** Loads the addon in a child, since a bad binary ends its process instead of throwing. */
-function addon(libtorch: Libtorch | Error): Row {
+function addon(libtorch: Libtorch | Error, env: NodeJS.ProcessEnv): Row {
   if (libtorch instanceof Error) return need("addon", false, "not looked at without LibTorch", setupLine);
-  const folder = buildFolder(libtorch.variant);
-  const record = readBuild(folder);
-  if (record === undefined) return need("addon", false, `none in ${folder}`, buildLine);
-  const { root, version } = record.libtorch;
-  if (version !== libtorch.version) {
+  const record = readBuild(buildFolder(libtorch.variant));
+  if (record !== undefined && record.libtorch.version !== libtorch.version) {
+    const { root, version } = record.libtorch;
     return need("addon", false, `built for LibTorch ${version} in ${root}, not ${libtorch.version}`, buildLine);
   }
-  const failure = tryLoad(folder, libtorch.root);
-  const found = failure ?? `${folder}, built ${record.date.slice(0, 10)} for LibTorch ${version}, loads`;
-  return need("addon", failure === undefined, found, buildLine);
+  const failure = tryLoad(env);
+  const origin = record === undefined ? "" : `, built ${record.date.slice(0, 10)} for LibTorch ${record.libtorch.version}`;
+  return need("addon", failure === undefined, failure ?? `loads${origin}`, buildLine);
 }
 
-const loadProgram = `
-const [loader, addon, ...libraries] = process.argv.slice(1);
-const { open } = require(loader);
-for (const library of libraries) { const reason = open(library); if (reason !== undefined) throw new Error(reason); }
-require(addon);
-`;
-
-/** Why the addon in `folder` does not load with the LibTorch in `root`; undefined if it does. */
-function tryLoad(folder: string, root: string): string | undefined {
-  const [addonPath, loaderPath] = products.map((name) => join(folder, name));
-  const libraries = ["libc10.so", "libtorch_cpu.so", "libtorch.so"].map((name) => join(realpathSync(root), "lib", name));
-  const args = ["-e", loadProgram, loaderPath ?? "", addonPath ?? "", ...libraries];
-  const run = spawnSync(process.execPath, args, { encoding: "utf8", timeout: 60_000 });
+/** Why the addon does not load; undefined if it does. In a child, since a bad binary ends its process instead of throwing. */
+function tryLoad(env: NodeJS.ProcessEnv): string | undefined {
+  const module = new URL(import.meta.url.endsWith(".ts") ? "./load.ts" : "./load.js", import.meta.url).href;
+  const program = `import(${JSON.stringify(module)}).then((m) => m.loadAddon())`;
+  // `-e` of this process, if it was started so, must not reach the child; loaders given with --import must.
+  const loaders = process.execArgv.filter((arg, index, all) => /^--import/.test(arg) || /^--import$/.test(all[index - 1] ?? ""));
+  const run = spawnSync(process.execPath, [...loaders, "-e", program], { env, encoding: "utf8", timeout: 60_000 });
   if (run.status === 0) return undefined;
-  const reason = /^(?:\w*Error): (.+)$/m.exec(run.stderr)?.[1];
-  return `does not load: ${reason ?? (run.signal === null ? `exit code ${run.status ?? "?"}` : `killed by ${run.signal}`)}`;
+  const reason = /^(?:\w*Error)(?: \[\w+\])?: (.+)$/m.exec(run.stderr)?.[1];
+  return reason ?? `does not load: ${run.signal === null ? `exit code ${run.status ?? "?"}` : `killed by ${run.signal}`}`;
 }
 
 function cudaDriver(): Row {
