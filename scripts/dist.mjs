@@ -20,7 +20,8 @@ function compile() {
   } catch {
     fail("dist/ is missing and TypeScript, which makes it, is not installed. Run `npm install` in the clone first.");
   }
-  const run = spawnSync(process.execPath, [compiler, "-p", "tsconfig.build.json"], { cwd: root, stdio: ["ignore", 2, 2] });
+  const args = [compiler, "-p", "tsconfig.build.json"];
+  const run = spawnSync(process.execPath, args, { cwd: root, stdio: ["ignore", 2, 2] });
   if (run.status !== 0) fail("TypeScript did not compile; see above.");
 }
 

@@ -1,4 +1,4 @@
-/** Provides what `dist/` needs to run: LibTorch if none is found, the addon if there is none for it or sources are newer. */
+/** Provides what `dist/` needs: LibTorch if none is found, the addon if there is none for it or sources are newer. */
 import { fromDist, main } from "./dist.mjs";
 
 await main(async () => {

@@ -24,7 +24,8 @@ export function register(program: Command): void {
       const result = await setup({ ...options, report: reportTo(process.stderr) });
       const { folder, version, variant, fetched, pinned, source } = result;
       const hash = pinned ? "pinned hash" : "hash not pinned";
-      const text = `LibTorch ${version} (${variant}) ${fetched ? "is now" : "was already"} in ${folder}\n  from ${source} (${hash})`;
+      const where = `LibTorch ${version} (${variant}) ${fetched ? "is now" : "was already"} in ${folder}`;
+      const text = `${where}\n  from ${source} (${hash})`;
       process.stdout.write(`${json === true ? JSON.stringify(result) : text}\n`);
     });
 }

@@ -76,7 +76,8 @@ export async function staleness(folder: string, libtorch: Libtorch): Promise<str
   if (root !== libtorch.root || version !== libtorch.version) return `built for LibTorch ${version} in ${root}`;
   const built = statSync(join(folder, recordName)).mtimeMs;
   const names = await readdir(join(packageRoot, "native"), { recursive: true });
-  const sources = names.filter((name) => /\.(cpp|h|hpp|cu|cuh|txt|cmake)$/.test(name)).map((name) => join("native", name));
+  const kinds = /\.(cpp|h|hpp|cu|cuh|txt|cmake)$/;
+  const sources = names.filter((name) => kinds.test(name)).map((name) => join("native", name));
   const newer = ["CMakeLists.txt", ...sources].find((path) => statSync(join(packageRoot, path)).mtimeMs > built);
   return newer === undefined ? undefined : `${newer} is newer`;
 }
@@ -105,7 +106,8 @@ export async function buildNative(options: BuildOptions = {}): Promise<BuildResu
     await mkdir(folder, { recursive: true });
     await rm(join(folder, recordName), { force: true });
     forgetOtherLibtorch(out, libtorch);
-    const common = ["-O", out, "-B", debug ? "Debug" : "Release", "-d", packageRoot, `--CDMEMFORMER_LIBTORCH=${libtorch.root}`];
+    const common = ["-O", out, "-B", debug ? "Debug" : "Release", "-d", packageRoot];
+    common.push(`--CDMEMFORMER_LIBTORCH=${libtorch.root}`);
     if (!tools.ninja) common.push("-m");
     const cmake: CMakeRun = { env, log: join(out, "build.log"), report };
     report?.(`Compiling against LibTorch ${libtorch.version} in ${libtorch.root}, ${jobs} at a time`);

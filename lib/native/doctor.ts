@@ -1,4 +1,4 @@
-/** `memformer doctor`: what this machine has of what memformer needs, one row a need, each with the line that mends it. */
+/** `memformer doctor`: what memformer needs and what this machine has, one row a need, with the line that mends it. */
 import { spawnSync } from "node:child_process";
 import { existsSync, readFileSync } from "node:fs";
 import { join } from "node:path";
@@ -53,7 +53,7 @@ function glibc(): Row {
   const version = header.glibcVersionRuntime;
   const [major = 0, minor = 0] = (version ?? "").split(".").map(Number);
   const ok = major > 2 || (major === 2 && minor >= 28);
-  return need("glibc", ok, version ?? "another C library", "PyTorch's builds need glibc 2.28: Debian 10, RHEL 8 or newer");
+  return need("glibc", ok, version ?? "another C library", "PyTorch needs glibc 2.28: Debian 10, RHEL 8 or newer");
 }
 
 function node(): Row {
@@ -106,25 +106,26 @@ function addon(libtorch: Libtorch | Error, env: NodeJS.ProcessEnv): Row {
     return need("addon", false, `built for LibTorch ${version} in ${root}, not ${libtorch.version}`, buildLine);
   }
   const failure = tryLoad(env);
-  const origin = record === undefined ? "" : `, built ${record.date.slice(0, 10)} for LibTorch ${record.libtorch.version}`;
-  return need("addon", failure === undefined, failure ?? `loads${origin}`, buildLine);
+  const day = record === undefined ? "" : `, built ${record.date.slice(0, 10)} for LibTorch ${libtorch.version}`;
+  return need("addon", failure === undefined, failure ?? `loads${day}`, buildLine);
 }
 
-/** Why the addon does not load; undefined if it does. In a child, since a bad binary ends its process instead of throwing. */
+/** Why the addon does not load, else undefined. In a child: a bad binary ends its process instead of throwing. */
 function tryLoad(env: NodeJS.ProcessEnv): string | undefined {
   const module = new URL(import.meta.url.endsWith(".ts") ? "./load.ts" : "./load.js", import.meta.url).href;
   const program = `import(${JSON.stringify(module)}).then((m) => m.loadAddon())`;
   // `-e` of this process, if it was started so, must not reach the child; loaders given with --import must.
-  const loaders = process.execArgv.filter((arg, index, all) => /^--import/.test(arg) || /^--import$/.test(all[index - 1] ?? ""));
+  const loaders = process.execArgv.filter((arg, at, all) => arg.startsWith("--import") || all[at - 1] === "--import");
   const run = spawnSync(process.execPath, [...loaders, "-e", program], { env, encoding: "utf8", timeout: 60_000 });
   if (run.status === 0) return undefined;
   const reason = /^(?:\w*Error)(?: \[\w+\])?: (.+)$/m.exec(run.stderr)?.[1];
-  return reason ?? `does not load: ${run.signal === null ? `exit code ${run.status ?? "?"}` : `killed by ${run.signal}`}`;
+  const end = run.signal === null ? `exit code ${run.status ?? "?"}` : `killed by ${run.signal}`;
+  return reason ?? `does not load: ${end}`;
 }
 
 function cudaDriver(): Row {
-  const folders = ["/usr/lib/x86_64-linux-gnu", "/usr/lib64", "/usr/lib", "/usr/local/nvidia/lib64", "/usr/lib/wsl/lib"];
-  const folder = folders.find((path) => existsSync(join(path, "libcuda.so.1")));
+  const places = ["x86_64-linux-gnu", ".", "wsl/lib", "../lib64", "../local/nvidia/lib64"];
+  const folder = places.map((place) => join("/usr/lib", place)).find((path) => existsSync(join(path, "libcuda.so.1")));
   const found = folder === undefined ? "no libcuda.so.1: CPU only" : join(folder, "libcuda.so.1");
   return { name: "cuda driver", ok: folder !== undefined, found, required: false };
 }

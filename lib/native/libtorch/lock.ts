@@ -41,7 +41,8 @@ export async function withLock<T>(path: string, options: LockOptions, work: () =
     if (!waited && holder !== undefined) options.onWait?.(holder.pid);
     waited = true;
     if (Date.now() > deadline) {
-      const message = `${path} is held by process ${holder?.pid ?? "?"} on ${holder?.host ?? "?"}; delete it if that process is gone.`;
+      const owner = `process ${holder?.pid ?? "?"} on ${holder?.host ?? "?"}`;
+      const message = `${path} is held by ${owner}; delete it if that process is gone.`;
       throw new MemformerError("BUSY", message, { details: { path, ...holder } });
     }
     await sleep(100);

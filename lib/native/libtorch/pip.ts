@@ -13,7 +13,7 @@ export interface PipResult {
   readonly problems: readonly string[];
 }
 
-/** Downloads torch `version` for this platform into `folder`: the CPU build by its local version first, then plainly. */
+/** Downloads torch `version` for this platform into `folder`: the build named `variant` first, then plainly. */
 export async function pipDownload(
   version: string, variant: string, folder: string, report?: Report, env: NodeJS.ProcessEnv = process.env,
 ): Promise<PipResult> {

@@ -104,7 +104,8 @@ function* places(
 /** Asks Python where its torch is; does not import it, which would take seconds. */
 function askPython(env: NodeJS.ProcessEnv): { folder: string } | { missing: string } {
   const program =
-    "import importlib.util as u, os; s = u.find_spec('torch'); print(os.path.dirname(s.origin) if s and s.origin else '')";
+    "import importlib.util as u, os; s = u.find_spec('torch'); " +
+    "print(os.path.dirname(s.origin) if s and s.origin else '')";
   const run = spawnSync("python3", ["-c", program], { env, encoding: "utf8", timeout: 20_000 });
   if (run.error !== undefined) return { missing: `python3 cannot be started (${run.error.message})` };
   if (run.status !== 0) return { missing: `python3 failed: ${run.stderr.trim().split("\n").at(-1) ?? ""}` };
@@ -127,5 +128,6 @@ function notFound(attempts: readonly Attempt[], variant: string | undefined): Me
     `  ${variant === "cuda" ? 2 : 3}. or name a folder:        MEMFORMER_LIBTORCH=/path/to/libtorch`,
     "  more: npx memformer doctor",
   ].join("\n");
-  return new MemformerError("LIBTORCH_NOT_FOUND", message, { details: { attempts, variant: variant ?? "any", target } });
+  const details = { attempts, variant: variant ?? "any", target };
+  return new MemformerError("LIBTORCH_NOT_FOUND", message, { details });
 }

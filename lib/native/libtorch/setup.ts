@@ -1,6 +1,6 @@
 /**
- * `memformer setup`: brings one LibTorch into the cache. Work is done in a folder beside the final one, which appears by
- * a rename when everything in it is whole; a lock keeps a second process waiting until the first is done.
+ * `memformer setup`: brings one LibTorch into the cache. Work is done in a folder beside the final one, which appears
+ * by a rename when everything in it is whole; a lock keeps a second process waiting until the first is done.
  */
 import { existsSync, statSync } from "node:fs";
 import { mkdir, rename, rm, statfs, writeFile } from "node:fs/promises";
@@ -83,7 +83,7 @@ export async function setup(options: SetupOptions = {}): Promise<SetupResult> {
 function requirePlatform(): void {
   if (process.platform === "linux" && process.arch === "x64") return;
   const target = `${process.platform}-${process.arch}`;
-  const message = `memformer has no LibTorch to fetch for ${target}, only for linux-x64. Set MEMFORMER_LIBTORCH to one.`;
+  const message = `There is a LibTorch to fetch for linux-x64, none for ${target}. Set MEMFORMER_LIBTORCH to one.`;
   throw new MemformerError("UNSUPPORTED_PLATFORM", message, { details: { target } });
 }
 

@@ -1,4 +1,4 @@
-/** The tools that compiling against LibTorch needs, all looked at before anything runs, so that all can be named at once. */
+/** The tools that compiling needs, looked at before anything runs, so that all that miss are named at once. */
 import { spawnSync } from "node:child_process";
 import { MemformerError } from "../../errors.ts";
 

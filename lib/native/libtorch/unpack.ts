@@ -1,6 +1,6 @@
 /**
- * Takes out of a wheel (`torch/…`) or an official zip (`libtorch/…`) what compiling and running need: the libraries,
- * the headers and the CMake files. Python's half and the test libraries stay inside.
+ * Takes out of a wheel (`torch/…`) or an official zip (`libtorch/…`) what compiling and running need: libraries,
+ * headers and CMake files. Python's half and the test libraries stay inside.
  */
 import { createWriteStream } from "node:fs";
 import { mkdir } from "node:fs/promises";
@@ -15,7 +15,7 @@ import type { Report } from "./report.ts";
 
 const openZip = promisify<string, Options, ZipFile>(open);
 
-const leftOut = /^lib(torch_python|torchbind_test|jitbackend_test|backend_with_compiler|aoti_custom_ops|test_|.*_test\.)/;
+const leftOut = /^lib(torch_python|backend_with_compiler|aoti_custom_ops|test_|.*_test\.)/;
 
 /** Where an entry of the archive goes below the root, or undefined if it is not needed. */
 export function destination(name: string): string | undefined {
@@ -44,10 +44,11 @@ export async function unpack(archive: string, target: string, report?: Report): 
     const chosen = await chooseEntries(zip, archive);
     const total = chosen.reduce((sum, [entry]) => sum + entry.uncompressedSize, 0);
     let done = 0;
+    const onBytes = (bytes: number): void => report?.({ what: "Unpacking", done: (done += bytes), total });
     for (const [entry, path] of chosen) {
       const file = join(target, path);
       await mkdir(dirname(file), { recursive: true });
-      await extract(zip, entry, file, archive, (bytes) => report?.({ what: "Unpacking", done: (done += bytes), total }));
+      await extract(zip, entry, file, archive, onBytes);
     }
   } finally {
     zip.close();
