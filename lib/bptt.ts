@@ -1,0 +1,20 @@
+/** Back-propagation through time over a window, as a textbook has it: one graph over all segments. MRBP's measure, and its oracle. */
+import { backward, tidy, type Tensor } from "./tensor.ts";
+import { planWindow, type GradientMethod } from "./window.ts";
+
+export const bptt: GradientMethod = (model, window, state, options = {}) => tidy(() => {
+  const { weights, steps, carry } = planWindow(window, options);
+  const start = state.map((tensor) => tensor.leaf());
+  const losses: Tensor[] = [], counts: Tensor[] = [], states = [start as readonly Tensor[]];
+  for (const [t, segment] of window.entries()) {
+    const step = model.forward(segment, states[t]!, { ...steps[t]!, graph: true });
+    losses.push(step.loss);
+    counts.push(step.count);
+    states.push(step.state);
+  }
+  backward(losses, weights);
+  return {
+    losses: losses.map((loss) => loss.detach()), counts, state: states[carry]!.map((tensor) => tensor.detach()),
+    gradient: start.map((tensor) => tensor.gradient()),
+  };
+});

@@ -1,0 +1,11 @@
+/**
+ * Gradient checkpointing with a segment as the unit: as MRBP, but the first sweep runs every whole segment, decoder and loss
+ * included, which is what a general checkpointing does that does not know the critical path.
+ */
+import { mrbp } from "./mrbp.ts";
+import type { GradientMethod } from "./window.ts";
+
+export const checkpointing: GradientMethod = (model, window, state, options) => mrbp({
+  advance: (segment, before, step) => model.forward(segment, before, step).state,
+  forward: (segment, before, step) => model.forward(segment, before, step),
+}, window, state, options);

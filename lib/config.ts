@@ -1,0 +1,55 @@
+/** What a model is: every option once, with its default and its words. CLI flags, help and config.json all come from here. */
+import { z } from "zod";
+import { MemformerError } from "./errors.ts";
+import { parseOptions } from "./options.ts";
+
+const count = (default_: number, help: string): z.ZodDefault<z.ZodInt> => z.int().positive().default(default_).describe(help);
+
+export const modelSchema = z.strictObject({
+  variant: z.enum(["encoder-decoder", "encoder", "decoder"]).default("encoder-decoder")
+    .describe("encoder-decoder (the paper's), encoder (hidden states and memory), decoder (causal layers that read memory)"),
+  vocabulary: count(257, "V, tokens in the vocabulary, BOS included; 257 for bytes"),
+  bos: z.int().nonnegative().default(256).describe("the token that starts a document; 256 for bytes"),
+  width: count(256, "D, width of the model and of a memory slot"),
+  heads: count(4, "H, attention heads; divides width"),
+  feedForward: count(1024, "width inside the feed-forward layers"),
+  encoderLayers: count(4, "layers that read the memory (encoder and encoder-decoder)"),
+  decoderLayers: count(4, "layers of the decoder"),
+  memorySlots: count(64, "M, slots of the memory; the state is M x D numbers a row"),
+  segment: count(64, "T, tokens of a segment"),
+  writer: z.enum(["slot-attention", "gru"]).default("slot-attention").describe("how slots take a segment in: the paper's slot attention, or a GRU on top of it"),
+  writerTemperature: z.number().positive().default(0.25).describe("temperature of the writer's softmax; below 1 sharpens"),
+  forgetting: z.enum(["bmn", "normalize-only", "none"]).default("bmn").describe("biased memory normalization, normalization alone, or nothing"),
+  position: z.enum(["rotary", "relative", "t5"]).default("rotary").describe("positions inside a segment"),
+  dropout: z.number().min(0).lt(1).default(0).describe("dropout rate, replayed exactly by MRBP"),
+  tieEmbedding: z.boolean().default(true).describe("share the embedding with the output projection"),
+  precision: z.enum(["float32", "bfloat16", "float64"]).default("float32")
+    .describe("what matrix products compute in; weights are float32 (float64 for gradient checks)"),
+});
+
+/** A complete model configuration. */
+export type ModelConfig = z.output<typeof modelSchema>;
+/** A model configuration as a user gives it: what is left out has its default. */
+export type ModelOptions = z.input<typeof modelSchema>;
+
+/** Named starting points; any option given beside `preset` wins. */
+export const presets = {
+  tiny: { width: 64, heads: 2, feedForward: 128, encoderLayers: 1, decoderLayers: 1, memorySlots: 8, segment: 16 },
+  small: {},
+  base: { width: 512, heads: 8, feedForward: 2048, encoderLayers: 4, decoderLayers: 8, memorySlots: 128, segment: 128 },
+  wiki: { vocabulary: 32_000, bos: 0, width: 512, heads: 8, feedForward: 2048, encoderLayers: 4, decoderLayers: 16, memorySlots: 1024, segment: 128 },
+  mnist: { vocabulary: 257, width: 128, heads: 4, feedForward: 256, encoderLayers: 4, decoderLayers: 8, memorySlots: 64, segment: 56 },
+} as const satisfies Record<string, ModelOptions>;
+
+export type PresetName = keyof typeof presets;
+
+/** The whole configuration from what was given. Throws MemformerError CONFIG, naming a mistyped option's nearest. */
+export function modelConfig(options: ModelOptions = {}): ModelConfig {
+  const config = parseOptions(modelSchema, options, "model");
+  const per = config.width / config.heads;
+  const refuse = (sentence: string): never => { throw new MemformerError("CONFIG", `model: ${sentence}`); };
+  if (!Number.isInteger(per)) refuse(`heads must divide width, got ${config.heads} heads and width ${config.width}`);
+  if (config.position === "rotary" && per % 2 !== 0) refuse(`position "rotary" needs an even width a head, got ${per}`);
+  if (config.bos >= config.vocabulary) refuse(`bos must be below vocabulary ${config.vocabulary}, got ${config.bos}`);
+  return config;
+}

@@ -1,0 +1,22 @@
+/** memformer: a transformer with a memory of constant size, trained through long time. Importing loads nothing native. */
+export { bptt } from "./bptt.ts";
+export { checkpointing } from "./checkpointing.ts";
+export { modelConfig, modelSchema, presets, type ModelConfig, type ModelOptions, type PresetName } from "./config.ts";
+export * from "./data/index.ts";
+export { MemformerError, isMemformerError, type ErrorCode } from "./errors.ts";
+export { evaluate, type Ablation, type EvaluateOptions, type Evaluation, type Score } from "./evaluate.ts";
+export { gradientMethods, type GradientMethodName } from "./methods.ts";
+export { Memformer, type CreateOptions, type Parameter } from "./model.ts";
+export { mrbp } from "./mrbp.ts";
+export { AdamW, type AdamWOptions } from "./optimizer.ts";
+export type { Recurrence, State, Step, StepOptions } from "./recurrence.ts";
+export { cancellable, memory, resetPeakMemory, runtime, synchronize, trimMemory, type MemoryUse, type RuntimeFacts } from "./runtime.ts";
+export { sampler, type SampleOptions } from "./sample.ts";
+export { learningRate, type Schedule } from "./schedule.ts";
+export { disposeSegment, upload, type SegmentTensors } from "./segment-tensors.ts";
+export { PADDING, type Segment } from "./segment.ts";
+export { Session, type GenerateOptions } from "./session.ts";
+export { apply, backward, op, Tensor, tidy, type DType, type NumberArray } from "./tensor.ts";
+export { trainSchema, type TrainConfig, type TrainOptions } from "./train-config.ts";
+export { Trainer, type RunOptions, type TrainStep } from "./train.ts";
+export { lossWeights, segmentSeed, type GradientMethod, type LossWeights, type WindowOptions, type WindowResult } from "./window.ts";

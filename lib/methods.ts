@@ -1,0 +1,8 @@
+/** The gradient methods by name. */
+import { bptt } from "./bptt.ts";
+import { checkpointing } from "./checkpointing.ts";
+import { mrbp } from "./mrbp.ts";
+import type { GradientMethod } from "./window.ts";
+
+export const gradientMethods = { mrbp, bptt, checkpointing } as const satisfies Record<string, GradientMethod>;
+export type GradientMethodName = keyof typeof gradientMethods;

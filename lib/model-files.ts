@@ -1,0 +1,79 @@
+/** Between tensors of the engine and files: models, optimizers and states to safetensors and back. */
+import { modelSchema, type ModelConfig } from "./config.ts";
+import { tensorBytes } from "./checkpoint/host-tensor.ts";
+import { modelFiles, openWeights, readConfig, readTokenizer, writeModelFolder, type ModelParts } from "./checkpoint/model-folder.ts";
+import type { SafetensorsFile, TensorEntry } from "./checkpoint/safetensors.ts";
+import { MemformerError } from "./errors.ts";
+import type { Memformer } from "./model.ts";
+import { parseOptions } from "./options.ts";
+import { Tensor, typedArray, type DType } from "./tensor.ts";
+
+/** The dtype weights are kept in. */
+export function masterType(config: ModelConfig): DType {
+  return config.precision === "float64" ? "float64" : "float32";
+}
+
+/** An entry that reads its tensor from the engine when its turn comes. */
+export function engineEntry(name: string, dtype: DType, shape: readonly number[], tensor: () => Tensor): TensorEntry {
+  return {
+    name, dtype, shape,
+    async read() {
+      using value = tensor();
+      return new Uint8Array((await value.read()).data);
+    },
+  };
+}
+
+function modelParts(model: Memformer, tokenizer?: string): ModelParts {
+  const dtype = masterType(model.config);
+  return {
+    config: model.config,
+    tensors: model.parameters.map(({ name, shape }) => engineEntry(name, dtype, shape, () => model.parameter(name))),
+    ...(tokenizer === undefined ? {} : { tokenizer }),
+  };
+}
+
+/** The writers of a model's files, for a checkpoint that holds more. */
+export function modelWriters(model: Memformer, tokenizer?: string): ReturnType<typeof modelFiles> {
+  return modelFiles(modelParts(model, tokenizer));
+}
+
+export async function writeModel(model: Memformer, folder: string, tokenizer?: string): Promise<void> {
+  await writeModelFolder(folder, modelParts(model, tokenizer));
+}
+
+/** Opens a model's folder; the caller closes `weights`. */
+export async function readModelFolder(folder: string): Promise<{ config: ModelConfig; weights: SafetensorsFile; tokenizer: string | undefined }> {
+  const { format, formatVersion, ...config } = await readConfig(folder);
+  return { config: parseOptions(modelSchema, config, `${folder}/config.json`), weights: await openWeights(folder), tokenizer: await readTokenizer(folder) };
+}
+
+/**
+ * Copies every wanted tensor of a file into place. Throws MemformerError CHECKPOINT_MISMATCH, before anything is copied, when the
+ * file lacks one, holds one too many, or has another shape for it.
+ */
+export async function assignAll(what: string, wanted: readonly { name: string; shape: readonly number[] }[], file: SafetensorsFile,
+  assign: (name: string, value: Tensor) => void): Promise<void> {
+  const names = new Set(file.names);
+  const refuse = (sentence: string): never => {
+    throw new MemformerError("CHECKPOINT_MISMATCH", `${file.path} does not fit the ${what}: ${sentence}`, { details: { path: file.path } });
+  };
+  for (const { name, shape } of wanted) {
+    if (!names.delete(name)) refuse(`it lacks "${name}"`);
+    const found = file.entry(name).shape;
+    if (found.join() !== shape.join()) refuse(`"${name}" has shape [${found.join(", ")}], expected [${shape.join(", ")}]`);
+  }
+  if (names.size > 0) refuse(`it holds "${[...names][0]}", which the ${what} has not`);
+  for (const { name } of wanted) {
+    using value = await readTensor(file, name);
+    assign(name, value);
+  }
+}
+
+/** A tensor of a file, in the engine. */
+export async function readTensor(file: SafetensorsFile, name: string): Promise<Tensor> {
+  const { dtype, shape, data } = await file.read(name);
+  const bytes = tensorBytes(dtype, shape);
+  if (typeof bytes === "string") throw new MemformerError("CHECKPOINT_FORMAT", `${file.path}: tensor "${name}": ${bytes}`);
+  return Tensor.from(typedArray(dtype, data.buffer.slice(data.byteOffset, data.byteOffset + data.byteLength) as ArrayBuffer), shape, dtype);
+}

@@ -1,0 +1,204 @@
+/** The model: its making, its steps, its parameters, its checkpoint. One native call a method. */
+import { modelConfig, modelSchema, presets, type ModelConfig, type ModelOptions, type PresetName } from "./config.ts";
+import { MemformerError, nearest } from "./errors.ts";
+import type { ModelHandle, SegmentHandles } from "./native/addon.ts";
+import { guarded, nextCall, waited } from "./native/calls.ts";
+import { runtime } from "./runtime.ts";
+import { readModelFolder, writeModel } from "./model-files.ts";
+import type { Recurrence, State, Step, StepOptions } from "./recurrence.ts";
+import { upload, type SegmentTensors } from "./segment-tensors.ts";
+import type { Segment } from "./segment.ts";
+import { Tensor } from "./tensor.ts";
+
+export interface CreateOptions extends ModelOptions {
+  /** A named starting point; the options beside it win. Default "small". */
+  readonly preset?: PresetName;
+  /** Seed of the initial weights. Default 0. */
+  readonly seed?: number;
+  /** Where to compute; "auto" and "cpu" are the same until a CUDA build is there. Default "auto". */
+  readonly device?: "auto" | "cpu";
+  /** Threads of the operators, for the whole process; default one a core. */
+  readonly threads?: number;
+}
+
+export interface Parameter {
+  readonly name: string;
+  readonly shape: readonly number[];
+  /** Whether weight decay applies to it. */
+  readonly decay: boolean;
+}
+
+/** A Memformer. Make one with {@link Memformer.create} or {@link Memformer.load}; free it with `await using` or `dispose()`. */
+export class Memformer implements Recurrence, AsyncDisposable {
+  readonly config: ModelConfig;
+  /** In the order of docs/checkpoint.md. */
+  readonly parameters: readonly Parameter[];
+  #handle: ModelHandle | undefined;
+  readonly #stateSize: number;
+
+  private constructor(config: ModelConfig, made: { model: ModelHandle; stateSize: number; parameters: readonly Parameter[] }) {
+    this.config = config;
+    this.#handle = made.model;
+    this.#stateSize = made.stateSize;
+    this.parameters = made.parameters;
+  }
+
+  /**
+   * A model with fresh weights. Throws MemformerError CONFIG for an unknown option, naming the one meant, LOAD_FAILED or
+   * LIBTORCH_NOT_FOUND when the native core is not there, NO_CUDA for a device that is not.
+   */
+  static async create(options: CreateOptions = {}): Promise<Memformer> {
+    const { preset = "small", seed = 0, device = "auto", threads, ...given } = options;
+    if (!Object.hasOwn(presets, preset)) {
+      const meant = nearest(preset, Object.keys(presets));
+      throw new MemformerError("CONFIG", `there is no preset "${preset}"${meant === undefined ? "" : `; did you mean "${meant}"?`}`);
+    }
+    if (!Number.isSafeInteger(seed) || seed < 0) throw new MemformerError("CONFIG", `seed must be a whole number of at least 0, got ${seed}`);
+    if (device !== "auto" && device !== "cpu") {
+      throw new MemformerError(String(device).startsWith("cuda") ? "NO_CUDA" : "CONFIG", `device must be "auto" or "cpu" in this build, got "${String(device)}"`);
+    }
+    for (const key of Object.keys(given)) if (given[key as keyof ModelOptions] === undefined) delete given[key as keyof ModelOptions];
+    const config = modelConfig({ ...presets[preset], ...given });
+    runtime(threads === undefined ? {} : { threads });
+    const call = nextCall(Memformer.create);
+    return new Memformer(config, await waited((addon) => addon.createModel(call, config.variant, config, seed)));
+  }
+
+  /**
+   * The model a folder holds: config.json and model.safetensors. Throws MemformerError CHECKPOINT_FORMAT, CHECKPOINT_VERSION,
+   * CHECKPOINT_MISMATCH (its tensors are not those of its configuration), IO.
+   */
+  static async load(folder: string, options: Pick<CreateOptions, "device" | "threads"> = {}): Promise<Memformer> {
+    const { config, weights } = await readModelFolder(folder);
+    try {
+      const model = await Memformer.create({ ...config, ...options });
+      await model.readWeights(weights);
+      return model;
+    } finally {
+      await weights.close();
+    }
+  }
+
+  /** Writes config.json and model.safetensors into `folder`, whole or not at all. */
+  async save(folder: string): Promise<void> {
+    await writeModel(this, folder);
+  }
+
+  /** @internal Reads every parameter from an open safetensors file; refuses missing, extra and misshapen tensors by name. */
+  async readWeights(weights: Awaited<ReturnType<typeof readModelFolder>>["weights"]): Promise<void> {
+    const { assignAll } = await import("./model-files.ts");
+    await assignAll("model", this.parameters, weights, (name, value) => { this.assign(name, value); });
+  }
+
+  /** Number of learned numbers. */
+  get size(): number {
+    return this.parameters.reduce((sum, { shape }) => sum + shape.reduce((product, size) => product * size, 1), 0);
+  }
+
+  /** Bytes of the state of one row: M x D numbers, however long the history. */
+  get stateBytes(): number {
+    return this.config.memorySlots * this.config.width * (this.config.precision === "float64" ? 8 : 4);
+  }
+
+  /** The state at time 0 of `rows` rows. */
+  initialState(rows: number): State {
+    const call = nextCall(this.initialState);
+    return tensors(guarded((addon) => addon.initialState(call, this.handle, rows, this.#stateSize)));
+  }
+
+  /** Hands a segment to the engine; throws TOKEN_RANGE for a token out of the vocabulary, SHAPE for arrays of the wrong length. */
+  upload(segment: Segment): SegmentTensors {
+    return upload(segment, this.config.vocabulary);
+  }
+
+  advance(segment: SegmentTensors, state: State, options: StepOptions = {}): State {
+    const call = nextCall(this.advance);
+    return this.#step(segment, state, options, (addon, parts, given) =>
+      addon.advance(call, this.handle, parts, segment.padded, options.training ?? false, given));
+  }
+
+  forward(segment: SegmentTensors, state: State, options: StepOptions & { readonly graph?: boolean } = {}): Step {
+    const call = nextCall(this.forward);
+    const [loss, count, ...next] = this.#step(segment, state, options, (addon, parts, given) =>
+      addon.forward(call, this.handle, parts, segment.padded, options.training ?? false, given, options.graph ?? false));
+    return { loss: loss!, count: count!, state: next };
+  }
+
+  /** The hidden states (B, T, D) of the stack that writes the memory, and the next state. */
+  encode(segment: SegmentTensors, state: State, options: StepOptions & { readonly graph?: boolean } = {}): { hidden: Tensor; state: State } {
+    const call = nextCall(this.encode);
+    const [hidden, ...next] = this.#step(segment, state, options, (addon, parts, given) =>
+      addon.encode(call, this.handle, parts, segment.padded, options.training ?? false, given, options.graph ?? false));
+    return { hidden: hidden!, state: next };
+  }
+
+  /** Logits (B, V) of the token after `prefix` (B, P), the beginning of the segment that follows `segment.source`. */
+  logits(segment: SegmentTensors, prefix: Tensor, state: State): Tensor {
+    const call = nextCall(this.logits);
+    return this.#step(segment, state, {}, (addon, parts, given) =>
+      addon.logits(call, this.handle, parts, segment.padded, false, given, prefix.handle))[0]!;
+  }
+
+  /** A parameter's values, shared with the model. Throws MemformerError CONFIG at the read if there is none of that name. */
+  parameter(name: string): Tensor {
+    return tensors(guarded((addon) => addon.parameter(nextCall(this.parameter), this.handle, name)))[0]!;
+  }
+
+  /** A parameter's gradient so far, zeros where nothing reached it. */
+  gradient(name: string): Tensor {
+    return tensors(guarded((addon) => addon.parameterGradient(nextCall(this.gradient), this.handle, name)))[0]!;
+  }
+
+  /** Copies `value` into a parameter. */
+  assign(name: string, value: Tensor): void {
+    guarded((addon) => { addon.assign(nextCall(this.assign), this.handle, name, value.handle); });
+  }
+
+  /** Drops the gradients gathered so far. */
+  zeroGradients(): void {
+    guarded((addon) => { addon.zeroGradients(nextCall(this.zeroGradients), this.handle); });
+  }
+
+  /** The L2 norm over all gradients, (); they are scaled so that it is at most `most` (0: never). */
+  clipGradients(most: number): Tensor {
+    return tensors(guarded((addon) => addon.clipGradients(nextCall(this.clipGradients), this.handle, most)))[0]!;
+  }
+
+  /** @internal */
+  get handle(): ModelHandle {
+    if (this.#handle === undefined) throw new MemformerError("DISPOSED", "this model has been disposed of");
+    return this.#handle;
+  }
+
+  get disposed(): boolean {
+    return this.#handle === undefined;
+  }
+
+  /** Frees the model once the calls made before have run. Idempotent. */
+  async dispose(): Promise<void> {
+    if (this.#handle === undefined) return;
+    this.#handle = undefined;
+    await waited((addon) => addon.read(nextCall(this.dispose)));
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.dispose();
+  }
+
+  #step(segment: SegmentTensors, state: State, options: StepOptions,
+    call: (addon: Parameters<Parameters<typeof guarded>[0]>[0], segment: SegmentHandles, state: Tensor["handle"][]) => Tensor["handle"][]): Tensor[] {
+    const seed = Tensor.from(BigInt64Array.of(BigInt(options.seed ?? 0)), []);
+    try {
+      const parts: SegmentHandles = [segment.source.handle, segment.target.handle, segment.reset.handle, seed.handle];
+      return tensors(guarded((addon) => call(addon, parts, state.map((tensor) => tensor.handle))));
+    } finally {
+      seed.dispose();
+    }
+  }
+}
+
+function tensors(handles: readonly Tensor["handle"][]): Tensor[] {
+  return handles.map((handle) => new Tensor(handle));
+}
+
+export { modelSchema };

@@ -1,0 +1,69 @@
+/**
+ * The addon's whole surface, typed: the other half of native/napi/addon.cpp. Every function that enqueues takes the call's number
+ * first (see calls.ts) and returns handles at once; what returns a Promise waits for the engine.
+ */
+declare const brand: unique symbol;
+/** A tensor that is there, or will be. */
+export interface TensorHandle { readonly [brand]: "tensor" }
+export interface ModelHandle { readonly [brand]: "model" }
+export interface OptimizerHandle { readonly [brand]: "optimizer" }
+export interface CancelHandle { readonly [brand]: "cancel" }
+
+/** Element types that cross the border. */
+export type DType = "float64" | "float32" | "float16" | "bfloat16" | "int64" | "int32" | "uint8" | "bool";
+
+export type OperatorArgument = TensorHandle | readonly TensorHandle[] | readonly number[] | number | boolean | string | null;
+
+export interface NativeMemory {
+  readonly tensors: number;
+  readonly hostBytes: number;
+  readonly peakHostBytes: number;
+  readonly cachedBytes: number;
+}
+
+export interface NativeParameter {
+  readonly name: string;
+  readonly shape: readonly number[];
+  readonly decay: boolean;
+}
+
+/** source, target, reset, seed. */
+export type SegmentHandles = readonly [TensorHandle, TensorHandle, TensorHandle, TensorHandle];
+
+export interface Addon {
+  configure(threads: number): void;
+  stop(): void;
+  memory(): NativeMemory;
+  resetPeak(call: number): void;
+  trim(): void;
+  versions(): { readonly libtorch: string; readonly threads: number };
+  newCancel(): CancelHandle;
+  useCancel(flag: CancelHandle | null): void;
+  cancel(flag: CancelHandle): void;
+
+  tensor(dtype: DType, shape: readonly number[], bytes: Uint8Array): TensorHandle;
+  read(call: number, tensor: TensorHandle): Promise<{ dtype: DType; shape: number[]; data: ArrayBuffer }>;
+  read(call: number): Promise<void>;
+  release(tensor: TensorHandle): void;
+  op(call: number, name: string, overload: string, args: readonly OperatorArgument[]): TensorHandle[];
+  detach(call: number, tensor: TensorHandle): TensorHandle;
+  leaf(call: number, tensor: TensorHandle): TensorHandle;
+  gradient(call: number, leaf: TensorHandle): TensorHandle;
+  backward(call: number, outputs: readonly TensorHandle[], grads: readonly (TensorHandle | number | null)[]): void;
+
+  createModel(call: number, variant: string, config: object, seed: number): Promise<{ model: ModelHandle; stateSize: number; parameters: NativeParameter[] }>;
+  initialState(call: number, model: ModelHandle, rows: number, stateSize: number): TensorHandle[];
+  forward(call: number, model: ModelHandle, segment: SegmentHandles, padded: boolean, training: boolean, state: readonly TensorHandle[], withGraph: boolean): TensorHandle[];
+  encode(call: number, model: ModelHandle, segment: SegmentHandles, padded: boolean, training: boolean, state: readonly TensorHandle[], withGraph: boolean): TensorHandle[];
+  advance(call: number, model: ModelHandle, segment: SegmentHandles, padded: boolean, training: boolean, state: readonly TensorHandle[]): TensorHandle[];
+  logits(call: number, model: ModelHandle, segment: SegmentHandles, padded: boolean, training: boolean, state: readonly TensorHandle[], prefix: TensorHandle): TensorHandle[];
+  parameter(call: number, model: ModelHandle, name: string): TensorHandle[];
+  parameterGradient(call: number, model: ModelHandle, name: string): TensorHandle[];
+  assign(call: number, model: ModelHandle, name: string, value: TensorHandle): void;
+  zeroGradients(call: number, model: ModelHandle): void;
+  clipGradients(call: number, model: ModelHandle, most: number): TensorHandle[];
+  createAdamW(model: ModelHandle, beta1: number, beta2: number, eps: number, weightDecay: number): OptimizerHandle;
+  adamwStep(call: number, optimizer: OptimizerHandle, rate: number, norm: TensorHandle): void;
+  adamwState(call: number, optimizer: OptimizerHandle, name: string): TensorHandle[];
+  adamwAssign(call: number, optimizer: OptimizerHandle, name: string, value: TensorHandle): void;
+}

@@ -1,0 +1,78 @@
+/**
+ * The way into the addon. Calls only enqueue, so an error surfaces later, at a read; each call therefore has a number, under
+ * which the JavaScript stack of its caller is kept, and an error is given the stack of the call that failed.
+ */
+import { MemformerError, type ErrorCode } from "../errors.ts";
+import type { Addon } from "./addon.ts";
+import { loadAddon } from "./load.ts";
+
+let loaded: Addon | undefined;
+let threads = 0;
+let libtorchVersion = "";
+
+/** The addon, loaded at the first call. */
+export function addon(): Addon {
+  if (loaded !== undefined) return loaded;
+  const { addon: fresh, libtorch } = loadAddon();
+  if (threads > 0) fresh.configure(threads);
+  // Environment cleanup hooks do not run on process.exit(): the engine's thread has to be joined here.
+  process.once("exit", () => { fresh.stop(); });
+  libtorchVersion = libtorch.version;
+  return loaded = fresh;
+}
+
+/** Threads of the operators' team; takes effect if the addon is not loaded yet, else throws BUSY when it differs. */
+export function configureThreads(count: number): void {
+  if (loaded !== undefined && count !== threads) {
+    throw new MemformerError("BUSY", `threads must be set before the first model is made: the engine runs with ${threads || "the default"}`);
+  }
+  threads = count;
+}
+
+/** Version of the LibTorch in use. */
+export function libtorchInUse(): string {
+  addon();
+  return libtorchVersion;
+}
+
+const kept = 4096; // calls whose stacks are remembered; more are never waiting in practice
+const sites: { stack?: string }[] = new Array<{ stack?: string }>(kept);
+let last = 0;
+
+/** A number for a call made by the function that called `above`. */
+export function nextCall(above: (...args: never[]) => unknown): number {
+  const site: { stack?: string } = {};
+  Error.captureStackTrace(site, above);
+  last += 1;
+  sites[last % kept] = site;
+  return last;
+}
+
+/** What the addon rejected with, as a MemformerError that points at the call that failed. */
+export function translated(error: unknown): unknown {
+  if (!(error instanceof Error) || !("code" in error)) return error;
+  const { code, call, native } = error as Error & { code: string; call?: number; native?: string };
+  const result = new MemformerError(code as ErrorCode, error.message, native === undefined ? {} : { details: { native } });
+  const site = call !== undefined && last - call < kept ? sites[call % kept] : undefined;
+  const frames = site?.stack?.slice(site.stack.indexOf("\n"));
+  if (frames !== undefined) result.stack = `${result.name} [${result.code}]: ${result.message}${frames}`;
+  return result;
+}
+
+/** Runs `call` on the addon; what it throws comes out translated. */
+export function guarded<T>(call: (addon: Addon) => T): T {
+  try {
+    return call(addon());
+  } catch (error) {
+    throw translated(error);
+  }
+}
+
+/** The same for a call that waits. */
+export async function waited<T>(call: (addon: Addon) => Promise<T>): Promise<T> {
+  try {
+    return await call(addon());
+  } catch (error) {
+    throw translated(error);
+  }
+}

@@ -1,0 +1,52 @@
+/** AdamW over a model's parameters, LibTorch's fused kernel. */
+import type { TensorEntry } from "./checkpoint/safetensors.ts";
+import { engineEntry, masterType } from "./model-files.ts";
+import type { Memformer } from "./model.ts";
+import type { OptimizerHandle } from "./native/addon.ts";
+import { guarded, nextCall } from "./native/calls.ts";
+import { Tensor } from "./tensor.ts";
+
+export interface AdamWOptions {
+  /** Default 0.9. */
+  readonly beta1?: number;
+  /** Default 0.95. */
+  readonly beta2?: number;
+  /** Default 1e-8. */
+  readonly eps?: number;
+  /** On matrices only; never on norms, biases, embeddings and v_bias. Default 0.1. */
+  readonly weightDecay?: number;
+}
+
+export class AdamW {
+  readonly #handle: OptimizerHandle;
+  readonly #model: Memformer;
+
+  constructor(model: Memformer, options: AdamWOptions = {}) {
+    const { beta1 = 0.9, beta2 = 0.95, eps = 1e-8, weightDecay = 0.1 } = options;
+    this.#model = model;
+    this.#handle = guarded((addon) => addon.createAdamW(model.handle, beta1, beta2, eps, weightDecay));
+  }
+
+  /** One update at learning rate `rate`, after which the gradients are dropped; none is made when `norm` is not finite. */
+  step(rate: number, norm: Tensor): void {
+    guarded((addon) => { addon.adamwStep(nextCall(this.step), this.#handle, rate, norm.handle); });
+  }
+
+  /** Names and shapes of what it carries: `<parameter>.exp_avg`, `.exp_avg_sq`, `.step`. */
+  get tensors(): readonly { name: string; shape: readonly number[] }[] {
+    return this.#model.parameters.flatMap(({ name, shape }) =>
+      [{ name: `${name}.exp_avg`, shape }, { name: `${name}.exp_avg_sq`, shape }, { name: `${name}.step`, shape: [] }]);
+  }
+
+  /** What it carries, as entries of a safetensors file. */
+  entries(): TensorEntry[] {
+    const dtype = masterType(this.#model.config);
+    return this.tensors.map(({ name, shape }) => engineEntry(name, name.endsWith(".step") ? "float32" : dtype, shape,
+      () => new Tensor(guarded((addon) => addon.adamwState(nextCall(this.entries), this.#handle, name))[0]!)));
+  }
+
+  /** Copies one of them back. */
+  assign(name: string, value: Tensor): void {
+    guarded((addon) => { addon.adamwAssign(nextCall(this.assign), this.#handle, name, value.handle); });
+  }
+}

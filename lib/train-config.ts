@@ -1,0 +1,30 @@
+/** What training is: every option once, with its default and its words. */
+import { z } from "zod";
+import { gradientMethods } from "./methods.ts";
+
+const methodNames = Object.keys(gradientMethods) as [keyof typeof gradientMethods, ...(keyof typeof gradientMethods)[]];
+
+export const trainSchema = z.strictObject({
+  steps: z.int().positive().default(1000).describe("optimizer steps"),
+  horizon: z.int().positive().default(8).describe("S, segments of a window: how far gradients travel through memory"),
+  overlap: z.int().nonnegative().default(0).describe("segments that a window shares with the one before"),
+  method: z.enum(methodNames).default("mrbp").describe("mrbp, bptt, or checkpointing a segment"),
+  weights: z.union([z.enum(["uniform", "doubling"]), z.array(z.number())]).default("uniform").describe("weights of a window's losses"),
+  accumulate: z.int().positive().default(1).describe("windows whose gradients make one step"),
+  rate: z.number().positive().default(1e-3).describe("peak learning rate"),
+  schedule: z.enum(["cosine", "linear", "constant"]).default("cosine").describe("how the learning rate falls after the warm-up"),
+  warmup: z.int().nonnegative().default(100).describe("steps of linear warm-up"),
+  finalRate: z.number().min(0).max(1).default(0.1).describe("learning rate of the last step, as a share of the peak"),
+  weightDecay: z.number().nonnegative().default(0.1).describe("decay of matrices; norms, biases, embeddings and v_bias have none"),
+  beta1: z.number().min(0).lt(1).default(0.9).describe("AdamW's decay of the mean"),
+  beta2: z.number().min(0).lt(1).default(0.95).describe("AdamW's decay of the square"),
+  eps: z.number().positive().default(1e-8).describe("AdamW's epsilon"),
+  clip: z.number().nonnegative().default(1).describe("largest gradient norm; 0 never clips"),
+  seed: z.int().nonnegative().default(0).describe("decides every random draw of the run"),
+  evaluateEvery: z.int().nonnegative().default(0).describe("steps between evaluations; 0: never"),
+  saveEvery: z.int().nonnegative().default(0).describe("steps between checkpoints; 0: at the end alone"),
+  keep: z.int().positive().default(2).describe("newest checkpoints that stay, beside the best"),
+});
+
+export type TrainConfig = z.output<typeof trainSchema>;
+export type TrainOptions = z.input<typeof trainSchema>;

@@ -1,0 +1,43 @@
+/** Windows of consecutive segments out of a stream, overlapping if asked to, and the position to resume each from. */
+import type { SegmentStream } from "./data/segment-stream.ts";
+import { MemformerError } from "./errors.ts";
+import type { Segment } from "./segment.ts";
+
+export interface Window {
+  readonly segments: readonly Segment[];
+  /** Where the stream stood before the segment that the next window starts with. */
+  readonly next: unknown;
+}
+
+export class WindowReader {
+  readonly #stream: SegmentStream;
+  readonly #horizon: number;
+  readonly #overlap: number;
+  #tail: { segment: Segment; position: unknown }[] = [];
+
+  /** Throws MemformerError CONFIG unless 0 <= overlap < horizon. */
+  constructor(stream: SegmentStream, horizon: number, overlap: number) {
+    if (overlap >= horizon) throw new MemformerError("CONFIG", `overlap must be below horizon ${horizon}, got ${overlap}`);
+    this.#stream = stream;
+    this.#horizon = horizon;
+    this.#overlap = overlap;
+  }
+
+  /** How many segments after a window's start the next one starts. */
+  get carry(): number {
+    return this.#horizon - this.#overlap;
+  }
+
+  /** The next window; undefined when the stream ends before it is full. */
+  async next(): Promise<Window | undefined> {
+    const read = this.#tail;
+    while (read.length < this.#horizon) {
+      const position = this.#stream.position();
+      const segment = await this.#stream.next();
+      if (segment === undefined) return undefined;
+      read.push({ segment, position });
+    }
+    this.#tail = read.slice(this.carry);
+    return { segments: read.map(({ segment }) => segment), next: this.#tail[0]?.position ?? this.#stream.position() };
+  }
+}

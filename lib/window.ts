@@ -1,0 +1,69 @@
+/** A window of consecutive segments, and what every gradient method over one takes and gives. */
+import { MemformerError } from "./errors.ts";
+import type { Recurrence, State, StepOptions } from "./recurrence.ts";
+import type { SegmentTensors } from "./segment-tensors.ts";
+import type { Tensor } from "./tensor.ts";
+
+/** How the losses of a window's segments add up: equally, doubling from segment to segment, or as given; they sum to 1. */
+export type LossWeights = "uniform" | "doubling" | readonly number[];
+
+export interface WindowOptions {
+  /** Seed of the window; each segment's own follows from it. Default 0. */
+  readonly seed?: number | undefined;
+  /** Default "uniform". */
+  readonly weights?: LossWeights | undefined;
+  /** Multiplies the window's loss, 1 / n to accumulate over n windows. Default 1. */
+  readonly scale?: number | undefined;
+  /** After how many segments the state to carry on is taken; fewer than all, and windows overlap. Default: all. */
+  readonly carry?: number | undefined;
+  /** Whether dropout is on. Default true. */
+  readonly training?: boolean | undefined;
+}
+
+export interface WindowResult {
+  /** () each: the mean loss of every segment, nats, without history. */
+  readonly losses: readonly Tensor[];
+  /** () int64 each: the targets scored in every segment. */
+  readonly counts: readonly Tensor[];
+  /** The state to begin the next window with, without history. */
+  readonly state: State;
+  /** dL/dstate of the given state: what reached the window's start. */
+  readonly gradient: State;
+}
+
+/**
+ * Adds to the parameters' gradients that of  scale * sum_t weights_t loss_t  over the window, starting from `state`, which it
+ * leaves alone. Enqueues only.
+ */
+export type GradientMethod = (model: Recurrence, window: readonly SegmentTensors[], state: State, options?: WindowOptions) => WindowResult;
+
+/** The weights of S segments. Throws MemformerError CONFIG when as many were not given. */
+export function lossWeights(weights: LossWeights, S: number): readonly number[] {
+  if (weights === "uniform") return Array.from({ length: S }, () => 1 / S);
+  if (weights === "doubling") return Array.from({ length: S }, (_, t) => 2 ** t / (2 ** S - 1));
+  if (weights.length !== S || weights.some((weight) => !Number.isFinite(weight))) {
+    throw new MemformerError("CONFIG", `weights must be ${S} finite numbers, one a segment, got [${weights.join(", ")}]`);
+  }
+  return weights;
+}
+
+/** What the methods share: checked options, the weights and the step options of every segment. */
+export function planWindow(window: readonly SegmentTensors[], options: WindowOptions): { weights: number[]; steps: StepOptions[]; carry: number } {
+  const S = window.length, carry = options.carry ?? S, scale = options.scale ?? 1;
+  if (S === 0) throw new MemformerError("CONFIG", "a window needs at least one segment, got none");
+  if (!Number.isInteger(carry) || carry < 1 || carry > S) throw new MemformerError("CONFIG", `carry must be a whole number from 1 to ${S}, got ${carry}`);
+  const training = options.training ?? true;
+  return {
+    weights: lossWeights(options.weights ?? "uniform", S).map((weight) => weight * scale),
+    steps: window.map((_, t) => ({ seed: segmentSeed(options.seed ?? 0, t), training })),
+    carry,
+  };
+}
+
+/** A seed of its own for segment t: a 53-bit mix, so that neighbouring windows and segments share no masks. */
+export function segmentSeed(seed: number, t: number): number {
+  let hash = BigInt.asUintN(64, BigInt(seed) * 0x9e3779b97f4a7c15n + BigInt(t + 1) * 0xbf58476d1ce4e5b9n);
+  hash = BigInt.asUintN(64, (hash ^ (hash >> 30n)) * 0xbf58476d1ce4e5b9n);
+  hash = BigInt.asUintN(64, (hash ^ (hash >> 27n)) * 0x94d049bb133111ebn);
+  return Number((hash ^ (hash >> 31n)) >> 11n);
+}

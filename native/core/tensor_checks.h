@@ -1,0 +1,54 @@
+// Argument checks shared by every operator: they name the operator, the argument, what was wanted and what came.
+#pragma once
+#include <initializer_list>
+
+#include "core/failure.h"
+#include "core/torch.h"
+
+namespace memformer {
+
+/// `argument` of `op` has exactly this shape; -1 stands for any size.
+inline void require_shape(const char* op, const char* argument, const at::Tensor& tensor, std::initializer_list<int64_t> wanted) {
+  bool same = tensor.dim() == static_cast<int64_t>(wanted.size());
+  int64_t axis = 0;
+  for (int64_t size : wanted) {
+    if (!same) break;
+    same = size == -1 || tensor.size(axis) == size;
+    ++axis;
+  }
+  if (same) return;
+  std::ostringstream shape;
+  shape << "(";
+  const char* comma = "";
+  for (int64_t size : wanted) {
+    shape << comma;
+    if (size == -1) shape << "any"; else shape << size;
+    comma = ", ";
+  }
+  shape << ")";
+  require(false, "SHAPE", op, ": ", argument, " must have shape ", shape.str(), ", got ", tensor.sizes());
+}
+
+inline void require_dtype(const char* op, const char* argument, const at::Tensor& tensor, at::ScalarType wanted) {
+  require(tensor.scalar_type() == wanted, "DTYPE", op, ": ", argument, " must be ", c10::toString(wanted), ", got ",
+          c10::toString(tensor.scalar_type()));
+}
+
+/// float32, float64 or bfloat16: what the operators compute on.
+inline void require_floating(const char* op, const char* argument, const at::Tensor& tensor) {
+  const auto dtype = tensor.scalar_type();
+  require(dtype == at::kFloat || dtype == at::kDouble || dtype == at::kBFloat16, "DTYPE", op, ": ", argument,
+          " must be float32, float64 or bfloat16, got ", c10::toString(dtype));
+}
+
+inline void require_like(const char* op, const char* argument, const at::Tensor& tensor, const char* other_name, const at::Tensor& other) {
+  require(tensor.scalar_type() == other.scalar_type(), "DTYPE", op, ": ", argument, " must have ", other_name, "'s dtype ",
+          c10::toString(other.scalar_type()), ", got ", c10::toString(tensor.scalar_type()));
+  require(tensor.device() == other.device(), "DEVICE_MISMATCH", op, ": ", argument, " must be on ", other_name, "'s device ",
+          other.device().str(), ", got ", tensor.device().str());
+}
+
+/// The dtype sums are carried in: bfloat16 is widened to float32, the others stay.
+inline at::ScalarType accumulate_type(at::ScalarType dtype) { return dtype == at::kDouble ? at::kDouble : at::kFloat; }
+
+}  // namespace memformer

@@ -1,0 +1,52 @@
+#include "engine/adamw.h"
+
+#include "engine/gradients.h"
+
+namespace memformer::engine {
+
+AdamW::AdamW(const nn::Parameters& parameters, Options options) : options_(options), parameters_(parameters) {
+  groups_.resize(2);
+  groups_[0].decay = options.weight_decay;
+  groups_[1].decay = 0.0;
+  at::NoGradGuard no_grad;
+  for (const auto& parameter : parameters.all()) {
+    auto& group = groups_[parameter.decay ? 0 : 1];
+    group.parameters.push_back(parameter.value);
+    group.exp_avgs.push_back(at::zeros_like(parameter.value));
+    group.exp_avg_sqs.push_back(at::zeros_like(parameter.value));
+    group.steps.push_back(at::zeros({}, parameter.value.options().dtype(at::kFloat)));
+    state_[parameter.name + ".exp_avg"] = group.exp_avgs.back();
+    state_[parameter.name + ".exp_avg_sq"] = group.exp_avg_sqs.back();
+    state_[parameter.name + ".step"] = group.steps.back();
+  }
+}
+
+std::map<std::string, at::Tensor> AdamW::state() const { return state_; }
+
+void AdamW::step(double rate, const at::Tensor& norm) {
+  at::NoGradGuard no_grad;
+  const auto found_inf = norm.isfinite().logical_not().to(at::kFloat);
+  for (auto& group : groups_) step(group, rate, found_inf);
+  zero_gradients(parameters_);
+}
+
+void AdamW::step(Group& group, double rate, const at::Tensor& found_inf) {
+  // A parameter that no gradient reached (the memory of a model trained without it, say) stays as it is.
+  Tensors parameters, grads, exp_avgs, exp_avg_sqs, steps;
+  for (size_t i = 0; i < group.parameters.size(); ++i) {
+    const auto& grad = group.parameters[i].grad();
+    if (!grad.defined()) continue;
+    parameters.push_back(group.parameters[i]);
+    grads.push_back(grad);
+    exp_avgs.push_back(group.exp_avgs[i]);
+    exp_avg_sqs.push_back(group.exp_avg_sqs[i]);
+    steps.push_back(group.steps[i]);
+  }
+  if (parameters.empty()) return;
+  at::_foreach_add_(steps, 1);
+  at::_fused_adamw_(parameters, grads, exp_avgs, exp_avg_sqs, {}, steps, rate, options_.beta1, options_.beta2, group.decay, options_.eps,
+                    /*amsgrad=*/false, /*maximize=*/false, /*grad_scale=*/{}, found_inf);
+  at::_foreach_sub_(steps, found_inf);
+}
+
+}  // namespace memformer::engine

@@ -1,0 +1,38 @@
+// AdamW (Loshchilov and Hutter 2019) over a model's parameters, through LibTorch's fused kernel. Decay only where the parameter
+// asks for it. A step whose gradients are not finite is skipped on the device, without waiting for the host.
+#pragma once
+#include <map>
+
+#include "engine/slot.h"
+#include "nn/parameters.h"
+
+namespace memformer::engine {
+
+class AdamW {
+ public:
+  struct Options {
+    double beta1 = 0.9, beta2 = 0.95, eps = 1e-8, weight_decay = 0.1;
+  };
+
+  AdamW(const nn::Parameters& parameters, Options options);
+
+  /// One update at `rate` from the gradients, which are then dropped. `norm` () : their norm; not finite: nothing is updated.
+  void step(double rate, const at::Tensor& norm);
+
+  /// exp_avg and exp_avg_sq of a parameter, and the steps made, by name: to be saved, and to be copied into when loaded.
+  std::map<std::string, at::Tensor> state() const;
+
+ private:
+  struct Group {
+    Tensors parameters, exp_avgs, exp_avg_sqs, steps;
+    double decay;
+  };
+  void step(Group& group, double rate, const at::Tensor& found_inf);
+
+  Options options_;
+  const nn::Parameters& parameters_;
+  std::vector<Group> groups_;
+  std::map<std::string, at::Tensor> state_;
+};
+
+}  // namespace memformer::engine

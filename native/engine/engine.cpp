@@ -1,0 +1,151 @@
+#include "engine/engine.h"
+
+#include "core/failure.h"
+#include "core/host_allocator.h"
+
+namespace memformer::engine {
+
+std::atomic<int64_t> Slot::live{0};
+
+namespace {
+
+/// The exception in flight as a failure of `call`; must be called inside a catch block.
+std::shared_ptr<const CallFailure> describe(int64_t call) {
+  auto failure = std::make_shared<CallFailure>();
+  failure->call = call;
+  failure->code = "NATIVE";
+  try {
+    throw;
+  } catch (const Failure& error) {
+    failure->code = error.code();
+    failure->message = error.what();
+  } catch (const c10::OutOfMemoryError& error) {
+    failure->code = "OUT_OF_MEMORY";
+    failure->message = error.what_without_backtrace();
+  } catch (const c10::Error& error) {
+    failure->message = error.what_without_backtrace();
+    failure->native = error.what();
+  } catch (const std::bad_alloc&) {
+    failure->code = "OUT_OF_MEMORY";
+    failure->message = "out of host memory";
+  } catch (const std::exception& error) {
+    failure->message = error.what();
+  } catch (...) {
+    failure->message = "an exception that is no std::exception";
+  }
+  return failure;
+}
+
+std::shared_ptr<const CallFailure> failure_of(int64_t call, const char* code, const char* message) {
+  auto failure = std::make_shared<CallFailure>();
+  failure->call = call;
+  failure->code = code;
+  failure->message = message;
+  return failure;
+}
+
+/// The first failure among the inputs, or null; a disposed handle is one.
+std::shared_ptr<const CallFailure> first_failure(int64_t call, const Slots& inputs) {
+  for (const auto& slot : inputs) {
+    if (slot == nullptr) continue;
+    if (slot->failure) return slot->failure;
+    if (slot->disposed) return failure_of(call, "DISPOSED", "a tensor of this call was disposed of before the call");
+  }
+  return nullptr;
+}
+
+Tensors tensors_of(const Slots& slots) {
+  Tensors tensors;
+  tensors.reserve(slots.size());
+  for (const auto& slot : slots) tensors.push_back(slot == nullptr ? at::Tensor() : slot->tensor);
+  return tensors;
+}
+
+}  // namespace
+
+Engine::Engine(int threads) : thread_([this, threads] { loop(threads); }) {}
+
+Engine::~Engine() { stop(); }
+
+void Engine::enqueue(std::function<void()> run) {
+  {
+    std::lock_guard lock(mutex_);
+    if (stopping_) return;
+    queue_.push_back(std::move(run));
+  }
+  wake_.notify_one();
+}
+
+void Engine::submit(Call call, Slots inputs, Slots outputs, Work work) {
+  enqueue([this, call = std::move(call), inputs = std::move(inputs), outputs = std::move(outputs), work = std::move(work)] {
+    execute(call, inputs, outputs, work);
+  });
+}
+
+void Engine::execute(const Call& call, const Slots& inputs, const Slots& outputs, const Work& work) {
+  if (outputs.empty() && pending_) return;
+  auto failure = first_failure(call.number, inputs);
+  if (!failure && call.cancel && call.cancel->load(std::memory_order_relaxed))
+    failure = failure_of(call.number, "ABORTED", "the operation was aborted");
+  if (!failure) {
+    try {
+      auto results = work(tensors_of(inputs));
+      require(results.size() == outputs.size() || outputs.empty(), "NATIVE", "a call made ", results.size(), " tensors, ", outputs.size(),
+              " were expected");
+      for (size_t i = 0; i < outputs.size(); ++i) outputs[i]->tensor = std::move(results[i]);
+      return;
+    } catch (...) {
+      failure = describe(call.number);
+    }
+  }
+  for (const auto& slot : outputs) slot->failure = failure;
+  if (outputs.empty()) pending_ = failure;
+}
+
+void Engine::read(Call call, Slots inputs, Reader reader) {
+  enqueue([this, call = std::move(call), inputs = std::move(inputs), reader = std::move(reader)] {
+    auto failure = pending_ ? std::exchange(pending_, nullptr) : first_failure(call.number, inputs);
+    if (failure) return reader({}, failure);
+    try {
+      reader(tensors_of(inputs), nullptr);
+    } catch (...) {
+      reader({}, describe(call.number));
+    }
+  });
+}
+
+void Engine::release(SlotPtr slot) {
+  enqueue([slot = std::move(slot)] {
+    slot->tensor.reset();
+    slot->disposed = true;
+  });
+}
+
+void Engine::stop() {
+  {
+    std::lock_guard lock(mutex_);
+    stopping_ = true;
+    queue_.clear();
+  }
+  wake_.notify_one();
+  if (thread_.joinable()) thread_.join();
+}
+
+void Engine::loop(int threads) {
+  install_host_allocator();
+  if (threads > 0) at::set_num_threads(threads);
+  at::init_num_threads();
+  for (;;) {
+    std::function<void()> run;
+    {
+      std::unique_lock lock(mutex_);
+      wake_.wait(lock, [this] { return stopping_ || !queue_.empty(); });
+      if (stopping_) return;
+      run = std::move(queue_.front());
+      queue_.pop_front();
+    }
+    run();
+  }
+}
+
+}  // namespace memformer::engine

@@ -1,0 +1,57 @@
+// The one thread that owns all torch work of an environment, and its queue. Calls run in the order they were made; thread-local
+// modes (grad mode, OpenMP team) mean one thing; JavaScript's thread and libuv's pool stay free.
+#pragma once
+#include <condition_variable>
+#include <deque>
+#include <functional>
+#include <mutex>
+#include <optional>
+#include <thread>
+
+#include "engine/slot.h"
+
+namespace memformer::engine {
+
+/// Set by an AbortSignal; calls that carry it are skipped, with code ABORTED, from then on.
+using CancelFlag = std::shared_ptr<std::atomic<bool>>;
+
+class Engine {
+ public:
+  /// threads: OpenMP's team for the operators, 0: LibTorch's default (the number of cores).
+  explicit Engine(int threads);
+  ~Engine();
+
+  struct Call {
+    int64_t number = 0;
+    CancelFlag cancel;
+  };
+  using Work = std::function<Tensors(const Tensors&)>;
+  using Reader = std::function<void(const Tensors&, std::shared_ptr<const CallFailure>)>;
+
+  /// Runs `work` on the inputs' tensors and puts what it returns into the outputs. If an input has failed, so have the outputs;
+  /// if `work` throws, the outputs fail with that. A call without outputs that fails is kept: see read().
+  void submit(Call call, Slots inputs, Slots outputs, Work work);
+  /// Calls `reader` with the inputs' tensors, or with the first failure among them; or with that of an earlier call without
+  /// outputs, which is thereby cleared. While such a failure waits, further calls without outputs are skipped: an optimizer
+  /// step never follows a backward pass that failed.
+  void read(Call call, Slots inputs, Reader reader);
+  /// Frees the slot's tensor when the calls made before have run.
+  void release(SlotPtr slot);
+
+  /// Drops what waits, lets the call that runs finish, joins the thread. Idempotent.
+  void stop();
+
+ private:
+  void enqueue(std::function<void()> run);
+  void loop(int threads);
+  void execute(const Call& call, const Slots& inputs, const Slots& outputs, const Work& work);
+
+  std::mutex mutex_;
+  std::condition_variable wake_;
+  std::deque<std::function<void()>> queue_;
+  bool stopping_ = false;
+  std::shared_ptr<const CallFailure> pending_;  // of a call without outputs
+  std::thread thread_;
+};
+
+}  // namespace memformer::engine

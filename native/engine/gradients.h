@@ -1,0 +1,20 @@
+// Backward passes, and what is done with the gradients of a model's parameters.
+#pragma once
+#include "engine/slot.h"
+#include "nn/parameters.h"
+
+namespace memformer::engine {
+
+/// Adds the gradients of sum_i <outputs_i, grads_i> to the leaves and frees the graph. An undefined gradient is 1, for scalars.
+/// Outputs that no gradient can reach are passed over; it is an error (NATIVE) if that leaves none.
+void backward(const Tensors& outputs, const Tensors& grads);
+
+/// The gradient a leaf has gathered; zeros where nothing reached it.
+at::Tensor gradient(const at::Tensor& leaf);
+
+void zero_gradients(const nn::Parameters& parameters);
+
+/// The L2 norm over all parameters' gradients, () ; then scales them to at most `most` (0: never).
+at::Tensor clip_gradients(const nn::Parameters& parameters, double most);
+
+}  // namespace memformer::engine

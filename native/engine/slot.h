@@ -1,0 +1,36 @@
+// A handle's other end: a tensor that will be there once the engine has reached the call that makes it, or that call's failure.
+// Only the engine's thread looks inside.
+#pragma once
+#include <atomic>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "core/torch.h"
+
+namespace memformer::engine {
+
+/// Why a call failed, and which call it was: `call` is the number JavaScript gave it, by which it finds the stack.
+struct CallFailure {
+  std::string code, message, native;
+  int64_t call = 0;
+};
+
+struct Slot {
+  Slot() { ++live; }
+  ~Slot() { --live; }
+  Slot(const Slot&) = delete;
+  Slot& operator=(const Slot&) = delete;
+
+  at::Tensor tensor;
+  std::shared_ptr<const CallFailure> failure;
+  bool disposed = false;
+
+  static std::atomic<int64_t> live;  ///< handles of the process
+};
+
+using SlotPtr = std::shared_ptr<Slot>;
+using Slots = std::vector<SlotPtr>;
+using Tensors = std::vector<at::Tensor>;
+
+}  // namespace memformer::engine

@@ -1,0 +1,40 @@
+// A tiny addon that opens shared libraries with RTLD_GLOBAL before the main addon is loaded: LibTorch from wherever it lies,
+// without environment variables. It links nothing but libdl. `process.dlopen` cannot do this: it closes what is no addon.
+#include <dlfcn.h>
+#include <node_api.h>
+
+#include <string>
+
+namespace {
+
+std::string text(napi_env env, napi_value value) {
+  size_t length = 0;
+  napi_get_value_string_utf8(env, value, nullptr, 0, &length);
+  std::string result(length, '\0');
+  napi_get_value_string_utf8(env, value, result.data(), length + 1, &length);
+  return result;
+}
+
+/// open(path): undefined when the library is open now (and stays so), else the dynamic linker's reason.
+napi_value open_library(napi_env env, napi_callback_info info) {
+  size_t count = 1;
+  napi_value argument = nullptr;
+  napi_get_cb_info(env, info, &count, &argument, nullptr, nullptr);
+  napi_value answer = nullptr;
+  if (dlopen(text(env, argument).c_str(), RTLD_NOW | RTLD_GLOBAL) == nullptr) {
+    const char* reason = dlerror();
+    napi_create_string_utf8(env, reason == nullptr ? "unknown reason" : reason, NAPI_AUTO_LENGTH, &answer);
+    return answer;
+  }
+  napi_get_undefined(env, &answer);
+  return answer;
+}
+
+}  // namespace
+
+NAPI_MODULE_INIT() {
+  napi_value function = nullptr;
+  napi_create_function(env, "open", NAPI_AUTO_LENGTH, open_library, nullptr, &function);
+  napi_set_named_property(env, exports, "open", function);
+  return exports;
+}

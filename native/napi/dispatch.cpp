@@ -1,0 +1,84 @@
+#include "napi/dispatch.h"
+
+namespace memformer::napi {
+namespace {
+
+c10::OperatorHandle find(const std::string& name, const std::string& overload) {
+  const auto op = c10::Dispatcher::singleton().findSchema({name, overload});
+  require(op.has_value(), "NATIVE", "there is no operator '", name, overload.empty() ? "" : ".", overload, "'");
+  return *op;
+}
+
+c10::TypePtr inside_optional(const c10::TypePtr& type) {
+  return type->kind() == c10::TypeKind::OptionalType ? type->castRaw<c10::OptionalType>()->getElementType() : type;
+}
+
+}  // namespace
+
+DispatchedCall::DispatchedCall(const std::string& name, const std::string& overload, const Napi::Array& arguments)
+    : op_(find(name, overload)) {
+  for (uint32_t i = 0; i < arguments.Length(); ++i) arguments_.push_back(read(arguments[i]));
+}
+
+DispatchedCall::Argument DispatchedCall::read(const Napi::Value& value) {
+  if (value.IsNull() || value.IsUndefined()) return std::monostate();
+  if (value.IsBoolean()) return value.As<Napi::Boolean>().Value();
+  if (value.IsNumber()) return value.As<Napi::Number>().DoubleValue();
+  if (value.IsString()) return value.As<Napi::String>().Utf8Value();
+  if (value.IsExternal()) {
+    inputs_.push_back(slot(value, "argument"));
+    return TensorAt{inputs_.size() - 1};
+  }
+  if (!value.IsArray()) throw Napi::TypeError::New(value.Env(), "an operator's argument must be a tensor, number, boolean, string, null or an array of tensors or numbers");
+  const auto array = value.As<Napi::Array>();
+  if (array.Length() > 0 && array.Get(0u).IsExternal()) {
+    const TensorsAt at{inputs_.size(), array.Length()};
+    for (auto& element : slots(value, "argument")) inputs_.push_back(std::move(element));
+    return at;
+  }
+  std::vector<double> numbers;
+  for (uint32_t i = 0; i < array.Length(); ++i) numbers.push_back(array.Get(i).As<Napi::Number>().DoubleValue());
+  return numbers;
+}
+
+c10::IValue DispatchedCall::convert(const Argument& argument, const c10::Argument& wanted, const engine::Tensors& tensors) const {
+  const auto type = inside_optional(wanted.type());
+  if (std::holds_alternative<std::monostate>(argument)) return wanted.default_value().value_or(c10::IValue());
+  if (const auto* tensor = std::get_if<TensorAt>(&argument)) return tensors[tensor->input];
+  if (const auto* range = std::get_if<TensorsAt>(&argument))
+    return c10::List<at::Tensor>(at::ArrayRef<at::Tensor>(tensors.data() + range->first, range->count));
+  if (const auto* flag = std::get_if<bool>(&argument)) return *flag;
+  if (const auto* text = std::get_if<std::string>(&argument)) {
+    if (type->kind() != c10::TypeKind::StringType) return static_cast<int64_t>(dtype(*text));  // ScalarType is an int in schemas
+    return *text;
+  }
+  if (const auto* number = std::get_if<double>(&argument)) {
+    const bool whole = *number == std::floor(*number);
+    if (type->kind() == c10::TypeKind::FloatType) return *number;
+    if (type->kind() == c10::TypeKind::NumberType && !whole) return *number;
+    require(whole, "NATIVE", op_.schema().name(), ": ", wanted.name(), " must be a whole number, got ", *number);
+    return static_cast<int64_t>(*number);
+  }
+  const auto& numbers = std::get<std::vector<double>>(argument);
+  const auto element = type->kind() == c10::TypeKind::ListType ? type->castRaw<c10::ListType>()->getElementType() : nullptr;
+  if (element && element->kind() == c10::TypeKind::FloatType) return c10::List<double>(numbers);
+  return c10::List<int64_t>(std::vector<int64_t>(numbers.begin(), numbers.end()));
+}
+
+engine::Tensors DispatchedCall::run(const engine::Tensors& tensors) const {
+  const auto& schema = op_.schema();
+  require(arguments_.size() <= schema.arguments().size(), "NATIVE", schema.name(), " takes ", schema.arguments().size(), " arguments, got ",
+          arguments_.size());
+  torch::jit::Stack stack;
+  for (size_t i = 0; i < schema.arguments().size(); ++i)
+    stack.push_back(convert(i < arguments_.size() ? arguments_[i] : Argument(), schema.arguments()[i], tensors));
+  op_.callBoxed(stack);
+  engine::Tensors results;
+  for (auto& value : stack) {
+    require(value.isTensor(), "NATIVE", schema.name(), " returns something that is no tensor");
+    results.push_back(value.toTensor());
+  }
+  return results;
+}
+
+}  // namespace memformer::napi

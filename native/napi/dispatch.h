@@ -1,0 +1,37 @@
+// A call of any operator of the dispatcher by name: JavaScript's arguments are read on its thread, matched to the operator's
+// schema on the engine's. New operators need no binding.
+#pragma once
+#include <variant>
+
+#include "napi/values.h"
+
+namespace memformer::napi {
+
+class DispatchedCall {
+ public:
+  /// Throws NATIVE if there is no such operator, TypeError for an argument of no known kind.
+  DispatchedCall(const std::string& name, const std::string& overload, const Napi::Array& arguments);
+
+  /// The tensors among the arguments, in the order run() takes them.
+  engine::Slots inputs() const { return inputs_; }
+  size_t results() const { return op_.schema().returns().size(); }
+  engine::Tensors run(const engine::Tensors& tensors) const;
+
+ private:
+  struct TensorAt {
+    size_t input;
+  };
+  struct TensorsAt {
+    size_t first, count;
+  };
+  using Argument = std::variant<std::monostate, TensorAt, TensorsAt, bool, double, std::string, std::vector<double>>;
+
+  Argument read(const Napi::Value& value);
+  c10::IValue convert(const Argument& argument, const c10::Argument& wanted, const engine::Tensors& tensors) const;
+
+  c10::OperatorHandle op_;
+  std::vector<Argument> arguments_;
+  engine::Slots inputs_;
+};
+
+}  // namespace memformer::napi

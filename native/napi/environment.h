@@ -1,0 +1,37 @@
+// What one JavaScript environment (the main thread, or a worker) owns of us: an engine, and the way back to its event loop.
+// No process-wide JavaScript state: instance data, freed by a cleanup hook.
+#pragma once
+#include <napi.h>
+
+#include "engine/engine.h"
+
+namespace memformer::napi {
+
+class Environment {
+ public:
+  static void attach(Napi::Env env);
+  static Environment& of(Napi::Env env);
+
+  /// The engine, started at the first call; throws DISPOSED after stop().
+  engine::Engine& engine();
+  void configure(int threads) { threads_ = threads; }
+  void stop();
+
+  /// A call with JavaScript's number for it and the flag in force.
+  engine::Engine::Call call(const Napi::Value& number) const { return {number.As<Napi::Number>().Int64Value(), cancel}; }
+
+  /// Runs `settle` on the event loop; any thread. Each begin() keeps the process alive until its settle has run.
+  void begin(Napi::Env env);
+  void settle(std::function<void(Napi::Env)> settle);
+
+  engine::CancelFlag cancel;
+
+ private:
+  std::unique_ptr<engine::Engine> engine_;
+  Napi::ThreadSafeFunction to_loop_;
+  int threads_ = 0;
+  int64_t waiting_ = 0;
+  bool stopped_ = false;
+};
+
+}  // namespace memformer::napi

@@ -1,0 +1,85 @@
+// Engine, memory, versions, cancelling.
+#include <torch/version.h>
+
+#include "core/host_allocator.h"
+#include "napi/environment.h"
+#include "napi/exports.h"
+
+namespace memformer::napi {
+namespace {
+
+/// configure(threads): before the first call that needs the engine.
+Napi::Value configure(const Napi::CallbackInfo& info) {
+  Environment::of(info.Env()).configure(info[0].As<Napi::Number>().Int32Value());
+  return info.Env().Undefined();
+}
+
+/// stop(): drops what waits, joins the engine's thread. For process.on("exit").
+Napi::Value stop(const Napi::CallbackInfo& info) {
+  Environment::of(info.Env()).stop();
+  return info.Env().Undefined();
+}
+
+Napi::Value memory(const Napi::CallbackInfo& info) {
+  const auto host = host_memory();
+  auto result = Napi::Object::New(info.Env());
+  result.Set("tensors", static_cast<double>(engine::Slot::live.load()));
+  result.Set("hostBytes", static_cast<double>(host.live));
+  result.Set("peakHostBytes", static_cast<double>(host.peak));
+  result.Set("cachedBytes", static_cast<double>(host.cached));
+  return result;
+}
+
+/// resetPeak(call): when the calls made before have run, the peak starts anew from what is in use then.
+Napi::Value reset_peak(const Napi::CallbackInfo& info) {
+  auto& environment = Environment::of(info.Env());
+  environment.engine().submit(environment.call(info[0]), {}, {}, [](const engine::Tensors&) {
+    reset_host_peak();
+    return engine::Tensors();
+  });
+  return info.Env().Undefined();
+}
+
+Napi::Value trim(const Napi::CallbackInfo& info) {
+  trim_host_cache();
+  return info.Env().Undefined();
+}
+
+Napi::Value versions(const Napi::CallbackInfo& info) {
+  auto result = Napi::Object::New(info.Env());
+  result.Set("libtorch", TORCH_VERSION);
+  result.Set("threads", at::get_num_threads());
+  return result;
+}
+
+Napi::Value new_cancel(const Napi::CallbackInfo& info) {
+  return wrap(info.Env(), Kind::cancel, std::make_shared<std::atomic<bool>>(false));
+}
+
+/// useCancel(flag | null): the flag that calls carry from now on.
+Napi::Value use_cancel(const Napi::CallbackInfo& info) {
+  Environment::of(info.Env()).cancel =
+      info[0].IsExternal() ? unwrap<std::atomic<bool>>(info[0], Kind::cancel, "flag") : engine::CancelFlag();
+  return info.Env().Undefined();
+}
+
+Napi::Value cancel(const Napi::CallbackInfo& info) {
+  unwrap<std::atomic<bool>>(info[0], Kind::cancel, "flag")->store(true);
+  return info.Env().Undefined();
+}
+
+}  // namespace
+
+void export_runtime(Napi::Env env, Napi::Object exports) {
+  export_function<configure>(env, exports, "configure");
+  export_function<stop>(env, exports, "stop");
+  export_function<memory>(env, exports, "memory");
+  export_function<reset_peak>(env, exports, "resetPeak");
+  export_function<trim>(env, exports, "trim");
+  export_function<versions>(env, exports, "versions");
+  export_function<new_cancel>(env, exports, "newCancel");
+  export_function<use_cancel>(env, exports, "useCancel");
+  export_function<cancel>(env, exports, "cancel");
+}
+
+}  // namespace memformer::napi

@@ -1,0 +1,125 @@
+// Tensors, operators by name, gradients.
+#include "engine/gradients.h"
+#include "napi/dispatch.h"
+#include "napi/environment.h"
+#include "napi/exports.h"
+
+namespace memformer::napi {
+namespace {
+
+using engine::Tensors;
+
+/// tensor(dtype, shape, bytes): a handle; the bytes are copied now.
+Napi::Value tensor(const Napi::CallbackInfo& info) {
+  const auto type = dtype(info[0].As<Napi::String>().Utf8Value());
+  const auto shape = integers(info[1]);
+  const auto bytes = info[2].As<Napi::Uint8Array>();
+  auto value = at::empty(shape, type);
+  require(bytes.ByteLength() == value.nbytes(), "SHAPE", "a tensor of this shape and dtype has ", value.nbytes(), " bytes, ",
+          bytes.ByteLength(), " came");
+  if (value.nbytes() > 0) std::memcpy(value.mutable_data_ptr(), bytes.Data(), value.nbytes());
+  auto slot = std::make_shared<engine::Slot>();
+  slot->tensor = std::move(value);
+  return wrap(info.Env(), Kind::tensor, std::move(slot));
+}
+
+/// read(call, handle): Promise<{ dtype, shape, data }>, a copy in row-major order.
+Napi::Value read(const Napi::CallbackInfo& info) {
+  auto& environment = Environment::of(info.Env());
+  auto deferred = std::make_shared<Napi::Promise::Deferred>(info.Env());
+  const auto promise = deferred->Promise();
+  const bool barrier = info[1].IsUndefined();
+  engine::Slots inputs;
+  if (!barrier) inputs.push_back(slot(info[1], "tensor"));
+  auto& engine = environment.engine();
+  environment.begin(info.Env());
+  engine.read(environment.call(info[0]), inputs, [&environment, deferred, barrier](const Tensors& tensors, std::shared_ptr<const engine::CallFailure> failure) {
+    at::Tensor value;
+    const char* name = nullptr;
+    if (!failure && !barrier) {
+      value = tensors[0].detach().to(at::kCPU).contiguous();
+      name = dtype_name(value.scalar_type());
+    }
+    environment.settle([deferred, failure, value, name](Napi::Env env) {
+      if (failure) return deferred->Reject(error(env, *failure));
+      if (!value.defined()) return deferred->Resolve(env.Undefined());
+      auto result = Napi::Object::New(env);
+      auto shape = Napi::Array::New(env, value.dim());
+      for (int64_t axis = 0; axis < value.dim(); ++axis) shape.Set(static_cast<uint32_t>(axis), static_cast<double>(value.size(axis)));
+      auto data = Napi::ArrayBuffer::New(env, value.nbytes());
+      if (value.nbytes() > 0) std::memcpy(data.Data(), value.const_data_ptr(), value.nbytes());
+      result.Set("dtype", name);
+      result.Set("shape", shape);
+      result.Set("data", data);
+      deferred->Resolve(result);
+    });
+  });
+  return promise;
+}
+
+Napi::Value release(const Napi::CallbackInfo& info) {
+  Environment::of(info.Env()).engine().release(slot(info[0], "tensor"));
+  return info.Env().Undefined();
+}
+
+/// op(call, "namespace::name", overload, arguments): handles of its results, in order.
+Napi::Value op(const Napi::CallbackInfo& info) {
+  auto& environment = Environment::of(info.Env());
+  DispatchedCall dispatched(info[1].As<Napi::String>(), info[2].As<Napi::String>(), info[3].As<Napi::Array>());
+  engine::Slots outputs;
+  const auto handles = new_slots(info.Env(), dispatched.results(), outputs);
+  auto inputs = dispatched.inputs();
+  environment.engine().submit(environment.call(info[0]), std::move(inputs), outputs,
+                              [dispatched](const Tensors& tensors) { return dispatched.run(tensors); });
+  return handles;
+}
+
+template <at::Tensor (*function)(const at::Tensor&)>
+Napi::Value map(const Napi::CallbackInfo& info) {
+  auto& environment = Environment::of(info.Env());
+  engine::Slots outputs;
+  const auto handles = new_slots(info.Env(), 1, outputs);
+  environment.engine().submit(environment.call(info[0]), {slot(info[1], "tensor")}, outputs,
+                              [](const Tensors& tensors) { return Tensors{function(tensors[0])}; });
+  return handles[0u];
+}
+
+at::Tensor detached(const at::Tensor& x) { return x.detach(); }
+at::Tensor as_leaf(const at::Tensor& x) { return x.detach().requires_grad_(true); }
+
+/// backward(call, outputs, grads): grads are handles, numbers (for scalars) or null (1).
+Napi::Value backward(const Napi::CallbackInfo& info) {
+  auto& environment = Environment::of(info.Env());
+  auto inputs = slots(info[1], "outputs");
+  const size_t count = inputs.size();
+  const auto grads = info[2].As<Napi::Array>();
+  for (uint32_t i = 0; i < grads.Length(); ++i) {
+    const Napi::Value grad = grads[i];
+    if (grad.IsNumber()) {
+      inputs.push_back(std::make_shared<engine::Slot>());
+      inputs.back()->tensor = at::scalar_tensor(grad.As<Napi::Number>().DoubleValue(), at::kDouble);
+    } else {
+      inputs.push_back(grad.IsNull() ? nullptr : slot(grad, "grads"));
+    }
+  }
+  environment.engine().submit(environment.call(info[0]), std::move(inputs), {}, [count](const Tensors& tensors) {
+    engine::backward(Tensors(tensors.begin(), tensors.begin() + count), Tensors(tensors.begin() + count, tensors.end()));
+    return Tensors();
+  });
+  return info.Env().Undefined();
+}
+
+}  // namespace
+
+void export_tensors(Napi::Env env, Napi::Object exports) {
+  export_function<tensor>(env, exports, "tensor");
+  export_function<read>(env, exports, "read");
+  export_function<release>(env, exports, "release");
+  export_function<op>(env, exports, "op");
+  export_function<map<detached>>(env, exports, "detach");
+  export_function<map<as_leaf>>(env, exports, "leaf");
+  export_function<map<engine::gradient>>(env, exports, "gradient");
+  export_function<backward>(env, exports, "backward");
+}
+
+}  // namespace memformer::napi

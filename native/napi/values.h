@@ -1,0 +1,45 @@
+// JavaScript values to C++ ones and back. Handles are externals with a type tag of ours.
+#pragma once
+#include <napi.h>
+
+#include "core/failure.h"
+#include "engine/slot.h"
+#include "nn/config.h"
+
+namespace memformer::napi {
+
+/// Kinds of handle; a wrong or foreign handle is a TypeError, not a crash.
+enum class Kind : uint64_t { tensor = 1, model, optimizer, cancel };
+
+template <typename T>
+Napi::Value wrap(Napi::Env env, Kind kind, std::shared_ptr<T> object) {
+  auto external = Napi::External<std::shared_ptr<T>>::New(env, new std::shared_ptr<T>(std::move(object)),
+                                                          [](Napi::Env, std::shared_ptr<T>* held) { delete held; });
+  const napi_type_tag tag{0x6d656d666f726d65u, static_cast<uint64_t>(kind)};
+  external.TypeTag(&tag);
+  return external;
+}
+
+template <typename T>
+std::shared_ptr<T> unwrap(const Napi::Value& value, Kind kind, const char* what) {
+  const napi_type_tag tag{0x6d656d666f726d65u, static_cast<uint64_t>(kind)};
+  if (!value.IsExternal() || !value.As<Napi::External<std::shared_ptr<T>>>().CheckTypeTag(&tag))
+    throw Napi::TypeError::New(value.Env(), std::string(what) + " is no handle of that kind");
+  return *value.As<Napi::External<std::shared_ptr<T>>>().Data();
+}
+
+engine::SlotPtr slot(const Napi::Value& value, const char* what);
+/// An array of handles; null and undefined become null slots.
+engine::Slots slots(const Napi::Value& value, const char* what);
+/// `count` fresh slots and the JavaScript array of their handles.
+Napi::Array new_slots(Napi::Env env, size_t count, engine::Slots& slots);
+
+at::ScalarType dtype(const std::string& name);
+const char* dtype_name(at::ScalarType dtype);
+std::vector<int64_t> integers(const Napi::Value& value);
+nn::Config config(const Napi::Value& value);
+
+/// An Error that carries a failure's code, call number and native text.
+Napi::Value error(Napi::Env env, const engine::CallFailure& failure);
+
+}  // namespace memformer::napi

@@ -1,0 +1,27 @@
+// Forgetting: what happens to the slots after they were written, and what they are at time 0.
+//   bmn              m <- (m + v) / max(||m + v||, eps)      m_0 = v / ||v||      v learned, (M, D): `writer.v_bias`
+//   normalize-only   m <- m / max(||m||, eps)                m_0 = w / ||w||      w learned, (M, D): `writer.initial`
+//   none             m                                       m_0 = w
+#pragma once
+#include "nn/config.h"
+#include "nn/parameters.h"
+
+namespace memformer::nn {
+
+class Forgetting {
+ public:
+  static constexpr double kEps = 1e-6;
+
+  Forgetting(Parameters& parameters, const Config& config);
+  /// The memory at time 0, (M, D).
+  at::Tensor initial() const;
+  /// memory (B, M, D) -> (B, M, D).
+  at::Tensor operator()(const at::Tensor& memory) const;
+
+ private:
+  enum class Kind { bmn, normalize_only, none };
+  Kind kind_;
+  at::Tensor slots_;  // v or w
+};
+
+}  // namespace memformer::nn

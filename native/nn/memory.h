@@ -1,0 +1,33 @@
+// The external memory of a model: M slots a row, restarted where a document starts, written once a segment, then forgotten.
+#pragma once
+#include "nn/forgetting.h"
+#include "nn/writers/writer.h"
+
+namespace memformer::nn {
+
+class Memory {
+ public:
+  Memory(Parameters& parameters, const Config& config)
+      : writer_(writers().make(config.text("writer"), parameters, config)), forgetting_(parameters, config) {}
+
+  /// The memory at time 0 of `rows` rows, (rows, M, D).
+  at::Tensor initial(int64_t rows) const { return forgetting_.initial().unsqueeze(0).expand({rows, -1, -1}).contiguous(); }
+
+  /// Rows with reset (B) bool restart from the learned initial memory, which then receives their gradient.
+  at::Tensor restart(const at::Tensor& memory, const at::Tensor& reset) const {
+    return at::where(reset.view({-1, 1, 1}), forgetting_.initial().unsqueeze(0), memory);
+  }
+
+  /// m_t from m_{t-1} (B, M, D) and the segment x (B, T, D). A row of padding alone keeps its memory to the bit.
+  at::Tensor write(const at::Tensor& memory, const at::Tensor& x, const KeyMask& mask, Pass& pass) const {
+    const auto next = forgetting_((*writer_)(memory, x, mask, pass));
+    if (mask.none()) return next;
+    return at::where(mask.real().any(1).view({-1, 1, 1}), next, memory);
+  }
+
+ private:
+  std::unique_ptr<Writer> writer_;
+  Forgetting forgetting_;
+};
+
+}  // namespace memformer::nn

@@ -1,0 +1,71 @@
+// The "Memformer decoder" of the paper's MRBP table: causal layers that read the memory, the writer on top of the last.
+//   input = [last token of source, target without its last]      x = decoder(input, m)      m' = write(m, x)
+#include "nn/memory.h"
+#include "nn/models/model.h"
+#include "nn/models/shifted.h"
+#include "nn/stacks.h"
+
+namespace memformer::nn {
+namespace {
+
+using at::Tensor;
+
+class Decoder final : public Model {
+ public:
+  Decoder(const Config& config, uint64_t seed)
+      : Model(config, seed),
+        embedding_(parameters_, config.integer("vocabulary"), config.integer("width")),
+        decoder_(parameters_, config, "decoder", config.integer("decoderLayers"), /*causal=*/true),
+        memory_(parameters_, config) {
+    make_output(config, embedding_.weight());
+  }
+
+  State initial_state(int64_t rows) const override { return {memory_.initial(rows)}; }
+
+  Outputs forward(const SegmentInput& segment, const State& state) const override {
+    auto pass = start(segment);
+    auto [hidden, next] = encode(segment, state, pass);
+    return score(hidden, segment.target, pass, std::move(next));
+  }
+
+  Encoding encode(const SegmentInput& segment, const State& state) const override {
+    auto pass = start(segment);
+    return encode(segment, state, pass);
+  }
+
+  Tensor logits(const SegmentInput& segment, const Tensor& prefix, const State& state) const override {
+    auto pass = start(segment);
+    const auto input = at::cat({last_token(segment.source), prefix}, 1);
+    const auto memory = memory_.restart(state[0], segment.reset);
+    const auto hidden = decoder_(embedding_(input, pass), memory, KeyMask(), pass);
+    return project(hidden.select(1, input.size(1) - 1), pass);
+  }
+
+ private:
+  Encoding encode(const SegmentInput& segment, const State& state, Pass& pass) const {
+    // A position counts as padding where there is nothing to predict: its input would be the end of the document at most.
+    const KeyMask mask(segment.target, segment.padded);
+    const auto memory = memory_.restart(state[0], segment.reset);                             // (B, M, D)
+    const auto input = shifted(last_token(segment.source), segment.target);                   // (B, T)
+    const auto hidden = decoder_(embedding_(input, pass), memory, mask, pass);                // (B, T, D)
+    return {hidden, {memory_.write(memory, hidden, mask, pass)}};
+  }
+
+  /// The last token of each row that is no padding, BOS where there is none: (B, 1).
+  Tensor last_token(const Tensor& source) const {
+    const auto position = at::arange(1, source.size(1) + 1, source.options());
+    const auto last = (source.ge(0).to(at::kLong) * position).amax(1, true);  // 1-based, 0: none
+    return at::where(last.gt(0), source.gather(1, (last - 1).clamp_min(0)), at::full_like(last, bos_));
+  }
+
+  Embedding embedding_;
+  ReadingStack decoder_;
+  Memory memory_;
+};
+
+}  // namespace
+
+const bool decoder_registered =
+    models().add("decoder", [](const Config& config, uint64_t seed) { return std::make_unique<Decoder>(config, seed); });
+
+}  // namespace memformer::nn

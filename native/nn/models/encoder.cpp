@@ -1,0 +1,55 @@
+// The stateful encoder: tokens or embeddings in, hidden states and memory out; a tied or untied head scores a label a token.
+//   x = encoder(source, m)      m' = write(m, x)      P(target_t) = softmax(x_t W^T)
+#include "nn/memory.h"
+#include "nn/models/model.h"
+#include "nn/stacks.h"
+
+namespace memformer::nn {
+namespace {
+
+class Encoder final : public Model {
+ public:
+  Encoder(const Config& config, uint64_t seed)
+      : Model(config, seed),
+        embedding_(parameters_, config.integer("vocabulary"), config.integer("width")),
+        encoder_(parameters_, config, "encoder", config.integer("encoderLayers"), /*causal=*/false),
+        memory_(parameters_, config) {
+    make_output(config, embedding_.weight());
+  }
+
+  State initial_state(int64_t rows) const override { return {memory_.initial(rows)}; }
+
+  Outputs forward(const SegmentInput& segment, const State& state) const override {
+    auto pass = start(segment);
+    auto [hidden, next] = encode(segment, state, pass);
+    return score(hidden, segment.target, pass, std::move(next));
+  }
+
+  Encoding encode(const SegmentInput& segment, const State& state) const override {
+    auto pass = start(segment);
+    return encode(segment, state, pass);
+  }
+
+  at::Tensor logits(const SegmentInput&, const at::Tensor&, const State&) const override {
+    throw Failure("CONFIG", "variant \"encoder\" has no next token to predict; use \"encoder-decoder\" or \"decoder\" to generate");
+  }
+
+ private:
+  Encoding encode(const SegmentInput& segment, const State& state, Pass& pass) const {
+    const KeyMask mask(segment.source, segment.padded);
+    const auto memory = memory_.restart(state[0], segment.reset);                           // (B, M, D)
+    const auto hidden = encoder_(embedding_(segment.source, pass), memory, mask, pass);     // (B, T, D)
+    return {hidden, {memory_.write(memory, hidden, mask, pass)}};
+  }
+
+  Embedding embedding_;
+  ReadingStack encoder_;
+  Memory memory_;
+};
+
+}  // namespace
+
+const bool encoder_registered =
+    models().add("encoder", [](const Config& config, uint64_t seed) { return std::make_unique<Encoder>(config, seed); });
+
+}  // namespace memformer::nn

@@ -1,0 +1,70 @@
+// The paper's main model: the encoder reads memory and segment and writes the memory; the decoder continues the text with the
+// next segment and reaches the memory only through the encoder's output.
+//   x = encoder(source, m)      m' = write(m, x)      P(target) = decoder([BOS, target without its last], x)
+#include "nn/memory.h"
+#include "nn/models/model.h"
+#include "nn/models/shifted.h"
+#include "nn/stacks.h"
+
+namespace memformer::nn {
+namespace {
+
+using at::Tensor;
+
+class EncoderDecoder final : public Model {
+ public:
+  EncoderDecoder(const Config& config, uint64_t seed)
+      : Model(config, seed),
+        embedding_(parameters_, config.integer("vocabulary"), config.integer("width")),
+        encoder_(parameters_, config, "encoder", config.integer("encoderLayers"), /*causal=*/false),
+        decoder_(parameters_, config, config.integer("decoderLayers")),
+        memory_(parameters_, config) {
+    make_output(config, embedding_.weight());
+  }
+
+  State initial_state(int64_t rows) const override { return {memory_.initial(rows)}; }
+
+  Outputs forward(const SegmentInput& segment, const State& state) const override {
+    auto pass = start(segment);
+    const KeyMask source_mask(segment.source, segment.padded);
+    auto [encoded, next] = encode(segment, source_mask, state, pass);
+    const auto first = at::full({segment.target.size(0), 1}, bos_, segment.target.options());
+    const auto input = shifted(first, segment.target);
+    const auto hidden = decoder_(embedding_(input, pass), KeyMask(input, segment.padded), encoded, source_mask, pass);
+    return score(hidden, segment.target, pass, std::move(next));
+  }
+
+  Encoding encode(const SegmentInput& segment, const State& state) const override {
+    auto pass = start(segment);
+    return encode(segment, KeyMask(segment.source, segment.padded), state, pass);
+  }
+
+  Tensor logits(const SegmentInput& segment, const Tensor& prefix, const State& state) const override {
+    auto pass = start(segment);
+    const KeyMask source_mask(segment.source, segment.padded);
+    const auto memory = memory_.restart(state[0], segment.reset);
+    const auto encoded = encoder_(embedding_(segment.source, pass), memory, source_mask, pass);
+    const auto input = at::cat({at::full({prefix.size(0), 1}, bos_, prefix.options()), prefix}, 1);
+    const auto hidden = decoder_(embedding_(input, pass), KeyMask(), encoded, source_mask, pass);
+    return project(hidden.select(1, input.size(1) - 1), pass);
+  }
+
+ private:
+  Encoding encode(const SegmentInput& segment, const KeyMask& mask, const State& state, Pass& pass) const {
+    const auto memory = memory_.restart(state[0], segment.reset);                            // (B, M, D)
+    const auto encoded = encoder_(embedding_(segment.source, pass), memory, mask, pass);     // (B, T, D)
+    return {encoded, {memory_.write(memory, encoded, mask, pass)}};
+  }
+
+  Embedding embedding_;
+  ReadingStack encoder_;
+  ContinuingStack decoder_;
+  Memory memory_;
+};
+
+}  // namespace
+
+const bool encoder_decoder_registered = models().add(
+    "encoder-decoder", [](const Config& config, uint64_t seed) { return std::make_unique<EncoderDecoder>(config, seed); });
+
+}  // namespace memformer::nn

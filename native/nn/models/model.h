@@ -1,0 +1,72 @@
+// A model is a recurrence over a state: forward(segment, state) -> (loss, state). What the state is (a memory, a cache, nothing)
+// only the model knows; MRBP, BPTT, evaluation and generation are written once, for every model.
+#pragma once
+#include "core/registry.h"
+#include "nn/config.h"
+#include "nn/parameters.h"
+#include "nn/pass.h"
+
+namespace memformer::nn {
+
+using State = std::vector<at::Tensor>;
+
+/// One segment for each of B rows.
+struct SegmentInput {
+  at::Tensor source;  ///< (B, T) int64, the segment before; negative: padding. Encoders also take (B, T, D): embedded already
+  at::Tensor target;  ///< (B, T) int64, this segment, to be predicted; negative: padding, not scored
+  at::Tensor reset;   ///< (B) bool, rows that start a document
+  at::Tensor seed;    ///< () int64, decides every dropout mask
+  bool padded;        ///< whether there is padding anywhere
+  bool training;      ///< whether dropout is on
+};
+
+struct Outputs {
+  at::Tensor loss;   ///< (), mean negative log-likelihood of the scored targets, nats
+  at::Tensor count;  ///< () int64, how many were scored
+  State state;
+};
+
+struct Encoding {
+  at::Tensor hidden;  ///< (B, T, D), the normed output of the stack that writes the memory
+  State state;
+};
+
+class Model {
+ public:
+  Model(const Config& config, uint64_t seed);
+  virtual ~Model() = default;
+
+  /// The state at time 0 of `rows` rows.
+  virtual State initial_state(int64_t rows) const = 0;
+  /// The whole step: loss and next state.
+  virtual Outputs forward(const SegmentInput& segment, const State& state) const = 0;
+  /// The critical path alone: the next state, and what the stack that writes it computed. forward() takes the same path.
+  virtual Encoding encode(const SegmentInput& segment, const State& state) const = 0;
+  /// Logits (B, V) of the token after `prefix` (B, P >= 0), the start of the segment that follows segment.source.
+  /// `state` is what forward() would be given. segment.target is not looked at.
+  virtual at::Tensor logits(const SegmentInput& segment, const at::Tensor& prefix, const State& state) const = 0;
+
+  Parameters& parameters() { return parameters_; }
+  const Parameters& parameters() const { return parameters_; }
+
+ protected:
+  Pass start(const SegmentInput& segment) const;
+  /// Scores hidden (B, T, D) against target (B, T): mean loss and count.
+  Outputs score(const at::Tensor& hidden, const at::Tensor& target, Pass& pass, State state) const;
+  at::Tensor project(const at::Tensor& hidden, Pass& pass) const;
+  /// V x D, the output projection: the embedding itself when tied.
+  void make_output(const Config& config, const at::Tensor& embedding);
+
+  Parameters parameters_;
+  int64_t bos_;
+
+ private:
+  at::ScalarType compute_;
+  double dropout_;
+  at::Tensor output_;
+};
+
+/// Models by name: "encoder-decoder" (the paper's), "encoder", "decoder".
+Registry<std::unique_ptr<Model>, const Config&, uint64_t>& models();
+
+}  // namespace memformer::nn

@@ -1,0 +1,36 @@
+// Self-attention under each position scheme, from the packed projection to the merged heads. Positions count inside a segment.
+#pragma once
+#include <memory>
+
+#include "core/registry.h"
+#include "nn/config.h"
+#include "nn/key_mask.h"
+#include "nn/parameters.h"
+#include "nn/pass.h"
+
+namespace memformer::nn {
+
+class PositionedAttention {
+ public:
+  virtual ~PositionedAttention() = default;
+  /// qkv (B, T, 3 D): Q, K, V. Returns (B, T, D), heads merged.
+  virtual at::Tensor operator()(const at::Tensor& qkv, const KeyMask& mask, bool causal, Pass& pass) const = 0;
+};
+
+/// Where an attention stands: parameters of a stack are made by its first layer.
+struct LayerPlace {
+  std::string stack;  ///< "encoder" or "decoder"
+  int64_t layer;
+  bool causal;
+};
+
+/// Schemes by name: "rotary", "relative" (the paper's first version), "t5".
+Registry<std::unique_ptr<PositionedAttention>, Parameters&, const Config&, const LayerPlace&>& position_schemes();
+
+/// softmax(q k^T / sqrt(E) [+ bias]) v through the fused kernels; q, k, v (B, H, T, E) -> (B, T, D).
+at::Tensor attend(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const KeyMask& mask, bool causal);
+
+/// T5's bucket of each (query, key): (T, T) int64 in [0, buckets). Bidirectional: half the buckets look ahead, half back.
+at::Tensor t5_buckets(int64_t T, int64_t buckets, int64_t most_distant, bool bidirectional);
+
+}  // namespace memformer::nn

@@ -1,0 +1,58 @@
+#include "nn/stacks.h"
+
+namespace memformer::nn {
+namespace {
+
+/// The sum of a stack's 3 L residual branches keeps the variance of one.
+double residual_gain(int64_t layers) { return 1.0 / std::sqrt(3.0 * static_cast<double>(layers)); }
+
+}  // namespace
+
+ReadingStack::ReadingStack(Parameters& parameters, const Config& config, const std::string& name, int64_t layers, bool causal)
+    : layers_([&] {
+        std::vector<Layer> made;
+        const double gain = residual_gain(layers);
+        for (int64_t i = 0; i < layers; ++i) {
+          const auto prefix = name + "." + std::to_string(i);
+          made.push_back({SelfAttention(parameters, config, {name, i, causal}, gain),
+                          CrossAttention(parameters, config, prefix + ".memory_read", CrossAttention::Context::memory, gain),
+                          FeedForward(parameters, prefix + ".feed_forward", config.integer("width"), config.integer("feedForward"), gain)});
+        }
+        return made;
+      }()),
+      norm_(parameters, name + ".norm", config.integer("width")) {}
+
+at::Tensor ReadingStack::operator()(at::Tensor x, const at::Tensor& memory, const KeyMask& mask, Pass& pass) const {
+  for (const auto& layer : layers_) {
+    x = layer.self_attention(x, mask, pass);
+    x = layer.memory_read(x, memory, KeyMask(), pass);
+    x = layer.feed_forward(x, pass);
+  }
+  return norm_(x);
+}
+
+ContinuingStack::ContinuingStack(Parameters& parameters, const Config& config, int64_t layers)
+    : layers_([&] {
+        std::vector<Layer> made;
+        const double gain = residual_gain(layers);
+        for (int64_t i = 0; i < layers; ++i) {
+          const auto prefix = "decoder." + std::to_string(i);
+          made.push_back({SelfAttention(parameters, config, {"decoder", i, true}, gain),
+                          CrossAttention(parameters, config, prefix + ".cross_attention", CrossAttention::Context::encoder, gain),
+                          FeedForward(parameters, prefix + ".feed_forward", config.integer("width"), config.integer("feedForward"), gain)});
+        }
+        return made;
+      }()),
+      norm_(parameters, "decoder.norm", config.integer("width")) {}
+
+at::Tensor ContinuingStack::operator()(at::Tensor x, const KeyMask& mask, const at::Tensor& encoded, const KeyMask& encoded_mask,
+                                       Pass& pass) const {
+  for (const auto& layer : layers_) {
+    x = layer.self_attention(x, mask, pass);
+    x = layer.cross_attention(x, encoded, encoded_mask, pass);
+    x = layer.feed_forward(x, pass);
+  }
+  return norm_(x);
+}
+
+}  // namespace memformer::nn

@@ -1,0 +1,43 @@
+// The stacks of layers that the models are made of. Every layer is pre-LayerNorm; a last LayerNorm closes the stack.
+#pragma once
+#include "nn/attention.h"
+
+namespace memformer::nn {
+
+/// Layers that read the memory: self-attention, memory read, feed-forward. Bidirectional: the encoder; causal: the decoder of
+/// the "decoder" variant.      `name`.`i`.{self_attention, memory_read, feed_forward}, `name`.norm
+class ReadingStack {
+ public:
+  ReadingStack(Parameters& parameters, const Config& config, const std::string& name, int64_t layers, bool causal);
+  /// x (B, T, D) embedded tokens, memory (B, M, D) -> (B, T, D), normed.
+  at::Tensor operator()(at::Tensor x, const at::Tensor& memory, const KeyMask& mask, Pass& pass) const;
+
+ private:
+  struct Layer {
+    SelfAttention self_attention;
+    CrossAttention memory_read;
+    FeedForward feed_forward;
+  };
+  std::vector<Layer> layers_;
+  LayerNorm norm_;
+};
+
+/// Layers that continue the text from the encoder's output: causal self-attention, cross-attention, feed-forward.
+/// `decoder`.`i`.{self_attention, cross_attention, feed_forward}, decoder.norm
+class ContinuingStack {
+ public:
+  ContinuingStack(Parameters& parameters, const Config& config, int64_t layers);
+  /// x (B, T, D), encoded (B, N, D) -> (B, T, D), normed.
+  at::Tensor operator()(at::Tensor x, const KeyMask& mask, const at::Tensor& encoded, const KeyMask& encoded_mask, Pass& pass) const;
+
+ private:
+  struct Layer {
+    SelfAttention self_attention;
+    CrossAttention cross_attention;
+    FeedForward feed_forward;
+  };
+  std::vector<Layer> layers_;
+  LayerNorm norm_;
+};
+
+}  // namespace memformer::nn

@@ -1,0 +1,39 @@
+#include "nn/writers/slot_projection.h"
+
+#include "ops/slot_attention/slot_attention.h"
+
+namespace memformer::nn {
+namespace {
+
+// At the start the slots hold on to most of what they are: W_Q = W_K, so that a slot's logit for itself is sqrt(E) g^2 / tau for
+// deviation g / sqrt(D); g^2 = tau (log(T) + kHold) / sqrt(E) puts it kHold above the logarithm of the number of tokens.
+constexpr double kHold = 2.0;
+
+double start_deviation(const Config& config) {
+  const double D = config.number("width"), E = D / config.number("heads");
+  return std::sqrt(config.number("writerTemperature") * (std::log(config.number("segment")) + kHold) / std::sqrt(E) / D);
+}
+
+}  // namespace
+
+SlotProjection::SlotProjection(Parameters& parameters, const Config& config, double value_gain)
+    : heads_(config.integer("heads")),
+      scale_(1.0 / (std::sqrt(config.number("width") / config.number("heads")) * config.number("writerTemperature"))),
+      norm_(parameters, "writer.norm", config.integer("width")) {
+  const int64_t D = config.integer("width");
+  key_ = parameters.normal("writer.key.weight", {D, D}, start_deviation(config), Parameters::Decay::yes);
+  query_ = parameters.add("writer.query.weight", key_.detach().clone(), Parameters::Decay::yes);
+  value_ = parameters.normal("writer.value.weight", {D, D}, value_gain / std::sqrt(static_cast<double>(D)), Parameters::Decay::yes);
+}
+
+at::Tensor SlotProjection::value(const at::Tensor& x, Pass& pass) const { return at::linear(pass.cast(x), pass.working(value_)); }
+
+at::Tensor SlotProjection::attend(const at::Tensor& u, const at::Tensor& own, const at::Tensor& x, const KeyMask& mask, Pass& pass) const {
+  const auto dtype = own.scalar_type();  // the write itself is in the memory's dtype whatever the pass computes in
+  const auto slots = pass.cast(u), tokens = pass.cast(x), key = pass.working(key_);
+  return ops::slot_attention(at::linear(slots, pass.working(query_)).to(dtype), at::linear(slots, key).to(dtype), own,
+                             at::linear(tokens, key).to(dtype), value(x, pass).to(dtype),
+                             mask.none() ? std::nullopt : std::optional<at::Tensor>(mask.real()), heads_, scale_);
+}
+
+}  // namespace memformer::nn

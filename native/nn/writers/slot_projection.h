@@ -1,0 +1,29 @@
+// What the writers share: slots and tokens projected to queries, keys and values, and slot attention over them.
+//   u = LN(m);   q = u W_Q   k_self = u W_K   k = x W_K   v = x W_V        no biases; slots and tokens share W_K
+// The slots enter layer-normed, as in the memory read: raw slots have norm 1 and tokens norm sqrt(D), and a softmax that weighs
+// both against each other needs them on one scale.
+#pragma once
+#include "nn/config.h"
+#include "nn/key_mask.h"
+#include "nn/layers.h"
+
+namespace memformer::nn {
+
+class SlotProjection {
+ public:
+  /// Makes writer.norm.{weight, bias} (D) and writer.{query, key, value}.weight (D, D). `value_gain` scales W_V's start.
+  SlotProjection(Parameters& parameters, const Config& config, double value_gain);
+
+  at::Tensor normed(const at::Tensor& memory) const { return norm_(memory); }
+  at::Tensor value(const at::Tensor& x, Pass& pass) const;
+  /// Attention of the slots u (B, M, D) to themselves, with their value `own` (B, M, D), and to the tokens x (B, T, D).
+  at::Tensor attend(const at::Tensor& u, const at::Tensor& own, const at::Tensor& x, const KeyMask& mask, Pass& pass) const;
+
+ private:
+  int64_t heads_;
+  double scale_;
+  LayerNorm norm_;
+  at::Tensor query_, key_, value_;
+};
+
+}  // namespace memformer::nn

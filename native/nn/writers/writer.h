@@ -1,0 +1,23 @@
+// A memory writer: how the slots take in a segment. One file a writer; its last line registers it.
+#pragma once
+#include <memory>
+
+#include "core/registry.h"
+#include "nn/config.h"
+#include "nn/key_mask.h"
+#include "nn/layers.h"
+
+namespace memformer::nn {
+
+class Writer {
+ public:
+  virtual ~Writer() = default;
+  /// memory (B, M, D) in the parameters' dtype; x (B, T, D), the normed output of the last layer that reads tokens.
+  /// Returns the written memory (B, M, D), before forgetting.
+  virtual at::Tensor operator()(const at::Tensor& memory, const at::Tensor& x, const KeyMask& mask, Pass& pass) const = 0;
+};
+
+/// Writers by name: "slot-attention" (the paper's), "gru".
+Registry<std::unique_ptr<Writer>, Parameters&, const Config&>& writers();
+
+}  // namespace memformer::nn

@@ -1,0 +1,136 @@
+#include "ops/biased_norm/biased_norm.h"
+
+#include "core/op_handle.h"
+#include "core/tensor_checks.h"
+
+// Saved for backward: the result y and the clamped norm n (B, M). With g = dL/dy:
+//   dL/ds = (g - y (y.g)) / n    where n > eps,    g / eps    where the norm was clamped;    dL/dbias = sum over B of dL/ds.
+namespace memformer::ops {
+namespace {
+
+constexpr const char* kOp = "biased_norm";
+
+void check(const at::Tensor& memory, const at::Tensor& bias) {
+  require_floating(kOp, "memory", memory);
+  require_shape(kOp, "memory", memory, {-1, -1, -1});
+  require_shape(kOp, "bias", bias, {memory.size(1), memory.size(2)});
+  require_like(kOp, "bias", bias, "memory", memory);
+}
+
+template <typename scalar_t, typename sum_t>
+void forward_rows(const scalar_t* memory, const scalar_t* bias, scalar_t* y, sum_t* norm, int64_t rows, int64_t M, int64_t D, sum_t eps) {
+  at::parallel_for(0, rows, std::max<int64_t>(1, 4096 / std::max<int64_t>(D, 1)), [&](int64_t begin, int64_t end) {
+    for (int64_t row = begin; row < end; ++row) {
+      const scalar_t* m = memory + row * D;
+      const scalar_t* v = bias + (row % M) * D;
+      sum_t square = 0;
+#pragma omp simd reduction(+ : square)
+      for (int64_t d = 0; d < D; ++d) {
+        const sum_t s = static_cast<sum_t>(m[d]) + static_cast<sum_t>(v[d]);
+        square += s * s;
+      }
+      const sum_t n = std::max(std::sqrt(square), eps);
+      norm[row] = n;
+      for (int64_t d = 0; d < D; ++d) y[row * D + d] = static_cast<scalar_t>((static_cast<sum_t>(m[d]) + static_cast<sum_t>(v[d])) / n);
+    }
+  });
+}
+
+template <typename scalar_t, typename sum_t>
+void backward_rows(const scalar_t* grad, const scalar_t* y, const sum_t* norm, scalar_t* grad_s, int64_t rows, int64_t D, sum_t eps) {
+  at::parallel_for(0, rows, std::max<int64_t>(1, 4096 / std::max<int64_t>(D, 1)), [&](int64_t begin, int64_t end) {
+    for (int64_t row = begin; row < end; ++row) {
+      const scalar_t* g = grad + row * D;
+      const scalar_t* y_row = y + row * D;
+      sum_t dot = 0;
+      if (norm[row] > eps) {
+#pragma omp simd reduction(+ : dot)
+        for (int64_t d = 0; d < D; ++d) dot += static_cast<sum_t>(y_row[d]) * static_cast<sum_t>(g[d]);
+      }
+      for (int64_t d = 0; d < D; ++d)
+        grad_s[row * D + d] = static_cast<scalar_t>((static_cast<sum_t>(g[d]) - static_cast<sum_t>(y_row[d]) * dot) / norm[row]);
+    }
+  });
+}
+
+std::tuple<at::Tensor, at::Tensor> forward_cpu(const at::Tensor& memory_in, const at::Tensor& bias_in, double eps) {
+  check(memory_in, bias_in);
+  const auto memory = memory_in.contiguous(), bias = bias_in.contiguous();
+  const int64_t B = memory.size(0), M = memory.size(1), D = memory.size(2);
+  auto y = at::empty_like(memory);
+  auto norm = at::empty({B, M}, memory.options().dtype(accumulate_type(memory.scalar_type())));
+  AT_DISPATCH_FLOATING_TYPES_AND(at::kBFloat16, memory.scalar_type(), kOp, [&] {
+    using sum_t = std::conditional_t<std::is_same_v<scalar_t, double>, double, float>;
+    forward_rows<scalar_t, sum_t>(memory.const_data_ptr<scalar_t>(), bias.const_data_ptr<scalar_t>(), y.mutable_data_ptr<scalar_t>(),
+                                  norm.mutable_data_ptr<sum_t>(), B * M, M, D, static_cast<sum_t>(eps));
+  });
+  return {y, norm};
+}
+
+std::tuple<at::Tensor, at::Tensor> backward_cpu(const at::Tensor& grad_in, const at::Tensor& y, const at::Tensor& norm, double eps) {
+  const auto grad = grad_in.contiguous();
+  auto grad_memory = at::empty_like(y);
+  AT_DISPATCH_FLOATING_TYPES_AND(at::kBFloat16, y.scalar_type(), kOp, [&] {
+    using sum_t = std::conditional_t<std::is_same_v<scalar_t, double>, double, float>;
+    backward_rows<scalar_t, sum_t>(grad.const_data_ptr<scalar_t>(), y.const_data_ptr<scalar_t>(), norm.const_data_ptr<sum_t>(),
+                                   grad_memory.mutable_data_ptr<scalar_t>(), norm.numel(), y.size(2), static_cast<sum_t>(eps));
+  });
+  return {grad_memory, grad_memory.sum(0)};
+}
+
+using Forward = std::tuple<at::Tensor, at::Tensor>(const at::Tensor&, const at::Tensor&, double);
+using Backward = std::tuple<at::Tensor, at::Tensor>(const at::Tensor&, const at::Tensor&, const at::Tensor&, double);
+
+const auto& forward_op() {
+  static const auto op = find_op<Forward>("memformer::biased_norm_forward");
+  return op;
+}
+
+const auto& backward_op() {
+  static const auto op = find_op<Backward>("memformer::biased_norm_backward");
+  return op;
+}
+
+class BiasedNorm : public torch::autograd::Function<BiasedNorm> {
+ public:
+  static at::Tensor forward(torch::autograd::AutogradContext* context, const at::Tensor& memory, const at::Tensor& bias, double eps) {
+    at::AutoDispatchBelowADInplaceOrView below;
+    auto [y, norm] = forward_op().call(memory, bias, eps);
+    context->save_for_backward({y, norm});
+    context->saved_data["eps"] = eps;
+    return y;
+  }
+
+  static torch::autograd::variable_list backward(torch::autograd::AutogradContext* context, torch::autograd::variable_list grads) {
+    const auto saved = context->get_saved_variables();
+    auto [grad_memory, grad_bias] = backward_op().call(grads[0], saved[0], saved[1], context->saved_data["eps"].toDouble());
+    return {grad_memory, grad_bias, {}};
+  }
+};
+
+at::Tensor with_gradient(const at::Tensor& memory, const at::Tensor& bias, double eps) { return BiasedNorm::apply(memory, bias, eps); }
+
+at::Tensor without_gradient(const at::Tensor& memory, const at::Tensor& bias, double eps) {
+  return std::get<0>(forward_op().call(memory, bias, eps));
+}
+
+}  // namespace
+
+at::Tensor biased_norm(const at::Tensor& memory, const at::Tensor& bias, double eps) {
+  static const auto op = find_op<at::Tensor(const at::Tensor&, const at::Tensor&, double)>("memformer::biased_norm");
+  return op.call(memory, bias, eps);
+}
+
+TORCH_LIBRARY_FRAGMENT(memformer, library) {
+  library.def("biased_norm(Tensor memory, Tensor bias, float eps) -> Tensor");
+  library.def("biased_norm_forward(Tensor memory, Tensor bias, float eps) -> (Tensor y, Tensor norm)");
+  library.def("biased_norm_backward(Tensor grad, Tensor y, Tensor norm, float eps) -> (Tensor grad_memory, Tensor grad_bias)");
+}
+TORCH_LIBRARY_IMPL(memformer, CPU, library) {
+  library.impl("biased_norm_forward", &forward_cpu);
+  library.impl("biased_norm_backward", &backward_cpu);
+}
+TORCH_LIBRARY_IMPL(memformer, CompositeExplicitAutograd, library) { library.impl("biased_norm", &without_gradient); }
+TORCH_LIBRARY_IMPL(memformer, Autograd, library) { library.impl("biased_norm", &with_gradient); }
+
+}  // namespace memformer::ops

@@ -1,0 +1,106 @@
+#include "ops/dropout/dropout.h"
+
+#include "core/op_handle.h"
+#include "core/tensor_checks.h"
+#include "ops/dropout/philox.h"
+
+namespace memformer::ops {
+namespace {
+
+constexpr const char* kOp = "dropout";
+constexpr int64_t kLanes = 16;  // counters worked on together: the compiler turns each round into vector code
+
+/// keep[4 * lane + word] for kLanes counters from `first`: the ten rounds of philox.h, across lanes.
+void keep_mask(uint64_t seed, uint64_t site, uint64_t first, uint32_t threshold, uint32_t* keep) {
+  uint32_t c0[kLanes], c1[kLanes], c2[kLanes], c3[kLanes];
+  for (int64_t lane = 0; lane < kLanes; ++lane) {
+    const uint64_t index = first + lane;
+    c0[lane] = static_cast<uint32_t>(index);
+    c1[lane] = static_cast<uint32_t>(index >> 32);
+    c2[lane] = static_cast<uint32_t>(site);
+    c3[lane] = static_cast<uint32_t>(site >> 32);
+  }
+  uint32_t key0 = static_cast<uint32_t>(seed), key1 = static_cast<uint32_t>(seed >> 32);
+  for (int round = 0; round < 10; ++round) {
+#pragma omp simd
+    for (int64_t lane = 0; lane < kLanes; ++lane) {
+      const uint64_t product0 = uint64_t{0xD2511F53u} * c0[lane], product1 = uint64_t{0xCD9E8D57u} * c2[lane];
+      c0[lane] = static_cast<uint32_t>(product1 >> 32) ^ c1[lane] ^ key0;
+      c2[lane] = static_cast<uint32_t>(product0 >> 32) ^ c3[lane] ^ key1;
+      c1[lane] = static_cast<uint32_t>(product1);
+      c3[lane] = static_cast<uint32_t>(product0);
+    }
+    key0 += 0x9E3779B9u;
+    key1 += 0xBB67AE85u;
+  }
+  for (int64_t lane = 0; lane < kLanes; ++lane) {
+    keep[4 * lane] = c0[lane] >= threshold;
+    keep[4 * lane + 1] = c1[lane] >= threshold;
+    keep[4 * lane + 2] = c2[lane] >= threshold;
+    keep[4 * lane + 3] = c3[lane] >= threshold;
+  }
+}
+
+template <typename scalar_t>
+void drop(const scalar_t* x, scalar_t* y, int64_t count, double p, uint64_t seed, uint64_t site) {
+  using scale_t = std::conditional_t<std::is_same_v<scalar_t, double>, double, float>;
+  const auto threshold = static_cast<uint32_t>(p * 4294967296.0);
+  const auto scale = static_cast<scale_t>(1.0 / (1.0 - p));
+  constexpr int64_t kBlock = 4 * kLanes;
+  at::parallel_for(0, (count + kBlock - 1) / kBlock, 64, [&](int64_t begin, int64_t end) {
+    uint32_t keep[kBlock];
+    for (int64_t block = begin; block < end; ++block) {
+      keep_mask(seed, site, static_cast<uint64_t>(block * kLanes), threshold, keep);
+      const int64_t first = block * kBlock, size = std::min(kBlock, count - first);
+      for (int64_t i = 0; i < size; ++i)
+        y[first + i] = keep[i] ? static_cast<scalar_t>(static_cast<scale_t>(x[first + i]) * scale) : scalar_t(0);
+    }
+  });
+}
+
+at::Tensor dropout_cpu(const at::Tensor& x_in, double p, const at::Tensor& seed, int64_t site) {
+  require_floating(kOp, "x", x_in);
+  require(p >= 0.0 && p < 1.0, "CONFIG", "dropout: p must be at least 0 and below 1, got ", p);
+  require_shape(kOp, "seed", seed, {});
+  require_dtype(kOp, "seed", seed, at::kLong);
+  const auto x = x_in.contiguous();
+  auto y = at::empty_like(x);
+  AT_DISPATCH_FLOATING_TYPES_AND(at::kBFloat16, x.scalar_type(), kOp, [&] {
+    drop(x.const_data_ptr<scalar_t>(), y.mutable_data_ptr<scalar_t>(), x.numel(), p, static_cast<uint64_t>(seed.item<int64_t>()),
+         static_cast<uint64_t>(site));
+  });
+  return y;
+}
+
+using Signature = at::Tensor(const at::Tensor&, double, const at::Tensor&, int64_t);
+
+class Dropout : public torch::autograd::Function<Dropout> {
+ public:
+  static at::Tensor forward(torch::autograd::AutogradContext* context, const at::Tensor& x, double p, const at::Tensor& seed, int64_t site) {
+    at::AutoDispatchBelowADInplaceOrView below;
+    context->save_for_backward({seed});
+    context->saved_data["p"] = p;
+    context->saved_data["site"] = site;
+    return dropout(x, p, seed, site);
+  }
+
+  static torch::autograd::variable_list backward(torch::autograd::AutogradContext* context, torch::autograd::variable_list grads) {
+    return {dropout(grads[0], context->saved_data["p"].toDouble(), context->get_saved_variables()[0], context->saved_data["site"].toInt()),
+            {}, {}, {}};
+  }
+};
+
+at::Tensor with_gradient(const at::Tensor& x, double p, const at::Tensor& seed, int64_t site) { return Dropout::apply(x, p, seed, site); }
+
+}  // namespace
+
+at::Tensor dropout(const at::Tensor& x, double p, const at::Tensor& seed, int64_t site) {
+  static const auto op = find_op<Signature>("memformer::dropout");
+  return op.call(x, p, seed, site);
+}
+
+TORCH_LIBRARY_FRAGMENT(memformer, library) { library.def("dropout(Tensor x, float p, Tensor seed, int site) -> Tensor"); }
+TORCH_LIBRARY_IMPL(memformer, CPU, library) { library.impl("dropout", &dropout_cpu); }
+TORCH_LIBRARY_IMPL(memformer, Autograd, library) { library.impl("dropout", &with_gradient); }
+
+}  // namespace memformer::ops

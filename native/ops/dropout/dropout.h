@@ -1,0 +1,14 @@
+// Dropout whose mask is a pure function of (seed, site, element): nothing is drawn from a generator and nothing is saved, so a
+// replayed segment drops exactly what its first run dropped, on any device and with any number of threads.
+#pragma once
+#include "core/torch.h"
+
+namespace memformer::ops {
+
+/// x of any shape, float32, float64 or bfloat16; 0 <= p < 1; seed () int64; site tells the dropouts of one pass apart.
+/// Element i of the contiguous x is kept, times 1 / (1 - p), where word i % 4 of Philox4x32-10(key = seed,
+/// counter = (i / 4, site)) is at least p 2^32, else it is 0. The gradient is the same operator on the gradient.
+/// Throws CONFIG, DTYPE, SHAPE.
+at::Tensor dropout(const at::Tensor& x, double p, const at::Tensor& seed, int64_t site);
+
+}  // namespace memformer::ops

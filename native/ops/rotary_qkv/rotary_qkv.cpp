@@ -1,0 +1,134 @@
+#include "ops/rotary_qkv/rotary_qkv.h"
+
+#include "core/op_handle.h"
+#include "core/tensor_checks.h"
+
+// Saved for backward: cos and sin alone; the gradient is the same rotation by the opposite angles.
+namespace memformer::ops {
+namespace {
+
+using at::Tensor;
+constexpr const char* kOp = "rotary_qkv";
+
+void check(const Tensor& qkv, const Tensor& cos, const Tensor& sin, int64_t heads) {
+  require_floating(kOp, "qkv", qkv);
+  require_shape(kOp, "qkv", qkv, {-1, -1, -1});
+  require(heads > 0 && qkv.size(2) % (6 * heads) == 0, "CONFIG", "rotary_qkv: qkv's width must be 3 x heads x an even number, got ",
+          qkv.size(2), " with ", heads, " heads");
+  const int64_t T = qkv.size(1), half = qkv.size(2) / (6 * heads);
+  require_shape(kOp, "cos", cos, {T, half});
+  require_shape(kOp, "sin", sin, {T, half});
+  require_dtype(kOp, "cos", cos, accumulate_type(qkv.scalar_type()));
+  require_dtype(kOp, "sin", sin, accumulate_type(qkv.scalar_type()));
+}
+
+struct Sizes {
+  int64_t B, T, H, half;
+};
+
+/// Calls move(packed row of (b, t, part, h), split row of part, cos row, sin row) for every head of every token.
+template <typename Move>
+void for_each_head(const Sizes& size, const Move& move) {
+  const auto [B, T, H, half] = size;
+  const int64_t E = 2 * half;
+  at::parallel_for(0, B * T, std::max<int64_t>(1, 8192 / std::max<int64_t>(3 * H * E, 1)), [&](int64_t begin, int64_t end) {
+    for (int64_t bt = begin; bt < end; ++bt) {
+      const int64_t b = bt / T, t = bt % T;
+      for (int64_t part = 0; part < 3; ++part)
+        for (int64_t h = 0; h < H; ++h) move(part, ((bt * 3 + part) * H + h) * E, ((b * H + h) * T + t) * E, t * half);
+    }
+  });
+}
+
+/// y = x turned by the angle (opposite: by minus the angle).
+template <typename scalar_t, typename angle_t>
+inline void turn(const scalar_t* x, scalar_t* y, const angle_t* cos, const angle_t* sin, int64_t half, angle_t sign) {
+#pragma omp simd
+  for (int64_t e = 0; e < half; ++e) {
+    const angle_t x1 = static_cast<angle_t>(x[e]), x2 = static_cast<angle_t>(x[e + half]);
+    const angle_t c = cos[e], s = sin[e] * sign;
+    y[e] = static_cast<scalar_t>(x1 * c - x2 * s);
+    y[e + half] = static_cast<scalar_t>(x2 * c + x1 * s);
+  }
+}
+
+std::tuple<Tensor, Tensor, Tensor> forward_cpu(const Tensor& qkv_in, const Tensor& cos_in, const Tensor& sin_in, int64_t heads) {
+  check(qkv_in, cos_in, sin_in, heads);
+  const auto qkv = qkv_in.contiguous(), cos = cos_in.contiguous(), sin = sin_in.contiguous();
+  const Sizes size{qkv.size(0), qkv.size(1), heads, qkv.size(2) / (6 * heads)};
+  auto split = [&] { return at::empty({size.B, size.H, size.T, 2 * size.half}, qkv.options()); };
+  auto q = split(), k = split(), v = split();
+  AT_DISPATCH_FLOATING_TYPES_AND(at::kBFloat16, qkv.scalar_type(), kOp, [&] {
+    using angle_t = std::conditional_t<std::is_same_v<scalar_t, double>, double, float>;
+    const auto* x = qkv.const_data_ptr<scalar_t>();
+    const auto *c = cos.const_data_ptr<angle_t>(), *s = sin.const_data_ptr<angle_t>();
+    scalar_t* parts[3] = {q.mutable_data_ptr<scalar_t>(), k.mutable_data_ptr<scalar_t>(), v.mutable_data_ptr<scalar_t>()};
+    for_each_head(size, [&](int64_t part, int64_t packed, int64_t row, int64_t angle) {
+      if (part == 2) std::copy_n(x + packed, 2 * size.half, parts[2] + row);
+      else turn<scalar_t, angle_t>(x + packed, parts[part] + row, c + angle, s + angle, size.half, 1);
+    });
+  });
+  return {q, k, v};
+}
+
+Tensor backward_cpu(const Tensor& grad_q_in, const Tensor& grad_k_in, const Tensor& grad_v_in, const Tensor& cos_in, const Tensor& sin_in) {
+  const auto grad_q = grad_q_in.contiguous(), grad_k = grad_k_in.contiguous(), grad_v = grad_v_in.contiguous();
+  const auto cos = cos_in.contiguous(), sin = sin_in.contiguous();
+  const Sizes size{grad_q.size(0), grad_q.size(2), grad_q.size(1), grad_q.size(3) / 2};
+  auto grad = at::empty({size.B, size.T, 3 * size.H * 2 * size.half}, grad_q.options());
+  AT_DISPATCH_FLOATING_TYPES_AND(at::kBFloat16, grad.scalar_type(), kOp, [&] {
+    using angle_t = std::conditional_t<std::is_same_v<scalar_t, double>, double, float>;
+    auto* y = grad.mutable_data_ptr<scalar_t>();
+    const auto *c = cos.const_data_ptr<angle_t>(), *s = sin.const_data_ptr<angle_t>();
+    const scalar_t* parts[3] = {grad_q.const_data_ptr<scalar_t>(), grad_k.const_data_ptr<scalar_t>(), grad_v.const_data_ptr<scalar_t>()};
+    for_each_head(size, [&](int64_t part, int64_t packed, int64_t row, int64_t angle) {
+      if (part == 2) std::copy_n(parts[2] + row, 2 * size.half, y + packed);
+      else turn<scalar_t, angle_t>(parts[part] + row, y + packed, c + angle, s + angle, size.half, -1);
+    });
+  });
+  return grad;
+}
+
+using Forward = std::tuple<Tensor, Tensor, Tensor>(const Tensor&, const Tensor&, const Tensor&, int64_t);
+using Backward = Tensor(const Tensor&, const Tensor&, const Tensor&, const Tensor&, const Tensor&);
+
+class RotaryQkv : public torch::autograd::Function<RotaryQkv> {
+ public:
+  static torch::autograd::variable_list forward(torch::autograd::AutogradContext* context, const Tensor& qkv, const Tensor& cos,
+                                                const Tensor& sin, int64_t heads) {
+    at::AutoDispatchBelowADInplaceOrView below;
+    context->save_for_backward({cos, sin});
+    auto [q, k, v] = rotary_qkv(qkv, cos, sin, heads);
+    return {q, k, v};
+  }
+
+  static torch::autograd::variable_list backward(torch::autograd::AutogradContext* context, torch::autograd::variable_list grads) {
+    static const auto op = find_op<Backward>("memformer::rotary_qkv_backward");
+    const auto saved = context->get_saved_variables();
+    return {op.call(grads[0], grads[1], grads[2], saved[0], saved[1]), {}, {}, {}};
+  }
+};
+
+std::tuple<Tensor, Tensor, Tensor> with_gradient(const Tensor& qkv, const Tensor& cos, const Tensor& sin, int64_t heads) {
+  auto parts = RotaryQkv::apply(qkv, cos, sin, heads);
+  return {parts[0], parts[1], parts[2]};
+}
+
+}  // namespace
+
+std::tuple<Tensor, Tensor, Tensor> rotary_qkv(const Tensor& qkv, const Tensor& cos, const Tensor& sin, int64_t heads) {
+  static const auto op = find_op<Forward>("memformer::rotary_qkv");
+  return op.call(qkv, cos, sin, heads);
+}
+
+TORCH_LIBRARY_FRAGMENT(memformer, library) {
+  library.def("rotary_qkv(Tensor qkv, Tensor cos, Tensor sin, int heads) -> (Tensor q, Tensor k, Tensor v)");
+  library.def("rotary_qkv_backward(Tensor grad_q, Tensor grad_k, Tensor grad_v, Tensor cos, Tensor sin) -> Tensor");
+}
+TORCH_LIBRARY_IMPL(memformer, CPU, library) {
+  library.impl("rotary_qkv", &forward_cpu);
+  library.impl("rotary_qkv_backward", &backward_cpu);
+}
+TORCH_LIBRARY_IMPL(memformer, Autograd, library) { library.impl("rotary_qkv", &with_gradient); }
+
+}  // namespace memformer::ops
