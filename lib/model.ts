@@ -60,7 +60,7 @@ export class Memformer implements Recurrence, AsyncDisposable {
     for (const key of Object.keys(given)) if (given[key as keyof ModelOptions] === undefined) delete given[key as keyof ModelOptions];
     const config = modelConfig({ ...presets[preset], ...given });
     runtime(threads === undefined ? {} : { threads });
-    const call = nextCall(Memformer.create);
+    const call = nextCall();
     return new Memformer(config, await waited((addon) => addon.createModel(call, config.variant, config, seed)));
   }
 
@@ -102,7 +102,7 @@ export class Memformer implements Recurrence, AsyncDisposable {
 
   /** The state at time 0 of `rows` rows. */
   initialState(rows: number): State {
-    const call = nextCall(this.initialState);
+    const call = nextCall();
     return tensors(guarded((addon) => addon.initialState(call, this.handle, rows, this.#stateSize)));
   }
 
@@ -112,13 +112,13 @@ export class Memformer implements Recurrence, AsyncDisposable {
   }
 
   advance(segment: SegmentTensors, state: State, options: StepOptions = {}): State {
-    const call = nextCall(this.advance);
+    const call = nextCall();
     return this.#step(segment, state, options, (addon, parts, given) =>
       addon.advance(call, this.handle, parts, segment.padded, options.training ?? false, given));
   }
 
   forward(segment: SegmentTensors, state: State, options: StepOptions & { readonly graph?: boolean } = {}): Step {
-    const call = nextCall(this.forward);
+    const call = nextCall();
     const [loss, count, ...next] = this.#step(segment, state, options, (addon, parts, given) =>
       addon.forward(call, this.handle, parts, segment.padded, options.training ?? false, given, options.graph ?? false));
     return { loss: loss!, count: count!, state: next };
@@ -126,7 +126,7 @@ export class Memformer implements Recurrence, AsyncDisposable {
 
   /** The hidden states (B, T, D) of the stack that writes the memory, and the next state. */
   encode(segment: SegmentTensors, state: State, options: StepOptions & { readonly graph?: boolean } = {}): { hidden: Tensor; state: State } {
-    const call = nextCall(this.encode);
+    const call = nextCall();
     const [hidden, ...next] = this.#step(segment, state, options, (addon, parts, given) =>
       addon.encode(call, this.handle, parts, segment.padded, options.training ?? false, given, options.graph ?? false));
     return { hidden: hidden!, state: next };
@@ -134,34 +134,34 @@ export class Memformer implements Recurrence, AsyncDisposable {
 
   /** Logits (B, V) of the token after `prefix` (B, P), the beginning of the segment that follows `segment.source`. */
   logits(segment: SegmentTensors, prefix: Tensor, state: State): Tensor {
-    const call = nextCall(this.logits);
+    const call = nextCall();
     return this.#step(segment, state, {}, (addon, parts, given) =>
       addon.logits(call, this.handle, parts, segment.padded, false, given, prefix.handle))[0]!;
   }
 
   /** A parameter's values, shared with the model. Throws MemformerError CONFIG at the read if there is none of that name. */
   parameter(name: string): Tensor {
-    return tensors(guarded((addon) => addon.parameter(nextCall(this.parameter), this.handle, name)))[0]!;
+    return tensors(guarded((addon) => addon.parameter(nextCall(), this.handle, name)))[0]!;
   }
 
   /** A parameter's gradient so far, zeros where nothing reached it. */
   gradient(name: string): Tensor {
-    return tensors(guarded((addon) => addon.parameterGradient(nextCall(this.gradient), this.handle, name)))[0]!;
+    return tensors(guarded((addon) => addon.parameterGradient(nextCall(), this.handle, name)))[0]!;
   }
 
   /** Copies `value` into a parameter. */
   assign(name: string, value: Tensor): void {
-    guarded((addon) => { addon.assign(nextCall(this.assign), this.handle, name, value.handle); });
+    guarded((addon) => { addon.assign(nextCall(), this.handle, name, value.handle); });
   }
 
   /** Drops the gradients gathered so far. */
   zeroGradients(): void {
-    guarded((addon) => { addon.zeroGradients(nextCall(this.zeroGradients), this.handle); });
+    guarded((addon) => { addon.zeroGradients(nextCall(), this.handle); });
   }
 
   /** The L2 norm over all gradients, (); they are scaled so that it is at most `most` (0: never). */
   clipGradients(most: number): Tensor {
-    return tensors(guarded((addon) => addon.clipGradients(nextCall(this.clipGradients), this.handle, most)))[0]!;
+    return tensors(guarded((addon) => addon.clipGradients(nextCall(), this.handle, most)))[0]!;
   }
 
   /** @internal */
@@ -178,7 +178,7 @@ export class Memformer implements Recurrence, AsyncDisposable {
   async dispose(): Promise<void> {
     if (this.#handle === undefined) return;
     this.#handle = undefined;
-    await waited((addon) => addon.read(nextCall(this.dispose)));
+    await waited((addon) => addon.read(nextCall()));
   }
 
   async [Symbol.asyncDispose](): Promise<void> {

@@ -29,7 +29,7 @@ export class AdamW {
 
   /** One update at learning rate `rate`, after which the gradients are dropped; none is made when `norm` is not finite. */
   step(rate: number, norm: Tensor): void {
-    guarded((addon) => { addon.adamwStep(nextCall(this.step), this.#handle, rate, norm.handle); });
+    guarded((addon) => { addon.adamwStep(nextCall(), this.#handle, rate, norm.handle); });
   }
 
   /** Names and shapes of what it carries: `<parameter>.exp_avg`, `.exp_avg_sq`, `.step`. */
@@ -42,11 +42,11 @@ export class AdamW {
   entries(): TensorEntry[] {
     const dtype = masterType(this.#model.config);
     return this.tensors.map(({ name, shape }) => engineEntry(name, name.endsWith(".step") ? "float32" : dtype, shape,
-      () => new Tensor(guarded((addon) => addon.adamwState(nextCall(this.entries), this.#handle, name))[0]!)));
+      () => new Tensor(guarded((addon) => addon.adamwState(nextCall(), this.#handle, name))[0]!)));
   }
 
   /** Copies one of them back. */
   assign(name: string, value: Tensor): void {
-    guarded((addon) => { addon.adamwAssign(nextCall(this.assign), this.#handle, name, value.handle); });
+    guarded((addon) => { addon.adamwAssign(nextCall(), this.#handle, name, value.handle); });
   }
 }

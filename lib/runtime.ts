@@ -33,7 +33,7 @@ export function memory(): MemoryUse {
 
 /** Starts the peak anew, once the calls made before have run. */
 export function resetPeakMemory(): void {
-  guarded((native) => { native.resetPeak(nextCall(resetPeakMemory)); });
+  guarded((native) => { native.resetPeak(nextCall()); });
 }
 
 /** Gives memory kept for reuse back to the system. */
@@ -43,7 +43,7 @@ export function trimMemory(): void {
 
 /** Resolves when all calls made before have run; rejects with the error of one that nobody has read. */
 export async function synchronize(): Promise<void> {
-  const call = nextCall(synchronize);
+  const call = nextCall();
   return waited((native) => native.read(call));
 }
 

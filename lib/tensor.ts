@@ -43,7 +43,7 @@ export class Tensor implements Disposable {
 
   /** Its numbers, dtype and shape, copied out, once they are there. Rejects with the error of the call that should have made it. */
   async read(): Promise<{ dtype: DType; shape: number[]; data: ArrayBuffer }> {
-    const handle = this.handle, call = nextCall(this.read);
+    const handle = this.handle, call = nextCall();
     return waited((addon) => addon.read(call, handle));
   }
 
@@ -64,17 +64,17 @@ export class Tensor implements Disposable {
 
   /** The same numbers without history. */
   detach(): Tensor {
-    return new Tensor(guarded((addon) => addon.detach(nextCall(this.detach), this.handle)));
+    return new Tensor(guarded((addon) => addon.detach(nextCall(), this.handle)));
   }
 
   /** The same numbers as a leaf that wants a gradient. */
   leaf(): Tensor {
-    return new Tensor(guarded((addon) => addon.leaf(nextCall(this.leaf), this.handle)));
+    return new Tensor(guarded((addon) => addon.leaf(nextCall(), this.handle)));
   }
 
   /** The gradient a leaf has gathered, zeros where nothing reached it. */
   gradient(): Tensor {
-    return new Tensor(guarded((addon) => addon.gradient(nextCall(this.gradient), this.handle)));
+    return new Tensor(guarded((addon) => addon.gradient(nextCall(), this.handle)));
   }
 
   /** Frees it as soon as the calls made before have run. Idempotent. */
@@ -96,7 +96,7 @@ export function op(name: string, ...args: (Tensor | readonly Tensor[] | Exclude<
   const handles = args.map((arg) => Array.isArray(arg)
     ? arg.map((element) => element instanceof Tensor ? element.handle : element as number)
     : arg instanceof Tensor ? arg.handle : arg) as OperatorArgument[];
-  return guarded((addon) => addon.op(nextCall(op), base!, overload, handles)).map((handle) => new Tensor(handle));
+  return guarded((addon) => addon.op(nextCall(), base!, overload, handles)).map((handle) => new Tensor(handle));
 }
 
 /** {@link op} for operators with one result. */
@@ -110,7 +110,7 @@ export function apply(name: string, ...args: Parameters<typeof op> extends [stri
  */
 export function backward(outputs: readonly Tensor[], grads: readonly (Tensor | number)[]): void {
   guarded((addon) => {
-    addon.backward(nextCall(backward), outputs.map((output) => output.handle), grads.map((grad) => grad instanceof Tensor ? grad.handle : grad));
+    addon.backward(nextCall(), outputs.map((output) => output.handle), grads.map((grad) => grad instanceof Tensor ? grad.handle : grad));
   });
 }
 

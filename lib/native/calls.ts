@@ -39,10 +39,10 @@ const kept = 4096; // calls whose stacks are remembered; more are never waiting 
 const sites: { stack?: string }[] = new Array<{ stack?: string }>(kept);
 let last = 0;
 
-/** A number for a call made by the function that called `above`. */
-export function nextCall(above: (...args: never[]) => unknown): number {
+/** A number for the call that is being made. */
+export function nextCall(): number {
   const site: { stack?: string } = {};
-  Error.captureStackTrace(site, above);
+  Error.captureStackTrace(site, nextCall);
   last += 1;
   sites[last % kept] = site;
   return last;
