@@ -46,7 +46,7 @@ void AdamW::step(Group& group, double rate, const at::Tensor& found_inf) {
   at::_foreach_add_(steps, 1);
   at::_fused_adamw_(parameters, grads, exp_avgs, exp_avg_sqs, {}, steps, rate, options_.beta1, options_.beta2, group.decay, options_.eps,
                     /*amsgrad=*/false, /*maximize=*/false, /*grad_scale=*/{}, found_inf);
-  at::_foreach_sub_(steps, found_inf);
+  at::_foreach_sub_(steps, Tensors(steps.size(), found_inf));
 }
 
 }  // namespace memformer::engine
