@@ -1,0 +1,44 @@
+/** `memformer generate`: a prompt of any length in, its continuation out, piece by piece. */
+import { readFile } from "node:fs/promises";
+import { text } from "node:stream/consumers";
+import { InvalidArgumentError, type Command } from "commander";
+import { z } from "zod";
+import { withIoErrors } from "../checkpoint/io-error.ts";
+import { Session } from "../session.ts";
+import { findModel, openModel } from "./model-folder.ts";
+import { addOptions } from "./options.ts";
+import { runSchema } from "./run-config.ts";
+
+const generateSchema = z.strictObject({
+  prompt: z.string().optional().describe("the text to continue; - reads it from the standard input; default: none"),
+  promptFile: z.string().optional().describe("a file with the text to continue"),
+  maxTokens: z.int().positive().default(256).describe("tokens to make at most"),
+  temperature: z.number().nonnegative().default(0.8).describe("0: always the likeliest token"),
+  topK: z.int().positive().optional().describe("only the k likeliest tokens; default: all"),
+  topP: z.number().positive().max(1).default(1).describe("only the likeliest tokens that together hold this share"),
+  seed: z.int().nonnegative().default(0).describe("decides what is drawn"),
+  // A model knows its own tokenizer.
+  tokenizer: z.string().optional().describe(runSchema.shape.tokenizer.description!),
+  threads: runSchema.shape.threads,
+});
+
+/** Adds `memformer generate`. */
+export function register(program: Command): void {
+  const command = program
+    .command("generate")
+    .description("continue a text, memory carried from segment to segment")
+    .argument("<folder>", "a model, a checkpoint or a run");
+  addOptions(command, generateSchema, "Options");
+  command.action(async (path: string, flags: Record<string, unknown>) => {
+    const { prompt, promptFile, tokenizer, threads, ...options } = generateSchema.parse(flags);
+    if (prompt !== undefined && promptFile !== undefined) throw new InvalidArgumentError("--prompt and --prompt-file exclude each other");
+    const before = promptFile !== undefined ? await withIoErrors("read", promptFile, () => readFile(promptFile, "utf8"))
+      : prompt === "-" ? await text(process.stdin) : prompt ?? "";
+    const opened = await openModel(await findModel(path), { tokenizer, threads });
+    await using model = opened.model;
+    using session = await Session.open(model, opened.tokenizer);
+    await session.read(before);
+    for await (const piece of session.generate(options)) process.stdout.write(piece);
+    process.stdout.write("\n");
+  });
+}

@@ -1,0 +1,65 @@
+/** Command-line options made out of zod schemas: name, type, default, choices and help are written once, in the schema. */
+import { InvalidArgumentError, Option, type Command } from "commander";
+import { z } from "zod";
+
+/** `encoderLayers` → `encoder-layers`. */
+export function flagName(key: string): string {
+  return key.replace(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`);
+}
+
+/**
+ * Adds an option for every key of `schema`. Options carry no default of their own, so that what `command.opts()` holds was
+ * given; the help shows the schema's. A boolean becomes `--x` and `--no-x`.
+ */
+export function addOptions(command: Command, schema: z.ZodObject, group: string): void {
+  for (const [key, field] of Object.entries(schema.shape)) {
+    for (const option of optionsFor(flagName(key), field as z.ZodType)) command.addOption(option.helpGroup(`${group}:`));
+  }
+}
+
+/** Of `values`, those that `schema` has a key for. */
+export function pick(schema: z.ZodObject, values: Readonly<Record<string, unknown>>): Record<string, unknown> {
+  return Object.fromEntries(Object.entries(values).filter(([key, value]) => key in schema.shape && value !== undefined));
+}
+
+function optionsFor(flag: string, field: z.ZodType): Option[] {
+  const fallback = defaultOf(field), kind = unwrapped(field);
+  const notes = [
+    ...kind instanceof z.ZodEnum ? [`choices: ${kind.options.join(", ")}`] : [],
+    ...fallback === undefined || kind instanceof z.ZodBoolean ? [] : [`default: ${JSON.stringify(fallback).replaceAll('"', "")}`],
+  ];
+  const help = `${field.description ?? ""}${notes.length === 0 ? "" : ` (${notes.join("; ")})`}`;
+  if (kind instanceof z.ZodBoolean) {
+    // The help lists the one that changes something. --x comes first: alone, --no-x would set a default.
+    return [
+      new Option(`--${flag}`, help).hideHelp(fallback === true),
+      new Option(`--no-${flag}`, `do not ${help}`).hideHelp(fallback !== true),
+    ];
+  }
+  return [new Option(`--${flag} <${placeholder(kind)}>`, help).argParser((text: string) => parseText(field, text))];
+}
+
+function defaultOf(field: z.ZodType): unknown {
+  return field instanceof z.ZodDefault ? field.def.defaultValue : undefined;
+}
+
+function unwrapped(field: z.ZodType): z.ZodType {
+  return field instanceof z.ZodDefault || field instanceof z.ZodOptional ? unwrapped(field.def.innerType as z.ZodType) : field;
+}
+
+function placeholder(kind: z.ZodType): string {
+  if (kind instanceof z.ZodNumber) return "n";
+  return kind instanceof z.ZodEnum ? "name" : kind instanceof z.ZodUnion ? "name|n,n,..." : "text";
+}
+
+/** The first reading of a text that its field accepts: a number, the text itself, a list of numbers. */
+function parseText(field: z.ZodType, text: string): unknown {
+  const numeric = text.trim() !== "" && !Number.isNaN(Number(text));
+  const readings: unknown[] = [...numeric ? [Number(text)] : [], text, text.split(",").map(Number)];
+  for (const reading of readings) {
+    const parsed = field.safeParse(reading);
+    if (parsed.success) return reading;
+  }
+  const { issues } = field.safeParse(readings[0]).error!;
+  throw new InvalidArgumentError(issues.map(({ message }) => message.replace(/^Invalid (input|option): /, "")).join("; "));
+}
