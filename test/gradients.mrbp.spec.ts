@@ -1,0 +1,272 @@
+import { expect } from "chai";
+import {
+  apply, bptt, checkpointing, gradientMethods, lossWeights, mrbp, tidy, type GradientMethod, type Memformer,
+  type Recurrence, type Tensor, type WindowOptions,
+} from "../lib/index.ts";
+import { bits, numbers, perturb, randomWindow, relativeError, takeGradients, tinyModel } from "./support/models.ts";
+
+const variants = ["encoder-decoder", "encoder", "decoder"] as const;
+const writers = ["slot-attention", "gru"] as const;
+const positions = ["rotary", "relative", "t5"] as const;
+
+interface Gathered {
+  losses: number[];
+  counts: number[];
+  state: number[][];
+  gradient: number[][];
+  parameters: Map<string, Float64Array>;
+}
+
+/** One window by one method, everything it gives read out. */
+async function gather(
+  model: Memformer, method: GradientMethod, options: WindowOptions = {}, from?: readonly Tensor[],
+): Promise<Gathered> {
+  const result = tidy(() => {
+    const window = randomWindow(model).map((segment) => model.upload(segment));
+    return method(model, window, from ?? model.initialState(4), options);
+  });
+  const { losses, counts, state, gradient } = result;
+  const [loss, count, next, reached] = await Promise.all([losses, counts, state, gradient].map(numbers));
+  const parameters = await takeGradients(model);
+  return { losses: loss!.flat(), counts: count!.flat(), state: next!, gradient: reached!, parameters };
+}
+
+/** A carried memory that is nobody's initial one. */
+async function carried(model: Memformer): Promise<readonly Tensor[]> {
+  const result = tidy(() => {
+    const window = randomWindow(model, { seed: 77, ragged: false }).map((segment) => model.upload(segment));
+    return mrbp(model, window, model.initialState(4), {}).state;
+  });
+  await takeGradients(model);
+  return result;
+}
+
+function expectEqual(a: Gathered, b: Gathered, tolerance: number): void {
+  expect(a.losses).to.deep.equal(b.losses);
+  expect(a.counts).to.deep.equal(b.counts);
+  expect(a.state).to.deep.equal(b.state);
+  expect(relativeError(a.parameters, b.parameters), "gradient of the parameters").to.be.at.most(tolerance);
+  const flat = (gradient: number[][]) => new Map([["memory", Float64Array.from(gradient.flat())]]);
+  expect(relativeError(flat(a.gradient), flat(b.gradient)), "gradient of the memory").to.be.at.most(tolerance);
+}
+
+describe("MRBP gives the gradient of BPTT over the same window", function () {
+  this.timeout(120_000);
+
+  for (const variant of variants) for (const writer of writers) for (const position of positions) {
+    it(`for ${variant}, ${writer}, ${position}: dropout, padding, resets, carried memory`, async () => {
+      for (const [precision, tolerance] of [["float64", 1e-10], ["float32", 1e-5]] as const) {
+        await using model = await tinyModel({ variant, writer, position, precision, dropout: 0.1 });
+        const start = await carried(model);
+        const options = { seed: 3, weights: "doubling" } as const;
+        const exact = await gather(model, bptt, options, start);
+        expectEqual(await gather(model, mrbp, options, start), exact, tolerance);
+        expectEqual(await gather(model, checkpointing, options, start), exact, tolerance);
+        const reached = Math.max(...exact.gradient.flat().map(Math.abs));
+        expect(reached, "gradient at the window's start").to.be.above(1e-9);
+      }
+    });
+  }
+
+  for (const forgetting of ["bmn", "normalize-only", "none"] as const) {
+    it(`with forgetting ${forgetting}, tied and untied, weights away from their start`, async () => {
+      for (const tieEmbedding of [true, false]) {
+        await using model = await tinyModel({ forgetting, tieEmbedding, dropout: 0.1 });
+        await perturb(model);
+        expectEqual(await gather(model, mrbp), await gather(model, bptt), 1e-10);
+      }
+    });
+  }
+
+  const given: readonly WindowOptions[] = [
+    { weights: "uniform" }, { weights: "doubling" }, { weights: [0.5, 0, -1, 2] }, { scale: 0.25 },
+    { carry: 1 }, { carry: 3 }, { training: false },
+  ];
+  for (const options of given) {
+    it(`with ${JSON.stringify(options)}`, async () => {
+      await using model = await tinyModel({ dropout: 0.1 });
+      expectEqual(await gather(model, mrbp, options), await gather(model, bptt, options), 1e-10);
+      expectEqual(await gather(model, checkpointing, options), await gather(model, bptt, options), 1e-10);
+    });
+  }
+
+  it("when windows overlap and accumulate: three windows, carry 2 of 4, one sum of gradients", async () => {
+    await using model = await tinyModel({ dropout: 0.1 });
+    const sums: Map<string, Float64Array>[] = [];
+    for (const method of [mrbp, bptt]) {
+      const states = tidy(() => {
+        const segments = randomWindow(model, { segments: 8 }).map((segment) => model.upload(segment));
+        let state: readonly Tensor[] = model.initialState(4);
+        for (let i = 0; i < 3; i++) {
+          const options = { seed: i, carry: 2, scale: 1 / 3 };
+          state = method(model, segments.slice(2 * i, 2 * i + 4), state, options).state;
+        }
+        return state;
+      });
+      await numbers(states);
+      sums.push(await takeGradients(model));
+    }
+    expect(relativeError(sums[0]!, sums[1]!)).to.be.at.most(1e-10);
+  });
+
+  it("in bfloat16: losses to the bit, gradients to 2e-2", async () => {
+    for (const variant of variants) {
+      await using model = await tinyModel({ variant, precision: "bfloat16", dropout: 0.1 });
+      expectEqual(await gather(model, mrbp), await gather(model, bptt), 2e-2);
+    }
+  });
+
+  it("for a recurrence of one's own: two models in series, a loss made of operators", async () => {
+    await using first = await tinyModel({ variant: "encoder", dropout: 0.1 });
+    await using second = await tinyModel({ variant: "encoder", dropout: 0.1, seed: 9 });
+    const chain: Recurrence = {
+      advance: (segment, [a, b], step) => {
+        const one = first.encode(segment, [a!], step);
+        return [...one.state, ...second.encode({ ...segment, source: one.hidden }, [b!], step).state];
+      },
+      forward: (segment, [a, b], step) => {
+        const one = first.encode(segment, [a!], step);
+        const two = second.encode({ ...segment, source: one.hidden }, [b!], step);
+        const loss = apply("aten::mean", apply("aten::mul.Tensor", two.hidden, two.hidden));
+        return { loss, count: apply("aten::sum", segment.reset), state: [...one.state, ...two.state] };
+      },
+    };
+    const found: Map<string, Float64Array>[] = [];
+    for (const method of [mrbp, bptt]) {
+      const result = tidy(() => {
+        const window = randomWindow(first).map((segment) => first.upload(segment));
+        const start = [...first.initialState(4), ...second.initialState(4)];
+        return method(chain, window, start, { seed: 2, weights: "doubling" });
+      });
+      const reached = await numbers(result.gradient);
+      const both = new Map<string, Float64Array>();
+      for (const [name, values] of await takeGradients(first)) both.set(`first.${name}`, values);
+      for (const [name, values] of await takeGradients(second)) both.set(`second.${name}`, values);
+      reached.forEach((values, i) => both.set(`memory.${i}`, Float64Array.from(values)));
+      found.push(both);
+    }
+    expect(relativeError(found[0]!, found[1]!)).to.be.at.most(1e-10);
+    expect(found[0]!.get("memory.1")!.some((value) => value !== 0)).to.be.true;
+  });
+});
+
+describe("what MRBP replays", function () {
+  this.timeout(60_000);
+
+  it("is the first sweep, memory for memory, to the bit", async () => {
+    const settings = variants.flatMap((variant) => positions.flatMap((position) =>
+      (["float32", "bfloat16"] as const).map((precision) => ({ variant, position, precision }))));
+    for (const setting of settings) {
+      await using model = await tinyModel({ ...setting, dropout: 0.1 });
+      const swept: Promise<string>[] = [], replayed: Promise<string>[] = [];
+      const recording: Recurrence = {
+        advance: (...step) => {
+          const state = model.advance(...step);
+          swept.push(bits(state[0]!));
+          return state;
+        },
+        forward: (...step) => {
+          const result = model.forward(...step);
+          replayed.unshift(bits(result.state[0]!));
+          return result;
+        },
+      };
+      const result = tidy(() => {
+        const window = randomWindow(model).map((segment) => model.upload(segment));
+        return mrbp(recording, window, model.initialState(4), { seed: 8 });
+      });
+      expect(swept).to.have.length(3);
+      const again = await Promise.all(replayed.slice(0, 3));
+      expect(again, JSON.stringify(setting)).to.deep.equal(await Promise.all(swept));
+      await numbers([...result.losses, ...result.counts, ...result.state, ...result.gradient]);
+    }
+  });
+
+  it("depends on the seed: another one gives another gradient, the same one the same to the bit", async () => {
+    await using model = await tinyModel({ dropout: 0.1 });
+    const drawn = async (seed: number, training: boolean) => (await gather(model, mrbp, { seed, training })).parameters;
+    const first = await drawn(3, true);
+    expect(relativeError(first, await drawn(4, true))).to.be.above(1e-3);
+    expect(relativeError(first, await drawn(3, true))).to.equal(0);
+    expect(relativeError(await drawn(3, false), await drawn(4, false))).to.equal(0);
+  });
+
+  it("draws other masks in every segment and window", async () => {
+    await using model = await tinyModel({ dropout: 0.5 });
+    const [segment] = randomWindow(model, { ragged: false });
+    const losses: number[] = [];
+    for (const seed of [0, 1]) {
+      const result = tidy(() => {
+        // Nothing tells the segments apart but their masks: one segment four times, each from a document's start.
+        const same = model.upload({ ...segment!, reset: new Uint8Array(4).fill(1) });
+        return mrbp(model, [same, same, same, same], model.initialState(4), { seed });
+      });
+      losses.push(...(await numbers(result.losses)).flat());
+    }
+    expect(new Set(losses).size).to.equal(8);
+  });
+
+  it("sends gradient into the learned initial memory where a window starts a document, and only there", async () => {
+    await using model = await tinyModel();
+    const name = model.parameters.find((parameter) => parameter.name.endsWith("v_bias"))!.name;
+    const found: boolean[] = [];
+    for (const start of [0, 1]) {
+      const result = tidy(() => {
+        const window = randomWindow(model, { ragged: false }).map((segment, t) =>
+          model.upload({ ...segment, reset: new Uint8Array(4).fill(t === 0 ? start : 0) }));
+        return mrbp(model, window.slice(0, 1), model.initialState(4), {});
+      });
+      const [reached] = await numbers(result.gradient);
+      // One segment: v_bias can only be reached as the memory the segment starts from.
+      const learned = (await takeGradients(model)).get(name)!;
+      found.push(learned.some((value) => value !== 0), reached!.some((value) => value !== 0));
+    }
+    expect(found).to.deep.equal([false, true, true, false]);
+  });
+
+  it("leaves the given state alone and gives every method one signature", async () => {
+    await using model = await tinyModel();
+    const state = await carried(model), before = await bits(state[0]!);
+    for (const method of Object.values(gradientMethods)) await gather(model, method, {}, state);
+    expect(await bits(state[0]!)).to.equal(before);
+  });
+});
+
+describe("loss weights", function () {
+  this.timeout(60_000);
+
+  it("sum to 1, uniform or doubling", () => {
+    expect(lossWeights("uniform", 4)).to.deep.equal([0.25, 0.25, 0.25, 0.25]);
+    expect(lossWeights("doubling", 3)).to.deep.equal([1 / 7, 2 / 7, 4 / 7]);
+    expect(lossWeights([3, 1], 2)).to.deep.equal([3, 1]);
+  });
+
+  it("are refused when there are not as many as segments, or one is no number", () => {
+    for (const weights of [[1], [1, 2, 3], [1, NaN]]) {
+      expect(() => lossWeights(weights, 2)).to.throw(/2 finite numbers/).with.property("code", "ERR_MEMFORMER_CONFIG");
+    }
+  });
+
+  it("scale the gradient: BPTT with the weights given by hand is the weighted sum of single losses", async () => {
+    await using model = await tinyModel();
+    const whole = await gather(model, bptt, { weights: [1, 2, 3, 4] });
+    const sum = new Map<string, Float64Array>();
+    for (let t = 0; t < 4; t++) {
+      const weights = [0, 0, 0, 0].map((_, i) => i === t ? t + 1 : 0);
+      for (const [name, values] of (await gather(model, mrbp, { weights })).parameters) {
+        sum.set(name, values.map((value, i) => value + (sum.get(name)?.[i] ?? 0)));
+      }
+    }
+    expect(relativeError(sum, whole.parameters)).to.be.at.most(1e-10);
+  });
+
+  it("refuses an empty window and a carry outside it", async () => {
+    await using model = await tinyModel();
+    const state = model.initialState(4);
+    const window = randomWindow(model).map((segment) => model.upload(segment));
+    for (const method of Object.values(gradientMethods)) {
+      expect(() => method(model, [], state)).to.throw(/at least one segment/);
+      for (const carry of [0, 5, 1.5]) expect(() => method(model, window, state, { carry })).to.throw(/carry must be/);
+    }
+  });
+});

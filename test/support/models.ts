@@ -1,0 +1,94 @@
+/** Small models, windows of random segments with every kind of padding, and their gradients as plain numbers. */
+import { Memformer, PADDING, Random, Tensor, type CreateOptions, type Segment } from "../../lib/index.ts";
+
+// Operators on tiny tensors are short: threads that spin while they wait for one another starve on a busy machine.
+process.env["OMP_WAIT_POLICY"] ??= "passive";
+
+/** A model small enough to be trained thousands of times: D 16, M 3, T 6, two layers where two can differ from one. */
+export async function tinyModel(options: CreateOptions = {}): Promise<Memformer> {
+  return Memformer.create({
+    preset: "tiny", vocabulary: 29, bos: 28, width: 16, heads: 2, feedForward: 24, encoderLayers: 2, decoderLayers: 2,
+    memorySlots: 3, segment: 6, precision: "float64", ...options,
+  });
+}
+
+/** Gives every parameter noise, so that none sits at a value (zero bias, unit gain) that hides a mistake. */
+export async function perturb(model: Memformer, deviation = 0.3, seed = 5): Promise<void> {
+  const random = new Random(seed);
+  const normal = (): number => {
+    const u = (random.next() + 1) / 2 ** 32, v = random.next() / 2 ** 32;
+    return Math.sqrt(-2 * Math.log(u)) * Math.cos(2 * Math.PI * v) * deviation;
+  };
+  for (const { name, shape } of model.parameters) {
+    using now = model.parameter(name);
+    const values = Float64Array.from(await now.data() as Float64Array, (value) => value + normal());
+    using noisy = Tensor.from(values, shape);
+    model.assign(name, noisy);
+  }
+}
+
+export interface WindowShape {
+  readonly batch?: number;
+  readonly segments?: number;
+  readonly seed?: number;
+  /** Whether row 0 is padded right, row 1 left, row 2 wholly, and rows restart mid-window. Default true. */
+  readonly ragged?: boolean;
+}
+
+/** Consecutive random segments for `model`. */
+export function randomWindow(model: Memformer, shape: WindowShape = {}): Segment[] {
+  const { batch = 4, segments = 4, seed = 1, ragged = true } = shape;
+  const { segment: T, vocabulary, bos } = model.config, random = new Random(seed);
+  const highest = Math.min(bos, vocabulary);
+  const tokens = (): Int32Array => Int32Array.from({ length: batch * T }, () => random.below(highest));
+  let source = tokens();
+  return Array.from({ length: segments }, (_, t) => {
+    const target = tokens(), reset = new Uint8Array(batch), read = source.slice();
+    if (ragged) {
+      const row = (array: Int32Array, index: number): Int32Array => array.subarray(index * T, (index + 1) * T);
+      if (t % 2 === 0 && batch > 0) for (const array of [read, target]) row(array, 0).fill(PADDING, T - 2);
+      if (t % 2 === 1 && batch > 1) for (const array of [read, target]) row(array, 1).fill(PADDING, 0, 2);
+      if (t === 1 && batch > 2) for (const array of [read, target]) row(array, 2).fill(PADDING);
+      if (t === 2 && batch > 3) reset[3] = 1;
+      if (t === 0) reset[0] = 1;
+    }
+    source = target;
+    return { batch, length: T, source: read, target, reset, padded: ragged };
+  });
+}
+
+/** All gradients gathered so far, by parameter; they are dropped. */
+export async function takeGradients(model: Memformer): Promise<Map<string, Float64Array>> {
+  const gradients = new Map<string, Float64Array>();
+  for (const { name } of model.parameters) {
+    using gradient = model.gradient(name);
+    gradients.set(name, Float64Array.from(await gradient.data() as Float64Array));
+  }
+  model.zeroGradients();
+  return gradients;
+}
+
+/** |a - b| / |b| over all numbers of both maps. */
+export function relativeError(a: ReadonlyMap<string, Float64Array>, b: ReadonlyMap<string, Float64Array>): number {
+  let difference = 0, size = 0;
+  for (const [name, values] of b) {
+    const others = a.get(name)!;
+    values.forEach((value, i) => {
+      difference += (others[i]! - value) ** 2;
+      size += value ** 2;
+    });
+  }
+  return Math.sqrt(difference / size);
+}
+
+/** The numbers of tensors, which are freed. */
+export async function numbers(tensors: readonly Tensor[]): Promise<number[][]> {
+  const read = await Promise.all(tensors.map(async (tensor) => Array.from(await tensor.data(), Number)));
+  for (const tensor of tensors) tensor.dispose();
+  return read;
+}
+
+/** The bytes of a tensor, as text to compare. */
+export async function bits(tensor: Tensor): Promise<string> {
+  return Buffer.from((await tensor.read()).data).toString("hex");
+}
