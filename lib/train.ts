@@ -97,10 +97,11 @@ export class Trainer {
     const { signal } = options;
     signal?.throwIfAborted();
     const store = options.checkpoints === undefined ? undefined : new CheckpointStore(options.checkpoints, { keep: this.config.keep });
+    this.#stopping = false;
     if (options.resume === true) await this.#resume(store, stream);
     if (this.#state.length === 0) this.#state = this.model.initialState(stream.lanes);
     const reader = new WindowReader(stream, this.config.horizon, this.config.overlap);
-    this.#stopping = false;
+    let position: unknown, written = true; // whether the last step made has a checkpoint
 
     let windows = await this.#read(reader);
     while (this.#step < this.config.steps && !this.#stopping) {
@@ -127,11 +128,16 @@ export class Trainer {
       this.#state = made.state;
       this.#step = step;
       this.#tokens += scored;
-      yield await this.#finish({
+      position = current.at(-1)!.next;
+      const record = await this.#finish({
         step, loss, gradientNorm: norm, memoryGradientNorm: memoryNorm, rate: made.rate, tokens: this.#tokens,
         tokensPerSecond: scored / ((performance.now() - began) / 1000), memory: memory(),
-      }, current.at(-1)!.next, store, options);
+      }, position, store, options);
+      written = record.checkpoint !== undefined;
+      yield record;
     }
+    // Stopped too late for the last step's own checkpoint: while it was evaluated, or yielded.
+    if (!written) await store?.write(this.#step, this.#files(position, options.tokenizer));
   }
 
   async #read(reader: WindowReader): Promise<Window[]> {
@@ -186,7 +192,7 @@ export class Trainer {
     const { evaluateEvery, saveEvery, steps } = this.config;
     const { step } = record, last = step === steps || this.#stopping;
     let evaluation: number | undefined, best = false;
-    if (options.evaluate !== undefined && evaluateEvery > 0 && (step % evaluateEvery === 0 || last)) {
+    if (options.evaluate !== undefined && evaluateEvery > 0 && (step % evaluateEvery === 0 || step === steps)) {
       evaluation = await options.evaluate(this.model, step);
       best = evaluation < this.#best;
       if (best) this.#best = evaluation;
