@@ -53,7 +53,7 @@ c10::IValue DispatchedCall::convert(const Argument& argument, const c10::Argumen
     return *text;
   }
   if (const auto* number = std::get_if<double>(&argument)) {
-    const bool whole = *number == std::floor(*number);
+    const bool whole = std::isfinite(*number) && *number == std::floor(*number);
     if (type->kind() == c10::TypeKind::FloatType) return *number;
     if (type->kind() == c10::TypeKind::NumberType && !whole) return *number;
     require(whole, "NATIVE", op_.schema().name(), ": ", wanted.name(), " must be a whole number, got ", *number);
