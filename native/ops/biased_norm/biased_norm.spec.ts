@@ -1,0 +1,71 @@
+import { apply } from "../../../lib/index.ts";
+import { opcheck } from "../../../test/support/opcheck.ts";
+import { type Numbers, numbers } from "../../../test/support/opcheck-numbers.ts";
+import type { OperatorSpec } from "../../../test/support/opcheck-spec.ts";
+
+interface Case {
+  readonly what: string;
+  readonly B: number;
+  readonly M: number;
+  readonly D: number;
+  readonly eps?: number;
+  /** Of the numbers. Default 1. */
+  readonly scale?: number;
+}
+
+export const biasedNorm: OperatorSpec<Case, [memory: Numbers, bias: Numbers, eps: number]> = {
+  name: "memformer::biased_norm",
+  cases: [
+    { what: "of odd sizes", B: 3, M: 5, D: 7 },
+    { what: "of one number", B: 1, M: 1, D: 1 },
+    { what: "of one row", B: 1, M: 1, D: 33 },
+    { what: "larger than a thread's share", B: 4, M: 64, D: 257 },
+    { what: "with rows shorter than eps", B: 2, M: 3, D: 5, eps: 4, scale: 0.5 },
+    { what: "with rows of zeros", B: 2, M: 2, D: 4, eps: 0.25, scale: 0 },
+    { what: "without rows", B: 0, M: 3, D: 4 },
+    { what: "without slots", B: 2, M: 0, D: 4 },
+  ],
+  inputs: ({ B, M, D, eps = 1e-6, scale = 1 }, draw) =>
+    [draw.numbers([B, M, D], scale), draw.numbers([M, D], scale), eps],
+  reference(memory, bias, eps) {
+    const [B, M, D] = memory.shape as [number, number, number];
+    const y = numbers([B, M, D]);
+    for (let row = 0; row < B * M; row++) {
+      let square = 0;
+      const s = (d: number): number => memory.data[row * D + d]! + bias.data[row % M * D + d]!;
+      for (let d = 0; d < D; d++) square += s(d) ** 2;
+      for (let d = 0; d < D; d++) y.data[row * D + d] = s(d) / Math.max(Math.sqrt(square), eps);
+    }
+    return [y];
+  },
+  plain(memory, bias, eps) {
+    const s = apply("aten::add.Tensor", memory, bias);
+    const norm = apply("aten::clamp_min", apply("aten::linalg_vector_norm", s, 2, [-1], true), eps);
+    return [apply("aten::div.Tensor", s, norm)];
+  },
+  misuses: [
+    {
+      what: "memory that is no (B, M, D)", code: "SHAPE",
+      arguments: (memory, _, eps) => [numbers([2, 3]), memory, eps],
+      message: /^biased_norm: memory must have shape \(any, any, any\), got \[2, 3\]$/,
+    },
+    {
+      what: "a bias of other slots", code: "SHAPE",
+      arguments: (memory, _, eps) => [memory, numbers([4, 7]), eps],
+      message: /^biased_norm: bias must have shape \(5, 7\), got \[4, 7\]$/,
+    },
+    {
+      what: "whole numbers", code: "DTYPE",
+      arguments: (_, bias, eps) => [numbers([3, 5, 7], () => 1, "int32"), bias, eps],
+      message: /^biased_norm: memory must be float32, float64 or bfloat16, got Int$/,
+    },
+    {
+      what: "a bias of another dtype", code: "DTYPE",
+      arguments: (memory, _, eps) => [memory, numbers([5, 7], () => 1, "int64"), eps],
+      message: /^biased_norm: bias must have memory's dtype Double, got Long$/,
+    },
+  ],
+  cost: ({ B, M, D }, size) => ({ bytes: size * (2 * B * M * D + M * D), flops: 5 * B * M * D }),
+};
+
+opcheck(biasedNorm);

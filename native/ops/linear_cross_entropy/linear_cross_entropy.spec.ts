@@ -1,0 +1,133 @@
+import { expect } from "chai";
+import { apply, memory, op, resetPeakMemory, synchronize, type Tensor } from "../../../lib/index.ts";
+import { opcheck } from "../../../test/support/opcheck.ts";
+import { errorOf } from "../../../test/support/opcheck-compare.ts";
+import { Draw, type Numbers, numbers } from "../../../test/support/opcheck-numbers.ts";
+import { gradients, run } from "../../../test/support/opcheck-run.ts";
+import type { OperatorSpec } from "../../../test/support/opcheck-spec.ts";
+
+interface Case {
+  readonly what: string;
+  readonly N: number;
+  readonly D: number;
+  readonly V: number;
+  readonly chunk: number;
+  /** Every how manieth row is not scored. Default: none. */
+  readonly unscored?: number;
+}
+
+type Arguments = [hidden: Numbers, weight: Numbers, target: Numbers, chunk: number];
+
+export const linearCrossEntropy: OperatorSpec<Case, Arguments> = {
+  name: "memformer::linear_cross_entropy",
+  cases: [
+    { what: "of odd sizes", N: 7, D: 5, V: 11, chunk: 3, unscored: 3 },
+    { what: "of one row", N: 1, D: 1, V: 2, chunk: 1 },
+    { what: "of one token in the vocabulary", N: 3, D: 2, V: 1, chunk: 2 },
+    { what: "a row at a time", N: 5, D: 4, V: 6, chunk: 1, unscored: 2 },
+    { what: "all rows at a time", N: 5, D: 4, V: 6, chunk: 1000 },
+    { what: "larger", N: 130, D: 33, V: 259, chunk: 64, unscored: 7 },
+    { what: "without scored rows", N: 4, D: 3, V: 5, chunk: 2, unscored: 1 },
+    { what: "without rows", N: 0, D: 3, V: 5, chunk: 2 },
+  ],
+  inputs({ N, D, V, chunk, unscored = Infinity }, draw) {
+    // Any negative number says "not scored", not only -1.
+    const target = numbers([N], (i) => i % unscored === unscored - 1 ? -1 - draw.below(3) : draw.below(V), "int64");
+    return [draw.numbers([N, D]), draw.numbers([V, D]), target, chunk];
+  },
+  reference(hidden, weight, target) {
+    const [N, D] = hidden.shape as [number, number], V = weight.shape[0]!;
+    let loss = 0, scored = 0;
+    for (let n = 0; n < N; n++) {
+      if (target.data[n]! < 0) continue;
+      const logits = new Float64Array(V);
+      for (let v = 0; v < V; v++) {
+        for (let d = 0; d < D; d++) logits[v]! += hidden.data[n * D + d]! * weight.data[v * D + d]!;
+      }
+      const most = Math.max(...logits);
+      const total = logits.reduce((sum, logit) => sum + Math.exp(logit - most), 0);
+      loss += most + Math.log(total) - logits[target.data[n]!]!;
+      scored += 1;
+    }
+    return [numbers([], () => loss, "accumulated"), numbers([], () => scored, "int64")];
+  },
+  plain(hidden, weight, target) {
+    const logits = apply("aten::matmul", hidden, apply("aten::t", weight));
+    const logP = apply("aten::log_softmax.int", logits, 1, "float32");
+    const loss = apply("aten::nll_loss", logP, apply("aten::clamp_min", target, -1), null, 2, -1);
+    return [loss, apply("aten::sum", apply("aten::ge.Scalar", target, 0))];
+  },
+  misuses: [
+    {
+      what: "a target outside the vocabulary", code: "TOKEN_RANGE",
+      arguments: (h, w, _, chunk) => [h, w, numbers([7], (i) => i === 6 ? 11 : 0, "int64"), chunk],
+      message: /^linear_cross_entropy: target holds token 11, the vocabulary has 11$/,
+    },
+    {
+      what: "chunks of nothing", code: "CONFIG",
+      arguments: (h, w, target) => [h, w, target, 0],
+      message: /^linear_cross_entropy: chunk must be at least 1, got 0$/,
+    },
+    {
+      what: "hidden states that are no (N, D)", code: "SHAPE",
+      arguments: (_, w, target, chunk) => [numbers([7, 1, 5]), w, target, chunk],
+      message: /^linear_cross_entropy: hidden must have shape \(any, any\), got \[7, 1, 5\]$/,
+    },
+    {
+      what: "a weight of another width", code: "SHAPE",
+      arguments: (h, _, target, chunk) => [h, numbers([11, 4]), target, chunk],
+      message: /^linear_cross_entropy: weight must have shape \(any, 5\), got \[11, 4\]$/,
+    },
+    {
+      what: "targets of other rows", code: "SHAPE",
+      arguments: (h, w, _, chunk) => [h, w, numbers([6], () => 0, "int64"), chunk],
+      message: /^linear_cross_entropy: target must have shape \(7\), got \[6\]$/,
+    },
+    {
+      what: "targets of another dtype", code: "DTYPE",
+      arguments: (h, w, _, chunk) => [h, w, numbers([7], () => 0, "int32"), chunk],
+      message: /^linear_cross_entropy: target must be Long, got Int$/,
+    },
+    {
+      what: "a weight of another dtype", code: "DTYPE",
+      arguments: (h, _, target, chunk) => [h, numbers([11, 5], () => 0, "int64"), target, chunk],
+      message: /^linear_cross_entropy: weight must have hidden's dtype Double, got Long$/,
+    },
+  ],
+  cost: ({ N, D, V }, size) => ({ bytes: size * (N + V) * D + 8 * N, flops: 2 * N * D * V + 4 * N * V }),
+};
+
+opcheck(linearCrossEntropy, () => {
+  const call = (...args: (Tensor | number | null)[]): Tensor[] => op(linearCrossEntropy.name, ...args);
+  const weightOfLoss = numbers([], () => 1, "accumulated");
+
+  it("gives the same loss, count and gradients for every chunk", async () => {
+    const args = linearCrossEntropy.inputs(linearCrossEntropy.cases[5]!, new Draw(5));
+    const [loss, scored] = await run(call, args);
+    const sent = await gradients(call, args, [weightOfLoss, null]);
+    for (const chunk of [1, 7, 129, 130, 131, 100_000]) {
+      const other = args.with(3, chunk) as Arguments;
+      const [otherLoss, otherScored] = await run(call, other);
+      const otherSent = await gradients(call, other, [weightOfLoss, null]);
+      expect(errorOf(otherLoss!.data, loss!.data), `loss, chunk ${chunk}`).to.be.below(1e-12);
+      expect(otherScored!.data).to.deep.equal(scored!.data);
+      otherSent.forEach(({ data }, i) => {
+        expect(errorOf(data, sent[i]!.data), `gradient ${i}, chunk ${chunk}`).to.be.below(1e-12);
+      });
+    }
+  });
+
+  it("never holds the logits of all rows", async () => {
+    const N = 512, D = 4, V = 20_000;
+    const args: Arguments =
+      [numbers([N, D], (i) => i % 3), numbers([V, D], (i) => i % 5), numbers([N], (i) => i, "int64"), 16];
+    globalThis.gc?.(); // tensors that other tests left to the collector must not go meanwhile
+    await new Promise((resolve) => setImmediate(resolve));
+    await synchronize();
+    const before = memory().hostBytes;
+    resetPeakMemory();
+    await gradients(call, args, [weightOfLoss, null], { dtype: "float32" });
+    const peak = memory().peakHostBytes - before;
+    expect(peak).to.be.above(V * D * 4).and.below(N * V * 4 / 4);
+  });
+});

@@ -1,0 +1,159 @@
+import { expect } from "chai";
+import { apply, op, type Tensor } from "../../../lib/index.ts";
+import { opcheck } from "../../../test/support/opcheck.ts";
+import {
+  Draw, EPSILON, type FloatingDType, type Numbers, numbers, rounded,
+} from "../../../test/support/opcheck-numbers.ts";
+import { run } from "../../../test/support/opcheck-run.ts";
+import type { OperatorSpec } from "../../../test/support/opcheck-spec.ts";
+
+interface Case {
+  readonly what: string;
+  readonly B: number;
+  readonly M: number;
+  readonly T: number;
+  readonly H: number;
+  readonly E: number;
+  /** Of the softmax. Default 1. */
+  readonly tau?: number;
+  /** Real tokens of every row; without it there is no mask. */
+  readonly lengths?: readonly number[];
+}
+
+type Arguments = [
+  query: Numbers, selfKey: Numbers, own: Numbers, key: Numbers, value: Numbers, mask: Numbers | null,
+  heads: number, scale: number,
+];
+
+export const slotAttention: OperatorSpec<Case, Arguments> = {
+  name: "memformer::slot_attention",
+  cases: [
+    { what: "of odd sizes", B: 3, M: 5, T: 7, H: 2, E: 3 },
+    { what: "of one slot and one token", B: 1, M: 1, T: 1, H: 1, E: 1 },
+    { what: "with padding and a row without tokens", B: 3, M: 4, T: 5, H: 2, E: 4, lengths: [3, 0, 5] },
+    { what: "of one row without tokens", B: 1, M: 3, T: 4, H: 1, E: 4, lengths: [0] },
+    { what: "sharpened", B: 2, M: 3, T: 9, H: 2, E: 4, tau: 0.25 },
+    { what: "larger", B: 2, M: 17, T: 65, H: 4, E: 16, tau: 0.5, lengths: [65, 40] },
+    { what: "without rows", B: 0, M: 3, T: 4, H: 2, E: 2 },
+    { what: "without slots", B: 2, M: 0, T: 4, H: 2, E: 2 },
+    { what: "without tokens", B: 2, M: 3, T: 0, H: 2, E: 2 },
+  ],
+  inputs({ B, M, T, H, E, tau = 1, lengths }, draw) {
+    const slots = (): Numbers => draw.numbers([B, M, H * E]), tokens = (): Numbers => draw.numbers([B, T, H * E]);
+    const mask = lengths === undefined ? null
+      : numbers([B, T], (i) => i % T < lengths[Math.floor(i / T)]! ? 1 : 0, "bool");
+    return [slots(), slots(), slots(), tokens(), tokens(), mask, H, 1 / (Math.sqrt(E) * tau)];
+  },
+  reference(query, selfKey, own, key, value, mask, H, scale) {
+    const [B, M, D] = query.shape as [number, number, number];
+    const T = key.shape[1]!, E = D / H, y = numbers([B, M, D]);
+    for (let b = 0; b < B; b++) for (let i = 0; i < M; i++) for (let h = 0; h < H; h++) {
+      const slot = (b * M + i) * D + h * E, token = (j: number): number => (b * T + j) * D + h * E;
+      const logit = (keys: Numbers, at: number): number => {
+        let sum = 0;
+        for (let e = 0; e < E; e++) sum += query.data[slot + e]! * keys.data[at + e]!;
+        return sum * scale;
+      };
+      const seen = [...Array(T).keys()].filter((j) => mask === null || mask.data[b * T + j] === 1);
+      const logits = [logit(selfKey, slot), ...seen.map((j) => logit(key, token(j)))];
+      const most = Math.max(...logits), weights = logits.map((l) => Math.exp(l - most));
+      const total = weights.reduce((sum, weight) => sum + weight);
+      for (let e = 0; e < E; e++) {
+        let sum = weights[0]! * own.data[slot + e]!;
+        for (const [n, j] of seen.entries()) sum += weights[n + 1]! * value.data[token(j) + e]!;
+        y.data[slot + e] = sum / total;
+      }
+    }
+    return [y];
+  },
+  plain(query, selfKey, own, key, value, mask, heads, scale) {
+    const split = (x: Tensor): Tensor => // (B, N, D) -> (B, H, N, E)
+      apply("aten::transpose.int", apply("aten::unflatten.int", x, -1, [heads, -1]), 1, 2);
+    const part = (x: Tensor, from: number, to: number | null): Tensor =>
+      apply("aten::slice.Tensor", x, -1, from, to);
+    const mul = (a: Tensor, b: Tensor): Tensor => apply("aten::mul.Tensor", a, b);
+    const q = split(query);
+    const self = apply("aten::sum.dim_IntList", mul(q, split(selfKey)), [-1], true);
+    let tokens = apply("aten::matmul", q, apply("aten::transpose.int", split(key), -1, -2));
+    if (mask !== null) {
+      const hidden = apply("aten::unsqueeze", apply("aten::unsqueeze", apply("aten::logical_not", mask), 1), 1);
+      tokens = apply("aten::masked_fill.Scalar", tokens, hidden, -Infinity);
+    }
+    // The weights by way of the logarithm of their sum, which is all that the operator keeps for its backward.
+    const logits = apply("aten::mul.Scalar", apply("aten::cat", [self, tokens], -1), scale);
+    const a = apply("aten::exp", apply("aten::log_softmax.int", logits, -1));
+    const fromTokens = apply("aten::matmul", part(a, 1, null), split(value));
+    const y = apply("aten::add.Tensor", mul(part(a, 0, 1), split(own)), fromTokens);
+    return [apply("aten::flatten.using_ints", apply("aten::transpose.int", y, 1, 2), 2, 3)];
+  },
+  misuses: [
+    {
+      what: "heads that do not divide the width", code: "CONFIG",
+      arguments: (q, s, o, k, v, m, _, scale) => [q, s, o, k, v, m, 4, scale],
+      message: /^slot_attention: heads must divide the width 6, got 4$/,
+    },
+    {
+      what: "no heads", code: "CONFIG",
+      arguments: (q, s, o, k, v, m, _, scale) => [q, s, o, k, v, m, 0, scale],
+      message: /^slot_attention: heads must divide the width 6, got 0$/,
+    },
+    {
+      what: "a query that is no (B, M, D)", code: "SHAPE",
+      arguments: (_, s, o, k, v, m, h, scale) => [numbers([5, 6]), s, o, k, v, m, h, scale],
+      message: /^slot_attention: query must have shape \(any, any, any\), got \[5, 6\]$/,
+    },
+    {
+      what: "own rows of other slots", code: "SHAPE",
+      arguments: (q, s, _, k, v, m, h, scale) => [q, s, numbers([3, 4, 6]), k, v, m, h, scale],
+      message: /^slot_attention: own must have shape \(3, 5, 6\), got \[3, 4, 6\]$/,
+    },
+    {
+      what: "keys of another batch", code: "SHAPE",
+      arguments: (q, s, o, _, v, m, h, scale) => [q, s, o, numbers([2, 7, 6]), v, m, h, scale],
+      message: /^slot_attention: key must have shape \(3, any, 6\), got \[2, 7, 6\]$/,
+    },
+    {
+      what: "values of other tokens", code: "SHAPE",
+      arguments: (q, s, o, k, _, m, h, scale) => [q, s, o, k, numbers([3, 6, 6]), m, h, scale],
+      message: /^slot_attention: value must have shape \(3, 7, 6\), got \[3, 6, 6\]$/,
+    },
+    {
+      what: "a mask of other tokens", code: "SHAPE",
+      arguments: (q, s, o, k, v, _, h, scale) => [q, s, o, k, v, numbers([3, 8], () => 1, "bool"), h, scale],
+      message: /^slot_attention: mask must have shape \(3, 7\), got \[3, 8\]$/,
+    },
+    {
+      what: "a mask that is not bool", code: "DTYPE",
+      arguments: (q, s, o, k, v, _, h, scale) => [q, s, o, k, v, numbers([3, 7]), h, scale],
+      message: /^slot_attention: mask must be Bool, got Double$/,
+    },
+    {
+      what: "keys of another dtype", code: "DTYPE",
+      arguments: (q, s, o, _, v, m, h, scale) => [q, s, o, numbers([3, 7, 6], () => 1, "int64"), v, m, h, scale],
+      message: /^slot_attention: key must have query's dtype Double, got Long$/,
+    },
+  ],
+  cost: ({ B, M, T, H, E }, size) =>
+    ({ bytes: size * B * H * E * (4 * M + 2 * T), flops: 4 * B * H * M * (T + 1) * E }),
+};
+
+opcheck(slotAttention, () => {
+  const call = (...args: (Tensor | number | null)[]): Tensor[] => op(slotAttention.name, ...args);
+
+  for (const dtype of Object.keys(EPSILON) as FloatingDType[]) {
+    it(`returns own, to the bit, in a row without tokens, in ${dtype}`, async () => {
+      const args = slotAttention.inputs(slotAttention.cases[2]!, new Draw(3)), own = rounded(args[2], dtype);
+      const [y] = await run(call, args, { dtype });
+      const row = own.data.length / 3;
+      expect(y!.data.slice(row, 2 * row)).to.deep.equal(own.data.slice(row, 2 * row));
+      expect(y!.data.slice(0, row)).not.to.deep.equal(own.data.slice(0, row));
+    });
+  }
+
+  it("does not overflow where the logits are large", async () => {
+    const args = slotAttention.inputs(slotAttention.cases[0]!, new Draw(4));
+    const large = args.with(7, 2000) as Arguments;
+    const [y] = await run(call, large), [expected] = slotAttention.reference(...large);
+    expect(y!.data.every((value, i) => Math.abs(value - expected!.data[i]!) < 1e-10)).to.be.true;
+  });
+});

@@ -1,0 +1,125 @@
+/** The arrays an operator's spec speaks in: float64 numbers here, any dtype and any layout in the engine. */
+import { Random } from "../../lib/data/random.ts";
+import { apply, type DType, type NumberArray, Tensor } from "../../lib/index.ts";
+
+/** What operators compute in. */
+export type FloatingDType = "float64" | "float32" | "bfloat16";
+
+/** "floating" has the dtype under test, "accumulated" the dtype its sums are carried in; or a dtype that stays. */
+export type Kind = "floating" | "accumulated" | "int64" | "int32" | "bool";
+
+/** A tensor of a spec. Those of kind "floating" among the arguments are the differentiable ones. */
+export interface Numbers {
+  readonly shape: readonly number[];
+  readonly data: Float64Array;
+  readonly kind: Kind;
+}
+
+/** A tensor read back. */
+export interface Found {
+  readonly dtype: DType;
+  readonly shape: readonly number[];
+  readonly data: Float64Array;
+}
+
+/** How a tensor lies in memory. "strided": its last two axes swapped; of a list, every second place. */
+export type Layout = "contiguous" | "strided";
+
+/** The distance from 1 to the next number. */
+export const EPSILON: Readonly<Record<FloatingDType, number>> = {
+  float64: 2 ** -52, float32: 2 ** -23, bfloat16: 2 ** -7,
+};
+
+export function count(shape: readonly number[]): number {
+  return shape.reduce((product, size) => product * size, 1);
+}
+
+/** A tensor whose element i, in row-major order, is `value(i)`; zeros without it. */
+export function numbers(
+  shape: readonly number[], value: (i: number) => number = () => 0, kind: Kind = "floating"): Numbers {
+  return { shape, data: Float64Array.from({ length: count(shape) }, (_, i) => value(i)), kind };
+}
+
+/** Draws for a spec's inputs, the same in every run. */
+export class Draw extends Random {
+  /** From -1 to 1, evenly. */
+  uniform(): number {
+    return this.next() / 2 ** 31 - 1;
+  }
+
+  numbers(shape: readonly number[], scale = 1): Numbers {
+    return numbers(shape, () => scale * this.uniform());
+  }
+}
+
+/** The dtype a kind has while `dtype` is under test. */
+export function dtypeOf(kind: Kind, dtype: FloatingDType): DType {
+  if (kind === "floating") return dtype;
+  return kind === "accumulated" ? dtype === "float64" ? "float64" : "float32" : kind;
+}
+
+/** The nearest numbers that `dtype` holds. */
+export function rounded(value: Numbers, dtype: FloatingDType): Numbers {
+  const actual = dtypeOf(value.kind, dtype);
+  if (actual === "float32") return { ...value, data: value.data.map(Math.fround) };
+  return actual === "bfloat16" ? { ...value, data: fromBfloat16(toBfloat16(value.data)) } : value;
+}
+
+/** Into the engine. */
+export function upload(value: Numbers, dtype: FloatingDType, layout: Layout = "contiguous"): Tensor {
+  const actual = dtypeOf(value.kind, dtype), rank = value.shape.length;
+  const make = (data: Float64Array, shape: readonly number[]): Tensor =>
+    Tensor.from(encode(data, actual), shape, actual);
+  if (layout === "contiguous" || rank === 0) return make(value.data, value.shape);
+  if (rank === 1) {
+    const gap = actual === "int64" || actual === "int32" || actual === "bool" ? 0 : NaN;
+    const spread = new Float64Array(2 * value.data.length).map((_, i) => i % 2 === 0 ? value.data[i / 2]! : gap);
+    return apply("aten::slice.Tensor", make(spread, [spread.length]), 0, 0, null, 2);
+  }
+  const rows = value.shape[rank - 2]!, columns = value.shape[rank - 1]!, page = rows * columns;
+  const turned = value.data.map((_, i, data) => {
+    const within = i % page;
+    return data[i - within + within % rows * columns + Math.floor(within / rows)]!;
+  });
+  const shape = [...value.shape.slice(0, rank - 2), columns, rows];
+  return apply("aten::transpose.int", make(turned, shape), -1, -2);
+}
+
+/** Out of the engine. */
+export async function download(tensor: Tensor): Promise<Found> {
+  const { dtype, shape, data } = await tensor.read();
+  return { dtype, shape, data: decode(dtype, data) };
+}
+
+function encode(data: Float64Array, dtype: DType): NumberArray {
+  switch (dtype) {
+    case "float64": return data;
+    case "float32": return Float32Array.from(data);
+    case "bfloat16": return toBfloat16(data);
+    case "int64": return BigInt64Array.from(Array.from(data, BigInt));
+    case "int32": return Int32Array.from(data);
+    default: return Uint8Array.from(data);
+  }
+}
+
+function decode(dtype: DType, data: ArrayBuffer): Float64Array {
+  switch (dtype) {
+    case "float64": return new Float64Array(data);
+    case "float32": return Float64Array.from(new Float32Array(data));
+    case "bfloat16": return fromBfloat16(new Uint16Array(data));
+    case "int64": return Float64Array.from(Array.from(new BigInt64Array(data), Number));
+    case "int32": return Float64Array.from(new Int32Array(data));
+    default: return Float64Array.from(new Uint8Array(data));
+  }
+}
+
+/** To nearest, ties to even; NaN stays NaN. */
+function toBfloat16(data: Float64Array): Uint16Array {
+  const words = new Uint32Array(Float32Array.from(data).buffer);
+  const isNaN = (word: number): boolean => (word & 0x7fffffff) > 0x7f800000;
+  return Uint16Array.from(words, (word) => isNaN(word) ? 0x7fc0 : word + 0x7fff + (word >>> 16 & 1) >>> 16);
+}
+
+function fromBfloat16(bits: Uint16Array): Float64Array {
+  return Float64Array.from(new Float32Array(Uint32Array.from(bits, (word) => word << 16).buffer));
+}

@@ -1,0 +1,39 @@
+/** What an operator's folder says of it in its `.spec.ts`, for the harness to prove and the bench to count. */
+import type { ErrorCode } from "../../lib/errors.ts";
+import type { Tensor } from "../../lib/index.ts";
+import type { Draw, Numbers } from "./opcheck-numbers.ts";
+
+export type Argument = Numbers | number | null;
+export type Uploaded<T> = T extends Numbers ? Tensor : T;
+export type UploadedAll<Args extends readonly Argument[]> = { [K in keyof Args]: Uploaded<Args[K]> };
+
+/** The operator itself, or a stand-in for it. */
+export type Call = (...args: (Tensor | number | null)[]) => Tensor[];
+
+/** A call that must fail, and how. */
+export interface Misuse<Args extends readonly Argument[]> {
+  readonly what: string;
+  /** The arguments of the first case, with one mistake. */
+  arguments(...args: Args): readonly Argument[];
+  readonly code: ErrorCode;
+  readonly message: RegExp;
+}
+
+export interface OperatorSpec<Case extends { readonly what: string }, Args extends readonly Argument[]> {
+  /** In the dispatcher, as "memformer::biased_norm". */
+  readonly name: string;
+  /** Shapes: odd, tiny, of size 1, larger, empty where that is allowed. */
+  readonly cases: readonly Case[];
+  inputs(shape: Case, draw: Draw): Args;
+  /** The results, by plain loops. */
+  reference(...args: Args): readonly Numbers[];
+  /** The results by composed ATen: whose error in a narrow dtype is the measure for the operator's own. */
+  plain(...args: UploadedAll<Args>): readonly Tensor[];
+  readonly misuses: readonly Misuse<Args>[];
+  /** Least bytes moved and floating-point operations of one forward pass, `size` bytes a number. */
+  cost(shape: Case, size: number): { readonly bytes: number; readonly flops: number };
+}
+
+export function isNumbers(argument: Argument): argument is Numbers {
+  return typeof argument === "object" && argument !== null;
+}

@@ -1,0 +1,75 @@
+/**
+ * The harness of every operator's spec: plain loops prove its float64 results, differences prove its gradient, and
+ * together they prove the narrow dtypes; on the way it meets strides, empty tensors, dirty memory and misuse.
+ */
+import { expect } from "chai";
+import { memory, op, synchronize } from "../../lib/index.ts";
+import { checkPrecision, checkReference, checkRepeats, checkStrided } from "./opcheck-forward.ts";
+import { checkGradient, checkGradientLayout, checkGradientPrecision, cotangentsFor } from "./opcheck-gradient.ts";
+import { checkMisuse } from "./opcheck-misuse.ts";
+import { Draw } from "./opcheck-numbers.ts";
+import { gradients, run } from "./opcheck-run.ts";
+import type { Argument, Call, OperatorSpec } from "./opcheck-spec.ts";
+
+/** A check of one case by its sentence; it returns complaints. */
+export type Checks = Record<string, () => Promise<string[]>>;
+
+/** Every check of one case, for the operator or for a stand-in. */
+export function caseChecks<Case extends { readonly what: string }, Args extends readonly Argument[]>(
+  spec: OperatorSpec<Case, Args>, shape: Case, call: Call = operator(spec)): Checks {
+  const draw = new Draw(spec.cases.indexOf(shape), 1), args = spec.inputs(shape, draw);
+  const cotangents = cotangentsFor(spec.reference(...args), draw);
+  return {
+    "equals plain loops": () => checkReference(spec, args, call),
+    "gives the same bits again, whatever freed memory held": () => checkRepeats(args, call),
+    "takes inputs that are not contiguous": () => checkStrided(args, call),
+    "sends back what differences say": () => checkGradient(args, cotangents, call),
+    "sends back the same again, and from inputs that are not contiguous": () =>
+      checkGradientLayout(args, cotangents, call),
+    "is as exact as composed ATen in float32": () => checkPrecision(spec, args, call, "float32"),
+    "is as exact as composed ATen in bfloat16": () => checkPrecision(spec, args, call, "bfloat16"),
+    "sends back as exactly as composed ATen in float32": () =>
+      checkGradientPrecision(spec, args, cotangents, call, "float32"),
+    "sends back as exactly as composed ATen in bfloat16": () =>
+      checkGradientPrecision(spec, args, cotangents, call, "bfloat16"),
+    "gives all its memory back": async () => {
+      const use = async (): Promise<number> => {
+        await run(call, args);
+        await gradients(call, args, cotangents);
+        await synchronize();
+        return memory().hostBytes;
+      };
+      const before = await use(), after = await use();
+      // Less is no fault of the operator: the collector may have freed tensors of other tests.
+      return after <= before ? [] : [`${after - before} bytes stay behind`];
+    },
+  };
+}
+
+/** Every misuse of the spec. */
+export function misuseChecks<Case extends { readonly what: string }, Args extends readonly Argument[]>(
+  spec: OperatorSpec<Case, Args>, call: Call = operator(spec)): Checks {
+  const args = spec.inputs(spec.cases[0]!, new Draw(0));
+  return Object.fromEntries(spec.misuses.map((misuse) => [misuse.what, () => checkMisuse(spec, misuse, args, call)]));
+}
+
+/** Declares the tests of a spec, and `more`; nothing where no test runner is, so that the bench can read specs. */
+export function opcheck<Case extends { readonly what: string }, Args extends readonly Argument[]>(
+  spec: OperatorSpec<Case, Args>, more?: () => void): void {
+  if (!("describe" in globalThis)) return;
+  describe(spec.name, () => {
+    for (const shape of spec.cases) describe(shape.what, () => { declare(caseChecks(spec, shape)); });
+    describe("refuses", () => { declare(misuseChecks(spec)); });
+    more?.();
+  });
+}
+
+function declare(checks: Checks): void {
+  for (const [sentence, check] of Object.entries(checks)) {
+    it(sentence, async () => { expect(await check()).to.deep.equal([]); });
+  }
+}
+
+function operator(spec: { readonly name: string }): Call {
+  return (...args) => op(spec.name, ...args);
+}
