@@ -1,6 +1,7 @@
 #include "nn/layers.h"
 
 #include "core/failure.h"
+#include "ops/linear/linear.h"
 
 namespace memformer::nn {
 
@@ -9,7 +10,7 @@ Linear::Linear(Parameters& parameters, const std::string& prefix, int64_t in, in
       bias_(parameters.constant(prefix + ".bias", {out}, 0.0)) {}
 
 at::Tensor Linear::operator()(const at::Tensor& x, Pass& pass) const {
-  return at::linear(pass.cast(x), pass.working(weight_), pass.working(bias_));
+  return ops::linear(pass.cast(x), pass.working(weight_), pass.working(bias_));
 }
 
 LayerNorm::LayerNorm(Parameters& parameters, const std::string& prefix, int64_t width)

@@ -13,9 +13,14 @@ class Memory {
   /// The memory at time 0 of `rows` rows, (rows, M, D).
   at::Tensor initial(int64_t rows) const { return forgetting_.initial().unsqueeze(0).expand({rows, -1, -1}).contiguous(); }
 
-  /// Rows with reset (B) bool restart from the learned initial memory, which then receives their gradient.
-  at::Tensor restart(const at::Tensor& memory, const at::Tensor& reset) const {
-    return at::where(reset.view({-1, 1, 1}), forgetting_.initial().unsqueeze(0), memory);
+  /// The memory that is a model's state. Rows with reset (B) bool restart from the learned initial memory, which then receives
+  /// their gradient.
+  at::Tensor restart(const std::vector<at::Tensor>& state, const at::Tensor& reset) const {
+    const auto initial = forgetting_.initial();
+    require(state.size() == 1, "SHAPE", "the state is one tensor, the memory; got ", state.size());
+    const std::vector<int64_t> shape{reset.size(0), initial.size(0), initial.size(1)};
+    require(state[0].sizes() == shape, "SHAPE", "the state must be ", at::IntArrayRef(shape), ", got ", state[0].sizes());
+    return at::where(reset.view({-1, 1, 1}), initial.unsqueeze(0), state[0]);
   }
 
   /// m_t from m_{t-1} (B, M, D) and the segment x (B, T, D). A row of padding alone keeps its memory to the bit.

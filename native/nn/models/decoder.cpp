@@ -36,7 +36,7 @@ class Decoder final : public Model {
   Tensor logits(const SegmentInput& segment, const Tensor& prefix, const State& state) const override {
     auto pass = start(segment);
     const auto input = at::cat({last_token(segment.source), prefix}, 1);
-    const auto memory = memory_.restart(state[0], segment.reset);
+    const auto memory = memory_.restart(state, segment.reset);
     const auto hidden = decoder_(embedding_(input, pass), memory, KeyMask(), pass);
     return project(hidden.select(1, input.size(1) - 1), pass);
   }
@@ -45,7 +45,7 @@ class Decoder final : public Model {
   Encoding encode(const SegmentInput& segment, const State& state, Pass& pass) const {
     // A position counts as padding where there is nothing to predict: its input would be the end of the document at most.
     const KeyMask mask(segment.target, segment.padded);
-    const auto memory = memory_.restart(state[0], segment.reset);                             // (B, M, D)
+    const auto memory = memory_.restart(state, segment.reset);                             // (B, M, D)
     const auto input = shifted(last_token(segment.source), segment.target);                   // (B, T)
     const auto hidden = decoder_(embedding_(input, pass), memory, mask, pass);                // (B, T, D)
     return {hidden, {memory_.write(memory, hidden, mask, pass)}};

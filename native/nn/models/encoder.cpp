@@ -37,7 +37,7 @@ class Encoder final : public Model {
  private:
   Encoding encode(const SegmentInput& segment, const State& state, Pass& pass) const {
     const KeyMask mask(segment.source, segment.padded);
-    const auto memory = memory_.restart(state[0], segment.reset);                           // (B, M, D)
+    const auto memory = memory_.restart(state, segment.reset);                           // (B, M, D)
     const auto hidden = encoder_(embedding_(segment.source, pass), memory, mask, pass);     // (B, T, D)
     return {hidden, {memory_.write(memory, hidden, mask, pass)}};
   }

@@ -42,7 +42,7 @@ class EncoderDecoder final : public Model {
   Tensor logits(const SegmentInput& segment, const Tensor& prefix, const State& state) const override {
     auto pass = start(segment);
     const KeyMask source_mask(segment.source, segment.padded);
-    const auto memory = memory_.restart(state[0], segment.reset);
+    const auto memory = memory_.restart(state, segment.reset);
     const auto encoded = encoder_(embedding_(segment.source, pass), memory, source_mask, pass);
     const auto input = at::cat({at::full({prefix.size(0), 1}, bos_, prefix.options()), prefix}, 1);
     const auto hidden = decoder_(embedding_(input, pass), KeyMask(), encoded, source_mask, pass);
@@ -51,7 +51,7 @@ class EncoderDecoder final : public Model {
 
  private:
   Encoding encode(const SegmentInput& segment, const KeyMask& mask, const State& state, Pass& pass) const {
-    const auto memory = memory_.restart(state[0], segment.reset);                            // (B, M, D)
+    const auto memory = memory_.restart(state, segment.reset);                            // (B, M, D)
     const auto encoded = encoder_(embedding_(segment.source, pass), memory, mask, pass);     // (B, T, D)
     return {encoded, {memory_.write(memory, encoded, mask, pass)}};
   }

@@ -1,5 +1,6 @@
 #include "nn/models/model.h"
 
+#include "ops/linear/linear.h"
 #include "ops/linear_cross_entropy/linear_cross_entropy.h"
 
 namespace memformer::nn {
@@ -26,7 +27,7 @@ void Model::make_output(const Config& config, const at::Tensor& embedding) {
 }
 
 at::Tensor Model::project(const at::Tensor& hidden, Pass& pass) const {
-  return at::linear(pass.cast(hidden), pass.working(output_)).to(parameters_.dtype());
+  return ops::linear(pass.cast(hidden), pass.working(output_), {}).to(parameters_.dtype());
 }
 
 Outputs Model::score(const at::Tensor& hidden, const at::Tensor& target, Pass& pass, State state) const {

@@ -1,5 +1,6 @@
 #include "nn/writers/slot_projection.h"
 
+#include "ops/linear/linear.h"
 #include "ops/slot_attention/slot_attention.h"
 
 namespace memformer::nn {
@@ -26,13 +27,13 @@ SlotProjection::SlotProjection(Parameters& parameters, const Config& config, dou
   value_ = parameters.normal("writer.value.weight", {D, D}, value_gain / std::sqrt(static_cast<double>(D)), Parameters::Decay::yes);
 }
 
-at::Tensor SlotProjection::value(const at::Tensor& x, Pass& pass) const { return at::linear(pass.cast(x), pass.working(value_)); }
+at::Tensor SlotProjection::value(const at::Tensor& x, Pass& pass) const { return ops::linear(pass.cast(x), pass.working(value_), {}); }
 
 at::Tensor SlotProjection::attend(const at::Tensor& u, const at::Tensor& own, const at::Tensor& x, const KeyMask& mask, Pass& pass) const {
   const auto dtype = own.scalar_type();  // the write itself is in the memory's dtype whatever the pass computes in
   const auto slots = pass.cast(u), tokens = pass.cast(x), key = pass.working(key_);
-  return ops::slot_attention(at::linear(slots, pass.working(query_)).to(dtype), at::linear(slots, key).to(dtype), own,
-                             at::linear(tokens, key).to(dtype), value(x, pass).to(dtype),
+  return ops::slot_attention(ops::linear(slots, pass.working(query_), {}).to(dtype), ops::linear(slots, key, {}).to(dtype), own,
+                             ops::linear(tokens, key, {}).to(dtype), value(x, pass).to(dtype),
                              mask.none() ? std::nullopt : std::optional<at::Tensor>(mask.real()), heads_, scale_);
 }
 

@@ -1,5 +1,6 @@
 #include "ops/linear_cross_entropy/linear_cross_entropy.h"
 
+#include "core/matrix_product.h"
 #include "core/op_handle.h"
 #include "core/tensor_checks.h"
 
@@ -34,15 +35,14 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> forward_cpu(const Tensor& hidden, con
     const int64_t rows = std::min(chunk, N - start);
     const auto h = hidden.narrow(0, start, rows), y = target.narrow(0, start, rows);
     const auto scored = y.ge(0).to(sum_type).unsqueeze(1), index = y.clamp_min(0).unsqueeze(1);
-    auto log_p = at::log_softmax(at::mm(h, weight.t()).to(sum_type), 1);  // (rows, V)
+    auto log_p = at::log_softmax(matrix_product(h, weight.t()).to(sum_type), 1);  // (rows, V)
     loss.sub_((log_p.gather(1, index) * scored).sum());
     if (!with_grad) continue;
     auto grad_logits = log_p.exp_();
     grad_logits.scatter_add_(1, index, at::full_like(scored, -1)).mul_(scored);
     const auto narrow_grad = grad_logits.to(hidden.scalar_type());
-    grad_hidden.narrow(0, start, rows).copy_(at::mm(narrow_grad, weight));
-    if (sum_type == hidden.scalar_type()) grad_weight.addmm_(narrow_grad.t(), h);
-    else grad_weight.add_(at::mm(narrow_grad.t(), h));
+    grad_hidden.narrow(0, start, rows).copy_(matrix_product(narrow_grad, weight));
+    grad_weight.add_(matrix_product(narrow_grad.t(), h));
   }
   return {loss, target.ge(0).sum(), grad_hidden, with_grad ? grad_weight.to(weight.scalar_type()) : grad_weight};
 }

@@ -1,0 +1,51 @@
+/** Tables on the terminal, and the same rows in a file with what they were measured on. */
+import { execFileSync } from "node:child_process";
+import { mkdirSync, writeFileSync } from "node:fs";
+import { cpus, totalmem } from "node:os";
+import { runtime } from "../../lib/index.ts";
+
+export type Row = Readonly<Record<string, string | number>>;
+
+/** What a number was measured on. */
+export function machine(): Record<string, string | number> {
+  const { libtorch, threads } = runtime();
+  const git = (...args: string[]): string => {
+    try {
+      return execFileSync("git", args, { encoding: "utf8", stdio: ["ignore", "pipe", "ignore"] }).trim();
+    } catch {
+      return "";
+    }
+  };
+  return {
+    processor: cpus()[0]?.model ?? "unknown", cores: cpus().length, memoryGiB: Math.round(totalmem() / 2 ** 30), threads,
+    node: process.version, libtorch, commit: `${git("rev-parse", "--short", "HEAD")}${git("status", "--porcelain", "--", "lib", "native") === "" ? "" : "+changes"}`,
+    date: new Date().toISOString().slice(0, 10),
+  };
+}
+
+/** Prints the rows as a table, in Markdown, and writes bench/results/`name`.json. */
+export function report(name: string, title: string, rows: readonly Row[], facts: Row = {}): void {
+  const keys = Object.keys(rows[0] ?? {});
+  const lines = [keys, keys.map(() => "---"), ...rows.map((row) => keys.map((key) => String(row[key])))];
+  const measuredOn = { ...machine(), ...facts };
+  console.log(`\n${title}\n${Object.entries(measuredOn).map(([key, value]) => `${key} ${value}`).join(" · ")}\n`);
+  for (const line of lines) console.log(`| ${line.join(" | ")} |`);
+  const folder = new URL("../results/", import.meta.url);
+  mkdirSync(folder, { recursive: true });
+  writeFileSync(new URL(`${name}.json`, folder), `${JSON.stringify({ title, measuredOn, rows }, null, 2)}\n`);
+}
+
+/** The middle of the numbers. */
+export function median(numbers: readonly number[]): number {
+  const sorted = [...numbers].sort((a, b) => a - b), half = sorted.length >> 1;
+  return sorted.length % 2 === 1 ? sorted[half]! : (sorted[half - 1]! + sorted[half]!) / 2;
+}
+
+/** The value after `--name`, as a number. Throws for anything else. */
+export function flag(flags: readonly string[], name: string, fallback: number): number {
+  const at = flags.indexOf(`--${name}`);
+  if (at < 0) return fallback;
+  const value = Number(flags[at + 1]);
+  if (!Number.isFinite(value)) throw new TypeError(`--${name} needs a number, got ${flags[at + 1] ?? "nothing"}`);
+  return value;
+}
