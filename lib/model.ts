@@ -176,8 +176,10 @@ export class Memformer implements Recurrence, AsyncDisposable {
 
   /** Frees the model once the calls made before have run. Idempotent. */
   async dispose(): Promise<void> {
-    if (this.#handle === undefined) return;
+    const handle = this.#handle;
+    if (handle === undefined) return;
     this.#handle = undefined;
+    guarded((addon) => { addon.dropModel(handle); });
     await waited((addon) => addon.read(nextCall()));
   }
 
@@ -187,6 +189,9 @@ export class Memformer implements Recurrence, AsyncDisposable {
 
   #step(segment: SegmentTensors, state: State, options: StepOptions,
     call: (addon: Parameters<Parameters<typeof guarded>[0]>[0], segment: SegmentHandles, state: Tensor["handle"][]) => Tensor["handle"][]): Tensor[] {
+    if (state.length !== this.#stateSize) {
+      throw new MemformerError("SHAPE", `this model's state is ${this.#stateSize} tensor(s), got ${state.length}`);
+    }
     const seed = Tensor.from(BigInt64Array.of(BigInt(options.seed ?? 0)), []);
     try {
       const parts: SegmentHandles = [segment.source.handle, segment.target.handle, segment.reset.handle, seed.handle];

@@ -1,5 +1,6 @@
 /** AdamW over a model's parameters, LibTorch's fused kernel. */
 import type { TensorEntry } from "./checkpoint/safetensors.ts";
+import { MemformerError } from "./errors.ts";
 import { engineEntry, masterType } from "./model-files.ts";
 import type { Memformer } from "./model.ts";
 import type { OptimizerHandle } from "./native/addon.ts";
@@ -17,8 +18,8 @@ export interface AdamWOptions {
   readonly weightDecay?: number;
 }
 
-export class AdamW {
-  readonly #handle: OptimizerHandle;
+export class AdamW implements Disposable {
+  #handle: OptimizerHandle | undefined;
   readonly #model: Memformer;
 
   constructor(model: Memformer, options: AdamWOptions = {}) {
@@ -27,9 +28,15 @@ export class AdamW {
     this.#handle = guarded((addon) => addon.createAdamW(model.handle, beta1, beta2, eps, weightDecay));
   }
 
+  /** @internal */
+  get handle(): OptimizerHandle {
+    if (this.#handle === undefined) throw new MemformerError("DISPOSED", "this optimizer has been disposed of");
+    return this.#handle;
+  }
+
   /** One update at learning rate `rate`, after which the gradients are dropped; none is made when `norm` is not finite. */
   step(rate: number, norm: Tensor): void {
-    guarded((addon) => { addon.adamwStep(nextCall(), this.#handle, rate, norm.handle); });
+    guarded((addon) => { addon.adamwStep(nextCall(), this.handle, rate, norm.handle); });
   }
 
   /** Names and shapes of what it carries: `<parameter>.exp_avg`, `.exp_avg_sq`, `.step`. */
@@ -42,11 +49,23 @@ export class AdamW {
   entries(): TensorEntry[] {
     const dtype = masterType(this.#model.config);
     return this.tensors.map(({ name, shape }) => engineEntry(name, name.endsWith(".step") ? "float32" : dtype, shape,
-      () => new Tensor(guarded((addon) => addon.adamwState(nextCall(), this.#handle, name))[0]!)));
+      () => new Tensor(guarded((addon) => addon.adamwState(nextCall(), this.handle, name))[0]!)));
   }
 
   /** Copies one of them back. */
   assign(name: string, value: Tensor): void {
-    guarded((addon) => { addon.adamwAssign(nextCall(), this.#handle, name, value.handle); });
+    guarded((addon) => { addon.adamwAssign(nextCall(), this.handle, name, value.handle); });
+  }
+
+  /** Frees its moments once the calls made before have run; the model stays. Idempotent. */
+  dispose(): void {
+    const handle = this.#handle;
+    if (handle === undefined) return;
+    this.#handle = undefined;
+    guarded((addon) => { addon.dropAdamW(handle); });
+  }
+
+  [Symbol.dispose](): void {
+    this.dispose();
   }
 }

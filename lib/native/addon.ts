@@ -52,6 +52,7 @@ export interface Addon {
   backward(call: number, outputs: readonly TensorHandle[], grads: readonly (TensorHandle | number | null)[]): void;
 
   createModel(call: number, variant: string, config: object, seed: number): Promise<{ model: ModelHandle; stateSize: number; parameters: NativeParameter[] }>;
+  dropModel(model: ModelHandle): void;
   initialState(call: number, model: ModelHandle, rows: number, stateSize: number): TensorHandle[];
   forward(call: number, model: ModelHandle, segment: SegmentHandles, padded: boolean, training: boolean, state: readonly TensorHandle[], withGraph: boolean): TensorHandle[];
   encode(call: number, model: ModelHandle, segment: SegmentHandles, padded: boolean, training: boolean, state: readonly TensorHandle[], withGraph: boolean): TensorHandle[];
@@ -63,6 +64,7 @@ export interface Addon {
   zeroGradients(call: number, model: ModelHandle): void;
   clipGradients(call: number, model: ModelHandle, most: number): TensorHandle[];
   createAdamW(model: ModelHandle, beta1: number, beta2: number, eps: number, weightDecay: number): OptimizerHandle;
+  dropAdamW(optimizer: OptimizerHandle): void;
   adamwStep(call: number, optimizer: OptimizerHandle, rate: number, norm: TensorHandle): void;
   adamwState(call: number, optimizer: OptimizerHandle, name: string): TensorHandle[];
   adamwAssign(call: number, optimizer: OptimizerHandle, name: string, value: TensorHandle): void;

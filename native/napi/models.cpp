@@ -204,6 +204,16 @@ Napi::Value enqueue_optimizer(const Napi::CallbackInfo& info, Slots inputs, size
   return handles;
 }
 
+/// dropModel(model), dropAdamW(optimizer): freed when the calls made before have run.
+Napi::Value drop_model(const Napi::CallbackInfo& info) {
+  let_go<Model>(info[0], Kind::model, "model");
+  return info.Env().Undefined();
+}
+Napi::Value drop_adamw(const Napi::CallbackInfo& info) {
+  let_go<Optimizer>(info[0], Kind::optimizer, "optimizer");
+  return info.Env().Undefined();
+}
+
 /// adamwStep(call, optimizer, rate, norm)
 Napi::Value adamw_step(const Napi::CallbackInfo& info) {
   const double rate = info[2].As<Napi::Number>().DoubleValue();
@@ -239,6 +249,7 @@ Napi::Value adamw_assign(const Napi::CallbackInfo& info) {
 
 void export_models(Napi::Env env, Napi::Object exports) {
   export_function<create_model>(env, exports, "createModel");
+  export_function<drop_model>(env, exports, "dropModel");
   export_function<initial_state>(env, exports, "initialState");
   export_function<forward>(env, exports, "forward");
   export_function<encode>(env, exports, "encode");
@@ -250,6 +261,7 @@ void export_models(Napi::Env env, Napi::Object exports) {
   export_function<zero_gradients>(env, exports, "zeroGradients");
   export_function<clip_gradients>(env, exports, "clipGradients");
   export_function<create_adamw>(env, exports, "createAdamW");
+  export_function<drop_adamw>(env, exports, "dropAdamW");
   export_function<adamw_step>(env, exports, "adamwStep");
   export_function<adamw_state>(env, exports, "adamwState");
   export_function<adamw_assign>(env, exports, "adamwAssign");

@@ -25,7 +25,16 @@ std::shared_ptr<T> unwrap(const Napi::Value& value, Kind kind, const char* what)
   const napi_type_tag tag{0x6d656d666f726d65u, static_cast<uint64_t>(kind)};
   if (!value.IsExternal() || !value.As<Napi::External<std::shared_ptr<T>>>().CheckTypeTag(&tag))
     throw Napi::TypeError::New(value.Env(), std::string(what) + " is no handle of that kind");
-  return *value.As<Napi::External<std::shared_ptr<T>>>().Data();
+  const auto& held = *value.As<Napi::External<std::shared_ptr<T>>>().Data();
+  require(held != nullptr, "DISPOSED", "the ", what, " has been disposed of");
+  return held;
+}
+
+/// Lets go of what a handle holds, without waiting for the garbage collector; calls that are under way keep it until they have run.
+template <typename T>
+void let_go(const Napi::Value& value, Kind kind, const char* what) {
+  unwrap<T>(value, kind, what);  // refuses a wrong handle
+  value.As<Napi::External<std::shared_ptr<T>>>().Data()->reset();
 }
 
 engine::SlotPtr slot(const Napi::Value& value, const char* what);
