@@ -30,7 +30,8 @@ class EncoderDecoder final : public Model {
     auto [encoded, next] = encode(segment, source_mask, state, pass);
     const auto first = at::full({segment.target.size(0), 1}, bos_, segment.target.options());
     const auto input = shifted(first, segment.target);
-    const auto hidden = decoder_(embedding_(input, pass), KeyMask(input, segment.padded), encoded, source_mask, pass);
+    const KeyMask target_mask(segment.target, segment.padded);
+    const auto hidden = decoder_(embedding_(input, pass), target_mask, encoded, source_mask, pass);
     return score(hidden, segment.target, pass, std::move(next));
   }
 
