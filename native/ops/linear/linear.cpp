@@ -26,7 +26,8 @@ Tensor forward_cpu(const Tensor& x, const Tensor& weight, const Bias& bias) {
   check(x, weight, bias);
   auto shape = x.sizes().vec();
   shape.back() = weight.size(0);
-  return affine(x.reshape({-1, x.size(-1)}), weight, bias).view(shape);
+  const int64_t n = c10::multiply_integers(x.sizes().slice(0, x.dim() - 1));
+  return affine(x.reshape({n, x.size(-1)}), weight, bias).view(shape);
 }
 
 class Linear : public torch::autograd::Function<Linear> {
@@ -41,8 +42,9 @@ class Linear : public torch::autograd::Function<Linear> {
   static torch::autograd::variable_list backward(torch::autograd::AutogradContext* context, torch::autograd::variable_list grads) {
     const auto saved = context->get_saved_variables();
     const auto &x = saved[0], &weight = saved[1];
-    const auto grad = grads[0].reshape({-1, weight.size(0)});  // (n, out)
-    const auto rows = x.reshape({-1, weight.size(1)});         // (n, in)
+    const int64_t n = c10::multiply_integers(x.sizes().slice(0, x.dim() - 1));
+    const auto grad = grads[0].reshape({n, weight.size(0)});  // (n, out)
+    const auto rows = x.reshape({n, weight.size(1)});         // (n, in)
     return {context->needs_input_grad(0) ? matrix_product(grad, weight).view_as(x) : Tensor(),
             context->needs_input_grad(1) ? matrix_product(grad.t(), rows) : Tensor(),
             context->saved_data["bias"].toBool() ? grad.sum(0) : Tensor()};
