@@ -37,7 +37,8 @@ Napi::Value read(const Napi::CallbackInfo& info) {
     at::Tensor value;
     const char* name = nullptr;
     if (!failure && !barrier) {
-      value = tensors[0].detach().to(at::kCPU).contiguous();
+      // A copy taken here, in the order of the calls: the event loop comes to it later, when the tensor may have changed.
+      value = tensors[0].detach().to(tensors[0].options().device(at::kCPU), /*non_blocking=*/false, /*copy=*/true, at::MemoryFormat::Contiguous);
       name = dtype_name(value.scalar_type());
     }
     environment.settle([deferred, failure, value, name](Napi::Env env) {
