@@ -48,6 +48,7 @@ export async function synchronize(): Promise<void> {
 }
 
 const flags = new WeakMap<AbortSignal, CancelHandle>();
+let inForce: CancelHandle | null = null;
 
 /**
  * Runs `body`, whose calls are skipped from the moment `signal` aborts: they fail with code ABORTED. `body` only enqueues, so
@@ -63,10 +64,11 @@ export function cancellable<T>(signal: AbortSignal | undefined, body: () => T): 
     flags.set(signal, made);
     signal.addEventListener("abort", () => { native.cancel(made); }, { once: true });
   }
-  native.useCancel(flag);
+  const outer = inForce;
+  native.useCancel(inForce = flag);
   try {
     return body();
   } finally {
-    native.useCancel(null);
+    native.useCancel(inForce = outer);
   }
 }

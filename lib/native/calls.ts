@@ -2,7 +2,7 @@
  * The way into the addon. Calls only enqueue, so an error surfaces later, at a read; each call therefore has a number, under
  * which the JavaScript stack of its caller is kept, and an error is given the stack of the call that failed.
  */
-import { MemformerError, type ErrorCode } from "../errors.ts";
+import { isMemformerError, MemformerError, type ErrorCode } from "../errors.ts";
 import type { Addon } from "./addon.ts";
 import { loadAddon } from "./load.ts";
 
@@ -50,7 +50,7 @@ export function nextCall(): number {
 
 /** What the addon rejected with, as a MemformerError that points at the call that failed. */
 export function translated(error: unknown): unknown {
-  if (!(error instanceof Error) || !("code" in error)) return error;
+  if (!(error instanceof Error) || !("code" in error) || isMemformerError(error)) return error;
   const { code, call, native } = error as Error & { code: string; call?: number; native?: string };
   const result = new MemformerError(code as ErrorCode, error.message, native === undefined ? {} : { details: { native } });
   const site = call !== undefined && last - call < kept ? sites[call % kept] : undefined;
