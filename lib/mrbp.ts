@@ -20,14 +20,15 @@ export const mrbp: GradientMethod = (model, window, state, options = {}) => tidy
     const replayed = tidy(() => {
       const memory = buffer[t]!.map((tensor) => tensor.leaf());
       const { loss, count, state: next } = model.forward(window[t]!, memory, { ...steps[t]!, graph: true });
-      const later = t === S - 1 ? [] : next; // the last memory has no later loss
+      const [last, later] = t === S - 1 ? [next, []] : [[], next]; // the last memory has no later loss
       backward([loss, ...later], [weights[t]!, ...gradient]);
-      return { loss: loss.detach(), count, next: next.map((tensor) => tensor.detach()), gradient: memory.map((tensor) => tensor.gradient()) };
+      return { loss: loss.detach(), count, last: last.map((tensor) => tensor.detach()), gradient: memory.map((tensor) => tensor.gradient()) };
     });
     losses[t] = replayed.loss;
     counts[t] = replayed.count;
+    for (const tensor of gradient) tensor.dispose();
     gradient = replayed.gradient;
-    if (t === S - 1) buffer.push(replayed.next);
+    if (t === S - 1) buffer.push(replayed.last);
   }
   return { losses, counts, state: buffer[carry]!, gradient };
 });
