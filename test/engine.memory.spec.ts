@@ -1,0 +1,101 @@
+import { expect } from "chai";
+import { setImmediate as turn } from "node:timers/promises";
+import {
+  AdamW, disposeSegment, memory, mrbp, resetPeakMemory, synchronize, Tensor, tidy, type Memformer,
+  type State,
+} from "../lib/index.ts";
+import { randomWindow, tinyModel } from "./support/models.ts";
+
+/** `count` training windows, memory carried from one to the next. */
+async function windows(model: Memformer, optimizer: AdamW, count: number, state: State): Promise<State> {
+  for (let i = 0; i < count; i++) {
+    const made = tidy(() => {
+      const window = randomWindow(model, { seed: i % 7 }).map((segment) => model.upload(segment));
+      const result = mrbp(model, window, state, { seed: i });
+      const norm = model.clipGradients(1);
+      optimizer.step(1e-4, norm);
+      return { loss: result.losses[0]!, state: result.state };
+    });
+    for (const tensor of state) tensor.dispose();
+    state = made.state;
+    await made.loss.item();
+    made.loss.dispose();
+  }
+  return state;
+}
+
+/** What is in use once nothing is left that only waits to be collected. */
+async function settled(): Promise<ReturnType<typeof memory>> {
+  // The stacks of the last 4,096 calls hold on to what their frames saw.
+  using one = Tensor.from(Float32Array.of(1), [1]);
+  for (let i = 0; i < 4096; i++) one.detach().dispose();
+  // What earlier tests left to the garbage collector goes over several turns.
+  for (let i = 0; i < 10; i++) {
+    globalThis.gc?.();
+    await turn();
+  }
+  await synchronize();
+  return memory();
+}
+
+describe("memory", function () {
+  this.timeout(600_000);
+
+  it("is back at its start after 200 MRBP windows, to the byte and the handle", async () => {
+    await using model = await tinyModel({ precision: "float32", dropout: 0.1 });
+    using optimizer = new AdamW(model);
+    let state = await windows(model, optimizer, 2, model.initialState(4)); // gradients and moments exist now
+    const start = await settled();
+    state = await windows(model, optimizer, 200, state);
+    const { hostBytes, tensors } = await settled();
+    expect({ hostBytes, tensors }).to.deep.equal({ hostBytes: start.hostBytes, tensors: start.tensors });
+    for (const tensor of state) tensor.dispose();
+  });
+
+  it("does not need the garbage collector: handles go when they are disposed of", async () => {
+    await using model = await tinyModel({ precision: "float32" });
+    using optimizer = new AdamW(model);
+    const state = await windows(model, optimizer, 2, model.initialState(4));
+    await synchronize();
+    const start = memory().hostBytes;
+    const last = await windows(model, optimizer, 10, state);
+    await synchronize();
+    expect(memory().hostBytes).to.equal(start);
+    for (const tensor of last) tensor.dispose();
+  });
+
+  it("of MRBP grows by no more than two memories a segment of the window", async () => {
+    await using model = await tinyModel({ precision: "float32", memorySlots: 64, width: 64 });
+    const peak = async (segments: number): Promise<number> => {
+      const window = randomWindow(model, { segments, ragged: false }).map((segment) => model.upload(segment));
+      await synchronize();
+      const start = memory().hostBytes;
+      resetPeakMemory();
+      const result = tidy(() => mrbp(model, window, model.initialState(4)));
+      await synchronize();
+      const most = memory().peakHostBytes - start;
+      for (const tensor of Object.values(result).flat() as Tensor[]) tensor.dispose();
+      window.forEach(disposeSegment);
+      model.zeroGradients();
+      return most;
+    };
+    await peak(2);
+    const small = await peak(4), large = await peak(20);
+    // The losses and counts come on top, a block of 512 bytes each.
+    expect((large - small) / 16).to.be.at.most(2 * 4 * model.stateBytes + 4 * 512);
+  });
+
+  it("of the process stays flat over 2,000 windows, within 2 %", async function () {
+    if (process.env["MEMFORMER_SLOW_TESTS"] !== "1") this.skip();
+    await using model = await tinyModel({ precision: "float32", dropout: 0.1 });
+    using optimizer = new AdamW(model);
+    let state = await windows(model, optimizer, 500, model.initialState(4));
+    const start = await settled(), rss = process.memoryUsage.rss();
+    state = await windows(model, optimizer, 2000, state);
+    const { hostBytes, tensors } = await settled(), after = process.memoryUsage.rss();
+    console.log(`      resident: ${(rss / 2 ** 20).toFixed(1)} MiB before, ${(after / 2 ** 20).toFixed(1)} MiB after`);
+    expect({ hostBytes, tensors }).to.deep.equal({ hostBytes: start.hostBytes, tensors: start.tensors });
+    expect(after / rss).to.be.at.most(1.02);
+    for (const tensor of state) tensor.dispose();
+  });
+});
