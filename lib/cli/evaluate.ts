@@ -1,16 +1,24 @@
 /** `memformer evaluate`: how well a model predicts text, and what its memory has to do with it. */
 import type { Command } from "commander";
 import { z } from "zod";
-import { openDataset } from "../data/index.ts";
 import type { Score } from "../evaluate.ts";
 import { formatDuration, formatNumber } from "../log/format.ts";
 import { evaluateSource } from "./held-out.ts";
 import { findModel, openModel, runOf } from "./model-folder.ts";
-import { addOptions } from "./options.ts";
+import { addOptions, pick } from "./options.ts";
 import { fromFlags, runSchema, settle, type Given } from "./run-config.ts";
+import { openRunData } from "./run-data.ts";
 import { table } from "./table.ts";
 
-const dataSchema = runSchema.pick({ data: true, tokenizer: true, lanes: true, documents: true, skipEmpty: true, heldOut: true, threads: true });
+const dataSchema = runSchema.pick({
+  data: true,
+  tokenizer: true,
+  lanes: true,
+  documents: true,
+  skipEmpty: true,
+  heldOut: true,
+  threads: true,
+});
 const passSchema = z.strictObject({
   split: z.enum(["train", "valid", "test"]).default("valid").describe("the split to read"),
   segments: z.int().positive().optional().describe("segments to read; default: to the end"),
@@ -26,32 +34,38 @@ export function register(program: Command): void {
   addOptions(command, dataSchema, "Data");
   addOptions(command, passSchema, "Pass");
   command.action(async (path: string, flags: Record<string, unknown>) => {
-    const { split, segments, json } = passSchema.parse(Object.fromEntries(Object.entries(flags).filter(([key]) => key in passSchema.shape)));
+    const { split, segments, json } = passSchema.parse(pick(passSchema, flags));
     const folder = await findModel(path);
-    const before = await runOf(folder), given = fromFlags(flags);
-    const { run } = settle(...before === undefined ? [] : [dataOf(before)], given);
-    const opened = await openModel(folder, { tokenizer: given.run["tokenizer"] as string | undefined, threads: run.threads });
-    await using model = opened.model;
-    await using data = await openDataset(run.data, {
-      tokenizer: opened.tokenizer, skipEmpty: run.skipEmpty,
-      ...run.documents !== undefined && { documents: run.documents }, ...run.heldOut !== undefined && { heldOut: run.heldOut },
+    const [before, given] = [await runOf(folder), fromFlags(flags)];
+    const { run } = settle(...(before === undefined ? [] : [dataOf(before)]), given);
+    const opened = await openModel(folder, {
+      tokenizer: given.run["tokenizer"] as string | undefined,
+      threads: run.threads,
     });
+    await using model = opened.model;
+    await using data = await openRunData(run, opened.tokenizer);
     const result = await evaluateSource(model, data.split(split), data.tokenizer, { lanes: run.lanes, segments });
     const { ablations, ...whole } = result;
+    const facts = { model: folder, data: data.spec, split, lanes: run.lanes };
     if (json) {
-      process.stdout.write(`${JSON.stringify({ model: folder, data: data.spec, split, lanes: run.lanes, ...whole, ablations }, null, 2)}\n`);
+      process.stdout.write(`${JSON.stringify({ ...facts, ...whole, ablations }, null, 2)}\n`);
       return;
     }
-    const line = (name: string, { bitsPerByte, bitsPerToken, perplexity }: Score): string[] =>
-      [name, ...[bitsPerByte, bitsPerToken, perplexity].map((value) => formatNumber(value))];
-    process.stdout.write(`${table([
-      ["memory", "bits per byte", "bits per token", "perplexity"], line("whole", whole),
-      ...Object.entries(ablations).map(([name, score]) => line(name, score)),
-    ])}\n${whole.tokens} tokens, ${whole.bytes} bytes of ${data.spec} (${split}), in ${formatDuration(whole.seconds)}\n`);
+    const line = (name: string, { bitsPerByte, bitsPerToken, perplexity }: Score): string[] => [
+      name,
+      ...[bitsPerByte, bitsPerToken, perplexity].map((value) => formatNumber(value)),
+    ];
+    process.stdout.write(
+      `${table([
+        ["memory", "bits per byte", "bits per token", "perplexity"],
+        line("whole", whole),
+        ...Object.entries(ablations).map(([name, score]) => line(name, score)),
+      ])}\n${whole.tokens} tokens, ${whole.bytes} bytes of ${data.spec} (${split}), ${formatDuration(whole.seconds)}\n`,
+    );
   });
 }
 
 /** Of a run's settings, those that say what text is read. */
 function dataOf({ run }: Given): Given {
-  return { run: Object.fromEntries(Object.entries(run).filter(([key]) => key in dataSchema.shape)), model: {}, train: {} };
+  return { run: pick(dataSchema, run), model: {}, train: {} };
 }

@@ -31,9 +31,14 @@ export function register(program: Command): void {
   addOptions(command, generateSchema, "Options");
   command.action(async (path: string, flags: Record<string, unknown>) => {
     const { prompt, promptFile, tokenizer, threads, ...options } = generateSchema.parse(flags);
-    if (prompt !== undefined && promptFile !== undefined) throw new InvalidArgumentError("--prompt and --prompt-file exclude each other");
-    const before = promptFile !== undefined ? await withIoErrors("read", promptFile, () => readFile(promptFile, "utf8"))
-      : prompt === "-" ? await text(process.stdin) : prompt ?? "";
+    if (prompt !== undefined && promptFile !== undefined)
+      throw new InvalidArgumentError("--prompt and --prompt-file exclude each other");
+    const before =
+      promptFile !== undefined
+        ? await withIoErrors("read", promptFile, () => readFile(promptFile, "utf8"))
+        : prompt === "-"
+          ? await text(process.stdin)
+          : (prompt ?? "");
     const opened = await openModel(await findModel(path), { tokenizer, threads });
     await using model = opened.model;
     using session = await Session.open(model, opened.tokenizer);

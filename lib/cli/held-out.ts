@@ -12,20 +12,32 @@ export interface PassOptions extends Pick<EvaluateOptions, "ablations" | "signal
 
 /** Evaluates `model` on `source`. Fewer documents than lanes are cut, so that no lane idles. */
 export async function evaluateSource(
-  model: Memformer, source: TokenSource, tokenizer: Tokenizer, options: PassOptions,
+  model: Memformer,
+  source: TokenSource,
+  tokenizer: Tokenizer,
+  options: PassOptions,
 ): Promise<Evaluation & { readonly bytes: number }> {
   const { lanes, segments, ...rest } = options;
   const { segment, bos } = model.config;
   const share = Math.ceil(source.tokens / lanes / segment) * segment;
-  const pass = (): SegmentStream => evaluationPass(source, {
-    lanes, segment, bos, ...source.documents < lanes && { documentLimit: share },
-  });
+  const pass = (): SegmentStream =>
+    evaluationPass(source, {
+      lanes,
+      segment,
+      bos,
+      ...(source.documents < lanes && { documentLimit: share }),
+    });
   const bytes = segments === undefined ? source.bytes : await scoredBytes(pass(), segments, source, tokenizer);
-  return { ...await evaluate(model, pass(), { ...rest, bytes, ...segments !== undefined && { segments } }), bytes };
+  return { ...(await evaluate(model, pass(), { ...rest, bytes, ...(segments !== undefined && { segments }) })), bytes };
 }
 
 /** UTF-8 bytes of the first segments' targets: of whole characters, if tokens can split them. */
-async function scoredBytes(stream: SegmentStream, segments: number, source: TokenSource, tokenizer: Tokenizer): Promise<number> {
+async function scoredBytes(
+  stream: SegmentStream,
+  segments: number,
+  source: TokenSource,
+  tokenizer: Tokenizer,
+): Promise<number> {
   const tokensAreBytes = source.tokens === source.bytes;
   const decoders = Array.from({ length: stream.lanes }, () => tokenizer.decoder());
   let bytes = 0;
@@ -41,6 +53,8 @@ async function scoredBytes(stream: SegmentStream, segments: number, source: Toke
 }
 
 function rows({ batch, length, target }: Segment): [number, Int32Array][] {
-  return Array.from({ length: batch }, (_, b) =>
-    [b, target.subarray(b * length, (b + 1) * length).filter((token) => token !== PADDING)]);
+  return Array.from({ length: batch }, (_, b) => [
+    b,
+    target.subarray(b * length, (b + 1) * length).filter((token) => token !== PADDING),
+  ]);
 }

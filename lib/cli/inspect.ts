@@ -26,7 +26,8 @@ export function register(program: Command): void {
     .action(async (path: string, { json = false }: { json?: boolean }) => {
       const model = await findModel(path);
       const { format, formatVersion, ...config } = await readConfig(model);
-      const groups = await parameterGroups(model), total = sum("total", groups);
+      const groups = await parameterGroups(model),
+        total = sum("total", groups);
       const checkpoints = await checkpointsOf(path);
       const facts = { model, format, formatVersion, config, groups, total, checkpoints };
       process.stdout.write(json ? `${JSON.stringify(facts, null, 2)}\n` : show(facts));
@@ -40,7 +41,12 @@ async function parameterGroups(folder: string): Promise<Group[]> {
   for (const name of weights.names) {
     const { shape, begin, end } = weights.entry(name);
     const group = /^[^.]+(\.\d+)?/.exec(name)![0];
-    const one = { group, tensors: 1, parameters: shape.reduce((product, size) => product * size, 1), bytes: end - begin };
+    const one = {
+      group,
+      tensors: 1,
+      parameters: shape.reduce((product, size) => product * size, 1),
+      bytes: end - begin,
+    };
     const before = groups.get(group);
     groups.set(group, before === undefined ? one : sum(group, [before, one]));
   }
@@ -65,22 +71,54 @@ async function checkpointsOf(run: string): Promise<CheckpointFacts[]> {
   if (!existsSync(root)) return [];
   const store = new CheckpointStore(root);
   const [last, best] = [await store.last(), await store.best()];
-  return Promise.all((await store.list()).map(async ({ folder, step }) => {
-    const sizes = await Promise.all((await readdir(folder)).map(async (name) => (await stat(join(folder, name))).size));
-    return { folder, step, best: folder === best, last: folder === last, bytes: sizes.reduce((total, size) => total + size, 0) };
-  }));
+  return Promise.all(
+    (await store.list()).map(async ({ folder, step }) => {
+      const sizes = await Promise.all(
+        (await readdir(folder)).map(async (name) => (await stat(join(folder, name))).size),
+      );
+      return {
+        folder,
+        step,
+        best: folder === best,
+        last: folder === last,
+        bytes: sizes.reduce((total, size) => total + size, 0),
+      };
+    }),
+  );
 }
 
 function show(facts: {
-  model: string; config: Readonly<Record<string, unknown>>; groups: readonly Group[]; total: Group; checkpoints: readonly CheckpointFacts[];
+  model: string;
+  config: Readonly<Record<string, unknown>>;
+  groups: readonly Group[];
+  total: Group;
+  checkpoints: readonly CheckpointFacts[];
 }): string {
-  const line = ({ group, tensors, parameters, bytes }: Group): string[] => [group, String(tensors), String(parameters), formatBytes(bytes)];
+  const line = ({ group, tensors, parameters, bytes }: Group): string[] => [
+    group,
+    String(tensors),
+    String(parameters),
+    formatBytes(bytes),
+  ];
   const parts = [
     facts.model,
-    Object.entries(facts.config).map(([key, value]) => `  ${key.padEnd(18)}${String(value)}`).join("\n"),
+    Object.entries(facts.config)
+      .map(([key, value]) => `  ${key.padEnd(18)}${String(value)}`)
+      .join("\n"),
     table([["parameters", "tensors", "numbers", "bytes"], ...facts.groups.map(line), line(facts.total)]),
-    ...facts.checkpoints.length === 0 ? [] : [table([["checkpoint", "step", "bytes", ""], ...facts.checkpoints.map((checkpoint) =>
-      [checkpoint.folder, String(checkpoint.step), formatBytes(checkpoint.bytes), [checkpoint.last ? "last" : "", checkpoint.best ? "best" : ""].join(" ").trim()])])],
+    ...(facts.checkpoints.length === 0
+      ? []
+      : [
+          table([
+            ["checkpoint", "step", "bytes", ""],
+            ...facts.checkpoints.map((checkpoint) => [
+              checkpoint.folder,
+              String(checkpoint.step),
+              formatBytes(checkpoint.bytes),
+              [checkpoint.last ? "last" : "", checkpoint.best ? "best" : ""].join(" ").trim(),
+            ]),
+          ]),
+        ]),
   ];
   return `${parts.join("\n\n")}\n`;
 }

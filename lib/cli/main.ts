@@ -1,5 +1,5 @@
 #!/usr/bin/env node
-/** The command line: `memformer <command>`. Exit code 0; 1 for a failure that is told; 2 for misuse; 130 and 143 for signals. */
+/** `memformer <command>`. Exit codes: 0; 1 for a failure that is told; 2 for misuse; 130 and 143 for signals. */
 import { readFileSync } from "node:fs";
 import { CommanderError, InvalidArgumentError, Command } from "commander";
 import { isMemformerError } from "../errors.ts";
@@ -11,13 +11,19 @@ import { register as inspect } from "./inspect.ts";
 import { register as setup } from "./setup.ts";
 import { register as train } from "./train.ts";
 
-const { version } = JSON.parse(readFileSync(new URL("../../package.json", import.meta.url), "utf8")) as { version: string };
+const { version } = JSON.parse(readFileSync(new URL("../../package.json", import.meta.url), "utf8")) as {
+  version: string;
+};
 const program = new Command("memformer");
 program
   .description("a transformer with a memory of constant size, trained through long time")
   .version(version)
   .enablePositionalOptions()
-  .configureOutput({ outputError: (text, write) => { write(text.replace(/^error: /, "memformer: ")); } })
+  .configureOutput({
+    outputError: (text, write) => {
+      write(text.replace(/^error: /, "memformer: "));
+    },
+  })
   .exitOverride();
 for (const register of [doctor, setup, build, train, evaluate, generate, inspect]) register(program);
 
@@ -39,8 +45,10 @@ function exitCodeOf(error: unknown): number {
   const { message, stack } = error as Error;
   const debug = Boolean(process.env["MEMFORMER_DEBUG"]);
   if (error instanceof InvalidArgumentError) process.stderr.write(`memformer: ${message}\n`);
-  else if (isMemformerError(error)) process.stderr.write(`memformer: ${message}\n${error.code}\n${debug ? `${stack}\n` : ""}`);
+  else if (isMemformerError(error))
+    process.stderr.write(`memformer: ${message}\n${error.code}\n${debug ? `${stack}\n` : ""}`);
   else process.stderr.write(`memformer: ${stack ?? String(error)}\n`);
-  const misuse = error instanceof InvalidArgumentError || (isMemformerError(error) && error.code === "ERR_MEMFORMER_CONFIG");
+  const misuse =
+    error instanceof InvalidArgumentError || (isMemformerError(error) && error.code === "ERR_MEMFORMER_CONFIG");
   return misuse ? 2 : 1;
 }

@@ -16,13 +16,18 @@ export const RUN = "run.json";
 export const CHECKPOINTS = "checkpoints";
 export const MODEL = "model";
 
-/** The folder with config.json and model.safetensors: `path` itself, else of a run its model, else its last checkpoint. */
+/** The folder with config.json and weights: `path` itself, else of a run its model, else its last checkpoint. */
 export async function findModel(path: string): Promise<string> {
-  const holdsModel = async (folder: string): Promise<boolean> => existsSync(join(await findModelFolder(folder), "config.json"));
+  const holdsModel = async (folder: string): Promise<boolean> =>
+    existsSync(join(await findModelFolder(folder), "config.json"));
   for (const folder of [path, join(path, MODEL)]) if (await holdsModel(folder)) return folder;
   const last = await new CheckpointStore(join(path, CHECKPOINTS)).last();
   if (last !== undefined) return last;
-  throw new MemformerError("IO", `${path} holds no model: there is neither config.json nor ${MODEL}/ nor ${CHECKPOINTS}/`, { details: { path } });
+  throw new MemformerError(
+    "IO",
+    `${path} holds no model: there is neither config.json nor ${MODEL}/ nor ${CHECKPOINTS}/`,
+    { details: { path } },
+  );
 }
 
 /** The settings of the run that a model or a checkpoint came from, if they lie with it or in the run's folder above. */
@@ -35,19 +40,25 @@ export async function runOf(folder: string): Promise<Given | undefined> {
 
 /** Loads a model with its tokenizer: the one named, its tokenizer.json, or the built-in one it was made for. */
 export async function openModel(
-  folder: string, options: { readonly tokenizer?: string | undefined; readonly threads: number },
+  folder: string,
+  options: { readonly tokenizer?: string | undefined; readonly threads: number },
 ): Promise<{ model: Memformer; tokenizer: Tokenizer }> {
   const model = await Memformer.load(folder, { threads: options.threads });
   const own = join(await findModelFolder(folder), "tokenizer.json");
   const specs = options.tokenizer !== undefined ? [options.tokenizer] : existsSync(own) ? [own] : ["bytes", "gpt2"];
   for (const spec of specs) {
     const tokenizer = await openTokenizer(spec);
-    if (tokenizer.vocabulary === model.config.vocabulary && tokenizer.bos === model.config.bos) return { model, tokenizer };
+    if (tokenizer.vocabulary === model.config.vocabulary && tokenizer.bos === model.config.bos)
+      return { model, tokenizer };
   }
   const { vocabulary, bos } = model.config;
   await model.dispose();
-  throw new MemformerError("CONFIG", `the model in ${folder} has vocabulary ${vocabulary} and BOS ${bos}, which ` +
-    `${specs.join(" and ")} ${specs.length > 1 ? "have" : "has"} not: name its tokenizer with --tokenizer`, { details: { folder, vocabulary, bos } });
+  throw new MemformerError(
+    "CONFIG",
+    `the model in ${folder} has vocabulary ${vocabulary} and BOS ${bos}, which ` +
+      `${specs.join(" and ")} ${specs.length > 1 ? "have" : "has"} not: name its tokenizer with --tokenizer`,
+    { details: { folder, vocabulary, bos } },
+  );
 }
 
 /** The text of a tokenizer.json, undefined for a built-in tokenizer. */
@@ -59,7 +70,8 @@ export async function tokenizerText({ name, spec }: Tokenizer): Promise<string |
 export async function saveModel(model: Memformer, tokenizer: Tokenizer, run: Given, folder: string): Promise<void> {
   await writeModel(model, folder, await tokenizerText(tokenizer));
   const facts = join(dirname(tokenizer.spec), "tokenizer_config.json"); // names a tokenizer.json's BOS
-  if (tokenizer.name.startsWith("json:") && existsSync(facts)) await copyFile(facts, join(folder, "tokenizer_config.json"));
+  if (tokenizer.name.startsWith("json:") && existsSync(facts))
+    await copyFile(facts, join(folder, "tokenizer_config.json"));
   await writeRun(folder, run);
 }
 

@@ -1,4 +1,4 @@
-/** Command-line options made out of zod schemas: name, type, default, choices and help are written once, in the schema. */
+/** Command-line options made out of zod schemas: name, type, default, choices and help are written once, there. */
 import { InvalidArgumentError, Option, type Command } from "commander";
 import { z } from "zod";
 
@@ -8,25 +8,31 @@ export function flagName(key: string): string {
 }
 
 /**
- * Adds an option for every key of `schema`. Options carry no default of their own, so that what `command.opts()` holds was
- * given; the help shows the schema's. A boolean becomes `--x` and `--no-x`.
+ * Adds an option for every key of `schema`. Options carry no default of their own, so that what `command.opts()` holds
+ * was given; the help shows the schema's. A boolean becomes `--x` and `--no-x`.
  */
 export function addOptions(command: Command, schema: z.ZodObject, group: string): void {
   for (const [key, field] of Object.entries(schema.shape)) {
-    for (const option of optionsFor(flagName(key), field as z.ZodType)) command.addOption(option.helpGroup(`${group}:`));
+    for (const option of optionsFor(flagName(key), field as z.ZodType))
+      command.addOption(option.helpGroup(`${group}:`));
   }
 }
 
 /** Of `values`, those that `schema` has a key for. */
 export function pick(schema: z.ZodObject, values: Readonly<Record<string, unknown>>): Record<string, unknown> {
-  return Object.fromEntries(Object.entries(values).filter(([key, value]) => key in schema.shape && value !== undefined));
+  return Object.fromEntries(
+    Object.entries(values).filter(([key, value]) => key in schema.shape && value !== undefined),
+  );
 }
 
 function optionsFor(flag: string, field: z.ZodType): Option[] {
-  const fallback = defaultOf(field), kind = unwrapped(field);
+  const fallback = defaultOf(field),
+    kind = unwrapped(field);
   const notes = [
-    ...kind instanceof z.ZodEnum ? [`choices: ${kind.options.join(", ")}`] : [],
-    ...fallback === undefined || kind instanceof z.ZodBoolean ? [] : [`default: ${JSON.stringify(fallback).replaceAll('"', "")}`],
+    ...(kind instanceof z.ZodEnum ? [`choices: ${kind.options.join(", ")}`] : []),
+    ...(fallback === undefined || kind instanceof z.ZodBoolean
+      ? []
+      : [`default: ${JSON.stringify(fallback).replaceAll('"', "")}`]),
   ];
   const help = `${field.description ?? ""}${notes.length === 0 ? "" : ` (${notes.join("; ")})`}`;
   if (kind instanceof z.ZodBoolean) {
@@ -44,7 +50,9 @@ function defaultOf(field: z.ZodType): unknown {
 }
 
 function unwrapped(field: z.ZodType): z.ZodType {
-  return field instanceof z.ZodDefault || field instanceof z.ZodOptional ? unwrapped(field.def.innerType as z.ZodType) : field;
+  return field instanceof z.ZodDefault || field instanceof z.ZodOptional
+    ? unwrapped(field.def.innerType as z.ZodType)
+    : field;
 }
 
 function placeholder(kind: z.ZodType): string {
@@ -55,11 +63,13 @@ function placeholder(kind: z.ZodType): string {
 /** The first reading of a text that its field accepts: a number, the text itself, a list of numbers. */
 function parseText(field: z.ZodType, text: string): unknown {
   const numeric = text.trim() !== "" && !Number.isNaN(Number(text));
-  const readings: unknown[] = [...numeric ? [Number(text)] : [], text, text.split(",").map(Number)];
+  const readings: unknown[] = [...(numeric ? [Number(text)] : []), text, text.split(",").map(Number)];
   for (const reading of readings) {
     const parsed = field.safeParse(reading);
     if (parsed.success) return reading;
   }
   const { issues } = field.safeParse(readings[0]).error!;
-  throw new InvalidArgumentError(issues.map(({ message }) => message.replace(/^Invalid (input|option): /, "")).join("; "));
+  throw new InvalidArgumentError(
+    issues.map(({ message }) => message.replace(/^Invalid (input|option): /, "")).join("; "),
+  );
 }

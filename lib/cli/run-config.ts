@@ -1,4 +1,4 @@
-/** What a training run is, beside its model and its training: every option once. And where a run's settings come from. */
+/** What a run is beside its model and its training, every option once, and where its settings come from. */
 import { readFile } from "node:fs/promises";
 import { z } from "zod";
 import { duplicateKey } from "../checkpoint/json-keys.ts";
@@ -11,18 +11,42 @@ import { trainSchema, type TrainConfig } from "../train-config.ts";
 import { pick } from "./options.ts";
 
 export const runSchema = z.strictObject({
-  data: z.string().min(1).describe("what to read: moby-dick, sotu, a text file, a folder, or NAME:FOLDER (docs/data.md)"),
+  data: z
+    .string()
+    .min(1)
+    .describe("what to read: moby-dick, sotu, a text file, a folder, or NAME:FOLDER (docs/data.md)"),
   tokenizer: z.string().min(1).default("bytes").describe("bytes, gpt2, or the path of a tokenizer.json"),
-  out: z.string().min(1).default("runs/train").describe("folder of the run: log, checkpoints, and at the end the model"),
-  preset: z.enum(Object.keys(presets) as [PresetName, ...PresetName[]]).default("small")
+  out: z
+    .string()
+    .min(1)
+    .default("runs/train")
+    .describe("folder of the run: log, checkpoints, and at the end the model"),
+  preset: z
+    .enum(Object.keys(presets) as [PresetName, ...PresetName[]])
+    .default("small")
     .describe("the model to start from; options of the model win"),
   lanes: z.int().positive().default(16).describe("B, documents read side by side"),
-  documents: z.enum(documentRules).optional().describe("what one document is in a text file; default: as the data has it"),
-  documentLimit: z.int().positive().optional()
+  documents: z
+    .enum(documentRules)
+    .optional()
+    .describe("what one document is in a text file; default: as the data has it"),
+  documentLimit: z
+    .int()
+    .positive()
+    .optional()
     .describe("tokens after which a document is cut; default: none is, unless there are fewer documents than lanes"),
   skipEmpty: z.boolean().default(false).describe("leave out empty documents instead of refusing them"),
-  heldOut: z.number().min(0).lt(1).optional().describe("share held out of text without a split of its own; default 0.05"),
-  evaluateSegments: z.int().positive().optional().describe("segments of an evaluation; default: all of the held-out text"),
+  heldOut: z
+    .number()
+    .min(0)
+    .lt(1)
+    .optional()
+    .describe("share held out of text without a split of its own; default 0.05"),
+  evaluateSegments: z
+    .int()
+    .positive()
+    .optional()
+    .describe("segments of an evaluation; default: all of the held-out text"),
   tensorboard: z.boolean().default(true).describe("write TensorBoard's event files"),
   threads: z.int().nonnegative().default(0).describe("threads of the operators; 0: one a core"),
 });
@@ -49,10 +73,12 @@ export function fromFlags(flags: Readonly<Record<string, unknown>>): Given {
   return { run: pick(runSchema, flags), model: pick(shapeSchema, flags), train: pick(trainSchema, flags) };
 }
 
-/** Reads `{ data, lanes, …, model: { … }, train: { … } }`. Throws IO, or CONFIG with the near miss of an unknown key. */
+/** Reads `{ data, lanes, …, model: {…}, train: {…} }`. Throws IO; CONFIG with an unknown key's near miss. */
 export async function fromFile(path: string): Promise<Given> {
   const text = await withIoErrors("read", path, () => readFile(path, "utf8"));
-  const refuse = (words: string): never => { throw new MemformerError("CONFIG", `${path} ${words}`, { details: { path } }); };
+  const refuse = (words: string): never => {
+    throw new MemformerError("CONFIG", `${path} ${words}`, { details: { path } });
+  };
   let value: unknown;
   try {
     value = JSON.parse(text);
@@ -64,19 +90,30 @@ export async function fromFile(path: string): Promise<Given> {
   if (typeof value !== "object" || value === null || Array.isArray(value)) return refuse("is no object of options");
   const fileSchema = runSchema.extend({ model: z.unknown(), train: z.unknown() }).partial();
   const { model, train, ...run } = parseOptions(fileSchema, value, path);
-  // Parsing refuses what is unknown or wrong; what was given is kept without the defaults, which must not win over others.
+  // Parsing refuses what is unknown or wrong; what was given is kept without defaults, which must not win over others.
   const given = value as { model?: object; train?: object };
   parseOptions(shapeSchema, model, `${path}: model`);
   parseOptions(trainSchema, train, `${path}: train`);
-  const written = Object.fromEntries(Object.keys(given).filter((key) => key in run).map((key) => [key, run[key as keyof typeof run]]));
+  const written = Object.fromEntries(
+    Object.keys(given)
+      .filter((key) => key in run)
+      .map((key) => [key, run[key as keyof typeof run]]),
+  );
   return { run: written, model: { ...given.model }, train: { ...given.train } };
 }
 
 /** Later sources win. Throws CONFIG for values that do not fit. */
 export function settle(...sources: readonly Given[]): RunSettings {
-  const merged = (section: keyof Given): Record<string, unknown> => Object.assign({}, ...sources.map((source) => source[section])) as Record<string, unknown>;
-  const run = merged("run"), model = merged("model");
-  if (run["data"] === undefined) throw new MemformerError("CONFIG", "there is no text to read: name it with --data (moby-dick, a file, a folder)");
+  const merged = (section: keyof Given): Record<string, unknown> =>
+    Object.assign({}, ...sources.map((source) => source[section])) as Record<string, unknown>;
+  const run = merged("run"),
+    model = merged("model");
+  if (run["data"] === undefined)
+    throw new MemformerError("CONFIG", "there is no text to read: name it with --data (moby-dick, a file, a folder)");
   parseOptions(shapeSchema, model, "model");
-  return { run: parseOptions(runSchema, run, "run"), model, train: parseOptions(trainSchema, merged("train"), "train") };
+  return {
+    run: parseOptions(runSchema, run, "run"),
+    model,
+    train: parseOptions(trainSchema, merged("train"), "train"),
+  };
 }

@@ -4,89 +4,82 @@ import { join } from "node:path";
 import type { Command } from "commander";
 import { CheckpointStore } from "../checkpoint/folder.ts";
 import { withIoErrors } from "../checkpoint/io-error.ts";
-import { openDataset, openTokenizer, TokenStream, type Dataset } from "../data/index.ts";
+import { openTokenizer, TokenStream, type Dataset } from "../data/index.ts";
 import { isMemformerError, MemformerError } from "../errors.ts";
-import { formatBytes, formatNumber, formatRate } from "../log/format.ts";
-import { createProgress, type Progress } from "../log/progress.ts";
+import { formatBytes, formatNumber } from "../log/format.ts";
+import { createProgress } from "../log/progress.ts";
 import { RunLog } from "../log/run-log.ts";
 import { Memformer } from "../model.ts";
-import { Trainer, type TrainStep } from "../train.ts";
+import { Trainer } from "../train.ts";
 import { trainSchema } from "../train-config.ts";
 import { evaluateSource } from "./held-out.ts";
 import { catchInterrupts, type Interruption } from "./interrupt.ts";
-import { CHECKPOINTS, MODEL, RUN, saveModel, tokenizerText, writeRun } from "./model-folder.ts";
-import { addOptions, flagName } from "./options.ts";
-import { fromFile, fromFlags, runSchema, settle, shapeSchema, type Given, type RunSettings } from "./run-config.ts";
-import { tokenizing } from "./tokenizing.ts";
+import { CHECKPOINTS, MODEL, saveModel, tokenizerText, writeRun } from "./model-folder.ts";
+import { addOptions } from "./options.ts";
+import { fromFlags, runSchema, shapeSchema, type Given, type RunSettings } from "./run-config.ts";
+import { openRunData } from "./run-data.ts";
+import { runSettings } from "./run-settings.ts";
+import { reportStep } from "./step-report.ts";
 
 /** Adds `memformer train`; its exit code is 130 or 143 when a signal ended it. */
 export function register(program: Command): void {
   const command = program
     .command("train")
     .description("train a model by memory replay back-propagation")
-    .argument("[file]", "a JSON file of the options below: {data, lanes, …, model: {…}, train: {…}}; options given here win")
+    .argument(
+      "[file]",
+      "a JSON file of the options below: {data, lanes, …, model: {…}, train: {…}}; options given here win",
+    )
     .option("--resume", "go on from the last checkpoint of the run in --out, with the settings it has");
   addOptions(command, runSchema, "Run");
   addOptions(command, shapeSchema, "Model");
   addOptions(command, trainSchema, "Training");
-  command.action(async (file: string | undefined, { resume = false, ...flags }: { resume?: boolean } & Record<string, unknown>) => {
-    const interruption = catchInterrupts();
-    try {
-      await train(await settings(file, flags, resume), resume, interruption);
-    } catch (error) {
-      const abandoned = isMemformerError(error) && error.code === "ERR_MEMFORMER_ABORTED";
-      if (!abandoned || interruption.exitCode === undefined) throw error;
-    } finally {
-      interruption.release();
-    }
-    if (interruption.exitCode !== undefined) process.exitCode = interruption.exitCode;
-  });
+  command.action(
+    async (file: string | undefined, { resume = false, ...flags }: { resume?: boolean } & Record<string, unknown>) => {
+      const interruption = catchInterrupts();
+      try {
+        await train(await runSettings(file, flags, resume), resume, interruption);
+      } catch (error) {
+        const abandoned = isMemformerError(error) && error.code === "ERR_MEMFORMER_ABORTED";
+        if (!abandoned || interruption.exitCode === undefined) throw error;
+      } finally {
+        interruption.release();
+      }
+      if (interruption.exitCode !== undefined) process.exitCode = interruption.exitCode;
+    },
+  );
 }
 
-async function settings(file: string | undefined, flags: Record<string, unknown>, resume: boolean): Promise<RunSettings> {
-  const given = [...file === undefined ? [] : [await fromFile(file)], fromFlags(flags)];
-  if (!resume) return settle(...given);
-  const out = runSchema.shape.out.parse(given.map(({ run }) => run["out"]).findLast((value) => value !== undefined));
-  const before = await fromFile(join(out, RUN));
-  const settled = settle(before, ...given);
-  refuseChanges(out, settled, before);
-  return settled;
-}
-
-/** What the run has learned so far, and where its stream stands, would mean something else. */
-const fixed = {
-  run: ["data", "tokenizer", "lanes", "documents", "documentLimit", "skipEmpty", "heldOut"],
-  model: Object.keys(shapeSchema.shape),
-  train: ["seed"],
-} as const satisfies Record<keyof Given, readonly string[]>;
-
-function refuseChanges(out: string, now: Given, before: Given): void {
-  for (const section of ["run", "model", "train"] as const) {
-    for (const key of fixed[section]) {
-      const [found, wanted] = [now[section][key], before[section][key]];
-      if (JSON.stringify(found) === JSON.stringify(wanted)) continue;
-      throw new MemformerError("CHECKPOINT_MISMATCH",
-        `the run in ${out} has ${flagName(key)} ${String(wanted)}, which cannot become ${String(found)} on the way`,
-        { details: { out, option: key } });
-    }
-  }
-}
-
-async function train({ run, model: shape, train: options }: RunSettings, resume: boolean, interruption: Interruption): Promise<void> {
+async function train(
+  { run, model: shape, train: options }: RunSettings,
+  resume: boolean,
+  interruption: Interruption,
+): Promise<void> {
   const store = new CheckpointStore(join(run.out, CHECKPOINTS));
   const last = await store.last();
-  const start = resume ? (await store.list()).find(({ folder }) => folder === last)?.step ?? 0 : 0;
+  const start = resume ? ((await store.list()).find(({ folder }) => folder === last)?.step ?? 0) : 0;
   if (!resume && last !== undefined) {
-    throw new MemformerError("CONFIG", `${run.out} holds a run already: go on with it by --resume, or choose another --out`, { details: { out: run.out } });
+    throw new MemformerError(
+      "CONFIG",
+      `${run.out} holds a run already: go on with it by --resume, or choose another --out`,
+      { details: { out: run.out } },
+    );
   }
-  await using data = await openDataset(run.data, {
-    tokenizer: await openTokenizer(run.tokenizer), skipEmpty: run.skipEmpty, signal: interruption.signal, onProgress: tokenizing(process.stderr),
-    ...run.documents !== undefined && { documents: run.documents }, ...run.heldOut !== undefined && { heldOut: run.heldOut },
-  });
+  await using data = await openRunData(run, await openTokenizer(run.tokenizer), interruption.signal);
   const { vocabulary, bos } = data.tokenizer;
-  await using model = await Memformer.create({ preset: run.preset, ...shape, vocabulary, bos, seed: options.seed, threads: run.threads });
+  await using model = await Memformer.create({
+    preset: run.preset,
+    ...shape,
+    vocabulary,
+    bos,
+    seed: options.seed,
+    threads: run.threads,
+  });
   const stream = new TokenStream(data.train, {
-    lanes: run.lanes, segment: model.config.segment, seed: options.seed, ...run.documentLimit !== undefined && { documentLimit: run.documentLimit },
+    lanes: run.lanes,
+    segment: model.config.segment,
+    seed: options.seed,
+    ...(run.documentLimit !== undefined && { documentLimit: run.documentLimit }),
   });
   const trainer = new Trainer(model, options);
   const settled: Given = { run, model: fromFlags(model.config).model, train: trainer.config };
@@ -96,9 +89,12 @@ async function train({ run, model: shape, train: options }: RunSettings, resume:
   const log = await RunLog.open(run.out, { resumeAfter: start, tensorboard: run.tensorboard });
   const total = Math.max(options.steps, start);
   const progress = createProgress({ label: "train", total, start });
-  progress.note(`${data.spec}: ${data.train.tokens} tokens to train on${data.notes.map((note) => `; ${note}`).join("")}`);
-  progress.note(`${model.config.variant}, ${formatNumber(model.size / 1e6, 3)} M parameters, memory of ${formatBytes(model.stateBytes)} a document` +
-    `${start > 0 ? `; resumed after step ${start}` : ""}`);
+  progress.note(
+    `${data.spec}: ${data.train.tokens} tokens to train on${data.notes.map((note) => `; ${note}`).join("")}`,
+  );
+  const [size, state] = [`${formatNumber(model.size / 1e6, 3)} M parameters`, formatBytes(model.stateBytes)];
+  const whence = start > 0 ? `; resumed after step ${start}` : "";
+  progress.note(`${model.config.variant}, ${size}, memory of ${state} a document${whence}`);
   interruption.signal.addEventListener("abort", () => {
     trainer.stop();
     progress.note("finishing this step, then a checkpoint; once more ends at once");
@@ -107,15 +103,20 @@ async function train({ run, model: shape, train: options }: RunSettings, resume:
   try {
     const tokenizer = await tokenizerText(data.tokenizer);
     const steps = trainer.run(stream, {
-      checkpoints: store.root, resume, ...tokenizer !== undefined && { tokenizer }, ...options.evaluateEvery > 0 && { evaluate: heldOutScore(data, run) },
+      checkpoints: store.root,
+      resume,
+      ...(tokenizer !== undefined && { tokenizer }),
+      ...(options.evaluateEvery > 0 && { evaluate: heldOutScore(data, run) }),
     });
-    for await (const step of steps) report(step, data, log, progress);
+    for await (const step of steps) reportStep(step, data.train, log, progress);
   } finally {
     progress.stop();
     log.close();
   }
   if (trainer.step < options.steps) {
-    process.stderr.write(`Stopped after step ${trainer.step} of ${options.steps}. Go on with: memformer train --resume --out ${run.out}\n`);
+    process.stderr.write(
+      `Stopped after step ${trainer.step} of ${options.steps}. Go on with: memformer train --resume --out ${run.out}\n`,
+    );
     return;
   }
   await saveModel(model, data.tokenizer, settled, join(run.out, MODEL));
@@ -125,24 +126,11 @@ async function train({ run, model: shape, train: options }: RunSettings, resume:
 function heldOutScore(data: Dataset, run: RunSettings["run"]): (model: Memformer) => Promise<number> {
   const source = data.valid; // throws here, before the first step, if there is none
   return async (model) => {
-    const { bitsPerByte } = await evaluateSource(model, source, data.tokenizer, { lanes: run.lanes, segments: run.evaluateSegments, ablations: [] });
+    const { bitsPerByte } = await evaluateSource(model, source, data.tokenizer, {
+      lanes: run.lanes,
+      segments: run.evaluateSegments,
+      ablations: [],
+    });
     return bitsPerByte;
   };
-}
-
-function report(step: TrainStep, { train: { tokens, bytes } }: Dataset, log: RunLog, progress: Progress): void {
-  const bitsPerByte = step.loss / Math.LN2 * tokens / bytes;
-  log.record({
-    step: step.step, "train/loss": step.loss, "train/bits-per-byte": bitsPerByte,
-    "train/gradient-norm": step.gradientNorm, "train/memory-gradient-norm": step.memoryGradientNorm,
-    "train/rate": step.rate, "train/tokens": step.tokens,
-    "run/tokens-per-second": step.tokensPerSecond, "run/memory-bytes": step.memory.hostBytes,
-    ...step.evaluation !== undefined && { "valid/bits-per-byte": step.evaluation },
-  });
-  progress.update(step.step, {
-    loss: formatNumber(step.loss), "bits/byte": formatNumber(bitsPerByte, 3), speed: formatRate(step.tokensPerSecond),
-    gradient: formatNumber(step.gradientNorm, 3), "of memory": formatNumber(step.memoryGradientNorm, 3), memory: formatBytes(step.memory.hostBytes),
-  });
-  if (step.evaluation !== undefined) progress.note(`step ${step.step}: held-out bits per byte ${formatNumber(step.evaluation)}`);
-  if (step.checkpoint !== undefined) log.flush();
 }

@@ -1,0 +1,42 @@
+/** The settings of a run, and which of them a resumed one keeps. */
+import { join } from "node:path";
+import { MemformerError } from "../errors.ts";
+import { RUN } from "./model-folder.ts";
+import { flagName } from "./options.ts";
+import { fromFile, fromFlags, runSchema, settle, shapeSchema, type Given, type RunSettings } from "./run-config.ts";
+
+/** Flags win over the file, and with `resume` both over what the run has had so far. Throws CHECKPOINT_MISMATCH. */
+export async function runSettings(
+  file: string | undefined,
+  flags: Record<string, unknown>,
+  resume: boolean,
+): Promise<RunSettings> {
+  const given = [...(file === undefined ? [] : [await fromFile(file)]), fromFlags(flags)];
+  if (!resume) return settle(...given);
+  const out = runSchema.shape.out.parse(given.map(({ run }) => run["out"]).findLast((value) => value !== undefined));
+  const before = await fromFile(join(out, RUN));
+  const settled = settle(before, ...given);
+  refuseChanges(out, settled, before);
+  return settled;
+}
+
+/** What the run has learned so far, and where its stream stands, would mean something else. */
+const fixed = {
+  run: ["data", "tokenizer", "lanes", "documents", "documentLimit", "skipEmpty", "heldOut"],
+  model: Object.keys(shapeSchema.shape),
+  train: ["seed"],
+} as const satisfies Record<keyof Given, readonly string[]>;
+
+function refuseChanges(out: string, now: Given, before: Given): void {
+  for (const section of ["run", "model", "train"] as const) {
+    for (const key of fixed[section]) {
+      const [found, wanted] = [now[section][key], before[section][key]];
+      if (JSON.stringify(found) === JSON.stringify(wanted)) continue;
+      throw new MemformerError(
+        "CHECKPOINT_MISMATCH",
+        `the run in ${out} has ${flagName(key)} ${String(wanted)}, which cannot become ${String(found)} on the way`,
+        { details: { out, option: key } },
+      );
+    }
+  }
+}

@@ -1,0 +1,215 @@
+import { expect } from "chai";
+import { cp, rm, writeFile } from "node:fs/promises";
+import { Memformer, openTokenizer, tokensInMemory, type Evaluation } from "../lib/index.ts";
+import { evaluateSource } from "../lib/cli/held-out.ts";
+import { Bench, tiny } from "./support/run-cli.ts";
+
+describe("memformer evaluate, generate, inspect", function () {
+  let bench: Bench;
+  before(async () => {
+    bench = new Bench();
+    const { code, stderr } = await bench.run(
+      "train",
+      "--data",
+      bench.text,
+      "--out",
+      "run",
+      ...tiny,
+      "--steps",
+      "60",
+      "--held-out",
+      "0.3",
+      "--save-every",
+      "40",
+    );
+    expect(code, stderr).to.equal(0);
+  });
+  after(() => {
+    bench.remove();
+  });
+
+  it("evaluates the run's own held-out text, with every ablation", async () => {
+    const { code, stdout, stderr } = await bench.run("evaluate", "run", "--json");
+    expect(code, stderr).to.equal(0);
+    const found = JSON.parse(stdout) as Evaluation & { bytes: number };
+    expect(found).to.have.all.keys(
+      "model",
+      "data",
+      "split",
+      "lanes",
+      "tokens",
+      "bytes",
+      "seconds",
+      "nats",
+      "perplexity",
+      "bitsPerToken",
+      "bitsPerByte",
+      "ablations",
+    );
+    expect(found).to.deep.include({ model: "run/model", data: bench.text, split: "valid", lanes: 4 });
+    // A byte a token: what is scored is what was held out, all of it.
+    expect(found.tokens).to.equal(found.bytes);
+    expect(found.bytes / 12_500).to.be.within(0.2, 0.5);
+    expect(found.ablations).to.have.all.keys("zeroed", "shuffled", "frozen");
+    for (const score of [found, ...Object.values(found.ablations)]) {
+      expect(score.bitsPerByte)
+        .to.be.closeTo(score.nats / Math.LN2 / found.bytes, 1e-9)
+        .and.be.within(1, 8);
+      expect(score.perplexity).to.be.closeTo(2 ** score.bitsPerToken, 1e-6);
+    }
+    expect(found.ablations.zeroed!.nats).to.not.equal(found.nats);
+  });
+
+  it("prints a table, and takes one lane without shuffling", async () => {
+    const { code, stdout, stderr } = await bench.run(
+      "evaluate",
+      "run/checkpoints/step-000040",
+      "--lanes",
+      "1",
+      "--segments",
+      "3",
+      "--split",
+      "train",
+    );
+    expect(code, stderr).to.equal(0);
+    expect(stdout).to.match(
+      /^memory( +bits per (byte|token)){2} +perplexity\nwhole .*\nzeroed .*\nfrozen .*\n48 tokens, 48 bytes .*\(train\)/,
+    );
+  });
+
+  it("continues a prompt, the same for the same seed, another for another", async () => {
+    const generate = async (...args: string[]): Promise<string> => {
+      const { code, stdout, stderr } = await bench.run(
+        "generate",
+        "run",
+        "--prompt",
+        "Chapter",
+        "--max-tokens",
+        "40",
+        "--threads",
+        "1",
+        ...args,
+      );
+      expect(code, stderr).to.equal(0);
+      return stdout;
+    };
+    const [one, again, other] = [
+      await generate("--seed", "1"),
+      await generate("--seed", "1"),
+      await generate("--seed", "2"),
+    ];
+    expect(one).to.equal(again).and.not.equal(other);
+    expect(one.length).to.be.at.least(20);
+    const greedy = await generate("--temperature", "0", "--seed", "1");
+    expect(greedy).to.equal(await generate("--top-k", "1", "--seed", "2"));
+  });
+
+  it("reads the prompt from a file or the standard input", async () => {
+    await writeFile(bench.path("prompt.txt"), "Chapter 1. The whale, naïve as");
+    const fromFile = await bench.run(
+      "generate",
+      "run",
+      "--prompt-file",
+      "prompt.txt",
+      "--max-tokens",
+      "20",
+      "--temperature",
+      "0",
+      "--threads",
+      "1",
+    );
+    expect(fromFile.code, fromFile.stderr).to.equal(0);
+    const { child, ended } = bench.start(
+      "generate",
+      "run",
+      "--prompt",
+      "-",
+      "--max-tokens",
+      "20",
+      "--temperature",
+      "0",
+      "--threads",
+      "1",
+    );
+    child.stdin!.end("Chapter 1. The whale, naïve as");
+    expect((await ended).stdout).to.equal(fromFile.stdout);
+  });
+
+  it("inspects a run: configuration, parameters by group, checkpoints", async () => {
+    const { code, stdout, stderr } = await bench.run("inspect", "run", "--json");
+    expect(code, stderr).to.equal(0);
+    const found = JSON.parse(stdout) as {
+      config: object;
+      total: object;
+      groups: { group: string }[];
+      checkpoints: { step: number; last: boolean }[];
+    };
+    expect(found.config).to.deep.include({ width: 64, segment: 16, vocabulary: 257 });
+    await using model = await Memformer.load(bench.path("run/model"));
+    expect(found.total).to.deep.include({
+      tensors: model.parameters.length,
+      parameters: model.size,
+      bytes: 4 * model.size,
+    });
+    expect(found.groups.map(({ group }) => group)).to.include.members([
+      "embedding",
+      "encoder.0",
+      "decoder.0",
+      "writer",
+    ]);
+    expect(found.checkpoints.map(({ step, last }) => [step, last])).to.deep.equal([
+      [40, false],
+      [60, true],
+    ]);
+    expect((await bench.run("inspect", "run")).stdout)
+      .to.match(/total +\d+ +\d+ +\d+ kB\n/)
+      .and.match(/step-000060 +60 +.*last/);
+  });
+
+  it("takes the last checkpoint of a run that has not ended, and a model that stands alone", async () => {
+    await cp(bench.path("run"), bench.path("unfinished"), { recursive: true });
+    await rm(bench.path("unfinished/model"), { recursive: true });
+    expect(JSON.parse((await bench.run("inspect", "unfinished", "--json")).stdout).model).to.match(
+      /unfinished\/checkpoints\/step-000060$/,
+    );
+    await cp(bench.path("run/model"), bench.path("elsewhere/deep/down/alone"), { recursive: true });
+    await rm(bench.path("elsewhere/deep/down/alone/run.json"));
+    const asked = await bench.run("evaluate", "elsewhere/deep/down/alone");
+    expect(asked.code).to.equal(2);
+    expect(asked.stderr).to.include("there is no text to read");
+  });
+
+  it("counts the bytes of what it scores, whatever the tokens", async () => {
+    const tokenizer = await openTokenizer("gpt2");
+    const text = "The naïve whale — swam 🐋 on. ".repeat(16);
+    const source = tokensInMemory(
+      Array.from({ length: 4 }, () => tokenizer.encode(text)),
+      tokenizer,
+    );
+    await using model = await Memformer.create({
+      preset: "tiny",
+      width: 16,
+      vocabulary: tokenizer.vocabulary,
+      bos: tokenizer.bos,
+    });
+    const score = async (lanes: number, segments?: number): ReturnType<typeof evaluateSource> =>
+      evaluateSource(model, source, tokenizer, { lanes, segments, ablations: [] });
+    const whole = await score(2);
+    expect(whole.bytes).to.equal(4 * Buffer.byteLength(text));
+    expect(whole.tokens).to.equal(source.tokens);
+    const asMany = await score(2, 1_000);
+    expect([asMany.bytes, asMany.tokens, asMany.bitsPerByte]).to.deep.equal([
+      whole.bytes,
+      whole.tokens,
+      whole.bitsPerByte,
+    ]);
+    const part = await score(2, 3);
+    const prefix = Buffer.byteLength(
+      tokenizer.decode(tokenizer.encode(text).subarray(0, 3 * 16)).replace(/\ufffd+$/, ""),
+    );
+    expect(part.tokens).to.equal(2 * 3 * 16);
+    expect(part.bytes).to.equal(2 * prefix);
+    // More lanes than documents: each is cut, nothing is left out.
+    expect((await score(7)).tokens).to.equal(source.tokens);
+  });
+});
