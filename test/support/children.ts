@@ -5,7 +5,7 @@ import { fileURLToPath } from "node:url";
 const root = fileURLToPath(new URL("../../", import.meta.url));
 const library = JSON.stringify(new URL("../../lib/index.ts", import.meta.url).href);
 
-/** Text for `new Worker(text, { eval: true })`: calls `body`, a function's text, with memformer and a way to post messages. */
+/** Text for `new Worker(text, { eval: true })`: calls `body`, a function, with memformer and a way to post messages. */
 export function workerText(body: string): string {
   // A worker of Node 20 has not the loader that its process was started with.
   return `import("tsx/esm/api").then(async ({ register }) => {
