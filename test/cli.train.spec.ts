@@ -1,6 +1,8 @@
 import { expect } from "chai";
 import { existsSync } from "node:fs";
 import { readFile, writeFile } from "node:fs/promises";
+import { CheckpointStore } from "../lib/checkpoint/folder.ts";
+import { Memformer, openTokenizer, tokensInMemory, TokenStream, Trainer } from "../lib/index.ts";
 import { Bench, tiny } from "./support/run-cli.ts";
 
 describe("memformer train", function () {
@@ -78,6 +80,19 @@ describe("memformer train", function () {
       expect(await bench.log(out)).to.deep.equal(await bench.log(`${out}-not`));
     });
   }
+
+  it("writes a checkpoint also when it is stopped between two steps", async () => {
+    const tokenizer = await openTokenizer("bytes");
+    await using model = await Memformer.create({ preset: "tiny", width: 16 });
+    const source = tokensInMemory([tokenizer.encode("a text for one lane, long enough ".repeat(9))], tokenizer);
+    const trainer = new Trainer(model, { steps: 9, horizon: 1 });
+    const checkpoints = bench.path("between");
+    for await (const { step } of trainer.run(new TokenStream(source, { lanes: 1, segment: 16 }), { checkpoints })) {
+      if (step === 2) trainer.stop();
+    }
+    expect(trainer.step).to.equal(2);
+    expect((await new CheckpointStore(checkpoints).list()).map(({ step }) => step)).to.deep.equal([2]);
+  });
 
   it("ends at once at a second signal, the last checkpoint whole", async () => {
     const { child, ended } = bench.start(
