@@ -48,12 +48,22 @@ export async function readModelFolder(folder: string): Promise<{ config: ModelCo
   return { config: parseOptions(modelSchema, config, `${folder}/config.json`), weights: await openWeights(folder), tokenizer: await readTokenizer(folder) };
 }
 
-/**
- * Copies every wanted tensor of a file into place. Throws MemformerError CHECKPOINT_MISMATCH, before anything is copied, when the
- * file lacks one, holds one too many, or has another shape for it.
- */
-export async function assignAll(what: string, wanted: readonly { name: string; shape: readonly number[] }[], file: SafetensorsFile,
-  assign: (name: string, value: Tensor) => void): Promise<void> {
+interface Wanted {
+  readonly name: string;
+  readonly shape: readonly number[];
+}
+
+/** Throws MemformerError CHECKPOINT_MISMATCH, naming the first option that differs. */
+export function expectConfig(folder: string, found: ModelConfig, wanted: ModelConfig): void {
+  for (const key of Object.keys(wanted) as (keyof ModelConfig)[]) {
+    if (found[key] === wanted[key]) continue;
+    throw new MemformerError("CHECKPOINT_MISMATCH", `${folder} holds another model: its ${key} is ${found[key]}, this one's ${wanted[key]}`,
+      { details: { path: folder, option: key, found: found[key], expected: wanted[key] } });
+  }
+}
+
+/** Throws MemformerError CHECKPOINT_MISMATCH when a file lacks a wanted tensor, holds one too many, or has another shape for it. */
+export function expectTensors(what: string, wanted: readonly Wanted[], file: SafetensorsFile): void {
   const names = new Set(file.names);
   const refuse = (sentence: string): never => {
     throw new MemformerError("CHECKPOINT_MISMATCH", `${file.path} does not fit the ${what}: ${sentence}`, { details: { path: file.path } });
@@ -64,6 +74,12 @@ export async function assignAll(what: string, wanted: readonly { name: string; s
     if (found.join() !== shape.join()) refuse(`"${name}" has shape [${found.join(", ")}], expected [${shape.join(", ")}]`);
   }
   if (names.size > 0) refuse(`it holds "${[...names][0]}", which the ${what} has not`);
+}
+
+/** Copies every wanted tensor of a file into place, after {@link expectTensors}: nothing is copied from a file that does not fit. */
+export async function assignAll(what: string, wanted: readonly Wanted[], file: SafetensorsFile,
+  assign: (name: string, value: Tensor) => void): Promise<void> {
+  expectTensors(what, wanted, file);
   for (const { name } of wanted) {
     using value = await readTensor(file, name);
     assign(name, value);

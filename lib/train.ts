@@ -2,12 +2,12 @@
 import { openSafetensors, writeSafetensors } from "./checkpoint/safetensors.ts";
 import { readFile, writeFile } from "node:fs/promises";
 import { join } from "node:path";
-import { CheckpointStore } from "./checkpoint/folder.ts";
+import { CheckpointStore, verify } from "./checkpoint/folder.ts";
 import type { FileWriter } from "./checkpoint/atomic.ts";
 import type { SegmentStream } from "./data/segment-stream.ts";
 import { MemformerError } from "./errors.ts";
 import { gradientMethods } from "./methods.ts";
-import { assignAll, engineEntry, masterType, modelWriters, readTensor } from "./model-files.ts";
+import { assignAll, engineEntry, expectConfig, expectTensors, masterType, modelWriters, readModelFolder, readTensor } from "./model-files.ts";
 import type { Memformer } from "./model.ts";
 import { AdamW } from "./optimizer.ts";
 import { parseOptions } from "./options.ts";
@@ -102,16 +102,26 @@ export class Trainer {
     if (this.#state.length === 0) this.#state = this.model.initialState(stream.lanes);
     const reader = new WindowReader(stream, this.config.horizon, this.config.overlap);
     let position: unknown, written = true; // whether the last step made has a checkpoint
+    let ended = false;
 
-    let windows = await this.#read(reader);
+    const readAhead = (step: number): Promise<Window[] | undefined> => {
+      const windows = this.#read(reader, step);
+      windows.catch(() => undefined); // a failure is for the step that waits for them
+      return windows;
+    };
+    let windows = readAhead(this.#step + 1);
     while (this.#step < this.config.steps && !this.#stopping) {
       const began = performance.now(), step = this.#step + 1;
-      const current = windows;
+      const current = await windows;
+      if (current === undefined) {
+        ended = true;
+        break;
+      }
       const made = this.#enqueue(current, reader.carry, step, signal);
       let result: Awaited<ReturnType<Trainer["readStep"]>>;
       try {
-        // The next windows are read while the engine works on these.
-        [windows, result] = await Promise.all([step < this.config.steps ? this.#read(reader) : [], this.readStep(made, current)]);
+        windows = readAhead(step + 1); // while the engine works
+        result = await this.readStep(made);
       } catch (error) {
         this.model.zeroGradients();
         for (const tensor of made.state) tensor.dispose();
@@ -120,6 +130,7 @@ export class Trainer {
       const { scored, loss, norm, memoryNorm } = result;
       if (!Number.isFinite(loss) || !Number.isFinite(norm)) {
         const last = await store?.last();
+        for (const tensor of made.state) tensor.dispose();
         throw new MemformerError("NAN_LOSS",
           `step ${step}: the loss is ${loss} and the gradient's norm ${norm}; this step changed nothing` +
           (last === undefined ? "" : `, and the last checkpoint, ${last}, is whole`), { details: { step, loss, norm, checkpoint: last } });
@@ -136,15 +147,17 @@ export class Trainer {
       written = record.checkpoint !== undefined;
       yield record;
     }
-    // Stopped too late for the last step's own checkpoint: while it was evaluated, or yielded.
+    // Stopped too late for the last step's own checkpoint: while it was evaluated, or yielded; or the stream has ended.
     if (!written) await store?.write(this.#step, this.#files(position, options.tokenizer));
+    if (ended) throw new MemformerError("DATA", `the stream ended after step ${this.#step} of ${this.config.steps}; let it repeat, or ask for fewer steps`);
   }
 
-  async #read(reader: WindowReader): Promise<Window[]> {
+  /** The windows of a step; undefined when the stream ends before they are whole. */
+  async #read(reader: WindowReader, step: number): Promise<Window[] | undefined> {
     const windows: Window[] = [];
-    for (let i = 0; i < this.config.accumulate; i++) {
+    for (let i = 0; step <= this.config.steps && i < this.config.accumulate; i++) {
       const window = await reader.next();
-      if (window === undefined) throw new MemformerError("DATA", `the stream ended after step ${this.#step} of ${this.config.steps}; let it repeat, or ask for fewer steps`);
+      if (window === undefined) return undefined;
       windows.push(window);
     }
     return windows;
@@ -169,22 +182,22 @@ export class Trainer {
         state = result.state;
       }
       const norm = model.clipGradients(config.clip);
-      this.#optimizer.step(rate, norm);
-      return {
+      const made = {
         losses: apply("aten::stack", losses), counts: apply("aten::stack", counts), norm, state, rate,
         memoryNorm: reached.length === 0 ? undefined : apply("aten::max", apply("aten::stack", reached)),
       };
+      this.#optimizer.step(rate, norm); // last: an abort either comes before it and the weights stay, or the step is whole
+      return made;
     }));
   }
 
-  private async readStep(made: Enqueued, windows: readonly Window[]): Promise<{ scored: number; loss: number; norm: number; memoryNorm: number }> {
+  private async readStep(made: Enqueued): Promise<{ scored: number; loss: number; norm: number; memoryNorm: number }> {
     const [losses, counts, norm, memoryNorm] = await Promise.all([
       made.losses.data(), made.counts.data(), made.norm.item(), made.memoryNorm?.item() ?? 0,
     ]);
     for (const tensor of [made.losses, made.counts, made.norm, made.memoryNorm]) tensor?.dispose();
     const scored = [...counts].reduce<number>((sum, count) => sum + Number(count), 0);
     const nats = [...losses].reduce<number>((sum, loss, i) => sum + Number(loss) * Number(counts[i]), 0);
-    void windows;
     return { scored, loss: nats / Math.max(1, scored), norm, memoryNorm };
   }
 
@@ -231,11 +244,21 @@ export class Trainer {
     if (store === undefined || folder === undefined) {
       throw new MemformerError("IO", `there is no checkpoint to resume from${store === undefined ? ": name their folder in `checkpoints`" : ` in ${store.root}`}`);
     }
+    await verify(folder);
     const progress = JSON.parse(await readFile(join(folder, "trainer.json"), "utf8")) as Progress;
-    const weights = await openSafetensors(join(folder, "model.safetensors"));
+    const { config, weights } = await readModelFolder(folder);
     const optimizer = await openSafetensors(join(folder, "optimizer.safetensors"));
     const state = await openSafetensors(join(folder, "state.safetensors"));
     try {
+      // Everything is checked before anything is copied.
+      expectConfig(folder, config, this.model.config);
+      expectTensors("model", this.model.parameters, weights);
+      expectTensors("optimizer", this.#optimizer.tensors, optimizer);
+      const lanes = state.entry("state.0").shape[0];
+      if (lanes !== stream.lanes) {
+        throw new MemformerError("CHECKPOINT_MISMATCH", `${folder} was trained on ${lanes} lanes, the stream has ${stream.lanes}`);
+      }
+      stream.seek(progress.position);
       await assignAll("model", this.model.parameters, weights, (name, value) => { this.model.assign(name, value); });
       await assignAll("optimizer", this.#optimizer.tensors, optimizer, (name, value) => { this.#optimizer.assign(name, value); });
       for (const tensor of this.#state) tensor.dispose();
@@ -243,7 +266,6 @@ export class Trainer {
     } finally {
       await Promise.all([weights.close(), optimizer.close(), state.close()]);
     }
-    stream.seek(progress.position);
     this.#step = progress.step;
     this.#tokens = progress.tokens;
     this.#best = progress.best ?? Infinity;
