@@ -11,6 +11,8 @@ import { resolveLibtorch, type Libtorch } from "./libtorch/resolve.ts";
 interface Loader {
   /** Opens a library for good, its symbols for all; the reason if that fails. */
   open(path: string): string | undefined;
+  /** Sets an environment variable for libraries yet to be opened, unless the user has set it. */
+  prefer(name: string, value: string): void;
 }
 
 /** In the order of their needs. */
@@ -36,6 +38,9 @@ export function loadAddon(): { addon: Addon; libtorch: Libtorch } {
   const load = createRequire(import.meta.url);
   try {
     const loader = load(join(folder, "loader.node")) as Loader;
+    // OpenMP's threads wait for work by spinning, which on a busy machine takes the processor from those that have some: a
+    // window took ten times as long beside another process. After so many turns they sleep.
+    loader.prefer("GOMP_SPINCOUNT", "1000");
     for (const library of libraries) {
       const path = join(libtorch.root, "lib", library);
       const reason = loader.open(path);

@@ -2,6 +2,7 @@
 
 #include "core/failure.h"
 #include "core/host_allocator.h"
+#include "engine/threads.h"
 
 namespace memformer::engine {
 
@@ -133,8 +134,7 @@ void Engine::stop() {
 
 void Engine::loop(int threads) {
   install_host_allocator();
-  if (threads > 0) at::set_num_threads(threads);
-  at::init_num_threads();
+  limit_threads(threads);
   for (;;) {
     std::function<void()> run;
     {

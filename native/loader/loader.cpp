@@ -3,6 +3,7 @@
 #include <dlfcn.h>
 #include <node_api.h>
 
+#include <cstdlib>
 #include <string>
 
 namespace {
@@ -30,11 +31,24 @@ napi_value open_library(napi_env env, napi_callback_info info) {
   return answer;
 }
 
+/// prefer(name, value): an environment variable for libraries yet to be opened, unless the user has set it.
+napi_value prefer(napi_env env, napi_callback_info info) {
+  size_t count = 2;
+  napi_value arguments[2];
+  napi_get_cb_info(env, info, &count, arguments, nullptr, nullptr);
+  setenv(text(env, arguments[0]).c_str(), text(env, arguments[1]).c_str(), /*overwrite=*/0);
+  napi_value answer = nullptr;
+  napi_get_undefined(env, &answer);
+  return answer;
+}
+
 }  // namespace
 
 NAPI_MODULE_INIT() {
   napi_value function = nullptr;
   napi_create_function(env, "open", NAPI_AUTO_LENGTH, open_library, nullptr, &function);
   napi_set_named_property(env, exports, "open", function);
+  napi_create_function(env, "prefer", NAPI_AUTO_LENGTH, prefer, nullptr, &function);
+  napi_set_named_property(env, exports, "prefer", function);
   return exports;
 }

@@ -1,6 +1,7 @@
 // Models, their parameters, the optimizer.
 #include "engine/adamw.h"
 #include "engine/gradients.h"
+#include "engine/threads.h"
 #include "napi/environment.h"
 #include "napi/exports.h"
 #include "nn/models/model.h"
@@ -89,7 +90,9 @@ struct StepArguments {
     for (auto& part : slots(info[5], "state")) inputs.push_back(std::move(part));
   }
 
-  nn::SegmentInput segment(const Tensors& tensors) const {
+  /// The segment among the tensors; from here on the engine computes with the threads that its size is worth.
+  nn::SegmentInput segment(const Model& model, const Tensors& tensors) const {
+    engine::use_threads_for(tensors[0].size(0) * tensors[0].size(1) * model.parameters().count());
     const auto whole = [](const at::Tensor& tokens) { return tokens.is_floating_point() ? tokens : tokens.to(at::kLong); };
     return {whole(tensors[0]), tensors[1].to(at::kLong), tensors[2].to(at::kBool), tensors[3], padded, training};
   }
@@ -106,7 +109,7 @@ Napi::Value forward(const Napi::CallbackInfo& info) {
   const size_t count = 2 + step.inputs.size() - 4;
   return enqueue(info, step.inputs, count, [step, with_graph](Model& model, const Tensors& tensors) {
     at::AutoGradMode grad_mode(with_graph);
-    auto outputs = model.forward(step.segment(tensors), StepArguments::state(tensors));
+    auto outputs = model.forward(step.segment(model, tensors), StepArguments::state(tensors));
     Tensors results{outputs.loss, outputs.count};
     results.insert(results.end(), outputs.state.begin(), outputs.state.end());
     return results;
@@ -120,7 +123,7 @@ Napi::Value encode(const Napi::CallbackInfo& info) {
   const size_t count = 1 + step.inputs.size() - 4;
   return enqueue(info, step.inputs, count, [step, with_graph](Model& model, const Tensors& tensors) {
     at::AutoGradMode grad_mode(with_graph);
-    auto encoding = model.encode(step.segment(tensors), StepArguments::state(tensors));
+    auto encoding = model.encode(step.segment(model, tensors), StepArguments::state(tensors));
     Tensors results{encoding.hidden};
     results.insert(results.end(), encoding.state.begin(), encoding.state.end());
     return results;
@@ -132,7 +135,7 @@ Napi::Value advance(const Napi::CallbackInfo& info) {
   const StepArguments step(info);
   return enqueue(info, step.inputs, step.inputs.size() - 4, [step](Model& model, const Tensors& tensors) {
     at::NoGradGuard no_grad;
-    return model.encode(step.segment(tensors), StepArguments::state(tensors)).state;
+    return model.encode(step.segment(model, tensors), StepArguments::state(tensors)).state;
   });
 }
 
@@ -143,7 +146,7 @@ Napi::Value logits(const Napi::CallbackInfo& info) {
   inputs.push_back(slot(info[6], "prefix"));
   return enqueue(info, inputs, 1, [step](Model& model, const Tensors& tensors) {
     at::NoGradGuard no_grad;
-    return Tensors{model.logits(step.segment(tensors), tensors.back().to(at::kLong), StepArguments::state(tensors, 1))};
+    return Tensors{model.logits(step.segment(model, tensors), tensors.back().to(at::kLong), StepArguments::state(tensors, 1))};
   });
 }
 

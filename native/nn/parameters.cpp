@@ -18,6 +18,7 @@ at::Tensor Parameters::constant(const std::string& name, at::IntArrayRef shape, 
 at::Tensor Parameters::add(const std::string& name, at::Tensor value, Decay decay) {
   require(index_.emplace(name, all_.size()).second, "NATIVE", "parameter '", name, "' is made twice");
   value.requires_grad_(true);
+  count_ += value.numel();
   all_.push_back({name, value, decay == Decay::yes});
   return value;
 }

@@ -29,11 +29,14 @@ class Parameters {
   bool has(const std::string& name) const { return index_.count(name) != 0; }
   const std::vector<Parameter>& all() const { return all_; }
   at::ScalarType dtype() const { return dtype_; }
+  /// How many numbers they are in all.
+  int64_t count() const { return count_; }
 
  private:
   at::Generator generator_;
   at::ScalarType dtype_;
   std::vector<Parameter> all_;
+  int64_t count_ = 0;
   std::unordered_map<std::string, size_t> index_;
 };
 
