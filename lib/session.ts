@@ -1,4 +1,5 @@
 /** A stream of text of any length through a memory of constant size: read, generate, save, go on tomorrow. */
+import { z } from "zod";
 import { openTokenizer, type Tokenizer } from "./data/tokenizer.ts";
 import { MemformerError } from "./errors.ts";
 import type { Memformer } from "./model.ts";
@@ -7,7 +8,7 @@ import type { State } from "./recurrence.ts";
 import { sampler, type SampleOptions } from "./sample.ts";
 import { disposeSegment, type SegmentTensors } from "./segment-tensors.ts";
 import { PADDING } from "./segment.ts";
-import { Tensor, typedArray } from "./tensor.ts";
+import { Tensor, typedArray, type NumberArray } from "./tensor.ts";
 
 export interface GenerateOptions extends SampleOptions {
   /** Default 256. */
@@ -16,8 +17,13 @@ export interface GenerateOptions extends SampleOptions {
 }
 
 const FORMAT = "memformer-session";
+const tokenList = z.array(z.int().nonnegative());
+const headerSchema = z.object({
+  format: z.literal(FORMAT), version: z.literal(1), tokenizer: z.string(), shape: z.array(z.int()),
+  previous: tokenList.nullable(), current: tokenList,
+});
 
-/** One conversation with one model. Calls wait for one another: one at a time. */
+/** One conversation with one model. One call at a time: wait for a call, and end a generation, before the next. */
 export class Session {
   readonly model: Memformer;
   readonly tokenizer: Tokenizer;
@@ -40,11 +46,23 @@ export class Session {
     return new Session(model, opened, model.initialState(1));
   }
 
-  /** Takes text (or tokens) in. Only whole segments reach the memory; the rest is the beginning of the next one. */
+  /**
+   * Takes text (or tokens) in. Only whole segments reach the memory; the rest is the beginning of the next one.
+   * Throws MemformerError TOKEN_RANGE for a token outside the vocabulary; nothing is taken in then.
+   */
   async read(text: string | ArrayLike<number>): Promise<void> {
-    const tokens = typeof text === "string" ? this.tokenizer.encode(text) : text;
-    for (let i = 0; i < tokens.length; i++) this.#push(tokens[i]!);
-    await this.#state[0]!.detach().read(); // waits, so that an error surfaces here
+    const tokens = typeof text === "string" ? this.tokenizer.encode(text) : text, { vocabulary } = this.model.config;
+    for (let i = 0; i < tokens.length; i++) {
+      const token = tokens[i]!;
+      if (Number.isInteger(token) && token >= 0 && token < vocabulary) continue;
+      throw new MemformerError("TOKEN_RANGE", `token ${token} at position ${i} is outside the vocabulary of ${vocabulary}`,
+        { details: { token, position: i, vocabulary } });
+    }
+    const piece = 256 * this.model.config.segment; // what is enqueued at once: a text of any length takes bounded memory
+    for (let from = 0; from < tokens.length; from += piece) {
+      for (let i = from; i < Math.min(from + piece, tokens.length); i++) this.#push(tokens[i]!);
+      await this.#state[0]!.read(); // also so that an error surfaces here
+    }
   }
 
   /** Continues the text, piece by piece; a piece never splits a character. What is generated is remembered as if read. */
@@ -78,7 +96,7 @@ export class Session {
 
   /** Everything to go on with, in another process, another day: M x D numbers and at most two segments of tokens. */
   async save(): Promise<Uint8Array> {
-    const state = await this.#state[0]!.detach().read();
+    const state = await this.#state[0]!.read();
     const header = JSON.stringify({
       format: FORMAT, version: 1, tokenizer: this.tokenizer.name, shape: state.shape, dtype: state.dtype,
       previous: this.#previous === undefined ? null : [...this.#previous], current: this.#current,
@@ -93,30 +111,15 @@ export class Session {
 
   /** The session that `save` gave. Throws MemformerError CHECKPOINT_FORMAT for other bytes, CHECKPOINT_MISMATCH for another model's. */
   static async restore(model: Memformer, bytes: Uint8Array, tokenizer: Tokenizer | (string & {}) = "bytes"): Promise<Session> {
+    const { header, data } = unpacked(bytes, model);
     const session = await Session.open(model, tokenizer);
-    const bad = (sentence: string): never => { throw new MemformerError("CHECKPOINT_FORMAT", `these bytes are no saved session: ${sentence}`); };
-    const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
-    const length = bytes.byteLength < 4 ? bad("fewer than 4 of them") : view.getUint32(0, true);
-    if (length > bytes.byteLength - 4) bad("the header runs past their end");
-    let header: { format?: unknown; version?: unknown; shape: number[]; previous: number[] | null; current: number[]; tokenizer: string };
-    try {
-      header = JSON.parse(new TextDecoder("utf-8", { fatal: true }).decode(bytes.subarray(4, 4 + length))) as typeof header;
-    } catch {
-      return bad("the header is no JSON");
+    if (header.tokenizer !== session.tokenizer.name) {
+      const { name } = session.tokenizer;
+      session.dispose();
+      throw new MemformerError("CHECKPOINT_MISMATCH", `the session was made with tokenizer "${header.tokenizer}", not "${name}"`);
     }
-    if (header.format !== FORMAT || header.version !== 1) bad(`format ${String(header.format)}, version ${String(header.version)}`);
-    const { memorySlots, width, segment, vocabulary } = model.config, dtype = masterType(model.config);
-    const wanted = [1, memorySlots, width];
-    if (header.shape.join() !== wanted.join() || header.tokenizer !== session.tokenizer.name) {
-      throw new MemformerError("CHECKPOINT_MISMATCH",
-        `the session is of another model: memory [${header.shape.join(", ")}] and tokenizer "${header.tokenizer}", expected [${wanted.join(", ")}] and "${session.tokenizer.name}"`);
-    }
-    const data = bytes.slice(4 + length);
-    if (data.byteLength !== model.stateBytes) bad(`${data.byteLength} bytes of memory, expected ${model.stateBytes}`);
-    const valid = (tokens: number[]): boolean => tokens.every((token) => Number.isInteger(token) && token >= 0 && token < vocabulary);
-    if ((header.previous !== null && (header.previous.length !== segment || !valid(header.previous))) || header.current.length >= segment || !valid(header.current)) bad("its tokens do not fit the model");
     for (const tensor of session.#state) tensor.dispose();
-    session.#state = [Tensor.from(typedArray(dtype, data.buffer), wanted, dtype)];
+    session.#state = [Tensor.from(data, header.shape, masterType(model.config))];
     session.#previous = header.previous === null ? undefined : Int32Array.from(header.previous);
     session.#current = [...header.current];
     return session;
@@ -151,4 +154,35 @@ export class Session {
     target.set(this.#current);
     return this.model.upload({ batch: 1, length: T, source, target, reset: Uint8Array.of(start ? 1 : 0), padded: start || this.#current.length < T });
   }
+}
+
+/** What saved bytes hold, checked against the model. */
+function unpacked(bytes: Uint8Array, model: Memformer): { header: z.output<typeof headerSchema>; data: NumberArray } {
+  const bad = (sentence: string): never => { throw new MemformerError("CHECKPOINT_FORMAT", `these bytes are no saved session: ${sentence}`); };
+  const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
+  const length = bytes.byteLength < 4 ? bad("fewer than 4 of them") : view.getUint32(0, true);
+  if (length > bytes.byteLength - 4) bad("the header runs past their end");
+  let text: unknown;
+  try {
+    text = JSON.parse(new TextDecoder("utf-8", { fatal: true }).decode(bytes.subarray(4, 4 + length)));
+  } catch {
+    return bad("the header is no JSON");
+  }
+  const parsed = headerSchema.safeParse(text);
+  if (!parsed.success) return bad(parsed.error.issues.map(({ path, message }) => `${path.join(".") || "header"}: ${message}`).join("; "));
+  const header = parsed.data, { memorySlots, width, segment, vocabulary } = model.config;
+  const wanted = [1, memorySlots, width];
+  if (header.shape.join() !== wanted.join()) {
+    throw new MemformerError("CHECKPOINT_MISMATCH",
+      `the session is of another model: its memory is [${header.shape.join(", ")}], expected [${wanted.join(", ")}]`);
+  }
+  // A copy of its own: `bytes` may be a part of a larger buffer, at an odd place in it.
+  const memory = Uint8Array.from(bytes.subarray(4 + length));
+  if (memory.byteLength !== model.stateBytes) bad(`${memory.byteLength} bytes of memory, expected ${model.stateBytes}`);
+  const data = typedArray(masterType(model.config), memory.buffer);
+  if (!data.every((value: number | bigint) => Number.isFinite(value))) bad("its memory holds numbers that are not finite");
+  const { previous, current } = header, valid = (tokens: readonly number[]): boolean => tokens.every((token) => token < vocabulary);
+  if (previous !== null && (previous.length !== segment || !valid(previous))) bad("its tokens do not fit the model");
+  if (current.length >= segment || !valid(current)) bad("its tokens do not fit the model");
+  return { header, data };
 }
