@@ -1,0 +1,134 @@
+import { expect } from "chai";
+import {
+  evaluate, evaluationPass, memory, openTokenizer, Random, RecallStream, synchronize, tidy, tokensInMemory,
+  type Memformer, type TokenStream,
+} from "../lib/index.ts";
+import { numbers, perturb, tinyModel } from "./support/models.ts";
+import { failure, runModel, train } from "./support/runs.ts";
+
+/** Documents of so many random bytes each, read once from end to end in lanes. */
+async function pass(model: Memformer, lengths: readonly number[], lanes = 3): Promise<TokenStream> {
+  const random = new Random(2);
+  const documents = lengths.map((length) => Int32Array.from({ length }, () => 97 + random.below(26)));
+  const source = tokensInMemory(documents, await openTokenizer("bytes"));
+  return evaluationPass(source, { lanes, segment: model.config.segment });
+}
+
+async function reader(options: Parameters<typeof tinyModel>[0] = {}): Promise<Memformer> {
+  const model = await tinyModel({ vocabulary: 257, bos: 256, ...options });
+  await perturb(model, 0.2);
+  return model;
+}
+
+const lengths = [40, 7, 23, 61, 12, 30];
+const total = lengths.reduce((sum, length) => sum + length, 0);
+
+describe("evaluation", function () {
+  this.timeout(120_000);
+
+  it("scores every token of the text once, as a hand-written loop does", async () => {
+    for (const variant of ["encoder-decoder", "encoder", "decoder"] as const) {
+      await using model = await reader({ variant });
+      const found = await evaluate(model, await pass(model, lengths), { bytes: total });
+      const stream = await pass(model, lengths);
+      let state = model.initialState(3), nats = 0, tokens = 0;
+      for (let segment = await stream.next(); segment !== undefined; segment = await stream.next()) {
+        const made = tidy(() => model.forward(model.upload(segment), state));
+        const [[loss], [count]] = await numbers([made.loss, made.count]) as [number[], number[]];
+        nats += loss! * count!;
+        tokens += count!;
+        for (const tensor of state) tensor.dispose();
+        state = made.state;
+      }
+      expect(tokens).to.equal(total);
+      expect(found.tokens).to.equal(total);
+      expect(found.nats).to.be.closeTo(nats, 1e-9 * nats);
+      expect(found.perplexity).to.be.closeTo(Math.exp(nats / total), 1e-6);
+      expect(found.bitsPerToken).to.be.closeTo(nats / Math.LN2 / total, 1e-9);
+      expect(found.bitsPerByte).to.equal(found.bitsPerToken);
+    }
+  });
+
+  it("does not depend on the lanes: the same documents, another batch", async () => {
+    await using model = await reader();
+    const scores = await Promise.all([1, 2, 6].map(async (lanes) =>
+      evaluate(model, await pass(model, lengths, lanes))));
+    for (const { nats, tokens } of scores) {
+      expect(tokens).to.equal(total);
+      expect(nats).to.be.closeTo(scores[0]!.nats, 1e-9 * scores[0]!.nats);
+    }
+    expect(Object.keys(scores[0]!.ablations)).to.deep.equal(["zeroed", "frozen"]);
+    expect(Object.keys(scores[1]!.ablations)).to.deep.equal(["zeroed", "shuffled", "frozen"]);
+  });
+
+  it("is the same twice, and leaves the model and the memory in use as they were", async () => {
+    await using model = await reader({ dropout: 0.5 });
+    const once = await evaluate(model, await pass(model, lengths));
+    await synchronize();
+    const before = memory().hostBytes;
+    const again = await evaluate(model, await pass(model, lengths));
+    await synchronize();
+    expect(memory().hostBytes).to.be.at.most(before);
+    expect({ ...again, seconds: 0 }).to.deep.equal({ ...once, seconds: 0 });
+  });
+
+  it("stops after the segments asked for, or at a signal with its reason", async () => {
+    await using model = await reader();
+    const few = await evaluate(model, await pass(model, lengths), { segments: 2, ablations: [] });
+    expect(few.tokens).to.equal(3 * 6 * 2 - 5); // the second document ends a token into its second segment
+    expect(few.ablations).to.deep.equal({});
+    expect(few.bitsPerByte).to.be.NaN;
+    class Enough extends Error {}
+    const controller = new AbortController();
+    const stream = await pass(model, lengths), next = stream.next.bind(stream);
+    let segments = 0;
+    stream.next = async () => {
+      if (++segments === 3) controller.abort(new Enough());
+      return next();
+    };
+    expect(await failure(evaluate(model, stream, { signal: controller.signal }))).to.be.instanceOf(Enough);
+    expect(segments).to.equal(3);
+  });
+});
+
+describe("an ablation of the memory", function () {
+  this.timeout(120_000);
+
+  it("changes the score of a model that reads its memory", async () => {
+    for (const variant of ["encoder-decoder", "encoder", "decoder"] as const) {
+      await using model = await reader({ variant });
+      const { nats, ablations } = await evaluate(model, await pass(model, lengths));
+      for (const name of ["zeroed", "shuffled", "frozen"] as const) {
+        expect(Math.abs(ablations[name]!.nats - nats), `${variant}, ${name}`).to.be.above(1e-6 * nats);
+      }
+    }
+  });
+
+  it("is none where documents have one segment: frozen is the whole, shuffled too", async () => {
+    await using model = await reader();
+    const { nats, ablations } = await evaluate(model, await pass(model, [6, 3, 5, 6, 1, 2, 6], 2));
+    expect(ablations.frozen!.nats).to.equal(nats);
+    expect(ablations.shuffled!.nats).to.equal(nats);
+    expect(ablations.zeroed!.nats).to.not.equal(nats);
+  });
+
+  it("frozen is the whole up to the second segment of a document, and not after it", async () => {
+    await using model = await reader();
+    const two = await evaluate(model, await pass(model, [12, 9, 11], 3));
+    expect(two.ablations.frozen!.nats).to.equal(two.nats);
+    const three = await evaluate(model, await pass(model, [18, 9, 11], 3));
+    expect(three.ablations.frozen!.nats).to.not.equal(three.nats);
+  });
+
+  it("takes away what training put there: a recall model knows with its memory, and guesses without", async () => {
+    const stream = (seed: number, lanes = 16) =>
+      new RecallStream({ lanes, segment: 8, keys: 4, fillers: 12, maxLag: 1, seed });
+    await using model = await runModel({ variant: "encoder", width: 32, feedForward: 64 });
+    await train(model, { steps: 300, horizon: 2, rate: 5e-3, warmup: 20, weightDecay: 0 }, {}, stream(1));
+    const { bitsPerToken, ablations } = await evaluate(model, stream(2), { segments: 20 });
+    expect(bitsPerToken).to.be.below(0.5);
+    for (const name of ["zeroed", "shuffled"] as const) {
+      expect(ablations[name]!.bitsPerToken, name).to.be.above(bitsPerToken + 1);
+    }
+  });
+});

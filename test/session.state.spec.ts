@@ -1,0 +1,212 @@
+import { expect } from "chai";
+import { writeFile } from "node:fs/promises";
+import { setImmediate as turn } from "node:timers/promises";
+import { memory, Random, Session, synchronize, type Memformer, type Tokenizer } from "../lib/index.ts";
+import { run } from "./support/children.ts";
+import { perturb, tinyModel } from "./support/models.ts";
+import { failure, temporary } from "./support/runs.ts";
+
+/** A model over bytes whose weights are far from their start, so that what it remembers shows. */
+async function reader(options: Parameters<typeof tinyModel>[0] = {}): Promise<Memformer> {
+  const model = await tinyModel({ vocabulary: 257, bos: 256, precision: "float32", ...options });
+  await perturb(model, 0.2);
+  return model;
+}
+
+const text = "Call me Ishmael. Some years ago - never mind how long precisely - ünïcödé";
+
+async function logitsAfter(model: Memformer, pieces: readonly (string | number[])[]): Promise<number[]> {
+  using session = await Session.open(model);
+  for (const piece of pieces) await session.read(piece);
+  return [...await session.logits()];
+}
+
+describe("a session", function () {
+  this.timeout(120_000);
+
+  it("fed in pieces is one fed at once, to the bit, wherever the cuts are", async () => {
+    for (const variant of ["encoder-decoder", "decoder"] as const) {
+      await using model = await reader({ variant });
+      const whole = await logitsAfter(model, [text]), tokens = [...new TextEncoder().encode(text)];
+      expect(await logitsAfter(model, [text.slice(0, 7), "", text.slice(7, 40), text.slice(40)])).to.deep.equal(whole);
+      expect(await logitsAfter(model, tokens.map((token) => [token]))).to.deep.equal(whole);
+      expect(await logitsAfter(model, [tokens.slice(0, 12), tokens.slice(12)])).to.deep.equal(whole);
+      expect(await logitsAfter(model, ["X", text.slice(1)]), "what lies far back counts").to.not.deep.equal(whole);
+    }
+  });
+
+  it("says how many tokens wait for their segment to be whole", async () => {
+    await using model = await reader();
+    using session = await Session.open(model);
+    await session.read("abcd");
+    expect(session.pending).to.equal(4);
+    await session.read("efgh");
+    expect(session.pending).to.equal(2);
+  });
+
+  it("refuses a token outside the vocabulary, and takes nothing of it in", async () => {
+    await using model = await reader();
+    using session = await Session.open(model);
+    await session.read("abc");
+    const before = [...await session.logits()];
+    for (const bad of [257, -1, 1.5, NaN]) {
+      const error = await failure(session.read([1, 2, 3, 4, 5, bad, 7]));
+      expect(error.code).to.equal("ERR_MEMFORMER_TOKEN_RANGE");
+      expect(error.message).to.include(`${bad} at position 5`);
+    }
+    expect(session.pending).to.equal(3);
+    expect([...await session.logits()]).to.deep.equal(before);
+  });
+
+  it("holds the same memory after a hundred thousand tokens as after a thousand", async () => {
+    await using model = await reader({ encoderLayers: 1, decoderLayers: 1, segment: 32 });
+    using session = await Session.open(model);
+    const random = new Random(3), tokens = Int32Array.from({ length: 100_000 }, () => random.below(256));
+    await session.read(tokens.subarray(0, 1000));
+    await synchronize();
+    const start = memory().hostBytes, saved = (await session.save()).length;
+    await session.read(tokens.subarray(1000));
+    globalThis.gc?.();
+    await turn();
+    await synchronize();
+    expect(memory().hostBytes).to.be.at.most(start);
+    expect((await session.save()).length).to.be.within(saved - 200, saved + 200); // tokens are written in digits
+  });
+
+  it("refuses a tokenizer with more tokens than the model has", async () => {
+    await using model = await tinyModel({ vocabulary: 100, bos: 99 });
+    const error = await failure(Session.open(model));
+    expect(error.code).to.equal("ERR_MEMFORMER_CONFIG");
+    expect(error.message).to.match(/257 tokens, the model 100/);
+  });
+});
+
+describe("a saved session", function () {
+  this.timeout(120_000);
+
+  it("goes on in another process exactly as here", async () => {
+    await using model = await reader();
+    using session = await Session.open(model);
+    await session.read(text);
+    const folder = await temporary();
+    try {
+      await model.save(`${folder.path}/model`);
+      await writeFile(`${folder.path}/session`, await session.save());
+      const { output, code } = await run(`
+        const [folder] = process.argv.slice(1);
+        const fs = await import("node:fs/promises");
+        const model = await lib.Memformer.load(folder + "/model");
+        const session = await lib.Session.restore(model, await fs.readFile(folder + "/session"));
+        await session.read(" Go on.");
+        const logits = [...await session.logits()];
+        let words = "";
+        for await (const piece of session.generate({ maxTokens: 20, seed: 4 })) words += piece;
+        console.log("READY", JSON.stringify({ logits, words }));`, [folder.path]);
+      expect(code, output).to.equal(0);
+      await session.read(" Go on.");
+      const logits = [...await session.logits()];
+      let words = "";
+      for await (const piece of session.generate({ maxTokens: 20, seed: 4 })) words += piece;
+      expect(JSON.parse(output.slice(output.indexOf("READY") + 6))).to.deep.equal({ logits, words });
+    } finally {
+      await folder.remove();
+    }
+  });
+
+  it("is restored from a part of a larger buffer, and from a fresh session's bytes", async () => {
+    await using model = await reader();
+    for (const piece of [text, "", "ab", "abcdef"]) {
+      using session = await Session.open(model);
+      await session.read(piece);
+      const bytes = await session.save(), inside = new Uint8Array(bytes.length + 5);
+      inside.set(bytes, 3);
+      const shared = Buffer.concat([Buffer.from("xyz"), bytes, Buffer.from("!")]).subarray(3, 3 + bytes.length);
+      for (const given of [bytes, inside.subarray(3, 3 + bytes.length), shared]) {
+        using again = await Session.restore(model, given);
+        expect([...await again.logits()]).to.deep.equal([...await session.logits()]);
+        expect(again.pending).to.equal(session.pending);
+        expect(Buffer.from(await again.save()).equals(bytes)).to.be.true;
+      }
+    }
+  });
+
+  it("of another model or tokenizer is refused", async () => {
+    await using model = await reader(), other = await reader({ memorySlots: 4 });
+    using session = await Session.open(model);
+    const bytes = await session.save();
+    expect((await failure(Session.restore(other, bytes))).code).to.equal("ERR_MEMFORMER_CHECKPOINT_MISMATCH");
+    const named = { ...session.tokenizer, name: "json:0123456789ab" } as Tokenizer;
+    const error = await failure(Session.restore(model, bytes, named));
+    expect(error.code).to.equal("ERR_MEMFORMER_CHECKPOINT_MISMATCH");
+    expect(error.message).to.include("json:0123456789ab");
+  });
+
+  it("that is hostile is refused with CHECKPOINT_FORMAT, and leaves nothing behind", async () => {
+    await using model = await reader();
+    using session = await Session.open(model);
+    await session.read(text);
+    const good = await session.save(), length = new DataView(good.buffer).getUint32(0, true);
+    const header = JSON.parse(new TextDecoder().decode(good.subarray(4, 4 + length))) as Record<string, unknown>;
+    const packed = (value: unknown, body = good.subarray(4 + length)): Uint8Array => {
+      const words = new TextEncoder().encode(typeof value === "string" ? value : JSON.stringify(value));
+      const bytes = new Uint8Array(4 + words.length + body.length);
+      new DataView(bytes.buffer).setUint32(0, words.length, true);
+      bytes.set(words, 4);
+      bytes.set(body, 4 + words.length);
+      return bytes;
+    };
+    const infinite = good.slice(4 + length);
+    new DataView(infinite.buffer).setFloat32(8, Infinity, true);
+    const changed = (change: object): Uint8Array => packed({ ...header, ...change });
+    const hostile: Record<string, Uint8Array> = {
+      "nothing": new Uint8Array(0),
+      "three bytes": new Uint8Array(3),
+      "zeros": new Uint8Array(1000),
+      "a header longer than all": Uint8Array.of(255, 255, 255, 255, 1),
+      "no JSON": packed("{nonsense"),
+      "null": packed(null),
+      "a list": packed([]),
+      "a number": packed(7),
+      "no shape": changed({ shape: undefined }),
+      "a shape that is text": changed({ shape: "1,3,16" }),
+      "another format": changed({ format: "zip" }),
+      "another version": changed({ version: 2 }),
+      "tokens that are text": changed({ current: "abc" }),
+      "tokens out of range": changed({ current: [257] }),
+      "negative tokens": changed({ current: [-1] }),
+      "fractions": changed({ current: [1.5] }),
+      "too many tokens": changed({ current: [1, 2, 3, 4, 5, 6] }),
+      "a short segment": changed({ previous: [1] }),
+      "less memory": packed(header, good.subarray(8 + length)),
+      "more memory": packed(header, good),
+      "infinite memory": packed(header, infinite),
+      "the end cut off": good.subarray(0, good.length - 1),
+    };
+    await synchronize();
+    const { tensors } = memory();
+    for (const [name, bytes] of Object.entries(hostile)) {
+      const error = await failure(Session.restore(model, bytes));
+      expect(error.code, `${name}: ${error.stack}`).to.equal("ERR_MEMFORMER_CHECKPOINT_FORMAT");
+      expect(error.message, name).to.match(/no saved session/);
+    }
+    await synchronize();
+    expect(memory().tensors).to.be.at.most(tensors);
+  });
+
+  it("cut or changed anywhere never does more than be refused or give another session", async () => {
+    await using model = await reader();
+    using session = await Session.open(model);
+    await session.read(text);
+    const good = await session.save(), random = new Random(11);
+    for (let i = 0; i < 200; i++) {
+      const bytes = good.slice(0, i % 3 === 0 ? random.below(good.length) : good.length);
+      for (let j = 0; j < 3 && bytes.length > 0; j++) bytes[random.below(bytes.length)] = random.below(256);
+      try {
+        using again = await Session.restore(model, bytes);
+        expect((await again.logits()).length).to.equal(257);
+      } catch (error) {
+        expect((error as { code?: string }).code).to.match(/^ERR_MEMFORMER_CHECKPOINT_(FORMAT|MISMATCH)$/);
+      }
+    }
+  });
+});
