@@ -4,7 +4,7 @@ import type { Memformer } from "./model.ts";
 import type { State } from "./recurrence.ts";
 import { cancellable } from "./runtime.ts";
 import { disposeSegment, type SegmentTensors } from "./segment-tensors.ts";
-import { apply, tidy, Tensor } from "./tensor.ts";
+import { apply, tidy, type Tensor } from "./tensor.ts";
 
 /** What is done to the memory before each segment reads it. */
 export type Ablation = "zeroed" | "shuffled" | "frozen";

@@ -11,7 +11,7 @@ export const mrbp: GradientMethod = (model, window, state, options = {}) => tidy
 
   // Forward, without gradient, along the critical path only: every memory is kept, nothing else.
   const buffer = [state];
-  for (let t = 0; t < S - 1; t++) buffer.push(model.advance(window[t]!, buffer[t]!, steps[t]!));
+  for (let t = 0; t < S - 1; t++) buffer.push(model.advance(window[t]!, buffer[t]!, steps[t]));
 
   // Backward: each segment is computed anew, by the same seed, from its memory as a leaf.
   const losses: Tensor[] = [], counts: Tensor[] = [];

@@ -1,5 +1,5 @@
 /** Options from one description: defaults, checks, and errors that name the option meant. */
-import { z } from "zod";
+import { type z } from "zod";
 import { MemformerError, nearest } from "./errors.ts";
 
 /**

@@ -1,25 +1,17 @@
 /** The training loop: windows from a stream, their gradient by MRBP (or another method), one optimizer step a window. */
-import { openSafetensors, writeSafetensors } from "./checkpoint/safetensors.ts";
-import { readFile, writeFile } from "node:fs/promises";
-import { join } from "node:path";
-import { CheckpointStore, verify } from "./checkpoint/folder.ts";
+import { CheckpointStore } from "./checkpoint/folder.ts";
 import type { FileWriter } from "./checkpoint/atomic.ts";
 import type { SegmentStream } from "./data/segment-stream.ts";
 import { MemformerError } from "./errors.ts";
-import { gradientMethods } from "./methods.ts";
-import { assignAll, engineEntry, expectConfig, expectTensors, masterType, modelWriters, readModelFolder, readTensor } from "./model-files.ts";
 import type { Memformer } from "./model.ts";
 import { AdamW } from "./optimizer.ts";
 import { parseOptions } from "./options.ts";
 import type { State } from "./recurrence.ts";
-import { cancellable, memory, type MemoryUse } from "./runtime.ts";
-import { learningRate } from "./schedule.ts";
-import { disposeSegment } from "./segment-tensors.ts";
-import type { Segment } from "./segment.ts";
-import { apply, tidy, type Tensor } from "./tensor.ts";
+import { memory, type MemoryUse } from "./runtime.ts";
+import { checkpointFiles, readCheckpoint } from "./train-checkpoint.ts";
 import { trainSchema, type TrainConfig, type TrainOptions } from "./train-config.ts";
+import { enqueueStep, readStep, type StepResult } from "./train-step.ts";
 import { WindowReader, type Window } from "./window-reader.ts";
-import { segmentSeed } from "./window.ts";
 
 export interface TrainStep {
   readonly step: number;
@@ -51,15 +43,6 @@ export interface RunOptions {
   readonly evaluate?: (model: Memformer, step: number) => Promise<number>;
   /** Text of a tokenizer.json to be saved with the model. */
   readonly tokenizer?: string;
-}
-
-/** What a checkpoint knows beside tensors: `trainer.json`. */
-interface Progress {
-  readonly step: number;
-  readonly tokens: number;
-  readonly best: number | null;
-  readonly position: unknown;
-  readonly train: TrainConfig;
 }
 
 /** Trains one model. `new Trainer(model, options)`; unknown options are refused by name (MemformerError CONFIG). */
@@ -117,11 +100,12 @@ export class Trainer {
         ended = true;
         break;
       }
-      const made = this.#enqueue(current, reader.carry, step, signal);
-      let result: Awaited<ReturnType<Trainer["readStep"]>>;
+      const made = enqueueStep(this.model, this.#optimizer, this.#state,
+        { config: this.config, step, windows: current, carry: reader.carry, signal });
+      let result: StepResult;
       try {
         windows = readAhead(step + 1); // while the engine works
-        result = await this.readStep(made);
+        result = await readStep(made);
       } catch (error) {
         this.model.zeroGradients();
         for (const tensor of made.state) tensor.dispose();
@@ -163,44 +147,6 @@ export class Trainer {
     return windows;
   }
 
-  /** One step's calls, all enqueued; nothing has run when this returns. */
-  #enqueue(windows: readonly Window[], carry: number, step: number, signal: AbortSignal | undefined): Enqueued {
-    const { config, model } = this;
-    const rate = learningRate(step, config);
-    return cancellable(signal, () => tidy(() => {
-      let state = this.#state;
-      const losses: Tensor[] = [], counts: Tensor[] = [], reached: Tensor[] = [];
-      for (const [i, { segments }] of windows.entries()) {
-        const window = segments.map((segment) => model.upload(segment));
-        const result = gradientMethods[config.method](model, window, state, {
-          seed: segmentSeed(config.seed, step * config.accumulate + i), weights: config.weights, scale: 1 / config.accumulate, carry,
-        });
-        window.forEach(disposeSegment);
-        losses.push(...result.losses);
-        counts.push(...result.counts);
-        if (result.gradient[0] !== undefined) reached.push(apply("aten::linalg_vector_norm", result.gradient[0]));
-        state = result.state;
-      }
-      const norm = model.clipGradients(config.clip);
-      const made = {
-        losses: apply("aten::stack", losses), counts: apply("aten::stack", counts), norm, state, rate,
-        memoryNorm: reached.length === 0 ? undefined : apply("aten::max", apply("aten::stack", reached)),
-      };
-      this.#optimizer.step(rate, norm); // last: an abort either comes before it and the weights stay, or the step is whole
-      return made;
-    }));
-  }
-
-  private async readStep(made: Enqueued): Promise<{ scored: number; loss: number; norm: number; memoryNorm: number }> {
-    const [losses, counts, norm, memoryNorm] = await Promise.all([
-      made.losses.data(), made.counts.data(), made.norm.item(), made.memoryNorm?.item() ?? 0,
-    ]);
-    for (const tensor of [made.losses, made.counts, made.norm, made.memoryNorm]) tensor?.dispose();
-    const scored = [...counts].reduce<number>((sum, count) => sum + Number(count), 0);
-    const nats = [...losses].reduce<number>((sum, loss, i) => sum + Number(loss) * Number(counts[i]), 0);
-    return { scored, loss: nats / Math.max(1, scored), norm, memoryNorm };
-  }
-
   async #finish(record: TrainStep, position: unknown, store: CheckpointStore | undefined, options: RunOptions): Promise<TrainStep> {
     const { evaluateEvery, saveEvery, steps } = this.config;
     const { step } = record, last = step === steps || this.#stopping;
@@ -218,67 +164,17 @@ export class Trainer {
   }
 
   #files(position: unknown, tokenizer: string | undefined): Record<string, FileWriter> {
-    const progress: Progress = {
-      step: this.#step, tokens: this.#tokens, best: Number.isFinite(this.#best) ? this.#best : null, position, train: this.config,
-    };
-    const { memorySlots, width } = this.model.config;
-    const state = this.#state.map((tensor, i) =>
-      ({ name: `state.${i}`, tensor, shape: [0, memorySlots, width] }));
-    return {
-      ...modelWriters(this.model, tokenizer),
-      "optimizer.safetensors": async (path) => writeSafetensors(path, this.#optimizer.entries()),
-      "state.safetensors": async (path) => {
-        const dtype = masterType(this.model.config);
-        const entries = await Promise.all(state.map(async ({ name, tensor }) => {
-          const { shape } = await tensor.read();
-          return engineEntry(name, dtype, shape, () => tensor.detach());
-        }));
-        await writeSafetensors(path, entries);
-      },
-      "trainer.json": async (path) => writeFile(path, `${JSON.stringify(progress, null, 2)}\n`),
-    };
+    const best = Number.isFinite(this.#best) ? this.#best : null;
+    const progress = { step: this.#step, tokens: this.#tokens, best, position, train: this.config };
+    return checkpointFiles({ model: this.model, optimizer: this.#optimizer, state: this.#state, progress, tokenizer });
   }
 
   async #resume(store: CheckpointStore | undefined, stream: SegmentStream): Promise<void> {
-    const folder = await store?.last();
-    if (store === undefined || folder === undefined) {
-      throw new MemformerError("IO", `there is no checkpoint to resume from${store === undefined ? ": name their folder in `checkpoints`" : ` in ${store.root}`}`);
-    }
-    await verify(folder);
-    const progress = JSON.parse(await readFile(join(folder, "trainer.json"), "utf8")) as Progress;
-    const { config, weights } = await readModelFolder(folder);
-    const optimizer = await openSafetensors(join(folder, "optimizer.safetensors"));
-    const state = await openSafetensors(join(folder, "state.safetensors"));
-    try {
-      // Everything is checked before anything is copied.
-      expectConfig(folder, config, this.model.config);
-      expectTensors("model", this.model.parameters, weights);
-      expectTensors("optimizer", this.#optimizer.tensors, optimizer);
-      const lanes = state.entry("state.0").shape[0];
-      if (lanes !== stream.lanes) {
-        throw new MemformerError("CHECKPOINT_MISMATCH", `${folder} was trained on ${lanes} lanes, the stream has ${stream.lanes}`);
-      }
-      stream.seek(progress.position);
-      await assignAll("model", this.model.parameters, weights, (name, value) => { this.model.assign(name, value); });
-      await assignAll("optimizer", this.#optimizer.tensors, optimizer, (name, value) => { this.#optimizer.assign(name, value); });
-      for (const tensor of this.#state) tensor.dispose();
-      this.#state = await Promise.all([...state.names].sort().map(async (name) => readTensor(state, name)));
-    } finally {
-      await Promise.all([weights.close(), optimizer.close(), state.close()]);
-    }
+    const { state, progress } = await readCheckpoint(store, this.model, this.#optimizer, stream);
+    for (const tensor of this.#state) tensor.dispose();
+    this.#state = state;
     this.#step = progress.step;
     this.#tokens = progress.tokens;
     this.#best = progress.best ?? Infinity;
   }
 }
-
-interface Enqueued {
-  readonly losses: Tensor;
-  readonly counts: Tensor;
-  readonly norm: Tensor;
-  readonly memoryNorm: Tensor | undefined;
-  readonly state: State;
-  readonly rate: number;
-}
-
-export type { Segment };

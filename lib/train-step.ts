@@ -1,0 +1,82 @@
+/** One optimizer step: the gradients of its windows, clipping, the update; enqueued as a whole, read afterwards. */
+import { gradientMethods } from "./methods.ts";
+import type { Memformer } from "./model.ts";
+import type { AdamW } from "./optimizer.ts";
+import type { State } from "./recurrence.ts";
+import { cancellable } from "./runtime.ts";
+import { learningRate } from "./schedule.ts";
+import { disposeSegment } from "./segment-tensors.ts";
+import { apply, tidy, type Tensor } from "./tensor.ts";
+import type { TrainConfig } from "./train-config.ts";
+import type { Window } from "./window-reader.ts";
+import { segmentSeed } from "./window.ts";
+
+/** What a step's calls will make. */
+export interface EnqueuedStep {
+  readonly losses: Tensor;
+  readonly counts: Tensor;
+  readonly norm: Tensor;
+  readonly memoryNorm: Tensor | undefined;
+  /** The state to begin the next step with. */
+  readonly state: State;
+  readonly rate: number;
+}
+
+/** What a step has given. */
+export interface StepResult {
+  /** Scored tokens. */
+  readonly scored: number;
+  /** Mean nats of these. */
+  readonly loss: number;
+  readonly norm: number;
+  readonly memoryNorm: number;
+}
+
+export interface StepPlan {
+  readonly config: TrainConfig;
+  /** Counts from 1. */
+  readonly step: number;
+  readonly windows: readonly Window[];
+  readonly carry: number;
+  readonly signal: AbortSignal | undefined;
+}
+
+/** Enqueues a step from `state`; nothing has run when this returns. */
+export function enqueueStep(model: Memformer, optimizer: AdamW, state: State, plan: StepPlan): EnqueuedStep {
+  const { config, step, windows, carry, signal } = plan;
+  const rate = learningRate(step, config);
+  return cancellable(signal, () => tidy(() => {
+    let carried = state;
+    const losses: Tensor[] = [], counts: Tensor[] = [], reached: Tensor[] = [];
+    for (const [i, { segments }] of windows.entries()) {
+      const window = segments.map((segment) => model.upload(segment));
+      const result = gradientMethods[config.method](model, window, carried, {
+        seed: segmentSeed(config.seed, step * config.accumulate + i), weights: config.weights,
+        scale: 1 / config.accumulate, carry,
+      });
+      window.forEach(disposeSegment);
+      losses.push(...result.losses);
+      counts.push(...result.counts);
+      if (result.gradient[0] !== undefined) reached.push(apply("aten::linalg_vector_norm", result.gradient[0]));
+      carried = result.state;
+    }
+    const norm = model.clipGradients(config.clip);
+    const made = {
+      losses: apply("aten::stack", losses), counts: apply("aten::stack", counts), norm, state: carried, rate,
+      memoryNorm: reached.length === 0 ? undefined : apply("aten::max", apply("aten::stack", reached)),
+    };
+    optimizer.step(rate, norm); // last: an abort either comes before it and the weights stay, or the step is whole
+    return made;
+  }));
+}
+
+/** Waits for a step. Rejects with the error of the call that failed. */
+export async function readStep(made: EnqueuedStep): Promise<StepResult> {
+  const [losses, counts, norm, memoryNorm] = await Promise.all([
+    made.losses.data(), made.counts.data(), made.norm.item(), made.memoryNorm?.item() ?? 0,
+  ]);
+  for (const tensor of [made.losses, made.counts, made.norm, made.memoryNorm]) tensor?.dispose();
+  const scored = [...counts].reduce<number>((sum, count) => sum + Number(count), 0);
+  const nats = [...losses].reduce<number>((sum, loss, i) => sum + Number(loss) * Number(counts[i]), 0);
+  return { scored, loss: nats / Math.max(1, scored), norm, memoryNorm };
+}
