@@ -40,7 +40,7 @@ export function loadAddon(): { addon: Addon; libtorch: Libtorch } {
     const loader = load(join(folder, "loader.node")) as Loader;
     // OpenMP's threads wait for work by spinning, which on a busy machine takes the processor from those that have some: a
     // window took ten times as long beside another process. After so many turns they sleep.
-    loader.prefer("GOMP_SPINCOUNT", "1000");
+    loader.prefer("GOMP_SPINCOUNT", "10000");
     for (const library of libraries) {
       const path = join(libtorch.root, "lib", library);
       const reason = loader.open(path);

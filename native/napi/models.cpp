@@ -18,7 +18,14 @@ std::shared_ptr<Model> model_of(const Napi::Value& value) { return unwrap<Model>
 /// An optimizer keeps its model alive: it holds the parameters by reference.
 struct Optimizer {
   std::shared_ptr<Model> model;
-  engine::AdamW adamw;
+  engine::AdamW::Options options;
+  std::optional<engine::AdamW> made;
+
+  /// Made by the engine's thread when it first needs it: filling tensors on this one would start a second OpenMP team.
+  engine::AdamW& adamw() {
+    if (!made) made.emplace(model->parameters(), options);
+    return *made;
+  }
 };
 
 /// createModel(call, name, config, seed): Promise<{ model, stateSize, parameters: { name, shape, decay }[] }>
@@ -191,9 +198,8 @@ Napi::Value clip_gradients(const Napi::CallbackInfo& info) {
 /// createAdamW(model, beta1, beta2, eps, weightDecay)
 Napi::Value create_adamw(const Napi::CallbackInfo& info) {
   const auto number = [&](size_t i) { return info[i].As<Napi::Number>().DoubleValue(); };
-  auto model = model_of(info[0]);
-  return wrap(info.Env(), Kind::optimizer,
-              std::make_shared<Optimizer>(Optimizer{model, engine::AdamW(model->parameters(), {number(1), number(2), number(3), number(4)})}));
+  const engine::AdamW::Options options{number(1), number(2), number(3), number(4)};
+  return wrap(info.Env(), Kind::optimizer, std::make_shared<Optimizer>(Optimizer{model_of(info[0]), options, std::nullopt}));
 }
 
 template <typename Work>
@@ -203,7 +209,7 @@ Napi::Value enqueue_optimizer(const Napi::CallbackInfo& info, Slots inputs, size
   const auto handles = new_slots(info.Env(), count, outputs);
   auto optimizer = unwrap<Optimizer>(info[1], Kind::optimizer, "optimizer");
   environment.engine().submit(environment.call(info[0]), std::move(inputs), outputs,
-                              [optimizer, work = std::move(work)](const Tensors& tensors) { return work(optimizer->adamw, tensors); });
+                              [optimizer, work = std::move(work)](const Tensors& tensors) { return work(optimizer->adamw(), tensors); });
   return handles;
 }
 

@@ -1,5 +1,6 @@
 #include "nn/positions.h"
 
+#include "ops/attention/attention.h"
 #include "ops/rotary_qkv/rotary_qkv.h"
 
 namespace memformer::nn {
@@ -133,6 +134,15 @@ Registry<Scheme, Parameters&, const Config&, const LayerPlace&>& position_scheme
 }
 
 Tensor attend(const Tensor& q, const Tensor& k, const Tensor& v, const KeyMask& mask, bool causal) {
+  const int64_t N = q.size(2), M = k.size(2);
+  // Beyond, the weights that ops::attention holds outgrow the other activations, and the fused kernel's products are worth starting.
+  constexpr int64_t kShort = 128 * 128;
+  if (q.is_cpu() && N * M <= kShort) {
+    std::optional<Tensor> visible;
+    if (!mask.none()) visible = mask.attention(causal);
+    else if (causal) visible = at::ones({1, 1, N, M}, q.options().dtype(at::kBool)).tril();
+    return merge(ops::attention(q, k, v, visible));
+  }
   if (mask.none()) return merge(at::scaled_dot_product_attention(q, k, v, {}, 0.0, causal));
   return merge(at::scaled_dot_product_attention(q, k, v, mask.attention(causal)));
 }
