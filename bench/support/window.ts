@@ -1,5 +1,5 @@
 /** A window of random tokens, and the time of training steps over it. */
-import { AdamW, disposeSegment, gradientMethods, type GradientMethodName, type Memformer, type SegmentTensors, synchronize, type Tensor } from "../../lib/index.ts";
+import { type AdamW, disposeSegment, gradientMethods, type GradientMethodName, type Memformer, type SegmentTensors, synchronize, type Tensor } from "../../lib/index.ts";
 import { Random } from "../../lib/data/random.ts";
 
 /** S segments of B rows of the model's T random tokens, none padded; only the first starts documents. */
