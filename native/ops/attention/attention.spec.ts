@@ -1,0 +1,141 @@
+import { expect } from "chai";
+import { op, type Tensor } from "../../../lib/index.ts";
+import { opcheck } from "../../../test/support/opcheck.ts";
+import { Draw, type Numbers, numbers } from "../../../test/support/opcheck-numbers.ts";
+import { run } from "../../../test/support/opcheck-run.ts";
+import type { OperatorSpec } from "../../../test/support/opcheck-spec.ts";
+
+interface Case {
+  readonly what: string;
+  readonly B: number;
+  readonly H: number;
+  readonly N: number;
+  readonly M: number;
+  readonly E: number;
+  /** Has the rows of the batch and the queries that it tells apart; without it there is no mask. */
+  readonly mask?: { readonly rows: number; readonly queries: number; sees(b: number, i: number, j: number): boolean };
+  /** Of the queries: where it is large, the softmax is sharp. Default 1. */
+  readonly gain?: number;
+}
+
+type Arguments = [q: Numbers, k: Numbers, v: Numbers, mask: Numbers | null];
+
+const padded = (lengths: readonly number[]) => (b: number, _: number, j: number): boolean => j < lengths[b]!;
+const causal = (_: number, i: number, j: number): boolean => j <= i;
+
+export const attention: OperatorSpec<Case, Arguments> = {
+  name: "memformer::attention",
+  cases: [
+    { what: "of odd sizes", B: 3, H: 2, N: 5, M: 7, E: 3 },
+    { what: "of size 1 everywhere", B: 1, H: 1, N: 1, M: 1, E: 1 },
+    { what: "of one query and many keys", B: 2, H: 3, N: 1, M: 9, E: 4 },
+    { what: "of many queries and one key", B: 2, H: 3, N: 9, M: 1, E: 4 },
+    { what: "with a mask for every row", B: 3, H: 2, N: 5, M: 4, E: 3,
+      mask: { rows: 3, queries: 1, sees: padded([4, 1, 3]) } },
+    { what: "with one mask for all", B: 3, H: 2, N: 5, M: 4, E: 3, mask: { rows: 1, queries: 1, sees: padded([2]) } },
+    { what: "with a causal mask", B: 2, H: 2, N: 6, M: 6, E: 4, mask: { rows: 1, queries: 6, sees: causal } },
+    { what: "with a mask for every row and query", B: 2, H: 2, N: 6, M: 6, E: 4,
+      mask: { rows: 2, queries: 6, sees: (b, i, j) => causal(b, i, j) && (j + b) % 3 !== 1 || i === j } },
+    { what: "sharpened", B: 2, H: 1, N: 4, M: 8, E: 4, gain: 20 },
+    { what: "larger", B: 2, H: 4, N: 65, M: 70, E: 16, mask: { rows: 2, queries: 1, sees: padded([70, 33]) } },
+    { what: "without rows", B: 0, H: 2, N: 3, M: 4, E: 2 },
+    { what: "without queries", B: 2, H: 2, N: 0, M: 4, E: 2 },
+  ],
+  inputs({ B, H, N, M, E, mask, gain = 1 }, draw) {
+    const seen = mask && numbers([mask.rows, 1, mask.queries, M], (at) =>
+      mask.sees(Math.floor(at / M / mask.queries), Math.floor(at / M) % mask.queries, at % M) ? 1 : 0, "bool");
+    return [draw.numbers([B, H, N, E], gain), draw.numbers([B, H, M, E]), draw.numbers([B, H, M, E]), seen ?? null];
+  },
+  reference(q, k, v, mask) {
+    const [B, H, N, E] = q.shape as [number, number, number, number], M = k.shape[2]!, y = numbers([B, H, N, E]);
+    const [rows, , queries] = mask === null ? [1, 1, 1] : mask.shape as [number, number, number];
+    for (let b = 0; b < B; b++) for (let h = 0; h < H; h++) for (let i = 0; i < N; i++) {
+      const query = ((b * H + h) * N + i) * E, key = (j: number): number => ((b * H + h) * M + j) * E;
+      const allowed = ((rows === 1 ? 0 : b) * queries! + (queries === 1 ? 0 : i)) * M;
+      const seen = [...Array(M).keys()].filter((j) => mask === null || mask.data[allowed + j] === 1);
+      const scores = seen.map((j) => {
+        let sum = 0;
+        for (let e = 0; e < E; e++) sum += q.data[query + e]! * k.data[key(j) + e]!;
+        return sum / Math.sqrt(E);
+      });
+      const most = Math.max(...scores), weights = scores.map((score) => Math.exp(score - most));
+      const total = weights.reduce((sum, weight) => sum + weight);
+      for (let e = 0; e < E; e++) {
+        for (const [n, j] of seen.entries()) y.data[query + e]! += weights[n]! * v.data[key(j) + e]! / total;
+      }
+    }
+    return [y];
+  },
+  plain: (q, k, v, mask) => op("aten::_scaled_dot_product_attention_math", q, k, v, mask).slice(0, 1),
+  misuses: [
+    {
+      what: "a query that is no (B, H, N, E)", code: "SHAPE",
+      arguments: (_, k, v, mask) => [numbers([6, 5, 3]), k, v, mask],
+      message: /^attention: q must have shape \(any, any, any, any\), got \[6, 5, 3\]$/,
+    },
+    {
+      what: "keys of other heads", code: "SHAPE",
+      arguments: (q, _, v, mask) => [q, numbers([3, 1, 7, 3]), v, mask],
+      message: /^attention: k must have shape \(3, 2, any, 3\), got \[3, 1, 7, 3\]$/,
+    },
+    {
+      what: "keys of another width", code: "SHAPE",
+      arguments: (q, _, v, mask) => [q, numbers([3, 2, 7, 4]), v, mask],
+      message: /^attention: k must have shape \(3, 2, any, 3\), got \[3, 2, 7, 4\]$/,
+    },
+    {
+      what: "values of other keys", code: "SHAPE",
+      arguments: (q, k, _, mask) => [q, k, numbers([3, 2, 6, 3]), mask],
+      message: /^attention: v must have shape \(3, 2, 7, 3\), got \[3, 2, 6, 3\]$/,
+    },
+    ...[[3, 1, 5, 6], [2, 1, 5, 7], [3, 2, 5, 7], [3, 1, 4, 7], [3, 1, 5, 1], [3, 7]].map((shape) => ({
+      what: `a mask of shape (${shape.join(", ")})`, code: "SHAPE" as const,
+      arguments: (q: Numbers, k: Numbers, v: Numbers) => [q, k, v, numbers(shape, () => 1, "bool")],
+      message: new RegExp(`^attention: mask must have shape \\(3 or 1, 1, 5 or 1, 7\\), got \\[${shape.join(", ")}\\]$`),
+    })),
+    {
+      what: "a mask that is not bool", code: "DTYPE",
+      arguments: (q, k, v) => [q, k, v, numbers([3, 1, 5, 7])],
+      message: /^attention: mask must be Bool, got Double$/,
+    },
+    {
+      what: "whole numbers", code: "DTYPE",
+      arguments: (_, k, v, mask) => [numbers([3, 2, 5, 3], () => 1, "int64"), k, v, mask],
+      message: /^attention: q must be float32, float64 or bfloat16, got Long$/,
+    },
+    {
+      what: "keys of another dtype", code: "DTYPE",
+      arguments: (q, _, v, mask) => [q, numbers([3, 2, 7, 3], () => 1, "int64"), v, mask],
+      message: /^attention: k must have q's dtype Double, got Long$/,
+    },
+    {
+      what: "values of another dtype", code: "DTYPE",
+      arguments: (q, k, _, mask) => [q, k, numbers([3, 2, 7, 3], () => 1, "int64"), mask],
+      message: /^attention: v must have q's dtype Double, got Long$/,
+    },
+  ],
+  cost: ({ B, H, N, M, E }, size) => ({ bytes: size * B * H * E * (2 * N + 2 * M), flops: 4 * B * H * N * M * E }),
+};
+
+opcheck(attention, () => {
+  const call = (...args: (Tensor | number | null)[]): Tensor[] => op(attention.name, ...args);
+
+  it("sees nothing of a key behind the mask, to the bit", async () => {
+    const [q, k, v, mask] = attention.inputs(attention.cases[4]!, new Draw(3)), [first] = await run(call, [q, k, v, mask]);
+    const hide = (x: Numbers): Numbers => {
+      const E = x.shape[3]!, M = x.shape[2]!, H = x.shape[1]!; // where row b does not see key j
+      const hidden = (at: number): boolean => mask!.data[Math.floor(at / (H * M * E)) * M + Math.floor(at / E) % M] === 0;
+      return { ...x, data: x.data.map((value, at) => hidden(at) ? 1e3 * (value + 1) : value) };
+    };
+    const [again] = await run(call, [q, hide(k), hide(v), mask]);
+    expect(again!.data).to.deep.equal(first!.data);
+  });
+
+  it("does not overflow where the scores are large", async () => {
+    const { data, ...rest } = attention.inputs(attention.cases[0]!, new Draw(4))[0];
+    const [, ...others] = attention.inputs(attention.cases[0]!, new Draw(4));
+    const large: Arguments = [{ ...rest, data: data.map((value) => 5000 * value) }, ...others];
+    const [y] = await run(call, large), [expected] = attention.reference(...large);
+    expect(y!.data.every((value, i) => Math.abs(value - expected!.data[i]!) < 1e-9)).to.be.true;
+  });
+});
