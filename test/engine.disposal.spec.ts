@@ -54,8 +54,12 @@ describe("disposing", function () {
     const start = memory();
     const model = await Memformer.create({ preset: "small", width: 128, precision: "float32" });
     const optimizer = new AdamW(model);
+    using norm = Tensor.from(Float32Array.of(0), []);
+    optimizer.step(0, norm);
+    await synchronize();
     expect(memory().hostBytes - start.hostBytes).to.be.at.least(3 * 4 * model.size);
     optimizer.dispose();
+    norm.dispose();
     await model.dispose();
     expect(memory().hostBytes).to.equal(start.hostBytes);
   });

@@ -1,4 +1,5 @@
 /** The command line as a child process, and a text to feed it. */
+import { resolveLibtorch } from "../../lib/native/libtorch/resolve.ts";
 import { spawn, type ChildProcess } from "node:child_process";
 import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { readFile } from "node:fs/promises";
@@ -40,7 +41,11 @@ export class Bench {
   node(program: string, ...args: string[]): { child: ChildProcess; ended: Promise<Outcome> } {
     const child = spawn(process.execPath, ["--import", tsx, program, ...args], {
       cwd: this.folder,
-      env: { ...process.env, XDG_CACHE_HOME: this.path("cache"), OMP_NUM_THREADS: "1", NODE_NO_WARNINGS: "1" },
+      env: {
+        // The caches of text are the test's own; LibTorch is the one that this process found.
+        ...process.env, MEMFORMER_LIBTORCH: resolveLibtorch().root, XDG_CACHE_HOME: this.path("cache"),
+        OMP_NUM_THREADS: "1", NODE_NO_WARNINGS: "1",
+      },
     });
     let [stdout, stderr] = ["", ""];
     child.stdout.on("data", (piece) => {
