@@ -1,6 +1,6 @@
 /** Trains a small Memformer on Moby-Dick, a token a byte, and lets it write on: `npx tsx examples/train.ts [steps]` */
 import {
-  evaluate, evaluationPass, Memformer, openDataset, openTokenizer, Session, TokenStream, Trainer,
+  evaluate, evaluationPass, Memformer, openDataset, openTokenizer, TokenStream, Trainer,
 } from "../lib/index.ts";
 
 const steps = Number(process.argv[2] ?? 120);
@@ -27,7 +27,7 @@ const zeroed = held.ablations.zeroed!;
 console.log(`held out: ${held.bitsPerToken.toFixed(3)} bits a byte, ${zeroed.bitsPerToken.toFixed(3)} without memory`);
 
 await model.save("runs/example/model");
-using session = await Session.open(model, tokenizer);
+using session = await model.session(tokenizer);
 await session.read("Call me Ishmael. Some years ago");
 for await (const piece of session.generate({ maxTokens: 200, temperature: 0.7 })) process.stdout.write(piece);
 process.stdout.write("\n");

@@ -8,6 +8,7 @@ import { readModelFolder, writeModel } from "./model-files.ts";
 import type { Recurrence, State, Step, StepOptions } from "./recurrence.ts";
 import { upload, type SegmentTensors } from "./segment-tensors.ts";
 import type { Segment } from "./segment.ts";
+import { Session } from "./session.ts";
 import { Tensor } from "./tensor.ts";
 
 export interface CreateOptions extends ModelOptions {
@@ -98,6 +99,14 @@ export class Memformer implements Recurrence, AsyncDisposable {
   /** Bytes of the state of one row: M x D numbers, however long the history. */
   get stateBytes(): number {
     return this.config.memorySlots * this.config.width * (this.config.precision === "float64" ? 8 : 4);
+  }
+
+  /**
+   * A session with this model at the start of a document. `tokenizer`: as in training, default "bytes".
+   * Rejects with MemformerError CONFIG when it has more tokens than the model.
+   */
+  async session(tokenizer?: Parameters<typeof Session.open>[1]): Promise<Session> {
+    return Session.open(this, tokenizer);
   }
 
   /** The state at time 0 of `rows` rows. */

@@ -1,5 +1,4 @@
 /** A stream of text of any length through a memory of constant size: read, generate, save, go on tomorrow. */
-import { z } from "zod";
 import { openTokenizer, type Tokenizer } from "./data/tokenizer.ts";
 import { MemformerError } from "./errors.ts";
 import type { Memformer } from "./model.ts";
@@ -8,7 +7,8 @@ import type { State } from "./recurrence.ts";
 import { sampler, type SampleOptions } from "./sample.ts";
 import { disposeSegment, type SegmentTensors } from "./segment-tensors.ts";
 import { PADDING } from "./segment.ts";
-import { Tensor, typedArray, type NumberArray } from "./tensor.ts";
+import { packSession, unpackSession } from "./session-format.ts";
+import { Tensor } from "./tensor.ts";
 
 export interface GenerateOptions extends SampleOptions {
   /** Default 256. */
@@ -16,20 +16,17 @@ export interface GenerateOptions extends SampleOptions {
   readonly signal?: AbortSignal;
 }
 
-const FORMAT = "memformer-session";
-const tokenList = z.array(z.int().nonnegative());
-const headerSchema = z.object({
-  format: z.literal(FORMAT), version: z.literal(1), tokenizer: z.string(), shape: z.array(z.int()),
-  previous: tokenList.nullable(), current: tokenList,
-});
-
-/** One conversation with one model. One call at a time: wait for a call, and end a generation, before the next. */
+/**
+ * One conversation with one model. One call at a time: wait for a call, and end a generation, before the next, which is
+ * refused with MemformerError BUSY otherwise.
+ */
 export class Session {
   readonly model: Memformer;
   readonly tokenizer: Tokenizer;
   #state: State;
   #previous: Int32Array | undefined; // the segment before, whole; undefined at the start
   #current: number[] = []; // the segment under way, shorter than T
+  #running: string | undefined; // the call under way
 
   private constructor(model: Memformer, tokenizer: Tokenizer, state: State) {
     this.model = model;
@@ -51,6 +48,10 @@ export class Session {
    * Throws MemformerError TOKEN_RANGE for a token outside the vocabulary; nothing is taken in then.
    */
   async read(text: string | ArrayLike<number>): Promise<void> {
+    return this.#alone("read", async () => this.#read(text));
+  }
+
+  async #read(text: string | ArrayLike<number>): Promise<void> {
     const tokens = typeof text === "string" ? this.tokenizer.encode(text) : text, { vocabulary } = this.model.config;
     for (let i = 0; i < tokens.length; i++) {
       const token = tokens[i]!;
@@ -68,20 +69,29 @@ export class Session {
   /** Continues the text, piece by piece; a piece never splits a character. What is generated is remembered as if read. */
   async *generate(options: GenerateOptions = {}): AsyncGenerator<string, void, void> {
     const choose = sampler(options), decoder = this.tokenizer.decoder();
-    for (let made = 0; made < (options.maxTokens ?? 256); made++) {
-      options.signal?.throwIfAborted();
-      const token = choose(await this.logits());
-      if (token === this.model.config.bos) break; // the end of the document
-      this.#push(token);
-      const piece = decoder.push([token]);
-      if (piece !== "") yield piece;
+    this.#begin("generate");
+    try {
+      for (let made = 0; made < (options.maxTokens ?? 256); made++) {
+        options.signal?.throwIfAborted();
+        const token = choose(await this.#logits());
+        if (token === this.model.config.bos) break; // the end of the document
+        this.#push(token);
+        const piece = decoder.push([token]);
+        if (piece !== "") yield piece;
+      }
+      const rest = decoder.end();
+      if (rest !== "") yield rest;
+    } finally {
+      this.#running = undefined;
     }
-    const rest = decoder.end();
-    if (rest !== "") yield rest;
   }
 
   /** Logits (V) of the next token. */
   async logits(): Promise<Float32Array | Float64Array> {
+    return this.#alone("logits", async () => this.#logits());
+  }
+
+  async #logits(): Promise<Float32Array | Float64Array> {
     const segment = this.#segment();
     using prefix = Tensor.from(Int32Array.from(this.#current), [1, this.#current.length]);
     using logits = this.model.logits(segment, prefix, this.#state);
@@ -96,22 +106,15 @@ export class Session {
 
   /** Everything to go on with, in another process, another day: M x D numbers and at most two segments of tokens. */
   async save(): Promise<Uint8Array> {
-    const state = await this.#state[0]!.read();
-    const header = JSON.stringify({
-      format: FORMAT, version: 1, tokenizer: this.tokenizer.name, shape: state.shape, dtype: state.dtype,
+    return this.#alone("save", async () => packSession({
+      tokenizer: this.tokenizer.name, memory: await this.#state[0]!.read(),
       previous: this.#previous === undefined ? null : [...this.#previous], current: this.#current,
-    });
-    const text = new TextEncoder().encode(header);
-    const bytes = new Uint8Array(4 + text.length + state.data.byteLength);
-    new DataView(bytes.buffer).setUint32(0, text.length, true);
-    bytes.set(text, 4);
-    bytes.set(new Uint8Array(state.data), 4 + text.length);
-    return bytes;
+    }));
   }
 
   /** The session that `save` gave. Throws MemformerError CHECKPOINT_FORMAT for other bytes, CHECKPOINT_MISMATCH for another model's. */
   static async restore(model: Memformer, bytes: Uint8Array, tokenizer: Tokenizer | (string & {}) = "bytes"): Promise<Session> {
-    const { header, data } = unpacked(bytes, model);
+    const { header, data } = unpackSession(bytes, model);
     const session = await Session.open(model, tokenizer);
     if (header.tokenizer !== session.tokenizer.name) {
       const { name } = session.tokenizer;
@@ -131,6 +134,23 @@ export class Session {
 
   [Symbol.dispose](): void {
     this.dispose();
+  }
+
+  #begin(call: string): void {
+    if (this.#running !== undefined) {
+      const end = this.#running === "generate" ? "leave its loop (or call its return()) first" : "await it first";
+      throw new MemformerError("BUSY", `${call}() came while this session's ${this.#running}() runs; ${end}`);
+    }
+    this.#running = call;
+  }
+
+  async #alone<T>(call: string, body: () => Promise<T>): Promise<T> {
+    this.#begin(call);
+    try {
+      return await body();
+    } finally {
+      this.#running = undefined;
+    }
   }
 
   #push(token: number): void {
@@ -154,35 +174,4 @@ export class Session {
     target.set(this.#current);
     return this.model.upload({ batch: 1, length: T, source, target, reset: Uint8Array.of(start ? 1 : 0), padded: start || this.#current.length < T });
   }
-}
-
-/** What saved bytes hold, checked against the model. */
-function unpacked(bytes: Uint8Array, model: Memformer): { header: z.output<typeof headerSchema>; data: NumberArray } {
-  const bad = (sentence: string): never => { throw new MemformerError("CHECKPOINT_FORMAT", `these bytes are no saved session: ${sentence}`); };
-  const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
-  const length = bytes.byteLength < 4 ? bad("fewer than 4 of them") : view.getUint32(0, true);
-  if (length > bytes.byteLength - 4) bad("the header runs past their end");
-  let text: unknown;
-  try {
-    text = JSON.parse(new TextDecoder("utf-8", { fatal: true }).decode(bytes.subarray(4, 4 + length)));
-  } catch {
-    return bad("the header is no JSON");
-  }
-  const parsed = headerSchema.safeParse(text);
-  if (!parsed.success) return bad(parsed.error.issues.map(({ path, message }) => `${path.join(".") || "header"}: ${message}`).join("; "));
-  const header = parsed.data, { memorySlots, width, segment, vocabulary } = model.config;
-  const wanted = [1, memorySlots, width];
-  if (header.shape.join() !== wanted.join()) {
-    throw new MemformerError("CHECKPOINT_MISMATCH",
-      `the session is of another model: its memory is [${header.shape.join(", ")}], expected [${wanted.join(", ")}]`);
-  }
-  // A copy of its own: `bytes` may be a part of a larger buffer, at an odd place in it.
-  const memory = Uint8Array.from(bytes.subarray(4 + length));
-  if (memory.byteLength !== model.stateBytes) bad(`${memory.byteLength} bytes of memory, expected ${model.stateBytes}`);
-  const data = typedArray(masterType(model.config), memory.buffer);
-  if (!data.every((value: number | bigint) => Number.isFinite(value))) bad("its memory holds numbers that are not finite");
-  const { previous, current } = header, valid = (tokens: readonly number[]): boolean => tokens.every((token) => token < vocabulary);
-  if (previous !== null && (previous.length !== segment || !valid(previous))) bad("its tokens do not fit the model");
-  if (current.length >= segment || !valid(current)) bad("its tokens do not fit the model");
-  return { header, data };
 }

@@ -1,5 +1,5 @@
 import { expect } from "chai";
-import { sampler, Session, type GenerateOptions, type Memformer } from "../lib/index.ts";
+import { sampler, Session, Tensor, type GenerateOptions, type Memformer } from "../lib/index.ts";
 import { perturb, tinyModel } from "./support/models.ts";
 import { failure } from "./support/runs.ts";
 
@@ -60,9 +60,13 @@ describe("generation", function () {
     expect(session.pending - before).to.equal(4);
     const logits = new Float32Array(257).fill(-100);
     logits[model.config.bos] = 100;
-    session.logits = async () => logits;
+    model.logits = () => Tensor.from(logits, [1, 257]);
     let words = "";
-    for await (const piece of session.generate({ maxTokens: 1000 })) words += piece;
+    try {
+      for await (const piece of session.generate({ maxTokens: 1000 })) words += piece;
+    } finally {
+      Reflect.deleteProperty(model, "logits");
+    }
     expect(words).to.equal("");
     expect(session.pending - before).to.equal(4);
   });

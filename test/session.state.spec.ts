@@ -73,6 +73,51 @@ describe("a session", function () {
     expect((await session.save()).length).to.be.within(saved - 200, saved + 200); // tokens are written in digits
   });
 
+  it("is what the model gives: with bytes, or with the tokenizer named", async () => {
+    await using model = await reader();
+    using session = await model.session(), same = await model.session("bytes");
+    expect(session).to.be.instanceOf(Session);
+    expect([session.model, session.tokenizer.name]).to.deep.equal([model, "bytes"]);
+    await session.read(text);
+    await same.read(text);
+    const logits = [...await session.logits()];
+    expect([...await same.logits()]).to.deep.equal(logits);
+    expect(await logitsAfter(model, [text])).to.deep.equal(logits);
+    expect((await failure(model.session("gpt2"))).code).to.equal("ERR_MEMFORMER_CONFIG");
+  });
+
+  it("does one call at a time: a second one is refused as BUSY, and spoils nothing", async () => {
+    await using model = await reader();
+    using session = await model.session();
+    const others: Record<string, () => Promise<unknown>> = {
+      read: async () => session.read("xyz"), logits: async () => session.logits(), save: async () => session.save(),
+      generate: async () => session.generate().next(),
+    };
+    const refused = async (running: string): Promise<void> => {
+      for (const [name, call] of Object.entries(others)) {
+        const error = await failure(call());
+        expect(error.code, name).to.equal("ERR_MEMFORMER_BUSY");
+        expect(error.message).to.include(`${name}() came while this session's ${running}() runs`);
+      }
+    };
+    const reading = session.read(text);
+    await refused("read");
+    await reading;
+    expect([...await session.logits()]).to.deep.equal(await logitsAfter(model, [text]));
+    let words = "";
+    for await (const piece of session.generate({ maxTokens: 8, seed: 1, temperature: 0.2 })) {
+      await refused("generate");
+      words += piece;
+      if (words.length > 2) break;
+    }
+    // A loop that was left, a call that failed and one that was refused are all over.
+    expect((await failure(session.read([-1]))).code).to.equal("ERR_MEMFORMER_TOKEN_RANGE");
+    const [saved, refusal] = await Promise.all([session.save(), failure(session.logits())]);
+    expect(refusal.code).to.equal("ERR_MEMFORMER_BUSY");
+    expect(saved.length).to.be.above(0);
+    await session.read("and on");
+  });
+
   it("refuses a tokenizer with more tokens than the model has", async () => {
     await using model = await tinyModel({ vocabulary: 100, bos: 99 });
     const error = await failure(Session.open(model));
