@@ -45,8 +45,8 @@ export interface RunOptions {
   readonly tokenizer?: string;
 }
 
-/** Trains one model. `new Trainer(model, options)`; unknown options are refused by name (MemformerError CONFIG). */
-export class Trainer {
+/** Trains one model. `new Trainer(model, options)`; unknown options are refused by name (MemformerError CONFIG). Free it with `using` or `dispose()`. */
+export class Trainer implements Disposable {
   readonly model: Memformer;
   readonly config: TrainConfig;
   readonly #optimizer: AdamW;
@@ -55,6 +55,7 @@ export class Trainer {
   #tokens = 0;
   #best = Infinity;
   #stopping = false;
+  #disposed = false;
 
   constructor(model: Memformer, options: TrainOptions = {}) {
     this.model = model;
@@ -79,6 +80,7 @@ export class Trainer {
   async *run(stream: SegmentStream, options: RunOptions = {}): AsyncGenerator<TrainStep, void, void> {
     const { signal } = options;
     signal?.throwIfAborted();
+    this.#refuseDisposed();
     const store = options.checkpoints === undefined ? undefined : new CheckpointStore(options.checkpoints, { keep: this.config.keep });
     this.#stopping = false;
     if (options.resume === true) await this.#resume(store, stream);
@@ -96,6 +98,7 @@ export class Trainer {
     while (this.#step < this.config.steps && !this.#stopping) {
       const began = performance.now(), step = this.#step + 1;
       const current = await windows;
+      this.#refuseDisposed();
       if (current === undefined) {
         ended = true;
         break;
@@ -106,6 +109,7 @@ export class Trainer {
       try {
         windows = readAhead(step + 1); // while the engine works
         result = await readStep(made);
+        this.#refuseDisposed();
       } catch (error) {
         this.model.zeroGradients();
         for (const tensor of made.state) tensor.dispose();
@@ -134,6 +138,22 @@ export class Trainer {
     // Stopped too late for the last step's own checkpoint: while it was evaluated, or yielded; or the stream has ended.
     if (!written) await store?.write(this.#step, this.#files(position, options.tokenizer));
     if (ended) throw new MemformerError("DATA", `the stream ended after step ${this.#step} of ${this.config.steps}; let it repeat, or ask for fewer steps`);
+  }
+
+  /** Frees the optimizer's moments and the memory carried along; the model stays. A run under way ends with DISPOSED. Idempotent. */
+  dispose(): void {
+    this.#disposed = true;
+    for (const tensor of this.#state) tensor.dispose();
+    this.#state = [];
+    this.#optimizer.dispose();
+  }
+
+  [Symbol.dispose](): void {
+    this.dispose();
+  }
+
+  #refuseDisposed(): void {
+    if (this.#disposed) throw new MemformerError("DISPOSED", "this trainer has been disposed of");
   }
 
   /** The windows of a step; undefined when the stream ends before they are whole. */

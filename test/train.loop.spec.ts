@@ -1,6 +1,8 @@
 import { expect } from "chai";
 import { CheckpointStore, verify } from "../lib/checkpoint/folder.ts";
-import { PADDING, Tensor, Trainer, type Segment, type SegmentStream } from "../lib/index.ts";
+import {
+  memory, PADDING, synchronize, Tensor, Trainer, type Memformer, type Segment, type SegmentStream,
+} from "../lib/index.ts";
 import { failure, runModel, task, temporary, train, weights } from "./support/runs.ts";
 
 let folder: Awaited<ReturnType<typeof temporary>>;
@@ -29,6 +31,14 @@ function constant(): SegmentStream {
     lanes: 1, segment: 8, vocabulary: 18, bos: 17,
     next: async () => segment, position: () => null, seek: () => undefined,
   };
+}
+
+/** One that has made what it keeps for good, as tables of positions. */
+async function warmModel(): Promise<Memformer> {
+  const model = await runModel();
+  (await train(model, { steps: 1, horizon: 2 })).trainer.dispose();
+  await synchronize();
+  return model;
 }
 
 describe("training", function () {
@@ -149,6 +159,35 @@ describe("training", function () {
     for await (const { step } of until.run(task())) if (step === made) until.stop();
     expect(await weights(model)).to.deep.equal(await weights(same));
     expect(await failure(trainer.run(task(), { signal: controller.signal }).next())).to.be.instanceOf(Enough);
+  });
+
+  it("disposed of gives back its moments and the carried memory, and runs no more; the model stays", async () => {
+    await using model = await warmModel();
+    const before = memory().hostBytes, { trainer } = await train(model, { steps: 3, horizon: 2 });
+    await synchronize();
+    expect(memory().hostBytes - before).to.be.above(2 * 4 * model.size);
+    trainer.dispose();
+    trainer.dispose();
+    await synchronize();
+    expect(memory().hostBytes).to.be.at.most(before);
+    expect((await failure(trainer.run(task()).next())).code).to.equal("ERR_MEMFORMER_DISPOSED");
+    expect((await train(model, { steps: 1, horizon: 2 })).steps).to.have.length(1);
+  });
+
+  it("disposed of in the middle of a run ends it, with nothing left behind", async () => {
+    await using model = await warmModel();
+    const before = memory().hostBytes;
+    for (const when of ["between steps", "in a step"]) {
+      const trainer = new Trainer(model, { steps: 10, horizon: 2 }), run = trainer.run(task());
+      await run.next();
+      const next = when === "in a step" ? failure(run.next()) : undefined;
+      await new Promise(setImmediate);
+      trainer.dispose();
+      const error = await (next ?? failure(run.next()));
+      expect(error.code, when).to.equal("ERR_MEMFORMER_DISPOSED");
+      await synchronize();
+      expect(memory().hostBytes, when).to.be.at.most(before);
+    }
   });
 
   it("refuses an unknown option and names the one meant; a value out of range likewise", async () => {
