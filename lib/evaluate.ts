@@ -1,5 +1,6 @@
 /** How well a model predicts a text, and whether its memory has a part in it. */
 import type { SegmentStream } from "./data/segment-stream.ts";
+import { MemformerError } from "./errors.ts";
 import type { Memformer } from "./model.ts";
 import type { State } from "./recurrence.ts";
 import { cancellable } from "./runtime.ts";
@@ -37,14 +38,17 @@ export interface EvaluateOptions {
   readonly signal?: AbortSignal;
 }
 
-/** Reads `stream` to its end, memory carried from segment to segment. Rejects with `signal.reason` when aborted. */
+/**
+ * Reads `stream` to its end, memory carried from segment to segment. Rejects with `signal.reason` when aborted, with MemformerError
+ * DATA when no token of it is to be predicted.
+ */
 export async function evaluate(model: Memformer, stream: SegmentStream, options: EvaluateOptions = {}): Promise<Evaluation> {
   const wanted = (options.ablations ?? ablations).filter((name) => name !== "shuffled" || stream.lanes > 1);
   const began = performance.now();
   const nats = new Map<Ablation | "whole", number>([["whole", 0], ...wanted.map((name) => [name, 0] as const)]);
-  let tokens = 0, state = model.initialState(stream.lanes), frozen: State = state.map((tensor) => tensor.detach());
+  let tokens = 0, read = 0, state = model.initialState(stream.lanes), frozen: State = state.map((tensor) => tensor.detach());
   try {
-    for (let read = 0; read < (options.segments ?? Infinity); read++) {
+    for (; read < (options.segments ?? Infinity); read++) {
       const segment = await stream.next();
       if (segment === undefined) break;
       const made = cancellable(options.signal, () => tidy(() => scoreSegment(model, model.upload(segment), state, frozen, wanted)));
@@ -60,6 +64,9 @@ export async function evaluate(model: Memformer, stream: SegmentStream, options:
     throw options.signal?.aborted === true ? options.signal.reason : error;
   } finally {
     for (const tensor of [...state, ...frozen]) tensor.dispose();
+  }
+  if (tokens === 0) {
+    throw new MemformerError("DATA", `there is nothing to score: ${read} segment(s) were read, without a token to be predicted`, { details: { segments: read } });
   }
   const score = (name: Ablation | "whole"): Score => {
     const total = nats.get(name)!, bits = total / Math.LN2;

@@ -1,7 +1,7 @@
 import { expect } from "chai";
 import {
-  evaluate, evaluationPass, memory, openTokenizer, Random, RecallStream, synchronize, tidy, tokensInMemory,
-  type Memformer, type TokenStream,
+  evaluate, evaluationPass, memory, openTokenizer, PADDING, Random, RecallStream, synchronize, tidy, tokensInMemory,
+  type Memformer, type Segment, type TokenStream,
 } from "../lib/index.ts";
 import { numbers, perturb, tinyModel } from "./support/models.ts";
 import { failure, runModel, train } from "./support/runs.ts";
@@ -88,6 +88,32 @@ describe("evaluation", function () {
     };
     expect(await failure(evaluate(model, stream, { signal: controller.signal }))).to.be.instanceOf(Enough);
     expect(segments).to.equal(3);
+  });
+});
+
+describe("evaluation of nothing", () => {
+  it("is refused: a stream at its end, one of padding alone, no segments asked for", async () => {
+    await using model = await reader();
+    const { segment: length } = model.config;
+    const none = new Int32Array(3 * length).fill(PADDING);
+    const padding: Segment = {
+      batch: 3, length, source: none, target: none, reset: new Uint8Array(3), padded: true,
+    };
+    const some = async (segments: number): Promise<TokenStream> => {
+      const stream = await pass(model, lengths);
+      stream.next = async () => segments-- > 0 ? padding : undefined;
+      return stream;
+    };
+    await evaluate(model, await pass(model, lengths));
+    await synchronize();
+    const before = memory().hostBytes;
+    for (const [there, segments, read] of [[0, 9, 0], [2, 9, 2], [5, 0, 0]] as const) {
+      const error = await failure(evaluate(model, await some(there), { segments }));
+      expect(error.code).to.equal("ERR_MEMFORMER_DATA");
+      expect(error.message).to.include(`nothing to score: ${read} segment(s)`);
+    }
+    await synchronize();
+    expect(memory().hostBytes).to.be.at.most(before);
   });
 });
 
