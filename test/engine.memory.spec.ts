@@ -26,9 +26,9 @@ async function windows(model: Memformer, optimizer: AdamW, count: number, state:
 
 /** What is in use once nothing is left that only waits to be collected. */
 async function settled(): Promise<ReturnType<typeof memory>> {
-  // The stacks of the last 4,096 calls hold on to what their frames saw.
+  // The stacks of the last 1,024 calls hold on to what their frames saw.
   using one = Tensor.from(Float32Array.of(1), [1]);
-  for (let i = 0; i < 4096; i++) one.detach().dispose();
+  for (let i = 0; i < 1024; i++) one.detach().dispose();
   // What earlier tests left to the garbage collector goes over several turns.
   for (let i = 0; i < 10; i++) {
     globalThis.gc?.();

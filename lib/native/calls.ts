@@ -35,7 +35,8 @@ export function libtorchInUse(): string {
   return libtorchVersion;
 }
 
-const kept = 4096; // calls whose stacks are remembered; more are never waiting in practice
+// Calls whose stacks are remembered: those of a window and more. A stack holds on to the receivers of its frames, so not all are.
+const kept = 1024;
 const sites: { stack?: string }[] = new Array<{ stack?: string }>(kept);
 let last = 0;
 
