@@ -1,10 +1,10 @@
 /** The model: its making, its steps, its parameters, its checkpoint. One native call a method. */
-import { modelConfig, modelSchema, presets, type ModelConfig, type ModelOptions, type PresetName } from "./config.ts";
+import { modelConfig, presets, type ModelConfig, type ModelOptions, type PresetName } from "./config.ts";
 import { MemformerError, nearest } from "./errors.ts";
 import type { ModelHandle, SegmentHandles } from "./native/addon.ts";
 import { guarded, nextCall, waited } from "./native/calls.ts";
 import { runtime } from "./runtime.ts";
-import { readModelFolder, writeModel } from "./model-files.ts";
+import { assignAll, readModelFolder, writeModel } from "./model-files.ts";
 import type { Recurrence, State, Step, StepOptions } from "./recurrence.ts";
 import { upload, type SegmentTensors } from "./segment-tensors.ts";
 import type { Segment } from "./segment.ts";
@@ -87,7 +87,6 @@ export class Memformer implements Recurrence, AsyncDisposable {
 
   /** @internal Reads every parameter from an open safetensors file; refuses missing, extra and misshapen tensors by name. */
   async readWeights(weights: Awaited<ReturnType<typeof readModelFolder>>["weights"]): Promise<void> {
-    const { assignAll } = await import("./model-files.ts");
     await assignAll("model", this.parameters, weights, (name, value) => { this.assign(name, value); });
   }
 
@@ -214,5 +213,3 @@ export class Memformer implements Recurrence, AsyncDisposable {
 function tensors(handles: readonly Tensor["handle"][]): Tensor[] {
   return handles.map((handle) => new Tensor(handle));
 }
-
-export { modelSchema };
