@@ -10,7 +10,9 @@ export { Memformer, type CreateOptions, type Parameter } from "./model.ts";
 export { mrbp } from "./mrbp.ts";
 export { AdamW, type AdamWOptions } from "./optimizer.ts";
 export type { Recurrence, State, Step, StepOptions } from "./recurrence.ts";
-export { cancellable, memory, resetPeakMemory, runtime, synchronize, trimMemory, type MemoryUse, type RuntimeFacts } from "./runtime.ts";
+export {
+  cancellable, memory, profile, resetPeakMemory, runtime, synchronize, trimMemory, type MemoryUse, type RuntimeFacts, type RuntimeOptions,
+} from "./runtime.ts";
 export { sampler, type SampleOptions } from "./sample.ts";
 export { learningRate, type Schedule } from "./schedule.ts";
 export { disposeSegment, upload, type SegmentTensors } from "./segment-tensors.ts";

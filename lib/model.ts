@@ -3,9 +3,10 @@ import { modelConfig, presets, type ModelConfig, type ModelOptions, type PresetN
 import { MemformerError, nearest } from "./errors.ts";
 import type { ModelHandle, SegmentHandles } from "./native/addon.ts";
 import { guarded, nextCall, waited } from "./native/calls.ts";
+import { resolveDevice, type Device, type DeviceName } from "./native/cuda.ts";
 import { runtime } from "./runtime.ts";
 import { assignAll, readModelFolder, writeModel } from "./model-files.ts";
-import type { Recurrence, State, Step, StepOptions } from "./recurrence.ts";
+import type { Recurrence, Replayed, State, Step, StepOptions } from "./recurrence.ts";
 import { upload, type SegmentTensors } from "./segment-tensors.ts";
 import type { Segment } from "./segment.ts";
 import { Session } from "./session.ts";
@@ -16,8 +17,8 @@ export interface CreateOptions extends ModelOptions {
   readonly preset?: PresetName;
   /** Seed of the initial weights. Default 0. */
   readonly seed?: number;
-  /** Where to compute; "auto" and "cpu" are the same until a CUDA build is there. Default "auto". */
-  readonly device?: "auto" | "cpu";
+  /** Where to compute: "cpu", "cuda" (the first GPU), "cuda:N", or "auto", a GPU where there is one. Default "auto". */
+  readonly device?: DeviceName;
   /** Threads of the operators, for the whole process; default one a core. */
   readonly threads?: number;
 }
@@ -32,13 +33,16 @@ export interface Parameter {
 /** A Memformer. Make one with {@link Memformer.create} or {@link Memformer.load}; free it with `await using` or `dispose()`. */
 export class Memformer implements Recurrence, AsyncDisposable {
   readonly config: ModelConfig;
+  /** Where it computes. */
+  readonly device: Device;
   /** In the order of docs/checkpoint.md. */
   readonly parameters: readonly Parameter[];
   #handle: ModelHandle | undefined;
   readonly #stateSize: number;
 
-  private constructor(config: ModelConfig, made: { model: ModelHandle; stateSize: number; parameters: readonly Parameter[] }) {
+  private constructor(config: ModelConfig, device: Device, made: { model: ModelHandle; stateSize: number; parameters: readonly Parameter[] }) {
     this.config = config;
+    this.device = device;
     this.#handle = made.model;
     this.#stateSize = made.stateSize;
     this.parameters = made.parameters;
@@ -46,7 +50,7 @@ export class Memformer implements Recurrence, AsyncDisposable {
 
   /**
    * A model with fresh weights. Throws MemformerError CONFIG for an unknown option, naming the one meant, LOAD_FAILED or
-   * LIBTORCH_NOT_FOUND when the native core is not there, NO_CUDA for a device that is not.
+   * LIBTORCH_NOT_FOUND when the native core is not there, NO_CUDA or DRIVER_TOO_OLD for a GPU that is asked for and is not.
    */
   static async create(options: CreateOptions = {}): Promise<Memformer> {
     const { preset = "small", seed = 0, device = "auto", threads, ...given } = options;
@@ -55,14 +59,11 @@ export class Memformer implements Recurrence, AsyncDisposable {
       throw new MemformerError("CONFIG", `there is no preset "${preset}"${meant === undefined ? "" : `; did you mean "${meant}"?`}`);
     }
     if (!Number.isSafeInteger(seed) || seed < 0) throw new MemformerError("CONFIG", `seed must be a whole number of at least 0, got ${seed}`);
-    if (device !== "auto" && device !== "cpu") {
-      throw new MemformerError(String(device).startsWith("cuda") ? "NO_CUDA" : "CONFIG", `device must be "auto" or "cpu" in this build, got "${String(device)}"`);
-    }
     for (const key of Object.keys(given)) if (given[key as keyof ModelOptions] === undefined) delete given[key as keyof ModelOptions];
     const config = modelConfig({ ...presets[preset], ...given });
     runtime(threads === undefined ? {} : { threads });
-    const call = nextCall();
-    return new Memformer(config, await waited((addon) => addon.createModel(call, config.variant, config, seed)));
+    const place = resolveDevice(device), call = nextCall();
+    return new Memformer(config, place, await waited((addon) => addon.createModel(call, config.variant, config, seed, place)));
   }
 
   /**
@@ -132,6 +133,34 @@ export class Memformer implements Recurrence, AsyncDisposable {
     return { loss: loss!, count: count!, state: next };
   }
 
+  /** On a GPU one launch, once segments of these shapes have been met twice; see {@link recordSteps}. */
+  replay(segments: readonly SegmentTensors[], state: State, weights: readonly number[], gradient: State, options: readonly StepOptions[]): Replayed {
+    this.#checkState(state);
+    const call = nextCall(), seeds = options.map(seedTensor);
+    const parts = segments.flatMap((segment, g) => [segment.source, segment.target, segment.reset, seeds[g]!].map((tensor) => tensor.handle));
+    const [loss, count, ...rest] = tensors(guarded((addon) => addon.replay(call, this.handle, parts, segments.map(({ padded }) => padded),
+      options[0]?.training ?? false, state.map((tensor) => tensor.handle), weights, gradient.map((tensor) => tensor.handle))));
+    for (const seed of seeds) seed.dispose();
+    const made = gradient.length === 0 ? this.#stateSize : 0;
+    return { loss: loss!, count: count!, state: rest.slice(0, made), gradient: rest.slice(made) };
+  }
+
+  /** On a GPU as many as bring a step to a million numbers of width (2,048 tokens of width 512), else 1. */
+  together({ batch, length }: SegmentTensors): number {
+    return this.device === "cpu" ? 1 : Math.ceil(2 ** 20 / (batch * length * this.config.width));
+  }
+
+  /** Whether `advance` and `replay` are recorded as CUDA graphs on a GPU. They are unless this says no. */
+  recordSteps(enabled: boolean): void {
+    guarded((addon) => { addon.setRecording(nextCall(), this.handle, enabled); });
+  }
+
+  /** How many steps are recorded now, and why one could not be (else ""). */
+  async recording(): Promise<{ readonly steps: number; readonly refusal: string }> {
+    const call = nextCall();
+    return waited((addon) => addon.recording(call, this.handle));
+  }
+
   /** The hidden states (B, T, D) of the stack that writes the memory, and the next state. */
   encode(segment: SegmentTensors, state: State, options: StepOptions & { readonly graph?: boolean } = {}): { hidden: Tensor; state: State } {
     const call = nextCall();
@@ -195,12 +224,15 @@ export class Memformer implements Recurrence, AsyncDisposable {
     await this.dispose();
   }
 
+  #checkState(state: State): void {
+    if (state.length === this.#stateSize) return;
+    throw new MemformerError("SHAPE", `this model's state is ${this.#stateSize} tensor(s), got ${state.length}`);
+  }
+
   #step(segment: SegmentTensors, state: State, options: StepOptions,
     call: (addon: Parameters<Parameters<typeof guarded>[0]>[0], segment: SegmentHandles, state: Tensor["handle"][]) => Tensor["handle"][]): Tensor[] {
-    if (state.length !== this.#stateSize) {
-      throw new MemformerError("SHAPE", `this model's state is ${this.#stateSize} tensor(s), got ${state.length}`);
-    }
-    const seed = Tensor.from(BigInt64Array.of(BigInt(options.seed ?? 0)), []);
+    this.#checkState(state);
+    const seed = seedTensor(options);
     try {
       const parts: SegmentHandles = [segment.source.handle, segment.target.handle, segment.reset.handle, seed.handle];
       return tensors(guarded((addon) => call(addon, parts, state.map((tensor) => tensor.handle))));
@@ -208,6 +240,10 @@ export class Memformer implements Recurrence, AsyncDisposable {
       seed.dispose();
     }
   }
+}
+
+function seedTensor({ seed = 0 }: StepOptions): Tensor {
+  return Tensor.from(BigInt64Array.of(BigInt(seed)), []);
 }
 
 function tensors(handles: readonly Tensor["handle"][]): Tensor[] {

@@ -2,33 +2,57 @@
  * Memory replay back-propagation, the paper's Algorithm 1: the gradient of truncated BPTT over a window, holding one segment's
  * activations and the window's memories instead of everything.
  */
-import { tidy, backward, type Tensor } from "./tensor.ts";
+import type { Recurrence, Replayed } from "./recurrence.ts";
+import { apply, backward, tidy, type Tensor } from "./tensor.ts";
 import { planWindow, type GradientMethod } from "./window.ts";
 
 export const mrbp: GradientMethod = (model, window, state, options = {}) => tidy(() => {
   const { weights, steps, carry } = planWindow(window, options);
-  const S = window.length;
+  // A step of the algorithm is one segment, or a few together: small ones leave a GPU idle, and their activations take little room.
+  const S = window.length, G = Math.min(S, options.together ?? model.together?.(window[0]!) ?? 1);
+  const starts = Array.from({ length: Math.ceil(S / G) }, (_, i) => i * G);
 
-  // Forward, without gradient, along the critical path only: every memory is kept, nothing else.
+  // Forward, without gradient, along the critical path only: every step's memory is kept, nothing else.
   const buffer = [state];
-  for (let t = 0; t < S - 1; t++) buffer.push(model.advance(window[t]!, buffer[t]!, steps[t]));
+  for (let t = 0; t < Math.max(starts.at(-1)!, carry < S ? carry : 0); t++) buffer.push(model.advance(window[t]!, buffer[t]!, steps[t]));
 
-  // Backward: each segment is computed anew, by the same seed, from its memory as a leaf.
+  // Backward: each step is computed anew, by the same seed, from its memory as a leaf, and the gradient of its next memory (the last
+  // has no later loss) goes back through it at once.
   const losses: Tensor[] = [], counts: Tensor[] = [];
-  let gradient: readonly Tensor[] = [];
-  for (let t = S - 1; t >= 0; t--) {
-    const replayed = tidy(() => {
-      const memory = buffer[t]!.map((tensor) => tensor.leaf());
-      const { loss, count, state: next } = model.forward(window[t]!, memory, { ...steps[t]!, graph: true });
-      const [last, later] = t === S - 1 ? [next, []] : [[], next]; // the last memory has no later loss
-      backward([loss, ...later], [weights[t]!, ...gradient]);
-      return { loss: loss.detach(), count, last: last.map((tensor) => tensor.detach()), gradient: memory.map((tensor) => tensor.gradient()) };
-    });
-    losses[t] = replayed.loss;
-    counts[t] = replayed.count;
+  let gradient: readonly Tensor[] = [], last = state;
+  for (const t of starts.toReversed()) {
+    const end = Math.min(t + G, S), replay = model.replay?.bind(model) ?? composed(model);
+    const replayed = replay(window.slice(t, end), buffer[t]!, weights.slice(t, end), gradient, steps.slice(t, end));
+    losses.unshift(...each(replayed.loss, end - t));
+    counts.unshift(...each(replayed.count, end - t));
+    if (gradient.length === 0) last = replayed.state;
     for (const tensor of gradient) tensor.dispose();
     gradient = replayed.gradient;
-    if (t === S - 1) buffer.push(replayed.last);
   }
-  return { losses, counts, state: buffer[carry]!, gradient };
+  return { losses, counts, state: carry < S ? buffer[carry]! : last, gradient };
 });
+
+/** (G) as G scalars. */
+function each(tensor: Tensor, count: number): Tensor[] {
+  return Array.from({ length: count }, (_, i) => apply("aten::select.int", tensor, 0, i));
+}
+
+/** The replay of a recurrence that has none of its own: its forward, and a backward pass. */
+function composed(model: Recurrence): NonNullable<Recurrence["replay"]> {
+  return (segments, state, weights, gradient, options): Replayed => tidy(() => {
+    const memory = state.map((tensor) => tensor.leaf()), losses: Tensor[] = [], counts: Tensor[] = [];
+    let next: readonly Tensor[] = memory;
+    for (const [i, segment] of segments.entries()) {
+      const step = model.forward(segment, next, { ...options[i], graph: true });
+      losses.push(step.loss);
+      counts.push(step.count);
+      next = step.state;
+    }
+    const later = gradient.length > 0;
+    backward([...losses, ...(later ? next : [])], [...weights, ...gradient]);
+    return {
+      loss: apply("aten::stack", losses.map((loss) => loss.detach())), count: apply("aten::stack", counts),
+      state: later ? [] : next.map((tensor) => tensor.detach()), gradient: memory.map((tensor) => tensor.gradient()),
+    };
+  });
+}

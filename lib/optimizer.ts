@@ -34,9 +34,12 @@ export class AdamW implements Disposable {
     return this.#handle;
   }
 
-  /** One update at learning rate `rate`, after which the gradients are dropped; none is made when `norm` is not finite. */
-  step(rate: number, norm: Tensor): void {
-    guarded((addon) => { addon.adamwStep(nextCall(), this.handle, rate, norm.handle); });
+  /**
+   * One update at learning rate `rate`, after which the gradients are dropped; none is made when `norm` is not finite. `norm`, of all
+   * gradients as they are, from {@link Memformer.clipGradients}; with `clip` above 0 they are scaled to a norm of at most that.
+   */
+  step(rate: number, norm: Tensor, clip = 0): void {
+    guarded((addon) => { addon.adamwStep(nextCall(), this.handle, rate, norm.handle, clip); });
   }
 
   /** Names and shapes of what it carries: `<parameter>.exp_avg`, `.exp_avg_sq`, `.step`. */

@@ -20,9 +20,28 @@ export interface Step {
   readonly state: State;
 }
 
+/** What going over G consecutive segments and back gives. */
+export interface Replayed {
+  /** (G) each: as in {@link Step}, without history. */
+  readonly loss: Tensor;
+  readonly count: Tensor;
+  /** The state after the last, without history; empty when a gradient of it was given, for then it had been known before. */
+  readonly state: State;
+  /** dL/dstate of the state the first began with. */
+  readonly gradient: State;
+}
+
 export interface Recurrence {
   /** The step without its loss, and without gradient: the next state alone. */
   advance(segment: SegmentTensors, state: State, options?: StepOptions): State;
   /** The whole step; with `graph`, ready for {@link backward} down to the parameters and the given state. */
   forward(segment: SegmentTensors, state: State, options?: StepOptions & { readonly graph?: boolean }): Step;
+  /**
+   * Consecutive segments from `state` as a leaf and back at once: adds to the parameters' gradients that of
+   * sum_g weights_g loss_g + <gradient, last state> (an empty gradient: of the losses alone). What has none of its own gets the one
+   * that lib/mrbp.ts composes.
+   */
+  replay?(segments: readonly SegmentTensors[], state: State, weights: readonly number[], gradient: State, options: readonly StepOptions[]): Replayed;
+  /** How many consecutive segments of a shape are best replayed together. Default 1. */
+  together?(segment: SegmentTensors): number;
 }

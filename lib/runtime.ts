@@ -1,6 +1,7 @@
 /** The engine of this thread: memory in use, barriers, cancelling. */
 import type { CancelHandle } from "./native/addon.ts";
-import { addon, configureThreads, guarded, libtorchInUse, nextCall, waited } from "./native/calls.ts";
+import { addon, addonOrigin, configureThreads, guarded, nextCall, waited } from "./native/calls.ts";
+import { resolveDevice, type Device } from "./native/cuda.ts";
 
 export interface MemoryUse {
   /** Tensor handles alive in this process. */
@@ -11,20 +12,42 @@ export interface MemoryUse {
   readonly peakHostBytes: number;
   /** Bytes kept for reuse; {@link trimMemory} gives them back. */
   readonly cachedBytes: number;
+  /** Bytes of GPU memory that tensors and recorded steps hold now, over all GPUs. */
+  readonly deviceBytes: number;
+  /** The most `deviceBytes` has been since {@link resetPeakMemory}. */
+  readonly peakDeviceBytes: number;
+  /** Bytes taken from the GPUs, those kept for reuse included. */
+  readonly reservedDeviceBytes: number;
 }
 
 export interface RuntimeFacts {
-  /** "cpu". */
-  readonly device: string;
+  /** What `device: "auto"` is: "cpu" or "cuda:0". */
+  readonly device: Device;
   readonly libtorch: string;
   /** Threads of the operators. */
   readonly threads: number;
 }
 
-/** Loads the native core if it is not loaded yet, and says what runs. `threads`: of the operators, 0 (default) for one a core. */
-export function runtime(options: { threads?: number } = {}): RuntimeFacts {
+export interface RuntimeOptions {
+  /** Of the operators, 0 (default) for one a core. */
+  readonly threads?: number;
+  /** Whether a GPU's float32 products may round their factors to TF32 (10 bits of fraction). Default false. */
+  readonly tf32?: boolean;
+  /** Whether the same input must give the same bits on a GPU, at some speed; a CPU's always do. Default false. */
+  readonly deterministic?: boolean;
+}
+
+const math = { tf32: false, deterministic: false };
+
+/** Loads the native core if it is not loaded yet, sets what is given, and says what runs. For the whole process. */
+export function runtime(options: RuntimeOptions = {}): RuntimeFacts {
   if (options.threads !== undefined) configureThreads(options.threads);
-  return { device: "cpu", libtorch: libtorchInUse(), threads: addon().versions().threads };
+  if (options.tf32 !== undefined || options.deterministic !== undefined) {
+    math.tf32 = options.tf32 ?? math.tf32;
+    math.deterministic = options.deterministic ?? math.deterministic;
+    guarded((native) => { native.setMath(nextCall(), math.tf32, math.deterministic); });
+  }
+  return { device: resolveDevice("auto"), libtorch: addonOrigin().libtorch.version, threads: addon().versions().threads };
 }
 
 export function memory(): MemoryUse {
@@ -45,6 +68,17 @@ export function trimMemory(): void {
 export async function synchronize(): Promise<void> {
   const call = nextCall();
   return waited((native) => native.read(call));
+}
+
+/** Runs `body` under LibTorch's profiler and writes a trace to `path`, for chrome://tracing or ui.perfetto.dev. */
+export async function profile(path: string, body: () => void | Promise<void>): Promise<void> {
+  guarded((native) => { native.startProfile(nextCall()); });
+  try {
+    await body();
+  } finally {
+    guarded((native) => { native.stopProfile(nextCall(), path); });
+    await synchronize();
+  }
 }
 
 const flags = new WeakMap<AbortSignal, CancelHandle>();

@@ -60,12 +60,12 @@ export function enqueueStep(model: Memformer, optimizer: AdamW, state: State, pl
       if (result.gradient[0] !== undefined) reached.push(apply("aten::linalg_vector_norm", result.gradient[0]));
       carried = result.state;
     }
-    const norm = model.clipGradients(config.clip);
+    const norm = model.clipGradients(0);
     const made = {
       losses: apply("aten::stack", losses), counts: apply("aten::stack", counts), norm, state: carried, rate,
       memoryNorm: reached.length === 0 ? undefined : apply("aten::max", apply("aten::stack", reached)),
     };
-    optimizer.step(rate, norm); // last: an abort either comes before it and the weights stay, or the step is whole
+    optimizer.step(rate, norm, config.clip); // last: an abort either comes before it and the weights stay, or the step is whole
     return made;
   }));
 }

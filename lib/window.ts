@@ -18,6 +18,11 @@ export interface WindowOptions {
   readonly carry?: number | undefined;
   /** Whether dropout is on. Default true. */
   readonly training?: boolean | undefined;
+  /**
+   * Of MRBP: how many consecutive segments a step goes over. The gradient is the same for every number; memory holds that many
+   * segments' activations. Default: what the model thinks best, 1 on a CPU.
+   */
+  readonly together?: number | undefined;
 }
 
 export interface WindowResult {
@@ -52,6 +57,8 @@ export function planWindow(window: readonly SegmentTensors[], options: WindowOpt
   const S = window.length, carry = options.carry ?? S, scale = options.scale ?? 1;
   if (S === 0) throw new MemformerError("CONFIG", "a window needs at least one segment, got none");
   if (!Number.isInteger(carry) || carry < 1 || carry > S) throw new MemformerError("CONFIG", `carry must be a whole number from 1 to ${S}, got ${carry}`);
+  const { together } = options;
+  if (together !== undefined && (!Number.isInteger(together) || together < 1)) throw new MemformerError("CONFIG", `together must be a whole number from 1 up, got ${together}`);
   const training = options.training ?? true;
   return {
     weights: lossWeights(options.weights ?? "uniform", S).map((weight) => weight * scale),

@@ -65,7 +65,7 @@ describe("memformer train", function () {
       const out = `stopped-by-${signal}`;
       const { child, ended } = bench.start("train", "--data", bench.text, "--out", out, ...tiny, "--steps", "1000000");
       child.stderr!.on("data", (piece) => {
-        if (String(piece).includes("/1000000 · loss")) child.kill(signal);
+        if (!child.killed && String(piece).includes("/1000000 · loss")) child.kill(signal);
       });
       const { code, stderr } = await ended;
       expect(code, stderr).to.equal(expected);

@@ -106,6 +106,13 @@ class Memformer(nn.Module):
         self.writer = Writer(config)
         if not config.tieEmbedding:
             self.output = nn.Linear(config.width, config.vocabulary, bias=False)
+        self.register_parameter("output_copy", None)
+
+    def output_weight(self):
+        """(V, D); a narrow copy of it where there is one."""
+        if self.output_copy is not None:
+            return self.output_copy
+        return self.embedding.weight if self.config.tieEmbedding else self.output.weight
 
     def initial_memory(self, batch):
         """(B, M, D)."""
@@ -124,7 +131,7 @@ class Memformer(nn.Module):
             mask = None if keys is None else keys[:, None, None, :]
             target_keys = visible(segment.target != PADDING) if segment.padded else None
             hidden = self.decoder(self.embed(inputs), target_keys, hidden=hidden, hidden_mask=mask)
-        logits = F.linear(hidden, self.embedding.weight if self.config.tieEmbedding else self.output.weight)
+        logits = F.linear(hidden, self.output_weight())
         total = F.cross_entropy(logits.flatten(0, 1), segment.target.flatten(), ignore_index=PADDING, reduction="sum")
         return total / (segment.target != PADDING).sum().clamp(min=1), memory
 

@@ -49,3 +49,24 @@ export function flag(flags: readonly string[], name: string, fallback: number): 
   if (!Number.isFinite(value)) throw new TypeError(`--${name} needs a number, got ${flags[at + 1] ?? "nothing"}`);
   return value;
 }
+
+/** The values after `--name`, separated by commas. Throws for one that is not in `known`. */
+export function choice<T extends string>(flags: readonly string[], name: string, known: readonly T[], fallback: readonly T[]): readonly T[] {
+  const at = flags.indexOf(`--${name}`);
+  if (at < 0) return fallback;
+  const given = (flags[at + 1] ?? "").split(",");
+  const unknown = given.find((value) => !known.includes(value as T));
+  const few = known.length > 8 ? `${known[0]} to ${known.at(-1)}` : known.join(", ");
+  if (unknown !== undefined) throw new TypeError(`--${name} takes ${few}, separated by commas, got "${unknown}"`);
+  return given as T[];
+}
+
+/** The lower quartile, the middle and the upper quartile. */
+export function quartiles(numbers: readonly number[]): [number, number, number] {
+  const sorted = [...numbers].sort((a, b) => a - b);
+  const at = (share: number): number => {
+    const place = share * (sorted.length - 1), below = Math.floor(place);
+    return sorted[below]! + (place - below) * (sorted[Math.min(below + 1, sorted.length - 1)]! - sorted[below]!);
+  };
+  return [at(0.25), at(0.5), at(0.75)];
+}

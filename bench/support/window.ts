@@ -1,40 +1,71 @@
-/** A window of random tokens, and the time of training steps over it. */
-import { type AdamW, disposeSegment, gradientMethods, type GradientMethodName, type Memformer, type SegmentTensors, synchronize, type Tensor } from "../../lib/index.ts";
+/** Windows of random tokens, and the time of training steps over them. */
+import {
+  type AdamW, apply, disposeSegment, gradientMethods, type GradientMethodName, type Memformer, type Segment, type SegmentTensors,
+  type State, synchronize, type Tensor, tidy,
+} from "../../lib/index.ts";
 import { Random } from "../../lib/data/random.ts";
 
-/** S segments of B rows of the model's T random tokens, none padded; only the first starts documents. */
-export function randomWindow(model: Memformer, batch: number, horizon: number): SegmentTensors[] {
-  const { vocabulary, segment: length } = model.config, random = new Random(0);
+/** S segments of B rows of the model's T random tokens, none padded; with `fresh` the first starts documents. */
+export function randomSegments({ config }: Memformer, batch: number, horizon: number, fresh = true): Segment[] {
+  const { vocabulary, segment: length } = config, random = new Random(0);
   const tokens = (): Int32Array => Int32Array.from({ length: batch * length }, () => random.below(vocabulary));
   let source = tokens();
   return Array.from({ length: horizon }, (_, t) => {
-    const target = tokens();
-    const segment = model.upload({ batch, length, source, target, reset: new Uint8Array(batch).fill(t === 0 ? 1 : 0), padded: false });
+    const target = tokens(), reset = new Uint8Array(batch).fill(fresh && t === 0 ? 1 : 0);
+    const segment = { batch, length, source, target, reset, padded: false };
     source = target;
     return segment;
   });
+}
+
+export function randomWindow(model: Memformer, batch: number, horizon: number): SegmentTensors[] {
+  return randomSegments(model, batch, horizon).map((segment) => model.upload(segment));
+}
+
+/** The segments where the model computes. */
+export function resident(model: Memformer, segments: readonly Segment[]): SegmentTensors[] {
+  const moved = (tensor: Tensor): Tensor => apply("aten::_to_copy", tensor, null, null, model.device);
+  return tidy(() => segments.map((segment) => {
+    const given = model.upload(segment);
+    return { ...given, source: moved(given.source), target: moved(given.target), reset: moved(given.reset) };
+  }));
 }
 
 export function disposeWindow(window: readonly SegmentTensors[]): void {
   window.forEach(disposeSegment);
 }
 
-/** Seconds of each of `count` steps: gradient, clipping, AdamW; every step is waited for. */
+export interface EnqueuedWindow {
+  readonly state: State;
+  readonly losses: readonly Tensor[];
+  readonly norm: Tensor;
+}
+
+/** One training step from `state`, which it disposes of: gradient, clipping to 1, AdamW; without an optimizer the gradient is dropped. */
+export function enqueueWindow(model: Memformer, window: readonly SegmentTensors[], method: GradientMethodName, state: State, seed: number,
+  optimizer?: AdamW): EnqueuedWindow {
+  return tidy(() => {
+    const { state: next, losses } = gradientMethods[method](model, window, state, { seed });
+    const norm = model.clipGradients(0);
+    if (optimizer === undefined) model.zeroGradients();
+    else optimizer.step(3e-4, norm, 1);
+    for (const tensor of state) tensor.dispose();
+    return { state: next, losses, norm };
+  });
+}
+
+/** Seconds of each of `count` steps; every step is waited for. */
 export async function timeSteps(model: Memformer, window: readonly SegmentTensors[], method: GradientMethodName, count: number,
   optimizer?: AdamW): Promise<number[]> {
   let state = model.initialState(window[0]!.batch);
   const seconds: number[] = [];
   for (let i = 0; i < count; i++) {
     const began = performance.now();
-    const result = gradientMethods[method](model, window, state, { seed: i });
-    const norm = model.clipGradients(1);
-    if (optimizer === undefined) model.zeroGradients();
-    else optimizer.step(3e-4, norm);
+    const made = enqueueWindow(model, window, method, state, i, optimizer);
     await synchronize();
     seconds.push((performance.now() - began) / 1000);
-    const spent: Tensor[] = [norm, ...result.losses, ...result.counts, ...result.gradient, ...state];
-    for (const tensor of spent) tensor.dispose();
-    state = result.state;
+    for (const tensor of [made.norm, ...made.losses]) tensor.dispose();
+    state = made.state;
   }
   for (const tensor of state) tensor.dispose();
   return seconds;

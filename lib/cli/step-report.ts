@@ -17,7 +17,7 @@ export function reportStep(step: TrainStep, text: TokenSource, log: RunLog, prog
     "train/rate": step.rate,
     "train/tokens": step.tokens,
     "run/tokens-per-second": step.tokensPerSecond,
-    "run/memory-bytes": step.memory.hostBytes,
+    "run/memory-bytes": (step.memory.deviceBytes || step.memory.hostBytes),
     ...(step.evaluation !== undefined && { "valid/bits-per-byte": step.evaluation }),
   });
   progress.update(step.step, {
@@ -26,7 +26,7 @@ export function reportStep(step: TrainStep, text: TokenSource, log: RunLog, prog
     speed: formatRate(step.tokensPerSecond),
     gradient: formatNumber(step.gradientNorm, 3),
     "of memory": formatNumber(step.memoryGradientNorm, 3),
-    memory: formatBytes(step.memory.hostBytes),
+    memory: formatBytes((step.memory.deviceBytes || step.memory.hostBytes)),
   });
   if (step.evaluation !== undefined) {
     progress.note(`step ${step.step}: held-out bits per byte ${formatNumber(step.evaluation)}`);

@@ -19,6 +19,9 @@ export interface NativeMemory {
   readonly hostBytes: number;
   readonly peakHostBytes: number;
   readonly cachedBytes: number;
+  readonly deviceBytes: number;
+  readonly peakDeviceBytes: number;
+  readonly reservedDeviceBytes: number;
 }
 
 export interface NativeParameter {
@@ -37,6 +40,10 @@ export interface Addon {
   resetPeak(call: number): void;
   trim(): void;
   versions(): { readonly libtorch: string; readonly threads: number };
+  openCuda(path: string): string[];
+  setMath(call: number, tf32: boolean, deterministic: boolean): void;
+  startProfile(call: number): void;
+  stopProfile(call: number, path: string): void;
   newCancel(): CancelHandle;
   useCancel(flag: CancelHandle | null): void;
   cancel(flag: CancelHandle): void;
@@ -51,12 +58,15 @@ export interface Addon {
   gradient(call: number, leaf: TensorHandle): TensorHandle;
   backward(call: number, outputs: readonly TensorHandle[], grads: readonly (TensorHandle | number | null)[]): void;
 
-  createModel(call: number, variant: string, config: object, seed: number): Promise<{ model: ModelHandle; stateSize: number; parameters: NativeParameter[] }>;
+  createModel(call: number, variant: string, config: object, seed: number, device: string): Promise<{ model: ModelHandle; stateSize: number; parameters: NativeParameter[] }>;
   dropModel(model: ModelHandle): void;
   initialState(call: number, model: ModelHandle, rows: number, stateSize: number): TensorHandle[];
   forward(call: number, model: ModelHandle, segment: SegmentHandles, padded: boolean, training: boolean, state: readonly TensorHandle[], withGraph: boolean): TensorHandle[];
   encode(call: number, model: ModelHandle, segment: SegmentHandles, padded: boolean, training: boolean, state: readonly TensorHandle[], withGraph: boolean): TensorHandle[];
   advance(call: number, model: ModelHandle, segment: SegmentHandles, padded: boolean, training: boolean, state: readonly TensorHandle[]): TensorHandle[];
+  replay(call: number, model: ModelHandle, segments: readonly TensorHandle[], padded: readonly boolean[], training: boolean, state: readonly TensorHandle[], weights: readonly number[], gradient: readonly TensorHandle[]): TensorHandle[];
+  setRecording(call: number, model: ModelHandle, enabled: boolean): void;
+  recording(call: number, model: ModelHandle): Promise<{ steps: number; refusal: string }>;
   logits(call: number, model: ModelHandle, segment: SegmentHandles, padded: boolean, training: boolean, state: readonly TensorHandle[], prefix: TensorHandle): TensorHandle[];
   parameter(call: number, model: ModelHandle, name: string): TensorHandle[];
   parameterGradient(call: number, model: ModelHandle, name: string): TensorHandle[];
@@ -65,7 +75,7 @@ export interface Addon {
   clipGradients(call: number, model: ModelHandle, most: number): TensorHandle[];
   createAdamW(model: ModelHandle, beta1: number, beta2: number, eps: number, weightDecay: number): OptimizerHandle;
   dropAdamW(optimizer: OptimizerHandle): void;
-  adamwStep(call: number, optimizer: OptimizerHandle, rate: number, norm: TensorHandle): void;
+  adamwStep(call: number, optimizer: OptimizerHandle, rate: number, norm: TensorHandle, clip: number): void;
   adamwState(call: number, optimizer: OptimizerHandle, name: string): TensorHandle[];
   adamwAssign(call: number, optimizer: OptimizerHandle, name: string, value: TensorHandle): void;
 }

@@ -7,6 +7,7 @@ import { mkdir, readdir, rm, writeFile } from "node:fs/promises";
 import { availableParallelism, freemem } from "node:os";
 import { join, resolve } from "node:path";
 import { MemformerError } from "../errors.ts";
+import { cudaHalf } from "./layout.ts";
 import { cmakeJs, ranOutOfMemory, type CMakeRun } from "./libtorch/cmake.ts";
 import { withLock } from "./libtorch/lock.ts";
 import { packageRoot, packageVersion } from "./libtorch/pin.ts";
@@ -33,6 +34,8 @@ export interface BuildRecord {
   readonly package: string;
   readonly libtorch: { readonly root: string; readonly version: string; readonly variant: string };
   readonly compiler: string;
+  /** Where the CUDA half was built too. */
+  readonly nvcc?: string | undefined;
   readonly debug: boolean;
   /** ISO 8601. */
   readonly date: string;
@@ -45,7 +48,7 @@ export interface BuildResult {
   readonly seconds: number;
 }
 
-/** What a build leaves. */
+/** What a build leaves; with a CUDA LibTorch and nvcc also {@link cudaHalf}. */
 export const products = ["memformer.node", "loader.node"] as const;
 
 const recordName = "build.json";
@@ -108,6 +111,11 @@ export async function buildNative(options: BuildOptions = {}): Promise<BuildResu
     forgetOtherLibtorch(out, libtorch);
     const common = ["-O", out, "-B", debug ? "Debug" : "Release", "-d", packageRoot];
     common.push(`--CDMEMFORMER_LIBTORCH=${libtorch.root}`);
+    const withCuda = libtorch.variant === "cuda" && tools.nvcc !== undefined;
+    common.push(`--CDMEMFORMER_CUDA=${withCuda ? "ON" : "OFF"}`);
+    if (libtorch.variant === "cuda" && !withCuda) {
+      report?.("No nvcc on the PATH (or in CUDACXX): the CUDA half is left out, the addon will compute on the CPU alone.");
+    }
     if (!tools.ninja) common.push("-m");
     const cmake: CMakeRun = { env, log: join(out, "build.log"), report };
     report?.(`Compiling against LibTorch ${libtorch.version} in ${libtorch.root}, ${jobs} at a time`);
@@ -119,12 +127,12 @@ export async function buildNative(options: BuildOptions = {}): Promise<BuildResu
       report?.("The compiler ran out of memory; going on with one job.");
       await cmakeJs(["build", ...common, "-p", "1"], cmake);
     }
-    const lost = products.find((name) => !existsSync(join(folder, name)));
+    const lost = [...products, ...(withCuda ? [cudaHalf] : [])].find((name) => !existsSync(join(folder, name)));
     if (lost !== undefined) throw new MemformerError("NATIVE", `The build ended without ${join(folder, lost)}.`);
     const seconds = (Date.now() - start) / 1000;
     const { root, version, variant } = libtorch;
     const record: BuildRecord = {
-      package: packageVersion(), libtorch: { root, version, variant }, compiler: tools.compiler ?? "", debug,
+      package: packageVersion(), libtorch: { root, version, variant }, compiler: tools.compiler ?? "", debug, ...(withCuda ? { nvcc: tools.nvcc } : {}),
       date: new Date().toISOString(), seconds,
     };
     await writeFile(join(folder, recordName), `${JSON.stringify(record, null, 2)}\n`);

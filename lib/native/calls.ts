@@ -4,20 +4,28 @@
  */
 import { isMemformerError, MemformerError, type ErrorCode } from "../errors.ts";
 import type { Addon } from "./addon.ts";
+import type { Libtorch } from "./libtorch/resolve.ts";
 import { loadAddon } from "./load.ts";
 
 let loaded: Addon | undefined;
 let threads = 0;
-let libtorchVersion = "";
+let origin: Origin | undefined;
+
+/** Where the addon came from. */
+export interface Origin {
+  readonly libtorch: Libtorch;
+  /** Holds `memformer.node` and, built with CUDA, `libmemformer_cuda.so`. */
+  readonly folder: string;
+}
 
 /** The addon, loaded at the first call. */
 export function addon(): Addon {
   if (loaded !== undefined) return loaded;
-  const { addon: fresh, libtorch } = loadAddon();
+  const { addon: fresh, libtorch, folder } = loadAddon();
   if (threads > 0) fresh.configure(threads);
   // Environment cleanup hooks do not run on process.exit(): the engine's thread has to be joined here.
   process.once("exit", () => { fresh.stop(); });
-  libtorchVersion = libtorch.version;
+  origin = { libtorch, folder };
   return loaded = fresh;
 }
 
@@ -29,10 +37,10 @@ export function configureThreads(count: number): void {
   threads = count;
 }
 
-/** Version of the LibTorch in use. */
-export function libtorchInUse(): string {
+/** The LibTorch in use and the addon's folder. */
+export function addonOrigin(): Origin {
   addon();
-  return libtorchVersion;
+  return origin!;
 }
 
 // Calls whose stacks are remembered: those of a window and more. A stack holds on to the receivers of its frames, so not all are.
@@ -49,11 +57,23 @@ export function nextCall(): number {
   return last;
 }
 
+/** What the addon puts on an error. */
+interface NativeFailure {
+  readonly code: string;
+  readonly call?: number;
+  /** LibTorch's own words. */
+  readonly native?: string;
+  /** Of OUT_OF_MEMORY on a GPU. */
+  readonly requestedBytes?: number;
+  readonly freeBytes?: number;
+}
+
 /** What the addon rejected with, as a MemformerError that points at the call that failed. */
 export function translated(error: unknown): unknown {
   if (!(error instanceof Error) || !("code" in error) || isMemformerError(error)) return error;
-  const { code, call, native } = error as Error & { code: string; call?: number; native?: string };
-  const result = new MemformerError(code as ErrorCode, error.message, native === undefined ? {} : { details: { native } });
+  const { code, call, native, requestedBytes, freeBytes } = error as Error & NativeFailure;
+  const details = Object.fromEntries(Object.entries({ native, requestedBytes, freeBytes }).filter(([, value]) => value !== undefined));
+  const result = new MemformerError(code as ErrorCode, error.message, Object.keys(details).length === 0 ? {} : { details });
   const site = call !== undefined && last - call < kept ? sites[call % kept] : undefined;
   const frames = site?.stack?.slice(site.stack.indexOf("\n"));
   if (frames !== undefined) result.stack = `${result.name} [${result.code}]: ${result.message}${frames}`;

@@ -26,6 +26,7 @@ export function doctor(env: NodeJS.ProcessEnv = process.env): Row[] {
   const libtorch = tryResolve(env);
   return [
     platform(), glibc(), node(), processor(), libtorchRow(libtorch), ...tools(env), addon(libtorch, env), cudaDriver(),
+    ...cudaHalf(libtorch, env),
   ];
 }
 
@@ -110,17 +111,31 @@ function addon(libtorch: Libtorch | Error, env: NodeJS.ProcessEnv): Row {
   return need("addon", failure === undefined, failure ?? `loads${day}`, buildLine);
 }
 
-/** Why the addon does not load, else undefined. In a child: a bad binary ends its process instead of throwing. */
+/** Why the addon does not load, else undefined. */
 function tryLoad(env: NodeJS.ProcessEnv): string | undefined {
-  const module = new URL(import.meta.url.endsWith(".ts") ? "./load.ts" : "./load.js", import.meta.url).href;
-  const program = `import(${JSON.stringify(module)}).then((m) => m.loadAddon())`;
+  return inChild("load", "m.loadAddon()", env).failure;
+}
+
+/** The GPUs, or why there are none: for a LibTorch that has CUDA. */
+function cudaHalf(libtorch: Libtorch | Error, env: NodeJS.ProcessEnv): Row[] {
+  if (libtorch instanceof Error || libtorch.variant !== "cuda") return [];
+  const { failure, said } = inChild("cuda", "console.log(m.openCuda().join(', '))", env);
+  const ok = failure === undefined;
+  return [{ name: "gpu", ok, found: failure ?? said, required: false, ...(ok ? {} : { remedy: buildLine }) }];
+}
+
+/** Runs an expression on a module of ours, `m`. In a child: a bad binary ends its process instead of throwing. */
+function inChild(name: string, expression: string, env: NodeJS.ProcessEnv): { failure?: string; said: string } {
+  const module = new URL(import.meta.url.endsWith(".ts") ? `./${name}.ts` : `./${name}.js`, import.meta.url).href;
+  const program = `import(${JSON.stringify(module)}).then((m) => { ${expression} })`;
   // `-e` of this process, if it was started so, must not reach the child; loaders given with --import must.
   const loaders = process.execArgv.filter((arg, at, all) => arg.startsWith("--import") || all[at - 1] === "--import");
   const run = spawnSync(process.execPath, [...loaders, "-e", program], { env, encoding: "utf8", timeout: 60_000 });
-  if (run.status === 0) return undefined;
+  const said = run.stdout.trim();
+  if (run.status === 0) return { said };
   const reason = /^(?:\w*Error)(?: \[\w+\])?: (.+)$/m.exec(run.stderr)?.[1];
   const end = run.signal === null ? `exit code ${run.status ?? "?"}` : `killed by ${run.signal}`;
-  return reason ?? `does not load: ${end}`;
+  return { failure: reason ?? `does not load: ${end}`, said };
 }
 
 function cudaDriver(): Row {

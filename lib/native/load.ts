@@ -16,13 +16,16 @@ interface Loader {
 }
 
 /** In the order of their needs. */
-const libraries = ["libc10.so", "libtorch_cpu.so", "libtorch.so"];
+const libraries = {
+  cpu: ["libc10.so", "libtorch_cpu.so", "libtorch.so"],
+  cuda: ["libc10.so", "libtorch_cpu.so", "libc10_cuda.so", "libtorch_cuda.so", "libtorch.so"],
+};
 
 /**
  * Loads the addon. Throws MemformerError: UNSUPPORTED_PLATFORM, LIBTORCH_NOT_FOUND, LIBTORCH_MISMATCH, or LOAD_FAILED with what
  * was tried.
  */
-export function loadAddon(): { addon: Addon; libtorch: Libtorch } {
+export function loadAddon(): { addon: Addon; libtorch: Libtorch; folder: string } {
   if (process.platform !== "linux") {
     throw new MemformerError("UNSUPPORTED_PLATFORM", `memformer runs on Linux; this is ${process.platform}-${process.arch}.`);
   }
@@ -41,12 +44,14 @@ export function loadAddon(): { addon: Addon; libtorch: Libtorch } {
     // OpenMP's threads wait for work by spinning, which on a busy machine takes the processor from those that have some: a
     // window took ten times as long beside another process. After so many turns they sleep.
     loader.prefer("GOMP_SPINCOUNT", "10000");
-    for (const library of libraries) {
+    // What cuBLAS needs to give the same bits again; on a Hopper GPU it is what it takes anyway.
+    if (libtorch.variant === "cuda") loader.prefer("CUBLAS_WORKSPACE_CONFIG", ":4096:8");
+    for (const library of libraries[libtorch.variant]) {
       const path = join(libtorch.root, "lib", library);
       const reason = loader.open(path);
       if (reason !== undefined) throw new Error(reason);
     }
-    return { addon: load(join(folder, "memformer.node")) as Addon, libtorch };
+    return { addon: load(join(folder, "memformer.node")) as Addon, libtorch, folder };
   } catch (cause) {
     throw new MemformerError("LOAD_FAILED",
       `memformer's native addon does not load: ${(cause as Error).message}\n  addon     ${folder}\n` +

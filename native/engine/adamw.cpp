@@ -1,14 +1,28 @@
 #include "engine/adamw.h"
 
 #include "engine/gradients.h"
+#include "ops/adamw/adamw.h"
 
 namespace memformer::engine {
 
 AdamW::AdamW(const nn::Parameters& parameters, Options options) : options_(options), parameters_(parameters) {
+  at::NoGradGuard no_grad;
+  if (parameters.flat()) {
+    const auto& values = parameters.flat()->values;
+    exp_avg_ = at::zeros_like(values);
+    exp_avg_sq_ = at::zeros_like(values);
+    steps_made_ = at::zeros({}, values.options().dtype(at::kFloat));
+    rate_ = at::zeros_like(steps_made_);
+    for (const auto& parameter : parameters.all()) {
+      state_[parameter.name + ".exp_avg"] = parameters.piece(exp_avg_, parameter.value);
+      state_[parameter.name + ".exp_avg_sq"] = parameters.piece(exp_avg_sq_, parameter.value);
+      state_[parameter.name + ".step"] = steps_made_;
+    }
+    return;
+  }
   groups_.resize(2);
   groups_[0].decay = options.weight_decay;
   groups_[1].decay = 0.0;
-  at::NoGradGuard no_grad;
   for (const auto& parameter : parameters.all()) {
     auto& group = groups_[parameter.decay ? 0 : 1];
     group.parameters.push_back(parameter.value);
@@ -23,14 +37,24 @@ AdamW::AdamW(const nn::Parameters& parameters, Options options) : options_(optio
 
 std::map<std::string, at::Tensor> AdamW::state() const { return state_; }
 
-void AdamW::step(double rate, const at::Tensor& norm) {
+void AdamW::step(double rate, const at::Tensor& norm, double clip) {
   at::NoGradGuard no_grad;
+  if (parameters_.flat()) return step_flat(rate, norm, clip);
   const auto found_inf = norm.isfinite().logical_not().to(at::kFloat);
-  for (auto& group : groups_) step(group, rate, found_inf);
+  std::optional<at::Tensor> divisor;
+  if (clip > 0) divisor = ((norm + 1e-6) / clip).clamp_min(1.0).to(at::kFloat);
+  for (auto& group : groups_) step(group, rate, found_inf, divisor);
   zero_gradients(parameters_);
 }
 
-void AdamW::step(Group& group, double rate, const at::Tensor& found_inf) {
+void AdamW::step_flat(double rate, const at::Tensor& norm, double clip) {
+  const auto& flat = *parameters_.flat();
+  rate_.fill_(rate);
+  ops::adamw_step(flat.values, flat.gradients, exp_avg_, exp_avg_sq_, flat.working.defined() ? std::optional<at::Tensor>(flat.working) : std::nullopt,
+                  steps_made_, norm, rate_, flat.decayed, options_.beta1, options_.beta2, options_.eps, options_.weight_decay, clip, {});
+}
+
+void AdamW::step(Group& group, double rate, const at::Tensor& found_inf, const std::optional<at::Tensor>& divisor) {
   // A parameter that no gradient reached (the memory of a model trained without it, say) stays as it is.
   Tensors parameters, grads, exp_avgs, exp_avg_sqs, steps;
   for (size_t i = 0; i < group.parameters.size(); ++i) {
@@ -45,7 +69,7 @@ void AdamW::step(Group& group, double rate, const at::Tensor& found_inf) {
   if (parameters.empty()) return;
   at::_foreach_add_(steps, 1);
   at::_fused_adamw_(parameters, grads, exp_avgs, exp_avg_sqs, {}, steps, rate, options_.beta1, options_.beta2, group.decay, options_.eps,
-                    /*amsgrad=*/false, /*maximize=*/false, /*grad_scale=*/{}, found_inf);
+                    /*amsgrad=*/false, /*maximize=*/false, divisor, found_inf);
   at::_foreach_sub_(steps, Tensors(steps.size(), found_inf));
 }
 

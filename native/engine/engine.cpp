@@ -1,5 +1,6 @@
 #include "engine/engine.h"
 
+#include "core/cuda.h"
 #include "core/failure.h"
 #include "core/host_allocator.h"
 #include "engine/threads.h"
@@ -23,6 +24,14 @@ std::shared_ptr<const CallFailure> describe(int64_t call) {
   } catch (const c10::OutOfMemoryError& error) {
     failure->code = "OUT_OF_MEMORY";
     failure->message = error.what_without_backtrace();
+    if (cuda() != nullptr) {
+      const auto shortage = cuda()->shortage();
+      failure->requested_bytes = shortage.requested;
+      failure->free_bytes = shortage.free;
+      std::ostringstream sentence;
+      sentence << "out of GPU memory: a tensor asked for " << shortage.requested << " bytes, " << shortage.free << " were free";
+      failure->message = sentence.str();
+    }
   } catch (const c10::Error& error) {
     failure->message = error.what_without_backtrace();
     failure->native = error.what();

@@ -1,8 +1,31 @@
 #include "engine/gradients.h"
 
 #include "core/failure.h"
+#include "ops/adamw/adamw.h"
+#include "ops/linear/linear.h"
 
 namespace memformer::engine {
+namespace {
+
+Tensors gradients_of(const nn::Parameters& parameters) {
+  Tensors grads;
+  for (const auto& parameter : parameters.all())
+    if (parameter.value.grad().defined()) grads.push_back(parameter.value.grad());
+  return grads;
+}
+
+/// On a GPU weights get their gradients beside the main stream: at the end, also after a failure, it waits for them.
+struct Join {
+  at::Tensor like;
+  ~Join() {
+    try {
+      if (like.is_cuda()) ops::linear_join(like);
+    } catch (...) {  // the device is gone: the failure that led here, or the next call, says so
+    }
+  }
+};
+
+}  // namespace
 
 void backward(const Tensors& outputs, const Tensors& grads) {
   torch::autograd::variable_list roots, root_grads;
@@ -10,9 +33,10 @@ void backward(const Tensors& outputs, const Tensors& grads) {
     if (!outputs[i].requires_grad()) continue;
     roots.push_back(outputs[i]);
     const auto& grad = i < grads.size() ? grads[i] : at::Tensor();
-    root_grads.push_back(grad.defined() ? grad.to(outputs[i].scalar_type()).expand_as(outputs[i]) : at::ones_like(outputs[i]));
+    root_grads.push_back(grad.defined() ? grad.to(outputs[i].options()).expand_as(outputs[i]) : at::ones_like(outputs[i]));
   }
   require(!roots.empty(), "NATIVE", "backward: none of the ", outputs.size(), " outputs depends on anything that wants a gradient");
+  const Join join{roots[0]};
   torch::autograd::backward(roots, root_grads, /*retain_graph=*/false, /*create_graph=*/false);
 }
 
@@ -22,17 +46,26 @@ at::Tensor gradient(const at::Tensor& leaf) {
 }
 
 void zero_gradients(const nn::Parameters& parameters) {
+  if (parameters.flat()) {
+    auto gradients = parameters.flat()->gradients;
+    gradients.zero_();
+    return;
+  }
   for (const auto& parameter : parameters.all()) parameter.value.mutable_grad().reset();
+}
+
+at::Tensor gradient_norm(const nn::Parameters& parameters) {
+  at::NoGradGuard no_grad;
+  if (parameters.flat()) return ops::gradient_norm(parameters.flat()->gradients, {});
+  const auto grads = gradients_of(parameters);
+  return grads.empty() ? at::zeros({}, parameters.dtype()) : at::linalg_vector_norm(at::stack(at::_foreach_norm(grads)));
 }
 
 at::Tensor clip_gradients(const nn::Parameters& parameters, double most) {
   at::NoGradGuard no_grad;
-  Tensors grads;
-  for (const auto& parameter : parameters.all())
-    if (parameter.value.grad().defined()) grads.push_back(parameter.value.grad());
-  if (grads.empty()) return at::zeros({}, parameters.dtype());
-  const auto norm = at::linalg_vector_norm(at::stack(at::_foreach_norm(grads)));
-  if (most > 0) at::_foreach_mul_(grads, (most / (norm + 1e-6)).clamp_max(1.0));
+  const auto norm = gradient_norm(parameters);
+  const auto grads = gradients_of(parameters);
+  if (most > 0 && !grads.empty()) at::_foreach_mul_(grads, (most / (norm + 1e-6)).clamp_max(1.0));
   return norm;
 }
 

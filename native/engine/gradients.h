@@ -12,6 +12,9 @@ void backward(const Tensors& outputs, const Tensors& grads);
 /// The gradient a leaf has gathered; zeros where nothing reached it.
 at::Tensor gradient(const at::Tensor& leaf);
 
+/// The L2 norm over all parameters' gradients, ().
+at::Tensor gradient_norm(const nn::Parameters& parameters);
+
 void zero_gradients(const nn::Parameters& parameters);
 
 /// The L2 norm over all parameters' gradients, () ; then scales them to at most `most` (0: never).

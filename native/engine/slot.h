@@ -14,6 +14,7 @@ namespace memformer::engine {
 struct CallFailure {
   std::string code, message, native;
   int64_t call = 0;
+  int64_t requested_bytes = 0, free_bytes = 0;  ///< of OUT_OF_MEMORY on a GPU
 };
 
 struct Slot {

@@ -1,5 +1,7 @@
 #include "napi/dispatch.h"
 
+#include "core/cuda.h"
+
 namespace memformer::napi {
 namespace {
 
@@ -49,6 +51,11 @@ c10::IValue DispatchedCall::convert(const Argument& argument, const c10::Argumen
     return c10::List<at::Tensor>(at::ArrayRef<at::Tensor>(tensors.data() + range->first, range->count));
   if (const auto* flag = std::get_if<bool>(&argument)) return *flag;
   if (const auto* text = std::get_if<std::string>(&argument)) {
+    if (type->kind() == c10::TypeKind::DeviceObjType) {
+      const at::Device device(*text);
+      compute_on(device);
+      return device;
+    }
     if (type->kind() != c10::TypeKind::StringType) return static_cast<int64_t>(dtype(*text));  // ScalarType is an int in schemas
     return *text;
   }

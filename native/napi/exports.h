@@ -4,9 +4,11 @@
 
 namespace memformer::napi {
 
-void export_runtime(Napi::Env env, Napi::Object exports);  ///< engine, memory, versions, cancelling
-void export_tensors(Napi::Env env, Napi::Object exports);  ///< tensors, operators, gradients
-void export_models(Napi::Env env, Napi::Object exports);   ///< models, their parameters, the optimizer
+void export_runtime(Napi::Env env, Napi::Object exports);     ///< engine, devices, memory, versions, cancelling
+void export_tensors(Napi::Env env, Napi::Object exports);     ///< tensors, operators, gradients
+void export_models(Napi::Env env, Napi::Object exports);      ///< models, their steps, their parameters
+void export_optimizers(Napi::Env env, Napi::Object exports);  ///< the optimizer
+void export_profile(Napi::Env env, Napi::Object exports);     ///< LibTorch's profiler
 
 using Body = Napi::Value (*)(const Napi::CallbackInfo&);
 

@@ -1,10 +1,9 @@
-// Models, their parameters, the optimizer.
-#include "engine/adamw.h"
+// Models, their steps, their parameters.
 #include "engine/gradients.h"
 #include "engine/threads.h"
 #include "napi/environment.h"
 #include "napi/exports.h"
-#include "nn/models/model.h"
+#include "napi/held_model.h"
 
 namespace memformer::napi {
 namespace {
@@ -13,22 +12,7 @@ using engine::Slots;
 using engine::Tensors;
 using nn::Model;
 
-std::shared_ptr<Model> model_of(const Napi::Value& value) { return unwrap<Model>(value, Kind::model, "model"); }
-
-/// An optimizer keeps its model alive: it holds the parameters by reference.
-struct Optimizer {
-  std::shared_ptr<Model> model;
-  engine::AdamW::Options options;
-  std::optional<engine::AdamW> made;
-
-  /// Made by the engine's thread when it first needs it: filling tensors on this one would start a second OpenMP team.
-  engine::AdamW& adamw() {
-    if (!made) made.emplace(model->parameters(), options);
-    return *made;
-  }
-};
-
-/// createModel(call, name, config, seed): Promise<{ model, stateSize, parameters: { name, shape, decay }[] }>
+/// createModel(call, name, config, seed, device): Promise<{ model, stateSize, parameters: { name, shape, decay }[] }>
 Napi::Value create_model(const Napi::CallbackInfo& info) {
   auto& environment = Environment::of(info.Env());
   auto deferred = std::make_shared<Napi::Promise::Deferred>(info.Env());
@@ -36,18 +20,21 @@ Napi::Value create_model(const Napi::CallbackInfo& info) {
   const std::string name = info[1].As<Napi::String>();
   auto settings = config(info[2]);
   const auto seed = static_cast<uint64_t>(info[3].As<Napi::Number>().Int64Value());
+  const at::Device device(info[4].As<Napi::String>().Utf8Value());
   auto& engine = environment.engine();
   environment.begin(info.Env());
-  engine.read(environment.call(info[0]), {}, [&environment, deferred, name, settings = std::move(settings), seed](
+  engine.read(environment.call(info[0]), {}, [&environment, deferred, name, settings = std::move(settings), seed, device](
                                                  const Tensors&, std::shared_ptr<const engine::CallFailure> failure) {
     std::shared_ptr<Model> model;
     size_t state_size = 0;
     if (!failure) {
+      compute_on(device);
       model = nn::models().make(name, settings, seed);
+      if (!device.is_cpu()) model->to(device);
       at::NoGradGuard no_grad;
       state_size = model->initial_state(1).size();
     }
-    environment.settle([deferred, failure, model, state_size](Napi::Env env) {
+    environment.settle([deferred, failure, model, state_size, device](Napi::Env env) {
       if (failure) return deferred->Reject(error(env, *failure));
       auto result = Napi::Object::New(env);
       auto parameters = Napi::Array::New(env);
@@ -60,7 +47,7 @@ Napi::Value create_model(const Napi::CallbackInfo& info) {
         entry.Set("decay", parameter.decay);
         parameters.Set(parameters.Length(), entry);
       }
-      result.Set("model", wrap(env, Kind::model, model));
+      result.Set("model", wrap(env, Kind::model, std::make_shared<HeldModel>(HeldModel{model, engine::Steps(model), device})));
       result.Set("stateSize", static_cast<double>(state_size));
       result.Set("parameters", parameters);
       deferred->Resolve(result);
@@ -69,24 +56,34 @@ Napi::Value create_model(const Napi::CallbackInfo& info) {
   return promise;
 }
 
-/// Enqueues work(model, tensors) over `inputs` and returns the handles of its `count` results.
+/// Enqueues work(held, tensors) over `inputs` and returns the handles of its `count` results.
 template <typename Work>
 Napi::Value enqueue(const Napi::CallbackInfo& info, Slots inputs, size_t count, Work work) {
   auto& environment = Environment::of(info.Env());
   Slots outputs;
   const auto handles = new_slots(info.Env(), count, outputs);
   environment.engine().submit(environment.call(info[0]), std::move(inputs), outputs,
-                              [model = model_of(info[1]), work = std::move(work)](const Tensors& tensors) { return work(*model, tensors); });
+                              [held = held_model(info[1]), work = std::move(work)](const Tensors& tensors) {
+                                compute_on(held->device);
+                                return work(*held, tensors);
+                              });
   return handles;
 }
 
 /// initialState(call, model, rows, stateSize): handles of the state.
 Napi::Value initial_state(const Napi::CallbackInfo& info) {
   const auto rows = info[2].As<Napi::Number>().Int64Value();
-  return enqueue(info, {}, info[3].As<Napi::Number>().Uint32Value(), [rows](Model& model, const Tensors&) {
+  return enqueue(info, {}, info[3].As<Napi::Number>().Uint32Value(), [rows](HeldModel& held, const Tensors&) {
     at::NoGradGuard no_grad;
-    return model.initial_state(rows);
+    return held.model->initial_state(rows);
   });
+}
+
+/// Four tensors as a segment; from here on the engine computes with the threads that its size is worth.
+nn::SegmentInput segment_of(const HeldModel& held, const at::Tensor* parts, bool padded, bool training) {
+  engine::use_threads_for(parts[0].size(0) * parts[0].size(1) * held.model->parameters().count());
+  const auto whole = [](const at::Tensor& tokens) { return tokens.is_floating_point() ? tokens : tokens.to(at::kLong); };
+  return {whole(parts[0]), parts[1].to(at::kLong), parts[2].to(at::kBool), parts[3], padded, training};
 }
 
 /// A segment from JavaScript: [source, target, reset, seed] handles and two flags; the state's handles follow the four.
@@ -97,11 +94,13 @@ struct StepArguments {
     for (auto& part : slots(info[5], "state")) inputs.push_back(std::move(part));
   }
 
-  /// The segment among the tensors; from here on the engine computes with the threads that its size is worth.
-  nn::SegmentInput segment(const Model& model, const Tensors& tensors) const {
-    engine::use_threads_for(tensors[0].size(0) * tensors[0].size(1) * model.parameters().count());
-    const auto whole = [](const at::Tensor& tokens) { return tokens.is_floating_point() ? tokens : tokens.to(at::kLong); };
-    return {whole(tensors[0]), tensors[1].to(at::kLong), tensors[2].to(at::kBool), tensors[3], padded, training};
+  /// The segment among the tensors.
+  nn::SegmentInput segment(const HeldModel& held, const Tensors& tensors) const { return segment_of(held, tensors.data(), padded, training); }
+  /// The same on the model's device.
+  nn::SegmentInput moved(const HeldModel& held, const Tensors& tensors) const {
+    auto result = segment(held, tensors);
+    for (auto* part : {&result.source, &result.target, &result.reset, &result.seed}) *part = part->to(held.device);
+    return result;
   }
   static nn::State state(const Tensors& tensors, size_t extra = 0) { return nn::State(tensors.begin() + 4, tensors.end() - extra); }
 
@@ -114,10 +113,10 @@ Napi::Value forward(const Napi::CallbackInfo& info) {
   const StepArguments step(info);
   const bool with_graph = info[6].As<Napi::Boolean>();
   const size_t count = 2 + step.inputs.size() - 4;
-  return enqueue(info, step.inputs, count, [step, with_graph](Model& model, const Tensors& tensors) {
+  return enqueue(info, step.inputs, count, [step, with_graph](HeldModel& held, const Tensors& tensors) {
     at::AutoGradMode grad_mode(with_graph);
-    auto outputs = model.forward(step.segment(model, tensors), StepArguments::state(tensors));
-    Tensors results{outputs.loss, outputs.count};
+    auto outputs = held.model->forward({step.moved(held, tensors)}, StepArguments::state(tensors));
+    Tensors results{outputs.loss.squeeze(0), outputs.count.squeeze(0)};
     results.insert(results.end(), outputs.state.begin(), outputs.state.end());
     return results;
   });
@@ -128,10 +127,10 @@ Napi::Value encode(const Napi::CallbackInfo& info) {
   const StepArguments step(info);
   const bool with_graph = info[6].As<Napi::Boolean>();
   const size_t count = 1 + step.inputs.size() - 4;
-  return enqueue(info, step.inputs, count, [step, with_graph](Model& model, const Tensors& tensors) {
+  return enqueue(info, step.inputs, count, [step, with_graph](HeldModel& held, const Tensors& tensors) {
     at::AutoGradMode grad_mode(with_graph);
-    auto encoding = model.encode(step.segment(model, tensors), StepArguments::state(tensors));
-    Tensors results{encoding.hidden};
+    auto encoding = held.model->encode(step.moved(held, tensors), StepArguments::state(tensors));
+    Tensors results{encoding.hidden.to(held.model->parameters().dtype())};
     results.insert(results.end(), encoding.state.begin(), encoding.state.end());
     return results;
   });
@@ -140,10 +139,58 @@ Napi::Value encode(const Napi::CallbackInfo& info) {
 /// advance(call, model, segment, padded, training, state): the next state alone, without gradient.
 Napi::Value advance(const Napi::CallbackInfo& info) {
   const StepArguments step(info);
-  return enqueue(info, step.inputs, step.inputs.size() - 4, [step](Model& model, const Tensors& tensors) {
-    at::NoGradGuard no_grad;
-    return model.encode(step.segment(model, tensors), StepArguments::state(tensors)).state;
+  return enqueue(info, step.inputs, step.inputs.size() - 4, [step](HeldModel& held, const Tensors& tensors) {
+    return held.steps.advance(step.segment(held, tensors), StepArguments::state(tensors));
   });
+}
+
+/// replay(call, model, segments, padded, training, state, weights, gradient): [losses (G), counts (G), ...state, ...dL/dstate], the
+/// state only where no gradient came. segments: four handles each; padded: a flag each; weights: a number each.
+Napi::Value replay(const Napi::CallbackInfo& info) {
+  auto inputs = slots(info[2], "segments");
+  const auto flags = info[3].As<Napi::Array>();
+  std::vector<bool> padded;
+  for (uint32_t g = 0; g < flags.Length(); ++g) padded.push_back(flags.Get(g).ToBoolean());
+  require(inputs.size() == 4 * padded.size() && !padded.empty(), "NATIVE", "a segment is four tensors, got ", inputs.size(), " for ", padded.size());
+  const bool training = info[4].As<Napi::Boolean>();
+  const auto state = slots(info[5], "state"), gradient = slots(info[7], "gradient");
+  const auto weights = numbers(info[6]);
+  const size_t first = inputs.size(), states = state.size();
+  inputs.insert(inputs.end(), state.begin(), state.end());
+  inputs.insert(inputs.end(), gradient.begin(), gradient.end());
+  return enqueue(info, inputs, 2 + (gradient.empty() ? 2 : 1) * states, [=](HeldModel& held, const Tensors& tensors) {
+    std::vector<nn::SegmentInput> segments;
+    for (size_t g = 0; g < padded.size(); ++g) segments.push_back(segment_of(held, tensors.data() + 4 * g, padded[g], training));
+    auto replayed = held.steps.replay(segments, nn::State(tensors.begin() + first, tensors.begin() + first + states),
+                                      at::tensor(weights, at::kDouble).to(held.model->parameters().dtype()),
+                                      nn::State(tensors.begin() + first + states, tensors.end()));
+    Tensors results{replayed.loss, replayed.count};
+    results.insert(results.end(), replayed.state.begin(), replayed.state.end());
+    results.insert(results.end(), replayed.gradient.begin(), replayed.gradient.end());
+    return results;
+  });
+}
+
+/// recording(call, model): Promise<{ steps, refusal }>
+Napi::Value recording(const Napi::CallbackInfo& info) {
+  auto& environment = Environment::of(info.Env());
+  auto deferred = std::make_shared<Napi::Promise::Deferred>(info.Env());
+  const auto promise = deferred->Promise();
+  const auto held = held_model(info[1]);
+  auto& engine = environment.engine();
+  environment.begin(info.Env());
+  engine.read(environment.call(info[0]), {}, [&environment, deferred, held](const Tensors&, std::shared_ptr<const engine::CallFailure> failure) {
+    const auto steps = held->steps.recordings().size();
+    const auto refusal = held->steps.recordings().refusal();
+    environment.settle([deferred, failure, steps, refusal](Napi::Env env) {
+      if (failure) return deferred->Reject(error(env, *failure));
+      auto result = Napi::Object::New(env);
+      result.Set("steps", static_cast<double>(steps));
+      result.Set("refusal", refusal);
+      deferred->Resolve(result);
+    });
+  });
+  return promise;
 }
 
 /// logits(call, model, segment, padded, training, state, prefix): [(B, V)]
@@ -151,9 +198,18 @@ Napi::Value logits(const Napi::CallbackInfo& info) {
   StepArguments step(info);
   auto inputs = step.inputs;
   inputs.push_back(slot(info[6], "prefix"));
-  return enqueue(info, inputs, 1, [step](Model& model, const Tensors& tensors) {
+  return enqueue(info, inputs, 1, [step](HeldModel& held, const Tensors& tensors) {
     at::NoGradGuard no_grad;
-    return Tensors{model.logits(step.segment(model, tensors), tensors.back().to(at::kLong), StepArguments::state(tensors, 1))};
+    return Tensors{held.model->logits(step.moved(held, tensors), tensors.back().to(held.device, at::kLong), StepArguments::state(tensors, 1))};
+  });
+}
+
+/// setRecording(call, model, enabled): whether steps are recorded on a GPU.
+Napi::Value set_recording(const Napi::CallbackInfo& info) {
+  const bool enabled = info[2].As<Napi::Boolean>();
+  return enqueue(info, {}, 0, [enabled](HeldModel& held, const Tensors&) {
+    held.steps.recordings().enable(enabled);
+    return Tensors();
   });
 }
 
@@ -161,30 +217,24 @@ Napi::Value logits(const Napi::CallbackInfo& info) {
 template <bool of_gradient>
 Napi::Value parameter(const Napi::CallbackInfo& info) {
   const std::string name = info[2].As<Napi::String>();
-  return enqueue(info, {}, 1, [name](Model& model, const Tensors&) {
-    const auto value = model.parameters().at(name);
+  return enqueue(info, {}, 1, [name](HeldModel& held, const Tensors&) {
+    const auto value = held.model->parameters().at(name);
     return Tensors{of_gradient ? engine::gradient(value).detach() : value.detach()};
   });
-}
-
-void copy_into(const std::string& name, at::Tensor target, const at::Tensor& source) {
-  at::NoGradGuard no_grad;
-  require(target.sizes() == source.sizes(), "SHAPE", "'", name, "' has shape ", target.sizes(), ", got ", source.sizes());
-  target.copy_(source);
 }
 
 /// assign(call, model, name, tensor): copies into the parameter.
 Napi::Value assign(const Napi::CallbackInfo& info) {
   const std::string name = info[2].As<Napi::String>();
-  return enqueue(info, {slot(info[3], "tensor")}, 0, [name](Model& model, const Tensors& tensors) {
-    copy_into(name, model.parameters().at(name), tensors[0]);
+  return enqueue(info, {slot(info[3], "tensor")}, 0, [name](HeldModel& held, const Tensors& tensors) {
+    held.model->parameters().assign(name, tensors[0]);
     return Tensors();
   });
 }
 
 Napi::Value zero_gradients(const Napi::CallbackInfo& info) {
-  return enqueue(info, {}, 0, [](Model& model, const Tensors&) {
-    engine::zero_gradients(model.parameters());
+  return enqueue(info, {}, 0, [](HeldModel& held, const Tensors&) {
+    engine::zero_gradients(held.model->parameters());
     return Tensors();
   });
 }
@@ -192,66 +242,13 @@ Napi::Value zero_gradients(const Napi::CallbackInfo& info) {
 /// clipGradients(call, model, most): [norm]
 Napi::Value clip_gradients(const Napi::CallbackInfo& info) {
   const double most = info[2].As<Napi::Number>().DoubleValue();
-  return enqueue(info, {}, 1, [most](Model& model, const Tensors&) { return Tensors{engine::clip_gradients(model.parameters(), most)}; });
+  return enqueue(info, {}, 1, [most](HeldModel& held, const Tensors&) { return Tensors{engine::clip_gradients(held.model->parameters(), most)}; });
 }
 
-/// createAdamW(model, beta1, beta2, eps, weightDecay)
-Napi::Value create_adamw(const Napi::CallbackInfo& info) {
-  const auto number = [&](size_t i) { return info[i].As<Napi::Number>().DoubleValue(); };
-  const engine::AdamW::Options options{number(1), number(2), number(3), number(4)};
-  return wrap(info.Env(), Kind::optimizer, std::make_shared<Optimizer>(Optimizer{model_of(info[0]), options, std::nullopt}));
-}
-
-template <typename Work>
-Napi::Value enqueue_optimizer(const Napi::CallbackInfo& info, Slots inputs, size_t count, Work work) {
-  auto& environment = Environment::of(info.Env());
-  Slots outputs;
-  const auto handles = new_slots(info.Env(), count, outputs);
-  auto optimizer = unwrap<Optimizer>(info[1], Kind::optimizer, "optimizer");
-  environment.engine().submit(environment.call(info[0]), std::move(inputs), outputs,
-                              [optimizer, work = std::move(work)](const Tensors& tensors) { return work(optimizer->adamw(), tensors); });
-  return handles;
-}
-
-/// dropModel(model), dropAdamW(optimizer): freed when the calls made before have run.
+/// dropModel(model): freed when the calls made before have run.
 Napi::Value drop_model(const Napi::CallbackInfo& info) {
-  let_go<Model>(info[0], Kind::model, "model");
+  let_go<HeldModel>(info[0], Kind::model, "model");
   return info.Env().Undefined();
-}
-Napi::Value drop_adamw(const Napi::CallbackInfo& info) {
-  let_go<Optimizer>(info[0], Kind::optimizer, "optimizer");
-  return info.Env().Undefined();
-}
-
-/// adamwStep(call, optimizer, rate, norm)
-Napi::Value adamw_step(const Napi::CallbackInfo& info) {
-  const double rate = info[2].As<Napi::Number>().DoubleValue();
-  return enqueue_optimizer(info, {slot(info[3], "norm")}, 0, [rate](engine::AdamW& adamw, const Tensors& tensors) {
-    adamw.step(rate, tensors[0]);
-    return Tensors();
-  });
-}
-
-at::Tensor state_of(const engine::AdamW& adamw, const std::string& name) {
-  const auto state = adamw.state();
-  const auto found = state.find(name);
-  require(found != state.end(), "CONFIG", "the optimizer has no state '", name, "'");
-  return found->second;
-}
-
-/// adamwState(call, optimizer, name): [tensor]
-Napi::Value adamw_state(const Napi::CallbackInfo& info) {
-  const std::string name = info[2].As<Napi::String>();
-  return enqueue_optimizer(info, {}, 1, [name](engine::AdamW& adamw, const Tensors&) { return Tensors{state_of(adamw, name)}; });
-}
-
-/// adamwAssign(call, optimizer, name, tensor)
-Napi::Value adamw_assign(const Napi::CallbackInfo& info) {
-  const std::string name = info[2].As<Napi::String>();
-  return enqueue_optimizer(info, {slot(info[3], "tensor")}, 0, [name](engine::AdamW& adamw, const Tensors& tensors) {
-    copy_into(name, state_of(adamw, name), tensors[0]);
-    return Tensors();
-  });
 }
 
 }  // namespace
@@ -263,17 +260,15 @@ void export_models(Napi::Env env, Napi::Object exports) {
   export_function<forward>(env, exports, "forward");
   export_function<encode>(env, exports, "encode");
   export_function<advance>(env, exports, "advance");
+  export_function<replay>(env, exports, "replay");
   export_function<logits>(env, exports, "logits");
+  export_function<set_recording>(env, exports, "setRecording");
+  export_function<recording>(env, exports, "recording");
   export_function<parameter<false>>(env, exports, "parameter");
   export_function<parameter<true>>(env, exports, "parameterGradient");
   export_function<assign>(env, exports, "assign");
   export_function<zero_gradients>(env, exports, "zeroGradients");
   export_function<clip_gradients>(env, exports, "clipGradients");
-  export_function<create_adamw>(env, exports, "createAdamW");
-  export_function<drop_adamw>(env, exports, "dropAdamW");
-  export_function<adamw_step>(env, exports, "adamwStep");
-  export_function<adamw_state>(env, exports, "adamwState");
-  export_function<adamw_assign>(env, exports, "adamwAssign");
 }
 
 }  // namespace memformer::napi

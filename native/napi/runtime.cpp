@@ -1,6 +1,7 @@
-// Engine, memory, versions, cancelling.
+// Engine, devices, memory, versions, cancelling.
 #include <torch/version.h>
 
+#include "core/cuda.h"
 #include "core/host_allocator.h"
 #include "napi/environment.h"
 #include "napi/exports.h"
@@ -27,6 +28,16 @@ Napi::Value memory(const Napi::CallbackInfo& info) {
   result.Set("hostBytes", static_cast<double>(host.live));
   result.Set("peakHostBytes", static_cast<double>(host.peak));
   result.Set("cachedBytes", static_cast<double>(host.cached));
+  DeviceMemory sum;
+  for (int device = 0; cuda() != nullptr && device < cuda()->devices(); ++device) {
+    const auto one = cuda()->memory(device);
+    sum.live += one.live;
+    sum.peak += one.peak;
+    sum.reserved += one.reserved;
+  }
+  result.Set("deviceBytes", static_cast<double>(sum.live));
+  result.Set("peakDeviceBytes", static_cast<double>(sum.peak));
+  result.Set("reservedDeviceBytes", static_cast<double>(sum.reserved));
   return result;
 }
 
@@ -35,6 +46,7 @@ Napi::Value reset_peak(const Napi::CallbackInfo& info) {
   auto& environment = Environment::of(info.Env());
   environment.engine().submit(environment.call(info[0]), {}, {}, [](const engine::Tensors&) {
     reset_host_peak();
+    for (int device = 0; cuda() != nullptr && device < cuda()->devices(); ++device) cuda()->reset_peak(device);
     return engine::Tensors();
   });
   return info.Env().Undefined();
@@ -42,6 +54,7 @@ Napi::Value reset_peak(const Napi::CallbackInfo& info) {
 
 Napi::Value trim(const Napi::CallbackInfo& info) {
   trim_host_cache();
+  if (cuda() != nullptr) cuda()->trim();
   return info.Env().Undefined();
 }
 
@@ -50,6 +63,28 @@ Napi::Value versions(const Napi::CallbackInfo& info) {
   result.Set("libtorch", TORCH_VERSION);
   result.Set("threads", at::get_num_threads());
   return result;
+}
+
+/// openCuda(path): the names of the devices.
+Napi::Value open_cuda(const Napi::CallbackInfo& info) {
+  memformer::open_cuda(info[0].As<Napi::String>());
+  auto names = Napi::Array::New(info.Env());
+  for (int device = 0; device < cuda()->devices(); ++device) names.Set(names.Length(), cuda()->name(device));
+  return names;
+}
+
+/// setMath(call, tf32, deterministic): whether a GPU's float32 products may round their factors to TF32, and whether the same input
+/// must give the same bits.
+Napi::Value set_math(const Napi::CallbackInfo& info) {
+  auto& environment = Environment::of(info.Env());
+  const bool tf32 = info[1].As<Napi::Boolean>(), deterministic = info[2].As<Napi::Boolean>();
+  environment.engine().submit(environment.call(info[0]), {}, {}, [tf32, deterministic](const engine::Tensors&) {
+    at::globalContext().setFloat32MatmulPrecision(tf32 ? "high" : "highest");
+    at::globalContext().setDeterministicAlgorithms(deterministic, /*warn_only=*/false);
+    at::globalContext().setDeterministicFillUninitializedMemory(false);  // every number is written: the operators' tests see to that
+    return engine::Tensors();
+  });
+  return info.Env().Undefined();
 }
 
 Napi::Value new_cancel(const Napi::CallbackInfo& info) {
@@ -77,6 +112,8 @@ void export_runtime(Napi::Env env, Napi::Object exports) {
   export_function<reset_peak>(env, exports, "resetPeak");
   export_function<trim>(env, exports, "trim");
   export_function<versions>(env, exports, "versions");
+  export_function<open_cuda>(env, exports, "openCuda");
+  export_function<set_math>(env, exports, "setMath");
   export_function<new_cancel>(env, exports, "newCancel");
   export_function<use_cancel>(env, exports, "useCancel");
   export_function<cancel>(env, exports, "cancel");

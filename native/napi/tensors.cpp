@@ -1,4 +1,5 @@
 // Tensors, operators by name, gradients.
+#include "core/cuda.h"
 #include "engine/gradients.h"
 #include "napi/dispatch.h"
 #include "napi/environment.h"
@@ -36,6 +37,7 @@ Napi::Value read(const Napi::CallbackInfo& info) {
   engine.read(environment.call(info[0]), inputs, [&environment, deferred, barrier](const Tensors& tensors, std::shared_ptr<const engine::CallFailure> failure) {
     at::Tensor value;
     const char* name = nullptr;
+    if (!failure && barrier && cuda() != nullptr) cuda()->synchronize();
     if (!failure && !barrier) {
       // A copy taken here, in the order of the calls: the event loop comes to it later, when the tensor may have changed.
       value = tensors[0].detach().to(tensors[0].options().device(at::kCPU), /*non_blocking=*/false, /*copy=*/true, at::MemoryFormat::Contiguous);

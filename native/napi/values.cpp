@@ -52,6 +52,13 @@ std::vector<int64_t> integers(const Napi::Value& value) {
   return result;
 }
 
+std::vector<double> numbers(const Napi::Value& value) {
+  const auto array = value.As<Napi::Array>();
+  std::vector<double> result;
+  for (uint32_t i = 0; i < array.Length(); ++i) result.push_back(array.Get(i).As<Napi::Number>().DoubleValue());
+  return result;
+}
+
 nn::Config config(const Napi::Value& value) {
   const auto object = value.As<Napi::Object>();
   std::unordered_map<std::string, nn::Config::Value> values;
@@ -71,6 +78,10 @@ Napi::Value error(Napi::Env env, const engine::CallFailure& failure) {
   error.Set("code", Napi::String::New(env, failure.code));
   error.Set("call", Napi::Number::New(env, static_cast<double>(failure.call)));
   if (!failure.native.empty()) error.Set("native", Napi::String::New(env, failure.native));
+  if (failure.requested_bytes > 0) {
+    error.Set("requestedBytes", Napi::Number::New(env, static_cast<double>(failure.requested_bytes)));
+    error.Set("freeBytes", Napi::Number::New(env, static_cast<double>(failure.free_bytes)));
+  }
   return error.Value();
 }
 

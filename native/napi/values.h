@@ -46,6 +46,7 @@ Napi::Array new_slots(Napi::Env env, size_t count, engine::Slots& slots);
 at::ScalarType dtype(const std::string& name);
 const char* dtype_name(at::ScalarType dtype);
 std::vector<int64_t> integers(const Napi::Value& value);
+std::vector<double> numbers(const Napi::Value& value);
 nn::Config config(const Napi::Value& value);
 
 /// An Error that carries a failure's code, call number and native text.

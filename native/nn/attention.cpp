@@ -1,5 +1,7 @@
 #include "nn/attention.h"
 
+#include "ops/keys_values/keys_values.h"
+
 namespace memformer::nn {
 namespace {
 
@@ -14,8 +16,8 @@ SelfAttention::SelfAttention(Parameters& parameters, const Config& config, const
       out_(parameters, layer_prefix(place) + ".out", config.integer("width"), config.integer("width"), residual_gain),
       attention_(position_schemes().make(config.text("position"), parameters, config, place)) {}
 
-at::Tensor SelfAttention::operator()(const at::Tensor& x, const KeyMask& mask, Pass& pass) const {
-  return x + pass.dropout(out_((*attention_)(qkv_(norm_(x), pass), mask, causal_, pass), pass));
+void SelfAttention::operator()(Residual& stream, const KeyMask& mask, Pass& pass) const {
+  stream.branch = out_.without_bias((*attention_)(norm_(stream, pass), qkv_, mask, causal_, pass), pass);
 }
 
 CrossAttention::CrossAttention(Parameters& parameters, const Config& config, const std::string& prefix, Context context, double residual_gain)
@@ -27,12 +29,37 @@ CrossAttention::CrossAttention(Parameters& parameters, const Config& config, con
       key_value_(parameters, prefix + ".key_value", config.integer("width"), 2 * config.integer("width")),
       out_(parameters, prefix + ".out", config.integer("width"), config.integer("width"), residual_gain) {}
 
-at::Tensor CrossAttention::operator()(const at::Tensor& x, const at::Tensor& context, const KeyMask& mask, Pass& pass) const {
-  const int64_t B = x.size(0), T = x.size(1), N = context.size(1), H = heads_, E = x.size(2) / H;
-  const auto q = query_(norm_(x), pass).view({B, T, H, E}).transpose(1, 2);                                   // (B, H, T, E)
-  const auto kv = key_value_(memory_norm_ ? (*memory_norm_)(context) : context, pass).view({B, N, 2, H, E});  // K, V
-  const auto k = kv.select(2, 0).transpose(1, 2), v = kv.select(2, 1).transpose(1, 2);                        // (B, H, N, E)
-  return x + pass.dropout(out_(attend(q, k, v, mask, /*causal=*/false), pass));
+std::vector<CrossAttention::KeysValues> CrossAttention::look_at(const std::vector<const CrossAttention*>& layers, const at::Tensor& context,
+                                                                Pass& pass) {
+  std::vector<at::Tensor> weights, biases, weight_sinks, bias_sinks;
+  for (const auto* layer : layers) {
+    const auto& [weight, bias] = layer->key_value_.parameters();
+    weights.push_back(pass.working(weight));
+    biases.push_back(pass.working(bias));
+    if (const auto sink = pass.sink(weight)) weight_sinks.push_back(*sink);
+    if (const auto sink = pass.sink(bias)) bias_sinks.push_back(*sink);
+  }
+  const auto parts = ops::keys_values(pass.cast(context), weights, biases, weight_sinks, bias_sinks, layers[0]->heads_);
+  std::vector<KeysValues> seen;
+  for (size_t i = 0; i < parts.size(); i += 2) seen.push_back({parts[i], parts[i + 1]});
+  return seen;
+}
+
+std::vector<CrossAttention::KeysValues> CrossAttention::look_at_memory(const std::vector<const CrossAttention*>& layers, const at::Tensor& memory,
+                                                                       Pass& pass) {
+  std::vector<const LayerNorm*> norms;
+  for (const auto* layer : layers) norms.push_back(&*layer->memory_norm_);
+  const auto normed = LayerNorm::each(norms, memory, pass);
+  std::vector<KeysValues> seen;
+  for (size_t i = 0; i < layers.size(); ++i) seen.push_back(look_at({layers[i]}, normed[i], pass)[0]);
+  return seen;
+}
+
+void CrossAttention::operator()(Residual& stream, const KeysValues& seen, const KeyMask& mask, Pass& pass) const {
+  const auto normed = norm_(stream, pass);
+  const int64_t B = normed.size(0), T = normed.size(1), H = heads_, E = normed.size(2) / H;
+  const auto q = query_(normed, pass).view({B, T, H, E}).transpose(1, 2);  // (B, H, T, E)
+  stream.branch = out_.without_bias(attend(q, seen.keys, seen.values, mask, /*causal=*/false), pass);
 }
 
 }  // namespace memformer::nn

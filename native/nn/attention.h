@@ -1,15 +1,15 @@
-// The attention sub-layers, residual and normalization included.
+// The attention sub-layers, with the normalization before them.
 #pragma once
 #include "nn/layers.h"
 #include "nn/positions.h"
 
 namespace memformer::nn {
 
-/// x + dropout(out(attention(qkv(LN x))))      x (B, T, D);   `stack`.`layer`.self_attention.{norm, qkv, out}
+/// branch = out(attention(qkv(LN x)))      x (B, T, D);   `stack`.`layer`.self_attention.{norm, qkv, out}
 class SelfAttention {
  public:
   SelfAttention(Parameters& parameters, const Config& config, const LayerPlace& place, double residual_gain);
-  at::Tensor operator()(const at::Tensor& x, const KeyMask& mask, Pass& pass) const;
+  void operator()(Residual& stream, const KeyMask& mask, Pass& pass) const;
 
  private:
   bool causal_;
@@ -18,14 +18,23 @@ class SelfAttention {
   std::unique_ptr<PositionedAttention> attention_;
 };
 
-/// x + dropout(out(attention(query(LN x), key_value(context))))      x (B, T, D), context (B, N, D);   `prefix`.{norm, query, key_value, out}
+/// branch = out(attention(query(LN x), keys, values))      x (B, T, D), context (B, N, D);   `prefix`.{norm, query, key_value, out}
 /// The memory read (context: the slots, layer-normed by `prefix`.memory_norm) and the decoder's cross-attention (context: the
 /// encoder's output, normed already). No positions.
 class CrossAttention {
  public:
   enum class Context { memory, encoder };
   CrossAttention(Parameters& parameters, const Config& config, const std::string& prefix, Context context, double residual_gain);
-  at::Tensor operator()(const at::Tensor& x, const at::Tensor& context, const KeyMask& mask, Pass& pass) const;
+
+  struct KeysValues {
+    at::Tensor keys, values;  ///< (B, H, N, E)
+  };
+  /// What each layer sees of a context that all of them share.
+  static std::vector<KeysValues> look_at(const std::vector<const CrossAttention*>& layers, const at::Tensor& context, Pass& pass);
+  /// What each layer sees of the memory (B, M, D), which it normalizes for itself.
+  static std::vector<KeysValues> look_at_memory(const std::vector<const CrossAttention*>& layers, const at::Tensor& memory, Pass& pass);
+
+  void operator()(Residual& stream, const KeysValues& seen, const KeyMask& mask, Pass& pass) const;
 
  private:
   int64_t heads_;

@@ -1,7 +1,12 @@
 #include "nn/layers.h"
 
 #include "core/failure.h"
+#include "ops/add_norm/add_norm.h"
+#include "ops/dropout/dropout.h"
+#include "ops/gelu_dropout/gelu_dropout.h"
 #include "ops/linear/linear.h"
+#include "ops/shared_norm/shared_norm.h"
+#include "ops/token_embedding/token_embedding.h"
 
 namespace memformer::nn {
 
@@ -10,14 +15,46 @@ Linear::Linear(Parameters& parameters, const std::string& prefix, int64_t in, in
       bias_(parameters.constant(prefix + ".bias", {out}, 0.0)) {}
 
 at::Tensor Linear::operator()(const at::Tensor& x, Pass& pass) const {
-  return ops::linear(pass.cast(x), pass.working(weight_), pass.working(bias_));
+  return ops::linear(pass.cast(x), pass.working(weight_), pass.working(bias_), pass.sink(weight_), pass.sink(bias_));
+}
+
+Projection Linear::without_bias(const at::Tensor& x, Pass& pass) const {
+  return {ops::linear(pass.cast(x), pass.working(weight_), {}, pass.sink(weight_), {}), pass.working(bias_), pass.sink(bias_)};
 }
 
 LayerNorm::LayerNorm(Parameters& parameters, const std::string& prefix, int64_t width)
-    : width_(width), weight_(parameters.constant(prefix + ".weight", {width}, 1.0)), bias_(parameters.constant(prefix + ".bias", {width}, 0.0)) {}
+    : weight_(parameters.constant(prefix + ".weight", {width}, 1.0)), bias_(parameters.constant(prefix + ".bias", {width}, 0.0)) {}
 
-at::Tensor LayerNorm::operator()(const at::Tensor& x) const {
-  return at::layer_norm(x.to(weight_.scalar_type()), {width_}, weight_, bias_, 1e-5);
+at::Tensor LayerNorm::operator()(Residual& stream, Pass& pass) const {
+  std::optional<at::Tensor> branch, branch_bias;
+  Sink branch_bias_sink;
+  DropoutSite dropout{0.0, std::nullopt, 0};
+  if (stream.branch) {
+    branch = stream.branch->product;
+    branch_bias = stream.branch->bias;
+    branch_bias_sink = stream.branch->bias_sink;
+    dropout = pass.next_dropout();
+  }
+  auto [sum, normed] = ops::add_norm(stream.x, branch, branch_bias, weight_, bias_, pass.sink(weight_), pass.sink(bias_), branch_bias_sink,
+                                     dropout.rate, dropout.seed, dropout.site, pass.compute());
+  stream = {sum, std::nullopt};
+  return normed;
+}
+
+at::Tensor LayerNorm::operator()(const at::Tensor& x, Pass& pass) const {
+  Residual stream{x.to(weight_.scalar_type()), std::nullopt};
+  return (*this)(stream, pass);
+}
+
+std::vector<at::Tensor> LayerNorm::each(const std::vector<const LayerNorm*>& norms, const at::Tensor& x, Pass& pass) {
+  std::vector<at::Tensor> weights, biases, weight_sinks, bias_sinks;
+  for (const auto* norm : norms) {
+    weights.push_back(norm->weight_);
+    biases.push_back(norm->bias_);
+    if (const auto sink = pass.sink(norm->weight_)) weight_sinks.push_back(*sink);
+    if (const auto sink = pass.sink(norm->bias_)) bias_sinks.push_back(*sink);
+  }
+  return ops::shared_norm(x.to(weights[0].scalar_type()), weights, biases, weight_sinks, bias_sinks, pass.compute());
 }
 
 FeedForward::FeedForward(Parameters& parameters, const std::string& prefix, int64_t width, int64_t inner, double residual_gain)
@@ -25,25 +62,28 @@ FeedForward::FeedForward(Parameters& parameters, const std::string& prefix, int6
       up_(parameters, prefix + ".up", width, inner),
       down_(parameters, prefix + ".down", inner, width, residual_gain) {}
 
-at::Tensor FeedForward::operator()(const at::Tensor& x, Pass& pass) const {
-  const auto inner = pass.dropout(at::gelu(up_(norm_(x), pass)));  // (B, N, F)
-  return x + pass.dropout(down_(inner, pass));
+at::Tensor FeedForward::inner(const at::Tensor& normed, Pass& pass) const {
+  const auto up = up_.without_bias(normed, pass);
+  const auto dropout = pass.next_dropout();
+  return ops::gelu_dropout(up.product, up.bias, up.bias_sink, dropout.rate, dropout.seed, dropout.site);
 }
+
+void FeedForward::operator()(Residual& stream, Pass& pass) const { stream.branch = down_.without_bias(inner(norm_(stream, pass), pass), pass); }
+
+at::Tensor FeedForward::operator()(const at::Tensor& x, Pass& pass) const { return down_(inner(norm_(x, pass), pass), pass); }
 
 Embedding::Embedding(Parameters& parameters, int64_t vocabulary, int64_t width)
     : weight_(parameters.normal("embedding.weight", {vocabulary, width}, 0.02, Parameters::Decay::no)) {}
 
 at::Tensor Embedding::operator()(const at::Tensor& tokens, Pass& pass) const {
-  if (tokens.is_floating_point()) {
-    require(tokens.dim() == 3 && tokens.size(2) == weight_.size(1), "SHAPE", "embedded source must be (B, T, ", weight_.size(1), "), got ",
-            tokens.sizes());
-    return pass.dropout(tokens.to(weight_.scalar_type()));
-  }
-  if (tokens.is_cpu() && tokens.numel() > 0) {
-    const auto top = tokens.max().item<int64_t>();
-    require(top < weight_.size(0), "TOKEN_RANGE", "token ", top, " is out of the vocabulary of ", weight_.size(0));
-  }
-  return pass.dropout(at::embedding(weight_, tokens.clamp_min(0)));
+  const auto dropped = [&](const at::Tensor& x) {
+    const auto dropout = pass.next_dropout();
+    return dropout.rate == 0.0 ? x : ops::dropout(x, dropout.rate, *dropout.seed, dropout.site);
+  };
+  if (!tokens.is_floating_point()) return dropped(ops::token_embedding(tokens, weight_, pass.sink(weight_)));
+  require(tokens.dim() == 3 && tokens.size(2) == weight_.size(1), "SHAPE", "embedded source must be (B, T, ", weight_.size(1), "), got ",
+          tokens.sizes());
+  return dropped(tokens.to(weight_.scalar_type()));
 }
 
 }  // namespace memformer::nn

@@ -5,35 +5,59 @@
 
 namespace memformer::nn {
 
+/// A projection whose bias is still to be added, by the operator that reads it next, in the same pass over memory.
+struct Projection {
+  at::Tensor product;  ///< x W^T (..., out) in the pass's dtype
+  at::Tensor bias;     ///< (out), the same
+  Sink bias_sink;
+};
+
+/// The residual stream between two sub-layers: x, and the last sub-layer's branch, which the next normalization adds to it (after
+/// dropout).
+struct Residual {
+  at::Tensor x;                      ///< (B, N, D) in the parameters' dtype
+  std::optional<Projection> branch;  ///< (B, N, D)
+};
+
 /// y = x W^T + b.   x (..., in) -> (..., out);   `prefix`.weight (out, in), `prefix`.bias (out)
 class Linear {
  public:
   /// W ~ N(0, gain^2 / (2 in)).
   Linear(Parameters& parameters, const std::string& prefix, int64_t in, int64_t out, double gain = 1.0);
   at::Tensor operator()(const at::Tensor& x, Pass& pass) const;
+  Projection without_bias(const at::Tensor& x, Pass& pass) const;
+  /// Weight and bias, for operators that take several layers' at once.
+  std::pair<at::Tensor, at::Tensor> parameters() const { return {weight_, bias_}; }
 
  private:
   at::Tensor weight_, bias_;
 };
 
-/// Layer normalization over the last axis, eps 1e-5, in the dtype of x's residual stream; `prefix`.weight, `prefix`.bias (D)
+/// Layer normalization over the last axis, eps 1e-5: from the parameters' dtype to the pass's. `prefix`.weight, `prefix`.bias (D)
 class LayerNorm {
  public:
   LayerNorm(Parameters& parameters, const std::string& prefix, int64_t width);
-  at::Tensor operator()(const at::Tensor& x) const;
+  /// Adds the branch to the stream and normalizes the sum.
+  at::Tensor operator()(Residual& stream, Pass& pass) const;
+  at::Tensor operator()(const at::Tensor& x, Pass& pass) const;
+  /// Several layers' normalizations of one x.
+  static std::vector<at::Tensor> each(const std::vector<const LayerNorm*>& norms, const at::Tensor& x, Pass& pass);
 
  private:
-  int64_t width_;
   at::Tensor weight_, bias_;
 };
 
-/// x + dropout(down(dropout(gelu(up(LN x)))))      x (B, N, D);   `prefix`.{norm, up, down}
+/// branch = down(dropout(gelu(up(LN x))))      x (B, N, D);   `prefix`.{norm, up, down}
 class FeedForward {
  public:
   FeedForward(Parameters& parameters, const std::string& prefix, int64_t width, int64_t inner, double residual_gain);
+  void operator()(Residual& stream, Pass& pass) const;
+  /// The branch of x alone, with its bias.
   at::Tensor operator()(const at::Tensor& x, Pass& pass) const;
 
  private:
+  at::Tensor inner(const at::Tensor& normed, Pass& pass) const;  ///< (B, N, F)
+
   LayerNorm norm_;
   Linear up_, down_;
 };

@@ -1,8 +1,20 @@
 #include "nn/parameters.h"
 
+#include <map>
+#include <regex>
+
 #include "core/failure.h"
 
 namespace memformer::nn {
+namespace {
+
+/// "decoder.*.feed_forward.up.weight" of "decoder.3.feed_forward.up.weight".
+std::string role(const std::string& name) {
+  static const std::regex layer("\\.[0-9]+\\.");
+  return std::regex_replace(name, layer, ".*.");
+}
+
+}  // namespace
 
 Parameters::Parameters(uint64_t seed, at::ScalarType dtype) : generator_(at::detail::createCPUGenerator(seed)), dtype_(dtype) {}
 
@@ -21,6 +33,55 @@ at::Tensor Parameters::add(const std::string& name, at::Tensor value, Decay deca
   count_ += value.numel();
   all_.push_back({name, value, decay == Decay::yes});
   return value;
+}
+
+void Parameters::to(at::Device device, at::ScalarType compute) {
+  constexpr int64_t kAlignment = 64;  // numbers: every piece begins where vector accesses may
+  at::NoGradGuard no_grad;
+  std::map<std::pair<bool, std::string>, std::vector<const Parameter*>> roles;  // (no decay, name without the layer) -> layers
+  for (const auto& parameter : all_) roles[{!parameter.decay, role(parameter.name)}].push_back(&parameter);
+  int64_t size = 0, decayed = 0;
+  for (const auto& [key, parameters] : roles) {
+    for (const auto* parameter : parameters) {
+      offsets_[parameter->value.unsafeGetTensorImpl()] = size;
+      size += (parameter->value.numel() + kAlignment - 1) / kAlignment * kAlignment;
+    }
+    if (!key.first) decayed = size;
+  }
+  const auto options = at::TensorOptions().device(device).dtype(dtype_);
+  const bool narrow = compute != dtype_;
+  flat_ = Flat{at::zeros({size}, options), at::zeros({size}, options), narrow ? at::zeros({size}, options.dtype(compute)) : at::Tensor(), decayed};
+  for (auto& parameter : all_) {
+    const auto value = piece(flat_->values, parameter.value), gradient = piece(flat_->gradients, parameter.value);
+    value.copy_(parameter.value);
+    parameter.value.set_data(value);
+    parameter.value.mutable_grad() = gradient;
+    Held held{parameter.value, gradient};
+    if (narrow) {
+      held.working = piece(flat_->working, parameter.value).copy_(value).detach();
+      held.working.requires_grad_(true);  // so that its operators have a backward pass; the gradient goes to the sink
+    }
+    held_[parameter.value.unsafeGetTensorImpl()] = held;
+  }
+}
+
+at::Tensor Parameters::piece(const at::Tensor& buffer, const at::Tensor& parameter) const {
+  return buffer.narrow(0, offsets_.at(parameter.unsafeGetTensorImpl()), parameter.numel()).view(parameter.sizes());
+}
+
+const Parameters::Held& Parameters::held(const at::Tensor& parameter) const {
+  static const Held none;
+  const auto found = held_.find(parameter.unsafeGetTensorImpl());
+  return found == held_.end() ? none : found->second;
+}
+
+void Parameters::assign(const std::string& name, const at::Tensor& value) {
+  at::NoGradGuard no_grad;
+  auto parameter = at(name);
+  require(parameter.sizes() == value.sizes(), "SHAPE", "'", name, "' has shape ", parameter.sizes(), ", got ", value.sizes());
+  parameter.copy_(value);
+  auto working = held(parameter).working;
+  if (working.defined() && !working.is_same(parameter)) working.detach().copy_(parameter);
 }
 
 at::Tensor Parameters::at(const std::string& name) const {

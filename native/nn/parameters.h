@@ -1,5 +1,6 @@
 // The learned tensors of a model by name, in the order of their making. Layers hold the same tensors; nothing is copied.
 #pragma once
+#include <optional>
 #include <string>
 #include <unordered_map>
 #include <vector>
@@ -24,6 +25,30 @@ class Parameters {
   at::Tensor constant(const std::string& name, at::IntArrayRef shape, double value);
   at::Tensor add(const std::string& name, at::Tensor value, Decay decay);
 
+  /// Moves everything to `device` into flat buffers, and keeps working copies in `compute` where that is narrower than the masters.
+  /// The tensors that layers hold stay the same objects. Call once, before the first pass.
+  void to(at::Device device, at::ScalarType compute);
+
+  /// What lies in flat buffers after to(), each parameter at the same place in all. Those that decay come
+  /// first; among them, and among the others, the same parameter of a stack's layers lies side by side.
+  struct Flat {
+    at::Tensor values, gradients;  ///< (n)
+    at::Tensor working;            ///< (n) in the compute dtype, or undefined: the values are what is computed with
+    int64_t decayed;               ///< how many numbers decay
+  };
+  const std::optional<Flat>& flat() const { return flat_; }
+  /// A parameter's piece of such a buffer, in its shape.
+  at::Tensor piece(const at::Tensor& buffer, const at::Tensor& parameter) const;
+
+  /// What an operator with a gradient sink computes with, and the sink: its gradient buffer. Both undefined before to().
+  struct Held {
+    at::Tensor working, sink;
+  };
+  const Held& held(const at::Tensor& parameter) const;
+
+  /// Copies into a parameter, and into what is computed with. Throws CONFIG, SHAPE.
+  void assign(const std::string& name, const at::Tensor& value);
+
   /// Throws CONFIG when there is none of that name.
   at::Tensor at(const std::string& name) const;
   bool has(const std::string& name) const { return index_.count(name) != 0; }
@@ -38,6 +63,9 @@ class Parameters {
   std::vector<Parameter> all_;
   int64_t count_ = 0;
   std::unordered_map<std::string, size_t> index_;
+  std::optional<Flat> flat_;
+  std::unordered_map<at::TensorImpl*, int64_t> offsets_;
+  std::unordered_map<at::TensorImpl*, Held> held_;
 };
 
 }  // namespace memformer::nn

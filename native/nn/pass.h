@@ -1,38 +1,63 @@
-// What travels through one pass over one segment: the dtype to compute in, dropout and its seed.
+// What travels through one pass over one segment: the dtype to compute in, dropout and its seed, the weights as they are computed with.
 #pragma once
 #include <unordered_map>
 
-#include "core/torch.h"
-#include "ops/dropout/dropout.h"
+#include "nn/parameters.h"
 
 namespace memformer::nn {
 
+/// Where a gradient is added up by the operator itself; none: autograd takes it.
+using Sink = std::optional<at::Tensor>;
+
+/// A dropout of one pass: its rate, the pass's seed () int64, and its place among the others.
+struct DropoutSite {
+  double rate;
+  std::optional<at::Tensor> seed;
+  int64_t site;
+};
+
 class Pass {
  public:
-  /// dropout 0 turns it off; seed () int64 decides every mask of the pass.
-  Pass(at::ScalarType compute, double dropout, at::Tensor seed) : compute_(compute), dropout_(dropout), seed_(std::move(seed)) {}
+  /// dropout 0 turns it off; seed () int64 decides every mask of the pass; (G): the rows fall into G equal groups, each with its own.
+  Pass(const Parameters& parameters, at::ScalarType compute, double dropout, at::Tensor seed, int64_t first_site = 0)
+      : parameters_(parameters), compute_(compute), dropout_(dropout), seed_(std::move(seed)), site_(first_site) {}
 
   /// Sites are numbered as they are met, so the same model code meets the same masks again when it is replayed.
-  at::Tensor dropout(const at::Tensor& x) {
-    if (dropout_ == 0.0) return x;
-    return ops::dropout(x, dropout_, seed_, site_++);
+  DropoutSite next_dropout() {
+    if (dropout_ == 0.0) return {0.0, std::nullopt, 0};
+    return {dropout_, seed_, site_++};
   }
 
-  /// A weight in the dtype of the pass, cast once a pass; the gradient flows back to the float32 master.
+  /// A weight for an operator that takes a sink beside it: in the dtype of the pass. Where there is no sink it is cast once a pass,
+  /// and the gradient flows back to the master through the cast.
   at::Tensor working(const at::Tensor& weight) {
-    if (weight.scalar_type() == compute_ || compute_ == at::kFloat || compute_ == at::kDouble) return weight;
+    if (weight.scalar_type() == compute_) return weight;
+    const auto& held = parameters_.held(weight);
+    if (held.working.defined() && held.working.scalar_type() == compute_) return held.working;
     auto& copy = copies_[weight.unsafeGetTensorImpl()];
     if (!copy.defined()) copy = weight.to(compute_);
     return copy;
   }
+  Sink sink(const at::Tensor& weight) const {
+    const auto& held = parameters_.held(weight);
+    return held.sink.defined() ? Sink(held.sink) : std::nullopt;
+  }
 
-  at::Tensor cast(const at::Tensor& x) const { return compute_ == at::kBFloat16 ? x.to(compute_) : x; }
+  /// The number of the next dropout: where a pass over the rest of the same model goes on.
+  int64_t site() const { return site_; }
+
+  at::ScalarType compute() const { return compute_; }
+  at::Tensor cast(const at::Tensor& x) const { return x.to(compute_); }
+
+  /// The same pass without dropout and casts, for what is computed in the parameters' dtype.
+  Pass exact() const { return Pass(parameters_, parameters_.dtype(), 0.0, {}); }
 
  private:
+  const Parameters& parameters_;
   at::ScalarType compute_;
   double dropout_;
   at::Tensor seed_;
-  int64_t site_ = 0;
+  int64_t site_;
   std::unordered_map<at::TensorImpl*, at::Tensor> copies_;
 };
 

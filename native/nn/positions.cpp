@@ -36,9 +36,10 @@ class Rotary final : public PositionedAttention {
  public:
   explicit Rotary(const Config& config) : heads_(config.integer("heads")) {}
 
-  Tensor operator()(const Tensor& qkv, const KeyMask& mask, bool causal, Pass&) const override {
-    const auto [cos, sin] = angles(qkv);
-    const auto [q, k, v] = ops::rotary_qkv(qkv, cos, sin, heads_);
+  Tensor operator()(const Tensor& x, const Linear& project, const KeyMask& mask, bool causal, Pass& pass) const override {
+    const auto qkv = project.without_bias(x, pass);  // its bias is added with the rotation
+    const auto [cos, sin] = angles(qkv.product);
+    const auto [q, k, v] = ops::rotary_qkv(qkv.product, qkv.bias, qkv.bias_sink, cos, sin, heads_);
     return attend(q, k, v, mask, causal);
   }
 
@@ -70,11 +71,11 @@ class Relative final : public PositionedAttention {
         table_(parameters.normal(place.stack + "." + std::to_string(place.layer) + ".self_attention.relative",
                                  {2 * reach_ - 1, config.integer("width")}, 0.02, Parameters::Decay::no)) {}
 
-  Tensor operator()(const Tensor& qkv, const KeyMask& mask, bool causal, Pass& pass) const override {
-    const auto [q, k, v] = split_heads(qkv, heads_);
+  Tensor operator()(const Tensor& x, const Linear& project, const KeyMask& mask, bool causal, Pass& pass) const override {
+    const auto [q, k, v] = split_heads(project(x, pass), heads_);
     const int64_t B = q.size(0), T = q.size(2), E = q.size(3);
-    const auto offsets = at::arange(-(T - 1), T, qkv.options().dtype(at::kLong)).clamp(-(reach_ - 1), reach_ - 1) + (reach_ - 1);
-    const auto r = pass.working(table_).index_select(0, offsets).view({2 * T - 1, heads_, E}).transpose(0, 1);  // (H, 2 T - 1, E)
+    const auto offsets = at::arange(-(T - 1), T, q.options().dtype(at::kLong)).clamp(-(reach_ - 1), reach_ - 1) + (reach_ - 1);
+    const auto r = pass.cast(table_).index_select(0, offsets).view({2 * T - 1, heads_, E}).transpose(0, 1);  // (H, 2 T - 1, E)
     const auto position = at::arange(T, offsets.options());
     const auto index = (position.unsqueeze(1) - position.unsqueeze(0) + (T - 1)).expand({B, heads_, T, T});  // of r_{i-j}
     const auto by_offset = at::matmul(q, r.transpose(1, 2));                                               // (B, H, T, 2 T - 1)
@@ -99,11 +100,12 @@ class T5 final : public PositionedAttention {
     bias_ = parameters.has(name) ? parameters.at(name) : parameters.normal(name, {kBuckets, heads_}, 0.02, Parameters::Decay::no);
   }
 
-  Tensor operator()(const Tensor& qkv, const KeyMask& mask, bool causal, Pass& pass) const override {
-    const auto [q, k, v] = split_heads(qkv, heads_);
+  Tensor operator()(const Tensor& x, const Linear& project, const KeyMask& mask, bool causal, Pass& pass) const override {
+    const auto [q, k, v] = split_heads(project(x, pass), heads_);
     const int64_t T = q.size(2);
-    const auto buckets = t5_buckets(T, kBuckets, kMostDistant, !causal_).to(qkv.device());
-    const auto bias = at::embedding(pass.working(bias_), buckets).permute({2, 0, 1}).unsqueeze(0);  // (1, H, T, T)
+    if (!buckets_.defined() || buckets_.size(0) != T || buckets_.device() != q.device())
+      buckets_ = t5_buckets(T, kBuckets, kMostDistant, !causal_).to(q.device());
+    const auto bias = at::embedding(pass.cast(bias_), buckets_).permute({2, 0, 1}).unsqueeze(0);  // (1, H, T, T)
     // Written out: with a learned bias the fused attention picks another kernel under a gradient than without one, and a replayed
     // memory would not be the first sweep's to the bit.
     const auto scores = at::matmul(q, k.transpose(2, 3)) / std::sqrt(static_cast<double>(q.size(3))) + bias;
@@ -114,6 +116,7 @@ class T5 final : public PositionedAttention {
   int64_t heads_;
   bool causal_;
   Tensor bias_;
+  mutable Tensor buckets_;  // of the last T; only ever touched by the engine's thread
 };
 
 using Scheme = std::unique_ptr<PositionedAttention>;

@@ -1,20 +1,19 @@
-// Self-attention under each position scheme, from the packed projection to the merged heads. Positions count inside a segment.
+// Self-attention under each position scheme, from the normed input to the merged heads. Positions count inside a segment.
 #pragma once
 #include <memory>
 
 #include "core/registry.h"
 #include "nn/config.h"
 #include "nn/key_mask.h"
-#include "nn/parameters.h"
-#include "nn/pass.h"
+#include "nn/layers.h"
 
 namespace memformer::nn {
 
 class PositionedAttention {
  public:
   virtual ~PositionedAttention() = default;
-  /// qkv (B, T, 3 D): Q, K, V. Returns (B, T, D), heads merged.
-  virtual at::Tensor operator()(const at::Tensor& qkv, const KeyMask& mask, bool causal, Pass& pass) const = 0;
+  /// x (B, T, D), normed; project: to Q, K, V side by side (B, T, 3 D). Returns (B, T, D), heads merged.
+  virtual at::Tensor operator()(const at::Tensor& x, const Linear& project, const KeyMask& mask, bool causal, Pass& pass) const = 0;
 };
 
 /// Where an attention stands: parameters of a stack are made by its first layer.

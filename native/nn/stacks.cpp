@@ -23,12 +23,16 @@ ReadingStack::ReadingStack(Parameters& parameters, const Config& config, const s
       norm_(parameters, name + ".norm", config.integer("width")) {}
 
 at::Tensor ReadingStack::operator()(at::Tensor x, const at::Tensor& memory, const KeyMask& mask, Pass& pass) const {
-  for (const auto& layer : layers_) {
-    x = layer.self_attention(x, mask, pass);
-    x = layer.memory_read(x, memory, KeyMask(), pass);
-    x = layer.feed_forward(x, pass);
+  std::vector<const CrossAttention*> reads;
+  for (const auto& layer : layers_) reads.push_back(&layer.memory_read);
+  const auto seen = CrossAttention::look_at_memory(reads, memory, pass);
+  Residual stream{std::move(x), std::nullopt};
+  for (size_t i = 0; i < layers_.size(); ++i) {
+    layers_[i].self_attention(stream, mask, pass);
+    layers_[i].memory_read(stream, seen[i], KeyMask(), pass);
+    layers_[i].feed_forward(stream, pass);
   }
-  return norm_(x);
+  return norm_(stream, pass);
 }
 
 ContinuingStack::ContinuingStack(Parameters& parameters, const Config& config, int64_t layers)
@@ -47,12 +51,16 @@ ContinuingStack::ContinuingStack(Parameters& parameters, const Config& config, i
 
 at::Tensor ContinuingStack::operator()(at::Tensor x, const KeyMask& mask, const at::Tensor& encoded, const KeyMask& encoded_mask,
                                        Pass& pass) const {
-  for (const auto& layer : layers_) {
-    x = layer.self_attention(x, mask, pass);
-    x = layer.cross_attention(x, encoded, encoded_mask, pass);
-    x = layer.feed_forward(x, pass);
+  std::vector<const CrossAttention*> cross_attentions;
+  for (const auto& layer : layers_) cross_attentions.push_back(&layer.cross_attention);
+  const auto seen = CrossAttention::look_at(cross_attentions, encoded, pass);
+  Residual stream{std::move(x), std::nullopt};
+  for (size_t i = 0; i < layers_.size(); ++i) {
+    layers_[i].self_attention(stream, mask, pass);
+    layers_[i].cross_attention(stream, seen[i], encoded_mask, pass);
+    layers_[i].feed_forward(stream, pass);
   }
-  return norm_(x);
+  return norm_(stream, pass);
 }
 
 }  // namespace memformer::nn

@@ -34,6 +34,9 @@ export interface OperatorSpec<Case extends { readonly what: string }, Args exten
   cost(shape: Case, size: number): { readonly bytes: number; readonly flops: number };
 }
 
+/** A spec of which nobody knows its types any more. */
+export type RegisteredSpec = OperatorSpec<{ readonly what: string }, readonly Argument[]>;
+
 export function isNumbers(argument: Argument): argument is Numbers {
   return typeof argument === "object" && argument !== null;
 }

@@ -9,7 +9,7 @@ import { checkGradient, checkGradientLayout, checkGradientPrecision, cotangentsF
 import { checkMisuse } from "./opcheck-misuse.ts";
 import { Draw } from "./opcheck-numbers.ts";
 import { gradients, run } from "./opcheck-run.ts";
-import type { Argument, Call, OperatorSpec } from "./opcheck-spec.ts";
+import type { Argument, Call, OperatorSpec, RegisteredSpec } from "./opcheck-spec.ts";
 
 /** A check of one case by its sentence; it returns complaints. */
 export type Checks = Record<string, () => Promise<string[]>>;
@@ -53,9 +53,13 @@ export function misuseChecks<Case extends { readonly what: string }, Args extend
   return Object.fromEntries(spec.misuses.map((misuse) => [misuse.what, () => checkMisuse(spec, misuse, args, call)]));
 }
 
+/** Every spec whose file has been read, for the checks on a GPU. */
+export const registered: RegisteredSpec[] = [];
+
 /** Declares the tests of a spec, and `more`; nothing where no test runner is, so that the bench can read specs. */
 export function opcheck<Case extends { readonly what: string }, Args extends readonly Argument[]>(
   spec: OperatorSpec<Case, Args>, more?: () => void): void {
+  registered.push(spec);
   if (!("describe" in globalThis)) return;
   describe(spec.name, () => {
     for (const shape of spec.cases) describe(shape.what, () => { declare(caseChecks(spec, shape)); });

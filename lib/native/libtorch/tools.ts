@@ -14,14 +14,20 @@ export interface Tool {
 export interface Tools {
   readonly all: readonly Tool[];
   readonly ninja: boolean;
+  /** CUDA's compiler: `CUDACXX`, else `nvcc`; needed for a GPU alone. */
+  readonly nvcc: string | undefined;
   readonly compiler: string | undefined;
 }
 
-/** The first line of `command --version`, or undefined if it cannot be started. */
-function ask(command: string, env: NodeJS.ProcessEnv): string | undefined {
+/** The lines of `command --version`, or undefined if it cannot be started. */
+function versionLines(command: string, env: NodeJS.ProcessEnv): string[] | undefined {
   const run = spawnSync(command, ["--version"], { env, encoding: "utf8", timeout: 20_000 });
-  return run.status === 0 ? (run.stdout.split("\n")[0] ?? "").trim() : undefined;
+  return run.status === 0 ? run.stdout.trim().split("\n") : undefined;
 }
+
+const ask = (command: string, env: NodeJS.ProcessEnv): string | undefined => versionLines(command, env)?.[0]?.trim();
+/** nvcc says its name first and its version last. */
+const askLast = (command: string, env: NodeJS.ProcessEnv): string | undefined => versionLines(command, env)?.at(-1)?.trim();
 
 /** `found` if the version in it is at least `from`, else undefined. */
 function atLeast(found: string | undefined, from: readonly [number, number]): string | undefined {
@@ -43,6 +49,7 @@ export function findTools(env: NodeJS.ProcessEnv = process.env): Tools {
       { name: "ninja", found: ninja ?? ask("make", env), needed: "ninja or make", aptPackage: "ninja-build" },
     ],
     ninja: ninja !== undefined,
+    nvcc: askLast(env["CUDACXX"] || "nvcc", env),
     compiler,
   };
 }

@@ -22,17 +22,6 @@ class Decoder final : public Model {
 
   State initial_state(int64_t rows) const override { return {memory_.initial(rows)}; }
 
-  Outputs forward(const SegmentInput& segment, const State& state) const override {
-    auto pass = start(segment);
-    auto [hidden, next] = encode(segment, state, pass);
-    return score(hidden, segment.target, pass, std::move(next));
-  }
-
-  Encoding encode(const SegmentInput& segment, const State& state) const override {
-    auto pass = start(segment);
-    return encode(segment, state, pass);
-  }
-
   Tensor logits(const SegmentInput& segment, const Tensor& prefix, const State& state) const override {
     auto pass = start(segment);
     const auto input = at::cat({last_token(segment.source), prefix}, 1);
@@ -42,7 +31,7 @@ class Decoder final : public Model {
   }
 
  private:
-  Encoding encode(const SegmentInput& segment, const State& state, Pass& pass) const {
+  Encoding encode(const SegmentInput& segment, const State& state, Pass& pass) const override {
     // A position counts as padding where there is nothing to predict: its input would be the end of the document at most.
     const KeyMask mask(segment.target, segment.padded);
     const auto memory = memory_.restart(state, segment.reset);                             // (B, M, D)
@@ -50,6 +39,8 @@ class Decoder final : public Model {
     const auto hidden = decoder_(embedding_(input, pass), memory, mask, pass);                // (B, T, D)
     return {hidden, {memory_.write(memory, hidden, mask, pass)}};
   }
+
+  at::Tensor decode(const SegmentInput&, const at::Tensor& hidden, Pass&) const override { return hidden; }
 
   /// The last token of each row that is no padding, BOS where there is none: (B, 1).
   Tensor last_token(const Tensor& source) const {

@@ -19,28 +19,19 @@ class Encoder final : public Model {
 
   State initial_state(int64_t rows) const override { return {memory_.initial(rows)}; }
 
-  Outputs forward(const SegmentInput& segment, const State& state) const override {
-    auto pass = start(segment);
-    auto [hidden, next] = encode(segment, state, pass);
-    return score(hidden, segment.target, pass, std::move(next));
-  }
-
-  Encoding encode(const SegmentInput& segment, const State& state) const override {
-    auto pass = start(segment);
-    return encode(segment, state, pass);
-  }
-
   at::Tensor logits(const SegmentInput&, const at::Tensor&, const State&) const override {
     throw Failure("CONFIG", "variant \"encoder\" has no next token to predict; use \"encoder-decoder\" or \"decoder\" to generate");
   }
 
  private:
-  Encoding encode(const SegmentInput& segment, const State& state, Pass& pass) const {
+  Encoding encode(const SegmentInput& segment, const State& state, Pass& pass) const override {
     const KeyMask mask(segment.source, segment.padded);
     const auto memory = memory_.restart(state, segment.reset);                           // (B, M, D)
     const auto hidden = encoder_(embedding_(segment.source, pass), memory, mask, pass);     // (B, T, D)
     return {hidden, {memory_.write(memory, hidden, mask, pass)}};
   }
+
+  at::Tensor decode(const SegmentInput&, const at::Tensor& hidden, Pass&) const override { return hidden; }
 
   Embedding embedding_;
   ReadingStack encoder_;

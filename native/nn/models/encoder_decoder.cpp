@@ -24,22 +24,6 @@ class EncoderDecoder final : public Model {
 
   State initial_state(int64_t rows) const override { return {memory_.initial(rows)}; }
 
-  Outputs forward(const SegmentInput& segment, const State& state) const override {
-    auto pass = start(segment);
-    const KeyMask source_mask(segment.source, segment.padded);
-    auto [encoded, next] = encode(segment, source_mask, state, pass);
-    const auto first = at::full({segment.target.size(0), 1}, bos_, segment.target.options());
-    const auto input = shifted(first, segment.target);
-    const KeyMask target_mask(segment.target, segment.padded);
-    const auto hidden = decoder_(embedding_(input, pass), target_mask, encoded, source_mask, pass);
-    return score(hidden, segment.target, pass, std::move(next));
-  }
-
-  Encoding encode(const SegmentInput& segment, const State& state) const override {
-    auto pass = start(segment);
-    return encode(segment, KeyMask(segment.source, segment.padded), state, pass);
-  }
-
   Tensor logits(const SegmentInput& segment, const Tensor& prefix, const State& state) const override {
     auto pass = start(segment);
     const KeyMask source_mask(segment.source, segment.padded);
@@ -51,10 +35,17 @@ class EncoderDecoder final : public Model {
   }
 
  private:
-  Encoding encode(const SegmentInput& segment, const KeyMask& mask, const State& state, Pass& pass) const {
+  Encoding encode(const SegmentInput& segment, const State& state, Pass& pass) const override {
+    const KeyMask mask(segment.source, segment.padded);
     const auto memory = memory_.restart(state, segment.reset);                            // (B, M, D)
     const auto encoded = encoder_(embedding_(segment.source, pass), memory, mask, pass);     // (B, T, D)
     return {encoded, {memory_.write(memory, encoded, mask, pass)}};
+  }
+
+  Tensor decode(const SegmentInput& segments, const Tensor& encoded, Pass& pass) const override {
+    const auto first = at::full({segments.target.size(0), 1}, bos_, segments.target.options());
+    const KeyMask source_mask(segments.source, segments.padded), target_mask(segments.target, segments.padded);
+    return decoder_(embedding_(shifted(first, segments.target), pass), target_mask, encoded, source_mask, pass);
   }
 
   Embedding embedding_;

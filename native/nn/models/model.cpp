@@ -6,8 +6,23 @@
 namespace memformer::nn {
 namespace {
 
-// Rows of logits held at a time: 4 Mi numbers, 16 MiB of float32.
-int64_t chunk_rows(int64_t vocabulary) { return std::max<int64_t>(16, (int64_t{4} << 20) / std::max<int64_t>(vocabulary, 1)); }
+/// Rows of logits held at a time: 4 Mi numbers on a CPU, 64 Mi on a GPU, which fewer would leave idle.
+int64_t chunk_rows(int64_t vocabulary, bool is_cpu) {
+  return std::max<int64_t>(16, (int64_t{is_cpu ? 4 : 64} << 20) / std::max<int64_t>(vocabulary, 1));
+}
+
+/// Segments above each other.
+SegmentInput joined(const std::vector<SegmentInput>& segments) {
+  if (segments.size() == 1) return segments[0];
+  const auto above = [&](at::Tensor SegmentInput::*part) {
+    std::vector<at::Tensor> parts;
+    for (const auto& segment : segments) parts.push_back(segment.*part);
+    return part == &SegmentInput::seed ? at::stack(parts) : at::cat(parts);
+  };
+  const auto any = [&](bool SegmentInput::*flag) { return std::any_of(segments.begin(), segments.end(), [&](const auto& one) { return one.*flag; }); };
+  return {above(&SegmentInput::source), above(&SegmentInput::target), above(&SegmentInput::reset), above(&SegmentInput::seed),
+          any(&SegmentInput::padded), segments[0].training};
+}
 
 at::ScalarType parameter_dtype(const Config& config) { return config.text("precision") == "float64" ? at::kDouble : at::kFloat; }
 
@@ -19,7 +34,7 @@ Model::Model(const Config& config, uint64_t seed)
       compute_(config.text("precision") == "bfloat16" ? at::kBFloat16 : parameter_dtype(config)),
       dropout_(config.number("dropout")) {}
 
-Pass Model::start(const SegmentInput& segment) const { return Pass(compute_, segment.training ? dropout_ : 0.0, segment.seed); }
+Pass Model::start(const SegmentInput& segment) const { return Pass(parameters_, compute_, segment.training ? dropout_ : 0.0, segment.seed); }
 
 void Model::make_output(const Config& config, const at::Tensor& embedding) {
   output_ = config.flag("tieEmbedding") ? embedding
@@ -27,14 +42,28 @@ void Model::make_output(const Config& config, const at::Tensor& embedding) {
 }
 
 at::Tensor Model::project(const at::Tensor& hidden, Pass& pass) const {
-  return ops::linear(pass.cast(hidden), pass.working(output_), {}).to(parameters_.dtype());
+  return ops::linear(pass.cast(hidden), pass.working(output_), {}, {}, {}).to(parameters_.dtype());
 }
 
-Outputs Model::score(const at::Tensor& hidden, const at::Tensor& target, Pass& pass, State state) const {
-  require(hidden.size(0) == target.size(0) && hidden.size(1) == target.size(1), "SHAPE", "target must be (", hidden.size(0), ", ",
-          hidden.size(1), "), got ", target.sizes());
+Outputs Model::forward(const std::vector<SegmentInput>& segments, State state) const {
+  const auto G = static_cast<int64_t>(segments.size());
+  std::vector<at::Tensor> hiddens;
+  int64_t site = 0;
+  for (const auto& segment : segments) {
+    auto pass = start(segment);
+    auto encoding = encode(segment, state, pass);
+    hiddens.push_back(encoding.hidden);
+    state = std::move(encoding.state);
+    site = pass.site();
+  }
+  const auto all = joined(segments);
+  Pass pass(parameters_, compute_, all.training ? dropout_ : 0.0, all.seed, site);
+  const auto hidden = decode(all, G == 1 ? hiddens[0] : at::cat(hiddens), pass);
+  require(hidden.size(0) == all.target.size(0) && hidden.size(1) == all.target.size(1), "SHAPE", "target must be (", hidden.size(0) / G, ", ",
+          hidden.size(1), "), got ", segments[0].target.sizes());
   const auto [sum, count] = ops::linear_cross_entropy(pass.cast(hidden).reshape({-1, hidden.size(2)}), pass.working(output_),
-                                                      target.reshape({-1}), chunk_rows(output_.size(0)));
+                                                      all.target.reshape({-1}), pass.sink(output_), G,
+                                                      chunk_rows(output_.size(0), hidden.is_cpu()));
   return {sum / count.clamp_min(1).to(sum.scalar_type()), count, std::move(state)};
 }
 

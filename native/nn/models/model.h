@@ -15,15 +15,16 @@ struct SegmentInput {
   at::Tensor source;  ///< (B, T) int64, the segment before; negative: padding. Encoders also take (B, T, D): embedded already
   at::Tensor target;  ///< (B, T) int64, this segment, to be predicted; negative: padding, not scored
   at::Tensor reset;   ///< (B) bool, rows that start a document
-  at::Tensor seed;    ///< () int64, decides every dropout mask
+  at::Tensor seed;    ///< () int64, decides every dropout mask; (G) for the rows of G segments above each other
   bool padded;        ///< whether there is padding anywhere
   bool training;      ///< whether dropout is on
 };
 
+/// What a run of G consecutive segments gives.
 struct Outputs {
-  at::Tensor loss;   ///< (), mean negative log-likelihood of the scored targets, nats
-  at::Tensor count;  ///< () int64, how many were scored
-  State state;
+  at::Tensor loss;   ///< (G), mean negative log-likelihood of each segment's scored targets, nats
+  at::Tensor count;  ///< (G) int64, how many were scored
+  State state;       ///< after the last
 };
 
 struct Encoding {
@@ -38,21 +39,32 @@ class Model {
 
   /// The state at time 0 of `rows` rows.
   virtual State initial_state(int64_t rows) const = 0;
-  /// The whole step: loss and next state.
-  virtual Outputs forward(const SegmentInput& segment, const State& state) const = 0;
+  /// Consecutive segments, each from the state the one before has left: losses and the last state. Only the critical path goes segment
+  /// by segment; what hangs on it (the decoder, the scores) is computed for all of them at once.
+  Outputs forward(const std::vector<SegmentInput>& segments, State state) const;
   /// The critical path alone: the next state, and what the stack that writes it computed. forward() takes the same path.
-  virtual Encoding encode(const SegmentInput& segment, const State& state) const = 0;
+  Encoding encode(const SegmentInput& segment, const State& state) const {
+    auto pass = start(segment);
+    return encode(segment, state, pass);
+  }
   /// Logits (B, V) of the token after `prefix` (B, P >= 0), the start of the segment that follows segment.source.
   /// `state` is what forward() would be given. segment.target is not looked at.
   virtual at::Tensor logits(const SegmentInput& segment, const at::Tensor& prefix, const State& state) const = 0;
+
+  /// Moves the parameters; call once, before the first step.
+  void to(at::Device device) { parameters_.to(device, compute_); }
+  at::Device device() const { return parameters_.all().front().value.device(); }
 
   Parameters& parameters() { return parameters_; }
   const Parameters& parameters() const { return parameters_; }
 
  protected:
+  /// The critical path of one segment.
+  virtual Encoding encode(const SegmentInput& segment, const State& state, Pass& pass) const = 0;
+  /// From encode()'s hidden states to those that are scored against target, for any number of segments: (G B, T, D) both.
+  virtual at::Tensor decode(const SegmentInput& segments, const at::Tensor& hidden, Pass& pass) const = 0;
+
   Pass start(const SegmentInput& segment) const;
-  /// Scores hidden (B, T, D) against target (B, T): mean loss and count.
-  Outputs score(const at::Tensor& hidden, const at::Tensor& target, Pass& pass, State state) const;
   at::Tensor project(const at::Tensor& hidden, Pass& pass) const;
   /// V x D, the output projection: the embedding itself when tied.
   void make_output(const Config& config, const at::Tensor& embedding);

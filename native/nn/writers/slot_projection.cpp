@@ -27,13 +27,14 @@ SlotProjection::SlotProjection(Parameters& parameters, const Config& config, dou
   value_ = parameters.normal("writer.value.weight", {D, D}, value_gain / std::sqrt(static_cast<double>(D)), Parameters::Decay::yes);
 }
 
-at::Tensor SlotProjection::value(const at::Tensor& x, Pass& pass) const { return ops::linear(pass.cast(x), pass.working(value_), {}); }
+at::Tensor SlotProjection::project(const at::Tensor& x, const at::Tensor& weight, Pass& pass) const {
+  return ops::linear(pass.cast(x), pass.working(weight), {}, pass.sink(weight), {});
+}
+
+at::Tensor SlotProjection::value(const at::Tensor& x, Pass& pass) const { return project(x, value_, pass); }
 
 at::Tensor SlotProjection::attend(const at::Tensor& u, const at::Tensor& own, const at::Tensor& x, const KeyMask& mask, Pass& pass) const {
-  const auto dtype = own.scalar_type();  // the write itself is in the memory's dtype whatever the pass computes in
-  const auto slots = pass.cast(u), tokens = pass.cast(x), key = pass.working(key_);
-  return ops::slot_attention(ops::linear(slots, pass.working(query_), {}).to(dtype), ops::linear(slots, key, {}).to(dtype), own,
-                             ops::linear(tokens, key, {}).to(dtype), value(x, pass).to(dtype),
+  return ops::slot_attention(project(u, query_, pass), project(u, key_, pass), own, project(x, key_, pass), value(x, pass),
                              mask.none() ? std::nullopt : std::optional<at::Tensor>(mask.real()), heads_, scale_);
 }
 

@@ -14,12 +14,15 @@ class SlotProjection {
   /// Makes writer.norm.{weight, bias} (D) and writer.{query, key, value}.weight (D, D). `value_gain` scales W_V's start.
   SlotProjection(Parameters& parameters, const Config& config, double value_gain);
 
-  at::Tensor normed(const at::Tensor& memory) const { return norm_(memory); }
+  at::Tensor normed(const at::Tensor& memory, Pass& pass) const { return norm_(memory, pass); }
   at::Tensor value(const at::Tensor& x, Pass& pass) const;
-  /// Attention of the slots u (B, M, D) to themselves, with their value `own` (B, M, D), and to the tokens x (B, T, D).
+  /// Attention of the slots u (B, M, D) to themselves, with their value `own` (B, M, D) in the memory's dtype, and
+  /// to the tokens x (B, T, D). Returns (B, M, D) in own's dtype.
   at::Tensor attend(const at::Tensor& u, const at::Tensor& own, const at::Tensor& x, const KeyMask& mask, Pass& pass) const;
 
  private:
+  at::Tensor project(const at::Tensor& x, const at::Tensor& weight, Pass& pass) const;
+
   int64_t heads_;
   double scale_;
   LayerNorm norm_;

@@ -31,7 +31,7 @@ void check(const Tensor& q, const Tensor& k, const Tensor& v, const Mask& mask) 
 /// (B, H, N, E) -> (B H, N, E)
 Tensor flat(const Tensor& x) { return x.reshape({x.size(0) * x.size(1), x.size(2), x.size(3)}); }
 
-std::tuple<Tensor, Tensor> forward_cpu(const Tensor& q, const Tensor& k, const Tensor& v, const Mask& mask) {
+std::tuple<Tensor, Tensor> forward(const Tensor& q, const Tensor& k, const Tensor& v, const Mask& mask) {
   check(q, k, v, mask);
   const double scale = 1.0 / std::sqrt(static_cast<double>(q.size(3)));
   auto scores = at::bmm(flat(q), flat(k).transpose(1, 2)).mul_(scale);  // (B H, N, M)
@@ -41,7 +41,7 @@ std::tuple<Tensor, Tensor> forward_cpu(const Tensor& q, const Tensor& k, const T
   return {at::bmm(weights, flat(v)).view(q.sizes()), weights};
 }
 
-std::tuple<Tensor, Tensor, Tensor> backward_cpu(const Tensor& grad, const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& weights) {
+std::tuple<Tensor, Tensor, Tensor> backward(const Tensor& grad, const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& weights) {
   const double scale = 1.0 / std::sqrt(static_cast<double>(q.size(3)));
   const auto g = flat(grad);
   const auto grad_v = at::bmm(weights.transpose(1, 2), g);
@@ -93,11 +93,11 @@ TORCH_LIBRARY_FRAGMENT(memformer, library) {
   library.def("attention_forward(Tensor q, Tensor k, Tensor v, Tensor? mask) -> (Tensor y, Tensor weights)");
   library.def("attention_backward(Tensor grad, Tensor q, Tensor k, Tensor v, Tensor weights) -> (Tensor, Tensor, Tensor)");
 }
-TORCH_LIBRARY_IMPL(memformer, CPU, library) {
-  library.impl("attention_forward", &forward_cpu);
-  library.impl("attention_backward", &backward_cpu);
+TORCH_LIBRARY_IMPL(memformer, CompositeExplicitAutograd, library) {
+  library.impl("attention_forward", &forward);
+  library.impl("attention_backward", &backward);
+  library.impl("attention", &without_gradient);
 }
-TORCH_LIBRARY_IMPL(memformer, CompositeExplicitAutograd, library) { library.impl("attention", &without_gradient); }
 TORCH_LIBRARY_IMPL(memformer, Autograd, library) { library.impl("attention", &with_gradient); }
 
 }  // namespace memformer::ops

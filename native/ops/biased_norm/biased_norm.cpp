@@ -54,7 +54,6 @@ void backward_rows(const scalar_t* grad, const scalar_t* y, const sum_t* norm, s
 }
 
 std::tuple<at::Tensor, at::Tensor> forward_cpu(const at::Tensor& memory_in, const at::Tensor& bias_in, double eps) {
-  check(memory_in, bias_in);
   const auto memory = memory_in.contiguous(), bias = bias_in.contiguous();
   const int64_t B = memory.size(0), M = memory.size(1), D = memory.size(2);
   auto y = at::empty_like(memory);
@@ -102,15 +101,20 @@ class BiasedNorm : public torch::autograd::Function<BiasedNorm> {
   }
 
   static torch::autograd::variable_list backward(torch::autograd::AutogradContext* context, torch::autograd::variable_list grads) {
+    at::AutoDispatchBelowADInplaceOrView below;
     const auto saved = context->get_saved_variables();
     auto [grad_memory, grad_bias] = backward_op().call(grads[0], saved[0], saved[1], context->saved_data["eps"].toDouble());
     return {grad_memory, grad_bias, {}};
   }
 };
 
-at::Tensor with_gradient(const at::Tensor& memory, const at::Tensor& bias, double eps) { return BiasedNorm::apply(memory, bias, eps); }
+at::Tensor with_gradient(const at::Tensor& memory, const at::Tensor& bias, double eps) {
+  check(memory, bias);
+  return BiasedNorm::apply(memory, bias, eps);
+}
 
 at::Tensor without_gradient(const at::Tensor& memory, const at::Tensor& bias, double eps) {
+  check(memory, bias);
   return std::get<0>(forward_op().call(memory, bias, eps));
 }
 

@@ -20,6 +20,7 @@ export const biasedNorm: OperatorSpec<Case, [memory: Numbers, bias: Numbers, eps
     { what: "of one number", B: 1, M: 1, D: 1 },
     { what: "of one row", B: 1, M: 1, D: 33 },
     { what: "larger than a thread's share", B: 4, M: 64, D: 257 },
+    { what: "in whole packs", B: 10, M: 5, D: 320 },
     { what: "with rows shorter than eps", B: 2, M: 3, D: 5, eps: 4, scale: 0.5 },
     { what: "with rows of zeros", B: 2, M: 2, D: 4, eps: 0.25, scale: 0 },
     { what: "without rows", B: 0, M: 3, D: 4 },

@@ -1,13 +1,12 @@
 #include "ops/dropout/dropout.h"
 
 #include "core/op_handle.h"
-#include "core/tensor_checks.h"
-#include "ops/dropout/philox.h"
+#include "ops/dropout/check.h"
+#include "core/philox.h"
 
 namespace memformer::ops {
 namespace {
 
-constexpr const char* kOp = "dropout";
 constexpr int64_t kLanes = 16;  // counters worked on together: the compiler turns each round into vector code
 
 /// keep[4 * lane + word] for kLanes counters from `first`: the ten rounds of philox.h, across lanes.
@@ -59,15 +58,15 @@ void drop(const scalar_t* x, scalar_t* y, int64_t count, double p, uint64_t seed
 }
 
 at::Tensor dropout_cpu(const at::Tensor& x_in, double p, const at::Tensor& seed, int64_t site) {
-  require_floating(kOp, "x", x_in);
-  require(p >= 0.0 && p < 1.0, "CONFIG", "dropout: p must be at least 0 and below 1, got ", p);
-  require_shape(kOp, "seed", seed, {});
-  require_dtype(kOp, "seed", seed, at::kLong);
-  const auto x = x_in.contiguous();
+  check_dropout(x_in, p, seed);
+  const auto x = x_in.contiguous(), seeds = seed.contiguous();
   auto y = at::empty_like(x);
-  AT_DISPATCH_FLOATING_TYPES_AND(at::kBFloat16, x.scalar_type(), kOp, [&] {
-    drop(x.const_data_ptr<scalar_t>(), y.mutable_data_ptr<scalar_t>(), x.numel(), p, static_cast<uint64_t>(seed.item<int64_t>()),
-         static_cast<uint64_t>(site));
+  const auto* of_share = seeds.const_data_ptr<int64_t>();
+  const int64_t share = x.numel() / seeds.numel();
+  AT_DISPATCH_FLOATING_TYPES_AND(at::kBFloat16, x.scalar_type(), "dropout", [&] {
+    for (int64_t g = 0; g < seeds.numel(); ++g)
+      drop(x.const_data_ptr<scalar_t>() + g * share, y.mutable_data_ptr<scalar_t>() + g * share, share, p,
+           static_cast<uint64_t>(of_share[g]), static_cast<uint64_t>(site));
   });
   return y;
 }
@@ -76,7 +75,8 @@ using Signature = at::Tensor(const at::Tensor&, double, const at::Tensor&, int64
 
 class Dropout : public torch::autograd::Function<Dropout> {
  public:
-  static at::Tensor forward(torch::autograd::AutogradContext* context, const at::Tensor& x, double p, const at::Tensor& seed, int64_t site) {
+  static at::Tensor forward(torch::autograd::AutogradContext* context, const at::Tensor& x, double p, const at::Tensor& seed,
+                            int64_t site) {
     at::AutoDispatchBelowADInplaceOrView below;
     context->save_for_backward({seed});
     context->saved_data["p"] = p;

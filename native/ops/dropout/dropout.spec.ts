@@ -9,7 +9,8 @@ interface Case {
   readonly what: string;
   readonly shape: readonly number[];
   readonly p: number;
-  readonly seed?: number;
+  /** One, or one a share. Default 0. */
+  readonly seed?: number | readonly number[];
   readonly site?: number;
 }
 
@@ -28,6 +29,9 @@ function philox(counter: readonly bigint[], key: readonly bigint[]): bigint[] {
   return [c0, c1, c2, c3];
 }
 
+/** One a share. */
+const seeds = (each: readonly number[]): Numbers => numbers([each.length], (i) => each[i]!, "int64");
+
 export const dropout: OperatorSpec<Case, [x: Numbers, p: number, seed: Numbers, site: number]> = {
   name: "memformer::dropout",
   cases: [
@@ -38,15 +42,20 @@ export const dropout: OperatorSpec<Case, [x: Numbers, p: number, seed: Numbers, 
     { what: "of several threads' shares", shape: [5, 4099], p: 0.3, seed: -1, site: -1 },
     { what: "that drops nothing", shape: [4, 9], p: 0, seed: 5 },
     { what: "that drops almost all", shape: [40, 9], p: 0.99, seed: 6 },
+    { what: "with a seed a share", shape: [3, 5, 7], p: 0.5, seed: [7, -8, 9], site: 1 },
+    { what: "with a seed a share of whole packs", shape: [4, 9, 8], p: 0.5, seed: [7, 8], site: 1 },
     { what: "of nothing", shape: [0, 4], p: 0.5 },
+    { what: "of nothing, with seeds", shape: [0, 4], p: 0.5, seed: [1, 2] },
   ],
-  inputs: ({ shape, p, seed = 0, site = 0 }, draw) => [draw.numbers(shape), p, numbers([], () => seed, "int64"), site],
+  inputs: ({ shape, p, seed = 0, site = 0 }, draw) =>
+    [draw.numbers(shape), p, typeof seed === "number" ? numbers([], () => seed, "int64") : seeds(seed), site],
   reference(x, p, seed, site) {
-    const s = BigInt(seed.data[0]!), t = BigInt(site);
+    const t = BigInt(site), share = x.data.length / seed.data.length;
     const y = numbers(x.shape);
     for (let i = 0; i < x.data.length; i++) {
-      const words = philox([BigInt(i >> 2), 0n, low(t), high(t)], [low(s), high(s)]);
-      y.data[i] = Number(words[i % 4]) >= Math.floor(p * 2 ** 32) ? x.data[i]! / (1 - p) : 0;
+      const group = Math.floor(i / share), within = i - group * share, s = BigInt(seed.data[group]!);
+      const words = philox([BigInt(within >> 2), 0n, low(t), high(t)], [low(s), high(s)]);
+      y.data[i] = Number(words[within % 4]) >= Math.floor(p * 2 ** 32) ? x.data[i]! / (1 - p) : 0;
     }
     return [y];
   },
@@ -69,9 +78,14 @@ export const dropout: OperatorSpec<Case, [x: Numbers, p: number, seed: Numbers, 
       message: /^dropout: p must be at least 0 and below 1, got -?nan$/,
     },
     {
-      what: "a list of seeds", code: "SHAPE",
-      arguments: (x, p, _, site) => [x, p, numbers([1], () => 1, "int64"), site],
-      message: /^dropout: seed must have shape \(\), got \[1\]$/,
+      what: "seeds of unequal shares", code: "SHAPE",
+      arguments: (x, p, _, site) => [x, p, seeds([1, 2]), site],
+      message: /^dropout: seed must have shape \(\) or \(G\), where G divides the 105 numbers of x, got \[2\]$/,
+    },
+    {
+      what: "no seeds", code: "SHAPE",
+      arguments: (x, p, _, site) => [x, p, seeds([]), site],
+      message: /^dropout: seed must have shape \(\) or \(G\), where G divides the 105 numbers of x, got \[0\]$/,
     },
     {
       what: "a seed of another dtype", code: "DTYPE",

@@ -1,6 +1,11 @@
-import { apply } from "../../../lib/index.ts";
+import { expect } from "chai";
+import { apply, op, type Tensor } from "../../../lib/index.ts";
 import { opcheck } from "../../../test/support/opcheck.ts";
-import { count, type Numbers, numbers } from "../../../test/support/opcheck-numbers.ts";
+import { errorOf, meanErrorOf } from "../../../test/support/opcheck-compare.ts";
+import {
+  count, download, Draw, EPSILON, type Numbers, numbers, rounded, upload,
+} from "../../../test/support/opcheck-numbers.ts";
+import { gradients } from "../../../test/support/opcheck-run.ts";
 import type { OperatorSpec } from "../../../test/support/opcheck-spec.ts";
 
 interface Case {
@@ -13,7 +18,11 @@ interface Case {
   readonly biased?: boolean;
 }
 
-export const linear: OperatorSpec<Case, [x: Numbers, weight: Numbers, bias: Numbers | null]> = {
+type Arguments = [
+  x: Numbers, weight: Numbers, bias: Numbers | null, weightSink: Numbers | null, biasSink: Numbers | null,
+];
+
+export const linear: OperatorSpec<Case, Arguments> = {
   name: "memformer::linear",
   cases: [
     { what: "of odd sizes", rows: [3, 5], input: 7, output: 9 },
@@ -25,7 +34,7 @@ export const linear: OperatorSpec<Case, [x: Numbers, weight: Numbers, bias: Numb
     { what: "without rows", rows: [0, 3], input: 4, output: 5 },
   ],
   inputs: ({ rows, input, output, biased = true }, draw) =>
-    [draw.numbers([...rows, input]), draw.numbers([output, input]), biased ? draw.numbers([output]) : null],
+    [draw.numbers([...rows, input]), draw.numbers([output, input]), biased ? draw.numbers([output]) : null, null, null],
   reference(x, weight, bias) {
     const [output, input] = weight.shape as [number, number], rows = x.shape.slice(0, -1);
     const y = numbers([...rows, output]);
@@ -43,28 +52,43 @@ export const linear: OperatorSpec<Case, [x: Numbers, weight: Numbers, bias: Numb
   misuses: [
     {
       what: "a scalar", code: "SHAPE",
-      arguments: (_, weight, bias) => [numbers([]), weight, bias],
+      arguments: (_, ...rest) => [numbers([]), ...rest],
       message: /^linear: x must have at least one axis, got none$/,
     },
     {
       what: "a weight of another width", code: "SHAPE",
-      arguments: (x, _, bias) => [x, numbers([9, 6]), bias],
+      arguments: (x, _, ...rest) => [x, numbers([9, 6]), ...rest],
       message: /^linear: weight must have shape \(any, 7\), got \[9, 6\]$/,
     },
     {
       what: "a bias of other outputs", code: "SHAPE",
-      arguments: (x, weight) => [x, weight, numbers([8])],
+      arguments: (x, weight, _, ...rest) => [x, weight, numbers([8]), ...rest],
       message: /^linear: bias must have shape \(9\), got \[8\]$/,
     },
     {
       what: "whole numbers", code: "DTYPE",
-      arguments: (_, weight, bias) => [numbers([3, 7], () => 1, "int64"), weight, bias],
+      arguments: (_, ...rest) => [numbers([3, 7], () => 1, "int64"), ...rest],
       message: /^linear: x must be float32, float64 or bfloat16, got Long$/,
     },
     {
       what: "a weight of another dtype", code: "DTYPE",
-      arguments: (x, _, bias) => [x, numbers([9, 7], () => 1, "int64"), bias],
+      arguments: (x, _, ...rest) => [x, numbers([9, 7], () => 1, "int64"), ...rest],
       message: /^linear: weight must have x's dtype Double, got Long$/,
+    },
+    {
+      what: "a sink of another shape", code: "SHAPE",
+      arguments: (x, weight, bias) => [x, weight, bias, numbers([7, 9]), null],
+      message: /^linear: weight_sink must have shape \(9, 7\), got \[7, 9\]$/,
+    },
+    {
+      what: "a sink of another dtype", code: "DTYPE",
+      arguments: (x, weight, bias) => [x, weight, bias, numbers([9, 7]), numbers([9], () => 0, "int64")],
+      message: /^linear: bias_sink must be Double, got Long$/,
+    },
+    {
+      what: "a sink of the bias alone", code: "CONFIG",
+      arguments: (x, weight, bias) => [x, weight, bias, null, numbers([9])],
+      message: /^linear: a bias_sink needs a weight_sink$/,
     },
   ],
   cost({ rows, input, output }, size) {
@@ -73,4 +97,47 @@ export const linear: OperatorSpec<Case, [x: Numbers, weight: Numbers, bias: Numb
   },
 };
 
-opcheck(linear);
+opcheck(linear, () => {
+  const call = (...args: (Tensor | number | null)[]): Tensor[] => op(linear.name, ...args);
+  const held = [numbers([9, 7], (i) => i % 5), numbers([9], (i) => 3 - i)];
+
+  it("adds the gradients of weight and bias to their sinks, to what those hold", async () => {
+    const draw = new Draw(3), args = linear.inputs(linear.cases[0]!, draw), cotangents = [draw.numbers([3, 5, 9])];
+    const sent = await gradients(call, args, cotangents);
+    const sinks = held.map((value) => upload(value, "float64"));
+    const then = await gradients((...given) => call(...given.with(3, sinks[0]!).with(4, sinks[1]!)), args, cotangents);
+    expect(then[0]!.data).to.deep.equal(sent[0]!.data);
+    for (const [i, sink] of sinks.entries()) {
+      const grad = sent[1 + i]!.data;
+      expect(then[1 + i]!.data.every((value) => value === 0)).to.be.true;
+      expect(errorOf((await download(sink)).data, held[i]!.data.map((value, j) => value + grad[j]!))).to.be.below(1e-14);
+      sink.dispose();
+    }
+  });
+
+  it("sends the gradient of a bias without sink back", async () => {
+    const draw = new Draw(4), args = linear.inputs(linear.cases[0]!, draw), cotangents = [draw.numbers([3, 5, 9])];
+    const sent = await gradients(call, args, cotangents), sink = upload(held[0]!, "float64");
+    const then = await gradients((...given) => call(...given.with(3, sink)), args, cotangents);
+    expect(then[2]!.data).to.deep.equal(sent[2]!.data);
+    sink.dispose();
+  });
+
+  it("adds to float32 sinks of a bfloat16 weight without rounding the gradients to bfloat16", async () => {
+    const draw = new Draw(5), args = linear.inputs(linear.cases[5]!, draw), [x] = args;
+    const grad = rounded(draw.numbers([140, 130]), "bfloat16");
+    const rows = rounded({ ...x, shape: [140, 65] }, "bfloat16");
+    const sinks = [numbers([130, 65]), numbers([130])].map((value) => upload(value, "float32"));
+    const given = [upload(grad, "bfloat16"), upload(rows, "bfloat16")];
+    op("memformer::linear_accumulate", given[0]!, given[1]!, sinks[0]!, sinks[1]!);
+    const weight = new Float64Array(130 * 65), bias = new Float64Array(130);
+    for (let n = 0; n < 140; n++) for (let o = 0; o < 130; o++) {
+      const g = grad.data[n * 130 + o]!;
+      bias[o]! += g;
+      for (let i = 0; i < 65; i++) weight[o * 65 + i]! += g * rows.data[n * 65 + i]!;
+    }
+    expect(meanErrorOf((await download(sinks[0]!)).data, weight)).to.be.below(16 * EPSILON.float32);
+    expect(meanErrorOf((await download(sinks[1]!)).data, bias)).to.be.below(16 * EPSILON.float32);
+    for (const tensor of [...given, ...sinks]) tensor.dispose();
+  });
+});

@@ -4,14 +4,19 @@
 #include "core/op_handle.h"
 #include "core/tensor_checks.h"
 
-// Saved for backward: grad_hidden (N, D) and grad_weight (V, D) of the summed loss; backward multiplies them by dL/dloss.
+// Saved for backward on a CPU: grad_hidden (N, D) and grad_weight (G, V, D) of the groups' summed losses; backward multiplies them by
+// dL/dloss (G).
 namespace memformer::ops {
 namespace {
 
 using at::Tensor;
+using Sink = std::optional<Tensor>;
 constexpr const char* kOp = "linear_cross_entropy";
 
-void check(const Tensor& hidden, const Tensor& weight, const Tensor& target, int64_t chunk) {
+bool given(const Sink& sink) { return sink.has_value() && sink->defined(); }
+
+void check(const Tensor& hidden, const Tensor& weight, const Tensor& target, const Sink& sink, int64_t groups,
+           int64_t chunk) {
   require_floating(kOp, "hidden", hidden);
   require_shape(kOp, "hidden", hidden, {-1, -1});
   require_shape(kOp, "weight", weight, {-1, hidden.size(1)});
@@ -19,85 +24,127 @@ void check(const Tensor& hidden, const Tensor& weight, const Tensor& target, int
   require_shape(kOp, "target", target, {hidden.size(0)});
   require_dtype(kOp, "target", target, at::kLong);
   require(chunk >= 1, "CONFIG", "linear_cross_entropy: chunk must be at least 1, got ", chunk);
-  const int64_t V = weight.size(0), top = target.numel() == 0 ? -1 : target.max().item<int64_t>();
+  require(groups >= 1 && hidden.size(0) % groups == 0, "CONFIG", "linear_cross_entropy: the ", hidden.size(0),
+          " rows must fall into equal groups, got ", groups, " groups");
+  if (!given(sink)) return;
+  require_shape(kOp, "sink", *sink, {weight.size(0), weight.size(1)});
+  require_dtype(kOp, "sink", *sink, accumulate_type(weight.scalar_type()));
+}
+
+std::tuple<Tensor, Tensor, std::vector<Tensor>> forward_cpu(const Tensor& hidden, const Tensor& weight, const Tensor& target,
+                                                            bool with_grad, int64_t groups, int64_t chunk) {
+  const int64_t N = hidden.size(0), V = weight.size(0), share = N / groups, top = N == 0 ? -1 : target.max().item<int64_t>();
   require(top < V, "TOKEN_RANGE", "linear_cross_entropy: target holds token ", top, ", the vocabulary has ", V);
-}
-
-std::tuple<Tensor, Tensor, Tensor, Tensor> forward_cpu(const Tensor& hidden, const Tensor& weight, const Tensor& target, bool with_grad,
-                                                       int64_t chunk) {
-  check(hidden, weight, target, chunk);
-  const int64_t N = hidden.size(0);
   const auto sum_type = accumulate_type(hidden.scalar_type());
-  auto loss = at::zeros({}, hidden.options().dtype(sum_type));
+  auto loss = at::zeros({groups}, hidden.options().dtype(sum_type));
   auto grad_hidden = with_grad ? at::empty_like(hidden) : Tensor();
-  auto grad_weight = with_grad ? at::zeros_like(weight, weight.options().dtype(sum_type)) : Tensor();
-  for (int64_t start = 0; start < N; start += chunk) {
-    const int64_t rows = std::min(chunk, N - start);
-    const auto h = hidden.narrow(0, start, rows), y = target.narrow(0, start, rows);
-    const auto scored = y.ge(0).to(sum_type).unsqueeze(1), index = y.clamp_min(0).unsqueeze(1);
-    auto log_p = at::log_softmax(matrix_product(h, weight.t()).to(sum_type), 1);  // (rows, V)
-    loss.sub_((log_p.gather(1, index) * scored).sum());
-    if (!with_grad) continue;
-    auto grad_logits = log_p.exp_();
-    grad_logits.scatter_add_(1, index, at::full_like(scored, -1)).mul_(scored);
-    const auto narrow_grad = grad_logits.to(hidden.scalar_type());
-    grad_hidden.narrow(0, start, rows).copy_(matrix_product(narrow_grad, weight));
-    grad_weight.add_(matrix_product(narrow_grad.t(), h));
-  }
-  return {loss, target.ge(0).sum(), grad_hidden, with_grad ? grad_weight.to(weight.scalar_type()) : grad_weight};
+  auto grad_weight = with_grad ? at::zeros({groups, V, weight.size(1)}, weight.options().dtype(sum_type)) : Tensor();
+  for (int64_t group = 0; group < groups; ++group)
+    for (int64_t start = group * share; start < (group + 1) * share; start += chunk) {
+      const int64_t rows = std::min(chunk, (group + 1) * share - start);
+      const auto h = hidden.narrow(0, start, rows), y = target.narrow(0, start, rows);
+      const auto scored = y.ge(0).to(sum_type).unsqueeze(1), index = y.clamp_min(0).unsqueeze(1);
+      auto log_p = at::log_softmax(matrix_product(h, weight.t()).to(sum_type), 1);  // (rows, V)
+      loss[group].sub_((log_p.gather(1, index) * scored).sum());
+      if (!with_grad) continue;
+      auto grad_logits = log_p.exp_();
+      grad_logits.scatter_add_(1, index, at::full_like(scored, -1)).mul_(scored);
+      const auto narrow_grad = grad_logits.to(hidden.scalar_type());
+      grad_hidden.narrow(0, start, rows).copy_(matrix_product(narrow_grad, weight));
+      grad_weight[group].add_(matrix_product(narrow_grad.t(), h));
+    }
+  return {loss, target.ge(0).view({groups, share}).sum(1), with_grad ? std::vector<Tensor>{grad_hidden, grad_weight} : std::vector<Tensor>()};
 }
 
-using Signature = std::tuple<Tensor, Tensor>(const Tensor&, const Tensor&, const Tensor&, int64_t);
-using Forward = std::tuple<Tensor, Tensor, Tensor, Tensor>(const Tensor&, const Tensor&, const Tensor&, bool, int64_t);
+std::tuple<Tensor, Tensor> backward_cpu(const Tensor& grad, at::TensorList saved, const Tensor& hidden, const Tensor& weight,
+                                        const Tensor& /*target*/, const Sink& sink, int64_t /*chunk*/) {
+  const auto &grad_hidden = saved[0], &grad_weights = saved[1];
+  const int64_t groups = grad.size(0);
+  const auto scaled = (grad_hidden.view({groups, hidden.size(0) / groups, hidden.size(1)}) * grad.to(hidden.scalar_type()).view({groups, 1, 1}))
+                          .view_as(hidden);
+  const auto grad_weight = groups == 1 ? grad_weights[0] * grad : at::einsum("gvd,g->vd", {grad_weights, grad});
+  if (!given(sink)) return {scaled, grad_weight.to(weight.scalar_type())};
+  sink->add_(grad_weight);
+  return {scaled, at::empty({0}, weight.options())};
+}
 
 const auto& forward_op() {
-  static const auto op = find_op<Forward>("memformer::linear_cross_entropy_forward");
+  static const auto op = find_op<decltype(forward_cpu)>("memformer::linear_cross_entropy_forward");
+  return op;
+}
+
+const auto& backward_op() {
+  static const auto op = find_op<decltype(backward_cpu)>("memformer::linear_cross_entropy_backward");
   return op;
 }
 
 class LinearCrossEntropy : public torch::autograd::Function<LinearCrossEntropy> {
  public:
   static torch::autograd::variable_list forward(torch::autograd::AutogradContext* context, const Tensor& hidden, const Tensor& weight,
-                                                const Tensor& target, int64_t chunk, bool with_grad) {
+                                                const Tensor& target, const Sink& sink, int64_t groups, int64_t chunk,
+                                                bool with_grad) {
     at::AutoDispatchBelowADInplaceOrView below;
-    auto [loss, count, grad_hidden, grad_weight] = forward_op().call(hidden, weight, target, with_grad, chunk);
-    if (with_grad) context->save_for_backward({grad_hidden, grad_weight});
+    auto [loss, count, kept] = forward_op().call(hidden, weight, target, with_grad, groups, chunk);
+    if (with_grad) {
+      torch::autograd::variable_list saved{hidden, weight, target};
+      saved.insert(saved.end(), kept.begin(), kept.end());
+      context->save_for_backward(std::move(saved));
+      context->saved_data["sink"] = sink;  // no saved variable: other backward passes add to it meanwhile
+      context->saved_data["chunk"] = chunk;
+    }
     context->mark_non_differentiable({count});
     return {loss, count};
   }
 
   static torch::autograd::variable_list backward(torch::autograd::AutogradContext* context, torch::autograd::variable_list grads) {
+    at::AutoDispatchBelowADInplaceOrView below;
     const auto saved = context->get_saved_variables();
-    const auto scale = [&](const Tensor& grad) { return grad * grads[0].to(grad.scalar_type()); };
-    return {scale(saved[0]), scale(saved[1]), {}, {}, {}};
+    const auto sink = context->saved_data["sink"].toOptional<Tensor>();
+    auto [grad_hidden, grad_weight] = backward_op().call(grads[0], at::TensorList(saved).slice(3), saved[0], saved[1], saved[2], sink,
+                                                         context->saved_data["chunk"].toInt());
+    if (given(sink)) grad_weight.reset();
+    return {grad_hidden, grad_weight, {}, {}, {}, {}, {}};
   }
 };
 
-std::tuple<Tensor, Tensor> with_gradient(const Tensor& hidden, const Tensor& weight, const Tensor& target, int64_t chunk) {
+std::tuple<Tensor, Tensor> with_gradient(const Tensor& hidden, const Tensor& weight, const Tensor& target, const Sink& sink,
+                                         int64_t groups, int64_t chunk) {
+  check(hidden, weight, target, sink, groups, chunk);
   const bool with_grad = at::GradMode::is_enabled() && (hidden.requires_grad() || weight.requires_grad());
-  auto results = LinearCrossEntropy::apply(hidden, weight, target, chunk, with_grad);
+  auto results = LinearCrossEntropy::apply(hidden, weight, target, sink, groups, chunk, with_grad);
   return {results[0], results[1]};
 }
 
-std::tuple<Tensor, Tensor> without_gradient(const Tensor& hidden, const Tensor& weight, const Tensor& target, int64_t chunk) {
-  auto [loss, count, grad_hidden, grad_weight] = forward_op().call(hidden, weight, target, false, chunk);
+std::tuple<Tensor, Tensor> without_gradient(const Tensor& hidden, const Tensor& weight, const Tensor& target, const Sink& sink,
+                                            int64_t groups, int64_t chunk) {
+  check(hidden, weight, target, sink, groups, chunk);
+  auto [loss, count, kept] = forward_op().call(hidden, weight, target, false, groups, chunk);
   return {loss, count};
 }
 
 }  // namespace
 
-std::tuple<Tensor, Tensor> linear_cross_entropy(const Tensor& hidden, const Tensor& weight, const Tensor& target, int64_t chunk) {
+std::tuple<Tensor, Tensor> linear_cross_entropy(const Tensor& hidden, const Tensor& weight, const Tensor& target, const Sink& sink,
+                                                int64_t groups, int64_t chunk) {
+  using Signature = std::tuple<Tensor, Tensor>(const Tensor&, const Tensor&, const Tensor&, const Sink&, int64_t, int64_t);
   static const auto op = find_op<Signature>("memformer::linear_cross_entropy");
-  return op.call(hidden, weight, target, chunk);
+  return op.call(hidden, weight, target, sink, groups, chunk);
 }
 
 TORCH_LIBRARY_FRAGMENT(memformer, library) {
-  library.def("linear_cross_entropy(Tensor hidden, Tensor weight, Tensor target, int chunk) -> (Tensor loss, Tensor count)");
   library.def(
-      "linear_cross_entropy_forward(Tensor hidden, Tensor weight, Tensor target, bool with_grad, int chunk)"
-      " -> (Tensor loss, Tensor count, Tensor grad_hidden, Tensor grad_weight)");
+      "linear_cross_entropy(Tensor hidden, Tensor weight, Tensor target, Tensor? sink, int groups, int chunk) -> (Tensor loss, Tensor count)");
+  library.def(
+      "linear_cross_entropy_forward(Tensor hidden, Tensor weight, Tensor target, bool with_grad, int groups, int chunk)"
+      " -> (Tensor loss, Tensor count, Tensor[] saved)");
+  library.def(
+      "linear_cross_entropy_backward(Tensor grad, Tensor[] saved, Tensor hidden, Tensor weight, Tensor target, Tensor(a!)? sink, int chunk)"
+      " -> (Tensor grad_hidden, Tensor grad_weight)");
 }
-TORCH_LIBRARY_IMPL(memformer, CPU, library) { library.impl("linear_cross_entropy_forward", &forward_cpu); }
+TORCH_LIBRARY_IMPL(memformer, CPU, library) {
+  library.impl("linear_cross_entropy_forward", &forward_cpu);
+  library.impl("linear_cross_entropy_backward", &backward_cpu);
+}
 TORCH_LIBRARY_IMPL(memformer, CompositeExplicitAutograd, library) { library.impl("linear_cross_entropy", &without_gradient); }
 TORCH_LIBRARY_IMPL(memformer, Autograd, library) { library.impl("linear_cross_entropy", &with_gradient); }
 

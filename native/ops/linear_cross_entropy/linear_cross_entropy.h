@@ -5,11 +5,14 @@
 
 namespace memformer::ops {
 
-/// hidden (N, D) and weight (V, D) of one dtype; target (N) int64, negative: not scored; `chunk` rows a time, at least 1.
-/// Returns loss (), the *sum* of the negative log-likelihoods in nats (float32, float64 for float64), and count () int64, the
-/// rows scored. Differentiable once in hidden and weight; both gradients are formed in the forward pass while a chunk's logits
-/// are there, and only scaled in the backward. Throws SHAPE, DTYPE, CONFIG, and TOKEN_RANGE for a target of V or more.
+/// hidden (N, D) and weight (V, D) of one dtype; target (N) int64, negative: not scored; the rows fall into `groups` equal groups;
+/// `chunk` rows a time, at least 1. Returns, for each group, loss (G), the *sum* of its negative log-likelihoods in nats (float32,
+/// float64 for float64), and count (G) int64, its rows scored. Differentiable once in hidden and weight. With a sink, (V, D) float32
+/// (float64 for float64), the gradient of weight is added to it in the backward pass, and nothing is sent back. On a CPU both gradients
+/// are formed in the forward pass while a chunk's logits are there, and only scaled in the backward; on a GPU, where logits are cheap
+/// to have again and (V, D) is dear to keep, they are formed in the backward. Throws SHAPE, DTYPE, CONFIG, and on a CPU TOKEN_RANGE for a
+/// target of V or more.
 std::tuple<at::Tensor, at::Tensor> linear_cross_entropy(const at::Tensor& hidden, const at::Tensor& weight, const at::Tensor& target,
-                                                        int64_t chunk);
+                                                        const std::optional<at::Tensor>& sink, int64_t groups, int64_t chunk);
 
 }  // namespace memformer::ops

@@ -2,7 +2,7 @@ import { expect } from "chai";
 import { apply, memory, op, resetPeakMemory, synchronize, type Tensor } from "../../../lib/index.ts";
 import { opcheck } from "../../../test/support/opcheck.ts";
 import { errorOf } from "../../../test/support/opcheck-compare.ts";
-import { Draw, type Numbers, numbers } from "../../../test/support/opcheck-numbers.ts";
+import { download, Draw, type Numbers, numbers, upload } from "../../../test/support/opcheck-numbers.ts";
 import { gradients, run } from "../../../test/support/opcheck-run.ts";
 import type { OperatorSpec } from "../../../test/support/opcheck-spec.ts";
 
@@ -14,9 +14,11 @@ interface Case {
   readonly chunk: number;
   /** Every how manieth row is not scored. Default: none. */
   readonly unscored?: number;
+  /** Default 1. */
+  readonly groups?: number;
 }
 
-type Arguments = [hidden: Numbers, weight: Numbers, target: Numbers, chunk: number];
+type Arguments = [hidden: Numbers, weight: Numbers, target: Numbers, sink: Numbers | null, groups: number, chunk: number];
 
 export const linearCrossEntropy: OperatorSpec<Case, Arguments> = {
   name: "memformer::linear_cross_entropy",
@@ -27,17 +29,18 @@ export const linearCrossEntropy: OperatorSpec<Case, Arguments> = {
     { what: "a row at a time", N: 5, D: 4, V: 6, chunk: 1, unscored: 2 },
     { what: "all rows at a time", N: 5, D: 4, V: 6, chunk: 1000 },
     { what: "larger", N: 130, D: 33, V: 259, chunk: 64, unscored: 7 },
+    { what: "in groups", N: 12, D: 5, V: 9, chunk: 3, unscored: 4, groups: 3 },
     { what: "without scored rows", N: 4, D: 3, V: 5, chunk: 2, unscored: 1 },
     { what: "without rows", N: 0, D: 3, V: 5, chunk: 2 },
   ],
-  inputs({ N, D, V, chunk, unscored = Infinity }, draw) {
+  inputs({ N, D, V, chunk, unscored = Infinity, groups = 1 }, draw) {
     // Any negative number says "not scored", not only -1.
     const target = numbers([N], (i) => i % unscored === unscored - 1 ? -1 - draw.below(3) : draw.below(V), "int64");
-    return [draw.numbers([N, D]), draw.numbers([V, D]), target, chunk];
+    return [draw.numbers([N, D]), draw.numbers([V, D]), target, null, groups, chunk];
   },
-  reference(hidden, weight, target) {
+  reference(hidden, weight, target, _, groups) {
     const [N, D] = hidden.shape as [number, number], V = weight.shape[0]!;
-    let loss = 0, scored = 0;
+    const loss = new Float64Array(groups), scored = new Float64Array(groups);
     for (let n = 0; n < N; n++) {
       if (target.data[n]! < 0) continue;
       const logits = new Float64Array(V);
@@ -46,52 +49,69 @@ export const linearCrossEntropy: OperatorSpec<Case, Arguments> = {
       }
       const most = Math.max(...logits);
       const total = logits.reduce((sum, logit) => sum + Math.exp(logit - most), 0);
-      loss += most + Math.log(total) - logits[target.data[n]!]!;
-      scored += 1;
+      const group = Math.floor(n * groups / N);
+      loss[group]! += most + Math.log(total) - logits[target.data[n]!]!;
+      scored[group]! += 1;
     }
-    return [numbers([], () => loss, "accumulated"), numbers([], () => scored, "int64")];
+    return [numbers([groups], (i) => loss[i]!, "accumulated"), numbers([groups], (i) => scored[i]!, "int64")];
   },
-  plain(hidden, weight, target) {
+  plain(hidden, weight, target, _, groups) {
     const logits = apply("aten::matmul", hidden, apply("aten::t", weight));
     const logP = apply("aten::log_softmax.int", logits, 1, "float32");
-    const loss = apply("aten::nll_loss", logP, apply("aten::clamp_min", target, -1), null, 2, -1);
-    return [loss, apply("aten::sum", apply("aten::ge.Scalar", target, 0))];
+    const losses = apply("aten::nll_loss", logP, apply("aten::clamp_min", target, -1), null, 0, -1);
+    const summed = (rows: Tensor): Tensor => apply("aten::sum.dim_IntList", apply("aten::view", rows, [groups, -1]), [1]);
+    return [summed(losses), summed(apply("aten::ge.Scalar", target, 0))];
   },
   misuses: [
     {
       what: "a target outside the vocabulary", code: "TOKEN_RANGE",
-      arguments: (h, w, _, chunk) => [h, w, numbers([7], (i) => i === 6 ? 11 : 0, "int64"), chunk],
+      arguments: (h, w, _, sink, groups, chunk) => [h, w, numbers([7], (i) => i === 6 ? 11 : 0, "int64"), sink, groups, chunk],
       message: /^linear_cross_entropy: target holds token 11, the vocabulary has 11$/,
     },
     {
       what: "chunks of nothing", code: "CONFIG",
-      arguments: (h, w, target) => [h, w, target, 0],
+      arguments: (h, w, target, sink, groups) => [h, w, target, sink, groups, 0],
       message: /^linear_cross_entropy: chunk must be at least 1, got 0$/,
     },
     {
+      what: "groups that the rows do not fill", code: "CONFIG",
+      arguments: (h, w, target, sink, _, chunk) => [h, w, target, sink, 2, chunk],
+      message: /^linear_cross_entropy: the 7 rows must fall into equal groups, got 2 groups$/,
+    },
+    {
       what: "hidden states that are no (N, D)", code: "SHAPE",
-      arguments: (_, w, target, chunk) => [numbers([7, 1, 5]), w, target, chunk],
+      arguments: (_, w, target, sink, groups, chunk) => [numbers([7, 1, 5]), w, target, sink, groups, chunk],
       message: /^linear_cross_entropy: hidden must have shape \(any, any\), got \[7, 1, 5\]$/,
     },
     {
       what: "a weight of another width", code: "SHAPE",
-      arguments: (h, _, target, chunk) => [h, numbers([11, 4]), target, chunk],
+      arguments: (h, _, target, sink, groups, chunk) => [h, numbers([11, 4]), target, sink, groups, chunk],
       message: /^linear_cross_entropy: weight must have shape \(any, 5\), got \[11, 4\]$/,
     },
     {
       what: "targets of other rows", code: "SHAPE",
-      arguments: (h, w, _, chunk) => [h, w, numbers([6], () => 0, "int64"), chunk],
+      arguments: (h, w, _, sink, groups, chunk) => [h, w, numbers([6], () => 0, "int64"), sink, groups, chunk],
       message: /^linear_cross_entropy: target must have shape \(7\), got \[6\]$/,
     },
     {
       what: "targets of another dtype", code: "DTYPE",
-      arguments: (h, w, _, chunk) => [h, w, numbers([7], () => 0, "int32"), chunk],
+      arguments: (h, w, _, sink, groups, chunk) => [h, w, numbers([7], () => 0, "int32"), sink, groups, chunk],
       message: /^linear_cross_entropy: target must be Long, got Int$/,
     },
     {
       what: "a weight of another dtype", code: "DTYPE",
-      arguments: (h, _, target, chunk) => [h, numbers([11, 5], () => 0, "int64"), target, chunk],
+      arguments: (h, _, target, sink, groups, chunk) => [h, numbers([11, 5], () => 0, "int64"), target, sink, groups, chunk],
       message: /^linear_cross_entropy: weight must have hidden's dtype Double, got Long$/,
+    },
+    {
+      what: "a sink of another width", code: "SHAPE",
+      arguments: (h, w, target, _, groups, chunk) => [h, w, target, numbers([11, 4]), groups, chunk],
+      message: /^linear_cross_entropy: sink must have shape \(11, 5\), got \[11, 4\]$/,
+    },
+    {
+      what: "a sink of another dtype", code: "DTYPE",
+      arguments: (h, w, target, _, groups, chunk) => [h, w, target, numbers([11, 5], () => 0, "int64"), groups, chunk],
+      message: /^linear_cross_entropy: sink must be Double, got Long$/,
     },
   ],
   cost: ({ N, D, V }, size) => ({ bytes: size * (N + V) * D + 8 * N, flops: 2 * N * D * V + 4 * N * V }),
@@ -99,14 +119,14 @@ export const linearCrossEntropy: OperatorSpec<Case, Arguments> = {
 
 opcheck(linearCrossEntropy, () => {
   const call = (...args: (Tensor | number | null)[]): Tensor[] => op(linearCrossEntropy.name, ...args);
-  const weightOfLoss = numbers([], () => 1, "accumulated");
+  const weightOfLoss = numbers([1], () => 1, "accumulated");
 
   it("gives the same loss, count and gradients for every chunk", async () => {
     const args = linearCrossEntropy.inputs(linearCrossEntropy.cases[5]!, new Draw(5));
     const [loss, scored] = await run(call, args);
     const sent = await gradients(call, args, [weightOfLoss, null]);
     for (const chunk of [1, 7, 129, 130, 131, 100_000]) {
-      const other = args.with(3, chunk) as Arguments;
+      const other = args.with(5, chunk) as Arguments;
       const [otherLoss, otherScored] = await run(call, other);
       const otherSent = await gradients(call, other, [weightOfLoss, null]);
       expect(errorOf(otherLoss!.data, loss!.data), `loss, chunk ${chunk}`).to.be.below(1e-12);
@@ -117,10 +137,22 @@ opcheck(linearCrossEntropy, () => {
     }
   });
 
+  it("adds the gradient of its weight to the sink, to what that holds", async () => {
+    const args = linearCrossEntropy.inputs(linearCrossEntropy.cases[0]!, new Draw(6));
+    const grad = numbers([1], () => 3, "accumulated");
+    const [hidden, weight] = await gradients(call, args, [grad, null]);
+    const held = numbers([11, 5], (i) => i), sink = upload(held, "float64");
+    const [hiddenThen, weightThen] = await gradients((...given) => call(...given.with(3, sink)), args, [grad, null]);
+    expect(hiddenThen!.data).to.deep.equal(hidden!.data);
+    expect(weightThen!.data.every((value) => value === 0)).to.be.true;
+    expect(errorOf((await download(sink)).data, held.data.map((value, i) => value + weight!.data[i]!))).to.be.below(1e-12);
+    sink.dispose();
+  });
+
   it("never holds the logits of all rows", async () => {
     const N = 512, D = 4, V = 20_000;
     const args: Arguments =
-      [numbers([N, D], (i) => i % 3), numbers([V, D], (i) => i % 5), numbers([N], (i) => i, "int64"), 16];
+      [numbers([N, D], (i) => i % 3), numbers([V, D], (i) => i % 5), numbers([N], (i) => i, "int64"), null, 1, 16];
     globalThis.gc?.(); // tensors that other tests left to the collector must not go meanwhile
     await new Promise((resolve) => setImmediate(resolve));
     await synchronize();

@@ -1,26 +1,15 @@
 #include "ops/rotary_qkv/rotary_qkv.h"
 
 #include "core/op_handle.h"
-#include "core/tensor_checks.h"
+#include "ops/rotary_qkv/check.h"
 
-// Saved for backward: cos and sin alone; the gradient is the same rotation by the opposite angles.
+// Saved for backward: cos and sin alone; the gradient is the same rotation by the opposite angles, that of the bias its sum over rows.
 namespace memformer::ops {
 namespace {
 
 using at::Tensor;
+using Optional = std::optional<Tensor>;
 constexpr const char* kOp = "rotary_qkv";
-
-void check(const Tensor& qkv, const Tensor& cos, const Tensor& sin, int64_t heads) {
-  require_floating(kOp, "qkv", qkv);
-  require_shape(kOp, "qkv", qkv, {-1, -1, -1});
-  require(heads > 0 && qkv.size(2) % (6 * heads) == 0, "CONFIG", "rotary_qkv: qkv's width must be 3 x heads x an even number, got ",
-          qkv.size(2), " with ", heads, " heads");
-  const int64_t T = qkv.size(1), half = qkv.size(2) / (6 * heads);
-  require_shape(kOp, "cos", cos, {T, half});
-  require_shape(kOp, "sin", sin, {T, half});
-  require_dtype(kOp, "cos", cos, accumulate_type(qkv.scalar_type()));
-  require_dtype(kOp, "sin", sin, accumulate_type(qkv.scalar_type()));
-}
 
 struct Sizes {
   int64_t B, T, H, half;
@@ -40,20 +29,22 @@ void for_each_head(const Sizes& size, const Move& move) {
   });
 }
 
-/// y = x turned by the angle (opposite: by minus the angle).
-template <typename scalar_t, typename angle_t>
-inline void turn(const scalar_t* x, scalar_t* y, const angle_t* cos, const angle_t* sin, int64_t half, angle_t sign) {
+/// y = x + bias turned by the angle (opposite: by minus the angle).
+template <typename scalar_t, typename angle_t, typename Bias>
+inline void turn(const scalar_t* x, const Bias& bias, scalar_t* y, const angle_t* cos, const angle_t* sin, int64_t half, angle_t sign) {
 #pragma omp simd
   for (int64_t e = 0; e < half; ++e) {
-    const angle_t x1 = static_cast<angle_t>(x[e]), x2 = static_cast<angle_t>(x[e + half]);
+    const angle_t x1 = static_cast<angle_t>(x[e]) + bias(e), x2 = static_cast<angle_t>(x[e + half]) + bias(e + half);
     const angle_t c = cos[e], s = sin[e] * sign;
     y[e] = static_cast<scalar_t>(x1 * c - x2 * s);
     y[e + half] = static_cast<scalar_t>(x2 * c + x1 * s);
   }
 }
 
-std::tuple<Tensor, Tensor, Tensor> forward_cpu(const Tensor& qkv_in, const Tensor& cos_in, const Tensor& sin_in, int64_t heads) {
-  check(qkv_in, cos_in, sin_in, heads);
+std::tuple<Tensor, Tensor, Tensor> forward_cpu(const Tensor& qkv_in, const Optional& bias_in, const Optional& bias_sink,
+                                               const Tensor& cos_in, const Tensor& sin_in, int64_t heads) {
+  check_rotary_qkv(qkv_in, bias_in, bias_sink, cos_in, sin_in, heads);
+  const auto bias = given(bias_in) ? bias_in->contiguous() : Tensor();
   const auto qkv = qkv_in.contiguous(), cos = cos_in.contiguous(), sin = sin_in.contiguous();
   const Sizes size{qkv.size(0), qkv.size(1), heads, qkv.size(2) / (6 * heads)};
   auto split = [&] { return at::empty({size.B, size.H, size.T, 2 * size.half}, qkv.options()); };
@@ -63,15 +54,27 @@ std::tuple<Tensor, Tensor, Tensor> forward_cpu(const Tensor& qkv_in, const Tenso
     const auto* x = qkv.const_data_ptr<scalar_t>();
     const auto *c = cos.const_data_ptr<angle_t>(), *s = sin.const_data_ptr<angle_t>();
     scalar_t* parts[3] = {q.mutable_data_ptr<scalar_t>(), k.mutable_data_ptr<scalar_t>(), v.mutable_data_ptr<scalar_t>()};
+    const auto* b = bias.defined() ? bias.const_data_ptr<scalar_t>() : nullptr;
+    const int64_t width = 6 * size.H * size.half;
     for_each_head(size, [&](int64_t part, int64_t packed, int64_t row, int64_t angle) {
-      if (part == 2) std::copy_n(x + packed, 2 * size.half, parts[2] + row);
-      else turn<scalar_t, angle_t>(x + packed, parts[part] + row, c + angle, s + angle, size.half, 1);
+      const auto* from = x + packed;
+      auto* to = parts[part] + row;
+      if (b == nullptr) {
+        if (part == 2) std::copy_n(from, 2 * size.half, to);
+        else turn(from, [](int64_t) { return angle_t(0); }, to, c + angle, s + angle, size.half, angle_t(1));
+        return;
+      }
+      const auto* of_head = b + packed % width;
+      const auto added = [of_head](int64_t e) { return static_cast<angle_t>(of_head[e]); };
+      if (part < 2) return turn(from, added, to, c + angle, s + angle, size.half, angle_t(1));
+      for (int64_t e = 0; e < 2 * size.half; ++e) to[e] = static_cast<scalar_t>(static_cast<angle_t>(from[e]) + added(e));
     });
   });
   return {q, k, v};
 }
 
-Tensor backward_cpu(const Tensor& grad_q_in, const Tensor& grad_k_in, const Tensor& grad_v_in, const Tensor& cos_in, const Tensor& sin_in) {
+std::tuple<Tensor, Tensor> backward_cpu(const Tensor& grad_q_in, const Tensor& grad_k_in, const Tensor& grad_v_in,
+                                        const Optional& bias_sink, const Tensor& cos_in, const Tensor& sin_in, bool with_bias) {
   const auto grad_q = grad_q_in.contiguous(), grad_k = grad_k_in.contiguous(), grad_v = grad_v_in.contiguous();
   const auto cos = cos_in.contiguous(), sin = sin_in.contiguous();
   const Sizes size{grad_q.size(0), grad_q.size(2), grad_q.size(1), grad_q.size(3) / 2};
@@ -83,47 +86,57 @@ Tensor backward_cpu(const Tensor& grad_q_in, const Tensor& grad_k_in, const Tens
     const scalar_t* parts[3] = {grad_q.const_data_ptr<scalar_t>(), grad_k.const_data_ptr<scalar_t>(), grad_v.const_data_ptr<scalar_t>()};
     for_each_head(size, [&](int64_t part, int64_t packed, int64_t row, int64_t angle) {
       if (part == 2) std::copy_n(parts[2] + row, 2 * size.half, y + packed);
-      else turn<scalar_t, angle_t>(parts[part] + row, y + packed, c + angle, s + angle, size.half, -1);
+      else turn(parts[part] + row, [](int64_t) { return angle_t(0); }, y + packed, c + angle, s + angle, size.half, angle_t(-1));
     });
   });
-  return grad;
+  if (!with_bias) return {grad, at::empty({0}, grad.options())};
+  return {grad, deliver(at::sum(grad, {0, 1}, false, accumulate_type(grad.scalar_type())), bias_sink, grad.scalar_type())};
 }
-
-using Forward = std::tuple<Tensor, Tensor, Tensor>(const Tensor&, const Tensor&, const Tensor&, int64_t);
-using Backward = Tensor(const Tensor&, const Tensor&, const Tensor&, const Tensor&, const Tensor&);
 
 class RotaryQkv : public torch::autograd::Function<RotaryQkv> {
  public:
-  static torch::autograd::variable_list forward(torch::autograd::AutogradContext* context, const Tensor& qkv, const Tensor& cos,
-                                                const Tensor& sin, int64_t heads) {
+  static torch::autograd::variable_list forward(torch::autograd::AutogradContext* context, const Tensor& qkv, const Optional& bias,
+                                                const Optional& bias_sink, const Tensor& cos, const Tensor& sin, int64_t heads) {
     at::AutoDispatchBelowADInplaceOrView below;
     context->save_for_backward({cos, sin});
-    auto [q, k, v] = rotary_qkv(qkv, cos, sin, heads);
+    context->saved_data["bias_sink"] = bias_sink;  // no saved variable: other backward passes add to it meanwhile
+    context->saved_data["with_bias"] = given(bias);
+    auto [q, k, v] = rotary_qkv(qkv, bias, bias_sink, cos, sin, heads);
     return {q, k, v};
   }
 
   static torch::autograd::variable_list backward(torch::autograd::AutogradContext* context, torch::autograd::variable_list grads) {
-    static const auto op = find_op<Backward>("memformer::rotary_qkv_backward");
+    static const auto op = find_op<decltype(backward_cpu)>("memformer::rotary_qkv_backward");
+    at::AutoDispatchBelowADInplaceOrView below;
     const auto saved = context->get_saved_variables();
-    return {op.call(grads[0], grads[1], grads[2], saved[0], saved[1]), {}, {}, {}};
+    const auto bias_sink = context->saved_data["bias_sink"].toOptional<Tensor>();
+    const bool with_bias = context->saved_data["with_bias"].toBool();
+    auto [qkv, bias] = op.call(grads[0], grads[1], grads[2], bias_sink, saved[0], saved[1], with_bias);
+    if (!with_bias || given(bias_sink)) bias.reset();
+    return {qkv, bias, {}, {}, {}, {}};
   }
 };
 
-std::tuple<Tensor, Tensor, Tensor> with_gradient(const Tensor& qkv, const Tensor& cos, const Tensor& sin, int64_t heads) {
-  auto parts = RotaryQkv::apply(qkv, cos, sin, heads);
+std::tuple<Tensor, Tensor, Tensor> with_gradient(const Tensor& qkv, const Optional& bias, const Optional& bias_sink, const Tensor& cos,
+                                                 const Tensor& sin, int64_t heads) {
+  auto parts = RotaryQkv::apply(qkv, bias, bias_sink, cos, sin, heads);
   return {parts[0], parts[1], parts[2]};
 }
 
 }  // namespace
 
-std::tuple<Tensor, Tensor, Tensor> rotary_qkv(const Tensor& qkv, const Tensor& cos, const Tensor& sin, int64_t heads) {
-  static const auto op = find_op<Forward>("memformer::rotary_qkv");
-  return op.call(qkv, cos, sin, heads);
+std::tuple<Tensor, Tensor, Tensor> rotary_qkv(const Tensor& qkv, const Optional& bias, const Optional& bias_sink, const Tensor& cos,
+                                              const Tensor& sin, int64_t heads) {
+  static const auto op = find_op<decltype(rotary_qkv)>("memformer::rotary_qkv");
+  return op.call(qkv, bias, bias_sink, cos, sin, heads);
 }
 
 TORCH_LIBRARY_FRAGMENT(memformer, library) {
-  library.def("rotary_qkv(Tensor qkv, Tensor cos, Tensor sin, int heads) -> (Tensor q, Tensor k, Tensor v)");
-  library.def("rotary_qkv_backward(Tensor grad_q, Tensor grad_k, Tensor grad_v, Tensor cos, Tensor sin) -> Tensor");
+  library.def(
+      "rotary_qkv(Tensor qkv, Tensor? bias, Tensor? bias_sink, Tensor cos, Tensor sin, int heads) -> (Tensor q, Tensor k, Tensor v)");
+  library.def(
+      "rotary_qkv_backward(Tensor grad_q, Tensor grad_k, Tensor grad_v, Tensor(a!)? bias_sink, Tensor cos, Tensor sin, bool with_bias)"
+      " -> (Tensor grad_qkv, Tensor grad_bias)");
 }
 TORCH_LIBRARY_IMPL(memformer, CPU, library) {
   library.impl("rotary_qkv", &forward_cpu);

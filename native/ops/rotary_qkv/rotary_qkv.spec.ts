@@ -1,26 +1,44 @@
-import { apply, type Tensor } from "../../../lib/index.ts";
+import { expect } from "chai";
+import { apply, op, type Tensor } from "../../../lib/index.ts";
 import { opcheck } from "../../../test/support/opcheck.ts";
-import { type Numbers, numbers } from "../../../test/support/opcheck-numbers.ts";
+import { errorOf } from "../../../test/support/opcheck-compare.ts";
+import { download, Draw, type Numbers, numbers, upload } from "../../../test/support/opcheck-numbers.ts";
+import { gradients } from "../../../test/support/opcheck-run.ts";
 import type { OperatorSpec } from "../../../test/support/opcheck-spec.ts";
 
-interface Case { readonly what: string; readonly B: number; readonly T: number; readonly H: number; readonly E: number }
+interface Case {
+  readonly what: string;
+  readonly B: number;
+  readonly T: number;
+  readonly H: number;
+  readonly E: number;
+  /** Whether there is a bias. Default true. */
+  readonly biased?: boolean;
+}
 
-export const rotaryQkv: OperatorSpec<Case, [qkv: Numbers, cos: Numbers, sin: Numbers, heads: number]> = {
+type Arguments = [
+  qkv: Numbers, bias: Numbers | null, biasSink: Numbers | null, cos: Numbers, sin: Numbers, heads: number,
+];
+
+export const rotaryQkv: OperatorSpec<Case, Arguments> = {
   name: "memformer::rotary_qkv",
   cases: [
     { what: "of odd sizes", B: 3, T: 5, H: 3, E: 6 },
+    { what: "of odd sizes, without bias", B: 3, T: 5, H: 3, E: 6, biased: false },
     { what: "of one token, one head", B: 1, T: 1, H: 1, E: 2 },
     { what: "larger than a thread's share", B: 2, T: 70, H: 4, E: 32 },
+    { what: "larger, without bias", B: 2, T: 70, H: 4, E: 32, biased: false },
     { what: "without rows", B: 0, T: 3, H: 2, E: 4 },
     { what: "without tokens", B: 2, T: 0, H: 2, E: 4 },
   ],
-  inputs({ B, T, H, E }, draw) {
+  inputs({ B, T, H, E, biased = true }, draw) {
     const angles = draw.numbers([T, E / 2], Math.PI);
     const table = (f: (x: number) => number): Numbers =>
       numbers(angles.shape, (i) => f(angles.data[i]!), "accumulated");
-    return [draw.numbers([B, T, 3 * H * E]), table(Math.cos), table(Math.sin), H];
+    const bias = biased ? draw.numbers([3 * H * E]) : null;
+    return [draw.numbers([B, T, 3 * H * E]), bias, null, table(Math.cos), table(Math.sin), H];
   },
-  reference(qkv, cos, sin, H) {
+  reference(qkv, bias, _biasSink, cos, sin, H) {
     const [B, T, width] = qkv.shape as [number, number, number];
     const E = width / (3 * H), half = E / 2;
     const parts = [0, 1, 2].map(() => numbers([B, H, T, E]));
@@ -28,7 +46,8 @@ export const rotaryQkv: OperatorSpec<Case, [qkv: Numbers, cos: Numbers, sin: Num
       for (let b = 0; b < B; b++) for (let h = 0; h < H; h++) for (let t = 0; t < T; t++) {
         const from = (b * T + t) * width + (part * H + h) * E, to = ((b * H + h) * T + t) * E;
         for (let e = 0; e < half; e++) {
-          const x1 = qkv.data[from + e]!, x2 = qkv.data[from + half + e]!;
+          const at = (i: number): number => qkv.data[i]! + (bias === null ? 0 : bias.data[i % width]!);
+          const x1 = at(from + e), x2 = at(from + half + e);
           const c = part === 2 ? 1 : cos.data[t * half + e]!, s = part === 2 ? 0 : sin.data[t * half + e]!;
           y.data[to + e] = x1 * c - x2 * s;
           y.data[to + half + e] = x2 * c + x1 * s;
@@ -37,9 +56,10 @@ export const rotaryQkv: OperatorSpec<Case, [qkv: Numbers, cos: Numbers, sin: Num
     }
     return parts;
   },
-  plain(qkv, cos, sin, heads) {
+  plain(qkv, bias, _biasSink, cos, sin, heads) {
     const [c, s] = [apply("aten::type_as", cos, qkv), apply("aten::type_as", sin, qkv)];
-    const packed = apply("aten::unflatten.int", qkv, -1, [3, heads, 2, -1]);
+    const shifted = bias === null ? qkv : apply("aten::add.Tensor", qkv, bias);
+    const packed = apply("aten::unflatten.int", shifted, -1, [3, heads, 2, -1]);
     const split = apply("aten::permute", packed, [2, 0, 3, 1, 4, 5]); // (3, B, H, T, 2, E/2)
     const turned = (part: number): Tensor => {
       const x = apply("aten::select.int", split, 0, part);
@@ -53,37 +73,66 @@ export const rotaryQkv: OperatorSpec<Case, [qkv: Numbers, cos: Numbers, sin: Num
   },
   misuses: [
     {
+      what: "a bias of another width", code: "SHAPE",
+      arguments: (...args) => args.with(1, numbers([18])),
+      message: /^rotary_qkv: bias must have shape \(54\), got \[18\]$/,
+    },
+    {
+      what: "a sink of another width", code: "SHAPE",
+      arguments: (...args) => args.with(2, numbers([18])),
+      message: /^rotary_qkv: bias_sink must have shape \(54\), got \[18\]$/,
+    },
+    {
+      what: "a sink without bias", code: "CONFIG",
+      arguments: (...args) => args.with(1, null).with(2, numbers([54])),
+      message: /^rotary_qkv: a bias_sink needs a bias$/,
+    },
+    {
       what: "a width that the heads do not divide", code: "CONFIG",
-      arguments: (_, cos, sin, heads) => [numbers([3, 5, 55]), cos, sin, heads],
+      arguments: (...args) => args.with(0, numbers([3, 5, 55])),
       message: /^rotary_qkv: qkv's width must be 3 x heads x an even number, got 55 with 3 heads$/,
     },
     {
       what: "no heads", code: "CONFIG",
-      arguments: (qkv, cos, sin) => [qkv, cos, sin, 0],
+      arguments: (...args) => args.with(5, 0),
       message: /^rotary_qkv: qkv's width must be 3 x heads x an even number, got 54 with 0 heads$/,
     },
     {
       what: "qkv that is no (B, T, 3 D)", code: "SHAPE",
-      arguments: (_, cos, sin, heads) => [numbers([5, 54]), cos, sin, heads],
+      arguments: (...args) => args.with(0, numbers([5, 54])),
       message: /^rotary_qkv: qkv must have shape \(any, any, any\), got \[5, 54\]$/,
     },
     {
       what: "angles of other positions", code: "SHAPE",
-      arguments: (qkv, _, sin, heads) => [qkv, numbers([4, 3]), sin, heads],
+      arguments: (...args) => args.with(3, numbers([4, 3])),
       message: /^rotary_qkv: cos must have shape \(5, 3\), got \[4, 3\]$/,
     },
     {
       what: "angles of another dtype", code: "DTYPE",
-      arguments: (qkv, cos, _, heads) => [qkv, cos, numbers([5, 3], () => 0, "int32"), heads],
+      arguments: (...args) => args.with(4, numbers([5, 3], () => 0, "int32")),
       message: /^rotary_qkv: sin must be Double, got Int$/,
     },
     {
       what: "whole numbers", code: "DTYPE",
-      arguments: (_, cos, sin, heads) => [numbers([3, 5, 54], () => 1, "int64"), cos, sin, heads],
+      arguments: (...args) => args.with(0, numbers([3, 5, 54], () => 1, "int64")),
       message: /^rotary_qkv: qkv must be float32, float64 or bfloat16, got Long$/,
     },
   ],
   cost: ({ B, T, H, E }, size) => ({ bytes: 6 * size * B * T * H * E + 4 * T * E, flops: 6 * B * T * H * E }),
 };
 
-opcheck(rotaryQkv);
+opcheck(rotaryQkv, () => {
+  it("adds the gradient of the bias to its sink, to what that holds", async () => {
+    const call = (...args: (Tensor | number | null)[]): Tensor[] => op(rotaryQkv.name, ...args);
+    const draw = new Draw(3), args = rotaryQkv.inputs(rotaryQkv.cases[0]!, draw);
+    const cotangents = [0, 1, 2].map(() => draw.numbers([3, 3, 5, 6]));
+    const sent = await gradients(call, args, cotangents);
+    const held = numbers([54], (i) => i % 5), sink = upload(held, "float64");
+    const then = await gradients((...given) => call(...given.with(2, sink)), args, cotangents);
+    expect(then[0]!.data).to.deep.equal(sent[0]!.data);
+    expect(then[1]!.data.every((value) => value === 0)).to.be.true;
+    const expected = held.data.map((value, c) => value + sent[1]!.data[c]!);
+    expect(errorOf((await download(sink)).data, expected)).to.be.below(1e-14);
+    sink.dispose();
+  });
+});

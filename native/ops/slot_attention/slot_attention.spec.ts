@@ -1,10 +1,11 @@
 import { expect } from "chai";
 import { apply, op, type Tensor } from "../../../lib/index.ts";
 import { opcheck } from "../../../test/support/opcheck.ts";
+import { errorOf, meanErrorOf } from "../../../test/support/opcheck-compare.ts";
 import {
-  Draw, EPSILON, type FloatingDType, type Numbers, numbers, rounded,
+  download, Draw, EPSILON, type FloatingDType, type Numbers, numbers, rounded, upload,
 } from "../../../test/support/opcheck-numbers.ts";
-import { run } from "../../../test/support/opcheck-run.ts";
+import { gradients, roundedAll, run } from "../../../test/support/opcheck-run.ts";
 import type { OperatorSpec } from "../../../test/support/opcheck-spec.ts";
 
 interface Case {
@@ -34,6 +35,7 @@ export const slotAttention: OperatorSpec<Case, Arguments> = {
     { what: "of one row without tokens", B: 1, M: 3, T: 4, H: 1, E: 4, lengths: [0] },
     { what: "sharpened", B: 2, M: 3, T: 9, H: 2, E: 4, tau: 0.25 },
     { what: "larger", B: 2, M: 17, T: 65, H: 4, E: 16, tau: 0.5, lengths: [65, 40] },
+    { what: "larger, in whole packs", B: 2, M: 17, T: 65, H: 3, E: 24, tau: 0.5 },
     { what: "without rows", B: 0, M: 3, T: 4, H: 2, E: 2 },
     { what: "without slots", B: 2, M: 0, T: 4, H: 2, E: 2 },
     { what: "without tokens", B: 2, M: 3, T: 0, H: 2, E: 2 },
@@ -128,6 +130,11 @@ export const slotAttention: OperatorSpec<Case, Arguments> = {
       message: /^slot_attention: mask must be Bool, got Double$/,
     },
     {
+      what: "own rows of another dtype", code: "DTYPE",
+      arguments: (q, s, _, k, v, m, h, scale) => [q, s, numbers([3, 5, 6], () => 1, "int64"), k, v, m, h, scale],
+      message: /^slot_attention: own must have query's dtype Double, or Float beside BFloat16, got Long$/,
+    },
+    {
       what: "keys of another dtype", code: "DTYPE",
       arguments: (q, s, o, _, v, m, h, scale) => [q, s, o, numbers([3, 7, 6], () => 1, "int64"), v, m, h, scale],
       message: /^slot_attention: key must have query's dtype Double, got Long$/,
@@ -155,5 +162,26 @@ opcheck(slotAttention, () => {
     const large = args.with(7, 2000) as Arguments;
     const [y] = await run(call, large), [expected] = slotAttention.reference(...large);
     expect(y!.data.every((value, i) => Math.abs(value - expected!.data[i]!) < 1e-10)).to.be.true;
+  });
+
+  it("takes a float32 own beside bfloat16, and gives float32", async () => {
+    const draw = new Draw(5), drawn = slotAttention.inputs(slotAttention.cases[5]!, draw), shape = drawn[2].shape;
+    const own = rounded(drawn[2], "float32"), args = roundedAll(drawn, "bfloat16").with(2, own) as Arguments;
+    const sent = upload(own, "float32"), leaf = sent.leaf();
+    const mixed = (...given: (Tensor | number | null)[]): Tensor[] => call(...given.with(2, leaf));
+    const [y] = await run(mixed, args, { dtype: "bfloat16" });
+    expect(y!.dtype).to.equal("float32");
+    expect(errorOf(y!.data, slotAttention.reference(...args)[0]!.data)).to.be.below(16 * EPSILON.float32);
+    const cotangent = draw.numbers(shape);
+    const wanted = await gradients(call, args, [cotangent]);
+    const found = await gradients(mixed, args, [{ ...cotangent, kind: "accumulated" }], { dtype: "bfloat16" });
+    const ofLeaf = leaf.gradient();
+    found[2] = await download(ofLeaf);
+    expect(found.map(({ dtype }) => dtype)).to.deep.equal(["bfloat16", "bfloat16", "float32", "bfloat16", "bfloat16"]);
+    for (const [i, { data, dtype }] of found.entries()) {
+      const epsilon = EPSILON[dtype as FloatingDType];
+      expect(meanErrorOf(data, wanted[i]!.data)).to.be.below(dtype === "float32" ? 16 * epsilon : epsilon / 2);
+    }
+    for (const tensor of [sent, leaf, ofLeaf]) tensor.dispose();
   });
 });

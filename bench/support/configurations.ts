@@ -1,0 +1,13 @@
+/** The two models that GPUs are measured with: the paper's for WikiText-103 and for MNIST's pixels. */
+import type { ModelOptions } from "../../lib/index.ts";
+
+export const configurations: Record<string, ModelOptions & { horizon: number }> = {
+  wiki: {
+    vocabulary: 32_000, bos: 0, width: 512, heads: 8, feedForward: 2048, encoderLayers: 4, decoderLayers: 16, memorySlots: 1024,
+    segment: 128, horizon: 8,
+  },
+  mnist: {
+    vocabulary: 256, bos: 0, width: 128, heads: 4, feedForward: 256, encoderLayers: 4, decoderLayers: 8, memorySlots: 64,
+    segment: 56, horizon: 14,
+  },
+};

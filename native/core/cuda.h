@@ -1,0 +1,71 @@
+// The CUDA half, as the rest sees it: a shared object of its own, libmemformer_cuda.so, opened at run time where a CUDA LibTorch
+// and a driver are. Opening it also gives the operators their CUDA kernels. It is never closed.
+#pragma once
+#include <memory>
+#include <string>
+
+#include "core/torch.h"
+
+namespace memformer {
+
+struct DeviceMemory {
+  int64_t live = 0;      ///< bytes held by tensors and recordings now
+  int64_t peak = 0;      ///< the most `live` has been since reset_peak()
+  int64_t reserved = 0;  ///< bytes taken from the device, cached ones included
+  int64_t free = 0;      ///< bytes nobody has taken
+};
+
+/// Memory that recordings share which run one after the other.
+struct RecordingPool {
+  uint64_t first = 0, second = 0;
+};
+
+/// Work recorded once and replayed with one launch (a CUDA graph).
+class Recording {
+ public:
+  virtual ~Recording() = default;
+  /// Between begin() and end() device work of this thread, and of the backward passes it starts, is recorded instead of run.
+  virtual void begin() = 0;
+  virtual void end() = 0;
+  /// Gives up what was begun, after a failure.
+  virtual void abandon() = 0;
+  virtual void replay() = 0;
+};
+
+/// What an allocation that failed had asked for.
+struct Shortage {
+  int64_t requested = 0, free = 0;
+};
+
+class Cuda {
+ public:
+  virtual ~Cuda() = default;
+  virtual int devices() = 0;
+  virtual std::string name(int device) = 0;
+  /// From now on this thread computes on that device, on a stream of its own.
+  virtual void enter(int device) = 0;
+  /// Waits for all work that this thread has started.
+  virtual void synchronize() = 0;
+  virtual DeviceMemory memory(int device) = 0;
+  virtual void reset_peak(int device) = 0;
+  /// Gives cached memory back to the device.
+  virtual void trim() = 0;
+  virtual RecordingPool new_pool() = 0;
+  virtual std::unique_ptr<Recording> recording(RecordingPool pool) = 0;
+  virtual Shortage shortage() = 0;
+};
+
+/// Changes whenever Cuda, Recording or an operator's schema does: both halves must have been built from the same.
+constexpr int kCudaInterface = 1;
+
+/// The CUDA half; null until it has been opened.
+Cuda* cuda();
+
+/// From now on this thread computes on `device`. Throws NO_CUDA when it is a GPU and there is no such one.
+void compute_on(at::Device device);
+
+/// Opens it. Throws LOAD_FAILED when it is not there or is for another version of ours, LIBTORCH_MISMATCH when for another of
+/// LibTorch; DRIVER_TOO_OLD; NO_CUDA without a driver or device. Idempotent.
+void open_cuda(const std::string& path);
+
+}  // namespace memformer

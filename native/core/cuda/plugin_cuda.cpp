@@ -1,0 +1,159 @@
+// The way into the CUDA half: the handshake, and core/cuda.h's classes over LibTorch's allocator, streams and graphs.
+#include <ATen/cuda/CUDAGraph.h>
+#include <c10/cuda/CUDACachingAllocator.h>
+#include <c10/cuda/CUDAGuard.h>
+#include <c10/cuda/CUDAStream.h>
+#include <cuda_runtime_api.h>
+#include <torch/version.h>
+
+#include <map>
+#include <mutex>
+
+#include "core/cuda.h"
+#include "core/failure.h"
+
+namespace memformer {
+namespace {
+
+namespace allocator = c10::cuda::CUDACachingAllocator;
+
+class GraphRecording final : public Recording {
+ public:
+  explicit GraphRecording(RecordingPool pool) : pool_(pool) {}
+
+  // Other threads' engines may allocate meanwhile: only this thread is held to what a capture allows.
+  void begin() override {
+    graph_.capture_begin({pool_.first, pool_.second}, cudaStreamCaptureModeThreadLocal);
+    capturing_ = true;
+  }
+
+  void end() override {
+    capturing_ = false;
+    graph_.capture_end();
+  }
+
+  void abandon() override {
+    if (!capturing_) return;
+    capturing_ = false;
+    try {
+      graph_.capture_end();
+    } catch (...) {  // the capture is invalid: ending it is all that was wanted
+    }
+    cudaGetLastError();
+  }
+
+  void replay() override { graph_.replay(); }
+
+ private:
+  RecordingPool pool_;
+  bool capturing_ = false;
+  at::cuda::CUDAGraph graph_;
+};
+
+class Half final : public Cuda {
+ public:
+  explicit Half(int devices) : devices_(devices) {}
+
+  int devices() override { return devices_; }
+
+  std::string name(int device) override {
+    cudaDeviceProp properties;
+    C10_CUDA_CHECK(cudaGetDeviceProperties(&properties, device));
+    return properties.name;
+  }
+
+  void enter(int device) override {
+    thread_local std::map<int, c10::cuda::CUDAStream> streams;
+    prepare(device);
+    c10::cuda::set_device(static_cast<c10::DeviceIndex>(device));
+    auto stream = streams.find(device);
+    if (stream == streams.end())
+      stream = streams.emplace(device, c10::cuda::getStreamFromPool(/*isHighPriority=*/true, static_cast<c10::DeviceIndex>(device))).first;
+    c10::cuda::setCurrentCUDAStream(stream->second);
+  }
+
+  void synchronize() override {
+    if (!allocator::get()->initialized()) return;
+    for (int device = 0; device < devices_; ++device)
+      if (memory(device).reserved > 0) c10::cuda::getCurrentCUDAStream(static_cast<c10::DeviceIndex>(device)).synchronize();
+  }
+
+  DeviceMemory memory(int device) override {
+    DeviceMemory memory;
+    if (!allocator::get()->initialized()) return memory;
+    const auto stats = allocator::getDeviceStats(static_cast<c10::DeviceIndex>(device));
+    const auto all = static_cast<size_t>(c10::CachingAllocator::StatType::AGGREGATE);
+    memory.live = stats.allocated_bytes[all].current;
+    memory.peak = stats.allocated_bytes[all].peak;
+    memory.reserved = stats.reserved_bytes[all].current;
+    if (memory.reserved == 0) return memory;  // asking would take memory on a device that is not in use
+    const c10::cuda::CUDAGuard guard(static_cast<c10::DeviceIndex>(device));
+    size_t free = 0, total = 0;
+    if (cudaMemGetInfo(&free, &total) == cudaSuccess) memory.free = static_cast<int64_t>(free);
+    return memory;
+  }
+
+  void reset_peak(int device) override {
+    if (allocator::get()->initialized()) allocator::resetPeakStats(static_cast<c10::DeviceIndex>(device));
+  }
+
+  void trim() override {
+    if (allocator::get()->initialized()) allocator::emptyCache();
+  }
+
+  RecordingPool new_pool() override {
+    const auto id = at::cuda::graph_pool_handle();
+    return {static_cast<uint64_t>(id.first), static_cast<uint64_t>(id.second)};
+  }
+
+  std::unique_ptr<Recording> recording(RecordingPool pool) override { return std::make_unique<GraphRecording>(pool); }
+
+  Shortage shortage() override { return {requested_.load(), free_.load()}; }
+
+ private:
+  /// LibTorch's allocator and our observer of what it could not give, once.
+  void prepare(int device) {
+    std::call_once(prepared_, [this] {
+      at::globalContext().lazyInitDevice(at::kCUDA);
+      allocator::attachOutOfMemoryObserver([this](int64_t, size_t requested, size_t, size_t free) {
+        requested_ = static_cast<int64_t>(requested);
+        free_ = static_cast<int64_t>(free);
+      });
+    });
+    require(device >= 0 && device < devices_, "NO_CUDA", "there is no device cuda:", device, ": this machine has ", devices_);
+  }
+
+  int devices_;
+  std::once_flag prepared_;
+  std::atomic<int64_t> requested_{0}, free_{0};
+};
+
+}  // namespace
+}  // namespace memformer
+
+#define MEMFORMER_EXPORT extern "C" __attribute__((visibility("default")))
+
+MEMFORMER_EXPORT int memformer_cuda_interface() { return memformer::kCudaInterface; }
+
+MEMFORMER_EXPORT const char* memformer_cuda_libtorch() { return TORCH_VERSION; }
+
+/// The CUDA half, or null, an error code and the reason. Leaked on purpose: no CUDA call may follow the end of main.
+MEMFORMER_EXPORT memformer::Cuda* memformer_cuda_open(const char** code, const char** reason) {
+  static std::string said;
+  *code = "NO_CUDA";
+  int driver = 0, runtime = 0, devices = 0;
+  if (cudaDriverGetVersion(&driver) != cudaSuccess || driver == 0) {
+    said = "no NVIDIA driver answers (libcuda.so.1)";
+  } else if (cudaRuntimeGetVersion(&runtime), driver / 1000 < runtime / 1000) {
+    *code = "DRIVER_TOO_OLD";
+    said = "the NVIDIA driver is too old: it speaks CUDA " + std::to_string(driver / 1000) + "." + std::to_string(driver % 1000 / 10) +
+           ", this LibTorch needs CUDA " + std::to_string(runtime / 1000);
+  } else if (const auto status = cudaGetDeviceCount(&devices); status != cudaSuccess || devices == 0) {
+    said = status == cudaSuccess ? "the driver shows no CUDA device" : std::string("no CUDA device: ") + cudaGetErrorString(status);
+  } else {
+    static auto* half = new memformer::Half(devices);
+    return half;
+  }
+  *reason = said.c_str();
+  return nullptr;
+}

@@ -1,0 +1,62 @@
+// Work beside a stream: the gradients of weights, which nobody waits for until the backward pass is over, while the stream itself
+// goes on with the gradients of activations, on which everything waits. Both may be part of a graph being captured.
+#pragma once
+#include <c10/cuda/CUDAGuard.h>
+#include <c10/cuda/CUDAStream.h>
+
+#include <array>
+#include <mutex>
+#include <vector>
+
+#include "core/torch.h"
+
+namespace memformer::cuda {
+
+class SideStream {
+ public:
+  /// The one beside the current stream of the current device, whichever thread asks: backward passes run on autograd's thread.
+  static SideStream& of_current();
+
+  /// Runs `work` after all that the current stream has been given so far. It may read `tensors`: the allocator, which knows them to
+  /// be of the current stream, gets them back when that stream waits for the work, a few works later at the latest.
+  template <typename Work>
+  void run(std::vector<at::Tensor> tensors, Work&& work) {
+    if (!enabled()) return work();
+    std::lock_guard lock(mutex_);
+    const Fork fork(*this, std::move(tensors));
+    const c10::cuda::CUDAStreamGuard guard(side_);
+    work();
+  }
+
+  /// The current stream waits for all of it.
+  void join();
+
+ private:
+  static constexpr size_t kDepth = 8;  // works whose tensors are kept
+
+  struct Pending {
+    cudaEvent_t done;
+    std::vector<at::Tensor> tensors;
+    bool waiting = false;
+  };
+
+  /// From the side stream's waiting for the main stream to the mark behind the work, also when that fails.
+  struct Fork {
+    Fork(SideStream& side, std::vector<at::Tensor> tensors);
+    ~Fork();
+    SideStream& side;
+  };
+
+  explicit SideStream(c10::cuda::CUDAStream main);
+  /// MEMFORMER_SIDE_STREAM=0 turns it off.
+  static bool enabled();
+  Pending& pending() { return pending_[count_ % kDepth]; }
+
+  std::mutex mutex_;
+  c10::cuda::CUDAStream main_, side_;
+  cudaEvent_t ready_;
+  std::array<Pending, kDepth> pending_;
+  size_t count_ = 0;  // works so far: number k is pending_[k % kDepth]
+};
+
+}  // namespace memformer::cuda

@@ -1,0 +1,83 @@
+#include "engine/steps.h"
+
+#include "engine/gradients.h"
+
+namespace memformer::engine {
+namespace {
+
+using Segments = std::vector<nn::SegmentInput>;
+constexpr size_t kParts = 4;  // tensors of a segment
+
+std::string kind(const char* step, const Segments& segments) {
+  std::string text = step;
+  for (const auto& segment : segments) text += segment.padded ? " padded" : " whole";
+  return text + (segments[0].training ? " training" : "");
+}
+
+/// The segments' tensors, then the others: what a recording takes in.
+Tensors inputs_of(const Segments& segments, std::initializer_list<const Tensors*> others) {
+  Tensors inputs;
+  for (const auto& segment : segments) inputs.insert(inputs.end(), {segment.source, segment.target, segment.reset, segment.seed});
+  for (const auto* tensors : others) inputs.insert(inputs.end(), tensors->begin(), tensors->end());
+  return inputs;
+}
+
+Segments segments_from(const Tensors& inputs, const Segments& like) {
+  Segments segments;
+  for (size_t g = 0; g < like.size(); ++g) {
+    const auto* part = inputs.data() + kParts * g;
+    segments.push_back({part[0], part[1], part[2], part[3], like[g].padded, like[g].training});
+  }
+  return segments;
+}
+
+Tensors slice(const Tensors& tensors, size_t first, size_t count) {
+  return Tensors(tensors.begin() + first, tensors.begin() + first + count);
+}
+
+}  // namespace
+
+Tensors Steps::run(const std::string& key, const Tensors& inputs, const Recordings::Work& work) {
+  try {
+    return recordings_.run(model_->device(), key, inputs, work);
+  } catch (const c10::OutOfMemoryError&) {
+    recordings_.clear();  // a smaller step has to find room
+    if (cuda() != nullptr) cuda()->trim();
+    throw;
+  }
+}
+
+nn::State Steps::advance(const nn::SegmentInput& segment, const nn::State& state) {
+  const Segments one{segment};
+  return run(kind("advance", one), inputs_of(one, {&state}), [&](const Tensors& inputs) {
+    at::NoGradGuard no_grad;
+    return model_->encode(segments_from(inputs, one)[0], slice(inputs, kParts, state.size())).state;
+  });
+}
+
+Steps::Replayed Steps::replay(const Segments& segments, const nn::State& state, const at::Tensor& weights, const nn::State& gradient) {
+  const size_t N = state.size(), first = kParts * segments.size();  // the weights come first after the segments, then the state
+  const bool last = gradient.empty();
+  const Tensors given{weights};
+  auto results = run(kind(last ? "replay last" : "replay", segments), inputs_of(segments, {&given, &state, &gradient}), [&](const Tensors& inputs) {
+    at::AutoGradMode grad_mode(true);
+    Tensors leaves;
+    for (size_t i = 0; i < N; ++i) leaves.push_back(inputs[first + 1 + i].detach().requires_grad_(true));
+    const auto outputs = model_->forward(segments_from(inputs, segments), leaves);
+    Tensors roots{outputs.loss}, root_grads{inputs[first]};
+    if (!last) {
+      roots.insert(roots.end(), outputs.state.begin(), outputs.state.end());
+      root_grads.insert(root_grads.end(), inputs.begin() + first + 1 + N, inputs.end());
+    }
+    Tensors made{outputs.loss.detach(), outputs.count};
+    if (last)
+      for (const auto& part : outputs.state) made.push_back(part.detach());
+    backward(roots, root_grads);
+    for (const auto& leaf : leaves) made.push_back(engine::gradient(leaf));
+    return made;
+  });
+  const size_t states = last ? N : 0;
+  return {results[0], results[1], slice(results, 2, states), slice(results, 2 + states, N)};
+}
+
+}  // namespace memformer::engine

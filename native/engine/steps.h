@@ -1,0 +1,33 @@
+// A model's steps as memory replay back-propagation takes them, recorded where there is a GPU.
+#pragma once
+#include "engine/recordings.h"
+#include "nn/models/model.h"
+
+namespace memformer::engine {
+
+class Steps {
+ public:
+  explicit Steps(std::shared_ptr<nn::Model> model) : model_(std::move(model)) {}
+
+  /// The critical path, without gradient: the next state.
+  nn::State advance(const nn::SegmentInput& segment, const nn::State& state);
+
+  struct Replayed {
+    at::Tensor loss, count;  ///< (G) each
+    nn::State state;         ///< after the last segment; empty when a gradient came with it, for then it has been known before
+    nn::State gradient;      ///< dL/dstate
+  };
+  /// G consecutive segments with gradient from `state` as a leaf, and back at once: adds the parameters' gradients of
+  /// sum over g of weights_g loss_g + <gradient, last state>. weights (G) ; gradient as the state, or empty: no later loss.
+  Replayed replay(const std::vector<nn::SegmentInput>& segments, const nn::State& state, const at::Tensor& weights, const nn::State& gradient);
+
+  Recordings& recordings() { return recordings_; }
+
+ private:
+  Tensors run(const std::string& key, const Tensors& inputs, const Recordings::Work& work);
+
+  std::shared_ptr<nn::Model> model_;
+  Recordings recordings_;
+};
+
+}  // namespace memformer::engine

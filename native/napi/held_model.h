@@ -1,0 +1,16 @@
+// What a model's handle holds.
+#pragma once
+#include "engine/steps.h"
+#include "napi/values.h"
+
+namespace memformer::napi {
+
+struct HeldModel {
+  std::shared_ptr<nn::Model> model;
+  engine::Steps steps;
+  at::Device device;
+};
+
+inline std::shared_ptr<HeldModel> held_model(const Napi::Value& value) { return unwrap<HeldModel>(value, Kind::model, "model"); }
+
+}  // namespace memformer::napi

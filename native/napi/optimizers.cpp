@@ -1,0 +1,99 @@
+// The optimizer.
+#include "core/cuda.h"
+#include "engine/adamw.h"
+#include "napi/environment.h"
+#include "napi/exports.h"
+#include "napi/held_model.h"
+
+namespace memformer::napi {
+namespace {
+
+using engine::Slots;
+using engine::Tensors;
+
+/// An optimizer keeps its model alive: it holds the parameters by reference.
+struct Optimizer {
+  std::shared_ptr<HeldModel> held;
+  engine::AdamW::Options options;
+  std::optional<engine::AdamW> made;
+
+  /// Made by the engine's thread when it first needs it: filling tensors on this one would start a second OpenMP team.
+  engine::AdamW& adamw() {
+    if (!made) made.emplace(held->model->parameters(), options);
+    return *made;
+  }
+};
+
+/// createAdamW(model, beta1, beta2, eps, weightDecay)
+Napi::Value create_adamw(const Napi::CallbackInfo& info) {
+  const auto number = [&](size_t i) { return info[i].As<Napi::Number>().DoubleValue(); };
+  const engine::AdamW::Options options{number(1), number(2), number(3), number(4)};
+  return wrap(info.Env(), Kind::optimizer, std::make_shared<Optimizer>(Optimizer{held_model(info[0]), options, std::nullopt}));
+}
+
+template <typename Work>
+Napi::Value enqueue_optimizer(const Napi::CallbackInfo& info, Slots inputs, size_t count, Work work) {
+  auto& environment = Environment::of(info.Env());
+  Slots outputs;
+  const auto handles = new_slots(info.Env(), count, outputs);
+  auto optimizer = unwrap<Optimizer>(info[1], Kind::optimizer, "optimizer");
+  environment.engine().submit(environment.call(info[0]), std::move(inputs), outputs,
+                              [optimizer, work = std::move(work)](const Tensors& tensors) {
+                                compute_on(optimizer->held->device);
+                                return work(optimizer->adamw(), tensors);
+                              });
+  return handles;
+}
+
+/// dropAdamW(optimizer): freed when the calls made before have run.
+Napi::Value drop_adamw(const Napi::CallbackInfo& info) {
+  let_go<Optimizer>(info[0], Kind::optimizer, "optimizer");
+  return info.Env().Undefined();
+}
+
+/// adamwStep(call, optimizer, rate, norm, clip)
+Napi::Value adamw_step(const Napi::CallbackInfo& info) {
+  const double rate = info[2].As<Napi::Number>().DoubleValue();
+  const double clip = info[4].As<Napi::Number>().DoubleValue();
+  return enqueue_optimizer(info, {slot(info[3], "norm")}, 0, [rate, clip](engine::AdamW& adamw, const Tensors& tensors) {
+    adamw.step(rate, tensors[0], clip);
+    return Tensors();
+  });
+}
+
+at::Tensor state_of(const engine::AdamW& adamw, const std::string& name) {
+  const auto state = adamw.state();
+  const auto found = state.find(name);
+  require(found != state.end(), "CONFIG", "the optimizer has no state '", name, "'");
+  return found->second;
+}
+
+/// adamwState(call, optimizer, name): [tensor]
+Napi::Value adamw_state(const Napi::CallbackInfo& info) {
+  const std::string name = info[2].As<Napi::String>();
+  return enqueue_optimizer(info, {}, 1, [name](engine::AdamW& adamw, const Tensors&) { return Tensors{state_of(adamw, name)}; });
+}
+
+/// adamwAssign(call, optimizer, name, tensor)
+Napi::Value adamw_assign(const Napi::CallbackInfo& info) {
+  const std::string name = info[2].As<Napi::String>();
+  return enqueue_optimizer(info, {slot(info[3], "tensor")}, 0, [name](engine::AdamW& adamw, const Tensors& tensors) {
+    at::NoGradGuard no_grad;
+    auto target = state_of(adamw, name);
+    require(target.sizes() == tensors[0].sizes(), "SHAPE", "'", name, "' has shape ", target.sizes(), ", got ", tensors[0].sizes());
+    target.copy_(tensors[0]);
+    return Tensors();
+  });
+}
+
+}  // namespace
+
+void export_optimizers(Napi::Env env, Napi::Object exports) {
+  export_function<create_adamw>(env, exports, "createAdamW");
+  export_function<drop_adamw>(env, exports, "dropAdamW");
+  export_function<adamw_step>(env, exports, "adamwStep");
+  export_function<adamw_state>(env, exports, "adamwState");
+  export_function<adamw_assign>(env, exports, "adamwAssign");
+}
+
+}  // namespace memformer::napi

@@ -1,0 +1,35 @@
+// The contract of biased_norm's kernels: B times M rows of D numbers of one dtype, contiguous. acc is float, double for float64.
+#pragma once
+#include <cuda_runtime_api.h>
+
+#include <cstdint>
+
+#include "core/cuda/dtype.cuh"
+
+namespace memformer::ops {
+
+struct BiasedNormForwardParams {
+  const void* memory;  ///< (B, M, D)
+  const void* bias;    ///< (M, D)
+  void* y;             ///< (B, M, D)
+  void* norm;          ///< (B, M) acc, clamped
+  int64_t B, M, D;
+  double eps;
+  cuda::Dtype dtype;
+};
+
+struct BiasedNormBackwardParams {
+  const void* grad;   ///< (B, M, D)
+  const void* y;      ///< (B, M, D)
+  const void* norm;   ///< (B, M) acc
+  void* grad_memory;  ///< (B, M, D)
+  void* grad_bias;    ///< (M, D)
+  int64_t B, M, D;
+  double eps;
+  cuda::Dtype dtype;
+};
+
+void launch_biased_norm_forward(const BiasedNormForwardParams& params, cudaStream_t stream);
+void launch_biased_norm_backward(const BiasedNormBackwardParams& params, cudaStream_t stream);
+
+}  // namespace memformer::ops

@@ -1,0 +1,194 @@
+#include "ops/keys_values/keys_values.h"
+
+#include "core/matrix_product.h"
+#include "core/op_handle.h"
+#include "core/tensor_checks.h"
+
+// Saved for backward: the context and the weights. With G = [dL/dk_0, dL/dv_0, …] (B N, 2 D L) and W all weights above each other:
+//   dL/dcontext = G W      dL/dW = G^T context      dL/db = sum of G over the rows
+namespace memformer::ops {
+namespace {
+
+using at::Tensor;
+using at::TensorList;
+constexpr const char* kOp = "keys_values";
+
+void check(const Tensor& context, TensorList weights, TensorList biases, TensorList weight_sinks, TensorList bias_sinks, int64_t heads) {
+  require_floating(kOp, "context", context);
+  require_shape(kOp, "context", context, {-1, -1, -1});
+  require(!weights.empty() && weights.size() == biases.size(), "CONFIG", "keys_values: needs as many biases as weights, and one at least; got ",
+          weights.size(), " and ", biases.size());
+  for (size_t l = 0; l < weights.size(); ++l) {
+    require_shape(kOp, "weights", weights[l], {weights[0].size(0), context.size(2)});
+    require_shape(kOp, "biases", biases[l], {weights[0].size(0)});
+    require_like(kOp, "weights", weights[l], "context", context);
+    require_like(kOp, "biases", biases[l], "context", context);
+  }
+  require(heads > 0 && weights[0].size(0) % (2 * heads) == 0, "CONFIG", "keys_values: the rows of a weight must be 2 x heads x a whole number, got ",
+          weights[0].size(0), " with ", heads, " heads");
+  for (const auto sinks : {weight_sinks, bias_sinks})
+    require(sinks.empty() || sinks.size() == weights.size(), "CONFIG", "keys_values: sinks must be one a weight or none, got ", sinks.size());
+}
+
+/// The tensors above each other as one, without a copy; undefined where they do not lie side by side.
+Tensor joined(TensorList parts) {
+  auto shape = parts[0].sizes().vec();
+  for (size_t l = 0; l < parts.size(); ++l) {
+    const bool beside = parts[l].is_contiguous() && parts[l].storage().is_alias_of(parts[0].storage()) &&
+                        parts[l].storage_offset() == parts[0].storage_offset() + static_cast<int64_t>(l) * parts[0].numel();
+    if (!beside) return {};
+  }
+  shape[0] *= static_cast<int64_t>(parts.size());
+  return parts[0].detach().as_strided(shape, parts[0].strides());
+}
+
+/// Weights (or biases) as one matrix where that is free, else one a layer.
+std::vector<Tensor> groups(TensorList parts) {
+  if (auto all = joined(parts); all.defined()) return {all};
+  return parts.vec();
+}
+
+using Accumulate = void(const Tensor&, const Tensor&, const Tensor&, const std::optional<Tensor>&);
+
+struct Groups {
+  Groups(TensorList weights, TensorList biases) : weights(groups(weights)), biases(groups(biases)) {
+    if (this->weights.size() == this->biases.size()) return;
+    this->weights = weights.vec();
+    this->biases = biases.vec();
+  }
+  std::vector<Tensor> weights, biases;
+};
+
+std::vector<Tensor> forward(const Tensor& context, TensorList weights, TensorList biases, int64_t heads) {
+  check(context, weights, biases, {}, {}, heads);
+  const int64_t B = context.size(0), N = context.size(1), rows = weights[0].size(0), E = rows / (2 * heads);
+  const Groups group(weights, biases);
+  std::vector<Tensor> parts;
+  for (size_t g = 0; g < group.weights.size(); ++g) {
+    const auto packed = affine(context.reshape({B * N, context.size(2)}), group.weights[g], group.biases[g]);
+    const auto split = packed.view({B, N, packed.size(1) / (heads * E), heads, E}).unbind(2);
+    for (const auto& part : split) parts.push_back(part.transpose(1, 2));
+  }
+  return parts;
+}
+
+/// (B, H, N, E) -> (B N, H E), free where attention's backward pass has left it token by token.
+Tensor rows_of(const Tensor& grad) {
+  return grad.transpose(1, 2).reshape({grad.size(0) * grad.size(2), grad.size(1) * grad.size(3)});
+}
+
+std::tuple<Tensor, std::vector<Tensor>, std::vector<Tensor>> backward(TensorList grads, const Tensor& context, TensorList weights,
+                                                                      TensorList weight_sinks, TensorList bias_sinks) {
+  static const auto accumulate = find_op<Accumulate>("memformer::linear_accumulate");
+  const auto x = context.reshape({context.size(0) * context.size(1), context.size(2)});
+  Tensor grad_context;
+  std::vector<Tensor> grad_weights, grad_biases;
+  /// One product for each of grad_context and the weight: sink and weight hold the rows that `grad` (n, rows) belongs to.
+  const auto step = [&](const Tensor& grad, const Tensor& weight, const Tensor& weight_sink, const Tensor& bias_sink) {
+    if (weight_sink.defined()) accumulate.call(grad, x, weight_sink, bias_sink);
+    else {
+      grad_weights.push_back(matrix_product(grad.t(), x));
+      grad_biases.push_back(grad.sum(0));
+    }
+    if (!grad_context.defined()) grad_context = matrix_product(grad, weight);
+    else if (grad.is_cpu()) grad_context.add_(matrix_product(grad, weight));
+    else grad_context.addmm_(grad, weight);
+  };
+  const bool sinks = !weight_sinks.empty();
+  const auto weight = joined(weights), weight_sink = sinks ? joined(weight_sinks) : Tensor(), bias_sink = sinks ? joined(bias_sinks) : Tensor();
+  if (weights.size() > 1 && weight.defined() && weight_sink.defined() && bias_sink.defined()) {
+    std::vector<Tensor> rows;
+    for (const auto& grad : grads) rows.push_back(rows_of(grad));
+    step(at::cat(rows, 1), weight, weight_sink, bias_sink);
+  } else {
+    const int64_t D = weights[0].size(0) / 2;
+    for (size_t l = 0; l < weights.size(); ++l)
+      if (sinks)  // keys and values apart: nothing has to be copied together
+        for (const size_t half : {0, 1})
+          step(rows_of(grads[2 * l + half]), weights[l].narrow(0, static_cast<int64_t>(half) * D, D), weight_sinks[l].narrow(0, static_cast<int64_t>(half) * D, D),
+               bias_sinks[l].narrow(0, static_cast<int64_t>(half) * D, D));
+      else step(at::cat({rows_of(grads[2 * l]), rows_of(grads[2 * l + 1])}, 1), weights[l], {}, {});
+  }
+  return {grad_context.view_as(context), grad_weights, grad_biases};
+}
+
+using Forward = std::vector<Tensor>(const Tensor&, TensorList, TensorList, int64_t);
+using Backward = std::tuple<Tensor, std::vector<Tensor>, std::vector<Tensor>>(TensorList, const Tensor&, TensorList, TensorList, TensorList);
+using Signature = std::vector<Tensor>(const Tensor&, TensorList, TensorList, TensorList, TensorList, int64_t);
+
+/// Opaque to autograd, which would take the tensors of a list for differentiable inputs.
+struct Sinks {
+  std::vector<Tensor> tensors;
+};
+
+class KeysValues : public torch::autograd::Function<KeysValues> {
+ public:
+  /// tensors: L weights, L biases, then the sinks, if any: L of weights, L of biases.
+  static torch::autograd::variable_list forward(torch::autograd::AutogradContext* context, const Tensor& x, int64_t layers, int64_t heads,
+                                                const Sinks& sinks, TensorList tensors) {
+    at::AutoDispatchBelowADInplaceOrView below;
+    const auto weights = tensors.slice(0, layers);
+    torch::autograd::variable_list saved{x};
+    saved.insert(saved.end(), weights.begin(), weights.end());
+    context->save_for_backward(saved);
+    context->saved_data["sinks"] = sinks.tensors;
+    return ops::forward(x, weights, tensors.slice(layers, layers), heads);
+  }
+
+  static torch::autograd::variable_list backward(torch::autograd::AutogradContext* context, torch::autograd::variable_list grads) {
+    static const auto op = find_op<Backward>("memformer::keys_values_backward");
+    const auto saved = context->get_saved_variables();
+    const auto sinks = context->saved_data["sinks"].toTensorVector();
+    const size_t layers = saved.size() - 1;
+    const TensorList weights = TensorList(saved).slice(1), all(sinks);
+    for (size_t i = 0; i < grads.size(); ++i)
+      require(grads[i].defined(), "NATIVE", "keys_values: every key and value must be used");
+    auto [grad_context, grad_weights, grad_biases] =
+        op.call(grads, saved[0], weights, sinks.empty() ? all : all.slice(0, layers), sinks.empty() ? all : all.slice(layers));
+    torch::autograd::variable_list result{grad_context, {}, {}, {}};
+    grad_weights.resize(layers);
+    grad_biases.resize(layers);
+    result.insert(result.end(), grad_weights.begin(), grad_weights.end());
+    result.insert(result.end(), grad_biases.begin(), grad_biases.end());
+    return result;
+  }
+};
+
+std::vector<Tensor> with_gradient(const Tensor& context, TensorList weights, TensorList biases, TensorList weight_sinks, TensorList bias_sinks,
+                                  int64_t heads) {
+  check(context, weights, biases, weight_sinks, bias_sinks, heads);
+  Sinks sinks{weight_sinks.vec()};
+  sinks.tensors.insert(sinks.tensors.end(), bias_sinks.begin(), bias_sinks.end());
+  auto tensors = weights.vec();
+  tensors.insert(tensors.end(), biases.begin(), biases.end());
+  return KeysValues::apply(context, static_cast<int64_t>(weights.size()), heads, sinks, TensorList(tensors));
+}
+
+std::vector<Tensor> without_gradient(const Tensor& context, TensorList weights, TensorList biases, TensorList weight_sinks,
+                                     TensorList bias_sinks, int64_t heads) {
+  check(context, weights, biases, weight_sinks, bias_sinks, heads);
+  return forward(context, weights, biases, heads);
+}
+
+}  // namespace
+
+std::vector<Tensor> keys_values(const Tensor& context, TensorList weights, TensorList biases, TensorList weight_sinks, TensorList bias_sinks,
+                                int64_t heads) {
+  static const auto op = find_op<Signature>("memformer::keys_values");
+  return op.call(context, weights, biases, weight_sinks, bias_sinks, heads);
+}
+
+TORCH_LIBRARY_FRAGMENT(memformer, library) {
+  library.def(
+      "keys_values(Tensor context, Tensor[] weights, Tensor[] biases, Tensor[] weight_sinks, Tensor[] bias_sinks, int heads) -> Tensor[]");
+  library.def(
+      "keys_values_backward(Tensor[] grads, Tensor context, Tensor[] weights, Tensor(a!)[] weight_sinks, Tensor(b!)[] bias_sinks)"
+      " -> (Tensor, Tensor[], Tensor[])");
+}
+TORCH_LIBRARY_IMPL(memformer, CompositeExplicitAutograd, library) {
+  library.impl("keys_values", &without_gradient);
+  library.impl("keys_values_backward", &backward);
+}
+TORCH_LIBRARY_IMPL(memformer, Autograd, library) { library.impl("keys_values", &with_gradient); }
+
+}  // namespace memformer::ops

@@ -1,0 +1,66 @@
+#include <c10/cuda/CUDAException.h>
+#include <c10/cuda/CUDAGuard.h>
+#include <c10/cuda/CUDAStream.h>
+
+#include "core/cuda/dtype_of.h"
+#include "core/cuda/side_stream.h"
+#include "core/torch.h"
+#include "ops/linear/linear.cuh"
+
+namespace memformer::ops {
+namespace {
+
+using at::Tensor;
+using Optional = std::optional<Tensor>;
+
+Tensor forward_cuda(const Tensor& x, const Tensor& weight, const Optional& bias, const Optional&, const Optional&) {
+  auto shape = x.sizes().vec();
+  shape.back() = weight.size(0);
+  const int64_t n = c10::multiply_integers(x.sizes().slice(0, x.dim() - 1));
+  return at::linear(x.reshape({n, x.size(-1)}), weight, bias).view(shape);
+}
+
+void add_weight_gradient(const Tensor& grad, const Tensor& x, Tensor sink) {
+  if (grad.scalar_type() == sink.scalar_type()) sink.addmm_(grad.t(), x);
+  else at::addmm_out(sink, sink, grad.t(), x, sink.scalar_type(), 1, 1);  // narrow factors, sums in the sink's dtype
+}
+
+void add_bias_gradient(const Tensor& grad_in, const Tensor& sink) {
+  const auto grad = grad_in.stride(1) == 1 || grad_in.size(1) == 1 ? grad_in : grad_in.contiguous();
+  BiasGradientParams params{};
+  params.grad = grad.const_data_ptr();
+  params.sink = sink.mutable_data_ptr();
+  params.N = grad.size(0);
+  params.C = grad.size(1);
+  params.stride = grad.stride(0);
+  params.dtype = cuda::dtype_of(grad);
+  params.splits = bias_gradient_splits(params.N, params.C, params.dtype);
+  const auto partials = params.splits > 1 ? at::empty({params.splits, params.C}, sink.options()) : Tensor();
+  params.partials = partials.defined() ? partials.mutable_data_ptr() : nullptr;
+  launch_bias_gradient(params, c10::cuda::getCurrentCUDAStream());
+  C10_CUDA_KERNEL_LAUNCH_CHECK();
+}
+
+void accumulate_cuda(const Tensor& grad, const Tensor& x, const Tensor& weight_sink, const Optional& bias_sink) {
+  if (grad.numel() == 0) return;
+  const c10::cuda::CUDAGuard device(grad.device());
+  cuda::SideStream::of_current().run({grad, x}, [&] {
+    if (x.numel() > 0) add_weight_gradient(grad, x, weight_sink);
+    if (bias_sink.has_value() && bias_sink->defined()) add_bias_gradient(grad, *bias_sink);
+  });
+}
+
+void join_cuda(const Tensor& like) {
+  const c10::cuda::CUDAGuard device(like.device());
+  cuda::SideStream::of_current().join();
+}
+
+}  // namespace
+
+TORCH_LIBRARY_IMPL(memformer, CUDA, library) {
+  library.impl("linear", &forward_cuda);
+  library.impl("linear_accumulate", &accumulate_cuda);
+  library.impl("linear_join", &join_cuda);
+}
+
+}  // namespace memformer::ops

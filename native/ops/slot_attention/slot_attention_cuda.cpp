@@ -1,0 +1,123 @@
+#include <c10/cuda/CUDAException.h>
+#include <c10/cuda/CUDAGuard.h>
+#include <c10/cuda/CUDAStream.h>
+
+#include "core/cuda/dtype_of.h"
+#include "core/torch.h"
+#include "ops/slot_attention/composed.h"
+#include "ops/slot_attention/slot_attention.cuh"
+
+// Narrow dtypes without a mask: LibTorch's flash attention over the tokens, and a kernel for what a slot has with itself. The backward
+// of flash attention computes a = exp(logit - lse) and dL/dlogit = a (g.v - g.y): with y and lse of the whole softmax in place of those
+// over the tokens alone, these are the gradients wanted. All else is composed of LibTorch's operators.
+namespace memformer::ops {
+namespace {
+
+using at::Tensor;
+using Mask = std::optional<Tensor>;
+
+constexpr int64_t kWide = 8;         // numbers an access of flash attention takes
+constexpr int64_t kMostWidth = 192;  // of a head: flash attention's backward has wider ones on few devices
+
+bool aligned(const Tensor& x) { return reinterpret_cast<uintptr_t>(x.const_data_ptr()) % 16 == 0; }
+
+/// Neighbours in memory, from a multiple of 16 bytes.
+Tensor packed(const Tensor& x) {
+  const auto y = x.contiguous();
+  return aligned(y) ? y : y.clone();
+}
+
+/// (B, N, D) -> (B, H, N, E), a view where flash attention can read x in place.
+Tensor heads_of(const Tensor& x, int64_t heads) {
+  const bool readable = x.stride(2) == 1 && x.stride(1) % kWide == 0 && x.stride(0) % kWide == 0 && aligned(x);
+  return (readable ? x : packed(x)).view({x.size(0), x.size(1), heads, x.size(2) / heads}).transpose(1, 2);
+}
+
+/// (B, H, N, E) -> (B, N, D)
+Tensor rows_of(const Tensor& x) { return packed(x.transpose(1, 2)).view({x.size(0), x.size(2), x.size(1) * x.size(3)}); }
+
+bool fits(const Tensor& query, const Tensor& key, const Mask& mask, int64_t heads) {
+  const bool narrow = query.scalar_type() == at::kBFloat16 || query.scalar_type() == at::kHalf;
+  const bool masked = mask.has_value() && mask->defined();
+  const int64_t E = query.size(2) / heads;
+  return narrow && !masked && E % kWide == 0 && E <= kMostWidth && query.numel() > 0 && key.numel() > 0;
+}
+
+SlotSizes sizes_of(const Tensor& query, int64_t heads) {
+  return {query.size(0), query.size(1), static_cast<int>(heads), static_cast<int>(query.size(2) / heads)};
+}
+
+std::tuple<Tensor, Tensor> forward_cuda(const Tensor& query_in, const Tensor& self_key_in, const Tensor& own_in, const Tensor& key,
+                                        const Tensor& value, const Mask& mask, int64_t heads, double scale) {
+  const c10::cuda::CUDAGuard device(query_in.device());
+  if (!fits(query_in, key, mask, heads))
+    return slot_attention_composed::forward(query_in, self_key_in, own_in, key, value, mask, heads, scale);
+  const auto query = packed(query_in), self_key = packed(self_key_in), own = packed(own_in);
+  const auto tokens = at::_scaled_dot_product_flash_attention(heads_of(query, heads), heads_of(key, heads), heads_of(value, heads), 0.0,
+                                                              /*is_causal=*/false, /*return_debug_mask=*/false, scale);
+  const auto y_tokens = rows_of(std::get<0>(tokens)), token_lse = std::get<1>(tokens).contiguous();
+  auto y = at::empty(own.sizes(), own.options()), lse = at::empty(token_lse.sizes(), token_lse.options());
+  SlotMixParams params{};
+  params.query = query.const_data_ptr();
+  params.self_key = self_key.const_data_ptr();
+  params.own = own.const_data_ptr();
+  params.y_tokens = y_tokens.const_data_ptr();
+  params.token_lse = token_lse.const_data_ptr<float>();
+  params.y = y.mutable_data_ptr();
+  params.lse = lse.mutable_data_ptr<float>();
+  params.size = sizes_of(query, heads);
+  params.scale = static_cast<float>(scale);
+  params.narrow = cuda::dtype_of(query);
+  params.dtype = cuda::dtype_of(own);
+  launch_slot_mix(params, c10::cuda::getCurrentCUDAStream());
+  C10_CUDA_KERNEL_LAUNCH_CHECK();
+  return {y, lse};
+}
+
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> backward_cuda(const Tensor& grad_in, const Tensor& query_in, const Tensor& self_key_in,
+                                                                 const Tensor& own_in, const Tensor& key, const Tensor& value,
+                                                                 const Mask& mask, const Tensor& y_in, const Tensor& lse_in,
+                                                                 int64_t heads, double scale) {
+  const c10::cuda::CUDAGuard device(query_in.device());
+  const at::AutoDispatchBelowADInplaceOrView below;
+  if (!fits(query_in, key, mask, heads))
+    return slot_attention_composed::backward(grad_in, query_in, self_key_in, own_in, key, value, mask, y_in, lse_in, heads, scale);
+  const auto grad = packed(grad_in), query = packed(query_in), self_key = packed(self_key_in), own = packed(own_in), y = packed(y_in);
+  const auto lse = lse_in.contiguous();
+  const auto like = [](const Tensor& x) { return at::empty(x.sizes(), x.options()); };
+  auto self_grad_query = like(query), grad_self_key = like(query), grad_own = like(own);
+  const bool wide = own.scalar_type() != query.scalar_type();
+  const auto narrow_grad = wide ? like(query) : grad, narrow_y = wide ? like(query) : y;
+  SlotSelfBackwardParams params{};
+  params.grad = grad.const_data_ptr();
+  params.y = y.const_data_ptr();
+  params.query = query.const_data_ptr();
+  params.self_key = self_key.const_data_ptr();
+  params.own = own.const_data_ptr();
+  params.lse = lse.const_data_ptr<float>();
+  params.grad_query = self_grad_query.mutable_data_ptr();
+  params.grad_self_key = grad_self_key.mutable_data_ptr();
+  params.grad_own = grad_own.mutable_data_ptr();
+  params.narrow_grad = wide ? narrow_grad.mutable_data_ptr() : nullptr;
+  params.narrow_y = wide ? narrow_y.mutable_data_ptr() : nullptr;
+  params.size = sizes_of(query, heads);
+  params.scale = static_cast<float>(scale);
+  params.narrow = cuda::dtype_of(query);
+  params.dtype = cuda::dtype_of(own);
+  launch_slot_self_backward(params, c10::cuda::getCurrentCUDAStream());
+  C10_CUDA_KERNEL_LAUNCH_CHECK();
+  // Without dropout the random state is not read; undefined cumulative lengths: every row has all its tokens.
+  const auto [grad_query, grad_key, grad_value] = at::_scaled_dot_product_flash_attention_backward(
+      heads_of(narrow_grad, heads), heads_of(query, heads), heads_of(key, heads), heads_of(value, heads), heads_of(narrow_y, heads), lse,
+      Tensor(), Tensor(), query.size(1), key.size(1), 0.0, /*is_causal=*/false, Tensor(), Tensor(), scale);
+  return {self_grad_query.add_(rows_of(grad_query)), grad_self_key, grad_own, rows_of(grad_key), rows_of(grad_value)};
+}
+
+}  // namespace
+
+TORCH_LIBRARY_IMPL(memformer, CUDA, library) {
+  library.impl("slot_attention_forward", &forward_cuda);
+  library.impl("slot_attention_backward", &backward_cuda);
+}
+
+}  // namespace memformer::ops

@@ -1,0 +1,102 @@
+import { expect } from "chai";
+import { bptt, mrbp, runtime, type CreateOptions, type Memformer, type Tensor, type WindowOptions } from "../lib/index.ts";
+import { carried, errors, gather, type Gathered } from "./support/gather.ts";
+import { describeOnGpu, GPU } from "./support/gpu.ts";
+import { perturb, tinyModel } from "./support/models.ts";
+
+const variants = ["encoder-decoder", "encoder", "decoder"] as const;
+const writers = ["slot-attention", "gru"] as const;
+const positions = ["rotary", "relative", "t5"] as const;
+const exactness = { float64: 1e-10, float32: 1e-5 } as const;
+
+function expectClose(what: string, found: Gathered, expected: Gathered, tolerance: number): void {
+  expect(found.counts, `${what}: counts`).to.deep.equal(expected.counts);
+  for (const [part, error] of Object.entries(errors(found, expected))) expect(error, `${what}: ${part}`).to.be.at.most(tolerance);
+}
+
+/** A window by MRBP three times: as it is, recorded, replayed. */
+async function thrice(model: Memformer, options: WindowOptions, start: readonly Tensor[]): Promise<Gathered[]> {
+  const found: Gathered[] = [];
+  for (let i = 0; i < 3; i++) found.push(await gather(model, mrbp, options, start));
+  return found;
+}
+
+async function onGpu(options: CreateOptions): Promise<Memformer> {
+  const model = await tinyModel({ dropout: 0.1, ...options, device: GPU });
+  await perturb(model, 0.1);
+  return model;
+}
+
+describeOnGpu("on a GPU, MRBP gives the gradient of BPTT", function () {
+  this.timeout(120_000);
+
+  for (const precision of ["float32", "float64"] as const) {
+    for (const variant of variants) for (const writer of writers) for (const position of positions) {
+      it(`for ${variant}, ${writer}, ${position} in ${precision}: recorded and not; dropout, padding, resets, carried memory`, async () => {
+        await using model = await onGpu({ variant, writer, position, precision });
+        const start = await carried(model), options = { seed: 3, weights: "doubling" } as const, tolerance = exactness[precision];
+        const exact = await gather(model, bptt, options, start);
+        for (const [i, found] of (await thrice(model, options, start)).entries()) expectClose(`window ${i}`, found, exact, tolerance);
+        model.recordSteps(false);
+        expectClose("not recorded", await gather(model, mrbp, options, start), exact, tolerance);
+        expect(Math.max(...exact.gradient.flat().map(Math.abs)), "gradient at the window's start").to.be.above(1e-9);
+      });
+    }
+  }
+
+  for (const forgetting of ["normalize-only", "none"] as const) {
+    it(`with forgetting ${forgetting}, untied`, async () => {
+      await using model = await onGpu({ forgetting, tieEmbedding: false, precision: "float64" });
+      const start = await carried(model), exact = await gather(model, bptt, {}, start);
+      for (const found of await thrice(model, {}, start)) expectClose(forgetting, found, exact, 1e-10);
+    });
+  }
+
+  it("in bfloat16 to 2e-2, and to 3e-2 of float64 on a CPU in its losses", async () => {
+    await using model = await onGpu({ precision: "bfloat16", dropout: 0 });
+    await using reference = await tinyModel({ device: "cpu" });
+    await perturb(reference, 0.1);
+    const start = model.initialState(4), exact = await gather(model, bptt, {}, start);
+    for (const found of await thrice(model, {}, start)) expectClose("bfloat16", found, exact, 2e-2);
+    expect(errors(exact, await gather(reference, bptt)).losses).to.be.at.most(3e-2);
+  });
+
+  it("as a CPU does, in float64: the same weights, masks and gradients", async () => {
+    await using model = await onGpu({});
+    await using reference = await tinyModel({ dropout: 0.1, device: "cpu" });
+    await perturb(reference, 0.1);
+    const options = { seed: 5 }, expected = await gather(reference, mrbp, options);
+    for (const found of await thrice(model, options, model.initialState(4))) expectClose("the GPU", found, expected, 1e-9);
+  });
+});
+
+describeOnGpu("a recorded step", function () {
+  this.timeout(120_000);
+
+  it("gives the same bits as the step as it is, where the same input gives the same bits", async () => {
+    runtime({ deterministic: true });
+    try {
+      for (const precision of ["float32", "bfloat16"] as const) {
+        await using model = await onGpu({ precision });
+        const start = await carried(model), [as, recorded, replayed] = await thrice(model, { seed: 2 }, start);
+        for (const [what, found] of [["recorded", recorded!], ["replayed", replayed!]] as const) {
+          expect(found, `${precision}, ${what}`).to.deep.equal(as);
+        }
+      }
+    } finally {
+      runtime({ deterministic: false });
+    }
+  });
+
+  it("follows the weights, the seed, the weight of its loss and the tokens of the call", async () => {
+    await using model = await onGpu({ precision: "float64" });
+    const start = await carried(model);
+    await thrice(model, { seed: 1 }, start);
+    await perturb(model, 0.1, 99);
+    const given: readonly WindowOptions[] =
+      [{ seed: 1 }, { seed: 2 }, { seed: 2, weights: [0.5, 0, -1, 2] }, { seed: 2, scale: 0.25 }, { training: false }];
+    for (const options of given) {
+      expectClose(JSON.stringify(options), await gather(model, mrbp, options, start), await gather(model, bptt, options, start), 1e-10);
+    }
+  });
+});

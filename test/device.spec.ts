@@ -1,0 +1,54 @@
+import { expect } from "chai";
+import { runtime } from "../lib/index.ts";
+import type { DeviceName } from "../lib/native/cuda.ts";
+import { resolveLibtorch } from "../lib/native/libtorch/resolve.ts";
+import { whyNoGpu } from "./support/gpu.ts";
+import { tinyModel } from "./support/models.ts";
+
+/** What making a model there fails with. */
+async function failure(device: string): Promise<{ code?: string; message: string }> {
+  try {
+    await (await tinyModel({ device: device as DeviceName })).dispose();
+  } catch (error) {
+    return error as Error & { code?: string };
+  }
+  throw new Error(`device "${device}" is taken`);
+}
+
+describe("a model's device", () => {
+  it("is refused when it is no device's name", async () => {
+    for (const device of ["gpu", "cuda:x", "cuda:", "cuda:-1", "CUDA", ""]) {
+      const { code, message } = await failure(device);
+      expect(code, device).to.equal("ERR_MEMFORMER_CONFIG");
+      expect(message).to.equal(`device must be "auto", "cpu", "cuda" or "cuda:N", got "${device}"`);
+    }
+  });
+
+  it("is the CPU when that is asked for", async () => {
+    await using model = await tinyModel({ device: "cpu" });
+    expect(model.device).to.equal("cpu");
+  });
+
+  it("is by default what there is", async () => {
+    await using model = await tinyModel();
+    const expected = whyNoGpu() === undefined ? "cuda:0" : "cpu";
+    expect(model.device).to.equal(expected);
+    expect(runtime().device).to.equal(expected);
+  });
+
+  it("cannot be a GPU where LibTorch is for the CPU", async function () {
+    if (resolveLibtorch().variant !== "cpu") this.skip();
+    for (const device of ["cuda", "cuda:0", "cuda:7"]) {
+      const { code, message } = await failure(device);
+      expect(code).to.equal("ERR_MEMFORMER_NO_CUDA");
+      expect(message).to.match(/^device "cuda" needs a LibTorch with CUDA; this is 2\.\d+\.\d+ for the CPU \(.+\)\. Name one that has it:/);
+    }
+  });
+
+  it("cannot be a GPU that is not there", async function () {
+    if (whyNoGpu() !== undefined) this.skip();
+    const { code, message } = await failure("cuda:99");
+    expect(code).to.equal("ERR_MEMFORMER_NO_CUDA");
+    expect(message).to.match(/^there is no device cuda:99: this machine has \d+ \(.+\)$/);
+  });
+});
