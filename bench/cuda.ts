@@ -104,7 +104,7 @@ async function measureOurs(name: string, plan: Plan): Promise<Measured[]> {
     await writeWindow(join(plan.folder, `${name}-${batch}.safetensors`), segments);
     const row = { configuration: name, batch, program: "memformer", method, config, horizon };
     try {
-      const ours = await timePipeline(model, window, method, plan.warmup, plan.windows);
+      const ours = await timePipeline(model, window, { method, warmup: plan.warmup, windows: plan.windows, traced: method === "mrbp" });
       const rate = quartiles(ours.seconds.map((seconds) => batch * config.segment * horizon / seconds));
       rows.push({ ...row, rate, peakBytes: ours.peakBytes, first: ours, ours });
       const { refusal } = await model.recording();
@@ -172,6 +172,7 @@ function tableRow(measured: Measured, group: readonly Measured[], peak: number):
     "peak MiB": peakBytes === undefined ? "" : Math.round(peakBytes / 2 ** 20),
     "of the peak rate": windows === undefined || Number.isNaN(peak) ? "" : `${(100 * flops * windows[1]! / peak).toFixed(1)} %`,
     "to the best peer": ours === undefined || best === 0 ? "" : (rate![1] / best).toFixed(2),
+    "GPU busy": ours?.busy === undefined ? "" : `${(100 * ours.busy).toFixed(1)} %`,
     "JavaScript busy": ours === undefined ? "" : `${(100 * sum(ours.enqueueSeconds) / sum(ours.seconds)).toFixed(1)} %`,
     "event loop late by, p99 ms": ours === undefined ? "" : (1000 * ours.loopDelaySeconds).toFixed(2),
   };

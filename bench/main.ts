@@ -5,11 +5,12 @@
 import { nearest } from "../lib/errors.ts";
 import { cpu } from "./cpu.ts";
 import { cuda } from "./cuda.ts";
+import { horizonMemory } from "./horizon.ts";
 import { mrbpMemory } from "./mrbp.ts";
 import { profiled } from "./profile.ts";
 import { recall } from "./recall.ts";
 
-const benches: Record<string, (flags: readonly string[]) => Promise<boolean>> = { mrbp: mrbpMemory, cpu, cuda, profile: profiled, recall };
+const benches: Record<string, (flags: readonly string[]) => Promise<boolean>> = { mrbp: mrbpMemory, cpu, cuda, horizon: horizonMemory, profile: profiled, recall };
 
 const [name = "", ...flags] = process.argv.slice(2);
 const bench = benches[name];

@@ -1,22 +1,11 @@
 /**
  * Where a training window's time on the GPU goes, by kernel: `npm run bench -- profile [--configuration wiki] [--batch 16] [--top 30]`.
  */
-import { mkdtempSync, readFileSync, rmSync } from "node:fs";
-import { tmpdir } from "node:os";
-import { join } from "node:path";
-import { AdamW, Memformer, profile, synchronize } from "../lib/index.ts";
+import { AdamW, Memformer, synchronize } from "../lib/index.ts";
 import { configurations } from "./support/configurations.ts";
+import { deviceEvents, occupancy } from "./support/kernels.ts";
 import { choice, flag, report } from "./support/report.ts";
 import { disposeWindow, enqueueWindow, randomSegments, resident } from "./support/window.ts";
-
-interface TraceEvent {
-  readonly cat?: string;
-  readonly name: string;
-  readonly ts: number;
-  readonly dur?: number;
-}
-
-const onDevice = new Set(["kernel", "gpu_memcpy", "gpu_memset"]);
 
 export async function profiled(flags: readonly string[]): Promise<boolean> {
   const [name] = choice(flags, "configuration", Object.keys(configurations), ["wiki"]);
@@ -32,29 +21,23 @@ export async function profiled(flags: readonly string[]): Promise<boolean> {
   };
   for (let i = 0; i < 4; i++) step();
   await synchronize();
-  const folder = mkdtempSync(join(tmpdir(), "memformer-profile-")), trace = join(folder, "trace.json");
-  try {
-    await profile(trace, step);
-    const events = (JSON.parse(readFileSync(trace, "utf8")) as { traceEvents: TraceEvent[] }).traceEvents.filter(({ cat }) => onDevice.has(cat ?? ""));
-    const kernels = new Map<string, { count: number; us: number }>();
-    for (const event of events) {
-      const kernel = kernels.get(event.name) ?? { count: 0, us: 0 };
-      kernels.set(event.name, { count: kernel.count + 1, us: kernel.us + (event.dur ?? 0) });
-    }
-    const busy = [...kernels.values()].reduce((sum, { us }) => sum + us, 0);
-    const span = Math.max(...events.map(({ ts, dur = 0 }) => ts + dur)) - Math.min(...events.map(({ ts }) => ts));
-    const rows = [...kernels].sort((a, b) => b[1].us - a[1].us).slice(0, top).map(([kernel, { count, us }]) => ({
-      "of the kernels' time": `${(100 * us / busy).toFixed(1)} %`, "us a window": Math.round(us), count, "us each": (us / count).toFixed(1),
-      kernel: kernel.length > 110 ? `${kernel.slice(0, 107)}...` : kernel,
-    }));
-    const { refusal } = await model.recording();
-    report(`profile-${name}-${batch}`, `Kernels of one ${name} window at batch ${batch}`, rows, {
-      "kernels' ms": (busy / 1000).toFixed(2), "window's ms": (span / 1000).toFixed(2), kernels: events.length, ...(refusal === "" ? {} : { "not recorded": refusal }),
-    });
-  } finally {
-    rmSync(folder, { recursive: true });
-    for (const tensor of state) tensor.dispose();
-    disposeWindow(window);
+  const events = await deviceEvents(step), { span, busy } = occupancy(events);
+  const kernels = new Map<string, { count: number; us: number }>();
+  for (const { name: kernel, duration } of events) {
+    const { count, us } = kernels.get(kernel) ?? { count: 0, us: 0 };
+    kernels.set(kernel, { count: count + 1, us: us + duration });
   }
+  const sum = events.reduce((us, { duration }) => us + duration, 0);
+  const rows = [...kernels].sort((a, b) => b[1].us - a[1].us).slice(0, top).map(([kernel, { count, us }]) => ({
+    "of the kernels' time": `${(100 * us / sum).toFixed(1)} %`, "us a window": Math.round(us), count, "us each": (us / count).toFixed(1),
+    kernel: kernel.length > 110 ? `${kernel.slice(0, 107)}...` : kernel,
+  }));
+  const { refusal } = await model.recording();
+  report(`profile-${name}-${batch}`, `Kernels of one ${name} window at batch ${batch}`, rows, {
+    "kernels' ms": (sum / 1000).toFixed(2), "window's ms": (span / 1000).toFixed(2), "GPU busy": `${(100 * busy / span).toFixed(1)} %`,
+    kernels: events.length, ...(refusal === "" ? {} : { "not recorded": refusal }),
+  });
+  for (const tensor of state) tensor.dispose();
+  disposeWindow(window);
   return true;
 }

@@ -23,8 +23,8 @@ export const modelSchema = z.strictObject({
   position: z.enum(["rotary", "relative", "t5"]).default("rotary").describe("positions inside a segment"),
   dropout: z.number().min(0).lt(1).default(0).describe("dropout rate, replayed exactly by MRBP"),
   tieEmbedding: z.boolean().default(true).describe("share the embedding with the output projection"),
-  precision: z.enum(["float32", "bfloat16", "float64"]).default("float32")
-    .describe("what matrix products compute in; weights are float32 (float64 for gradient checks)"),
+  precision: z.enum(["float32", "bfloat16", "float16", "float64"]).default("float32")
+    .describe("what matrix products compute in (float16 on a GPU alone); weights are float32 (float64 for gradient checks)"),
 });
 
 /** A complete model configuration. */

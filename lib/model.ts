@@ -63,14 +63,17 @@ export class Memformer implements Recurrence, AsyncDisposable {
     const config = modelConfig({ ...presets[preset], ...given });
     runtime(threads === undefined ? {} : { threads });
     const place = resolveDevice(device), call = nextCall();
+    if (config.precision === "float16" && place === "cpu") {
+      throw new MemformerError("CONFIG", 'model: precision "float16" needs a GPU, and this is the CPU; "bfloat16" is for both');
+    }
     return new Memformer(config, place, await waited((addon) => addon.createModel(call, config.variant, config, seed, place)));
   }
 
   /**
    * The model a folder holds: config.json and model.safetensors. Throws MemformerError CHECKPOINT_FORMAT, CHECKPOINT_VERSION,
-   * CHECKPOINT_MISMATCH (its tensors are not those of its configuration), IO.
+   * CHECKPOINT_MISMATCH (its tensors are not those of its configuration), IO. `precision` is by default the configuration's.
    */
-  static async load(folder: string, options: Pick<CreateOptions, "device" | "threads"> = {}): Promise<Memformer> {
+  static async load(folder: string, options: Pick<CreateOptions, "device" | "threads" | "precision"> = {}): Promise<Memformer> {
     const { config, weights } = await readModelFolder(folder);
     try {
       const model = await Memformer.create({ ...config, ...options });

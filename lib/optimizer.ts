@@ -5,7 +5,7 @@ import { engineEntry, masterType } from "./model-files.ts";
 import type { Memformer } from "./model.ts";
 import type { OptimizerHandle } from "./native/addon.ts";
 import { guarded, nextCall } from "./native/calls.ts";
-import { Tensor } from "./tensor.ts";
+import { Tensor, type DType } from "./tensor.ts";
 
 export interface AdamWOptions {
   /** Default 0.9. */
@@ -42,17 +42,28 @@ export class AdamW implements Disposable {
     guarded((addon) => { addon.adamwStep(nextCall(), this.handle, rate, norm.handle, clip); });
   }
 
-  /** Names and shapes of what it carries: `<parameter>.exp_avg`, `.exp_avg_sq`, `.step`. */
+  /**
+   * Names and shapes of what it carries: `<parameter>.exp_avg`, `.exp_avg_sq`, `.step`. In float16 also `loss_scale`, which gradients
+   * are multiplied by on their way so that small ones are not lost, and `good_steps`, steps since it changed: it doubles after 2,000,
+   * and halves when gradients are not finite.
+   */
   get tensors(): readonly { name: string; shape: readonly number[] }[] {
-    return this.#model.parameters.flatMap(({ name, shape }) =>
-      [{ name: `${name}.exp_avg`, shape }, { name: `${name}.exp_avg_sq`, shape }, { name: `${name}.step`, shape: [] }]);
+    const scaled = this.#model.config.precision === "float16";
+    return [...this.#model.parameters.flatMap(({ name, shape }) =>
+      [{ name: `${name}.exp_avg`, shape }, { name: `${name}.exp_avg_sq`, shape }, { name: `${name}.step`, shape: [] }]),
+    ...(scaled ? [{ name: "loss_scale", shape: [] }, { name: "good_steps", shape: [] }] : [])];
   }
 
   /** What it carries, as entries of a safetensors file. */
   entries(): TensorEntry[] {
-    const dtype = masterType(this.#model.config);
-    return this.tensors.map(({ name, shape }) => engineEntry(name, name.endsWith(".step") ? "float32" : dtype, shape,
-      () => new Tensor(guarded((addon) => addon.adamwState(nextCall(), this.handle, name))[0]!)));
+    const dtypes: Record<string, DType> = { step: "float32", loss_scale: "float32", good_steps: "int32" };
+    return this.tensors.map(({ name, shape }) =>
+      engineEntry(name, dtypes[name.split(".").at(-1)!] ?? masterType(this.#model.config), shape, () => this.tensor(name)));
+  }
+
+  /** One of them, copied when it is read. Throws MemformerError CONFIG for an unknown name, once it is read. */
+  tensor(name: string): Tensor {
+    return new Tensor(guarded((addon) => addon.adamwState(nextCall(), this.handle, name))[0]!);
   }
 
   /** Copies one of them back. */

@@ -78,8 +78,8 @@ describeOnGpu(`the losses of ${STEPS} training steps on a GPU`, function () {
     }
   });
 
-  it("are near them in bfloat16: 5 % a step, 2 % over twenty", async () => {
-    const found = await curve(GPU, "bfloat16");
+  for (const precision of ["bfloat16", "float16"] as const) it(`are near them in ${precision}: 5 % a step, 2 % over twenty`, async () => {
+    const found = await curve(GPU, precision);
     for (const [step, loss] of expected.entries()) expect(Math.abs(found[step]! - loss) / loss, `step ${step}`).to.be.at.most(0.05);
     for (let from = 0; from < STEPS; from += 20) {
       const there = average(found.slice(from, from + 20)), here = average(expected.slice(from, from + 20));

@@ -94,14 +94,14 @@ describeOnGpu("GPU memory", function () {
     expect(memory().reservedDeviceBytes).to.be.at.most(start.reservedDeviceBytes + 64 * 2 ** 20); // cuBLAS keeps its workspaces
   });
 
-  it("of MRBP grows by no more than two memories a segment of the window", async () => {
+  for (const together of [1, 4]) it(`of MRBP grows by no more than two memories a segment of the window, ${together} segments a step`, async () => {
     await using model = await tinyModel({ precision: "float32", memorySlots: 64, width: 64, device: GPU });
     const peak = async (segments: number): Promise<number> => {
       const window = randomWindow(model, { segments, ragged: false }).map((segment) => model.upload(segment));
       await synchronize();
       const start = memory().deviceBytes;
       resetPeakMemory();
-      const result = tidy(() => mrbp(model, window, model.initialState(4)));
+      const result = tidy(() => mrbp(model, window, model.initialState(4), { together }));
       await synchronize();
       const most = memory().peakDeviceBytes - start;
       for (const tensor of Object.values(result).flat() as Tensor[]) tensor.dispose();

@@ -52,14 +52,22 @@ describeOnGpu("on a GPU, MRBP gives the gradient of BPTT", function () {
     });
   }
 
-  it("in bfloat16 to 2e-2, and to 3e-2 of float64 on a CPU in its losses", async () => {
-    await using model = await onGpu({ precision: "bfloat16", dropout: 0 });
-    await using reference = await tinyModel({ device: "cpu" });
-    await perturb(reference, 0.1);
-    const start = model.initialState(4), exact = await gather(model, bptt, {}, start);
-    for (const found of await thrice(model, {}, start)) expectClose("bfloat16", found, exact, 2e-2);
-    expect(errors(exact, await gather(reference, bptt)).losses).to.be.at.most(3e-2);
-  });
+  for (const precision of ["bfloat16", "float16"] as const) for (const writer of writers) for (const position of positions) {
+    it(`in ${precision} to 2e-2, for ${writer}, ${position}; near a CPU's in float64, parameter by parameter`, async () => {
+      await using model = await onGpu({ writer, position, precision, dropout: 0 });
+      await using reference = await tinyModel({ writer, position, device: "cpu" });
+      await perturb(reference, 0.1);
+      const start = model.initialState(4), exact = await gather(model, bptt, {}, start);
+      for (const found of await thrice(model, {}, start)) expectClose(precision, found, exact, 2e-2);
+      const truth = await gather(reference, bptt), { losses, parameters } = errors(exact, truth);
+      expect(losses).to.be.at.most(3e-2);
+      expect(parameters).to.be.at.most(6e-2);
+      for (const [name, gradient] of truth.parameters) {
+        const wanted = Math.hypot(...gradient), found = Math.hypot(...exact.parameters.get(name)!);
+        if (wanted > 1e-6) expect(found / wanted, name).to.be.within(0.5, 2);
+      }
+    });
+  }
 
   it("as a CPU does, in float64: the same weights, masks and gradients", async () => {
     await using model = await onGpu({});

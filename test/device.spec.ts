@@ -29,6 +29,13 @@ describe("a model's device", () => {
     expect(model.device).to.equal("cpu");
   });
 
+  it("must be a GPU for float16", async () => {
+    const error = await tinyModel({ device: "cpu", precision: "float16" }).catch((caught: unknown) => caught as Error & { code: string });
+    expect(error).to.include({
+      code: "ERR_MEMFORMER_CONFIG", message: 'model: precision "float16" needs a GPU, and this is the CPU; "bfloat16" is for both',
+    });
+  });
+
   it("is by default what there is", async () => {
     await using model = await tinyModel();
     const expected = whyNoGpu() === undefined ? "cuda:0" : "cpu";

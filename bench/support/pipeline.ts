@@ -6,6 +6,7 @@ import { monitorEventLoopDelay } from "node:perf_hooks";
 import {
   AdamW, type GradientMethodName, type Memformer, memory, resetPeakMemory, type SegmentTensors, synchronize, type Tensor,
 } from "../../lib/index.ts";
+import { deviceEvents, occupancy } from "./kernels.ts";
 import { enqueueWindow } from "./window.ts";
 
 export interface Timing {
@@ -17,14 +18,27 @@ export interface Timing {
   readonly loopDelaySeconds: number;
   /** On the GPU, since the first window began: what is recorded takes its memory while it is recorded. */
   readonly peakBytes: number;
+  /** Of one more window, under the profiler: how much of its time the GPU had something to do; 1 is all. Only where that was asked for. */
+  readonly busy: number | undefined;
   /** Of the first window, from the weights the model came with. */
   readonly losses: readonly number[];
   readonly norm: number;
 }
 
-/** Trains `warmup` windows, then `timed` ones by the clock. Rejects with what a window failed with; the model is good for more. */
-export async function timePipeline(model: Memformer, window: readonly SegmentTensors[], method: GradientMethodName, warmup: number,
-  timed: number): Promise<Timing> {
+export interface PipelinePlan {
+  readonly method: GradientMethodName;
+  /** Windows before the clock starts, and by the clock. */
+  readonly warmup: number;
+  readonly windows: number;
+  /** One window more, under the profiler. Default false. */
+  readonly traced?: boolean;
+  /** Of MRBP, see WindowOptions. */
+  readonly together?: number | undefined;
+}
+
+/** Trains on one window again and again. Rejects with what a window failed with; the model is good for more. */
+export async function timePipeline(model: Memformer, window: readonly SegmentTensors[], plan: PipelinePlan): Promise<Timing> {
+  const { method, warmup, windows: timed, traced = false, together } = plan;
   using optimizer = new AdamW(model, { weightDecay: 0.01 });
   const loop = monitorEventLoopDelay({ resolution: 1 });
   const ends: number[] = [], enqueueSeconds: number[] = [], kept: Tensor[] = [];
@@ -40,7 +54,7 @@ export async function timePipeline(model: Memformer, window: readonly SegmentTen
         ends.push(performance.now());
       }
       const began = performance.now();
-      const made = enqueueWindow(model, window, method, state, i, optimizer);
+      const made = enqueueWindow(model, window, method, state, i, optimizer, together);
       enqueueSeconds.push((performance.now() - began) / 1000);
       state = made.state;
       if (first === undefined) kept.push(...(first = made).losses, made.norm);
@@ -52,11 +66,16 @@ export async function timePipeline(model: Memformer, window: readonly SegmentTen
     }
     await before;
     loop.disable();
+    const { span, busy } = occupancy(!traced ? [] : await deviceEvents(() => {
+      const made = enqueueWindow(model, window, method, state, warmup + timed, optimizer, together);
+      state = made.state;
+      for (const tensor of [...made.losses, made.norm]) tensor.dispose();
+    }));
     const losses = await Promise.all(first!.losses.map(async (loss) => loss.item()));
     return {
       seconds: ends.slice(1).map((end, i) => (end - ends[i]!) / 1000), enqueueSeconds: enqueueSeconds.slice(warmup),
       loopDelaySeconds: Math.max(0, loop.percentile(99) / 1e9 - 1e-3), peakBytes: memory().peakDeviceBytes,
-      losses, norm: await first!.norm.item(),
+      busy: traced ? busy / span : undefined, losses, norm: await first!.norm.item(),
     };
   } finally {
     for (const tensor of [...kept, ...state]) tensor.dispose();

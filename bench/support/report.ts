@@ -18,7 +18,7 @@ export function machine(): Record<string, string | number> {
   };
   return {
     processor: cpus()[0]?.model ?? "unknown", cores: cpus().length, memoryGiB: Math.round(totalmem() / 2 ** 30), threads,
-    node: process.version, libtorch, commit: `${git("rev-parse", "--short", "HEAD")}${git("status", "--porcelain", "--", "lib", "native") === "" ? "" : "+changes"}`,
+    node: process.version, libtorch, commit: process.env["MEMFORMER_COMMIT"] ?? `${git("rev-parse", "--short", "HEAD")}${git("status", "--porcelain", "--", "lib", "native") === "" ? "" : "+changes"}`,
     date: new Date().toISOString().slice(0, 10),
   };
 }

@@ -43,9 +43,9 @@ export interface EnqueuedWindow {
 
 /** One training step from `state`, which it disposes of: gradient, clipping to 1, AdamW; without an optimizer the gradient is dropped. */
 export function enqueueWindow(model: Memformer, window: readonly SegmentTensors[], method: GradientMethodName, state: State, seed: number,
-  optimizer?: AdamW): EnqueuedWindow {
+  optimizer?: AdamW, together?: number): EnqueuedWindow {
   return tidy(() => {
-    const { state: next, losses } = gradientMethods[method](model, window, state, { seed });
+    const { state: next, losses } = gradientMethods[method](model, window, state, { seed, together });
     const norm = model.clipGradients(0);
     if (optimizer === undefined) model.zeroGradients();
     else optimizer.step(3e-4, norm, 1);

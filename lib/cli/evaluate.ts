@@ -22,6 +22,7 @@ const dataSchema = runSchema.pick({
 const passSchema = z.strictObject({
   split: z.enum(["train", "valid", "test"]).default("valid").describe("the split to read"),
   segments: z.int().positive().optional().describe("segments to read; default: to the end"),
+  device: runSchema.shape.device,
   json: z.boolean().default(false).describe("print JSON"),
 });
 
@@ -34,12 +35,13 @@ export function register(program: Command): void {
   addOptions(command, dataSchema, "Data");
   addOptions(command, passSchema, "Pass");
   command.action(async (path: string, flags: Record<string, unknown>) => {
-    const { split, segments, json } = passSchema.parse(pick(passSchema, flags));
+    const { split, segments, device, json } = passSchema.parse(pick(passSchema, flags));
     const folder = await findModel(path);
     const [before, given] = [await runOf(folder), fromFlags(flags)];
     const { run } = settle(...(before === undefined ? [] : [dataOf(before)]), given);
     const opened = await openModel(folder, {
       tokenizer: given.run["tokenizer"] as string | undefined,
+      device,
       threads: run.threads,
     });
     await using model = opened.model;

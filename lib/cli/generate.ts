@@ -19,6 +19,7 @@ const generateSchema = z.strictObject({
   seed: z.int().nonnegative().default(0).describe("decides what is drawn"),
   // A model knows its own tokenizer.
   tokenizer: z.string().optional().describe(runSchema.shape.tokenizer.description!),
+  device: runSchema.shape.device,
   threads: runSchema.shape.threads,
 });
 
@@ -30,7 +31,7 @@ export function register(program: Command): void {
     .argument("<folder>", "a model, a checkpoint or a run");
   addOptions(command, generateSchema, "Options");
   command.action(async (path: string, flags: Record<string, unknown>) => {
-    const { prompt, promptFile, tokenizer, threads, ...options } = generateSchema.parse(flags);
+    const { prompt, promptFile, tokenizer, device, threads, ...options } = generateSchema.parse(flags);
     if (prompt !== undefined && promptFile !== undefined)
       throw new InvalidArgumentError("--prompt and --prompt-file exclude each other");
     const before =
@@ -39,7 +40,7 @@ export function register(program: Command): void {
         : prompt === "-"
           ? await text(process.stdin)
           : (prompt ?? "");
-    const opened = await openModel(await findModel(path), { tokenizer, threads });
+    const opened = await openModel(await findModel(path), { tokenizer, device, threads });
     await using model = opened.model;
     using session = await Session.open(model, opened.tokenizer);
     await session.read(before);

@@ -9,6 +9,7 @@ import { openTokenizer, type Tokenizer } from "../data/index.ts";
 import { MemformerError } from "../errors.ts";
 import { Memformer } from "../model.ts";
 import { writeModel } from "../model-files.ts";
+import type { DeviceName } from "../native/cuda.ts";
 import { fromFile, type Given } from "./run-config.ts";
 
 /** Names inside a run's folder. */
@@ -41,9 +42,9 @@ export async function runOf(folder: string): Promise<Given | undefined> {
 /** Loads a model with its tokenizer: the one named, its tokenizer.json, or the built-in one it was made for. */
 export async function openModel(
   folder: string,
-  options: { readonly tokenizer?: string | undefined; readonly threads: number },
+  options: { readonly tokenizer?: string | undefined; readonly device: DeviceName; readonly threads: number },
 ): Promise<{ model: Memformer; tokenizer: Tokenizer }> {
-  const model = await Memformer.load(folder, { threads: options.threads });
+  const model = await Memformer.load(folder, { device: options.device, threads: options.threads });
   const own = join(await findModelFolder(folder), "tokenizer.json");
   const specs = options.tokenizer !== undefined ? [options.tokenizer] : existsSync(own) ? [own] : ["bytes", "gpt2"];
   for (const spec of specs) {

@@ -6,6 +6,7 @@ import { withIoErrors } from "../checkpoint/io-error.ts";
 import { modelSchema, presets, type PresetName } from "../config.ts";
 import { documentRules } from "../data/index.ts";
 import { MemformerError } from "../errors.ts";
+import type { DeviceName } from "../native/cuda.ts";
 import { parseOptions } from "../options.ts";
 import { trainSchema, type TrainConfig } from "../train-config.ts";
 import { pick } from "./options.ts";
@@ -48,6 +49,15 @@ export const runSchema = z.strictObject({
     .optional()
     .describe("segments of an evaluation; default: all of the held-out text"),
   tensorboard: z.boolean().default(true).describe("write TensorBoard's event files"),
+  device: z
+    .custom<DeviceName>((value) => typeof value === "string")
+    .default("auto")
+    .describe("where to compute: auto (a GPU where there is one), cpu, cuda, cuda:N"),
+  tf32: z.boolean().default(false).describe("let a GPU round the factors of float32 products to TF32"),
+  deterministic: z
+    .boolean()
+    .default(false)
+    .describe("the same input gives the same bits on a GPU too, at some speed"),
   threads: z.int().nonnegative().default(0).describe("threads of the operators; 0: one a core"),
 });
 

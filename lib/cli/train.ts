@@ -10,6 +10,7 @@ import { formatBytes, formatNumber } from "../log/format.ts";
 import { createProgress } from "../log/progress.ts";
 import { RunLog } from "../log/run-log.ts";
 import { Memformer } from "../model.ts";
+import { runtime } from "../runtime.ts";
 import { Trainer } from "../train.ts";
 import { trainSchema } from "../train-config.ts";
 import { evaluateSource } from "./held-out.ts";
@@ -67,6 +68,7 @@ async function train(
   }
   await using data = await openRunData(run, await openTokenizer(run.tokenizer), interruption.signal);
   const { vocabulary, bos } = data.tokenizer;
+  runtime({ tf32: run.tf32, deterministic: run.deterministic });
   await using model = await Memformer.create({
     preset: run.preset,
     ...shape,
@@ -74,6 +76,7 @@ async function train(
     bos,
     seed: options.seed,
     threads: run.threads,
+    device: run.device,
   });
   const stream = new TokenStream(data.train, {
     lanes: run.lanes,

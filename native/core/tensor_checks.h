@@ -34,10 +34,11 @@ inline void require_dtype(const char* op, const char* argument, const at::Tensor
           c10::toString(tensor.scalar_type()));
 }
 
-/// float32, float64 or bfloat16: what the operators compute on.
+/// float32, float64 or bfloat16, on a GPU also float16: what the operators compute on.
 inline void require_floating(const char* op, const char* argument, const at::Tensor& tensor) {
   const auto dtype = tensor.scalar_type();
-  require(dtype == at::kFloat || dtype == at::kDouble || dtype == at::kBFloat16, "DTYPE", op, ": ", argument,
+  const bool half = dtype == at::kHalf && tensor.is_cuda();
+  require(dtype == at::kFloat || dtype == at::kDouble || dtype == at::kBFloat16 || half, "DTYPE", op, ": ", argument,
           " must be float32, float64 or bfloat16, got ", c10::toString(dtype));
 }
 

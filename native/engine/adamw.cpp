@@ -4,6 +4,13 @@
 #include "ops/adamw/adamw.h"
 
 namespace memformer::engine {
+namespace {
+
+// Of the loss scale: doubled after so many steps that were made, halved after one that was not.
+constexpr double kGrowth = 2.0;
+constexpr int64_t kGrowthSteps = 2000;
+
+}  // namespace
 
 AdamW::AdamW(const nn::Parameters& parameters, Options options) : options_(options), parameters_(parameters) {
   at::NoGradGuard no_grad;
@@ -17,6 +24,10 @@ AdamW::AdamW(const nn::Parameters& parameters, Options options) : options_(optio
       state_[parameter.name + ".exp_avg"] = parameters.piece(exp_avg_, parameter.value);
       state_[parameter.name + ".exp_avg_sq"] = parameters.piece(exp_avg_sq_, parameter.value);
       state_[parameter.name + ".step"] = steps_made_;
+    }
+    if (loss_scale(parameters)) {
+      state_["loss_scale"] = parameters.flat()->loss_scale;
+      state_["good_steps"] = parameters.flat()->good_steps;
     }
     return;
   }
@@ -51,7 +62,12 @@ void AdamW::step_flat(double rate, const at::Tensor& norm, double clip) {
   const auto& flat = *parameters_.flat();
   rate_.fill_(rate);
   ops::adamw_step(flat.values, flat.gradients, exp_avg_, exp_avg_sq_, flat.working.defined() ? std::optional<at::Tensor>(flat.working) : std::nullopt,
-                  steps_made_, norm, rate_, flat.decayed, options_.beta1, options_.beta2, options_.eps, options_.weight_decay, clip, {});
+                  steps_made_, norm, rate_, flat.decayed, options_.beta1, options_.beta2, options_.eps, options_.weight_decay, clip,
+                  loss_scale(parameters_));
+  if (!flat.loss_scale.defined()) return;
+  const auto found_inf = norm.isfinite().logical_not().to(at::kFloat);
+  auto loss_scale = flat.loss_scale, good_steps = flat.good_steps;
+  at::_amp_update_scale_(loss_scale, good_steps, found_inf, kGrowth, 1.0 / kGrowth, kGrowthSteps);
 }
 
 void AdamW::step(Group& group, double rate, const at::Tensor& found_inf, const std::optional<at::Tensor>& divisor) {

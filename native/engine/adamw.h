@@ -21,7 +21,8 @@ class AdamW {
   /// `norm` () : their norm; not finite: nothing is updated.
   void step(double rate, const at::Tensor& norm, double clip);
 
-  /// exp_avg and exp_avg_sq of a parameter, and the steps made, by name: to be saved, and to be copied into when loaded.
+  /// exp_avg and exp_avg_sq of a parameter, and the steps made, by name; in float16 also loss_scale and good_steps: to be saved, and to
+  /// be copied into when loaded.
   std::map<std::string, at::Tensor> state() const;
 
  private:

@@ -54,9 +54,20 @@ void zero_gradients(const nn::Parameters& parameters) {
   for (const auto& parameter : parameters.all()) parameter.value.mutable_grad().reset();
 }
 
+at::Tensor parameter_gradient(const nn::Parameters& parameters, const std::string& name) {
+  const auto grad = engine::gradient(parameters.at(name)).detach();
+  const auto scale = loss_scale(parameters);
+  return scale ? grad / *scale : grad;
+}
+
+std::optional<at::Tensor> loss_scale(const nn::Parameters& parameters) {
+  if (!parameters.flat() || !parameters.flat()->loss_scale.defined()) return std::nullopt;
+  return parameters.flat()->loss_scale;
+}
+
 at::Tensor gradient_norm(const nn::Parameters& parameters) {
   at::NoGradGuard no_grad;
-  if (parameters.flat()) return ops::gradient_norm(parameters.flat()->gradients, {});
+  if (parameters.flat()) return ops::gradient_norm(parameters.flat()->gradients, loss_scale(parameters));
   const auto grads = gradients_of(parameters);
   return grads.empty() ? at::zeros({}, parameters.dtype()) : at::linalg_vector_norm(at::stack(at::_foreach_norm(grads)));
 }

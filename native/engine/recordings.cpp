@@ -1,5 +1,6 @@
 #include "engine/recordings.h"
 
+#include <algorithm>
 #include <sstream>
 
 namespace memformer::engine {
@@ -15,10 +16,20 @@ std::string full_key(const std::string& key, const Tensors& inputs) {
   return text.str();
 }
 
-Tensors copies(const Tensors& tensors, at::Device device) {
+Tensors copies(const Tensors& tensors) {
   Tensors result;
-  for (const auto& tensor : tensors) result.push_back(tensor.detach().to(tensor.options().device(device), /*non_blocking=*/false, /*copy=*/true));
+  for (const auto& tensor : tensors) result.push_back(tensor.clone());
   return result;
+}
+
+void copy_into(const Tensors& targets, const Tensors& sources) {
+  at::NoGradGuard no_grad;
+  for (size_t i = 0; i < targets.size(); ++i) targets[i].copy_(sources[i], /*non_blocking=*/true);
+}
+
+/// The same memory, which is not held on to.
+at::Tensor borrowed(const at::Tensor& tensor) {
+  return at::from_blob(tensor.mutable_data_ptr(), tensor.sizes(), tensor.strides(), tensor.options());
 }
 
 Tensors brought(const Tensors& tensors, at::Device device) {
@@ -48,10 +59,26 @@ Tensors Recordings::run(at::Device device, const std::string& key, const Tensors
     entry.warm = true;
     return outputs;
   }
-  at::NoGradGuard no_grad;
-  for (size_t i = 0; i < inputs.size(); ++i) entry.inputs[i].copy_(inputs[i], /*non_blocking=*/true);
+  copy_into(entry.inputs, inputs);
   entry.recording->replay();
-  return copies(entry.outputs, device);
+  at::NoGradGuard no_grad;
+  return copies(entry.outputs);
+}
+
+Tensors Recordings::places_for(const Tensors& inputs, at::Device device) const {
+  Tensors places;
+  const auto fits = [&](const at::Tensor& place, const at::Tensor& input) {
+    return place.sizes() == input.sizes() && place.scalar_type() == input.scalar_type() &&
+           std::none_of(places.begin(), places.end(), [&](const auto& taken) { return taken.is_same(place); });
+  };
+  for (const auto& input : inputs) {
+    at::Tensor found;
+    for (const auto& [key, entry] : entries_)
+      for (const auto& place : entry.inputs)
+        if (!found.defined() && fits(place, input)) found = place;
+    places.push_back(found.defined() ? found : at::empty(input.sizes(), input.options().device(device).requires_grad(false)));
+  }
+  return places;
 }
 
 void Recordings::record(Entry& entry, at::Device device, const Tensors& inputs, const Work& work) {
@@ -59,11 +86,13 @@ void Recordings::record(Entry& entry, at::Device device, const Tensors& inputs, 
   if (size() == 0) pool_ = cuda()->new_pool();  // a pool is gone with the last of its recordings
   entry.recording = cuda()->recording(pool_);
   try {
-    entry.inputs = copies(inputs, device);
+    entry.inputs = places_for(inputs, device);
+    copy_into(entry.inputs, inputs);
     entry.recording->begin();
-    entry.outputs = work(entry.inputs);
-    for (auto& output : entry.outputs) output = output.detach();
+    const auto outputs = work(entry.inputs);
     entry.recording->end();
+    // Copied right after a replay, on its stream, so that the other recordings of the pool may use their memory.
+    for (const auto& output : outputs) entry.outputs.push_back(borrowed(output.detach()));
   } catch (const std::exception& error) {
     entry.recording->abandon();
     entry.recording.reset();

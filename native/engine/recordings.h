@@ -30,10 +30,12 @@ class Recordings {
   struct Entry {
     bool warm = false, refused = false;
     std::unique_ptr<Recording> recording;
-    Tensors inputs, outputs;
+    Tensors inputs;   // what the recording reads; all entries share those of a shape, for they run one after the other
+    Tensors outputs;  // what it writes, in the pool's memory
     int64_t used = 0;
   };
   void record(Entry& entry, at::Device device, const Tensors& inputs, const Work& work);
+  Tensors places_for(const Tensors& inputs, at::Device device) const;
   void forget_oldest();
 
   std::map<std::string, Entry> entries_;

@@ -218,8 +218,8 @@ template <bool of_gradient>
 Napi::Value parameter(const Napi::CallbackInfo& info) {
   const std::string name = info[2].As<Napi::String>();
   return enqueue(info, {}, 1, [name](HeldModel& held, const Tensors&) {
-    const auto value = held.model->parameters().at(name);
-    return Tensors{of_gradient ? engine::gradient(value).detach() : value.detach()};
+    const auto& parameters = held.model->parameters();
+    return Tensors{of_gradient ? engine::parameter_gradient(parameters, name) : parameters.at(name).detach()};
   });
 }
 

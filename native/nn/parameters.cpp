@@ -36,6 +36,7 @@ at::Tensor Parameters::add(const std::string& name, at::Tensor value, Decay deca
 }
 
 void Parameters::to(at::Device device, at::ScalarType compute) {
+  constexpr double kFirstLossScale = 65536;
   constexpr int64_t kAlignment = 64;  // numbers: every piece begins where vector accesses may
   at::NoGradGuard no_grad;
   std::map<std::pair<bool, std::string>, std::vector<const Parameter*>> roles;  // (no decay, name without the layer) -> layers
@@ -50,7 +51,11 @@ void Parameters::to(at::Device device, at::ScalarType compute) {
   }
   const auto options = at::TensorOptions().device(device).dtype(dtype_);
   const bool narrow = compute != dtype_;
-  flat_ = Flat{at::zeros({size}, options), at::zeros({size}, options), narrow ? at::zeros({size}, options.dtype(compute)) : at::Tensor(), decayed};
+  flat_ = Flat{at::zeros({size}, options), at::zeros({size}, options), narrow ? at::zeros({size}, options.dtype(compute)) : at::Tensor(), decayed, {}, {}};
+  if (compute == at::kHalf) {
+    flat_->loss_scale = at::full({}, kFirstLossScale, options.dtype(at::kFloat));
+    flat_->good_steps = at::zeros({}, options.dtype(at::kInt));
+  }
   for (auto& parameter : all_) {
     const auto value = piece(flat_->values, parameter.value), gradient = piece(flat_->gradients, parameter.value);
     value.copy_(parameter.value);

@@ -35,6 +35,8 @@ class Parameters {
     at::Tensor values, gradients;  ///< (n)
     at::Tensor working;            ///< (n) in the compute dtype, or undefined: the values are what is computed with
     int64_t decayed;               ///< how many numbers decay
+    at::Tensor loss_scale;         ///< () float32, what gradients are multiplied by; of a float16 compute dtype, else undefined
+    at::Tensor good_steps;         ///< () int32, optimizer steps since it last changed
   };
   const std::optional<Flat>& flat() const { return flat_; }
   /// A parameter's piece of such a buffer, in its shape.

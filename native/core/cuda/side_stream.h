@@ -2,20 +2,19 @@
 // goes on with the gradients of activations, on which everything waits. Both may be part of a graph being captured.
 #pragma once
 #include <c10/cuda/CUDAGuard.h>
-#include <c10/cuda/CUDAStream.h>
 
 #include <array>
 #include <mutex>
 #include <vector>
 
+#include "core/cuda/per_stream.h"
 #include "core/torch.h"
 
 namespace memformer::cuda {
 
 class SideStream {
  public:
-  /// The one beside the current stream of the current device, whichever thread asks: backward passes run on autograd's thread.
-  static SideStream& of_current();
+  explicit SideStream(c10::cuda::CUDAStream main);
 
   /// Runs `work` after all that the current stream has been given so far. It may read `tensors`: the allocator, which knows them to
   /// be of the current stream, gets them back when that stream waits for the work, a few works later at the latest.
@@ -47,7 +46,6 @@ class SideStream {
     SideStream& side;
   };
 
-  explicit SideStream(c10::cuda::CUDAStream main);
   /// MEMFORMER_SIDE_STREAM=0 turns it off.
   static bool enabled();
   Pending& pending() { return pending_[count_ % kDepth]; }

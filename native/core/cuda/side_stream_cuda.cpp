@@ -4,8 +4,6 @@
 
 #include <cstdlib>
 #include <cstring>
-#include <memory>
-#include <unordered_map>
 
 namespace memformer::cuda {
 namespace {
@@ -17,17 +15,6 @@ cudaEvent_t make_event() {
 }
 
 }  // namespace
-
-SideStream& SideStream::of_current() {
-  // Leaked on purpose: no CUDA call may follow the end of main.
-  static auto* mutex = new std::mutex;
-  static auto* beside = new std::unordered_map<c10::cuda::CUDAStream, std::unique_ptr<SideStream>>;
-  const auto main = c10::cuda::getCurrentCUDAStream();
-  std::lock_guard lock(*mutex);
-  auto& side = (*beside)[main];
-  if (!side) side.reset(new SideStream(main));
-  return *side;
-}
 
 bool SideStream::enabled() {
   static const bool enabled = [] {

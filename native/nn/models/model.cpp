@@ -1,5 +1,6 @@
 #include "nn/models/model.h"
 
+#include "nn/loss_scale.h"
 #include "ops/linear/linear.h"
 #include "ops/linear_cross_entropy/linear_cross_entropy.h"
 
@@ -26,12 +27,23 @@ SegmentInput joined(const std::vector<SegmentInput>& segments) {
 
 at::ScalarType parameter_dtype(const Config& config) { return config.text("precision") == "float64" ? at::kDouble : at::kFloat; }
 
+at::ScalarType compute_dtype(const Config& config) {
+  const auto precision = config.text("precision");
+  return precision == "bfloat16" ? at::kBFloat16 : precision == "float16" ? at::kHalf : parameter_dtype(config);
+}
+
+State each(const State& state, at::Tensor (*change)(const at::Tensor&, const at::Tensor&), const at::Tensor& scale) {
+  State changed;
+  for (const auto& part : state) changed.push_back(change(part, scale));
+  return changed;
+}
+
 }  // namespace
 
 Model::Model(const Config& config, uint64_t seed)
     : parameters_(seed, parameter_dtype(config)),
       bos_(config.integer("bos")),
-      compute_(config.text("precision") == "bfloat16" ? at::kBFloat16 : parameter_dtype(config)),
+      compute_(compute_dtype(config)),
       dropout_(config.number("dropout")) {}
 
 Pass Model::start(const SegmentInput& segment) const { return Pass(parameters_, compute_, segment.training ? dropout_ : 0.0, segment.seed); }
@@ -47,6 +59,8 @@ at::Tensor Model::project(const at::Tensor& hidden, Pass& pass) const {
 
 Outputs Model::forward(const std::vector<SegmentInput>& segments, State state) const {
   const auto G = static_cast<int64_t>(segments.size());
+  const auto scale = loss_scale();
+  state = each(state, entering, scale);
   std::vector<at::Tensor> hiddens;
   int64_t site = 0;
   for (const auto& segment : segments) {
@@ -64,7 +78,14 @@ Outputs Model::forward(const std::vector<SegmentInput>& segments, State state) c
   const auto [sum, count] = ops::linear_cross_entropy(pass.cast(hidden).reshape({-1, hidden.size(2)}), pass.working(output_),
                                                       all.target.reshape({-1}), pass.sink(output_), G,
                                                       chunk_rows(output_.size(0), hidden.is_cpu()));
-  return {sum / count.clamp_min(1).to(sum.scalar_type()), count, std::move(state)};
+  return {leaving(sum / count.clamp_min(1).to(sum.scalar_type()), scale), count, each(state, leaving, scale)};
+}
+
+Encoding Model::encode(const SegmentInput& segment, const State& state) const {
+  auto pass = start(segment);
+  const auto scale = loss_scale();
+  const auto encoding = encode(segment, each(state, entering, scale), pass);
+  return {leaving(encoding.hidden, scale), each(encoding.state, leaving, scale)};
 }
 
 Registry<std::unique_ptr<Model>, const Config&, uint64_t>& models() {

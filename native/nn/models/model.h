@@ -43,10 +43,7 @@ class Model {
   /// by segment; what hangs on it (the decoder, the scores) is computed for all of them at once.
   Outputs forward(const std::vector<SegmentInput>& segments, State state) const;
   /// The critical path alone: the next state, and what the stack that writes it computed. forward() takes the same path.
-  Encoding encode(const SegmentInput& segment, const State& state) const {
-    auto pass = start(segment);
-    return encode(segment, state, pass);
-  }
+  Encoding encode(const SegmentInput& segment, const State& state) const;
   /// Logits (B, V) of the token after `prefix` (B, P >= 0), the start of the segment that follows segment.source.
   /// `state` is what forward() would be given. segment.target is not looked at.
   virtual at::Tensor logits(const SegmentInput& segment, const at::Tensor& prefix, const State& state) const = 0;
@@ -65,6 +62,8 @@ class Model {
   virtual at::Tensor decode(const SegmentInput& segments, const at::Tensor& hidden, Pass& pass) const = 0;
 
   Pass start(const SegmentInput& segment) const;
+  /// What gradients are multiplied by inside; undefined: nothing.
+  at::Tensor loss_scale() const { return parameters_.flat() ? parameters_.flat()->loss_scale : at::Tensor(); }
   at::Tensor project(const at::Tensor& hidden, Pass& pass) const;
   /// V x D, the output projection: the embedding itself when tied.
   void make_output(const Config& config, const at::Tensor& embedding);

@@ -4,7 +4,6 @@
 #pragma once
 #include <cuda_runtime_api.h>
 
-#include "core/cuda/column_sums.cuh"
 #include "core/cuda/dropout_mask.cuh"
 #include "core/cuda/dtype.cuh"
 
@@ -45,6 +44,5 @@ struct AddNormBackwardParams {
 void launch_add_norm_forward(const AddNormForwardParams& params, cudaStream_t stream);
 int64_t add_norm_shares(int64_t N, int64_t D, cuda::Dtype x_dtype);
 void launch_add_norm_backward(const AddNormBackwardParams& params, cudaStream_t stream);
-void launch_add_norm_sums(const cuda::ColumnSums& sums, cudaStream_t stream);
 
 }  // namespace memformer::ops

@@ -13,7 +13,7 @@ namespace memformer::ops {
 /// Branch and `dtype` have x's dtype, or beside a float32 x either may be bfloat16 or float16, but not one of each.
 /// Differentiable once in x, branch, branch_bias, weight and bias. With a sink, (D) float32 (float64 for float64), the gradient of
 /// weight, bias or branch_bias is added to it in the backward pass, and nothing is sent back. On a GPU, where all of these have sinks,
-/// that addition runs beside the current stream: nobody may read the sinks before linear_join.
+/// that addition is put off: nobody may read the sinks before linear_join.
 /// Throws SHAPE, DTYPE, DEVICE_MISMATCH, CONFIG.
 std::tuple<at::Tensor, at::Tensor> add_norm(const at::Tensor& x, const std::optional<at::Tensor>& branch,
                                             const std::optional<at::Tensor>& branch_bias, const at::Tensor& weight, const at::Tensor& bias,

@@ -1,5 +1,6 @@
 #include <algorithm>
 
+#include "core/cuda/column_sums.cuh"
 #include "core/cuda/numeric.cuh"
 #include "ops/add_norm/add_norm.cuh"
 #include "ops/add_norm/add_norm_dispatch.cuh"
@@ -183,7 +184,5 @@ void launch_add_norm_backward(const AddNormBackwardParams& p, cudaStream_t strea
     }
   });
 }
-
-void launch_add_norm_sums(const ColumnSums& sums, cudaStream_t stream) { launch_column_sums(sums, stream); }
 
 }  // namespace memformer::ops

@@ -4,7 +4,7 @@
 
 #include "core/cuda/dropout_mask_of.h"
 #include "core/cuda/dtype_of.h"
-#include "core/cuda/side_stream.h"
+#include "core/cuda/pending_sums.h"
 #include "core/gradient_sink.h"
 #include "core/torch.h"
 #include "ops/add_norm/add_norm.cuh"
@@ -55,44 +55,6 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> forward_cuda(const Tensor& x_in, cons
   return {sum, normed, mean, rstd};
 }
 
-/// A parameter's gradient on its way: into its sink, or a tensor of its own.
-struct Destination {
-  Destination(const Optional& sink, bool wanted, int64_t N, int64_t D, const at::TensorOptions& options)
-      : to_sink(wanted && given(sink)), wanted(wanted) {
-    if (to_sink) sum = *sink;
-    else if (wanted) sum = N > 0 ? at::empty({D}, options) : at::zeros({D}, options);
-  }
-
-  Tensor result(const at::TensorOptions& options) const {
-    return wanted && !to_sink ? sum.to(options.dtype()) : at::empty({0}, options);
-  }
-
-  Tensor sum;
-  bool to_sink, wanted;
-};
-
-/// Adds the shares' `partials` (shares, 2 or 3, D) up: beside the current stream if all goes into sinks, which nobody waits for.
-void add_up(const Tensor& partials, std::initializer_list<const Destination*> destinations) {
-  cuda::ColumnSums sums{};
-  sums.partials = partials.const_data_ptr();
-  sums.shares = partials.size(0);
-  sums.width = partials.size(2);
-  sums.is_double = partials.scalar_type() == at::kDouble;
-  bool aside = true;
-  for (const auto* destination : destinations) {
-    if (!destination->wanted) continue;
-    sums.sums[sums.kinds] = destination->sum.mutable_data_ptr();
-    sums.add[sums.kinds++] = destination->to_sink;
-    aside = aside && destination->to_sink;
-  }
-  const auto launch = [&] {
-    launch_add_norm_sums(sums, c10::cuda::getCurrentCUDAStream());
-    C10_CUDA_KERNEL_LAUNCH_CHECK();
-  };
-  if (aside) cuda::SideStream::of_current().run({partials}, launch);
-  else launch();
-}
-
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> backward_cuda(
     const Optional& grad_sum_in, const Optional& grad_normed_in, const Tensor& sum_in, const Tensor& mean, const Tensor& rstd,
     const Tensor& weight_in, const Optional& weight_sink, const Optional& bias_sink, const Optional& branch_bias_sink, double p,
@@ -106,8 +68,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> backward_cuda(
   const auto branch_options = sum.options().dtype(branch_dtype);
   auto grad_branch = with_branch ? at::empty(sum.sizes(), branch_options) : at::empty({0}, branch_options);
   const auto wide = mean.options();
-  const Destination to_weight(weight_sink, true, N, D, wide), to_bias(bias_sink, true, N, D, wide);
-  const Destination to_branch_bias(branch_bias_sink, with_branch_bias, N, D, wide);
+  const cuda::ColumnGradient of_weight(weight_sink, true, N, D, wide), of_bias(bias_sink, true, N, D, wide);
+  const cuda::ColumnGradient of_branch_bias(branch_bias_sink, with_branch_bias, N, D, wide);
   if (N > 0) {
     AddNormBackwardParams params{};
     params.x_dtype = dtype_of(sum);
@@ -130,9 +92,9 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> backward_cuda(
     if (with_branch) params.mask = cuda::dropout_mask_of(sum, p, seed, site);
     launch_add_norm_backward(params, c10::cuda::getCurrentCUDAStream());
     C10_CUDA_KERNEL_LAUNCH_CHECK();
-    add_up(partials, {&to_weight, &to_bias, &to_branch_bias});
+    cuda::sum_columns(partials, {&of_weight, &of_bias, &of_branch_bias});
   }
-  return {grad_x, grad_branch, to_weight.result(weight.options()), to_bias.result(weight.options()), to_branch_bias.result(branch_options)};
+  return {grad_x, grad_branch, of_weight.result(weight.options()), of_bias.result(weight.options()), of_branch_bias.result(branch_options)};
 }
 
 }  // namespace

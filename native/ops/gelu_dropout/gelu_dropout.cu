@@ -1,5 +1,6 @@
 #include <algorithm>
 
+#include "core/cuda/column_sums.cuh"
 #include "core/cuda/numeric.cuh"
 #include "ops/gelu_dropout/gelu_dropout.cuh"
 
@@ -99,7 +100,5 @@ int64_t gelu_dropout_shares(int64_t N, int64_t C, bool summed, Dtype dtype) {
 void launch_gelu_dropout_forward(const GeluDropoutParams& params, cudaStream_t stream) { launch<false>(params, stream); }
 
 void launch_gelu_dropout_backward(const GeluDropoutParams& params, cudaStream_t stream) { launch<true>(params, stream); }
-
-void launch_gelu_dropout_sums(const ColumnSums& sums, cudaStream_t stream) { launch_column_sums(sums, stream); }
 
 }  // namespace memformer::ops

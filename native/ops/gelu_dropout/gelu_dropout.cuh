@@ -2,7 +2,6 @@
 #pragma once
 #include <cuda_runtime_api.h>
 
-#include "core/cuda/column_sums.cuh"
 #include "core/cuda/dropout_mask.cuh"
 #include "core/cuda/dtype.cuh"
 
@@ -24,6 +23,5 @@ struct GeluDropoutParams {
 int64_t gelu_dropout_shares(int64_t N, int64_t C, bool summed, cuda::Dtype dtype);
 void launch_gelu_dropout_forward(const GeluDropoutParams& params, cudaStream_t stream);
 void launch_gelu_dropout_backward(const GeluDropoutParams& params, cudaStream_t stream);
-void launch_gelu_dropout_sums(const cuda::ColumnSums& sums, cudaStream_t stream);
 
 }  // namespace memformer::ops

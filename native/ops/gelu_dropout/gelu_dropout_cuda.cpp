@@ -4,7 +4,7 @@
 
 #include "core/cuda/dropout_mask_of.h"
 #include "core/cuda/dtype_of.h"
-#include "core/cuda/side_stream.h"
+#include "core/cuda/pending_sums.h"
 #include "core/gradient_sink.h"
 #include "core/torch.h"
 #include "ops/gelu_dropout/gelu_dropout.cuh"
@@ -42,26 +42,6 @@ Tensor forward_cuda(const Tensor& x_in, const Optional& bias_in, double p, const
   return y;
 }
 
-/// What the shares' `partials` (shares, C) add up to, into the sink beside the current stream, or returned.
-Tensor bias_gradient(const Tensor& partials, const Optional& sink, at::ScalarType dtype) {
-  const auto grad = given(sink) ? *sink : at::empty({partials.size(1)}, partials.options());
-  cuda::ColumnSums sums{};
-  sums.partials = partials.const_data_ptr();
-  sums.sums[0] = grad.mutable_data_ptr();
-  sums.add[0] = given(sink);
-  sums.shares = partials.size(0);
-  sums.width = partials.size(1);
-  sums.kinds = 1;
-  sums.is_double = partials.scalar_type() == at::kDouble;
-  const auto add_up = [&] {
-    launch_gelu_dropout_sums(sums, c10::cuda::getCurrentCUDAStream());
-    C10_CUDA_KERNEL_LAUNCH_CHECK();
-  };
-  if (given(sink)) cuda::SideStream::of_current().run({partials}, add_up);
-  else add_up();
-  return given(sink) ? at::empty({0}, grad.options().dtype(dtype)) : grad.to(dtype);
-}
-
 std::tuple<Tensor, Tensor> backward_cuda(const Tensor& grad_in, const Tensor& x_in, const Optional& bias_in, const Optional& bias_sink,
                                          double p, const Optional& seed_in, int64_t site) {
   const c10::cuda::CUDAGuard device(x_in.device());
@@ -71,14 +51,14 @@ std::tuple<Tensor, Tensor> backward_cuda(const Tensor& grad_in, const Tensor& x_
   if (x.numel() == 0) return {grad_x, at::zeros({bias.defined() && !given(bias_sink) ? bias.size(0) : 0}, x.options())};
   auto params = params_of(x, bias, grad_x, p, seed, site, bias.defined());
   params.grad = grad.const_data_ptr();
-  Tensor partials;
-  if (bias.defined()) {
-    partials = at::empty({params.shares, params.C}, x.options().dtype(accumulate_type(x.scalar_type())));
-    params.partials = partials.mutable_data_ptr();
-  }
+  const auto wide = x.options().dtype(accumulate_type(x.scalar_type()));
+  const cuda::ColumnGradient of_bias(bias_sink, bias.defined(), params.N, params.C, wide);
+  const auto partials = bias.defined() ? at::empty({params.shares, 1, params.C}, wide) : Tensor();
+  params.partials = bias.defined() ? partials.mutable_data_ptr() : nullptr;
   launch_gelu_dropout_backward(params, c10::cuda::getCurrentCUDAStream());
   C10_CUDA_KERNEL_LAUNCH_CHECK();
-  return {grad_x, bias.defined() ? bias_gradient(partials, bias_sink, x.scalar_type()) : at::empty({0}, x.options())};
+  if (bias.defined()) cuda::sum_columns(partials, {&of_bias});
+  return {grad_x, of_bias.result(x.options())};
 }
 
 }  // namespace

@@ -11,11 +11,12 @@ at::Tensor linear(const at::Tensor& x, const at::Tensor& weight, const std::opti
                   const std::optional<at::Tensor>& weight_sink, const std::optional<at::Tensor>& bias_sink);
 
 /// weight_sink += grad^T x, bias_sink += the sum of grad over its rows.   grad (n, out), x (n, in) of one dtype, rows of any stride.
-/// On a GPU this runs beside the current stream: nobody may read the sinks before linear_join.
+/// On a GPU a small product runs beside the current stream: nobody may read the sinks before linear_join.
 void linear_accumulate(const at::Tensor& grad, const at::Tensor& x, const at::Tensor& weight_sink,
                        const std::optional<at::Tensor>& bias_sink);
 
-/// The current stream of `like`'s device waits for all that linear_accumulate has put beside it.
+/// The current stream of `like`'s device waits for all that linear_accumulate has put beside it, and makes the additions to sinks that
+/// other operators have put off.
 void linear_join(const at::Tensor& like);
 
 }  // namespace memformer::ops

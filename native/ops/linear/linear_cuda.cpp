@@ -3,6 +3,7 @@
 #include <c10/cuda/CUDAStream.h>
 
 #include "core/cuda/dtype_of.h"
+#include "core/cuda/pending_sums.h"
 #include "core/cuda/side_stream.h"
 #include "core/torch.h"
 #include "ops/linear/linear.cuh"
@@ -12,6 +13,9 @@ namespace {
 
 using at::Tensor;
 using Optional = std::optional<Tensor>;
+
+// From so many multiplications on a product fills an H100, and nothing is won by running another beside it.
+constexpr int64_t kFills = int64_t{1} << 29;
 
 Tensor forward_cuda(const Tensor& x, const Tensor& weight, const Optional& bias, const Optional&, const Optional&) {
   auto shape = x.sizes().vec();
@@ -44,15 +48,20 @@ void add_bias_gradient(const Tensor& grad_in, const Tensor& sink) {
 void accumulate_cuda(const Tensor& grad, const Tensor& x, const Tensor& weight_sink, const Optional& bias_sink) {
   if (grad.numel() == 0) return;
   const c10::cuda::CUDAGuard device(grad.device());
-  cuda::SideStream::of_current().run({grad, x}, [&] {
+  const auto work = [&] {
     if (x.numel() > 0) add_weight_gradient(grad, x, weight_sink);
     if (bias_sink.has_value() && bias_sink->defined()) add_bias_gradient(grad, *bias_sink);
-  });
+  };
+  auto& side = cuda::beside_current_stream<cuda::SideStream>();
+  if (grad.size(0) * grad.size(1) * x.size(1) < kFills) return side.run({grad, x}, work);
+  side.join();  // it may be adding to the same sink
+  work();
 }
 
 void join_cuda(const Tensor& like) {
   const c10::cuda::CUDAGuard device(like.device());
-  cuda::SideStream::of_current().join();
+  cuda::beside_current_stream<cuda::PendingSums>().flush();
+  cuda::beside_current_stream<cuda::SideStream>().join();
 }
 
 }  // namespace

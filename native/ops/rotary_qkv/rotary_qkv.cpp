@@ -90,7 +90,7 @@ std::tuple<Tensor, Tensor> backward_cpu(const Tensor& grad_q_in, const Tensor& g
     });
   });
   if (!with_bias) return {grad, at::empty({0}, grad.options())};
-  return {grad, deliver(at::sum(grad, {0, 1}, false, accumulate_type(grad.scalar_type())), bias_sink, grad.scalar_type())};
+  return {grad, deliver(at::sum(grad, at::IntArrayRef({0, 1}), false, accumulate_type(grad.scalar_type())), bias_sink, grad.scalar_type())};
 }
 
 class RotaryQkv : public torch::autograd::Function<RotaryQkv> {

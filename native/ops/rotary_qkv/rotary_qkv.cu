@@ -1,5 +1,6 @@
 #include <algorithm>
 
+#include "core/cuda/column_sums.cuh"
 #include "core/cuda/numeric.cuh"
 #include "ops/rotary_qkv/rotary_qkv.cuh"
 
@@ -103,7 +104,5 @@ void launch_rotary_qkv(const RotaryQkvParams& p, cudaStream_t stream) {
     else launch<scalar_t, 1>(p, stream);
   });
 }
-
-void launch_rotary_qkv_sums(const ColumnSums& sums, cudaStream_t stream) { launch_column_sums(sums, stream); }
 
 }  // namespace memformer::ops

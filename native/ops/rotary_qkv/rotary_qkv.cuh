@@ -6,7 +6,6 @@
 
 #include <cstdint>
 
-#include "core/cuda/column_sums.cuh"
 #include "core/cuda/dtype.cuh"
 
 namespace memformer::ops {
@@ -34,6 +33,5 @@ struct RotaryQkvParams {
 /// Into how many shares the tokens are split: few where sums over them are taken. `width` is 3 D.
 int64_t rotary_qkv_shares(int64_t tokens, int64_t width, bool summed, cuda::Dtype dtype);
 void launch_rotary_qkv(const RotaryQkvParams& params, cudaStream_t stream);
-void launch_rotary_qkv_sums(const cuda::ColumnSums& sums, cudaStream_t stream);
 
 }  // namespace memformer::ops

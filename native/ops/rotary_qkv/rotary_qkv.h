@@ -10,8 +10,7 @@ namespace memformer::ops {
 /// undefined, added without a rounding; cos, sin (T, E / 2) in float32 (float64 for float64).
 /// Returns q, k, v, each (B, H, T, E): contiguous on the CPU, on CUDA views of one (B, T, 3, H, E).
 /// Differentiable once in qkv and bias; to bias_sink, (3 D) float32 (float64 for float64), the gradient of the bias is added in the
-/// backward pass, and nothing is sent back. On a GPU that addition runs beside the current stream: nobody may read the sink before
-/// linear_join. Throws SHAPE, DTYPE, DEVICE_MISMATCH, CONFIG.
+/// backward pass, and nothing is sent back. On a GPU that addition is put off: nobody may read the sink before linear_join. Throws SHAPE, DTYPE, DEVICE_MISMATCH, CONFIG.
 std::tuple<at::Tensor, at::Tensor, at::Tensor> rotary_qkv(const at::Tensor& qkv, const std::optional<at::Tensor>& bias,
                                                           const std::optional<at::Tensor>& bias_sink, const at::Tensor& cos,
                                                           const at::Tensor& sin, int64_t heads);

@@ -3,7 +3,7 @@
 #include <c10/cuda/CUDAStream.h>
 
 #include "core/cuda/dtype_of.h"
-#include "core/cuda/side_stream.h"
+#include "core/cuda/pending_sums.h"
 #include "core/torch.h"
 #include "ops/rotary_qkv/check.h"
 #include "ops/rotary_qkv/rotary_qkv.cuh"
@@ -56,26 +56,6 @@ std::tuple<Tensor, Tensor, Tensor> forward_cuda(const Tensor& qkv_in, const Opti
   return {part_of(y, 0, heads), part_of(y, 1, heads), part_of(y, 2, heads)};
 }
 
-/// What the shares' `partials` (shares, 3 D) add up to, into the sink beside the current stream, or returned.
-Tensor bias_gradient(const Tensor& partials, const Optional& sink, at::ScalarType dtype) {
-  const auto grad = given(sink) ? *sink : at::empty({partials.size(1)}, partials.options());
-  cuda::ColumnSums sums{};
-  sums.partials = partials.const_data_ptr();
-  sums.sums[0] = grad.mutable_data_ptr();
-  sums.add[0] = given(sink);
-  sums.shares = partials.size(0);
-  sums.width = partials.size(1);
-  sums.kinds = 1;
-  sums.is_double = partials.scalar_type() == at::kDouble;
-  const auto add_up = [&] {
-    launch_rotary_qkv_sums(sums, c10::cuda::getCurrentCUDAStream());
-    C10_CUDA_KERNEL_LAUNCH_CHECK();
-  };
-  if (given(sink)) cuda::SideStream::of_current().run({partials}, add_up);
-  else add_up();
-  return given(sink) ? at::empty({0}, grad.options().dtype(dtype)) : grad.to(dtype);
-}
-
 std::tuple<Tensor, Tensor> backward_cuda(const Tensor& grad_q, const Tensor& grad_k, const Tensor& grad_v, const Optional& bias_sink,
                                          const Tensor& cos_in, const Tensor& sin_in, bool with_bias) {
   const c10::cuda::CUDAGuard device(grad_q.device());
@@ -86,14 +66,13 @@ std::tuple<Tensor, Tensor> backward_cuda(const Tensor& grad_q, const Tensor& gra
   if (packed.numel() == 0) return {packed, at::zeros({with_bias && !given(bias_sink) ? width : 0}, q.options())};
   auto params = params_of(q, k, v, cos, sin, packed, true);
   params.shares = rotary_qkv_shares(tokens, width, with_bias, params.dtype);
-  Tensor partials;
-  if (with_bias) {
-    partials = at::empty({params.shares, width}, cos.options());
-    params.partials = partials.mutable_data_ptr();
-  }
+  const cuda::ColumnGradient of_bias(bias_sink, with_bias, tokens, width, cos.options());
+  const auto partials = with_bias ? at::empty({params.shares, 1, width}, cos.options()) : Tensor();
+  params.partials = with_bias ? partials.mutable_data_ptr() : nullptr;
   launch_rotary_qkv(params, c10::cuda::getCurrentCUDAStream());
   C10_CUDA_KERNEL_LAUNCH_CHECK();
-  return {packed, with_bias ? bias_gradient(partials, bias_sink, q.scalar_type()) : at::empty({0}, q.options())};
+  if (with_bias) cuda::sum_columns(partials, {&of_bias});
+  return {packed, of_bias.result(q.options())};
 }
 
 }  // namespace

@@ -27,7 +27,8 @@ void check(const Tensor& query, const Tensor& self_key, const Tensor& own, const
   require_shape(kOp, "value", value, {B, T, D});
   require_like(kOp, "self_key", self_key, "query", query);
   const auto dtype = query.scalar_type();
-  require(own.scalar_type() == dtype || (dtype == at::kBFloat16 && own.scalar_type() == at::kFloat), "DTYPE", kOp,
+  const bool narrow = dtype == at::kBFloat16 || dtype == at::kHalf;
+  require(own.scalar_type() == dtype || (narrow && own.scalar_type() == at::kFloat), "DTYPE", kOp,
           ": own must have query's dtype ", c10::toString(dtype), ", or Float beside BFloat16, got ", c10::toString(own.scalar_type()));
   require(own.device() == query.device(), "DEVICE_MISMATCH", kOp, ": own must be on query's device ", query.device().str(), ", got ",
           own.device().str());

@@ -6,7 +6,7 @@
 namespace memformer::ops {
 
 /// query, self_key, own (B, M, D): one row a slot; key, value (B, T, D): one row a token; split into `heads` chunks of E = D / heads.
-/// All of one dtype, but for `own`, which may be float32 beside bfloat16: the memory stays wide where its projections are narrow.
+/// All of one dtype, but for `own`, which may be float32 beside bfloat16 or float16: the memory stays wide where its projections are narrow.
 /// mask (B, T) bool, true where a token is real, or undefined: all are. `scale` multiplies the logits: 1 / (sqrt(E) tau).
 /// Returns (B, M, D) in own's dtype. A row without real tokens returns `own` exactly. Differentiable once in all five; every gradient
 /// has its input's dtype. Throws SHAPE, DTYPE, DEVICE_MISMATCH, CONFIG.
