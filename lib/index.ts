@@ -18,7 +18,7 @@ export { learningRate, type Schedule } from "./schedule.ts";
 export { disposeSegment, upload, type SegmentTensors } from "./segment-tensors.ts";
 export { PADDING, type Segment } from "./segment.ts";
 export { Session, type GenerateOptions } from "./session.ts";
-export { apply, backward, op, Tensor, tidy, type DType, type NumberArray } from "./tensor.ts";
+export { apply, backward, op, opList, Tensor, tidy, type DType, type NumberArray } from "./tensor.ts";
 export { trainSchema, type TrainConfig, type TrainOptions } from "./train-config.ts";
 export { Trainer, type RunOptions, type TrainStep } from "./train.ts";
 export { lossWeights, segmentSeed, type GradientMethod, type LossWeights, type WindowOptions, type WindowResult } from "./window.ts";

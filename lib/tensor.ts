@@ -90,18 +90,29 @@ export class Tensor implements Disposable {
   }
 }
 
+type Given = (Tensor | readonly Tensor[] | Exclude<OperatorArgument, TensorHandle | readonly TensorHandle[]>)[];
+
 /** Any operator of LibTorch's dispatcher or of ours, as `"aten::add.Tensor"` or `"memformer::biased_norm"`. */
-export function op(name: string, ...args: (Tensor | readonly Tensor[] | Exclude<OperatorArgument, TensorHandle | readonly TensorHandle[]>)[]): Tensor[] {
+export function op(name: string, ...args: Given): Tensor[] {
+  return dispatched(name, args);
+}
+
+/** {@link op} for operators that return a list, of `count` tensors. */
+export function opList(name: string, count: number, ...args: Given): Tensor[] {
+  return dispatched(name, args, count);
+}
+
+/** {@link op} for operators with one result. */
+export function apply(name: string, ...args: Given): Tensor {
+  return op(name, ...args)[0]!;
+}
+
+function dispatched(name: string, args: Given, results?: number): Tensor[] {
   const [base, overload = ""] = name.split(".");
   const handles = args.map((arg) => Array.isArray(arg)
     ? arg.map((element) => element instanceof Tensor ? element.handle : element as number)
     : arg instanceof Tensor ? arg.handle : arg) as OperatorArgument[];
-  return guarded((addon) => addon.op(nextCall(), base!, overload, handles)).map((handle) => new Tensor(handle));
-}
-
-/** {@link op} for operators with one result. */
-export function apply(name: string, ...args: Parameters<typeof op> extends [string, ...infer Rest] ? Rest : never): Tensor {
-  return op(name, ...args)[0]!;
+  return guarded((addon) => addon.op(nextCall(), base!, overload, handles, results)).map((handle) => new Tensor(handle));
 }
 
 /**

@@ -1,6 +1,6 @@
 import { expect } from "chai";
 import {
-  AdamW, apply, backward, cancellable, isMemformerError, mrbp, op, synchronize, Tensor, tidy, type Memformer,
+  AdamW, apply, backward, cancellable, isMemformerError, mrbp, op, opList, synchronize, Tensor, tidy, type Memformer,
 } from "../lib/index.ts";
 import { bits, numbers, randomWindow, takeGradients, tinyModel } from "./support/models.ts";
 import { failure } from "./support/runs.ts";
@@ -70,6 +70,16 @@ describe("a call", function () {
     }
     const error = await failure(theReader());
     expect(error.stack).to.match(/theCulprit/).and.not.match(/theReader/);
+  });
+
+  it("takes lists, empty ones too, and gives the tensors of a list, as many as it was told", async () => {
+    const x = Tensor.from(Float32Array.of(1, 2, 3, 4, 5, 6), [3, 2]), rows = opList("aten::unbind.int", 3, x);
+    const back = apply("aten::stack", rows.toReversed());
+    expect(await numbers([...rows, back])).to.deep.equal([[1, 2], [3, 4], [5, 6], [5, 6, 3, 4, 1, 2]]);
+    const two = opList("aten::unbind.int", 2, x), nothing = apply("aten::stack", []);
+    expect((await failure(two[0]!.data())).message).to.match(/made 3 tensors, 2 /);
+    expect((await failure(nothing.data())).message).to.match(/stack expects a non-empty TensorList/);
+    for (const tensor of [x, ...two, nothing]) tensor.dispose();
   });
 
   it("of an operator that is not there, or with arguments it does not take, says so", async () => {

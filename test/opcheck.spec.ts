@@ -80,6 +80,12 @@ describe("the operators' harness", () => {
     expect(found).not.to.include.keys("equals plain loops", "is as exact as composed ATen in float32");
   });
 
+  it("calls an operator as its spec says", async () => {
+    const spec = { ...biasedNorm, call: (...[memory, bias, eps]: Arguments) => [good(memory, bias.detach(), eps)] };
+    expect((await caseChecks(spec, shape)["sends back what differences say"]!()).join())
+      .to.match(/the gradient of argument 1 is 0 at element 0, differences say/);
+  });
+
   it("reports an operator that drops the gradient of one element", async () => {
     const found = await complaints((memory, bias, eps) =>
       good(replaced(memory, atLast(memory), memory.detach()), bias, eps));

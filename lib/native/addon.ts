@@ -52,7 +52,8 @@ export interface Addon {
   read(call: number, tensor: TensorHandle): Promise<{ dtype: DType; shape: number[]; data: ArrayBuffer }>;
   read(call: number): Promise<void>;
   release(tensor: TensorHandle): void;
-  op(call: number, name: string, overload: string, args: readonly OperatorArgument[]): TensorHandle[];
+  /** `results`: how many tensors come, where the operator returns a list. */
+  op(call: number, name: string, overload: string, args: readonly OperatorArgument[], results?: number): TensorHandle[];
   detach(call: number, tensor: TensorHandle): TensorHandle;
   leaf(call: number, tensor: TensorHandle): TensorHandle;
   gradient(call: number, leaf: TensorHandle): TensorHandle;

@@ -14,6 +14,23 @@ inline void require_sink(const char* op, const char* name, const std::optional<a
   require(sink->is_contiguous(), "SHAPE", op, ": ", name, " must be contiguous");
 }
 
+/// For every weight and every bias of an operator's lists a sink in its shape, or none at all.
+inline void require_sinks(const char* op, at::TensorList weights, at::TensorList biases, at::TensorList weight_sinks, at::TensorList bias_sinks) {
+  if (weight_sinks.empty() && bias_sinks.empty()) return;
+  require(weight_sinks.size() == weights.size() && bias_sinks.size() == biases.size(), "CONFIG", op,
+          ": sinks must be one a weight and one a bias, or none; got ", weight_sinks.size(), " and ", bias_sinks.size());
+  const auto require_each = [op](const char* name, at::TensorList sinks, const char* of_name, at::TensorList of) {
+    for (size_t l = 0; l < sinks.size(); ++l) {
+      require(sinks[l].sizes() == of[l].sizes(), "SHAPE", op, ": ", name, " must have the shape of ", of_name, " ", of[l].sizes(), ", got ",
+              sinks[l].sizes());
+      require_dtype(op, name, sinks[l], accumulate_type(of[l].scalar_type()));
+      require(sinks[l].is_contiguous(), "SHAPE", op, ": ", name, " must be contiguous");
+    }
+  };
+  require_each("weight_sinks", weight_sinks, "weights", weights);
+  require_each("bias_sinks", bias_sinks, "biases", biases);
+}
+
 /// Adds the gradient to the sink and returns nothing, (0), or without a sink returns it in the parameter's dtype.
 inline at::Tensor deliver(const at::Tensor& grad, const std::optional<at::Tensor>& sink, at::ScalarType dtype) {
   if (!given(sink)) return grad.to(dtype);

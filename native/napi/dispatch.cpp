@@ -68,6 +68,7 @@ c10::IValue DispatchedCall::convert(const Argument& argument, const c10::Argumen
   }
   const auto& numbers = std::get<std::vector<double>>(argument);
   const auto element = type->kind() == c10::TypeKind::ListType ? type->castRaw<c10::ListType>()->getElementType() : nullptr;
+  if (element && element->kind() == c10::TypeKind::TensorType && numbers.empty()) return c10::List<at::Tensor>();
   if (element && element->kind() == c10::TypeKind::FloatType) return c10::List<double>(numbers);
   return c10::List<int64_t>(std::vector<int64_t>(numbers.begin(), numbers.end()));
 }
@@ -82,8 +83,9 @@ engine::Tensors DispatchedCall::run(const engine::Tensors& tensors) const {
   op_.callBoxed(stack);
   engine::Tensors results;
   for (auto& value : stack) {
-    require(value.isTensor(), "NATIVE", schema.name(), " returns something that is no tensor");
-    results.push_back(value.toTensor());
+    require(value.isTensor() || value.isTensorList(), "NATIVE", schema.name(), " returns something that is no tensor");
+    if (value.isTensor()) results.push_back(value.toTensor());
+    else for (auto& element : value.toTensorVector()) results.push_back(std::move(element));
   }
   return results;
 }

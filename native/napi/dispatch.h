@@ -14,6 +14,7 @@ class DispatchedCall {
 
   /// The tensors among the arguments, in the order run() takes them.
   engine::Slots inputs() const { return inputs_; }
+  /// A list counts as one: how long it will be, its caller must say.
   size_t results() const { return op_.schema().returns().size(); }
   engine::Tensors run(const engine::Tensors& tensors) const;
 

@@ -65,12 +65,14 @@ Napi::Value release(const Napi::CallbackInfo& info) {
   return info.Env().Undefined();
 }
 
-/// op(call, "namespace::name", overload, arguments): handles of its results, in order.
+/// op(call, "namespace::name", overload, arguments, results): handles of its results, in order; as many as it returns, unless `results`
+/// says how many tensors its lists will hold.
 Napi::Value op(const Napi::CallbackInfo& info) {
   auto& environment = Environment::of(info.Env());
   DispatchedCall dispatched(info[1].As<Napi::String>(), info[2].As<Napi::String>(), info[3].As<Napi::Array>());
   engine::Slots outputs;
-  const auto handles = new_slots(info.Env(), dispatched.results(), outputs);
+  const size_t results = info[4].IsNumber() ? info[4].As<Napi::Number>().Uint32Value() : dispatched.results();
+  const auto handles = new_slots(info.Env(), results, outputs);
   auto inputs = dispatched.inputs();
   environment.engine().submit(environment.call(info[0]), std::move(inputs), outputs,
                               [dispatched](const Tensors& tensors) { return dispatched.run(tensors); });

@@ -2,7 +2,7 @@
  * An operator's CUDA kernels, proved against its CPU pair: at the same rounded numbers the CPU's float64 results and gradients are
  * the truth, and the kernels' mean error may be twice that of the composed ATen on the same GPU. Each check returns its complaints.
  */
-import { apply, isMemformerError, memory, op, synchronize, Tensor } from "../../lib/index.ts";
+import { apply, isMemformerError, memory, synchronize, Tensor } from "../../lib/index.ts";
 import { toGpu } from "./gpu.ts";
 import { checkPrecision, checkReference } from "./opcheck-forward.ts";
 import { checkGradientPrecision, cotangentsFor } from "./opcheck-gradient.ts";
@@ -10,7 +10,7 @@ import { compare } from "./opcheck-compare.ts";
 import { Draw, type FloatingDType, type Found, type Numbers } from "./opcheck-numbers.ts";
 import { gradients, roundedAll, run, type RunOptions } from "./opcheck-run.ts";
 import type { Argument, Call, RegisteredSpec } from "./opcheck-spec.ts";
-import type { Checks } from "./opcheck.ts";
+import { type Checks, operator } from "./opcheck.ts";
 
 /** Two float64 programs that sum in different orders. */
 const ORDER = 1e-10;
@@ -19,7 +19,7 @@ const ORDER = 1e-10;
 export function cudaChecks(spec: RegisteredSpec, shape: { readonly what: string }): Checks {
   const draw = new Draw(spec.cases.indexOf(shape), 1), args = spec.inputs(shape, draw);
   const cotangents = cotangentsFor(spec.reference(...args), draw);
-  const onCpu: Call = (...given) => op(spec.name, ...given);
+  const onCpu = operator(spec);
   const onGpu = moved(onCpu);
   const plainOnGpu = { reference: spec.reference.bind(spec), plain: moved((...given) => [...spec.plain(...given)]) };
   const checks: Checks = {

@@ -1,7 +1,7 @@
 /** What an operator sends back: against central differences in float64, then in every dtype and layout. */
 import { compare, meanErrorOf } from "./opcheck-compare.ts";
 import { EXACT, plainCall, twicePlain } from "./opcheck-forward.ts";
-import { Draw, type FloatingDType, type Numbers, rounded } from "./opcheck-numbers.ts";
+import { dtypeOf, Draw, type FloatingDType, type Numbers, rounded } from "./opcheck-numbers.ts";
 import { gradients, isDifferentiable, roundedAll, run } from "./opcheck-run.ts";
 import type { Argument, Call, OperatorSpec } from "./opcheck-spec.ts";
 
@@ -64,9 +64,11 @@ export async function checkGradientPrecision<Args extends readonly Argument[]>(
   const weights = cotangents.map((cotangent) => cotangent === null ? null : rounded(cotangent, dtype));
   const wide = await gradients(exact, narrow, weights);
   const plain = await gradients(plainCall(spec), narrow, weights, { dtype });
+  const kinds = narrow.filter(isDifferentiable).map(({ kind }) => kind);
   return (await gradients(call, narrow, weights, { dtype })).flatMap((found, i) => {
-    const expected: Numbers = { shape: wide[i]!.shape, data: wide[i]!.data, kind: "floating" };
-    if (found.dtype !== dtype) return [`gradient ${i} in ${dtype} is ${found.dtype}`];
+    const expected: Numbers = { shape: wide[i]!.shape, data: wide[i]!.data, kind: kinds[i]! };
+    const wanted = dtypeOf(expected.kind, dtype);
+    if (found.dtype !== wanted) return [`gradient ${i} in ${dtype} is ${found.dtype}, expected ${wanted}`];
     return compare(`gradient ${i} in ${dtype}`, found, expected, twicePlain(plain[i]!, expected, dtype), meanErrorOf);
   });
 }

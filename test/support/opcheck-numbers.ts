@@ -5,10 +5,13 @@ import { apply, type DType, type NumberArray, Tensor } from "../../lib/index.ts"
 /** What operators compute in. */
 export type FloatingDType = "float64" | "float32" | "bfloat16";
 
-/** "floating" has the dtype under test, "accumulated" the dtype its sums are carried in; or a dtype that stays. */
-export type Kind = "floating" | "accumulated" | "int64" | "int32" | "bool";
+/**
+ * "floating" has the dtype under test, "accumulated" the dtype its sums are carried in, "master" that dtype too, which parameters
+ * are kept in; or a dtype that stays.
+ */
+export type Kind = "floating" | "master" | "accumulated" | "int64" | "int32" | "bool";
 
-/** A tensor of a spec. Those of kind "floating" among the arguments are the differentiable ones. */
+/** A tensor of a spec. Those of kind "floating" or "master" among the arguments are the differentiable ones. */
 export interface Numbers {
   readonly shape: readonly number[];
   readonly data: Float64Array;
@@ -30,6 +33,9 @@ export const EPSILON: Readonly<Record<FloatingDType, number>> = {
   float64: 2 ** -52, float32: 2 ** -23, bfloat16: 2 ** -7,
 };
 
+/** How LibTorch numbers the dtypes. */
+export const SCALAR_TYPE: Readonly<Record<FloatingDType, number>> = { float64: 7, float32: 6, bfloat16: 15 };
+
 export function count(shape: readonly number[]): number {
   return shape.reduce((product, size) => product * size, 1);
 }
@@ -47,15 +53,15 @@ export class Draw extends Random {
     return this.next() / 2 ** 31 - 1;
   }
 
-  numbers(shape: readonly number[], scale = 1): Numbers {
-    return numbers(shape, () => scale * this.uniform());
+  numbers(shape: readonly number[], scale = 1, kind: Kind = "floating"): Numbers {
+    return numbers(shape, () => scale * this.uniform(), kind);
   }
 }
 
 /** The dtype a kind has while `dtype` is under test. */
 export function dtypeOf(kind: Kind, dtype: FloatingDType): DType {
   if (kind === "floating") return dtype;
-  return kind === "accumulated" ? dtype === "float64" ? "float64" : "float32" : kind;
+  return kind === "accumulated" || kind === "master" ? dtype === "float64" ? "float64" : "float32" : kind;
 }
 
 /** The nearest numbers that `dtype` holds. */

@@ -1,9 +1,9 @@
 /** One run of an operator in the engine, on memory filled with garbage of our choice. */
 import { backward, synchronize, Tensor, tidy } from "../../lib/index.ts";
 import {
-  count, download, type FloatingDType, type Found, type Layout, type Numbers, rounded, upload,
+  count, download, type FloatingDType, type Found, type Layout, type Numbers, rounded, SCALAR_TYPE, upload,
 } from "./opcheck-numbers.ts";
-import { type Argument, type Call, isNumbers } from "./opcheck-spec.ts";
+import { type Argument, type Call, isNumbers, TESTED_DTYPE } from "./opcheck-spec.ts";
 
 export interface RunOptions {
   readonly dtype?: FloatingDType;
@@ -15,7 +15,9 @@ export interface RunOptions {
 /** The results of one call, without gradient. */
 export async function run(call: Call, args: readonly Argument[], options: RunOptions = {}): Promise<Found[]> {
   soil(args, options.stale ?? 0xff);
-  return await downloadAll(tidy(() => call(...uploadAll(args, options, false))));
+  const results = tidy(() => call(...uploadAll(args, options, false)));
+  if (results.length === 0) await synchronize(); // where a failure surfaces that no result carries
+  return await downloadAll(results);
 }
 
 /** The gradients of the differentiable `args` for these cotangents of the results; nothing comes back through null. */
@@ -41,13 +43,13 @@ export function roundedAll<Args extends readonly Argument[]>(args: Args, dtype: 
 }
 
 export function isDifferentiable(argument: Argument): argument is Numbers {
-  return isNumbers(argument) && argument.kind === "floating";
+  return isNumbers(argument) && (argument.kind === "floating" || argument.kind === "master");
 }
 
 function uploadAll(
   args: readonly Argument[], { dtype = "float64", layout }: RunOptions, asLeaves: boolean): (Tensor | number | null)[] {
   return args.map((value) => {
-    if (!isNumbers(value)) return value;
+    if (!isNumbers(value)) return value === TESTED_DTYPE ? SCALAR_TYPE[dtype] : value;
     const tensor = upload(value, dtype, layout);
     return asLeaves && isDifferentiable(value) ? tensor.leaf() : tensor;
   });

@@ -3,8 +3,11 @@ import type { ErrorCode } from "../../lib/errors.ts";
 import type { Tensor } from "../../lib/index.ts";
 import type { Draw, Numbers } from "./opcheck-numbers.ts";
 
-export type Argument = Numbers | number | null;
-export type Uploaded<T> = T extends Numbers ? Tensor : T;
+/** An argument that is the dtype under test; an operator gets LibTorch's number of it. */
+export const TESTED_DTYPE = Symbol("the dtype under test");
+
+export type Argument = Numbers | number | null | typeof TESTED_DTYPE;
+export type Uploaded<T> = T extends Numbers ? Tensor : T extends symbol ? number : T;
 export type UploadedAll<Args extends readonly Argument[]> = { [K in keyof Args]: Uploaded<Args[K]> };
 
 /** The operator itself, or a stand-in for it. */
@@ -25,6 +28,8 @@ export interface OperatorSpec<Case extends { readonly what: string }, Args exten
   /** Shapes: odd, tiny, of size 1, larger, empty where that is allowed. */
   readonly cases: readonly Case[];
   inputs(shape: Case, draw: Draw): Args;
+  /** How it is called with these arguments. Default: with one after the other. */
+  call?(...args: UploadedAll<Args>): Tensor[];
   /** The results, by plain loops. */
   reference(...args: Args): readonly Numbers[];
   /** The results by composed ATen: whose error in a narrow dtype is the measure for the operator's own. */

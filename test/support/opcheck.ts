@@ -9,7 +9,7 @@ import { checkGradient, checkGradientLayout, checkGradientPrecision, cotangentsF
 import { checkMisuse } from "./opcheck-misuse.ts";
 import { Draw } from "./opcheck-numbers.ts";
 import { gradients, run } from "./opcheck-run.ts";
-import type { Argument, Call, OperatorSpec, RegisteredSpec } from "./opcheck-spec.ts";
+import type { Argument, Call, OperatorSpec, RegisteredSpec, UploadedAll } from "./opcheck-spec.ts";
 
 /** A check of one case by its sentence; it returns complaints. */
 export type Checks = Record<string, () => Promise<string[]>>;
@@ -74,6 +74,7 @@ function declare(checks: Checks): void {
   }
 }
 
-function operator(spec: { readonly name: string }): Call {
-  return (...args) => op(spec.name, ...args);
+/** The operator of a spec, as its own `call` calls it where it has one. */
+export function operator<Args extends readonly Argument[]>(spec: Pick<OperatorSpec<never, Args>, "name" | "call">): Call {
+  return (...args) => spec.call?.(...args as unknown as UploadedAll<Args>) ?? op(spec.name, ...args);
 }

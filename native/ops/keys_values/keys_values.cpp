@@ -1,8 +1,8 @@
 #include "ops/keys_values/keys_values.h"
 
+#include "core/gradient_sink.h"
 #include "core/matrix_product.h"
 #include "core/op_handle.h"
-#include "core/tensor_checks.h"
 
 // Saved for backward: the context and the weights. With G = [dL/dk_0, dL/dv_0, …] (B N, 2 D L) and W all weights above each other:
 //   dL/dcontext = G W      dL/dW = G^T context      dL/db = sum of G over the rows
@@ -18,16 +18,17 @@ void check(const Tensor& context, TensorList weights, TensorList biases, TensorL
   require_shape(kOp, "context", context, {-1, -1, -1});
   require(!weights.empty() && weights.size() == biases.size(), "CONFIG", "keys_values: needs as many biases as weights, and one at least; got ",
           weights.size(), " and ", biases.size());
+  require_shape(kOp, "weights", weights[0], {-1, context.size(2)});
+  const int64_t rows = weights[0].size(0);
   for (size_t l = 0; l < weights.size(); ++l) {
-    require_shape(kOp, "weights", weights[l], {weights[0].size(0), context.size(2)});
-    require_shape(kOp, "biases", biases[l], {weights[0].size(0)});
+    require_shape(kOp, "weights", weights[l], {rows, context.size(2)});
+    require_shape(kOp, "biases", biases[l], {rows});
     require_like(kOp, "weights", weights[l], "context", context);
     require_like(kOp, "biases", biases[l], "context", context);
   }
-  require(heads > 0 && weights[0].size(0) % (2 * heads) == 0, "CONFIG", "keys_values: the rows of a weight must be 2 x heads x a whole number, got ",
-          weights[0].size(0), " with ", heads, " heads");
-  for (const auto sinks : {weight_sinks, bias_sinks})
-    require(sinks.empty() || sinks.size() == weights.size(), "CONFIG", "keys_values: sinks must be one a weight or none, got ", sinks.size());
+  require(heads > 0 && rows > 0 && rows % (2 * heads) == 0, "CONFIG",
+          "keys_values: the rows of a weight must be 2 x heads x a whole number of at least 1, got ", rows, " with ", heads, " heads");
+  require_sinks(kOp, weights, biases, weight_sinks, bias_sinks);
 }
 
 /// The tensors above each other as one, without a copy; undefined where they do not lie side by side.
@@ -60,7 +61,6 @@ struct Groups {
 };
 
 std::vector<Tensor> forward(const Tensor& context, TensorList weights, TensorList biases, int64_t heads) {
-  check(context, weights, biases, {}, {}, heads);
   const int64_t B = context.size(0), N = context.size(1), rows = weights[0].size(0), E = rows / (2 * heads);
   const Groups group(weights, biases);
   std::vector<Tensor> parts;
@@ -141,8 +141,6 @@ class KeysValues : public torch::autograd::Function<KeysValues> {
     const auto sinks = context->saved_data["sinks"].toTensorVector();
     const size_t layers = saved.size() - 1;
     const TensorList weights = TensorList(saved).slice(1), all(sinks);
-    for (size_t i = 0; i < grads.size(); ++i)
-      require(grads[i].defined(), "NATIVE", "keys_values: every key and value must be used");
     auto [grad_context, grad_weights, grad_biases] =
         op.call(grads, saved[0], weights, sinks.empty() ? all : all.slice(0, layers), sinks.empty() ? all : all.slice(layers));
     torch::autograd::variable_list result{grad_context, {}, {}, {}};

@@ -1,7 +1,7 @@
 #include "ops/shared_norm/shared_norm.h"
 
+#include "core/gradient_sink.h"
 #include "core/op_handle.h"
-#include "core/tensor_checks.h"
 
 // Saved for backward: x, mean and rstd (N) each, the weights. With z the normalized x and h = sum over l of g_l w_l:
 //   dL/dx = rstd (h - mean(h) - z mean(h z))      dL/dw_l = sum of g_l z      dL/db_l = sum of g_l over the rows
@@ -15,11 +15,11 @@ constexpr const char* kOp = "shared_norm";
 constexpr double kEps = 1e-5;
 
 void check(const Tensor& x, TensorList weights, TensorList biases, TensorList weight_sinks, TensorList bias_sinks, ScalarType dtype) {
-  require_floating(kOp, "x", x);
+  const auto of_x = x.scalar_type();
+  require(of_x == at::kFloat || of_x == at::kDouble, "DTYPE", "shared_norm: x must be float32 or float64, got ", c10::toString(of_x));
   require(x.dim() >= 1 && x.size(-1) > 0, "SHAPE", "shared_norm: x must have a last axis of at least one number, got ", x.sizes());
-  require(x.scalar_type() == accumulate_type(x.scalar_type()), "DTYPE", "shared_norm: x must be float32 or float64, got ",
-          c10::toString(x.scalar_type()));
-  require(at::isFloatingType(dtype), "DTYPE", "shared_norm: dtype must be a floating one, got ", c10::toString(dtype));
+  require(dtype == of_x || (of_x == at::kFloat && (dtype == at::kBFloat16 || dtype == at::kHalf)), "DTYPE", "shared_norm: dtype must be x's dtype ",
+          c10::toString(of_x), ", or bfloat16 or float16 beside a float32 x, got ", c10::toString(dtype));
   require(!weights.empty() && weights.size() == biases.size(), "CONFIG", "shared_norm: needs as many biases as weights, and one at least; got ",
           weights.size(), " and ", biases.size());
   for (size_t l = 0; l < weights.size(); ++l) {
@@ -28,8 +28,7 @@ void check(const Tensor& x, TensorList weights, TensorList biases, TensorList we
     require_like(kOp, "weights", weights[l], "x", x);
     require_like(kOp, "biases", biases[l], "x", x);
   }
-  for (const auto sinks : {weight_sinks, bias_sinks})
-    require(sinks.empty() || sinks.size() == weights.size(), "CONFIG", "shared_norm: sinks must be one a weight or none, got ", sinks.size());
+  require_sinks(kOp, weights, biases, weight_sinks, bias_sinks);
 }
 
 std::tuple<std::vector<Tensor>, Tensor, Tensor> forward_cpu(const Tensor& x, TensorList weights, TensorList biases, ScalarType dtype) {

@@ -7,8 +7,8 @@
 namespace memformer::ops {
 
 /// x (..., D) float32 or float64; weights[l], biases[l] (D) of the same dtype; sinks: one a layer, to which the gradients are added, or
-/// empty. Returns L tensors (..., D) in `dtype`. Differentiable once in x, weights and biases. Throws SHAPE, DTYPE, DEVICE_MISMATCH,
-/// CONFIG.
+/// both empty. Returns L tensors (..., D) in `dtype`: x's own, or bfloat16 or float16 beside a float32 x. Differentiable once in x,
+/// weights and biases. Throws SHAPE, DTYPE, DEVICE_MISMATCH, CONFIG.
 std::vector<at::Tensor> shared_norm(const at::Tensor& x, at::TensorList weights, at::TensorList biases, at::TensorList weight_sinks,
                                     at::TensorList bias_sinks, at::ScalarType dtype);
 
