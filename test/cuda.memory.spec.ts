@@ -109,8 +109,8 @@ describeOnGpu("GPU memory", function () {
       model.zeroGradients();
       return most;
     };
-    for (let i = 0; i < 3; i++) await peak(4);
-    const small = await peak(4), large = await peak(20);
+    for (let i = 0; i < 3; i++) await peak(8);
+    const small = await peak(8), large = await peak(24);
     expect((large - small) / 16).to.be.at.most(2 * 4 * model.stateBytes + 4 * 512);
   });
 });

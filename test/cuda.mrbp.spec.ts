@@ -61,7 +61,7 @@ describeOnGpu("on a GPU, MRBP gives the gradient of BPTT", function () {
       for (const found of await thrice(model, {}, start)) expectClose(precision, found, exact, 2e-2);
       const truth = await gather(reference, bptt), { losses, parameters } = errors(exact, truth);
       expect(losses).to.be.at.most(3e-2);
-      expect(parameters).to.be.at.most(6e-2);
+      expect(parameters).to.be.at.most(0.1);
       for (const [name, gradient] of truth.parameters) {
         const wanted = Math.hypot(...gradient), found = Math.hypot(...exact.parameters.get(name)!);
         if (wanted > 1e-6) expect(found / wanted, name).to.be.within(0.5, 2);

@@ -68,7 +68,6 @@ async function train(
   }
   await using data = await openRunData(run, await openTokenizer(run.tokenizer), interruption.signal);
   const { vocabulary, bos } = data.tokenizer;
-  runtime({ tf32: run.tf32, deterministic: run.deterministic });
   await using model = await Memformer.create({
     preset: run.preset,
     ...shape,
@@ -78,6 +77,7 @@ async function train(
     threads: run.threads,
     device: run.device,
   });
+  runtime({ tf32: run.tf32, deterministic: run.deterministic });
   const stream = new TokenStream(data.train, {
     lanes: run.lanes,
     segment: model.config.segment,
