@@ -1,53 +1,22 @@
 import { expect } from "chai";
 import {
-  apply, bptt, checkpointing, gradientMethods, lossWeights, mrbp, tidy, type GradientMethod, type Memformer,
+  apply, bptt, checkpointing, gradientMethods, lossWeights, mrbp, tidy,
   type Recurrence, type Tensor, type WindowOptions,
 } from "../lib/index.ts";
+import { carried, errors, gather, type Gathered } from "./support/gather.ts";
 import { bits, numbers, perturb, randomWindow, relativeError, takeGradients, tinyModel } from "./support/models.ts";
 
 const variants = ["encoder-decoder", "encoder", "decoder"] as const;
 const writers = ["slot-attention", "gru"] as const;
 const positions = ["rotary", "relative", "t5"] as const;
 
-interface Gathered {
-  losses: number[];
-  counts: number[];
-  state: number[][];
-  gradient: number[][];
-  parameters: Map<string, Float64Array>;
-}
-
-/** One window by one method, everything it gives read out. */
-async function gather(
-  model: Memformer, method: GradientMethod, options: WindowOptions = {}, from?: readonly Tensor[],
-): Promise<Gathered> {
-  const result = tidy(() => {
-    const window = randomWindow(model).map((segment) => model.upload(segment));
-    return method(model, window, from ?? model.initialState(4), options);
-  });
-  const { losses, counts, state, gradient } = result;
-  const [loss, count, next, reached] = await Promise.all([losses, counts, state, gradient].map(numbers));
-  const parameters = await takeGradients(model);
-  return { losses: loss!.flat(), counts: count!.flat(), state: next!, gradient: reached!, parameters };
-}
-
-/** A carried memory that is nobody's initial one. */
-async function carried(model: Memformer): Promise<readonly Tensor[]> {
-  const result = tidy(() => {
-    const window = randomWindow(model, { seed: 77, ragged: false }).map((segment) => model.upload(segment));
-    return mrbp(model, window, model.initialState(4), {}).state;
-  });
-  await takeGradients(model);
-  return result;
-}
-
 function expectEqual(a: Gathered, b: Gathered, tolerance: number): void {
   expect(a.losses).to.deep.equal(b.losses);
   expect(a.counts).to.deep.equal(b.counts);
   expect(a.state).to.deep.equal(b.state);
-  expect(relativeError(a.parameters, b.parameters), "gradient of the parameters").to.be.at.most(tolerance);
-  const flat = (gradient: number[][]) => new Map([["memory", Float64Array.from(gradient.flat())]]);
-  expect(relativeError(flat(a.gradient), flat(b.gradient)), "gradient of the memory").to.be.at.most(tolerance);
+  const { parameters, gradient } = errors(a, b);
+  expect(parameters, "gradient of the parameters").to.be.at.most(tolerance);
+  expect(gradient, "gradient of the memory").to.be.at.most(tolerance);
 }
 
 describe("MRBP gives the gradient of BPTT over the same window", function () {

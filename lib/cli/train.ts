@@ -7,7 +7,7 @@ import { withIoErrors } from "../checkpoint/io-error.ts";
 import { openTokenizer, TokenStream, type Dataset } from "../data/index.ts";
 import { isMemformerError, MemformerError } from "../errors.ts";
 import { formatBytes, formatNumber } from "../log/format.ts";
-import { createProgress } from "../log/progress.ts";
+import { createProgress, type Progress } from "../log/progress.ts";
 import { RunLog } from "../log/run-log.ts";
 import { Memformer } from "../model.ts";
 import { runtime } from "../runtime.ts";
@@ -21,6 +21,9 @@ import { fromFlags, runSchema, shapeSchema, type Given, type RunSettings } from 
 import { openRunData } from "./run-data.ts";
 import { runSettings } from "./run-settings.ts";
 import { reportStep } from "./step-report.ts";
+
+/** By then every shape of a run has been met twice. */
+const STEPS_TO_RECORD = 4;
 
 /** Adds `memformer train`; its exit code is 130 or 143 when a signal ended it. */
 export function register(program: Command): void {
@@ -111,7 +114,10 @@ async function train(
       ...(tokenizer !== undefined && { tokenizer }),
       ...(options.evaluateEvery > 0 && { evaluate: heldOutScore(data, run) }),
     });
-    for await (const step of steps) reportStep(step, data.train, log, progress);
+    for await (const step of steps) {
+      reportStep(step, data.train, log, progress);
+      if (step.step === start + STEPS_TO_RECORD) await noteRefusal(model, progress);
+    }
   } finally {
     progress.stop();
     log.close();
@@ -124,6 +130,12 @@ async function train(
   }
   await saveModel(model, data.tokenizer, settled, join(run.out, MODEL));
   process.stdout.write(`${join(run.out, MODEL)}\n`);
+}
+
+/** Says why steps run one kernel at a time, where a GPU's are not recorded. */
+async function noteRefusal(model: Memformer, progress: Progress): Promise<void> {
+  const { refusal } = await model.recording();
+  if (refusal !== "") progress.note(`steps cannot be recorded and run kernel by kernel: ${refusal}`);
 }
 
 function heldOutScore(data: Dataset, run: RunSettings["run"]): (model: Memformer) => Promise<number> {

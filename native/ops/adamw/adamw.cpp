@@ -1,5 +1,6 @@
 #include "ops/adamw/adamw.h"
 
+#include "core/gradient_sink.h"
 #include "core/op_handle.h"
 #include "ops/adamw/adamw_checks.h"
 
@@ -8,8 +9,6 @@ namespace {
 
 using at::Tensor;
 using Optional = std::optional<Tensor>;
-
-bool given(const Optional& tensor) { return tensor.has_value() && tensor->defined(); }
 
 double scale_of(const Optional& grad_scale) { return given(grad_scale) ? grad_scale->to(at::kDouble).item<double>() : 1.0; }
 

@@ -3,6 +3,7 @@
 #include <c10/cuda/CUDAStream.h>
 
 #include "core/cuda/dtype_of.h"
+#include "core/gradient_sink.h"
 #include "core/torch.h"
 #include "ops/adamw/adamw.cuh"
 #include "ops/adamw/adamw_checks.h"
@@ -12,8 +13,6 @@ namespace {
 
 using at::Tensor;
 using Optional = std::optional<Tensor>;
-
-bool given(const Optional& tensor) { return tensor.has_value() && tensor->defined(); }
 
 void step_cuda(const Tensor& parameters, const Tensor& gradients, const Tensor& exp_avg, const Tensor& exp_avg_sq, const Optional& working,
                const Tensor& step, const Tensor& norm_in, const Tensor& rate, int64_t decayed, double beta1, double beta2, double eps,

@@ -2,6 +2,7 @@
 
 #include "core/dropout_seed.h"
 #include "core/gradient_sink.h"
+#include "core/layer_norm_eps.h"
 #include "core/op_handle.h"
 
 // Saved for backward: sum (..., D), mean and rstd = 1 / sqrt(variance + eps) (N), one a row.
@@ -15,7 +16,6 @@ using at::ScalarType;
 using at::Tensor;
 using Optional = std::optional<Tensor>;
 constexpr const char* kOp = "add_norm";
-constexpr double kEps = 1e-5;
 
 bool is_half(ScalarType dtype) { return dtype == at::kBFloat16 || dtype == at::kHalf; }
 
@@ -80,7 +80,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> forward_cpu(const Tensor& x, const Op
   const auto wide = accumulate_type(x.scalar_type());
   const auto sum = given(branch) ? summed(x, *branch, branch_bias, p, seed, site) : Tensor();
   const auto rows = (sum.defined() ? sum : x).to(wide);
-  const auto [normed, mean, rstd] = at::native_layer_norm(rows, weight.sizes(), weight.to(wide), bias.to(wide), kEps);
+  const auto [normed, mean, rstd] = at::native_layer_norm(rows, weight.sizes(), weight.to(wide), bias.to(wide), kLayerNormEps);
   return {sum.defined() ? sum.contiguous() : at::empty({0}, x.options()), normed.to(dtype), mean.reshape({-1}), rstd.reshape({-1})};
 }
 

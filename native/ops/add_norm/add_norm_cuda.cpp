@@ -6,6 +6,7 @@
 #include "core/cuda/dtype_of.h"
 #include "core/cuda/pending_sums.h"
 #include "core/gradient_sink.h"
+#include "core/layer_norm_eps.h"
 #include "core/torch.h"
 #include "ops/add_norm/add_norm.cuh"
 
@@ -16,7 +17,6 @@ using at::ScalarType;
 using at::Tensor;
 using cuda::dtype_of;
 using Optional = std::optional<Tensor>;
-constexpr double kEps = 1e-5;
 
 std::tuple<Tensor, Tensor, Tensor, Tensor> forward_cuda(const Tensor& x_in, const Optional& branch_in,
                                                         const Optional& branch_bias_in, const Tensor& weight_in, const Tensor& bias_in,
@@ -43,7 +43,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> forward_cuda(const Tensor& x_in, cons
   params.rstd = rstd.mutable_data_ptr();
   params.N = N;
   params.D = D;
-  params.eps = kEps;
+  params.eps = kLayerNormEps;
   if (branch.defined()) params.mask = cuda::dropout_mask_of(x, p, seed, site);
   params.x_dtype = dtype_of(x);
   params.branch_dtype = dtype_of(branch.defined() ? branch.scalar_type() : dtype);

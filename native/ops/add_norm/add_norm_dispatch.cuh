@@ -12,8 +12,6 @@ constexpr int64_t kWarpPack = cuda::kWarp * kPack;  // and a warp
 constexpr int kRowsPerBlock = 4;                    // where there are many rows
 constexpr int64_t kMultiprocessors = 132;           // of an H100; elsewhere a block more or less costs little
 
-inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
-
 /// Packs a lane of the forward pass, a warp a row, holds of a row; 0 where that is too much.
 inline int packs_of(int64_t D, cuda::Dtype dtype) {
   const int most = dtype == cuda::Dtype::f64 ? 4 : 8;

@@ -25,8 +25,6 @@ __device__ __forceinline__ acc_t normal_density(acc_t x) {
   return acc_t(0.39894228040143267794) * exp(acc_t(-0.5) * x * x);
 }
 
-int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
-
 /// A thread takes `wide` neighbours, a multiple of the four of a Philox counter, or one number, of every row of a share.
 template <typename scalar_t, int wide, bool backward>
 __global__ void __launch_bounds__(kThreads) gelu_dropout_kernel(const GeluDropoutParams p) {

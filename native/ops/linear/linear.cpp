@@ -1,8 +1,8 @@
 #include "ops/linear/linear.h"
 
+#include "core/gradient_sink.h"
 #include "core/matrix_product.h"
 #include "core/op_handle.h"
-#include "core/tensor_checks.h"
 
 // Saved for backward: x and W.      dL/dx = g W      dL/dW = g^T x      dL/db = sum of g over the rows
 namespace memformer::ops {
@@ -11,8 +11,6 @@ namespace {
 using at::Tensor;
 using Optional = std::optional<Tensor>;
 constexpr const char* kOp = "linear";
-
-bool given(const Optional& tensor) { return tensor.has_value() && tensor->defined(); }
 
 void check(const Tensor& x, const Tensor& weight, const Optional& bias) {
   require_floating(kOp, "x", x);

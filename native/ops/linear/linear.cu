@@ -13,8 +13,6 @@ constexpr int kAcross = 8, kDown = 32, kThreads = kAcross * kDown, kWarps = kThr
 constexpr int64_t kLeastRows = 128;  // of a share
 constexpr int64_t kBlocks = 264;     // two a multiprocessor of an H100
 
-int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
-
 template <typename scalar_t, int wide>
 __global__ void __launch_bounds__(kThreads) column_sum_kernel(const BiasGradientParams p) {
   using acc_t = accumulate_t<scalar_t>;

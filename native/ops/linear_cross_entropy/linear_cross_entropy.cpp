@@ -1,8 +1,8 @@
 #include "ops/linear_cross_entropy/linear_cross_entropy.h"
 
+#include "core/gradient_sink.h"
 #include "core/matrix_product.h"
 #include "core/op_handle.h"
-#include "core/tensor_checks.h"
 
 // Saved for backward on a CPU: grad_hidden (N, D) and grad_weight (G, V, D) of the groups' summed losses; backward multiplies them by
 // dL/dloss (G).
@@ -12,8 +12,6 @@ namespace {
 using at::Tensor;
 using Sink = std::optional<Tensor>;
 constexpr const char* kOp = "linear_cross_entropy";
-
-bool given(const Sink& sink) { return sink.has_value() && sink->defined(); }
 
 void check(const Tensor& hidden, const Tensor& weight, const Tensor& target, const Sink& sink, int64_t groups,
            int64_t chunk) {

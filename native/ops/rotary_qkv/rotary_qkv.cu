@@ -12,8 +12,6 @@ using namespace cuda;
 constexpr int kThreads = 128;
 constexpr int64_t kMostThreads = 132 * 2048;  // what an H100 holds at once: more take turns
 
-int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
-
 /// A thread takes `wide` numbers of a head's first half, and those they are paired with in the second, of every token of a share.
 template <typename scalar_t, int wide>
 __global__ void __launch_bounds__(kThreads) rotary_qkv_kernel(const RotaryQkvParams p) {

@@ -1,6 +1,7 @@
 #include "ops/shared_norm/shared_norm.h"
 
 #include "core/gradient_sink.h"
+#include "core/layer_norm_eps.h"
 #include "core/op_handle.h"
 
 // Saved for backward: x, mean and rstd (N) each, the weights. With z the normalized x and h = sum over l of g_l w_l:
@@ -12,7 +13,6 @@ using at::ScalarType;
 using at::Tensor;
 using at::TensorList;
 constexpr const char* kOp = "shared_norm";
-constexpr double kEps = 1e-5;
 
 void check(const Tensor& x, TensorList weights, TensorList biases, TensorList weight_sinks, TensorList bias_sinks, ScalarType dtype) {
   const auto of_x = x.scalar_type();
@@ -32,7 +32,7 @@ void check(const Tensor& x, TensorList weights, TensorList biases, TensorList we
 }
 
 std::tuple<std::vector<Tensor>, Tensor, Tensor> forward_cpu(const Tensor& x, TensorList weights, TensorList biases, ScalarType dtype) {
-  const auto [z, mean, rstd] = at::native_layer_norm(x.contiguous(), {x.size(-1)}, {}, {}, kEps);
+  const auto [z, mean, rstd] = at::native_layer_norm(x.contiguous(), {x.size(-1)}, {}, {}, kLayerNormEps);
   std::vector<Tensor> normed;
   for (size_t l = 0; l < weights.size(); ++l) normed.push_back(at::addcmul(biases[l], z, weights[l]).to(dtype));
   return {normed, mean.reshape({-1}), rstd.reshape({-1})};

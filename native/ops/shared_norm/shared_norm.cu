@@ -205,8 +205,6 @@ void for_types(const SharedNormParams& p, Body&& body) {
   });
 }
 
-int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
-
 }  // namespace
 
 void launch_shared_norm_forward(const SharedNormParams& p, cudaStream_t stream) {

@@ -3,6 +3,7 @@
 #include <c10/cuda/CUDAStream.h>
 
 #include "core/cuda/dtype_of.h"
+#include "core/layer_norm_eps.h"
 #include "core/torch.h"
 #include "ops/shared_norm/shared_norm.cuh"
 
@@ -32,7 +33,7 @@ SharedNormParams params_of(const Tensor& x, const Tensor& mean, const Tensor& rs
     p.biases[l] = p.weights[l];
     p.normed[l] = normed[first + l].data_ptr();
   }
-  p.eps = 1e-5;
+  p.eps = kLayerNormEps;
   p.x_dtype = cuda::dtype_of(x);
   p.dtype = cuda::dtype_of(normed[first]);
   return p;

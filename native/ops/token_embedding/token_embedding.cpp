@@ -1,7 +1,7 @@
 #include "ops/token_embedding/token_embedding.h"
 
+#include "core/gradient_sink.h"
 #include "core/op_handle.h"
-#include "core/tensor_checks.h"
 
 // Saved for backward: the tokens.      dL/dweight[v] = sum of dL/dy_bt over the places (b, t) of token v
 namespace memformer::ops {
@@ -10,8 +10,6 @@ namespace {
 using at::Tensor;
 using Sink = std::optional<Tensor>;
 constexpr const char* kOp = "token_embedding";
-
-bool given(const Sink& sink) { return sink.has_value() && sink->defined(); }
 
 void check(const Tensor& tokens, const Tensor& weight, const Sink& sink) {
   require_dtype(kOp, "tokens", tokens, at::kLong);

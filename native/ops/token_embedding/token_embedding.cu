@@ -94,8 +94,6 @@ __global__ void __launch_bounds__(kWarp* kGroups) token_embedding_backward_kerne
   store(held, to);
 }
 
-int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
-
 template <typename unit_t>
 void copy_rows(const TokenEmbeddingForwardParams& p, int64_t units, cudaStream_t stream) {
   token_embedding_forward_kernel<unit_t><<<ceil_div(p.N, kRows), dim3(kWarp, kRows), 0, stream>>>(
