@@ -8,8 +8,9 @@ export { evaluate, type Ablation, type EvaluateOptions, type Evaluation, type Sc
 export { gradientMethods, type GradientMethodName } from "./methods.ts";
 export { Memformer, type CreateOptions, type Parameter } from "./model.ts";
 export { mrbp } from "./mrbp.ts";
+export type { Device, DeviceName } from "./native/cuda.ts";
 export { AdamW, type AdamWOptions } from "./optimizer.ts";
-export type { Recurrence, State, Step, StepOptions } from "./recurrence.ts";
+export type { Recurrence, Replayed, State, Step, StepOptions } from "./recurrence.ts";
 export {
   cancellable, memory, profile, resetPeakMemory, runtime, synchronize, trimMemory, type MemoryUse, type RuntimeFacts, type RuntimeOptions,
 } from "./runtime.ts";
