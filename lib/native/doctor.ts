@@ -120,8 +120,9 @@ function tryLoad(env: NodeJS.ProcessEnv): string | undefined {
 function cudaHalf(libtorch: Libtorch | Error, env: NodeJS.ProcessEnv): Row[] {
   if (libtorch instanceof Error || libtorch.variant !== "cuda") return [];
   const { failure, said } = inChild("cuda", "console.log(m.openCuda().join(', '))", env);
-  const ok = failure === undefined;
-  return [{ name: "gpu", ok, found: failure ?? said, required: false, ...(ok ? {} : { remedy: buildLine }) }];
+  if (failure === undefined) return [{ name: "gpu", ok: true, found: said, required: false }];
+  const remedy = /driver|device/.test(failure) ? "install an NVIDIA driver that fits this LibTorch's CUDA" : buildLine;
+  return [{ name: "gpu", ok: false, found: failure, required: false, remedy }];
 }
 
 /** Runs an expression on a module of ours, `m`. In a child: a bad binary ends its process instead of throwing. */
