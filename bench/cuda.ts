@@ -30,6 +30,8 @@ interface Measured {
   readonly method: GradientMethodName;
   readonly config: ModelConfig;
   readonly horizon: number;
+  /** Of MRBP: how many segments go back together. */
+  readonly together: number;
   /** Quartiles of tokens a second; undefined where it ran out of memory. */
   readonly rate?: readonly [number, number, number];
   readonly peakBytes?: number;
@@ -102,7 +104,8 @@ async function measureOurs(name: string, plan: Plan): Promise<Measured[]> {
     await using model = await Memformer.load(weights, { device: "cuda" }); // anew: training has moved the weights
     const { config } = model, segments = randomSegments(model, batch, horizon, false), window = resident(model, segments);
     await writeWindow(join(plan.folder, `${name}-${batch}.safetensors`), segments);
-    const row = { configuration: name, batch, program: "memformer", method, config, horizon };
+    const together = method === "mrbp" ? Math.min(horizon, model.together(window[0]!)) : 1;
+    const row = { configuration: name, batch, program: "memformer", method, config, horizon, together };
     try {
       const ours = await timePipeline(model, window, { method, warmup: plan.warmup, windows: plan.windows, traced: method === "mrbp" });
       const rate = quartiles(ours.seconds.map((seconds) => batch * config.segment * horizon / seconds));
@@ -135,7 +138,7 @@ async function* measurePeers(name: string, plan: Plan, config: ModelConfig): Asy
   let i = 0;
   for await (const row of runPeers(folder, requests)) {
     const { batch, mode, method } = asked[i++]!;
-    const base = { configuration: name, batch, program: `PyTorch ${mode}`, method, config, horizon };
+    const base = { configuration: name, batch, program: `PyTorch ${mode}`, method, config, horizon, together: 1 };
     const measured: Measured = row.error === "out of memory" ? base : row.error !== undefined ? { ...base, failure: row.error } : {
       ...base, rate: [row.tokensPerSecondIqr[0], row.tokensPerSecond, row.tokensPerSecondIqr[1]], peakBytes: row.peakBytes, first: row,
     };
@@ -160,12 +163,12 @@ function agreeing(group: readonly Measured[]): { kept: Measured[]; complaints: s
 
 /** `peak`: FLOP/s of the device, NaN where nobody knows it. */
 function tableRow(measured: Measured, group: readonly Measured[], peak: number): Row {
-  const { configuration, batch, program, method, config, horizon, rate, peakBytes, ours } = measured;
-  const windows = rate?.map((tokens) => tokens / (batch * config.segment * horizon)), flops = windowFlops(config, batch, horizon, method);
+  const { configuration, batch, program, method, config, horizon, together, rate, peakBytes, ours } = measured;
+  const windows = rate?.map((tokens) => tokens / (batch * config.segment * horizon)), flops = windowFlops(config, batch, horizon, method, together);
   const best = Math.max(...group.filter((row) => row.program !== "memformer" && row.method === method).map((row) => row.rate?.[1] ?? 0));
   const sum = (numbers: readonly number[]): number => numbers.reduce((total, number) => total + number, 0);
   return {
-    configuration, batch, program, method,
+    configuration, batch, program, method, "segments a step": method === "mrbp" ? together : "",
     "tok/s": rate === undefined ? "out of memory" : Math.round(rate[1]),
     "IQR": rate === undefined ? "" : `${Math.round(rate[0])} to ${Math.round(rate[2])}`,
     "ms a window": windows === undefined ? "" : (1000 / windows[1]!).toFixed(2),

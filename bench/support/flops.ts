@@ -18,11 +18,14 @@ export function peakRate(device: string): number | undefined {
   return peaks.find(([name]) => name.test(device))?.[1];
 }
 
-/** FLOPs of the gradient of one window by a method: MRBP runs F_c S - 1 times more than BPTT, checkpointing F. */
-export function windowFlops(config: ModelConfig, batch: number, horizon: number, method: GradientMethodName): number {
-  const { path, whole } = stepFlops(config, batch);
-  const again = { mrbp: path, checkpointing: whole, bptt: 0 }[method];
-  return (horizon - 1) * again + horizon * 3 * whole;
+/**
+ * FLOPs of the gradient of one window by a method. What BPTT does not run: MRBP F_c for every segment before its last step of
+ * `together` segments, checkpointing F for every segment but the last.
+ */
+export function windowFlops(config: ModelConfig, batch: number, horizon: number, method: GradientMethodName, together = 1): number {
+  const { path, whole } = stepFlops(config, batch), G = Math.min(horizon, together);
+  const again = { mrbp: (Math.ceil(horizon / G) - 1) * G * path, checkpointing: (horizon - 1) * whole, bptt: 0 }[method];
+  return again + horizon * 3 * whole;
 }
 
 /** F_c and F of one segment. */

@@ -8,6 +8,7 @@ import type { TrainStep } from "../train.ts";
 /** `text`: what is trained on; its bytes a token turn nats a token into bits per byte. */
 export function reportStep(step: TrainStep, text: TokenSource, log: RunLog, progress: Progress): void {
   const bitsPerByte = ((step.loss / Math.LN2) * text.tokens) / text.bytes;
+  const inUse = step.memory.deviceBytes || step.memory.hostBytes;
   log.record({
     step: step.step,
     "train/loss": step.loss,
@@ -17,7 +18,7 @@ export function reportStep(step: TrainStep, text: TokenSource, log: RunLog, prog
     "train/rate": step.rate,
     "train/tokens": step.tokens,
     "run/tokens-per-second": step.tokensPerSecond,
-    "run/memory-bytes": (step.memory.deviceBytes || step.memory.hostBytes),
+    "run/memory-bytes": inUse,
     ...(step.evaluation !== undefined && { "valid/bits-per-byte": step.evaluation }),
   });
   progress.update(step.step, {
@@ -26,7 +27,7 @@ export function reportStep(step: TrainStep, text: TokenSource, log: RunLog, prog
     speed: formatRate(step.tokensPerSecond),
     gradient: formatNumber(step.gradientNorm, 3),
     "of memory": formatNumber(step.memoryGradientNorm, 3),
-    memory: formatBytes((step.memory.deviceBytes || step.memory.hostBytes)),
+    memory: formatBytes(inUse),
   });
   if (step.evaluation !== undefined) {
     progress.note(`step ${step.step}: held-out bits per byte ${formatNumber(step.evaluation)}`);
