@@ -2,13 +2,13 @@ import { expect } from "chai";
 import { AdamW, apply, memory, Memformer, synchronize, Tensor, tidy } from "../lib/index.ts";
 import { randomWindow, tinyModel } from "./support/models.ts";
 import { failure } from "./support/runs.ts";
+import { settled } from "./support/settled.ts";
 
 describe("disposing", function () {
   this.timeout(60_000);
 
   it("frees at once and is idempotent; what was enqueued before still runs", async () => {
-    await synchronize();
-    const start = memory().hostBytes;
+    const start = (await settled()).hostBytes;
     const x = apply("aten::zeros", [1 << 20], "float32"), y = apply("aten::add.Scalar", x, 1);
     x.dispose();
     x.dispose();
@@ -50,8 +50,7 @@ describe("disposing", function () {
   });
 
   it("of a model and its optimizer gives all their memory back, without the garbage collector", async () => {
-    await synchronize();
-    const start = memory();
+    const start = await settled();
     const model = await Memformer.create({ preset: "small", width: 128, precision: "float32" });
     const optimizer = new AdamW(model);
     using norm = Tensor.from(Float32Array.of(0), []);

@@ -1,10 +1,9 @@
 import { expect } from "chai";
-import { setImmediate as turn } from "node:timers/promises";
 import {
-  AdamW, disposeSegment, memory, mrbp, resetPeakMemory, synchronize, Tensor, tidy, type Memformer,
-  type State,
+  AdamW, disposeSegment, memory, mrbp, resetPeakMemory, synchronize, tidy, type Memformer, type State, type Tensor,
 } from "../lib/index.ts";
 import { randomWindow, tinyModel } from "./support/models.ts";
+import { settled } from "./support/settled.ts";
 
 /** `count` training windows, memory carried from one to the next. */
 async function windows(model: Memformer, optimizer: AdamW, count: number, state: State): Promise<State> {
@@ -22,20 +21,6 @@ async function windows(model: Memformer, optimizer: AdamW, count: number, state:
     made.loss.dispose();
   }
   return state;
-}
-
-/** What is in use once nothing is left that only waits to be collected. */
-async function settled(): Promise<ReturnType<typeof memory>> {
-  // The stacks of the last 1,024 calls hold on to what their frames saw.
-  using one = Tensor.from(Float32Array.of(1), [1]);
-  for (let i = 0; i < 1024; i++) one.detach().dispose();
-  // What earlier tests left to the garbage collector goes over several turns.
-  for (let i = 0; i < 10; i++) {
-    globalThis.gc?.();
-    await turn();
-  }
-  await synchronize();
-  return memory();
 }
 
 describe("memory", function () {
@@ -56,8 +41,7 @@ describe("memory", function () {
     await using model = await tinyModel({ precision: "float32" });
     using optimizer = new AdamW(model);
     const state = await windows(model, optimizer, 2, model.initialState(4));
-    await synchronize();
-    const start = memory().hostBytes;
+    const start = (await settled()).hostBytes;
     const last = await windows(model, optimizer, 10, state);
     await synchronize();
     expect(memory().hostBytes).to.equal(start);
@@ -68,8 +52,7 @@ describe("memory", function () {
     await using model = await tinyModel({ precision: "float32", memorySlots: 64, width: 64 });
     const peak = async (segments: number): Promise<number> => {
       const window = randomWindow(model, { segments, ragged: false }).map((segment) => model.upload(segment));
-      await synchronize();
-      const start = memory().hostBytes;
+      const start = (await settled()).hostBytes;
       resetPeakMemory();
       const result = tidy(() => mrbp(model, window, model.initialState(4)));
       await synchronize();

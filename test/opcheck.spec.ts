@@ -4,6 +4,7 @@ import { biasedNorm } from "../native/ops/biased_norm/biased_norm.spec.ts";
 import { apply, Tensor } from "../lib/index.ts";
 import { caseChecks, misuseChecks } from "./support/opcheck.ts";
 import type { Call } from "./support/opcheck-spec.ts";
+import { settled } from "./support/settled.ts";
 
 type Arguments = [memory: Tensor, bias: Tensor, eps: number];
 
@@ -111,6 +112,7 @@ describe("the operators' harness", () => {
   });
 
   it("reports an operator that keeps memory", async () => {
+    await settled();
     const kept: Tensor[] = [];
     const found = await complaints((...args) => {
       queueMicrotask(() => kept.push(Tensor.from(new Uint8Array(1000), [1000]))); // where no tidy sees it

@@ -4,6 +4,7 @@ import {
   memory, PADDING, synchronize, Tensor, Trainer, type Memformer, type Segment, type SegmentStream,
 } from "../lib/index.ts";
 import { failure, runModel, task, temporary, train, weights } from "./support/runs.ts";
+import { settled } from "./support/settled.ts";
 
 let folder: Awaited<ReturnType<typeof temporary>>;
 
@@ -163,7 +164,7 @@ describe("training", function () {
 
   it("disposed of gives back its moments and the carried memory, and runs no more; the model stays", async () => {
     await using model = await warmModel();
-    const before = memory().hostBytes, { trainer } = await train(model, { steps: 3, horizon: 2 });
+    const before = (await settled()).hostBytes, { trainer } = await train(model, { steps: 3, horizon: 2 });
     await synchronize();
     expect(memory().hostBytes - before).to.be.above(2 * 4 * model.size);
     trainer.dispose();

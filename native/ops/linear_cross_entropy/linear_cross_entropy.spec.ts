@@ -1,10 +1,11 @@
 import { expect } from "chai";
-import { apply, memory, op, resetPeakMemory, synchronize, type Tensor } from "../../../lib/index.ts";
+import { apply, memory, op, resetPeakMemory, type Tensor } from "../../../lib/index.ts";
 import { opcheck } from "../../../test/support/opcheck.ts";
 import { errorOf } from "../../../test/support/opcheck-compare.ts";
 import { download, Draw, type Numbers, numbers, upload } from "../../../test/support/opcheck-numbers.ts";
 import { gradients, run } from "../../../test/support/opcheck-run.ts";
 import type { OperatorSpec } from "../../../test/support/opcheck-spec.ts";
+import { settled } from "../../../test/support/settled.ts";
 
 interface Case {
   readonly what: string;
@@ -153,10 +154,7 @@ opcheck(linearCrossEntropy, () => {
     const N = 512, D = 4, V = 20_000;
     const args: Arguments =
       [numbers([N, D], (i) => i % 3), numbers([V, D], (i) => i % 5), numbers([N], (i) => i, "int64"), null, 1, 16];
-    globalThis.gc?.(); // tensors that other tests left to the collector must not go meanwhile
-    await new Promise((resolve) => setImmediate(resolve));
-    await synchronize();
-    const before = memory().hostBytes;
+    const before = (await settled()).hostBytes;
     resetPeakMemory();
     await gradients(call, args, [weightOfLoss, null], { dtype: "float32" });
     const peak = memory().peakHostBytes - before;
