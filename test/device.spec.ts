@@ -48,7 +48,8 @@ describe("a model's device", () => {
     for (const device of ["cuda", "cuda:0", "cuda:7"]) {
       const { code, message } = await failure(device);
       expect(code).to.equal("ERR_MEMFORMER_NO_CUDA");
-      expect(message).to.match(/^device "cuda" needs a LibTorch with CUDA; this is 2\.\d+\.\d+ for the CPU \(.+\)\. Name one that has it:/);
+      expect(message).to.match(/^device "cuda" is not to be had: this LibTorch is for the CPU\.\n {2}looked at {2}LibTorch {2}2\.\d+\.\d+ for the CPU/);
+      expect(message).to.match(/ 1\. fetch a LibTorch with CUDA once: +npx memformer setup --variant cu\d+\n/).and.match(/ 3\. or run on the CPU: /);
     }
   });
 
