@@ -163,13 +163,16 @@ def window(w, source, target, bos, heads, steps, weights):
 
 
 def random_window(seed, S, B, T, V, padded):
-    """source, target (S, B, T): consecutive segments of random tokens; padded: row 0 ends early, row 1 begins late."""
+    """source, target (S, B, T) of random tokens, each target the next source; padded: sources that end early and that begin late,
+    targets that end early."""
     generator = torch.Generator().manual_seed(seed)
     tokens = torch.randint(V, (S + 1, B, T), generator=generator)
+    source, target = tokens[:-1].clone(), tokens[1:].clone()
     if padded:
-        tokens[::2, 0, T - 2:] = -1
-        tokens[1::2, 1, :2] = -1
-    return tokens[:-1].clone(), tokens[1:].clone()
+        source[::2, 0, T - 2:] = -1
+        source[1::2, 1, :2] = -1
+        target[::2, 1, T - 2:] = -1
+    return source, target
 
 
 def main():
