@@ -6,6 +6,7 @@ import type { Memformer } from "./model.ts";
 import type { OptimizerHandle } from "./native/addon.ts";
 import { guarded, nextCall } from "./native/calls.ts";
 import { Tensor, type DType } from "./tensor.ts";
+import { threadBound } from "./thread-bound.ts";
 
 export interface AdamWOptions {
   /** Default 0.9. */
@@ -19,6 +20,8 @@ export interface AdamWOptions {
 }
 
 export class AdamW implements Disposable {
+  /** @internal */
+  readonly threadBound = threadBound;
   #handle: OptimizerHandle | undefined;
   readonly #model: Memformer;
 

@@ -2,6 +2,7 @@
 import { MemformerError } from "./errors.ts";
 import type { DType, OperatorArgument, TensorHandle } from "./native/addon.ts";
 import { guarded, nextCall, waited } from "./native/calls.ts";
+import { threadBound } from "./thread-bound.ts";
 
 export type { DType } from "./native/addon.ts";
 export type NumberArray = Float64Array | Float32Array | BigInt64Array | Int32Array | Uint8Array | Uint16Array;
@@ -10,6 +11,8 @@ const scopes: Set<Tensor>[] = [];
 
 /** One tensor of the engine. Free it with `dispose()`, `using` or inside {@link tidy}; the garbage collector is only the net. */
 export class Tensor implements Disposable {
+  /** @internal */
+  readonly threadBound = threadBound;
   #handle: TensorHandle | undefined;
 
   /** @internal */
