@@ -1,4 +1,5 @@
 /** Tensors: handles of what the engine holds or will hold. Making one only enqueues; reading one waits. */
+import { isPromise } from "node:util/types";
 import { MemformerError } from "./errors.ts";
 import type { DType, OperatorArgument, TensorHandle } from "./native/addon.ts";
 import { guarded, nextCall, waited } from "./native/calls.ts";
@@ -150,7 +151,7 @@ export function tidy<T>(body: () => T): T {
     if (!kept.has(tensor)) tensor.dispose();
     else scopes.at(-1)?.add(tensor);
   }
-  if (result instanceof Promise) throw new MemformerError("TIDY_ASYNC", "tidy takes a synchronous function: this one returned a promise");
+  if (isPromise(result)) throw new MemformerError("TIDY_ASYNC", "tidy takes a synchronous function: this one returned a promise");
   return result;
 }
 
@@ -162,12 +163,14 @@ function collect(value: unknown, tensors: Set<Tensor>): void {
   }
 }
 
+const dtypes: Readonly<Record<string, DType | undefined>> = {
+  Float32Array: "float32", Float64Array: "float64", BigInt64Array: "int64", Int32Array: "int32", Uint8Array: "uint8",
+};
+
+/** By its name, for an array of another realm (a `vm` context, a test in Jest) is no instance of the classes here. */
 function dtypeOf(data: NumberArray): DType {
-  if (data instanceof Float32Array) return "float32";
-  if (data instanceof Float64Array) return "float64";
-  if (data instanceof BigInt64Array) return "int64";
-  if (data instanceof Int32Array) return "int32";
-  if (data instanceof Uint8Array) return "uint8";
+  const dtype = dtypes[data[Symbol.toStringTag]];
+  if (dtype !== undefined) return dtype;
   throw new TypeError("a Uint16Array needs its dtype: float16 or bfloat16");
 }
 
