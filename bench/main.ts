@@ -10,8 +10,11 @@ import { horizonMemory } from "./horizon.ts";
 import { mrbpMemory } from "./mrbp.ts";
 import { profiled } from "./profile.ts";
 import { recall } from "./recall.ts";
+import { service } from "./service.ts";
 
-const benches: Record<string, (flags: readonly string[]) => Promise<boolean>> = { mrbp: mrbpMemory, binding, cpu, cuda, horizon: horizonMemory, profile: profiled, recall };
+const benches: Record<string, (flags: readonly string[]) => Promise<boolean>> = {
+  mrbp: mrbpMemory, binding, cpu, cuda, horizon: horizonMemory, profile: profiled, recall, service,
+};
 
 const [name = "", ...flags] = process.argv.slice(2);
 const bench = benches[name];

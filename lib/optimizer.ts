@@ -8,6 +8,7 @@ import { guarded, nextCall, waited } from "./native/calls.ts";
 import type { State } from "./recurrence.ts";
 import type { SegmentTensors } from "./segment-tensors.ts";
 import { Tensor, type DType } from "./tensor.ts";
+import { threadBound } from "./thread-bound.ts";
 import { lossWeights } from "./window.ts";
 
 export interface AdamWOptions {
@@ -31,6 +32,8 @@ export interface InsideOptions {
 }
 
 export class AdamW implements Disposable {
+  /** @internal */
+  readonly threadBound = threadBound;
   #handle: OptimizerHandle | undefined;
   readonly #model: Memformer;
 
