@@ -7,6 +7,7 @@ import type { OptimizerHandle } from "./native/addon.ts";
 import { guarded, nextCall } from "./native/calls.ts";
 import { Tensor, type DType } from "./tensor.ts";
 
+/** Rates of decay and the epsilon of {@link AdamW}. */
 export interface AdamWOptions {
   /** Default 0.9. */
   readonly beta1?: number;
@@ -18,6 +19,7 @@ export interface AdamWOptions {
   readonly weightDecay?: number;
 }
 
+/** AdamW over all parameters of a model; matrices decay, nothing else does. */
 export class AdamW implements Disposable {
   #handle: OptimizerHandle | undefined;
   readonly #model: Memformer;
@@ -79,6 +81,7 @@ export class AdamW implements Disposable {
     guarded((addon) => { addon.dropAdamW(handle); });
   }
 
+  /** For `using`: as `dispose`. */
   [Symbol.dispose](): void {
     this.dispose();
   }

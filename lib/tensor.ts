@@ -4,6 +4,7 @@ import type { DType, OperatorArgument, TensorHandle } from "./native/addon.ts";
 import { guarded, nextCall, waited } from "./native/calls.ts";
 
 export type { DType } from "./native/addon.ts";
+/** The arrays that tensors are made of and read into. */
 export type NumberArray = Float64Array | Float32Array | BigInt64Array | Int32Array | Uint8Array | Uint16Array;
 
 const scopes: Set<Tensor>[] = [];
@@ -37,6 +38,7 @@ export class Tensor implements Disposable {
     return this.#handle;
   }
 
+  /** Whether the tensor has been given back. */
   get disposed(): boolean {
     return this.#handle === undefined;
   }
@@ -85,6 +87,7 @@ export class Tensor implements Disposable {
     guarded((addon) => { addon.release(handle); });
   }
 
+  /** For `using`: as `dispose`. */
   [Symbol.dispose](): void {
     this.dispose();
   }
