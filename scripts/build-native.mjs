@@ -1,9 +1,10 @@
 /**
  * The plain-Node door to the native build, for node-gyp and prebuildify:
  *   node scripts/build-native.mjs --out DIR [--loader-out DIR] [--debug]
- * compiles, then copies memformer.node into --out and loader.node into --loader-out (default: --out).
+ * compiles, then copies memformer.node and, where it was built, the CUDA half into --out, and loader.node into --loader-out
+ * (default: --out).
  */
-import { copyFileSync, mkdirSync } from "node:fs";
+import { copyFileSync, existsSync, mkdirSync } from "node:fs";
 import { join, resolve } from "node:path";
 import { parseArgs } from "node:util";
 import { fromDist, main } from "./dist.mjs";
@@ -13,12 +14,13 @@ await main(async () => {
     options: { out: { type: "string" }, "loader-out": { type: "string" }, debug: { type: "boolean", default: false } },
   });
   const { buildNative } = await fromDist("native/build.js");
+  const { cudaHalf } = await fromDist("native/layout.js");
   const { reportTo } = await fromDist("native/libtorch/report.js");
   const { folder, seconds } = await buildNative({ debug: values.debug, report: reportTo(process.stderr) });
   const out = values.out === undefined ? folder : resolve(values.out);
-  const places = { "memformer.node": out, "loader.node": resolve(values["loader-out"] ?? out) };
+  const places = { "memformer.node": out, [cudaHalf]: out, "loader.node": resolve(values["loader-out"] ?? out) };
   for (const [name, place] of Object.entries(places)) {
-    if (place === folder) continue;
+    if (place === folder || !existsSync(join(folder, name))) continue;
     mkdirSync(place, { recursive: true });
     copyFileSync(join(folder, name), join(place, name));
   }

@@ -4,6 +4,7 @@ import { fromDist, main } from "./dist.mjs";
 await main(async () => {
   const { resolveLibtorch } = await fromDist("native/libtorch/resolve.js");
   const { setup } = await fromDist("native/libtorch/setup.js");
+  const { probeLibtorch } = await fromDist("native/probe.js");
   const { reportTo } = await fromDist("native/libtorch/report.js");
   const { buildFolder, buildNative, staleness } = await fromDist("native/build.js");
   const report = reportTo(process.stderr);
@@ -24,7 +25,7 @@ await main(async () => {
     } catch (error) {
       // A LibTorch that was named but does not fit is the caller's to mend, not ours to replace.
       if (error.code !== "ERR_MEMFORMER_LIBTORCH_NOT_FOUND" || process.env.MEMFORMER_LIBTORCH) throw error;
-      await setup({ report });
+      await setup({ report, testLoad: probeLibtorch });
       return resolveLibtorch();
     }
   }

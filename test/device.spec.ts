@@ -1,7 +1,11 @@
 import { expect } from "chai";
+import { spawnSync } from "node:child_process";
+import { rmSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
 import { runtime } from "../lib/index.ts";
 import type { DeviceName } from "../lib/native/cuda.ts";
 import { resolveLibtorch } from "../lib/native/libtorch/resolve.ts";
+import { scratchFolder } from "./support/fake-libtorch.ts";
 import { whyNoGpu } from "./support/gpu.ts";
 import { tinyModel } from "./support/models.ts";
 
@@ -48,7 +52,8 @@ describe("a model's device", () => {
     for (const device of ["cuda", "cuda:0", "cuda:7"]) {
       const { code, message } = await failure(device);
       expect(code).to.equal("ERR_MEMFORMER_NO_CUDA");
-      expect(message).to.match(/^device "cuda" needs a LibTorch with CUDA; this is 2\.\d+\.\d+ for the CPU \(.+\)\. Name one that has it:/);
+      expect(message).to.match(/^device "cuda" is not to be had: this LibTorch is for the CPU\.\n {2}looked at {2}LibTorch {2}2\.\d+\.\d+ for the CPU/);
+      expect(message).to.match(/ 1\. fetch a LibTorch with CUDA once: +npx memformer setup --variant cu\d+\n/).and.match(/ 3\. or run on the CPU: /);
     }
   });
 
@@ -57,5 +62,37 @@ describe("a model's device", () => {
     const { code, message } = await failure("cuda:99");
     expect(code).to.equal("ERR_MEMFORMER_NO_CUDA");
     expect(message).to.match(/^there is no device cuda:99: this machine has \d+ \(.+\)$/);
+  });
+
+  describe("beside a driver", () => {
+    let folder: string;
+    before(function () {
+      folder = scratchFolder();
+      // As much of a driver as its version: 12.4.
+      writeFileSync(join(folder, "driver.c"), "int cuDriverGetVersion(int* version) { *version = 12040; return 0; }\n");
+      const { error } = spawnSync("cc", ["-shared", "-fPIC", "-o", join(folder, "libcuda.so.1"), join(folder, "driver.c")]);
+      if (error !== undefined) this.skip();
+    });
+    after(() => { rmSync(folder, { recursive: true, force: true }); });
+
+    /** What a process prints that makes a model on `device`. */
+    function making(device: string): string {
+      const program = `import(${JSON.stringify(new URL("../lib/index.ts", import.meta.url).href)}).then(({ Memformer }) =>
+        Memformer.create({ preset: "tiny", device: "${device}" })).then((model) => console.log(model.device), (error) => console.log(error.message))`;
+      const env = { ...process.env, MEMFORMER_LIBTORCH: "", LD_LIBRARY_PATH: folder };
+      const { stdout, stderr } = spawnSync(process.execPath, ["--import", "tsx", "-e", program], { encoding: "utf8", env });
+      return `${stdout}${stderr}`;
+    }
+
+    it("says which version it serves, and how to get a LibTorch for it", function () {
+      if (resolveLibtorch().variant !== "cpu" || whyNoGpu() === undefined) this.skip();
+      expect(making("cuda")).to.match(/driver +serves CUDA up to 12\.4\n {2}1\. fetch a LibTorch with CUDA once: +npx memformer setup/);
+    });
+
+    it("the CPU is taken with a warning where LibTorch is for the CPU", function () {
+      if (resolveLibtorch().variant !== "cpu" || whyNoGpu() === undefined) this.skip();
+      const said = making("auto");
+      expect(said).to.match(/^cpu\n/).and.match(/\[ERR_MEMFORMER_NO_CUDA\] Warning: device "auto" is the CPU: this LibTorch is for the CPU;/);
+    });
   });
 });

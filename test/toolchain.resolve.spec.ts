@@ -98,10 +98,47 @@ describe("finding LibTorch", () => {
     expect(error.message).to.contain("has no lib/libtorch_cpu.so");
   });
 
-  it("names the landmark that is missing", () => {
-    const { "share/cmake/Torch/TorchConfig.cmake": _, ...files } = libtorchFiles();
+  it("names the landmark that is missing, and takes a LibTorch without headers: it can be loaded", () => {
+    const { "version.py": _, ...files } = libtorchFiles();
     const root = writeFiles(join(folder, "half"), files);
-    expect(failure({ ...base, libtorch: root }).message).to.contain("has no share/cmake/Torch/TorchConfig.cmake");
+    expect(failure({ ...base, libtorch: root }).message).to.contain("has neither version.py nor build-version");
+    const { "share/cmake/Torch/TorchConfig.cmake": __, ...bare } = libtorchFiles();
+    expect(resolveLibtorch({ ...base, libtorch: writeFiles(join(folder, "bare"), bare) }).compilable).to.equal(false);
+    expect(resolveLibtorch({ ...base, libtorch: writeFiles(join(folder, "whole"), libtorchFiles()) }).compilable).to.equal(true);
+  });
+
+  it("takes a CUDA build from the cache first where there is a driver, else the CPU's", () => {
+    cached("2.13.0-cpu");
+    writeFiles(join(folder, "cache/memformer/libtorch/2.14.1-cu130"), {
+      ...Object.fromEntries(Object.entries(libtorchFiles("2.14.1", "cuda")).map(([path, text]) => [`torch/${path}`, text])), "memformer.json": "{}",
+    });
+    expect(resolveLibtorch(base)).to.include({ variant: "cpu", version: "2.13.0" });
+    const found = resolveLibtorch({ ...base, preferCuda: true });
+    expect(found).to.include({ variant: "cuda", version: "2.14.1", cuda: "13.0", root: join(folder, "cache/memformer/libtorch/2.14.1-cu130/torch") });
+  });
+
+  it("takes the variant that MEMFORMER_VARIANT names, a kind or a CUDA version", () => {
+    cached("2.13.0-cpu");
+    writeFiles(join(folder, "system"), libtorchFiles("2.14.1", "cuda"));
+    for (const variant of ["cuda", "cu130"]) expect(resolveLibtorch(withEnv({ MEMFORMER_VARIANT: variant })).version).to.equal("2.14.1");
+    expect(resolveLibtorch(withEnv({ MEMFORMER_VARIANT: "cpu" })).version).to.equal("2.13.0");
+    const other = failure(withEnv({ MEMFORMER_VARIANT: "cu128" }));
+    expect(other.message).to.contain("found no cu128 LibTorch").and.contain("LibTorch 2.14.1 for cu130");
+    expect(other.message).to.contain("npx memformer setup --variant cu128").and.contain("4. or run on the CPU:");
+    expect(failure(withEnv({ MEMFORMER_VARIANT: "gpu" }))).to.include({
+      code: "ERR_MEMFORMER_CONFIG", message: 'MEMFORMER_VARIANT: expected "cpu", "cuda" or a CUDA version such as "cu130", got "gpu"',
+    });
+  });
+
+  it("passes over what a caller finds unfit, with the reason, but not what was named", () => {
+    cached("2.14.0-cpu", "2.14.0");
+    cached("2.12.0-cpu", "2.12.0");
+    const unfit = ({ version }: { version: string }): string | undefined => version === "2.14.0" ? "no binary" : undefined;
+    const { version, attempts } = resolveLibtorch({ ...base, unfit });
+    expect(version).to.equal("2.12.0");
+    expect(attempts.map(({ outcome }) => outcome)).to.include("no binary");
+    const named = join(folder, "cache/memformer/libtorch/2.14.0-cpu");
+    expect(resolveLibtorch({ ...base, unfit, libtorch: named }).version).to.equal("2.14.0");
   });
 
   it("refuses a version outside the supported ones, unless told to try", () => {

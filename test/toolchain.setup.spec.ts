@@ -8,7 +8,7 @@ import { join } from "node:path";
 import { isMemformerError, type MemformerError } from "../lib/errors.ts";
 import { resolveLibtorch } from "../lib/native/libtorch/resolve.ts";
 import { setup, type SetupOptions, type SetupResult } from "../lib/native/libtorch/setup.ts";
-import { fakePython, pinsFor, scratchFolder, sendRange, serve, sha256, wheel, zip, libtorchFiles } from "./support/fake-libtorch.ts";
+import { cudaPins, cudaWheel, fakePython, pinsFor, scratchFolder, sendRange, serve, sha256, wheel, zip, libtorchFiles } from "./support/fake-libtorch.ts";
 
 describe("memformer setup", () => {
   const bytes = wheel();
@@ -83,24 +83,24 @@ describe("memformer setup", () => {
     });
 
     it("goes on with what an earlier process left", async () => {
-      mkdirSync(join(cache, ".partial-2.13.0"), { recursive: true });
-      writeFileSync(join(cache, ".partial-2.13.0/torch-2.13.0+cpu.whl.partial"), bytes.subarray(0, 1234));
+      mkdirSync(join(cache, ".partial-2.13.0-cpu"), { recursive: true });
+      writeFileSync(join(cache, ".partial-2.13.0-cpu/torch-2.13.0+cpu.whl.partial"), bytes.subarray(0, 1234));
       await using server = await serve(bytes);
       await run(server.url);
       expect(server.requests).to.deep.equal(["bytes=1234-"]);
     });
 
     it("starts again when what was left is not the beginning of the file", async () => {
-      mkdirSync(join(cache, ".partial-2.13.0"), { recursive: true });
-      writeFileSync(join(cache, ".partial-2.13.0/torch-2.13.0+cpu.whl.partial"), "x".repeat(1234));
+      mkdirSync(join(cache, ".partial-2.13.0-cpu"), { recursive: true });
+      writeFileSync(join(cache, ".partial-2.13.0-cpu/torch-2.13.0+cpu.whl.partial"), "x".repeat(1234));
       await using server = await serve(bytes);
       await run(server.url);
       expect(server.requests).to.deep.equal(["bytes=1234-", "whole"]);
     });
 
     it("starts again when the server ignores ranges", async () => {
-      mkdirSync(join(cache, ".partial-2.13.0"), { recursive: true });
-      writeFileSync(join(cache, ".partial-2.13.0/torch-2.13.0+cpu.whl.partial"), "x".repeat(1234));
+      mkdirSync(join(cache, ".partial-2.13.0-cpu"), { recursive: true });
+      writeFileSync(join(cache, ".partial-2.13.0-cpu/torch-2.13.0+cpu.whl.partial"), "x".repeat(1234));
       await using server = await serve(bytes, (_request, response) => response.end(bytes));
       expect((await run(server.url)).pinned).to.equal(true);
     });
@@ -147,7 +147,7 @@ describe("memformer setup", () => {
       const error = await failure(run(server.url));
       expect(error.code).to.equal("ERR_MEMFORMER_LIBTORCH_HASH");
       expect(error.message).to.contain(`expected  ${sha256(bytes)}`).and.contain(`found     ${sha256(other)}`);
-      expect(readdirSync(join(cache, ".partial-2.13.0"))).to.deep.equal([]);
+      expect(readdirSync(join(cache, ".partial-2.13.0-cpu"))).to.deep.equal([]);
       expect(server.requests).to.have.length(1);
     });
 
@@ -188,12 +188,12 @@ describe("memformer setup", () => {
       expect((await run(nowhere)).source).to.match(/^pip: /);
     });
 
-    it("refuses a CUDA wheel from pip: it does not stand alone", async () => {
+    it("refuses a CUDA wheel where one for the CPU was asked for", async () => {
       writeFileSync(join(folder, "w"), wheel("2.13.0", "cuda"));
       env["PATH"] = `${fakePython(folder, pipThatGives(join(folder, "w")))}:/bin:/usr/bin`;
       const error = await failure(run(nowhere));
       expect(error.code).to.equal("ERR_MEMFORMER_LIBTORCH_MISMATCH");
-      expect(error.message).to.contain("is LibTorch 2.13.0 for cuda, where 2.13.0 for cpu was expected");
+      expect(error.message).to.contain("is LibTorch 2.13.0 for cu130, where 2.13.0 for cpu was expected. Say --version 2.13.0 --variant cu130.");
       expect(remains()).to.not.include("2.13.0-cpu");
     });
 
@@ -229,7 +229,7 @@ describe("memformer setup", () => {
       const file = official("2.14.0");
       expect(await from(file)).to.include({ version: "2.14.0", pinned: false, sha256: sha256(file) });
       expect(said.join("\n")).to.contain(sha256(file));
-      expect(remains()).to.deep.equal(["2.13.0-cpu", "2.14.0-cpu"]);
+      expect(remains()).to.deep.equal(["2.13.0-cpu", "2.14.0-cpu", "hashes.json"]);
     });
 
     it("refuses a file that does not exist, is no archive, or is cut off", async () => {
@@ -266,7 +266,7 @@ describe("memformer setup", () => {
     it("refuses an archive without LibTorch, one of another version than asked for, and one too old", async () => {
       expect((await failure(from(zip({ "numpy/a.py": "x" })))).message).to.contain("holds no LibTorch");
       const other = await failure(from(bytes, { version: "2.12.0" }));
-      expect(other.message).to.contain("where 2.12.0 for cpu was expected. Say --version 2.13.0.");
+      expect(other.message).to.contain("where 2.12.0 for cpu was expected. Say --version 2.13.0 --variant cpu.");
       const old = await failure(from(wheel("2.4.0")));
       expect(old.code).to.equal("ERR_MEMFORMER_LIBTORCH_MISMATCH");
       expect(old.message).to.contain("LibTorch 2.4.0 in file:");
@@ -277,6 +277,94 @@ describe("memformer setup", () => {
       await failure(from(Buffer.from("hello"), { version: "2.13.0", force: true }));
       expect(resolveLibtorch({ env }).root).to.equal(kept);
     });
+  });
+
+  describe("for CUDA", () => {
+    const torch = wheel("2.14.1", "cuda"), library = cudaWheel();
+    const pins = cudaPins(torch, library);
+    const names = ["torch-2.14.1.whl", "nvidia_cuda_runtime-13.0.96.whl"];
+    const wheels = (): string => writeFolder({ [names[0]!]: torch, [names[1]!]: library });
+    const writeFolder = (files: Record<string, Buffer>): string => {
+      mkdirSync(join(folder, "wheels"), { recursive: true });
+      for (const [name, content] of Object.entries(files)) writeFileSync(join(folder, "wheels", name), content);
+      return join(folder, "wheels");
+    };
+    /** A pip that has the wheels of a folder, by the name before the version. */
+    const pip = (from: string): string =>
+      `for last; do :; done; while [ "$1" != --dest ]; do shift; done; name=$(echo "$last" | sed 's/[=(].*//; s/-/_/g'); cp ${from}/"$name"-* "$2"/ 2>/dev/null`;
+    const cuda = (more: SetupOptions = {}): Promise<SetupResult> => setup({ env, report, pins, variant: "cu130", ...more });
+
+    it("fetches every pinned file through pip, and lays the libraries where LibTorch looks for them", async () => {
+      env["PATH"] = `${fakePython(folder, pip(wheels()))}:/bin:/usr/bin`;
+      const result = await cuda();
+      expect(result).to.include({ version: "2.14.1", variant: "cu130", pinned: true, fetched: true, source: `pip: ${names[0]!}` });
+      expect(result.libraries).to.deep.equal([{ source: `pip: ${names[1]!}`, sha256: sha256(library), pinned: true }]);
+      expect(readdirSync(result.folder).sort()).to.deep.equal(["memformer.json", "nvidia", "torch"]);
+      expect(readdirSync(join(result.folder, "nvidia/cu13"), { recursive: true })).to.deep.equal(["lib", "lib/libcudart.so.13"]);
+      expect(resolveLibtorch({ env })).to.include({ variant: "cuda", cuda: "13.0", root: join(result.folder, "torch") });
+      expect((await cuda()).fetched).to.equal(false);
+    });
+
+    it("takes them from a mirror, and fetches those again alone that an earlier try has not", async () => {
+      const asked: string[] = [];
+      await using server = await serve(torch, (request, response) => {
+        const name = decodeURIComponent(request.url!.slice(1));
+        asked.push(name);
+        if (asked.length === 2) response.writeHead(500).end();
+        else response.end(name === names[0] ? torch : library);
+      });
+      const mirror = server.url.slice(0, server.url.lastIndexOf("/"));
+      expect((await failure(cuda({ mirror }))).message).to.contain("answered 500");
+      await cuda({ mirror });
+      expect(asked).to.deep.equal([names[0], names[1], names[1]]);
+    });
+
+    it("takes a folder of wheels, and refuses one with no PyTorch in it, or two", async () => {
+      const from = wheels();
+      expect(await cuda({ from, variant: undefined })).to.include({ version: "2.14.1", variant: "cu130", pinned: true });
+      writeFolder({ "torch-2.12.0.whl": torch });
+      expect((await failure(cuda({ from }))).message).to.match(/found torch-2\.12\.0\.whl, torch-2\.14\.1\.whl\.$/);
+      mkdirSync(join(folder, "none"));
+      expect((await failure(cuda({ from: join(folder, "none") }))).message).to.match(/found none\.$/);
+    });
+
+    it("refuses what does not load, with the linker's reason and what a lone wheel lacks", async () => {
+      const reason = "libcudart.so.13: cannot open shared object file: No such file or directory";
+      const error = await failure(cuda({ from: join(wheels(), names[0]!), testLoad: () => reason }));
+      expect(error.code).to.equal("ERR_MEMFORMER_LIBTORCH_MISMATCH");
+      expect(error.message).to.contain(`does not load: ${reason}. A wheel for CUDA needs those of the CUDA libraries it names beside it: --from FOLDER.`);
+      expect(remains().filter((name) => !name.startsWith("."))).to.deep.equal([]);
+    });
+
+    it("asks pip for a version without pin, and for what its metadata names; its hashes are printed and recorded", async () => {
+      const metadata = "Requires-Dist: sympy\nRequires-Dist: cuda-toolkit[cudart]==13.0.3; platform_system == \"Linux\"\n" +
+        "Requires-Dist: nvidia-cuda-runtime (==13.0.96) ; platform_system == \"Linux\"\n";
+      const other = wheel("2.12.0", "cuda", { "torch-2.12.0.dist-info/METADATA": metadata });
+      const from = writeFolder({ "torch-2.12.0.whl": other, [names[1]!]: library });
+      env["PATH"] = `${fakePython(folder, `echo "$@" >> ${folder}/asked; ${pip(from)}`)}:/bin:/usr/bin`;
+      const result = await cuda({ version: "2.12.0" });
+      expect(result).to.include({ version: "2.12.0", variant: "cu130", pinned: false, sha256: sha256(other) });
+      expect(readFileSync(join(folder, "asked"), "utf8")).to.match(/torch==2\.12\.0\+cu130\n/).and.match(/ cuda-toolkit\[cudart\]==13\.0\.3 nvidia-cuda-runtime\(==13\.0\.96\)\n/);
+      expect(said.join("\n")).to.contain(`SHA-256 ${sha256(other)} of torch-2.12.0.whl; there is no pin`);
+      expect(JSON.parse(readFileSync(join(cache, "hashes.json"), "utf8"))).to.deep.equal({ "torch-2.12.0.whl": sha256(other) });
+    });
+
+    it("refuses a variant that is none, and one without pin and version", async () => {
+      expect(await failure(cuda({ variant: "gpu" }))).to.include({ code: "ERR_MEMFORMER_CONFIG", message: '--variant: expected cpu or cu130, got "gpu"' });
+      expect((await failure(cuda({ variant: "cu128" }))).message).to.contain("there is no pinned version of it (there is one of cpu and cu130)");
+    });
+  });
+
+  it("refuses an archive without pin that has changed under its name since it was first used", async () => {
+    const path = join(folder, "torch-2.12.0.whl"), nowhere = "http://127.0.0.1:9/x";
+    writeFileSync(path, wheel("2.12.0"));
+    await run(nowhere, { from: path });
+    await run(nowhere, { from: path, force: true });
+    const other = wheel("2.12.0", "cpu", { "torch/lib/libextra.so": "other" });
+    writeFileSync(path, other);
+    const error = await failure(run(nowhere, { from: path, force: true }));
+    expect(error.code).to.equal("ERR_MEMFORMER_LIBTORCH_HASH");
+    expect(error.message).to.contain(`then  ${sha256(wheel("2.12.0"))}`).and.contain(`now   ${sha256(other)}`);
   });
 
   describe("beside other processes", () => {
@@ -320,7 +408,7 @@ describe("memformer setup", () => {
       await new Promise((resolve) => child.stdout.once("data", resolve));
       child.kill("SIGKILL");
       await ended;
-      expect(remains()).to.deep.equal([".lock", ".partial-2.13.0"]);
+      expect(remains()).to.deep.equal([".lock", ".partial-2.13.0-cpu"]);
       expect((await run(server.url)).fetched).to.equal(true);
       expect(server.requests[1]).to.match(/^bytes=\d+-$/);
       expect(remains()).to.deep.equal(["2.13.0-cpu"]);

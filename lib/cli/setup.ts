@@ -1,8 +1,10 @@
 import type { Command } from "commander";
 import { reportTo } from "../native/libtorch/report.ts";
 import { setup } from "../native/libtorch/setup.ts";
+import { probeLibtorch } from "../native/probe.ts";
 
 interface Options {
+  readonly variant?: string;
   readonly version?: string;
   readonly from?: string;
   readonly mirror?: string;
@@ -15,13 +17,14 @@ export function register(program: Command): void {
   program
     .command("setup")
     .description("fetch LibTorch once, into the cache (by URL, else through pip, or from a file)")
-    .option("--version <version>", "LibTorch's version; default: the pinned one")
-    .option("--from <file>", "a torch wheel or an official LibTorch zip on this machine")
-    .option("--mirror <url>", "folder that holds the pinned file")
+    .option("--variant <variant>", "cpu, or a CUDA version such as cu130 (default: cpu, or what the file is)")
+    .option("--version <version>", "LibTorch's version; default: the pinned one of the variant")
+    .option("--from <path>", "a torch wheel, an official LibTorch zip, or a folder of a CUDA wheel and the libraries it names")
+    .option("--mirror <url>", "folder that holds the pinned files")
     .option("--force", "fetch again even if it is there")
     .option("--json", "print the result as JSON on stdout")
     .action(async ({ json, ...options }: Options) => {
-      const result = await setup({ ...options, report: reportTo(process.stderr) });
+      const result = await setup({ ...options, report: reportTo(process.stderr), testLoad: probeLibtorch });
       const { folder, version, variant, fetched, pinned, source } = result;
       const hash = pinned ? "pinned hash" : "hash not pinned";
       const where = `LibTorch ${version} (${variant}) ${fetched ? "is now" : "was already"} in ${folder}`;

@@ -8,6 +8,7 @@ import { availableParallelism, freemem } from "node:os";
 import { join, resolve } from "node:path";
 import { MemformerError } from "../errors.ts";
 import { cudaHalf } from "./layout.ts";
+import { missingHeader } from "./libtorch/layout.ts";
 import { cmakeJs, ranOutOfMemory, type CMakeRun } from "./libtorch/cmake.ts";
 import { withLock } from "./libtorch/lock.ts";
 import { packageRoot, packageVersion } from "./libtorch/pin.ts";
@@ -100,7 +101,16 @@ export async function buildNative(options: BuildOptions = {}): Promise<BuildResu
   }
   const tools = findTools(env);
   requireTools(tools);
-  const libtorch = resolveLibtorch({ libtorch: options.libtorch, env });
+  const headless = ({ root }: { readonly root: string }): string | undefined => {
+    const absent = missingHeader(root);
+    return absent === undefined ? undefined : `can be loaded, not compiled against: it has no ${absent}`;
+  };
+  const libtorch = resolveLibtorch({ libtorch: options.libtorch, env, unfit: headless });
+  const unfit = headless(libtorch);
+  if (unfit !== undefined) {
+    throw new MemformerError("LIBTORCH_MISMATCH", `The LibTorch in ${libtorch.root} (${libtorch.source}) ${unfit}. One that can:  npx memformer setup`,
+      { details: { root: libtorch.root } });
+  }
   const out = resolve(options.out ?? join(packageRoot, "out", libtorch.variant));
   const folder = join(out, debug ? "Debug" : "Release");
   const onWait = (pid: number): void => report?.(`Process ${pid} is building in ${out}; waiting for it.`);

@@ -4,6 +4,10 @@ import { join } from "node:path";
 import { isMemformerError, MemformerError } from "../errors.ts";
 import { addonOrigin, guarded } from "./calls.ts";
 import { cudaHalf } from "./layout.ts";
+import { readPins } from "./libtorch/pin.ts";
+import type { Libtorch } from "./libtorch/resolve.ts";
+import { cudaDriver } from "./load.ts";
+import { toldError, type Remedy } from "./told-error.ts";
 
 /** "auto": a GPU where there is one. "cuda" is "cuda:0". */
 export type DeviceName = "auto" | "cpu" | "cuda" | `cuda:${number}`;
@@ -15,21 +19,45 @@ let warned = false;
 
 /**
  * Opens the CUDA half, once; the names of the GPUs.
- * Throws MemformerError NO_CUDA (LibTorch without CUDA, no driver, too old a driver, no device), LOAD_FAILED, LIBTORCH_MISMATCH.
+ * Throws MemformerError NO_CUDA (LibTorch without CUDA, no driver, no device), DRIVER_TOO_OLD, LOAD_FAILED, LIBTORCH_MISMATCH.
  */
 export function openCuda(): readonly string[] {
   if (names !== undefined) return names;
-  const { libtorch, folder } = addonOrigin();
-  if (libtorch.variant !== "cuda") {
-    throw new MemformerError("NO_CUDA",
-      `device "cuda" needs a LibTorch with CUDA; this is ${libtorch.version} for the CPU (${libtorch.root}). ` +
-      "Name one that has it: MEMFORMER_LIBTORCH=python, or a folder");
+  const { libtorch, folder } = addonOrigin(), path = join(folder, cudaHalf), driver = cudaDriver();
+  const needed = Number((libtorch.cuda ?? "0").split(".")[0]);
+  if (libtorch.variant !== "cuda") throw noCuda("this LibTorch is for the CPU", libtorch, driver, [fetchLine(), pythonLine]);
+  if (typeof driver === "string") throw noCuda(driver, libtorch, driver, [driverLine]);
+  if (Math.floor(driver / 1000) < needed) {
+    const reason = `the NVIDIA driver serves CUDA up to ${versionOf(driver)}, LibTorch is built with ${libtorch.cuda}`;
+    throw noCuda(reason, libtorch, driver, [driverLine], "DRIVER_TOO_OLD");
   }
-  const path = join(folder, cudaHalf);
   if (!existsSync(path)) {
-    throw new MemformerError("NO_CUDA", `memformer's CUDA half is not there: ${path}. Compile it, with nvcc on the PATH: npx memformer build`);
+    throw noCuda(`memformer's CUDA half is not there: ${path}`, libtorch, driver, [["compile it, with nvcc on the PATH", "npx memformer build"]]);
   }
   return names = guarded((addon) => addon.openCuda(path));
+}
+
+const driverLine = ["install an NVIDIA driver that fits", "nvidia-smi shows the one that is there"] as const;
+const pythonLine = ["or use the PyTorch of a Python install", "MEMFORMER_LIBTORCH=python"] as const;
+
+function fetchLine(): Remedy {
+  const cuda = Object.keys(readPins().defaults).find((name) => name !== "cpu");
+  return ["fetch a LibTorch with CUDA once", `npx memformer setup --variant ${cuda}`];
+}
+
+function versionOf(driver: number): string {
+  return `${Math.floor(driver / 1000)}.${Math.floor((driver % 1000) / 10)}`;
+}
+
+function noCuda(
+  reason: string, { root, version, variant, cuda }: Libtorch, driver: number | string, remedies: readonly Remedy[],
+  code: "NO_CUDA" | "DRIVER_TOO_OLD" = "NO_CUDA",
+): MemformerError {
+  const attempts = [
+    { place: "LibTorch", outcome: `${version} for ${variant === "cpu" ? "the CPU" : `CUDA ${cuda ?? ""}`} (${root})` },
+    { place: "driver", outcome: typeof driver === "string" ? driver : `serves CUDA up to ${versionOf(driver)}` },
+  ];
+  return toldError(code, `device "cuda" is not to be had: ${reason}.`, attempts, [...remedies, ["or run on the CPU", 'device: "cpu"']]);
 }
 
 /** The device meant by a name. Throws as {@link openCuda} for a GPU that is asked for; "auto" falls back to the CPU and says why, once. */
@@ -46,14 +74,23 @@ export function resolveDevice(device: DeviceName): Device {
 }
 
 function automatic(): Device {
-  if (addonOrigin().libtorch.variant !== "cuda") return "cpu";
+  const { libtorch } = addonOrigin();
+  if (libtorch.variant !== "cuda") {
+    const chosen = Boolean(process.env["MEMFORMER_VARIANT"] || process.env["MEMFORMER_LIBTORCH"]);
+    if (!chosen && typeof cudaDriver() === "number") warn(`this LibTorch is for the CPU; ${fetchLine().join(": ")}`, "ERR_MEMFORMER_NO_CUDA");
+    return "cpu";
+  }
   try {
     openCuda();
     return "cuda:0";
   } catch (error) {
     if (!isMemformerError(error)) throw error;
-    if (!warned) process.emitWarning(`device "auto" is the CPU: ${error.message}`, { code: error.code });
-    warned = true;
+    warn(error.message, error.code);
     return "cpu";
   }
+}
+
+function warn(reason: string, code: string): void {
+  if (!warned) process.emitWarning(`device "auto" is the CPU: ${reason}`, { code });
+  warned = true;
 }

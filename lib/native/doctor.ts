@@ -1,12 +1,14 @@
 /** `memformer doctor`: what memformer needs and what this machine has, one row a need, with the line that mends it. */
-import { spawnSync } from "node:child_process";
-import { existsSync, readFileSync } from "node:fs";
-import { join } from "node:path";
-import { buildFolder, readBuild } from "./build.ts";
+import { findBinary, publishedVersions } from "./binary.ts";
+import { readBuild } from "./build.ts";
+import { inChild } from "./child.ts";
 import { isMemformerError } from "../errors.ts";
 import { readRecord } from "./libtorch/cache.ts";
-import { resolveLibtorch, type Libtorch } from "./libtorch/resolve.ts";
+import { minorVersion, packageVersion } from "./libtorch/pin.ts";
+import type { Libtorch } from "./libtorch/resolve.ts";
 import { aptLine, findTools } from "./libtorch/tools.ts";
+import { cudaDriver, findLibtorch } from "./load.ts";
+import { demands, thisMachine } from "./platform.ts";
 
 export interface Row {
   readonly name: string;
@@ -25,8 +27,8 @@ const buildLine = "npx memformer build";
 export function doctor(env: NodeJS.ProcessEnv = process.env): Row[] {
   const libtorch = tryResolve(env);
   return [
-    platform(), glibc(), node(), processor(), libtorchRow(libtorch), ...tools(env), addon(libtorch, env), cudaDriver(),
-    ...cudaHalf(libtorch, env),
+    packageRow(), ...demands(thisMachine()).map(({ name, ok, found, needed }) => need(name, ok, found, needed)),
+    libtorchRow(libtorch), addon(libtorch, env), driver(), ...cudaHalf(libtorch, env), ...tools(env),
   ];
 }
 
@@ -39,43 +41,9 @@ function need(name: string, ok: boolean, found: string, remedy: string): Row {
   return { name, ok, found, required: true, ...(ok ? {} : { remedy }) };
 }
 
-function platform(): Row {
-  const found = `${process.platform}-${process.arch}`;
-  return need("platform", found === "linux-x64", found, "memformer runs on linux-x64 only");
-}
-
-/** The report holds the C library's version; without `excludeNetwork` it may wait for a name server. */
-function glibc(): Row {
-  const report = process.report as NodeJS.ProcessReport & { excludeNetwork?: boolean };
-  const before = report.excludeNetwork;
-  report.excludeNetwork = true;
-  const { header } = report.getReport() as unknown as { header: { glibcVersionRuntime?: string } };
-  if (before !== undefined) report.excludeNetwork = before;
-  const version = header.glibcVersionRuntime;
-  const [major = 0, minor = 0] = (version ?? "").split(".").map(Number);
-  const ok = major > 2 || (major === 2 && minor >= 28);
-  return need("glibc", ok, version ?? "another C library", "PyTorch needs glibc 2.28: Debian 10, RHEL 8 or newer");
-}
-
-function node(): Row {
-  const { node: version, napi = "0" } = process.versions as { node: string; napi?: string };
-  return need("node", Number(napi) >= 9, `${version}, Node-API ${napi}`, "install Node 20.19, 22.12 or newer");
-}
-
-function processor(): Row {
-  if (process.arch !== "x64" || !existsSync("/proc/cpuinfo")) {
-    return { name: "processor", ok: true, found: process.arch, required: false };
-  }
-  const text = readFileSync("/proc/cpuinfo", "utf8");
-  const model = /^model name\s*:\s*(.+)$/m.exec(text)?.[1] ?? "unknown model";
-  const missing = ["avx2", "fma"].filter((feature) => !new RegExp(`^flags.*\\b${feature}\\b`, "m").test(text));
-  const found = missing.length === 0 ? `${model}, AVX2` : `${model}, without ${missing.join(" and ")}`;
-  return need("processor", missing.length === 0, found, "memformer is compiled for x86-64-v3 (Haswell, Zen or newer)");
-}
-
 function tryResolve(env: NodeJS.ProcessEnv): Libtorch | Error {
   try {
-    return resolveLibtorch({ env });
+    return findLibtorch(env);
   } catch (error) {
     if (isMemformerError(error)) return error;
     throw error;
@@ -90,30 +58,26 @@ function libtorchRow(libtorch: Libtorch | Error): Row {
   return need("libtorch", true, `${version} (${variant}) in ${root} [${from}]`, setupLine);
 }
 
-/** Tools matter for compiling only: an addon that is there runs without them. */
+/** Tools matter for compiling only: a binary that is there runs without them. */
 function tools(env: NodeJS.ProcessEnv): Row[] {
   return findTools(env).all.map((tool) => {
     const ok = tool.found !== undefined;
-    const found = tool.found ?? `missing: ${tool.needed}`;
+    const found = tool.found ?? `${tool.needed}: needed for \`memformer build\` alone`;
     return { name: tool.name, ok, found, required: false, ...(ok ? {} : { remedy: aptLine([tool]) }) };
   });
 }
 
 function addon(libtorch: Libtorch | Error, env: NodeJS.ProcessEnv): Row {
   if (libtorch instanceof Error) return need("addon", false, "not looked at without LibTorch", setupLine);
-  const record = readBuild(buildFolder(libtorch.variant));
-  if (record !== undefined && record.libtorch.version !== libtorch.version) {
-    const { root, version } = record.libtorch;
-    return need("addon", false, `built for LibTorch ${version} in ${root}, not ${libtorch.version}`, buildLine);
+  const binary = findBinary(libtorch);
+  if ("attempts" in binary) {
+    const found = binary.attempts.map(({ outcome }) => outcome).join("; ");
+    return need("addon", false, `none for LibTorch ${libtorch.version}: ${found}`, buildLine);
   }
-  const failure = tryLoad(env);
-  const day = record === undefined ? "" : `, built ${record.date.slice(0, 10)} for LibTorch ${libtorch.version}`;
-  return need("addon", failure === undefined, failure ?? `loads${day}`, buildLine);
-}
-
-/** Why the addon does not load, else undefined. */
-function tryLoad(env: NodeJS.ProcessEnv): string | undefined {
-  return inChild("load", "m.loadAddon()", env).failure;
+  const { failure } = inChild("load", "m.loadAddon()", { ...env, MEMFORMER_LIBTORCH: libtorch.root });
+  const day = readBuild(binary.folder)?.date.slice(0, 10);
+  const from = binary.local ? `compiled here${day === undefined ? "" : ` on ${day}`}` : "published";
+  return need("addon", failure === undefined, failure ?? `loads; ${from}, for LibTorch ${minorVersion(libtorch.version)}`, buildLine);
 }
 
 /** The GPUs, or why there are none: for a LibTorch that has CUDA. */
@@ -125,23 +89,16 @@ function cudaHalf(libtorch: Libtorch | Error, env: NodeJS.ProcessEnv): Row[] {
   return [{ name: "gpu", ok: false, found: failure, required: false, remedy }];
 }
 
-/** Runs an expression on a module of ours, `m`. In a child: a bad binary ends its process instead of throwing. */
-function inChild(name: string, expression: string, env: NodeJS.ProcessEnv): { failure?: string; said: string } {
-  const module = new URL(import.meta.url.endsWith(".ts") ? `./${name}.ts` : `./${name}.js`, import.meta.url).href;
-  const program = `import(${JSON.stringify(module)}).then((m) => { ${expression} })`;
-  // `-e` of this process, if it was started so, must not reach the child; loaders given with --import must.
-  const loaders = process.execArgv.filter((arg, at, all) => arg.startsWith("--import") || all[at - 1] === "--import");
-  const run = spawnSync(process.execPath, [...loaders, "-e", program], { env, encoding: "utf8", timeout: 60_000 });
-  const said = run.stdout.trim();
-  if (run.status === 0) return { said };
-  const reason = /^(?:\w*Error)(?: \[\w+\])?: (.+)$/m.exec(run.stderr)?.[1];
-  const end = run.signal === null ? `exit code ${run.status ?? "?"}` : `killed by ${run.signal}`;
-  return { failure: reason ?? `does not load: ${end}`, said };
+function driver(): Row {
+  const found = cudaDriver();
+  if (typeof found === "string") return { name: "cuda driver", ok: false, found: `${found}; the CPU computes`, required: false };
+  const version = `serves CUDA up to ${Math.floor(found / 1000)}.${Math.floor((found % 1000) / 10)}`;
+  return { name: "cuda driver", ok: true, found: version, required: false };
 }
 
-function cudaDriver(): Row {
-  const places = ["x86_64-linux-gnu", ".", "wsl/lib", "../lib64", "../local/nvidia/lib64"];
-  const folder = places.map((place) => join("/usr/lib", place)).find((path) => existsSync(join(path, "libcuda.so.1")));
-  const found = folder === undefined ? "no libcuda.so.1: CPU only" : join(folder, "libcuda.so.1");
-  return { name: "cuda driver", ok: folder !== undefined, found, required: false };
+/** What this package brings. */
+function packageRow(): Row {
+  const there = publishedVersions();
+  const binaries = there.length === 0 ? "no binaries: a clone, or built without them" : `binaries for LibTorch ${there.join(", ")}`;
+  return { name: "memformer", ok: true, found: `${packageVersion()}, ${binaries}`, required: true };
 }

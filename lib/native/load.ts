@@ -2,15 +2,24 @@
 import { existsSync } from "node:fs";
 import { createRequire } from "node:module";
 import { join } from "node:path";
-import { MemformerError } from "../errors.ts";
+import type { MemformerError } from "../errors.ts";
 import type { Addon } from "./addon.ts";
-import { buildFolder } from "./build.ts";
-import { packageRoot } from "./libtorch/pin.ts";
+import { findBinary, findLoader, publishedVersions, type Binary } from "./binary.ts";
+import { remediesFor } from "./load-remedies.ts";
+import type { LibtorchFolder } from "./libtorch/layout.ts";
+import { minorVersion, packageVersion } from "./libtorch/pin.ts";
 import { resolveLibtorch, type Libtorch } from "./libtorch/resolve.ts";
+import { demands, thisMachine, type Machine } from "./platform.ts";
+import { probe } from "./probe.ts";
+import { toldError, type Attempt } from "./told-error.ts";
+
+const require = createRequire(import.meta.url);
 
 interface Loader {
   /** Opens a library for good, its symbols for all; the reason if that fails. */
   open(path: string): string | undefined;
+  /** The newest CUDA version that the driver serves (13000 is 13.0), or why there is none. */
+  driver(): number | string;
   /** Sets an environment variable for libraries yet to be opened, unless the user has set it. */
   prefer(name: string, value: string): void;
 }
@@ -21,47 +30,106 @@ const libraries = {
   cuda: ["libc10.so", "libtorch_cpu.so", "libc10_cuda.so", "libtorch_cuda.so", "libtorch.so"],
 };
 
+export interface Loaded {
+  readonly addon: Addon;
+  readonly libtorch: Libtorch;
+  /** Holds `memformer.node` and, where it was built, the CUDA half. */
+  readonly folder: string;
+}
+
 /**
  * Loads the addon. Throws MemformerError: UNSUPPORTED_PLATFORM, LIBTORCH_NOT_FOUND, LIBTORCH_MISMATCH, or LOAD_FAILED with what
  * was tried.
  */
-export function loadAddon(): { addon: Addon; libtorch: Libtorch; folder: string } {
-  if (process.platform !== "linux") {
-    throw new MemformerError("UNSUPPORTED_PLATFORM", `memformer runs on Linux; this is ${process.platform}-${process.arch}.`);
-  }
-  const libtorch = resolveLibtorch();
-  const folders = addonFolders(libtorch.variant);
-  const folder = folders.find((candidate) => existsSync(join(candidate, "memformer.node")));
-  if (folder === undefined) {
-    throw new MemformerError("LOAD_FAILED",
-      `memformer's native addon is not there for ${process.platform}-${process.arch} (${libtorch.variant}).\n` +
-      `  looked in  ${folders.join("\n             ")}\n  1. compile it once:   npx memformer build\n  more: npx memformer doctor`,
-      { details: { folders } });
-  }
-  const load = createRequire(import.meta.url);
+export function loadAddon(): Loaded {
+  requireMachine(thisMachine());
+  const libtorch = findLibtorch();
+  const binary = findBinary(libtorch);
+  if ("attempts" in binary) throw noBinary(libtorch, binary.attempts);
+  const reason = binary.local ? undefined : probe(binary, libtorch);
+  if (reason !== undefined) throw doesNotLoad(reason, binary, libtorch);
   try {
-    const loader = load(join(folder, "loader.node")) as Loader;
-    // OpenMP's threads wait for work by spinning, which on a busy machine takes the processor from those that have some: a
-    // window took ten times as long beside another process. After so many turns they sleep.
-    loader.prefer("GOMP_SPINCOUNT", "10000");
-    // What cuBLAS needs to give the same bits again; on a Hopper GPU it is what it takes anyway.
-    if (libtorch.variant === "cuda") loader.prefer("CUBLAS_WORKSPACE_CONFIG", ":4096:8");
-    for (const library of libraries[libtorch.variant]) {
-      const path = join(libtorch.root, "lib", library);
-      const reason = loader.open(path);
-      if (reason !== undefined) throw new Error(reason);
-    }
-    return { addon: load(join(folder, "memformer.node")) as Addon, libtorch, folder };
+    openLibtorch(binary.loader, libtorch);
+    return { addon: require(binary.addon) as Addon, libtorch, folder: binary.folder };
   } catch (cause) {
-    throw new MemformerError("LOAD_FAILED",
-      `memformer's native addon does not load: ${(cause as Error).message}\n  addon     ${folder}\n` +
-      `  libtorch  ${libtorch.root} (${libtorch.version}, ${libtorch.variant}, ${libtorch.source})\n` +
-      "  1. compile it against this LibTorch:   npx memformer build\n  more: npx memformer doctor",
-      { cause, details: { folder, libtorch: libtorch.root } });
+    throw doesNotLoad((cause as Error).message, binary, libtorch, cause);
   }
 }
 
-/** A local build first, then the published binary. */
-function addonFolders(variant: string): string[] {
-  return [buildFolder(variant), join(packageRoot, "variants", variant, "prebuilds", `${process.platform}-${process.arch}`)];
+/** The first LibTorch there is a binary for; those for CUDA first where there is a driver. */
+export function findLibtorch(env: NodeJS.ProcessEnv = process.env): Libtorch {
+  return resolveLibtorch({
+    env,
+    preferCuda: typeof cudaDriver() === "number",
+    unfit: (found) => "attempts" in findBinary(found) ? `LibTorch ${found.version}: no binary for it (${binariesThere()})` : undefined,
+  });
+}
+
+/** The newest CUDA version the driver serves (13000 is 13.0), or the sentence that says why there is none. */
+export function cudaDriver(): number | string {
+  const path = findLoader();
+  if (path === undefined) return "not looked at: memformer's loader is not there";
+  try {
+    return (require(path) as Loader).driver();
+  } catch (error) {
+    return `not looked at: ${(error as Error).message}`;
+  }
+}
+
+/** Opens the libraries of a LibTorch for good, in a process of which nothing else is asked; the reason if one fails. */
+export function testLoadLibtorch(root: string, variant: LibtorchFolder["variant"]): string | undefined {
+  const path = findLoader();
+  if (path === undefined) return undefined;
+  try {
+    openLibtorch(path, { root, variant });
+    return undefined;
+  } catch (error) {
+    return (error as Error).message;
+  }
+}
+
+function openLibtorch(path: string, { root, variant }: Pick<LibtorchFolder, "root" | "variant">): void {
+  const loader = require(path) as Loader;
+  // OpenMP's threads wait for work by spinning, which on a busy machine takes the processor from those that have some: a
+  // window took ten times as long beside another process. After so many turns they sleep.
+  loader.prefer("GOMP_SPINCOUNT", "10000");
+  // What cuBLAS needs to give the same bits again; on a Hopper GPU it is what it takes anyway.
+  if (variant === "cuda") loader.prefer("CUBLAS_WORKSPACE_CONFIG", ":4096:8");
+  for (const library of libraries[variant]) {
+    const reason = loader.open(join(root, "lib", library));
+    if (reason !== undefined) throw new Error(reason);
+  }
+}
+
+/** Throws MemformerError UNSUPPORTED_PLATFORM, naming all that `machine` lacks. */
+export function requireMachine(machine: Machine): void {
+  const lacking = demands(machine).filter(({ ok }) => !ok);
+  if (lacking.length === 0) return;
+  const attempts = lacking.map(({ name, found, needed }) => ({ place: name, outcome: `${found}: ${needed}` }));
+  const failed = `memformer ${packageVersion()} does not run on this machine (${machine.platform}-${machine.arch}).`;
+  throw toldError("UNSUPPORTED_PLATFORM", failed, attempts, []);
+}
+
+function binariesThere(): string {
+  const there = publishedVersions();
+  return there.length === 0 ? "this package holds none" : `there are some for ${there.join(", ")}`;
+}
+
+function noBinary(libtorch: Libtorch, attempts: readonly Attempt[]): MemformerError {
+  const { version, variant, root } = libtorch;
+  const failed = `memformer ${packageVersion()} has no binary for LibTorch ${version} (${variant}) on ${process.platform}-${process.arch}.`;
+  return toldError("LOAD_FAILED", failed, [...attempts, { place: root, outcome: `LibTorch ${version}, from ${libtorch.source}` }], [
+    ...publishedVersions().length > 0 ? [["fetch a LibTorch there is one for", "npx memformer setup"] as const] : [],
+    ["or compile it once for this one", "npx memformer build"],
+  ], { details: { libtorch: root, version: minorVersion(version) } });
+}
+
+function doesNotLoad(reason: string, binary: Binary, libtorch: Libtorch, cause?: unknown): MemformerError {
+  const { root, version, variant, source } = libtorch;
+  const attempts = [
+    { place: binary.addon, outcome: existsSync(binary.addon) ? reason : "does not exist" },
+    { place: root, outcome: `LibTorch ${version} (${variant}), ${source}` },
+  ];
+  const failed = `memformer ${packageVersion()} does not load on ${process.platform}-${process.arch}: ${reason}`;
+  return toldError("LOAD_FAILED", failed, attempts, remediesFor(reason, libtorch), { cause, details: { folder: binary.folder, libtorch: root } });
 }

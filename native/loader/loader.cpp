@@ -31,6 +31,26 @@ napi_value open_library(napi_env env, napi_callback_info info) {
   return answer;
 }
 
+/// driver(): the newest CUDA version that the NVIDIA driver serves, as the driver counts it (13000 is 13.0), or why there is none.
+napi_value driver(napi_env env, napi_callback_info) {
+  napi_value answer = nullptr;
+  void* library = dlopen("libcuda.so.1", RTLD_NOW | RTLD_LOCAL);
+  if (library == nullptr) {
+    napi_create_string_utf8(env, "no libcuda.so.1: there is no NVIDIA driver", NAPI_AUTO_LENGTH, &answer);
+    return answer;
+  }
+  using get_version = int (*)(int*);
+  const auto version_of = reinterpret_cast<get_version>(dlsym(library, "cuDriverGetVersion"));
+  int version = 0;
+  const int failure = version_of == nullptr ? -1 : version_of(&version);
+  if (failure != 0 || version <= 0) {
+    napi_create_string_utf8(env, "the NVIDIA driver does not tell its version", NAPI_AUTO_LENGTH, &answer);
+    return answer;
+  }
+  napi_create_int32(env, version, &answer);  // the library stays open: it is needed next
+  return answer;
+}
+
 /// prefer(name, value): an environment variable for libraries yet to be opened, unless the user has set it.
 napi_value prefer(napi_env env, napi_callback_info info) {
   size_t count = 2;
@@ -48,6 +68,8 @@ NAPI_MODULE_INIT() {
   napi_value function = nullptr;
   napi_create_function(env, "open", NAPI_AUTO_LENGTH, open_library, nullptr, &function);
   napi_set_named_property(env, exports, "open", function);
+  napi_create_function(env, "driver", NAPI_AUTO_LENGTH, driver, nullptr, &function);
+  napi_set_named_property(env, exports, "driver", function);
   napi_create_function(env, "prefer", NAPI_AUTO_LENGTH, prefer, nullptr, &function);
   napi_set_named_property(env, exports, "prefer", function);
   return exports;

@@ -6,7 +6,7 @@ import type { AddressInfo } from "node:net";
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import { crc32 } from "node:zlib";
-import type { Pins } from "../../lib/native/libtorch/pin.ts";
+import type { PinnedFile, Pins } from "../../lib/native/libtorch/pin.ts";
 
 export function scratchFolder(): string {
   return mkdtempSync(join(tmpdir(), "memformer-test-"));
@@ -20,7 +20,7 @@ export function libtorchFiles(version = "2.13.0", variant: "cpu" | "cuda" = "cpu
     ...(variant === "cuda" ? { "lib/libtorch_cuda.so": "kernels" } : {}),
     "include/torch/all.h": "#pragma once\n",
     "share/cmake/Torch/TorchConfig.cmake": "# cmake\n",
-    "version.py": `from typing import Optional\n__version__ = '${version}+${variant}'\n`,
+    "version.py": `from typing import Optional\n__version__ = '${version}+${variant === "cpu" ? "cpu" : "cu130"}'\n`,
   };
 }
 
@@ -72,17 +72,37 @@ export function wheel(version = "2.13.0", variant: "cpu" | "cuda" = "cpu", extra
     "torch/lib/libtorch_python.so": "python",
     "torch/lib/libtorchbind_test.so": "test",
     "torch/__init__.py": "import os",
-    "torch-2.13.0.dist-info/METADATA": "Name: torch",
+    [`torch-${version}.dist-info/METADATA`]: "Name: torch",
     ...extra,
   });
 }
 
 export const sha256 = (bytes: Buffer): string => createHash("sha256").update(bytes).digest("hex");
 
+/** A wheel of a CUDA library, with what has to stay inside. */
+export function cudaWheel(): Buffer {
+  return zip({
+    "nvidia/cu13/lib/libcudart.so.13": "run time", "nvidia/cu13/lib/stubs/libcuda.so": "stub", "nvidia/cu13/include/cuda.h": "header",
+    "nvidia_cuda_runtime-13.0.96.dist-info/METADATA": "Name: nvidia-cuda-runtime",
+  });
+}
+
+const supported = { from: "2.11", to: "2.14" } as const;
+
 /** Pins with one file, served at `url`. */
 export function pinsFor(bytes: Buffer, url: string): Pins {
-  const pin = { version: "2.13.0", variant: "cpu", url, bytes: bytes.length, sha256: sha256(bytes) };
-  return { default: "2.13.0-cpu", supported: { from: "2.11", to: "2.14" }, pins: { "2.13.0-cpu": pin } };
+  const file = { requirement: "torch==2.13.0+cpu", file: "torch-2.13.0+cpu.whl", url, bytes: bytes.length, sha256: sha256(bytes) };
+  const pin = { version: "2.13.0", variant: "cpu", files: [file] } as const;
+  return { defaults: { cpu: "2.13.0-cpu" }, supported, pins: { "2.13.0-cpu": pin } };
+}
+
+/** Pins of a LibTorch with CUDA, in two files that have no URL. */
+export function cudaPins(torch: Buffer, library: Buffer): Pins {
+  const file = (requirement: string, name: string, bytes: Buffer): PinnedFile =>
+    ({ requirement, file: name, bytes: bytes.length, sha256: sha256(bytes) });
+  const files = [file("torch==2.14.1", "torch-2.14.1.whl", torch), file("nvidia-cuda-runtime==13.0.96", "nvidia_cuda_runtime-13.0.96.whl", library)];
+  const pin = { version: "2.14.1", variant: "cu130", files } as const;
+  return { defaults: { cpu: "2.13.0-cpu", cu130: "2.14.1-cu130" }, supported, pins: { "2.14.1-cu130": pin } };
 }
 
 export interface FileServer extends AsyncDisposable {

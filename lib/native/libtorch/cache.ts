@@ -2,17 +2,23 @@
 import { readdirSync, readFileSync } from "node:fs";
 import { homedir } from "node:os";
 import { isAbsolute, join } from "node:path";
+import type { Pins, Variant } from "./pin.ts";
 
-/** Written into a cached LibTorch as the last file; without it the folder counts as unfinished. */
-export interface CacheRecord {
-  readonly version: string;
-  readonly variant: string;
-  /** The URL, `pip: <file>` or `file: <path>` it came from. */
+/** Where one archive came from. */
+export interface Provenance {
+  /** The URL, `pip: <file>` or `file: <path>`. */
   readonly source: string;
-  /** Of the archive. */
   readonly sha256: string;
   /** Whether `sha256` is the one we pinned. */
   readonly pinned: boolean;
+}
+
+/** Written into a cached LibTorch as the last file; without it the folder counts as unfinished. Its own fields are of PyTorch's archive. */
+export interface CacheRecord extends Provenance {
+  readonly version: string;
+  readonly variant: Variant;
+  /** The archives of the CUDA libraries. */
+  readonly libraries?: readonly Provenance[] | undefined;
   /** ISO 8601. */
   readonly date: string;
 }
@@ -20,10 +26,15 @@ export interface CacheRecord {
 /** Name of the record inside the folder. */
 export const recordName = "memformer.json";
 
-/** The folder of all cached LibTorches. A relative `XDG_CACHE_HOME` is ignored, as its specification asks. */
-export function cacheFolder(env: NodeJS.ProcessEnv = process.env): string {
+/** The folder of all that memformer keeps. A relative `XDG_CACHE_HOME` is ignored, as its specification asks. */
+export function userCache(env: NodeJS.ProcessEnv = process.env): string {
   const base = env["XDG_CACHE_HOME"];
-  return join(base !== undefined && isAbsolute(base) ? base : join(homedir(), ".cache"), "memformer", "libtorch");
+  return join(base !== undefined && isAbsolute(base) ? base : join(homedir(), ".cache"), "memformer");
+}
+
+/** The folder of all cached LibTorches. */
+export function cacheFolder(env: NodeJS.ProcessEnv = process.env): string {
+  return join(userCache(env), "libtorch");
 }
 
 /** The record of a cached LibTorch, or undefined if the folder is absent, unfinished or not ours. */
@@ -35,14 +46,20 @@ export function readRecord(folder: string): CacheRecord | undefined {
   }
 }
 
-/** Names of the folders in the cache: `preferred` first, then newest first. */
-export function cachedNames(cache: string, preferred: string): string[] {
-  let names: string[];
+/**
+ * Names of the folders to look into: those for CUDA first where there is a driver for them, else those for the CPU; among these
+ * the pinned one, then newest first.
+ */
+export function cachedNames(cache: string, { defaults }: Pins, preferCuda: boolean): string[] {
+  let names: string[] = [];
   try {
-    names = readdirSync(cache).filter((name) => /^\d+\.\d+/.test(name));
+    names = readdirSync(cache).filter((name) => /^\d+\.\d+[^-]*-c\w+$/.test(name));
   } catch {
     return [];
   }
+  const pinned = Object.values(defaults).filter((name) => name === defaults["cpu"] || names.includes(name));
   names.sort((a, b) => b.localeCompare(a, "en", { numeric: true }));
-  return [...new Set([preferred, ...names])];
+  const all = [...new Set([...pinned, ...names])];
+  const wanted = (name: string): boolean => name.endsWith("-cpu") !== preferCuda;
+  return [...all.filter(wanted), ...all.filter((name) => !wanted(name))];
 }

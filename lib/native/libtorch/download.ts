@@ -7,7 +7,7 @@ import { createReadStream } from "node:fs";
 import { open, rename, rm, stat } from "node:fs/promises";
 import { EnvHttpProxyAgent, fetch, type Response } from "undici";
 import { MemformerError } from "../../errors.ts";
-import type { Pin } from "./pin.ts";
+import type { PinnedFile } from "./pin.ts";
 import type { Report } from "./report.ts";
 
 export interface DownloadOptions {
@@ -17,6 +17,9 @@ export interface DownloadOptions {
   /** Its proxy variables are honoured, in either case. Default `process.env`. */
   readonly env?: NodeJS.ProcessEnv | undefined;
 }
+
+/** A file of known size and hash, and where it is. */
+type Pin = Pick<PinnedFile, "bytes" | "sha256"> & { readonly url: string };
 
 /** The server cannot be reached or does not hand out the file: another way may do. */
 export class Unreachable extends Error {}

@@ -1,5 +1,5 @@
 /**
- * What `third_party/libtorch.json` says: the versions memformer is written against, the one fetched by default, and for
+ * What `third_party/libtorch.json` says: the versions memformer is written against, those fetched by default, and for
  * each pinned archive its size and SHA-256. PyTorch publishes no checksums, so these are our own.
  */
 import { readFileSync } from "node:fs";
@@ -7,21 +7,40 @@ import { fileURLToPath } from "node:url";
 import { MemformerError } from "../../errors.ts";
 
 /** An archive whose bytes we know. */
-export interface Pin {
-  readonly version: string;
-  readonly variant: string;
-  readonly url: string;
+export interface PinnedFile {
+  /** What pip calls it. */
+  readonly requirement: string;
+  /** Its name, on a mirror too. */
+  readonly file: string;
+  /** Where PyTorch has it; without one it comes through pip or from a mirror. */
+  readonly url?: string | undefined;
   readonly bytes: number;
   /** Lower-case hexadecimal. */
   readonly sha256: string;
 }
 
+/** All that one LibTorch consists of. */
+export interface Pin {
+  readonly version: string;
+  readonly variant: Variant;
+  /** PyTorch's own wheel first, then those of the CUDA libraries that its metadata names. */
+  readonly files: readonly PinnedFile[];
+}
+
+/** A build of LibTorch: for the CPU, or for a CUDA version (`cu130` is CUDA 13.0). */
+export type Variant = "cpu" | `cu${number}`;
+
 export interface Pins {
-  /** Name of the pin that `memformer setup` takes when told nothing: `<version>-<variant>`. */
-  readonly default: string;
+  /** What `memformer setup` takes of a variant when told no version: `<version>-<variant>`. */
+  readonly defaults: Readonly<Record<string, string>>;
   /** First and last supported `major.minor`, both included. */
   readonly supported: { readonly from: string; readonly to: string };
   readonly pins: Readonly<Record<string, Pin>>;
+}
+
+/** Whether `text` names a {@link Variant}. */
+export function isVariant(text: string): text is Variant {
+  return /^(cpu|cu\d{2,3})$/.test(text);
 }
 
 /** The package's folder, the same from `lib/` and from `dist/`. */
@@ -36,6 +55,11 @@ export function readPins(): Pins {
 export function packageVersion(): string {
   const text = readFileSync(new URL("../../../package.json", import.meta.url), "utf8");
   return (JSON.parse(text) as { version: string }).version;
+}
+
+/** `2.13` of `2.13.0`: what a binary is compiled for. */
+export function minorVersion(version: string): string {
+  return version.split(".", 2).join(".");
 }
 
 function minorOf(version: string): [number, number] | undefined {

@@ -1,6 +1,6 @@
 /**
- * Gets the wheel through the user's own pip, which knows their package index, its certificates and proxies, and checks
- * the hash that the index gives. The pinned wheel's own Python tag is asked for, whichever Python runs pip.
+ * Gets wheels through the user's own pip, which knows their package index, its certificates and proxies, and checks the
+ * hash that the index gives. The pinned wheel's own Python tag is asked for, whichever Python runs pip.
  */
 import { spawn } from "node:child_process";
 import { mkdir, readdir } from "node:fs/promises";
@@ -8,33 +8,44 @@ import { join } from "node:path";
 import type { Report } from "./report.ts";
 
 export interface PipResult {
-  /** The downloaded wheel, or undefined; `problems` says why then. */
-  readonly wheel: string | undefined;
+  /** The downloaded wheels; none if it failed, and `problems` says why then. */
+  readonly wheels: readonly string[];
   readonly problems: readonly string[];
 }
 
-/** Downloads torch `version` for this platform into `folder`: the build named `variant` first, then plainly. */
+export interface PipOptions {
+  /** Also what the requirements need. Default false. */
+  readonly needs?: boolean | undefined;
+  readonly report?: Report | undefined;
+  readonly env?: NodeJS.ProcessEnv | undefined;
+}
+
+/** pip takes only the tags it is told, not the older ones that they include. */
+const platforms = ["2_28", "2_27", "2_25", "2_18", "2_17", "2014", "2_12", "2010", "2_5", "1"]
+  .map((glibc) => `manylinux${glibc.includes("_") ? "_" : ""}${glibc}_x86_64`);
+
+/** Downloads what the first of `alternatives` that pip knows stands for into `folder`, which is made. */
 export async function pipDownload(
-  version: string, variant: string, folder: string, report?: Report, env: NodeJS.ProcessEnv = process.env,
+  alternatives: readonly (readonly string[])[], folder: string, { needs = false, report, env = process.env }: PipOptions = {},
 ): Promise<PipResult> {
   await mkdir(folder, { recursive: true });
   const problems: string[] = [];
-  for (const requirement of [`torch==${version}+${variant}`, `torch==${version}`]) {
-    report?.(`python3 -m pip download --no-deps ${requirement}`);
-    const problem = await run(requirement, folder, env);
-    const wheel = (await readdir(folder)).find((name) => name.endsWith(".whl"));
-    if (problem === undefined && wheel !== undefined) return { wheel: join(folder, wheel), problems };
-    problems.push(`${requirement}: ${problem ?? "pip brought no wheel"}`);
+  for (const requirements of alternatives) {
+    report?.(`python3 -m pip download ${needs ? "" : "--no-deps "}${requirements.join(" ")}`);
+    const problem = await run(requirements, folder, needs, env);
+    const wheels = (await readdir(folder)).filter((name) => name.endsWith(".whl"));
+    if (problem === undefined && wheels.length > 0) return { wheels: wheels.map((name) => join(folder, name)), problems };
+    problems.push(`${requirements.join(" ")}: ${problem ?? "pip brought no wheel"}`);
   }
-  return { wheel: undefined, problems };
+  return { wheels: [], problems };
 }
 
 /** The last sentence pip gave if it failed, else undefined. */
-async function run(requirement: string, folder: string, env: NodeJS.ProcessEnv): Promise<string | undefined> {
+async function run(requirements: readonly string[], folder: string, needs: boolean, env: NodeJS.ProcessEnv): Promise<string | undefined> {
   const args = [
-    "-m", "pip", "download", "--no-deps", "--disable-pip-version-check", "--retries", "1", "--timeout", "20",
-    "--only-binary=:all:", "--implementation", "cp", "--python-version", "3.11", "--abi", "cp311",
-    "--platform", "manylinux_2_28_x86_64", "--progress-bar", "off", "--dest", folder, requirement,
+    "-m", "pip", "download", ...needs ? [] : ["--no-deps"], "--disable-pip-version-check", "--retries", "1", "--timeout", "20",
+    "--only-binary=:all:", "--implementation", "cp", "--python-version", "3.11", "--abi", "cp311", "--abi", "none",
+    ...platforms.flatMap((platform) => ["--platform", platform]), "--progress-bar", "off", "--dest", folder, ...requirements,
   ];
   const child = spawn("python3", args, { env, stdio: ["ignore", "ignore", "pipe"] });
   let errors = "";

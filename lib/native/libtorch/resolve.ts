@@ -6,18 +6,12 @@ import { spawnSync } from "node:child_process";
 import { createRequire } from "node:module";
 import { dirname, join } from "node:path";
 import { MemformerError } from "../../errors.ts";
+import { toldError, type Attempt } from "../told-error.ts";
 import { cachedNames, cacheFolder, readRecord } from "./cache.ts";
 import { inspectFolder, type LibtorchFolder } from "./layout.ts";
-import { isSupported, packageVersion, readPins, requireSupported, type Pins } from "./pin.ts";
+import { isSupported, isVariant, packageVersion, readPins, requireSupported, type Pins } from "./pin.ts";
 
-/** One place that was looked at. */
-export interface Attempt {
-  readonly place: string;
-  /** Why it was not taken, or `found`. */
-  readonly outcome: string;
-}
-
-/** A LibTorch to compile against and to load. */
+/** A LibTorch to load, and where it is {@link LibtorchFolder.compilable} to compile against. */
 export interface Libtorch extends LibtorchFolder {
   /** Which of the places it came from, in words. */
   readonly source: string;
@@ -27,8 +21,12 @@ export interface Libtorch extends LibtorchFolder {
 export interface ResolveOptions {
   /** A folder, or `python`; overrides `MEMFORMER_LIBTORCH`. */
   readonly libtorch?: string | undefined;
-  /** Take only this variant. Default: the first hit of any. */
-  readonly variant?: "cpu" | "cuda" | undefined;
+  /** Take only this variant: `cpu`, `cuda`, or a CUDA version such as `cu130`. Default `MEMFORMER_VARIANT`, else the first hit of any. */
+  readonly variant?: string | undefined;
+  /** In the cache, look first for a LibTorch with CUDA: where there is a driver. Default false. */
+  readonly preferCuda?: boolean | undefined;
+  /** The sentence that rules a LibTorch out, or undefined. One that was named is not ruled out so. Default: none is. */
+  readonly unfit?: ((found: LibtorchFolder) => string | undefined) | undefined;
   /** Default `process.env`. */
   readonly env?: NodeJS.ProcessEnv | undefined;
   /** Where a system-wide LibTorch may be. Default: `/opt/libtorch`, `/usr/local/libtorch`, `/usr/local`, `/usr`. */
@@ -41,10 +39,12 @@ const platformPackage = "@memformer/libtorch-cpu-linux-x64";
  * Finds a LibTorch; synchronous and quick, starts Python only for the word `python`.
  *
  * @throws MemformerError `LIBTORCH_NOT_FOUND` with `details.attempts`; `LIBTORCH_MISMATCH` when the LibTorch that was
- * named is of a version outside the supported ones.
+ * named is of a version outside the supported ones; `CONFIG` for a variant that is none.
  */
-export function resolveLibtorch(options: ResolveOptions = {}): Libtorch {
-  const env = options.env ?? process.env;
+export function resolveLibtorch(given: ResolveOptions = {}): Libtorch {
+  const env = given.env ?? process.env;
+  const options = { ...given, variant: given.variant ?? (env["MEMFORMER_VARIANT"] || undefined) };
+  requireVariant(options.variant);
   const pins = readPins();
   const attempts: Attempt[] = [];
   const named = options.libtorch ?? (env["MEMFORMER_LIBTORCH"] || undefined);
@@ -52,11 +52,17 @@ export function resolveLibtorch(options: ResolveOptions = {}): Libtorch {
   attempts.push({ place: "MEMFORMER_LIBTORCH", outcome: "not set" });
   for (const [place, source, folder] of places(options, env, pins, attempts)) {
     const found = inspectFolder(folder);
-    const reason = "missing" in found ? found.missing : unfit(found, options, env, pins);
+    const reason = "missing" in found ? found.missing : unfit(found, options, env, pins) ?? options.unfit?.(found);
     attempts.push({ place, outcome: reason ?? "found" });
     if (!("missing" in found) && reason === undefined) return { ...found, source, attempts };
   }
   throw notFound(attempts, options.variant);
+}
+
+function requireVariant(variant: string | undefined): void {
+  if (variant === undefined || variant === "cuda" || isVariant(variant)) return;
+  const message = `MEMFORMER_VARIANT: expected "cpu", "cuda" or a CUDA version such as "cu130", got "${variant}"`;
+  throw new MemformerError("CONFIG", message, { details: { variant } });
 }
 
 /** Somebody chose: either it fits or it is an error, never something else in silence. */
@@ -74,17 +80,18 @@ function resolveNamed(named: string, options: ResolveOptions, env: NodeJS.Proces
 function unfit(
   found: LibtorchFolder, { variant }: ResolveOptions, env: NodeJS.ProcessEnv, pins: Pins,
 ): string | undefined {
-  if (variant !== undefined && found.variant !== variant) return `LibTorch ${found.version} for ${found.variant}`;
+  const kinds = found.cuda === undefined ? [found.variant] : [found.variant, `cu${found.cuda.replace(".", "")}`];
+  if (variant !== undefined && !kinds.includes(variant)) return `LibTorch ${found.version} for ${kinds.at(-1)}`;
   if (isSupported(found.version, pins, env)) return undefined;
   return `LibTorch ${found.version} is not among ${pins.supported.from} to ${pins.supported.to}`;
 }
 
 /** The folders to look into, in order. What rules a place out before looking goes straight to `attempts`. */
 function* places(
-  { systemFolders }: ResolveOptions, env: NodeJS.ProcessEnv, pins: Pins, attempts: Attempt[],
+  { systemFolders, preferCuda = false }: ResolveOptions, env: NodeJS.ProcessEnv, pins: Pins, attempts: Attempt[],
 ): Generator<[place: string, source: string, folder: string]> {
   const cache = cacheFolder(env);
-  const names = cachedNames(cache, pins.default);
+  const names = cachedNames(cache, pins, preferCuda);
   if (names.length === 0) attempts.push({ place: cache, outcome: "does not exist" });
   for (const name of names) {
     const folder = join(cache, name);
@@ -114,20 +121,14 @@ function askPython(env: NodeJS.ProcessEnv): { folder: string } | { missing: stri
 }
 
 function notFound(attempts: readonly Attempt[], variant: string | undefined): MemformerError {
-  const width = Math.max(...attempts.map(({ place }) => place.length));
-  const seen = attempts.map(({ place, outcome }, index) => {
-    return `${index === 0 ? "  looked at  " : "             "}${place.padEnd(width)}  ${outcome}`;
-  });
   const kind = variant === undefined ? "" : `${variant} `;
   const target = `${process.platform}-${process.arch}`;
-  const message = [
-    `memformer ${packageVersion()} found no ${kind}LibTorch for ${target}.`,
-    ...seen,
-    ...(variant === "cuda" ? [] : ["  1. fetch it once:           npx memformer setup"]),
-    `  ${variant === "cuda" ? 1 : 2}. or use a Python install: MEMFORMER_LIBTORCH=python`,
-    `  ${variant === "cuda" ? 2 : 3}. or name a folder:        MEMFORMER_LIBTORCH=/path/to/libtorch`,
-    "  more: npx memformer doctor",
-  ].join("\n");
-  const details = { attempts, variant: variant ?? "any", target };
-  return new MemformerError("LIBTORCH_NOT_FOUND", message, { details });
+  const cuda = Object.keys(readPins().defaults).find((name) => name !== "cpu") ?? "";
+  const asked = variant === undefined || variant === "cpu" ? "" : ` --variant ${variant === "cuda" ? cuda : variant}`;
+  return toldError("LIBTORCH_NOT_FOUND", `memformer ${packageVersion()} found no ${kind}LibTorch for ${target}.`, attempts, [
+    ["fetch it once", `npx memformer setup${asked}`],
+    ["or use a Python install", "MEMFORMER_LIBTORCH=python"],
+    ["or name a folder", "MEMFORMER_LIBTORCH=/path/to/libtorch"],
+    ...asked === "" ? [] : [["or run on the CPU", 'device: "cpu", and no MEMFORMER_VARIANT'] as const],
+  ], { details: { variant: variant ?? "any", target } });
 }

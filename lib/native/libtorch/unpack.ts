@@ -1,6 +1,7 @@
 /**
  * Takes out of a wheel (`torch/…`) or an official zip (`libtorch/…`) what compiling and running need: libraries,
- * headers and CMake files. Python's half and the test libraries stay inside.
+ * headers and CMake files. Python's half and the test libraries stay inside. Wheels of CUDA libraries (`nvidia/…`) lie
+ * beside `torch/` as pip would put them: that is where LibTorch's run path looks for them.
  */
 import { createWriteStream } from "node:fs";
 import { mkdir } from "node:fs/promises";
@@ -17,8 +18,15 @@ const openZip = promisify<string, Options, ZipFile>(open);
 
 const leftOut = /^lib(torch_python|backend_with_compiler|aoti_custom_ops|test_|.*_test\.)/;
 
-/** Where an entry of the archive goes below the root, or undefined if it is not needed. */
-export function destination(name: string): string | undefined {
+/** Where an entry of the archive goes below the folder, or undefined if it is not needed. `beside`: with CUDA's wheels. */
+export function destination(name: string, beside = false): string | undefined {
+  const library = /^nvidia\/(?:[\w.-]+\/)+lib\/[\w.+-]+\.so(?:\.[\w.]+)?$/.exec(name)?.[0];
+  if (library !== undefined) return library;
+  const path = inLibtorch(name);
+  return path !== undefined && beside ? `torch/${path}` : path;
+}
+
+function inLibtorch(name: string): string | undefined {
   const path = /^(?:torch|libtorch)\/(.+[^/])$/.exec(name)?.[1];
   if (path === undefined) return /^torch\.libs\/[^/]+\.so[^/]*$/.test(name) ? `lib/${name.slice(11)}` : undefined;
   if (path === "version.py" || path === "build-version" || path === "build-hash") return path;
@@ -28,12 +36,37 @@ export function destination(name: string): string | undefined {
 }
 
 /**
- * Unpacks `archive` into the new folder `target`.
+ * Unpacks `archives`, PyTorch's own first, into the new folder `target`.
  *
  * @throws MemformerError `LIBTORCH_HASH` for a damaged archive or one with hostile entries (paths that lead outside,
  * links); `LIBTORCH_MISMATCH` if no LibTorch is in it.
  */
-export async function unpack(archive: string, target: string, report?: Report): Promise<void> {
+export async function unpack(archives: readonly string[], target: string, report?: Report): Promise<void> {
+  const beside = archives.length > 1, chosen: Chosen[] = [];
+  for (const archive of archives) await opened(archive, async (zip) => void chosen.push(...await chooseEntries(zip, archive, beside)));
+  if (!chosen.some(({ path }) => /^(torch\/)?lib\/libtorch_cpu\.so$/.test(path))) throw holdsNone(archives[0]!);
+  const total = chosen.reduce((sum, { entry }) => sum + entry.uncompressedSize, 0);
+  let done = 0;
+  const onBytes = (bytes: number): void => report?.({ what: "Unpacking", done: (done += bytes), total });
+  for (const archive of archives) {
+    await opened(archive, async (zip) => {
+      for (const { entry, path } of chosen.filter((one) => one.archive === archive)) {
+        const file = join(target, path);
+        await mkdir(dirname(file), { recursive: true });
+        await extract(zip, entry, file, archive, onBytes);
+      }
+    });
+  }
+}
+
+/** An entry that is needed, and where it goes. */
+interface Chosen {
+  readonly archive: string;
+  readonly entry: Entry;
+  readonly path: string;
+}
+
+async function opened(archive: string, work: (zip: ZipFile) => Promise<void>): Promise<void> {
   let zip: ZipFile;
   try {
     zip = await openZip(archive, { lazyEntries: true, autoClose: false });
@@ -41,40 +74,35 @@ export async function unpack(archive: string, target: string, report?: Report): 
     throw damaged(archive, error);
   }
   try {
-    const chosen = await chooseEntries(zip, archive);
-    const total = chosen.reduce((sum, [entry]) => sum + entry.uncompressedSize, 0);
-    let done = 0;
-    const onBytes = (bytes: number): void => report?.({ what: "Unpacking", done: (done += bytes), total });
-    for (const [entry, path] of chosen) {
-      const file = join(target, path);
-      await mkdir(dirname(file), { recursive: true });
-      await extract(zip, entry, file, archive, onBytes);
-    }
+    await work(zip);
   } finally {
     zip.close();
   }
 }
 
-/** Reads the whole directory first, so that one bad entry stops everything before a file is written. */
-async function chooseEntries(zip: ZipFile, archive: string): Promise<[Entry, string][]> {
-  const chosen: [Entry, string][] = [];
+function holdsNone(archive: string): MemformerError {
+  const message = `${archive} holds no LibTorch: neither torch/lib/libtorch_cpu.so nor libtorch/lib/libtorch_cpu.so.`;
+  return new MemformerError("LIBTORCH_MISMATCH", message, { details: { archive } });
+}
+
+/** Reads the whole directory: one bad entry stops everything before a file is written. */
+async function chooseEntries(zip: ZipFile, archive: string, beside: boolean): Promise<Chosen[]> {
+  const chosen: Chosen[] = [];
   await new Promise<void>((resolve, reject) => {
     zip.on("error", (error) => reject(damaged(archive, error)));
     zip.on("end", resolve);
     zip.on("entry", (entry: Entry) => {
-      const path = destination(entry.fileName);
+      const path = destination(entry.fileName, beside);
       if (path !== undefined && isLink(entry)) {
         reject(damaged(archive, new Error(`${entry.fileName} is a link`)));
         return;
       }
-      if (path !== undefined) chosen.push([entry, path]);
+      if (path !== undefined) chosen.push({ archive, entry, path });
       zip.readEntry();
     });
     zip.readEntry();
   });
-  if (chosen.some(([, path]) => path === "lib/libtorch_cpu.so")) return chosen;
-  const message = `${archive} holds no LibTorch: neither torch/lib/libtorch_cpu.so nor libtorch/lib/libtorch_cpu.so.`;
-  throw new MemformerError("LIBTORCH_MISMATCH", message, { details: { archive } });
+  return chosen;
 }
 
 /** The Unix file type sits in the upper half of the external attributes. */
