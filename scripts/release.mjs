@@ -39,7 +39,10 @@ const steps = {
   "write the version": () => later(`write ${version} into the manifests`, writeVersion),
   "platform package": packPlatform,
   "main package": packMain,
-  "installed into an empty project": () => run("node", "scripts/check-package.mjs", tarballs.main, tarballs.platform),
+  "installed into an empty project": () => {
+    run("node", "scripts/check-package.mjs");
+    run("node", "scripts/check-tarballs.mjs", tarballs.main, tarballs.platform);
+  },
   tag: tagRelease,
   publish,
 };

@@ -32,6 +32,7 @@ describe("a release", () => {
       "dist/index.js": "",
       ".gitignore": "out/\nvariants/\ncalls\nnode_modules\n",
       "scripts/check-package.mjs": note,
+      "scripts/check-tarballs.mjs": note,
       "scripts/prebuild.mjs": `${note}
         import { cpSync } from "node:fs"; cpSync("binary", "variants/torch-2.13/prebuilds/linux-x64/memformer.node");`,
       "scripts/build-platform-package.mjs": `${note}
@@ -77,7 +78,8 @@ describe("a release", () => {
       "prebuild.mjs --libtorch a", "prebuild.mjs --libtorch b",
       "npm typecheck", "npm lint", "npm docs", "npm test",
       "build-platform-package.mjs --version 0.2.0 --out release --licences wheel.whl",
-      "check-package.mjs memformer-0.2.0.tgz memformer-libtorch-cpu-linux-x64-0.2.0.tgz",
+      "check-package.mjs",
+      "check-tarballs.mjs memformer-0.2.0.tgz memformer-libtorch-cpu-linux-x64-0.2.0.tgz",
     ]);
     expect(again.stdout).to.match(/in a real run: commit and tag v0\.2\.0/).and.match(/not published: npm publish .*libtorch-cpu.*\n.*memformer-0\.2\.0\.tgz/);
     expect([git("status", "--porcelain"), git("tag"), json("package.json")["version"]]).to.deep.equal(["", "", "0.1.0"]);
