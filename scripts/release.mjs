@@ -5,7 +5,7 @@
  * --dry-run does everything but write the version, tag and publish. --prebuilt takes the binaries that are there.
  * --libtorch names what to compile against; default: every LibTorch of third_party/libtorch.json, from the cache.
  */
-import { execFileSync, spawnSync } from "node:child_process";
+import { execFileSync } from "node:child_process";
 import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { parseArgs } from "node:util";
@@ -44,7 +44,7 @@ const steps = {
     run("node", "scripts/check-tarballs.mjs", tarballs.main, tarballs.platform);
   },
   tag: tagRelease,
-  publish,
+  publish: () => run("node", "scripts/publish.mjs", ...(values.publish ? [] : ["--dry-run"]), tarballs.platform, tarballs.main),
 };
 
 await main(async () => {
@@ -148,16 +148,6 @@ function tagRelease() {
     if (current !== version) run("git", "commit", "-qam", `Release ${version}`);
     run("git", "tag", "-a", tag, "-m", `memformer ${version}`);
   });
-}
-
-/** The platform package first: the main one asks for it. What is there already, from a run that broke off, is left out. */
-function publish() {
-  const provenance = process.env.GITHUB_ACTIONS === "true" ? ["--provenance"] : [];
-  for (const [name, tarball] of [[readJson(`${platform}/package.json`).name, tarballs.platform], ["memformer", tarballs.main]]) {
-    if (!values.publish) console.log(`  not published: npm publish ${tarball} --access public ${provenance.join(" ")}`);
-    else if (spawnSync("npm", ["view", `${name}@${version}`, "version"], { encoding: "utf8" }).stdout.trim() === version) console.log(`${name} ${version} is there`);
-    else run("npm", "publish", tarball, "--access", "public", ...provenance);
-  }
 }
 
 /** Does what changes the repository, or in a dry run says it. */

@@ -38,6 +38,7 @@ describe("a release", () => {
       "scripts/build-platform-package.mjs": `${note}
         import { mkdirSync, writeFileSync } from "node:fs";
         mkdirSync("out/release", { recursive: true }); writeFileSync("out/release/memformer-libtorch-cpu-linux-x64-" + process.argv[3] + ".tgz", "");`,
+      "scripts/publish.mjs": note,
     });
     for (const name of ["release.mjs", "changelog.mjs", "check-symbols.mjs", "dist.mjs"]) {
       copyFileSync(join(repository, "scripts", name), join(folder, "scripts", name));
@@ -80,8 +81,9 @@ describe("a release", () => {
       "build-platform-package.mjs --version 0.2.0 --out release --licences wheel.whl",
       "check-package.mjs",
       "check-tarballs.mjs memformer-0.2.0.tgz memformer-libtorch-cpu-linux-x64-0.2.0.tgz",
+      "publish.mjs --dry-run memformer-libtorch-cpu-linux-x64-0.2.0.tgz memformer-0.2.0.tgz",
     ]);
-    expect(again.stdout).to.match(/in a real run: commit and tag v0\.2\.0/).and.match(/not published: npm publish .*libtorch-cpu.*\n.*memformer-0\.2\.0\.tgz/);
+    expect(again.stdout).to.contain("in a real run: commit and tag v0.2.0");
     expect([git("status", "--porcelain"), git("tag"), json("package.json")["version"]]).to.deep.equal(["", "", "0.1.0"]);
     // What would be published asks for exactly its own version of the platform package.
     const packed = execFileSync("tar", ["-xOzf", join(folder, "out/release/memformer-0.2.0.tgz"), "package/package.json"], { encoding: "utf8" });
@@ -91,13 +93,13 @@ describe("a release", () => {
   it("writes the version everywhere, commits and tags, and publishes nothing unasked", () => {
     appendFileSync(join(folder, "CHANGELOG.md"), "\n## [0.1.1] - 2026-02-28\n\n- A bug.\n");
     commit();
-    const { status, stdout, stderr } = release("patch", "--libtorch", "a");
+    const { status, stderr } = release("patch", "--libtorch", "a");
     expect(status, stderr).to.equal(0);
     const lock = json("package-lock.json") as { version: string; packages: Record<string, { version: string }> };
     const versions = [json("package.json")["version"], json(`${platform}/package.json`)["version"], lock.version, lock.packages[""]!.version];
     expect(versions).to.deep.equal(["0.1.1", "0.1.1", "0.1.1", "0.1.1"]);
     expect([git("status", "--porcelain"), git("log", "-1", "--format=%s"), git("describe")]).to.deep.equal(["", "Release 0.1.1", "v0.1.1"]);
-    expect(stdout.match(/not published/g)).to.have.lengthOf(2);
+    expect(readFileSync(join(folder, "calls"), "utf8").match(/^publish.mjs.*/m)![0]).to.match(/^publish\.mjs --dry-run /);
     // The same again, as a server does on the tag: everything but tag and version, which are there.
     const again = release("0.1.1", "--prebuilt");
     expect(again.status, again.stderr).to.equal(0);
@@ -146,6 +148,30 @@ describe("a release", () => {
     const unclean = release("0.1.0", "--libtorch", "a");
     expect([unclean.status, unclean.stderr]).to.deep.equal([1, "checks: Command failed: npm run --silent lint\n"]);
     expect(git("tag")).to.equal("");
+  });
+
+  it("publishes what is asked for first, and nothing that is there already", () => {
+    const files = { main: join(folder, "a-main.tgz"), platform: join(folder, "z-platform.tgz") };
+    const pack = (file: string, manifest: object): void => {
+      writeFiles(folder, { "package/package.json": JSON.stringify(manifest) });
+      execFileSync("tar", ["-czf", file, "-C", folder, "package"]);
+    };
+    pack(files.main, { name: "m", version: "1.0.0", optionalDependencies: { p: "1.0.0" } });
+    pack(files.platform, { name: "p", version: "1.0.0" });
+    const registry = '#!/bin/sh\nif [ "$1" = view ]; then [ "$2" = "$THERE" ] && echo 1.0.0; exit 0; fi\necho "$@" >> published\n';
+    writeFiles(folder, { "bin/npm": registry });
+    const publish = (there: string, github: string, ...args: string[]): string => {
+      const env = { ...process.env, PATH: `${join(folder, "bin")}:${process.env["PATH"]}`, THERE: there, GITHUB_ACTIONS: github };
+      rmSync(join(folder, "published"), { force: true });
+      const run = spawnSync(process.execPath, [join(repository, "scripts/publish.mjs"), ...args], { cwd: folder, encoding: "utf8", env });
+      return existsSync(join(folder, "published")) ? readFileSync(join(folder, "published"), "utf8") : run.stdout + run.stderr;
+    };
+    const line = (file: string): string => `publish ${file} --access public`;
+    expect(publish("", "", files.main, files.platform)).to.equal(`${line(files.platform)}\n${line(files.main)}\n`);
+    expect(publish("p@1.0.0", "true", files.platform, files.main)).to.equal(`${line(files.main)} --provenance\n`);
+    expect(publish("", "", "--dry-run", files.main, files.platform)).to.equal(`not published: npm ${line(files.platform)}\nnot published: npm ${line(files.main)}\n`);
+    pack(files.platform, { name: "p", version: "1.0.1" });
+    expect(publish("", "", files.main, files.platform)).to.equal("m 1.0.0 asks for p 1.0.0, not 1.0.1.\n");
   });
 
   it("has the section of the version that package.json has, and one version for both packages", () => {
