@@ -2,6 +2,7 @@
 import { backward, tidy, type Tensor } from "./tensor.ts";
 import { planWindow, type GradientMethod } from "./window.ts";
 
+/** The gradient of a window by back-propagation through one graph over all its segments, which all stay in memory. */
 export const bptt: GradientMethod = (model, window, state, options = {}) => tidy(() => {
   const { weights, steps, carry } = planWindow(window, options);
   const start = state.map((tensor) => tensor.leaf());

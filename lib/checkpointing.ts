@@ -5,6 +5,7 @@
 import { mrbp } from "./mrbp.ts";
 import type { GradientMethod } from "./window.ts";
 
+/** The gradient of a window by checkpointing, one segment at a time; as {@link mrbp}, with whole segments in the first sweep. */
 export const checkpointing: GradientMethod = (model, window, state, options) => mrbp({
   advance: (segment, before, step) => model.forward(segment, before, step).state,
   forward: (segment, before, step) => model.forward(segment, before, step),

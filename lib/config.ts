@@ -5,6 +5,7 @@ import { parseOptions } from "./options.ts";
 
 const count = (default_: number, help: string): z.ZodDefault<z.ZodInt> => z.int().positive().default(default_).describe(help);
 
+/** Every option of a model, with its default and its words. */
 export const modelSchema = z.strictObject({
   variant: z.enum(["encoder-decoder", "encoder", "decoder"]).default("encoder-decoder")
     .describe("encoder-decoder (the paper's), encoder (hidden states and memory), decoder (causal layers that read memory)"),
@@ -49,6 +50,7 @@ export const presets = {
   mnist: { vocabulary: 257, width: 128, heads: 4, feedForward: 256, encoderLayers: 4, decoderLayers: 8, memorySlots: 64, segment: 56 },
 } as const satisfies Record<string, ModelOptions>;
 
+/** The name of a preset. */
 export type PresetName = keyof typeof presets;
 
 /** The whole configuration from what was given. Throws MemformerError CONFIG, naming a mistyped option's nearest. */

@@ -11,6 +11,7 @@ import { apply, tidy, type Tensor } from "./tensor.ts";
 export type Ablation = "zeroed" | "shuffled" | "frozen";
 const ablations: readonly Ablation[] = ["zeroed", "shuffled", "frozen"];
 
+/** How well a text is predicted. */
 export interface Score {
   /** Total negative log-likelihood, nats. */
   readonly nats: number;
@@ -21,6 +22,7 @@ export interface Score {
   readonly bitsPerByte: number;
 }
 
+/** The score of a text, and where asked for the scores with the memory ablated. */
 export interface Evaluation extends Score {
   readonly tokens: number;
   readonly seconds: number;
@@ -28,6 +30,7 @@ export interface Evaluation extends Score {
   readonly ablations: Partial<Record<Ablation, Score>>;
 }
 
+/** What to read, for how long, and which ablations to take. */
 export interface EvaluateOptions {
   /** Bytes of the evaluated text, for bits per byte. */
   readonly bytes?: number | undefined;

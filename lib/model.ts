@@ -24,6 +24,7 @@ export interface CreateOptions extends ModelOptions {
   readonly threads?: number;
 }
 
+/** A parameter as {@link Memformer.parameters} tells of it. */
 export interface Parameter {
   readonly name: string;
   readonly shape: readonly number[];
@@ -213,6 +214,7 @@ export class Memformer implements Recurrence, AsyncDisposable {
     return this.#handle;
   }
 
+  /** Whether the model has been disposed of. */
   get disposed(): boolean {
     return this.#handle === undefined;
   }
@@ -226,6 +228,7 @@ export class Memformer implements Recurrence, AsyncDisposable {
     await waited((addon) => addon.read(nextCall()));
   }
 
+  /** For `await using`: as `dispose`. */
   async [Symbol.asyncDispose](): Promise<void> {
     await this.dispose();
   }

@@ -6,6 +6,7 @@ import type { Recurrence, Replayed } from "./recurrence.ts";
 import { apply, backward, tidy, type Tensor } from "./tensor.ts";
 import { planWindow, type GradientMethod } from "./window.ts";
 
+/** The gradient of a window by memory replay back-propagation: that of {@link bptt}, for the activations of one step and the memories. */
 export const mrbp: GradientMethod = (model, window, state, options = {}) => tidy(() => {
   const { weights, steps, carry } = planWindow(window, options);
   // A step of the algorithm is one segment, or a few together: small ones leave a GPU idle, and their activations take little room.

@@ -11,6 +11,7 @@ import { Tensor, type DType } from "./tensor.ts";
 import { threadBound } from "./thread-bound.ts";
 import { lossWeights } from "./window.ts";
 
+/** Rates of decay and the epsilon of {@link AdamW}. */
 export interface AdamWOptions {
   /** Default 0.9. */
   readonly beta1?: number;
@@ -31,6 +32,7 @@ export interface InsideOptions {
   readonly clip: number;
 }
 
+/** AdamW over all parameters of a model; matrices decay, nothing else does. */
 export class AdamW implements Disposable {
   /** @internal */
   readonly threadBound = threadBound;
@@ -108,6 +110,7 @@ export class AdamW implements Disposable {
     guarded((addon) => { addon.dropAdamW(handle); });
   }
 
+  /** For `using`: as `dispose`. */
   [Symbol.dispose](): void {
     this.dispose();
   }

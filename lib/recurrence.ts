@@ -5,6 +5,7 @@ import type { SegmentTensors } from "./segment-tensors.ts";
 /** What a model carries from segment to segment: its memory, a cache, or nothing. */
 export type State = readonly Tensor[];
 
+/** How one step is computed. */
 export interface StepOptions {
   /** Decides every random draw of the step: the same seed, the same draws. A whole number, 0 <= seed < 2^53. Default 0. */
   readonly seed?: number;
@@ -12,6 +13,7 @@ export interface StepOptions {
   readonly training?: boolean;
 }
 
+/** What one step of a model gives: losses, how many tokens they are of, and the next state. */
 export interface Step {
   /** () mean negative log-likelihood of the scored targets, nats. */
   readonly loss: Tensor;
@@ -31,6 +33,7 @@ export interface Replayed {
   readonly gradient: State;
 }
 
+/** A model as training, evaluation and sessions see it: a step over a state. What fulfils it trains by MRBP. */
 export interface Recurrence {
   /** The step without its loss, and without gradient: the next state alone. */
   advance(segment: SegmentTensors, state: State, options?: StepOptions): State;

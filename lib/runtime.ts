@@ -3,6 +3,7 @@ import type { CancelHandle } from "./native/addon.ts";
 import { addon, addonOrigin, configureThreads, guarded, nextCall, waited } from "./native/calls.ts";
 import { resolveDevice, type Device } from "./native/cuda.ts";
 
+/** Bytes on the host and on the device. */
 export interface MemoryUse {
   /** Tensor handles alive in this process. */
   readonly tensors: number;
@@ -20,6 +21,7 @@ export interface MemoryUse {
   readonly reservedDeviceBytes: number;
 }
 
+/** What memformer runs on. */
 export interface RuntimeFacts {
   /** What `device: "auto"` is: "cpu" or "cuda:0". */
   readonly device: Device;
@@ -28,6 +30,7 @@ export interface RuntimeFacts {
   readonly threads: number;
 }
 
+/** Settings of the whole process. */
 export interface RuntimeOptions {
   /** Of the operators, 0 (default) for one a core. */
   readonly threads?: number;
@@ -50,6 +53,7 @@ export function runtime(options: RuntimeOptions = {}): RuntimeFacts {
   return { device: resolveDevice("auto"), libtorch: addonOrigin().libtorch.version, threads: addon().versions().threads };
 }
 
+/** What tensors hold now and held at most, in bytes, counted by the allocators. */
 export function memory(): MemoryUse {
   return guarded((native) => native.memory());
 }

@@ -2,6 +2,7 @@
 import { Random } from "./data/random.ts";
 import { MemformerError } from "./errors.ts";
 
+/** How the next token is drawn. */
 export interface SampleOptions {
   /** 0: always the likeliest token. Default 1. */
   readonly temperature?: number | undefined;

@@ -3,6 +3,7 @@ import { MemformerError } from "./errors.ts";
 import { PADDING, type Segment } from "./segment.ts";
 import { Tensor } from "./tensor.ts";
 
+/** A segment as tensors of the engine. */
 export interface SegmentTensors {
   /** (B, T) */
   readonly source: Tensor;

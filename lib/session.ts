@@ -10,6 +10,7 @@ import { PADDING } from "./segment.ts";
 import { packSession, unpackSession } from "./session-format.ts";
 import { Tensor } from "./tensor.ts";
 
+/** How much to generate, how to draw it, and what stops it. */
 export interface GenerateOptions extends SampleOptions {
   /** Default 256. */
   readonly maxTokens?: number;
@@ -128,10 +129,12 @@ export class Session {
     return session;
   }
 
+  /** Gives the memory's tensors back; the session cannot be used any more. */
   dispose(): void {
     for (const tensor of this.#state) tensor.dispose();
   }
 
+  /** For `using`: as `dispose`. */
   [Symbol.dispose](): void {
     this.dispose();
   }

@@ -6,6 +6,7 @@ import { guarded, nextCall, waited } from "./native/calls.ts";
 import { threadBound } from "./thread-bound.ts";
 
 export type { DType } from "./native/addon.ts";
+/** The arrays that tensors are made of and read into. */
 export type NumberArray = Float64Array | Float32Array | BigInt64Array | Int32Array | Uint8Array | Uint16Array;
 
 const scopes: Set<Tensor>[] = [];
@@ -41,6 +42,7 @@ export class Tensor implements Disposable {
     return this.#handle;
   }
 
+  /** Whether the tensor has been given back. */
   get disposed(): boolean {
     return this.#handle === undefined;
   }
@@ -89,6 +91,7 @@ export class Tensor implements Disposable {
     guarded((addon) => { addon.release(handle); });
   }
 
+  /** For `using`: as `dispose`. */
   [Symbol.dispose](): void {
     this.dispose();
   }

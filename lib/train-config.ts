@@ -4,6 +4,7 @@ import { gradientMethods } from "./methods.ts";
 
 const methodNames = Object.keys(gradientMethods) as [keyof typeof gradientMethods, ...(keyof typeof gradientMethods)[]];
 
+/** Every option of training, with its default and its words. */
 export const trainSchema = z.strictObject({
   steps: z.int().positive().default(1000).describe("optimizer steps"),
   horizon: z.int().positive().default(8).describe("S, segments of a window: how far gradients travel through memory"),
@@ -27,5 +28,7 @@ export const trainSchema = z.strictObject({
   keep: z.int().positive().default(2).describe("newest checkpoints that stay, beside the best"),
 });
 
+/** Complete options of training. */
 export type TrainConfig = z.output<typeof trainSchema>;
+/** Options of training as a user gives them: what is left out has its default. */
 export type TrainOptions = z.input<typeof trainSchema>;

@@ -13,6 +13,7 @@ import { trainSchema, type TrainConfig, type TrainOptions } from "./train-config
 import { enqueueStep, readStep, type StepResult } from "./train-step.ts";
 import { WindowReader, type Window } from "./window-reader.ts";
 
+/** What is known of a step of training when it is done. */
 export interface TrainStep {
   readonly step: number;
   /** Mean negative log-likelihood of the step's scored tokens, nats. */
@@ -32,6 +33,7 @@ export interface TrainStep {
   readonly checkpoint?: string;
 }
 
+/** Where a run begins, what it calls on the way, and what stops it. */
 export interface RunOptions {
   /** Aborts between micro-steps and rejects with its reason; the weights are those of the last whole step. */
   readonly signal?: AbortSignal;
@@ -148,6 +150,7 @@ export class Trainer implements Disposable {
     this.#optimizer.dispose();
   }
 
+  /** For `using`: as `dispose`. */
   [Symbol.dispose](): void {
     this.dispose();
   }

@@ -7,6 +7,7 @@ import type { Tensor } from "./tensor.ts";
 /** How the losses of a window's segments add up: equally, doubling from segment to segment, or as given; they sum to 1. */
 export type LossWeights = "uniform" | "doubling" | readonly number[];
 
+/** How the gradient of a window is taken. */
 export interface WindowOptions {
   /** Seed of the window; each segment's own follows from it. Default 0. */
   readonly seed?: number | undefined;
@@ -25,6 +26,7 @@ export interface WindowOptions {
   readonly together?: number | undefined;
 }
 
+/** The loss of a window, and the state to go on from. */
 export interface WindowResult {
   /** () each: the mean loss of every segment, nats, without history. */
   readonly losses: readonly Tensor[];

@@ -11,6 +11,7 @@ import type { TokenDocument, TokenSource } from "./token-source.ts";
 import { writeTokenFile } from "./token-writer.ts";
 import type { Tokenizer } from "./tokenizer.ts";
 
+/** How a corpus is prepared. */
 export interface CorpusOptions extends DocumentOptions {
   /** Files and folders. */
   readonly inputs: string | readonly string[];
@@ -26,6 +27,7 @@ export interface CorpusOptions extends DocumentOptions {
   readonly signal?: AbortSignal;
 }
 
+/** The token files of a corpus. */
 export interface PreparedCorpus {
   readonly train: { readonly path: string; readonly header: TokenHeader };
   readonly valid?: { readonly path: string; readonly header: TokenHeader };

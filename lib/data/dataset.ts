@@ -2,6 +2,7 @@ import { MemformerError } from "../errors.ts";
 import type { TokenSource } from "./token-source.ts";
 import type { Tokenizer } from "./tokenizer.ts";
 
+/** A part of a data set. */
 export type Split = "train" | "valid" | "test";
 
 /** A data set ready to stream: its splits, the tokenizer that made them, and what was found when it was checked. */
@@ -35,6 +36,7 @@ export class Dataset {
     return this.split("valid");
   }
 
+  /** The test split, where the data set has one. */
   get test(): TokenSource | undefined {
     return this.#splits.test;
   }
@@ -54,10 +56,12 @@ export class Dataset {
     });
   }
 
+  /** Closes every split. */
   async close(): Promise<void> {
     await Promise.all(Object.values(this.#splits).map((source) => source.close()));
   }
 
+  /** For `await using`: as `close`. */
   async [Symbol.asyncDispose](): Promise<void> {
     return this.close();
   }

@@ -13,8 +13,10 @@ import { longestDocument, readLines, tooLong } from "./text-lines.ts";
  * - `headings`: from one ` = Title = ` line to the next (WikiText).
  */
 export const documentRules = ["formfeed", "file", "lines", "headings"] as const;
+/** What one document is in a text file. */
 export type DocumentRule = (typeof documentRules)[number];
 
+/** Where documents begin and end. */
 export interface DocumentOptions {
   /** Default `formfeed`. A `.jsonl` file has a document on each line, whatever is said here. */
   readonly documents?: DocumentRule;

@@ -20,6 +20,7 @@ export interface NamedText {
 export const datasetNames = [
   "moby-dick", "sotu", "tinyshakespeare", "wikitext-103", "wikitext-103-raw", "mnist",
 ] as const;
+/** A data set that memformer knows by name. */
 export type DatasetName = (typeof datasetNames)[number];
 
 /** The text behind a name. @throws MemformerError `DATA` if it is not there, or not what was published. */

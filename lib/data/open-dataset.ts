@@ -13,6 +13,7 @@ import type { TokenSource } from "./token-source.ts";
 import { writeTokenFile } from "./token-writer.ts";
 import type { Tokenizer } from "./tokenizer.ts";
 
+/** How a data set is read. */
 export interface DatasetOptions extends DocumentOptions, Pick<CorpusOptions, "seed" | "onProgress" | "signal"> {
   readonly tokenizer: Tokenizer;
   /**

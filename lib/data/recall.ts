@@ -5,6 +5,7 @@ import { shown, wholeNumber } from "./arguments.ts";
 import { Random } from "./random.ts";
 import type { SegmentStream } from "./segment-stream.ts";
 
+/** Size and difficulty of the recall task. */
 export interface RecallOptions {
   /** B */
   readonly lanes: number;

@@ -6,6 +6,7 @@ import type { SegmentStream } from "./segment-stream.ts";
 import { checkPosition, type StreamPosition } from "./stream-position.ts";
 import type { TokenSource } from "./token-source.ts";
 
+/** Shape, order and place of a stream. */
 export interface TokenStreamOptions {
   /** B, documents read side by side. */
   readonly lanes: number;
@@ -100,6 +101,7 @@ export class TokenStream implements SegmentStream<StreamPosition> {
     return this.#tokens % this.#source.tokens / this.#source.tokens;
   }
 
+  /** What the stream has handed out so far. */
   get stats(): StreamStats {
     const slots = this.#segments * this.lanes * this.segment;
     return { segments: this.#segments, tokens: this.#tokens, padding: slots === 0 ? 0 : 1 - this.#tokens / slots };

@@ -8,6 +8,7 @@ import { arrays, checkRange, type TokenizerFacts, type TokenSource } from "./tok
 
 const blockBytes = 1 << 16;
 
+/** How much of a token file is kept in memory. */
 export interface TokenFileOptions {
   /** Bytes of the file kept in memory, in blocks of 64 KiB, the least recently read going first. Default 16 MiB. */
   readonly cacheBytes?: number;
@@ -36,6 +37,7 @@ export class TokenFile implements TokenSource {
     return { name: this.header.tokenizer, vocabulary: this.header.vocabulary, bos: this.header.bos };
   }
 
+  /** How many documents the file holds. */
   get documents(): number {
     return this.header.documents;
   }
@@ -85,6 +87,7 @@ export class TokenFile implements TokenSource {
     await this.#file.close();
   }
 
+  /** For `await using`: as `close`. */
   async [Symbol.asyncDispose](): Promise<void> {
     return this.close();
   }

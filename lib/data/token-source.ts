@@ -20,9 +20,11 @@ export interface TokenSource {
    * @throws MemformerError `CONFIG` for a range outside the document, `DATA` or `IO` if the file is damaged or gone.
    */
   read(document: number, from: number, to: number, into?: Int32Array): Promise<Int32Array>;
+  /** Gives back what it holds open. */
   close(): Promise<void>;
 }
 
+/** What a token file records of its tokenizer. */
 export type TokenizerFacts = Pick<Tokenizer, "name" | "vocabulary" | "bos">;
 
 /** One document on its way into a source; without `bytes`, the tokens are decoded to count them. */

@@ -13,6 +13,7 @@ export interface Tokenizer {
   readonly vocabulary: number;
   /** The id that stands at a document's start; never part of a document made from text by `bytes` or `gpt2`. */
   readonly bos: number;
+  /** The tokens of a text, without BOS. */
   encode(text: string): Int32Array;
   /** BOS decodes to nothing. @throws MemformerError `TOKEN_RANGE` for an id outside the vocabulary. */
   decode(tokens: Iterable<number>): string;
