@@ -221,7 +221,7 @@ function numbersOf({ dtype, data }: HostTensor): ArrayLike<number | bigint> {
   switch (dtype) {
     case "float64": return new Float64Array(buffer);
     case "float32": return new Float32Array(buffer);
-    case "int64": return new BigInt64Array(buffer) as unknown as ArrayLike<bigint>;
+    case "int64": return new BigInt64Array(buffer);
     case "int32": return new Int32Array(buffer);
     case "uint8": case "bool": return new Uint8Array(buffer);
     default: return new Float32Array(widened({ dtype, shape: [], data }, "float32").buffer as ArrayBuffer);
