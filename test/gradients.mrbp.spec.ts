@@ -47,6 +47,19 @@ describe("MRBP gives the gradient of BPTT over the same window", function () {
     });
   }
 
+  for (const options of [
+    { writerHeads: 4 }, { writerSteps: 3 }, { writerBias: true }, { memoryNorm: false }, { position: "t5", positionBuckets: "lucidrains" },
+    { shareEmbedding: false }, { shareEmbedding: false, tieEmbedding: false }, { outputBias: true }, { outputBias: true, tieEmbedding: false },
+  ] as const) {
+    it(`with ${JSON.stringify(options)}`, async () => {
+      for (const [precision, tolerance] of [["float64", 1e-10], ["float32", 1e-5], ["bfloat16", 2e-2]] as const) {
+        await using model = await tinyModel({ writer: "gru", position: "t5", ...options, precision, dropout: 0.1 });
+        await perturb(model);
+        expectEqual(await gather(model, mrbp), await gather(model, bptt), tolerance);
+      }
+    });
+  }
+
   const given: readonly WindowOptions[] = [
     { weights: "uniform" }, { weights: "doubling" }, { weights: [0.5, 0, -1, 2] }, { scale: 0.25 },
     { carry: 1 }, { carry: 3 }, { training: false },

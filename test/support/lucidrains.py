@@ -54,13 +54,15 @@ def names_and_shapes(V, D, H, M, encoder_layers, decoder_layers, F=None):
     return found
 
 
-def random_weights(seed, dtype=torch.float64, **sizes):
-    """Every tensor away from where a model starts, biases and norms too, so that a mistake in any of them shows."""
+def random_weights(seed, dtype=torch.float64, spread=0.3, **sizes):
+    """Every tensor away from where a model starts, biases and norms too, so that a mistake in any of them shows.
+
+    A spread of 0.3 is twice what PyTorch gives matrices of width 16: the memory grows, and rounding with it."""
     generator, w = torch.Generator().manual_seed(seed), OrderedDict()
     for name, shape in names_and_shapes(**sizes).items():
-        spread = 1.0 if name == "memory_slots" or "token_emb" in name else 0.3
+        deviation = 1.0 if name == "memory_slots" or "token_emb" in name else spread
         gain = 1.0 if name.endswith("norm.weight") else 0.0
-        w[name] = (torch.randn(shape, generator=generator, dtype=torch.float64) * spread + gain).to(dtype)
+        w[name] = (torch.randn(shape, generator=generator, dtype=torch.float64) * deviation + gain).to(dtype)
     return w
 
 
@@ -176,17 +178,20 @@ def random_window(seed, S, B, T, V, padded):
 
 
 def main():
-    """Reads a list of cases from the standard input; writes for each `checkpoint.pt`, `window.safetensors`, `expected.safetensors`."""
+    """Reads a list of cases from the standard input; writes for each `checkpoint.pt`, `window.safetensors`, `expected.safetensors` and
+    `exact.safetensors`, what the same weights give in float64."""
     sys.path.insert(0, sys.argv[1])
     from safetensors_io import write_safetensors
 
     torch.set_num_threads(1)
     for case in json.load(sys.stdin):
-        w = random_weights(case["seed"], getattr(torch, case["dtype"]), **case["sizes"])
+        w = random_weights(case["seed"], getattr(torch, case["dtype"]), case["spread"], **case["sizes"])
         source, target = random_window(case["seed"] + 1, **case["window"], V=case["sizes"]["V"])
         torch.save(w, f"{case['folder']}/checkpoint.pt")
         write_safetensors(f"{case['folder']}/window.safetensors", {"source": source.int(), "target": target.int()})
-        write_safetensors(f"{case['folder']}/expected.safetensors", window(w, source, target, **case["how"]))
+        exact = {name: value.double() for name, value in w.items()}
+        for name, weights in (("expected", w), ("exact", exact)):
+            write_safetensors(f"{case['folder']}/{name}.safetensors", window(weights, source, target, **case["how"]))
 
 
 if __name__ == "__main__":

@@ -29,7 +29,7 @@ def summary(gradient):
 
 
 def model():
-    w = lucidrains.random_weights(7, torch.float32, V=11, D=8, H=2, M=3, encoder_layers=1, decoder_layers=1)
+    w = lucidrains.random_weights(7, torch.float32, 0.15, V=11, D=8, H=2, M=3, encoder_layers=1, decoder_layers=1)
     source, target = lucidrains.random_window(8, S=4, B=2, T=5, V=11, padded=True)
     torch.save({"model": in_one_storage(w), "epoch": 3, "rate": 1e-4, "best": None, "args": {"amp": False, "betas": (0.9, 0.99)}},
                FIXTURES / "lucidrains.pt")
