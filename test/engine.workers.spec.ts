@@ -103,6 +103,25 @@ for (const { path: node, version } of nodes()) describe(`workers under Node ${ve
     expect(growth / MiB, made.map(({ left }) => (left.rss / MiB).toFixed(0)).join(", ")).to.be.below(16);
   });
 
+  it("that are terminated inside a call free what its handle should have held", async () => {
+    // Nearly all of the loop's time goes by before the handle is made, and in a worker that is ending none can be made.
+    const copying = workerText(`async (lib, post) => {
+      const numbers = new Float32Array(2 ** 20);
+      lib.Tensor.from(numbers, [2 ** 20]).dispose();
+      post("begins");
+      for (;;) lib.Tensor.from(numbers, [2 ** 20]).dispose();
+    }`);
+    const left = said<Round["left"]>(await under(`${rounds([])}
+      for (let i = 0; i < 5; i++) {
+        const worker = new Worker(${JSON.stringify(copying)}, { eval: true });
+        await once(worker, "message");
+        await sleep(20);
+        await worker.terminate();
+      }
+      console.log("READY", JSON.stringify(await left()));`));
+    expect(left).to.deep.include({ tensors: 0, hostBytes: 0 });
+  });
+
   it("that come and go change no number of the main thread's training", async () => {
     const main = `
       const trained = async () => {
