@@ -19,11 +19,19 @@ export const modelSchema = z.strictObject({
   memorySlots: count(64, "M, slots of the memory; the state is M x D numbers a row"),
   segment: count(64, "T, tokens of a segment"),
   writer: z.enum(["slot-attention", "gru"]).default("slot-attention").describe("how slots take a segment in: the paper's slot attention, or a GRU on top of it"),
+  writerHeads: z.int().nonnegative().default(0).describe("attention heads of the writer; divides width; 0: as many as heads"),
+  writerSteps: count(1, "how many times over the slots take a segment in"),
+  writerBias: z.boolean().default(false).describe("biases in the writer's query, key and value"),
   writerTemperature: z.number().positive().default(0.25).describe("temperature of the writer's softmax; below 1 sharpens"),
   forgetting: z.enum(["bmn", "normalize-only", "none"]).default("bmn").describe("biased memory normalization, normalization alone, or nothing"),
+  memoryNorm: z.boolean().default(true).describe("layer-normalize the slots where they are read and where they are written"),
   position: z.enum(["rotary", "relative", "t5"]).default("rotary").describe("positions inside a segment"),
+  positionBuckets: z.enum(["t5", "lucidrains"]).default("t5")
+    .describe("how position t5 shares its buckets out: like T5, or with encoder and decoder interchanged, as lucidrains' port has it"),
   dropout: z.number().min(0).lt(1).default(0).describe("dropout rate, replayed exactly by MRBP"),
-  tieEmbedding: z.boolean().default(true).describe("share the embedding with the output projection"),
+  shareEmbedding: z.boolean().default(true).describe("one embedding for encoder and decoder"),
+  tieEmbedding: z.boolean().default(true).describe("share the embedding (the decoder's, where there are two) with the output projection"),
+  outputBias: z.boolean().default(false).describe("a bias a token on the output projection"),
   precision: z.enum(["float32", "bfloat16", "float16", "float64"]).default("float32")
     .describe("what matrix products compute in (float16 on a GPU alone); weights are float32 (float64 for gradient checks)"),
 });
@@ -51,6 +59,12 @@ export function modelConfig(options: ModelOptions = {}): ModelConfig {
   const per = config.width / config.heads;
   const refuse = (sentence: string): never => { throw new MemformerError("CONFIG", `model: ${sentence}`); };
   if (!Number.isInteger(per)) refuse(`heads must divide width, got ${config.heads} heads and width ${config.width}`);
+  if (config.writerHeads > 0 && config.width % config.writerHeads !== 0) {
+    refuse(`writerHeads must divide width, got ${config.writerHeads} heads and width ${config.width}`);
+  }
+  if (!config.shareEmbedding && config.variant !== "encoder-decoder") {
+    refuse(`shareEmbedding false needs an encoder and a decoder, got variant "${config.variant}"`);
+  }
   if (config.position === "rotary" && per % 2 !== 0) refuse(`position "rotary" needs an even width a head, got ${per}`);
   if (config.bos >= config.vocabulary) refuse(`bos must be below vocabulary ${config.vocabulary}, got ${config.bos}`);
   return config;

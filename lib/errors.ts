@@ -1,3 +1,5 @@
+import { isNativeError } from "node:util/types";
+
 /** Stable error codes of memformer; messages may change, codes do not. */
 export type ErrorCode =
   | "ABORTED" | "BUSY" | "CHECKPOINT_FORMAT" | "CHECKPOINT_VERSION" | "CHECKPOINT_MISMATCH" | "CONFIG" | "DATA"
@@ -26,7 +28,7 @@ export class MemformerError extends Error {
 
 /** True for anything thrown by memformer: it carries one of our codes. */
 export function isMemformerError(error: unknown): error is Error & { code: `ERR_MEMFORMER_${ErrorCode}` } {
-  return error instanceof Error && String((error as { code?: unknown }).code).startsWith("ERR_MEMFORMER_");
+  return isNativeError(error) && String((error as { code?: unknown }).code).startsWith("ERR_MEMFORMER_");
 }
 
 /** The member of `known` closest to `word`, if it is close enough to have been meant (at most a third of it mistyped). */

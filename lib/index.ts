@@ -5,6 +5,7 @@ export { modelConfig, modelSchema, presets, type ModelConfig, type ModelOptions,
 export * from "./data/index.ts";
 export { MemformerError, isMemformerError, type ErrorCode } from "./errors.ts";
 export { evaluate, type Ablation, type EvaluateOptions, type Evaluation, type Score } from "./evaluate.ts";
+export { importLucidrains, importSchema, type Imported, type ImportedTensor, type ImportOptions } from "./import/lucidrains.ts";
 export { gradientMethods, type GradientMethodName } from "./methods.ts";
 export { Memformer, type CreateOptions, type Parameter } from "./model.ts";
 export { mrbp } from "./mrbp.ts";

@@ -11,6 +11,7 @@ import { upload, type SegmentTensors } from "./segment-tensors.ts";
 import type { Segment } from "./segment.ts";
 import { Session } from "./session.ts";
 import { Tensor } from "./tensor.ts";
+import { threadBound } from "./thread-bound.ts";
 
 export interface CreateOptions extends ModelOptions {
   /** A named starting point; the options beside it win. Default "small". */
@@ -38,6 +39,8 @@ export class Memformer implements Recurrence, AsyncDisposable {
   readonly device: Device;
   /** In the order of docs/checkpoint.md. */
   readonly parameters: readonly Parameter[];
+  /** @internal */
+  readonly threadBound = threadBound;
   #handle: ModelHandle | undefined;
   readonly #stateSize: number;
 

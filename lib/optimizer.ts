@@ -4,8 +4,12 @@ import { MemformerError } from "./errors.ts";
 import { engineEntry, masterType } from "./model-files.ts";
 import type { Memformer } from "./model.ts";
 import type { OptimizerHandle } from "./native/addon.ts";
-import { guarded, nextCall } from "./native/calls.ts";
+import { guarded, nextCall, waited } from "./native/calls.ts";
+import type { State } from "./recurrence.ts";
+import type { SegmentTensors } from "./segment-tensors.ts";
 import { Tensor, type DType } from "./tensor.ts";
+import { threadBound } from "./thread-bound.ts";
+import { lossWeights } from "./window.ts";
 
 /** Rates of decay and the epsilon of {@link AdamW}. */
 export interface AdamWOptions {
@@ -19,8 +23,19 @@ export interface AdamWOptions {
   readonly weightDecay?: number;
 }
 
+/** Training steps by MRBP as {@link AdamW.timeInside} takes them. */
+export interface InsideOptions {
+  /** Segments that go back at once. */
+  readonly together: number;
+  readonly windows: number;
+  readonly rate: number;
+  readonly clip: number;
+}
+
 /** AdamW over all parameters of a model; matrices decay, nothing else does. */
 export class AdamW implements Disposable {
+  /** @internal */
+  readonly threadBound = threadBound;
   #handle: OptimizerHandle | undefined;
   readonly #model: Memformer;
 
@@ -71,6 +86,20 @@ export class AdamW implements Disposable {
   /** Copies one of them back. */
   assign(name: string, value: Tensor): void {
     guarded((addon) => { addon.adamwAssign(nextCall(), this.handle, name, value.handle); });
+  }
+
+  /**
+   * Seconds that training steps by MRBP take when C++ drives them, the window and its first memory given: for comparing with those
+   * that JavaScript drives. The model is trained by them.
+   *
+   * @internal
+   */
+  async timeInside(window: readonly SegmentTensors[], state: State, { together, windows, rate, clip }: InsideOptions): Promise<number> {
+    using seed = Tensor.from(BigInt64Array.of(0n), []);
+    const segments = window.flatMap(({ source, target, reset }) => [source, target, reset, seed]).map((tensor) => tensor.handle);
+    const weights = lossWeights("uniform", window.length);
+    return await waited((addon) => addon.timeWindows(
+      nextCall(), this.handle, segments, state.map((tensor) => tensor.handle), weights, together, windows, rate, clip));
   }
 
   /** Frees its moments once the calls made before have run; the model stays. Idempotent. */

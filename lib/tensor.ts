@@ -1,7 +1,9 @@
 /** Tensors: handles of what the engine holds or will hold. Making one only enqueues; reading one waits. */
+import { isPromise } from "node:util/types";
 import { MemformerError } from "./errors.ts";
 import type { DType, OperatorArgument, TensorHandle } from "./native/addon.ts";
 import { guarded, nextCall, waited } from "./native/calls.ts";
+import { threadBound } from "./thread-bound.ts";
 
 export type { DType } from "./native/addon.ts";
 /** The arrays that tensors are made of and read into. */
@@ -11,6 +13,8 @@ const scopes: Set<Tensor>[] = [];
 
 /** One tensor of the engine. Free it with `dispose()`, `using` or inside {@link tidy}; the garbage collector is only the net. */
 export class Tensor implements Disposable {
+  /** @internal */
+  readonly threadBound = threadBound;
   #handle: TensorHandle | undefined;
 
   /** @internal */
@@ -150,7 +154,7 @@ export function tidy<T>(body: () => T): T {
     if (!kept.has(tensor)) tensor.dispose();
     else scopes.at(-1)?.add(tensor);
   }
-  if (result instanceof Promise) throw new MemformerError("TIDY_ASYNC", "tidy takes a synchronous function: this one returned a promise");
+  if (isPromise(result)) throw new MemformerError("TIDY_ASYNC", "tidy takes a synchronous function: this one returned a promise");
   return result;
 }
 
@@ -162,12 +166,14 @@ function collect(value: unknown, tensors: Set<Tensor>): void {
   }
 }
 
+const dtypes: Readonly<Record<string, DType | undefined>> = {
+  Float32Array: "float32", Float64Array: "float64", BigInt64Array: "int64", Int32Array: "int32", Uint8Array: "uint8",
+};
+
+/** By its name, for an array of another realm (a `vm` context, a test in Jest) is no instance of the classes here. */
 function dtypeOf(data: NumberArray): DType {
-  if (data instanceof Float32Array) return "float32";
-  if (data instanceof Float64Array) return "float64";
-  if (data instanceof BigInt64Array) return "int64";
-  if (data instanceof Int32Array) return "int32";
-  if (data instanceof Uint8Array) return "uint8";
+  const dtype = dtypes[data[Symbol.toStringTag]];
+  if (dtype !== undefined) return dtype;
   throw new TypeError("a Uint16Array needs its dtype: float16 or bfloat16");
 }
 

@@ -19,7 +19,7 @@ const below = {
   napi: ["engine", "nn", "ops", "core"],
   loader: [],
 };
-const pureFolders = ["data", "checkpoint", "log"];
+const pureFolders = ["data", "checkpoint", "import", "log"];
 
 function* filesUnder(folder, pattern) {
   if (!existsSync(join(root, folder))) return;

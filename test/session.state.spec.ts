@@ -146,7 +146,7 @@ describe("a saved session", function () {
         const logits = [...await session.logits()];
         let words = "";
         for await (const piece of session.generate({ maxTokens: 20, seed: 4 })) words += piece;
-        console.log("READY", JSON.stringify({ logits, words }));`, [folder.path]);
+        console.log("READY", JSON.stringify({ logits, words }));`, { args: [folder.path] });
       expect(code, output).to.equal(0);
       await session.read(" Go on.");
       const logits = [...await session.logits()];

@@ -201,7 +201,7 @@ describe("memformer setup", () => {
       env["PATH"] = `${fakePython(folder, 'echo "ERROR: No matching distribution" >&2; exit 1')}:/bin:/usr/bin`;
       const error = await failure(run(nowhere));
       expect(error.code).to.equal("ERR_MEMFORMER_LIBTORCH_NOT_FOUND");
-      expect(error.message).to.match(/127\.0\.0\.1:9\S+: \S+/).and.match(/torch==2\.13\.0: ERROR: No matching/);
+      expect(error.message).to.match(/127\.0\.0\.1:9\S+ +\S+/).and.match(/pip download torch==2\.13\.0 +ERROR: No matching/);
       expect(error.message).to.contain("--from FILE");
     });
 

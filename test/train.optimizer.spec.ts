@@ -98,6 +98,29 @@ describe("AdamW", () => {
   });
 });
 
+describe("training steps driven from C++", () => {
+  it("are those that JavaScript drives, to the bit: with segments apart and together", async () => {
+    for (const together of [1, 2, 3]) {
+      const trained = async (inside: boolean): Promise<Map<string, Float64Array>> => {
+        await using model = await tinyModel({ precision: "float32" });
+        using optimizer = new AdamW(model, { weightDecay: 0.01 });
+        const window = randomWindow(model, { segments: 3, ragged: false }).map((segment) => model.upload(segment));
+        let state = model.initialState(4);
+        if (inside) expect(await optimizer.timeInside(window, state, { together, windows: 3, rate: 1e-3, clip: 1 })).to.be.above(0);
+        for (let i = 0; i < (inside ? 0 : 3); i++) {
+          state = tidy(() => {
+            const made = mrbp(model, window, state, { together });
+            optimizer.step(1e-3, model.clipGradients(0), 1);
+            return made.state;
+          });
+        }
+        return await values(model);
+      };
+      expect(await trained(true)).to.deep.equal(await trained(false));
+    }
+  });
+});
+
 describe("clipping", () => {
   it("scales all gradients to the norm asked for, never up, and gives the norm before", async () => {
     await using model = await tinyModel();

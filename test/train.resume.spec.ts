@@ -62,7 +62,7 @@ describe("resuming", function () {
     const losses = new Map<number, string>();
     let before = 0;
     for (let i = 0; i < kills; i++) {
-      const child = start(code, [folder.path + "/run"]);
+      const child = start(code, { args: [folder.path + "/run"] });
       await child.ready;
       await new Promise((resolve) => setTimeout(resolve, Math.random() * 250));
       child.process.kill("SIGKILL");

@@ -85,13 +85,13 @@ class SelfAttention(nn.Module):
 
 
 class Read(nn.Module):
-    """Attention over another sequence, without positions; `memory_read` norms it first, `cross_attention` does not."""
+    """Attention over another sequence, without positions; `memory_read` norms it first if memoryNorm, `cross_attention` does not."""
 
     def __init__(self, config, norms_memory):
         super().__init__()
         self.heads = config.heads
         self.norm = nn.LayerNorm(config.width)
-        self.memory_norm = nn.LayerNorm(config.width) if norms_memory else nn.Identity()
+        self.memory_norm = nn.LayerNorm(config.width) if norms_memory and config.memoryNorm else nn.Identity()
         self.query = nn.Linear(config.width, config.width)
         self.key_value = nn.Linear(config.width, 2 * config.width)
         self.out = nn.Linear(config.width, config.width)

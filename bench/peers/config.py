@@ -24,14 +24,22 @@ class Config:
     encoderLayers: int = 0
     decoderLayers: int = 0
     writer: str = "slot-attention"
+    writerHeads: int = 0
+    writerSteps: int = 1
+    writerBias: bool = False
     writerTemperature: float = 0.25
     forgetting: str = "bmn"
+    memoryNorm: bool = True
     position: str = "rotary"
+    positionBuckets: str = "t5"
     dropout: float = 0.0
+    shareEmbedding: bool = True
     tieEmbedding: bool = True
+    outputBias: bool = False
 
     CHOICES = {"variant": ("encoder-decoder", "encoder", "decoder"), "writer": ("slot-attention", "gru"),
-               "forgetting": ("bmn", "normalize-only", "none"), "position": ("rotary", "relative", "t5")}
+               "forgetting": ("bmn", "normalize-only", "none"), "position": ("rotary", "relative", "t5"),
+               "positionBuckets": ("t5", "lucidrains")}
 
     def __post_init__(self):
         for key, known in self.CHOICES.items():

@@ -59,7 +59,7 @@ class Stack(nn.Module):
         R = config.segment
         tables = {
             "rotary": rotary_table(R, config.width // config.heads) if config.position == "rotary" else None,
-            "buckets": t5_buckets(R, causal) if config.position == "t5" else None,
+            "buckets": t5_buckets(R, causal != (config.positionBuckets == "lucidrains")) if config.position == "t5" else None,
             "offsets": torch.arange(R)[:, None] - torch.arange(R) + R - 1 if config.position == "relative" else None,
             "triangle": torch.ones(R, R, dtype=torch.bool).tril() if causal else None,
             "diagonal": torch.eye(R, dtype=torch.bool) if causal else None,
@@ -103,16 +103,25 @@ class Memformer(nn.Module):
         if config.variant != "encoder":
             self.decoder = Stack(config, config.decoderLayers, causal=True, reads_memory=not has_encoder,
                                  reads_encoder=has_encoder)
+        if not config.shareEmbedding:
+            self.decoder.embedding = nn.Embedding(config.vocabulary, config.width)
         self.writer = Writer(config)
         if not config.tieEmbedding:
-            self.output = nn.Linear(config.width, config.vocabulary, bias=False)
+            self.output = nn.Linear(config.width, config.vocabulary, bias=config.outputBias)
+        elif config.outputBias:
+            self.output = nn.Module()
+            self.output.bias = nn.Parameter(torch.empty(config.vocabulary))
         self.register_parameter("output_copy", None)
 
     def output_weight(self):
         """(V, D); a narrow copy of it where there is one."""
         if self.output_copy is not None:
             return self.output_copy
-        return self.embedding.weight if self.config.tieEmbedding else self.output.weight
+        return self.target_embedding().weight if self.config.tieEmbedding else self.output.weight
+
+    def target_embedding(self):
+        """What embeds the decoder's tokens."""
+        return self.embedding if self.config.shareEmbedding else self.decoder.embedding
 
     def initial_memory(self, batch):
         """(B, M, D)."""
@@ -130,8 +139,8 @@ class Memformer(nn.Module):
             inputs = torch.cat([bos, segment.target[:, :-1]], 1)
             mask = None if keys is None else keys[:, None, None, :]
             target_keys = visible(segment.target != PADDING) if segment.padded else None
-            hidden = self.decoder(self.embed(inputs), target_keys, hidden=hidden, hidden_mask=mask)
-        logits = F.linear(hidden, self.output_weight())
+            hidden = self.decoder(self.embed(inputs, self.target_embedding()), target_keys, hidden=hidden, hidden_mask=mask)
+        logits = F.linear(hidden, self.output_weight(), self.output.bias if self.config.outputBias else None)
         total = F.cross_entropy(logits.flatten(0, 1), segment.target.flatten(), ignore_index=PADDING, reduction="sum")
         return total / (segment.target != PADDING).sum().clamp(min=1), memory
 
@@ -142,7 +151,7 @@ class Memformer(nn.Module):
         tokens = self.continuation(segment) if is_decoder else segment.source
         valid = (segment.target if is_decoder else segment.source) != PADDING if segment.padded else None
         keys = None if valid is None else visible(valid)
-        hidden = (self.decoder if is_decoder else self.encoder)(self.embed(tokens), keys, memory=memory)
+        hidden = (self.decoder if is_decoder else self.encoder)(self.embed(tokens, self.embedding), keys, memory=memory)
         return self.writer(memory, hidden, valid), hidden, keys
 
     def begin(self, segment, memory):
@@ -159,8 +168,8 @@ class Memformer(nn.Module):
         first = segment.source.gather(1, (last - 1).clamp(min=0)).where(last > 0, self.config.bos)
         return torch.cat([first, segment.target[:, :-1]], 1)
 
-    def embed(self, tokens):
-        return F.dropout(self.embedding(tokens.clamp(min=0)), self.config.dropout, self.training)
+    def embed(self, tokens, embedding):
+        return F.dropout(embedding(tokens.clamp(min=0)), self.config.dropout, self.training)
 
     def load(self, path):
         tensors = read_safetensors(path)

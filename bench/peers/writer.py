@@ -26,10 +26,11 @@ class Writer(nn.Module):
     def __init__(self, config):
         super().__init__()
         D, M = config.width, config.memorySlots
-        self.heads, self.forgetting, self.is_gru = config.heads, config.forgetting, config.writer == "gru"
-        self.scale = 1 / math.sqrt(D // config.heads) / config.writerTemperature
-        self.norm = nn.LayerNorm(D)
-        self.query, self.key, self.value = (nn.Linear(D, D, bias=False) for _ in range(3))
+        self.heads, self.steps = config.writerHeads or config.heads, config.writerSteps
+        self.forgetting, self.is_gru = config.forgetting, config.writer == "gru"
+        self.scale = 1 / math.sqrt(D // self.heads) / config.writerTemperature
+        self.norm = nn.LayerNorm(D) if config.memoryNorm else nn.Identity()
+        self.query, self.key, self.value = (nn.Linear(D, D, bias=config.writerBias) for _ in range(3))
         if config.forgetting == "bmn":
             self.v_bias = nn.Parameter(torch.empty(M, D))
         else:
@@ -47,13 +48,15 @@ class Writer(nn.Module):
 
     def forward(self, memory, x, valid):
         """`valid` (B, T) is True where x is a token, None without padding; a row without tokens keeps its memory."""
-        attended = self.attend(memory, x, valid)
-        if self.is_gru:
-            attended = self.out(attended)
-            attended = self.gru(attended.flatten(0, 1), memory.to(attended.dtype).flatten(0, 1)).view_as(memory)
-            attended = attended + self.feed_forward(attended, drop=False)
-        # The state stays in the parameters' dtype, also under autocast.
-        written = self.forget(attended.to(memory.dtype))
+        written = memory
+        for _ in range(self.steps):
+            attended = self.attend(written, x, valid)
+            if self.is_gru:
+                attended = self.out(attended)
+                attended = self.gru(attended.flatten(0, 1), written.to(attended.dtype).flatten(0, 1)).view_as(memory)
+                attended = attended + self.feed_forward(attended, drop=False)
+            # The state stays in the parameters' dtype, also under autocast.
+            written = self.forget(attended.to(memory.dtype))
         return written if valid is None else torch.where(valid.any(1)[:, None, None], written, memory)
 
     def attend(self, memory, x, valid):

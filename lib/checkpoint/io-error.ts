@@ -1,4 +1,5 @@
 /** Failures of the file system as errors of memformer: which path, what was tried, which errno. */
+import { isNativeError } from "node:util/types";
 import { MemformerError } from "../errors.ts";
 
 /**
@@ -25,7 +26,7 @@ export function withIoErrorsSync<T>(action: string, path: string, work: () => T)
 
 /** The errno of an error of the operating system (`"ENOENT"`), or undefined for any other error. */
 export function errnoOf(error: unknown): string | undefined {
-  const code = error instanceof Error ? (error as NodeJS.ErrnoException).code : undefined;
+  const code = isNativeError(error) ? (error as NodeJS.ErrnoException).code : undefined;
   return typeof code === "string" && /^E[A-Z0-9]+$/.test(code) ? code : undefined;
 }
 

@@ -7,6 +7,7 @@ import { register as build } from "./build.ts";
 import { register as doctor } from "./doctor.ts";
 import { register as evaluate } from "./evaluate.ts";
 import { register as generate } from "./generate.ts";
+import { register as importModel } from "./import.ts";
 import { register as inspect } from "./inspect.ts";
 import { register as setup } from "./setup.ts";
 import { register as train } from "./train.ts";
@@ -25,7 +26,7 @@ program
     },
   })
   .exitOverride();
-for (const register of [doctor, setup, build, train, evaluate, generate, inspect]) register(program);
+for (const register of [doctor, setup, build, train, evaluate, generate, inspect, importModel]) register(program);
 
 // Whoever reads our output may stop reading: `memformer generate … | head`.
 process.stdout.on("error", (error: NodeJS.ErrnoException) => {

@@ -77,6 +77,7 @@ export interface Addon {
   createAdamW(model: ModelHandle, beta1: number, beta2: number, eps: number, weightDecay: number): OptimizerHandle;
   dropAdamW(optimizer: OptimizerHandle): void;
   adamwStep(call: number, optimizer: OptimizerHandle, rate: number, norm: TensorHandle, clip: number): void;
+  timeWindows(call: number, optimizer: OptimizerHandle, segments: readonly TensorHandle[], state: readonly TensorHandle[], weights: readonly number[], together: number, windows: number, rate: number, clip: number): Promise<number>;
   adamwState(call: number, optimizer: OptimizerHandle, name: string): TensorHandle[];
   adamwAssign(call: number, optimizer: OptimizerHandle, name: string, value: TensorHandle): void;
 }

@@ -6,7 +6,7 @@ namespace memformer::napi {
 
 void Environment::attach(Napi::Env env) {
   auto* environment = new Environment;
-  environment->to_loop_ = Napi::ThreadSafeFunction::New(env, Napi::Function::New(env, [](const Napi::CallbackInfo&) {}), "memformer", 0, 1);
+  environment->to_loop_ = decltype(to_loop_)::New(env, "memformer", /*maxQueueSize=*/0, /*initialThreadCount=*/1, environment);
   environment->to_loop_.Unref(env);
   env.SetInstanceData<Environment>(environment);
   // Runs when a worker ends and when the program ends by itself; process.exit() skips it, so lib/ calls stop() there.
@@ -33,17 +33,19 @@ void Environment::begin(Napi::Env env) {
   if (waiting_++ == 0) to_loop_.Ref(env);
 }
 
-void Environment::settle(std::function<void(Napi::Env)> settle) {
-  auto* job = new std::function<void(Napi::Env)>(std::move(settle));
-  const auto status = to_loop_.NonBlockingCall(job, [this](Napi::Env env, Napi::Function, std::function<void(Napi::Env)>* job) {
-    std::unique_ptr<std::function<void(Napi::Env)>> owned(job);
-    if (static_cast<napi_env>(env) == nullptr) return;  // the environment is closing
-    if (--waiting_ == 0) to_loop_.Unref(env);
-    Napi::HandleScope scope(env);
-    (*owned)(env);
-  });
-  // Closing: the promise can reach nobody. Its deferred belongs to the JavaScript thread, so it is left to the environment.
-  (void)status;
+void Environment::settle(Settlement settlement) {
+  auto owned = std::make_unique<Settlement>(std::move(settlement));
+  // Where the environment is closing the promise can reach nobody, and what it would have resolved with is freed here.
+  if (to_loop_.NonBlockingCall(owned.get()) == napi_ok) owned.release();
+}
+
+/// On the event loop; without `env` where the environment has closed since, and then only what was on its way is freed.
+void Environment::deliver(Napi::Env env, Napi::Function, Environment* environment, Settlement* settlement) {
+  std::unique_ptr<Settlement> owned(settlement);
+  if (static_cast<napi_env>(env) == nullptr) return;
+  if (--environment->waiting_ == 0) environment->to_loop_.Unref(env);
+  Napi::HandleScope scope(env);
+  (*owned)(env);
 }
 
 }  // namespace memformer::napi

@@ -27,8 +27,11 @@ class Environment {
   engine::CancelFlag cancel;
 
  private:
+  using Settlement = std::function<void(Napi::Env)>;
+  static void deliver(Napi::Env env, Napi::Function, Environment* environment, Settlement* settlement);
+
   std::unique_ptr<engine::Engine> engine_;
-  Napi::ThreadSafeFunction to_loop_;
+  Napi::TypedThreadSafeFunction<Environment, Settlement, &Environment::deliver> to_loop_;
   int threads_ = 0;
   int64_t waiting_ = 0;
   bool stopped_ = false;

@@ -8,6 +8,7 @@ void export_runtime(Napi::Env env, Napi::Object exports);     ///< engine, devic
 void export_tensors(Napi::Env env, Napi::Object exports);     ///< tensors, operators, gradients
 void export_models(Napi::Env env, Napi::Object exports);      ///< models, their steps, their parameters
 void export_optimizers(Napi::Env env, Napi::Object exports);  ///< the optimizer
+void export_driver(Napi::Env env, Napi::Object exports);      ///< training steps driven from C++, for measuring
 void export_profile(Napi::Env env, Napi::Object exports);     ///< LibTorch's profiler
 
 using Body = Napi::Value (*)(const Napi::CallbackInfo&);

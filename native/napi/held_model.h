@@ -11,6 +11,9 @@ struct HeldModel {
   at::Device device;
 };
 
+/// Four tensors as a segment; from here on the engine computes with the threads that its size is worth.
+nn::SegmentInput segment_of(const HeldModel& held, const at::Tensor* parts, bool padded, bool training);
+
 inline std::shared_ptr<HeldModel> held_model(const Napi::Value& value) { return unwrap<HeldModel>(value, Kind::model, "model"); }
 
 }  // namespace memformer::napi

@@ -6,6 +6,13 @@
 #include "napi/held_model.h"
 
 namespace memformer::napi {
+
+nn::SegmentInput segment_of(const HeldModel& held, const at::Tensor* parts, bool padded, bool training) {
+  engine::use_threads_for(parts[0].size(0) * parts[0].size(1) * held.model->parameters().count());
+  const auto whole = [](const at::Tensor& tokens) { return tokens.is_floating_point() ? tokens : tokens.to(at::kLong); };
+  return {whole(parts[0]), parts[1].to(at::kLong), parts[2].to(at::kBool), parts[3], padded, training};
+}
+
 namespace {
 
 using engine::Slots;
@@ -77,13 +84,6 @@ Napi::Value initial_state(const Napi::CallbackInfo& info) {
     at::NoGradGuard no_grad;
     return held.model->initial_state(rows);
   });
-}
-
-/// Four tensors as a segment; from here on the engine computes with the threads that its size is worth.
-nn::SegmentInput segment_of(const HeldModel& held, const at::Tensor* parts, bool padded, bool training) {
-  engine::use_threads_for(parts[0].size(0) * parts[0].size(1) * held.model->parameters().count());
-  const auto whole = [](const at::Tensor& tokens) { return tokens.is_floating_point() ? tokens : tokens.to(at::kLong); };
-  return {whole(parts[0]), parts[1].to(at::kLong), parts[2].to(at::kBool), parts[3], padded, training};
 }
 
 /// A segment from JavaScript: [source, target, reset, seed] handles and two flags; the state's handles follow the four.

@@ -1,9 +1,8 @@
 // The optimizer.
 #include "core/cuda.h"
-#include "engine/adamw.h"
 #include "napi/environment.h"
 #include "napi/exports.h"
-#include "napi/held_model.h"
+#include "napi/held_optimizer.h"
 
 namespace memformer::napi {
 namespace {
@@ -11,24 +10,11 @@ namespace {
 using engine::Slots;
 using engine::Tensors;
 
-/// An optimizer keeps its model alive: it holds the parameters by reference.
-struct Optimizer {
-  std::shared_ptr<HeldModel> held;
-  engine::AdamW::Options options;
-  std::optional<engine::AdamW> made;
-
-  /// Made by the engine's thread when it first needs it: filling tensors on this one would start a second OpenMP team.
-  engine::AdamW& adamw() {
-    if (!made) made.emplace(held->model->parameters(), options);
-    return *made;
-  }
-};
-
 /// createAdamW(model, beta1, beta2, eps, weightDecay)
 Napi::Value create_adamw(const Napi::CallbackInfo& info) {
   const auto number = [&](size_t i) { return info[i].As<Napi::Number>().DoubleValue(); };
   const engine::AdamW::Options options{number(1), number(2), number(3), number(4)};
-  return wrap(info.Env(), Kind::optimizer, std::make_shared<Optimizer>(Optimizer{held_model(info[0]), options, std::nullopt}));
+  return wrap(info.Env(), Kind::optimizer, std::make_shared<HeldOptimizer>(HeldOptimizer{held_model(info[0]), options, std::nullopt}));
 }
 
 template <typename Work>
@@ -36,7 +22,7 @@ Napi::Value enqueue_optimizer(const Napi::CallbackInfo& info, Slots inputs, size
   auto& environment = Environment::of(info.Env());
   Slots outputs;
   const auto handles = new_slots(info.Env(), count, outputs);
-  auto optimizer = unwrap<Optimizer>(info[1], Kind::optimizer, "optimizer");
+  auto optimizer = unwrap<HeldOptimizer>(info[1], Kind::optimizer, "optimizer");
   environment.engine().submit(environment.call(info[0]), std::move(inputs), outputs,
                               [optimizer, work = std::move(work)](const Tensors& tensors) {
                                 compute_on(optimizer->held->device);
@@ -47,7 +33,7 @@ Napi::Value enqueue_optimizer(const Napi::CallbackInfo& info, Slots inputs, size
 
 /// dropAdamW(optimizer): freed when the calls made before have run.
 Napi::Value drop_adamw(const Napi::CallbackInfo& info) {
-  let_go<Optimizer>(info[0], Kind::optimizer, "optimizer");
+  let_go<HeldOptimizer>(info[0], Kind::optimizer, "optimizer");
   return info.Env().Undefined();
 }
 

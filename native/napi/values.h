@@ -13,8 +13,10 @@ enum class Kind : uint64_t { tensor = 1, model, optimizer, cancel };
 
 template <typename T>
 Napi::Value wrap(Napi::Env env, Kind kind, std::shared_ptr<T> object) {
-  auto external = Napi::External<std::shared_ptr<T>>::New(env, new std::shared_ptr<T>(std::move(object)),
-                                                          [](Napi::Env, std::shared_ptr<T>* held) { delete held; });
+  // In a worker that is being terminated no external can be made any more; what it should have held is freed then.
+  auto held = std::make_unique<std::shared_ptr<T>>(std::move(object));
+  auto external = Napi::External<std::shared_ptr<T>>::New(env, held.get(), [](Napi::Env, std::shared_ptr<T>* given) { delete given; });
+  held.release();
   const napi_type_tag tag{0x6d656d666f726d65u, static_cast<uint64_t>(kind)};
   external.TypeTag(&tag);
   return external;

@@ -23,8 +23,9 @@ void SelfAttention::operator()(Residual& stream, const KeyMask& mask, Pass& pass
 CrossAttention::CrossAttention(Parameters& parameters, const Config& config, const std::string& prefix, Context context, double residual_gain)
     : heads_(config.integer("heads")),
       norm_(parameters, prefix + ".norm", config.integer("width")),
-      memory_norm_(context == Context::memory ? std::optional<LayerNorm>(LayerNorm(parameters, prefix + ".memory_norm", config.integer("width")))
-                                              : std::nullopt),
+      memory_norm_(context == Context::memory && config.flag("memoryNorm")
+                       ? std::optional<LayerNorm>(LayerNorm(parameters, prefix + ".memory_norm", config.integer("width")))
+                       : std::nullopt),
       query_(parameters, prefix + ".query", config.integer("width"), config.integer("width")),
       key_value_(parameters, prefix + ".key_value", config.integer("width"), 2 * config.integer("width")),
       out_(parameters, prefix + ".out", config.integer("width"), config.integer("width"), residual_gain) {}
@@ -47,6 +48,7 @@ std::vector<CrossAttention::KeysValues> CrossAttention::look_at(const std::vecto
 
 std::vector<CrossAttention::KeysValues> CrossAttention::look_at_memory(const std::vector<const CrossAttention*>& layers, const at::Tensor& memory,
                                                                        Pass& pass) {
+  if (!layers[0]->memory_norm_) return look_at(layers, memory, pass);
   std::vector<const LayerNorm*> norms;
   for (const auto* layer : layers) norms.push_back(&*layer->memory_norm_);
   const auto normed = LayerNorm::each(norms, memory, pass);

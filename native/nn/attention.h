@@ -19,7 +19,7 @@ class SelfAttention {
 };
 
 /// branch = out(attention(query(LN x), keys, values))      x (B, T, D), context (B, N, D);   `prefix`.{norm, query, key_value, out}
-/// The memory read (context: the slots, layer-normed by `prefix`.memory_norm) and the decoder's cross-attention (context: the
+/// The memory read (context: the slots, layer-normed by `prefix`.memory_norm if memoryNorm) and the decoder's cross-attention (context: the
 /// encoder's output, normed already). No positions.
 class CrossAttention {
  public:
@@ -31,7 +31,7 @@ class CrossAttention {
   };
   /// What each layer sees of a context that all of them share.
   static std::vector<KeysValues> look_at(const std::vector<const CrossAttention*>& layers, const at::Tensor& context, Pass& pass);
-  /// What each layer sees of the memory (B, M, D), which it normalizes for itself.
+  /// What each layer sees of the memory (B, M, D), which it normalizes for itself if memoryNorm.
   static std::vector<KeysValues> look_at_memory(const std::vector<const CrossAttention*>& layers, const at::Tensor& memory, Pass& pass);
 
   void operator()(Residual& stream, const KeysValues& seen, const KeyMask& mask, Pass& pass) const;

@@ -72,8 +72,8 @@ void FeedForward::operator()(Residual& stream, Pass& pass) const { stream.branch
 
 at::Tensor FeedForward::operator()(const at::Tensor& x, Pass& pass) const { return down_(inner(norm_(x, pass), pass), pass); }
 
-Embedding::Embedding(Parameters& parameters, int64_t vocabulary, int64_t width)
-    : weight_(parameters.normal("embedding.weight", {vocabulary, width}, 0.02, Parameters::Decay::no)) {}
+Embedding::Embedding(Parameters& parameters, const std::string& prefix, int64_t vocabulary, int64_t width)
+    : weight_(parameters.normal(prefix + ".weight", {vocabulary, width}, 0.02, Parameters::Decay::no)) {}
 
 at::Tensor Embedding::operator()(const at::Tensor& tokens, Pass& pass) const {
   const auto dropped = [&](const at::Tensor& x) {

@@ -62,10 +62,10 @@ class FeedForward {
   Linear up_, down_;
 };
 
-/// Token embedding, shared by the stacks of a model and, when tied, by the output.   `embedding`.weight (V, D)
+/// Token embedding, shared by the stacks of a model and by the output where the configuration says so.   `prefix`.weight (V, D)
 class Embedding {
  public:
-  Embedding(Parameters& parameters, int64_t vocabulary, int64_t width);
+  Embedding(Parameters& parameters, const std::string& prefix, int64_t vocabulary, int64_t width);
   /// tokens (B, T) int64, padding as token 0; or (B, T, D) floating: embedded already. Returns (B, T, D).
   /// Throws TOKEN_RANGE (checked on the CPU; lib/ checks for every device).
   at::Tensor operator()(const at::Tensor& tokens, Pass& pass) const;

@@ -8,7 +8,9 @@ namespace memformer::nn {
 class Memory {
  public:
   Memory(Parameters& parameters, const Config& config)
-      : writer_(writers().make(config.text("writer"), parameters, config)), forgetting_(parameters, config) {}
+      : steps_(config.integer("writerSteps")),
+        writer_(writers().make(config.text("writer"), parameters, config)),
+        forgetting_(parameters, config) {}
 
   /// The memory at time 0 of `rows` rows, (rows, M, D).
   at::Tensor initial(int64_t rows) const { return forgetting_.initial().unsqueeze(0).expand({rows, -1, -1}).contiguous(); }
@@ -23,14 +25,16 @@ class Memory {
     return at::where(reset.view({-1, 1, 1}), initial.unsqueeze(0), state[0]);
   }
 
-  /// m_t from m_{t-1} (B, M, D) and the segment x (B, T, D). A row of padding alone keeps its memory to the bit.
+  /// m_t from m_{t-1} (B, M, D) and the segment x (B, T, D), which is taken in `writerSteps` times. A row of padding alone keeps its memory to the bit.
   at::Tensor write(const at::Tensor& memory, const at::Tensor& x, const KeyMask& mask, Pass& pass) const {
-    const auto next = forgetting_((*writer_)(memory, x, mask, pass));
+    auto next = memory;
+    for (int64_t step = 0; step < steps_; ++step) next = forgetting_((*writer_)(next, x, mask, pass));
     if (mask.none()) return next;
     return at::where(mask.real().any(1).view({-1, 1, 1}), next, memory);
   }
 
  private:
+  int64_t steps_;
   std::unique_ptr<Writer> writer_;
   Forgetting forgetting_;
 };

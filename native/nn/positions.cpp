@@ -95,7 +95,8 @@ class T5 final : public PositionedAttention {
  public:
   static constexpr int64_t kBuckets = 32, kMostDistant = 128;
 
-  T5(Parameters& parameters, const Config& config, const LayerPlace& place) : heads_(config.integer("heads")), causal_(place.causal) {
+  T5(Parameters& parameters, const Config& config, const LayerPlace& place)
+      : heads_(config.integer("heads")), looks_both_ways_(looks_both_ways(config.text("positionBuckets"), place.causal)) {
     const auto name = place.stack + ".relative_bias";
     bias_ = parameters.has(name) ? parameters.at(name) : parameters.normal(name, {kBuckets, heads_}, 0.02, Parameters::Decay::no);
   }
@@ -104,7 +105,7 @@ class T5 final : public PositionedAttention {
     const auto [q, k, v] = split_heads(project(x, pass), heads_);
     const int64_t T = q.size(2);
     if (!buckets_.defined() || buckets_.size(0) != T || buckets_.device() != q.device())
-      buckets_ = t5_buckets(T, kBuckets, kMostDistant, !causal_).to(q.device());
+      buckets_ = t5_buckets(T, kBuckets, kMostDistant, looks_both_ways_).to(q.device());
     const auto bias = at::embedding(pass.cast(bias_), buckets_).permute({2, 0, 1}).unsqueeze(0);  // (1, H, T, T)
     // Written out: with a learned bias the fused attention picks another kernel under a gradient than without one, and a replayed
     // memory would not be the first sweep's to the bit.
@@ -113,8 +114,15 @@ class T5 final : public PositionedAttention {
   }
 
  private:
+  /// "t5": a stack that sees what is ahead has buckets for it. "lucidrains": the other way round, as that port has it: its encoder puts
+  /// all that is ahead into one bucket, its decoder keeps half of the buckets for what it never sees.
+  static bool looks_both_ways(const std::string& buckets, bool causal) {
+    require(buckets == "t5" || buckets == "lucidrains", "CONFIG", "there are no position buckets '", buckets, "'; known: t5, lucidrains");
+    return causal == (buckets == "lucidrains");
+  }
+
   int64_t heads_;
-  bool causal_;
+  bool looks_both_ways_;
   Tensor bias_;
   mutable Tensor buckets_;  // of the last T; only ever touched by the engine's thread
 };

@@ -30,10 +30,19 @@ export interface Child {
   readonly ended: Promise<Ended>;
 }
 
+export interface HowToStart {
+  /** The Node to run under. Default: the running one. */
+  readonly node?: string;
+  /** Flags for Node. */
+  readonly flags?: readonly string[];
+  /** What `process.argv.slice(1)` is in the child. */
+  readonly args?: readonly string[];
+}
+
 /** Starts `code`, a module's text, in a Node process of its own. `lib` in it is memformer. */
-export function start(code: string, args: readonly string[] = []): Child {
+export function start(code: string, { node = process.execPath, flags = [], args = [] }: HowToStart = {}): Child {
   const text = `const lib = await import(${library});\n${code}`;
-  const child = spawn(process.execPath, ["--import", "tsx", "--input-type=module", "-e", text, "--", ...args], {
+  const child = spawn(node, [...flags, "--import", "tsx", "--input-type=module", "-e", text, "--", ...args], {
     cwd: root, stdio: ["ignore", "pipe", "pipe"], env: { ...process.env, OMP_WAIT_POLICY: "passive" },
   });
   let output = "", readyAt = NaN;
@@ -57,6 +66,6 @@ export function start(code: string, args: readonly string[] = []): Child {
 }
 
 /** Runs `code` to its end. */
-export async function run(code: string, args: readonly string[] = []): Promise<Ended> {
-  return start(code, args).ended;
+export async function run(code: string, how: HowToStart = {}): Promise<Ended> {
+  return start(code, how).ended;
 }

@@ -3,6 +3,7 @@ import { existsSync, statSync } from "node:fs";
 import { readdir, rename, rm } from "node:fs/promises";
 import { basename, join, resolve } from "node:path";
 import { MemformerError } from "../../errors.ts";
+import { toldError, type Attempt } from "../told-error.ts";
 import type { Provenance } from "./cache.ts";
 import { download, hashFile, Unreachable } from "./download.ts";
 import type { KnownHashes } from "./known-hashes.ts";
@@ -48,7 +49,7 @@ async function pinned(file: PinnedFile, wanted: Wanted): Promise<Archive> {
   const { mirror, scratch, report, env } = wanted;
   const path = join(scratch, file.file);
   const url = mirror === undefined ? file.url : `${mirror.replace(/\/$/, "")}/${encodeURIComponent(file.file)}`;
-  const problems: string[] = [];
+  const problems: Attempt[] = [];
   const brought: Archive = { path, source: url ?? `pip: ${file.file}`, sha256: file.sha256, pinned: true };
   if (await isThere(path, file)) return brought;
   if (url !== undefined) {
@@ -58,7 +59,7 @@ async function pinned(file: PinnedFile, wanted: Wanted): Promise<Archive> {
       return brought;
     } catch (error) {
       if (!(error instanceof Unreachable)) throw error;
-      problems.push(`${url}: ${error.message}`);
+      problems.push({ place: url, outcome: error.message });
       report?.(`  not reachable: ${error.message}`);
     }
   }
@@ -84,7 +85,7 @@ async function isThere(path: string, { bytes, sha256 }: PinnedFile): Promise<boo
 async function unpinned(wanted: Wanted): Promise<Archive[]> {
   const { version = "", variant, mirror, scratch, report, env } = wanted;
   if (mirror !== undefined) {
-    throw unobtainable(wanted, [`--mirror serves pinned files only, and ${version} for ${variant} is not pinned`]);
+    throw unobtainable(wanted, [{ place: "--mirror", outcome: `serves pinned files only, and ${version} for ${variant} is not pinned` }]);
   }
   const folder = join(scratch, "pip");
   const pip = await pipDownload([[`torch==${version}+${variant}`], [`torch==${version}`]], folder, { report, env });
@@ -132,13 +133,9 @@ async function describe(path: string, source: string, { hashes, report }: Wanted
   return { path, source, sha256, pinned: pin?.sha256 === sha256 };
 }
 
-function unobtainable({ version = "", variant }: Wanted, problems: readonly string[]): MemformerError {
-  const message = [
-    `LibTorch ${version} (${variant}) could not be fetched.`,
-    ...problems.map((problem) => `  ${problem}`),
-    "  1. behind a proxy, set HTTPS_PROXY; with a mirror:  npx memformer setup --mirror URL",
-    "  2. from archives brought by other means:            npx memformer setup --from FILE",
-    "  3. or use a Python install:                         MEMFORMER_LIBTORCH=python",
-  ].join("\n");
-  return new MemformerError("LIBTORCH_NOT_FOUND", message, { details: { version, variant, problems } });
+function unobtainable({ version = "", variant }: Wanted, attempts: readonly Attempt[]): MemformerError {
+  return toldError("LIBTORCH_NOT_FOUND", `LibTorch ${version} (${variant}) could not be fetched.`, attempts, [
+    ["behind a proxy", "HTTPS_PROXY=http://… npx memformer setup"], ["or from a mirror", "npx memformer setup --mirror URL"],
+    ["or from archives brought by other means", "npx memformer setup --from FILE"], ["or use a Python install", "MEMFORMER_LIBTORCH=python"],
+  ], { details: { version, variant } });
 }

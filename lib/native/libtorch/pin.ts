@@ -4,7 +4,7 @@
  */
 import { readFileSync } from "node:fs";
 import { fileURLToPath } from "node:url";
-import { MemformerError } from "../../errors.ts";
+import { toldError } from "../told-error.ts";
 
 /** An archive whose bytes we know. */
 export interface PinnedFile {
@@ -80,11 +80,8 @@ export function isSupported(version: string, { supported }: Pins, env: NodeJS.Pr
 export function requireSupported(version: string, where: string, pins: Pins, env: NodeJS.ProcessEnv): void {
   if (isSupported(version, pins, env)) return;
   const { from, to } = pins.supported;
-  throw new MemformerError(
-    "LIBTORCH_MISMATCH",
-    `LibTorch ${version} in ${where} is not supported: memformer ${packageVersion()} needs ${from} to ${to}.\n` +
-      "  1. fetch one that fits:   npx memformer setup\n" +
-      "  2. or try it all the same: MEMFORMER_LIBTORCH_SKIP_VERSION_CHECK=1",
-    { details: { found: version, where, expected: `${from} to ${to}` } },
-  );
+  const failed = `LibTorch ${version} in ${where} is not supported: memformer ${packageVersion()} needs ${from} to ${to}.`;
+  throw toldError("LIBTORCH_MISMATCH", failed, [], [
+    ["fetch one that fits", "npx memformer setup"], ["or try it all the same", "MEMFORMER_LIBTORCH_SKIP_VERSION_CHECK=1"],
+  ], { details: { found: version, where, expected: `${from} to ${to}` } });
 }

@@ -5,12 +5,13 @@
 import { spawn } from "node:child_process";
 import { mkdir, readdir } from "node:fs/promises";
 import { join } from "node:path";
+import type { Attempt } from "../told-error.ts";
 import type { Report } from "./report.ts";
 
 export interface PipResult {
   /** The downloaded wheels; none if it failed, and `problems` says why then. */
   readonly wheels: readonly string[];
-  readonly problems: readonly string[];
+  readonly problems: readonly Attempt[];
 }
 
 export interface PipOptions {
@@ -29,13 +30,13 @@ export async function pipDownload(
   alternatives: readonly (readonly string[])[], folder: string, { needs = false, report, env = process.env }: PipOptions = {},
 ): Promise<PipResult> {
   await mkdir(folder, { recursive: true });
-  const problems: string[] = [];
+  const problems: Attempt[] = [];
   for (const requirements of alternatives) {
     report?.(`python3 -m pip download ${needs ? "" : "--no-deps "}${requirements.join(" ")}`);
     const problem = await run(requirements, folder, needs, env);
     const wheels = (await readdir(folder)).filter((name) => name.endsWith(".whl"));
     if (problem === undefined && wheels.length > 0) return { wheels: wheels.map((name) => join(folder, name)), problems };
-    problems.push(`${requirements.join(" ")}: ${problem ?? "pip brought no wheel"}`);
+    problems.push({ place: `pip download ${requirements.join(" ")}`, outcome: problem ?? "pip brought no wheel" });
   }
   return { wheels: [], problems };
 }

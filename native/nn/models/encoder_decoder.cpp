@@ -15,11 +15,14 @@ class EncoderDecoder final : public Model {
  public:
   EncoderDecoder(const Config& config, uint64_t seed)
       : Model(config, seed),
-        embedding_(parameters_, config.integer("vocabulary"), config.integer("width")),
+        source_embedding_(parameters_, "embedding", config.integer("vocabulary"), config.integer("width")),
+        target_embedding_(config.flag("shareEmbedding")
+                              ? source_embedding_
+                              : Embedding(parameters_, "decoder.embedding", config.integer("vocabulary"), config.integer("width"))),
         encoder_(parameters_, config, "encoder", config.integer("encoderLayers"), /*causal=*/false),
         decoder_(parameters_, config, config.integer("decoderLayers")),
         memory_(parameters_, config) {
-    make_output(config, embedding_.weight());
+    make_output(config, target_embedding_.weight());
   }
 
   State initial_state(int64_t rows) const override { return {memory_.initial(rows)}; }
@@ -28,9 +31,9 @@ class EncoderDecoder final : public Model {
     auto pass = start(segment);
     const KeyMask source_mask(segment.source, segment.padded);
     const auto memory = memory_.restart(state, segment.reset);
-    const auto encoded = encoder_(embedding_(segment.source, pass), memory, source_mask, pass);
+    const auto encoded = encoder_(source_embedding_(segment.source, pass), memory, source_mask, pass);
     const auto input = at::cat({at::full({prefix.size(0), 1}, bos_, prefix.options()), prefix}, 1);
-    const auto hidden = decoder_(embedding_(input, pass), KeyMask(), encoded, source_mask, pass);
+    const auto hidden = decoder_(target_embedding_(input, pass), KeyMask(), encoded, source_mask, pass);
     return project(hidden.select(1, input.size(1) - 1), pass);
   }
 
@@ -38,17 +41,17 @@ class EncoderDecoder final : public Model {
   Encoding encode(const SegmentInput& segment, const State& state, Pass& pass) const override {
     const KeyMask mask(segment.source, segment.padded);
     const auto memory = memory_.restart(state, segment.reset);                            // (B, M, D)
-    const auto encoded = encoder_(embedding_(segment.source, pass), memory, mask, pass);     // (B, T, D)
+    const auto encoded = encoder_(source_embedding_(segment.source, pass), memory, mask, pass);     // (B, T, D)
     return {encoded, {memory_.write(memory, encoded, mask, pass)}};
   }
 
   Tensor decode(const SegmentInput& segments, const Tensor& encoded, Pass& pass) const override {
     const auto first = at::full({segments.target.size(0), 1}, bos_, segments.target.options());
     const KeyMask source_mask(segments.source, segments.padded), target_mask(segments.target, segments.padded);
-    return decoder_(embedding_(shifted(first, segments.target), pass), target_mask, encoded, source_mask, pass);
+    return decoder_(target_embedding_(shifted(first, segments.target), pass), target_mask, encoded, source_mask, pass);
   }
 
-  Embedding embedding_;
+  Embedding source_embedding_, target_embedding_;  // one tensor where they are shared
   ReadingStack encoder_;
   ContinuingStack decoder_;
   Memory memory_;

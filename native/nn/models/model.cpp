@@ -51,10 +51,12 @@ Pass Model::start(const SegmentInput& segment) const { return Pass(parameters_, 
 void Model::make_output(const Config& config, const at::Tensor& embedding) {
   output_ = config.flag("tieEmbedding") ? embedding
                                         : parameters_.normal("output.weight", embedding.sizes(), 0.02, Parameters::Decay::yes);
+  if (config.flag("outputBias")) output_bias_ = parameters_.constant("output.bias", {embedding.size(0)}, 0.0);
 }
 
 at::Tensor Model::project(const at::Tensor& hidden, Pass& pass) const {
-  return ops::linear(pass.cast(hidden), pass.working(output_), {}, {}, {}).to(parameters_.dtype());
+  const auto bias = output_bias_ ? std::optional<at::Tensor>(pass.working(*output_bias_)) : std::nullopt;
+  return ops::linear(pass.cast(hidden), pass.working(output_), bias, {}, {}).to(parameters_.dtype());
 }
 
 Outputs Model::forward(const std::vector<SegmentInput>& segments, State state) const {
@@ -75,8 +77,10 @@ Outputs Model::forward(const std::vector<SegmentInput>& segments, State state) c
   const auto hidden = decode(all, G == 1 ? hiddens[0] : at::cat(hiddens), pass);
   require(hidden.size(0) == all.target.size(0) && hidden.size(1) == all.target.size(1), "SHAPE", "target must be (", hidden.size(0) / G, ", ",
           hidden.size(1), "), got ", segments[0].target.sizes());
-  const auto [sum, count] = ops::linear_cross_entropy(pass.cast(hidden).reshape({-1, hidden.size(2)}), pass.working(output_),
-                                                      all.target.reshape({-1}), pass.sink(output_), G,
+  const auto bias = output_bias_ ? std::optional<at::Tensor>(pass.working(*output_bias_)) : std::nullopt;
+  const auto [sum, count] = ops::linear_cross_entropy(pass.cast(hidden).reshape({-1, hidden.size(2)}), pass.working(output_), bias,
+                                                      all.target.reshape({-1}), pass.sink(output_),
+                                                      output_bias_ ? pass.sink(*output_bias_) : std::nullopt, G,
                                                       chunk_rows(output_.size(0), hidden.is_cpu()));
   return {leaving(sum / count.clamp_min(1).to(sum.scalar_type()), scale), count, each(state, leaving, scale)};
 }

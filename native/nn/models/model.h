@@ -65,7 +65,7 @@ class Model {
   /// What gradients are multiplied by inside; undefined: nothing.
   at::Tensor loss_scale() const { return parameters_.flat() ? parameters_.flat()->loss_scale : at::Tensor(); }
   at::Tensor project(const at::Tensor& hidden, Pass& pass) const;
-  /// V x D, the output projection: the embedding itself when tied.
+  /// The output projection: weight (V, D), the embedding itself when tied, and a bias (V) where the configuration has one.
   void make_output(const Config& config, const at::Tensor& embedding);
 
   Parameters parameters_;
@@ -75,6 +75,7 @@ class Model {
   at::ScalarType compute_;
   double dropout_;
   at::Tensor output_;
+  std::optional<at::Tensor> output_bias_;
 };
 
 /// Models by name: "encoder-decoder" (the paper's), "encoder", "decoder".

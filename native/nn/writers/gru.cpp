@@ -20,7 +20,7 @@ class GruWriter final : public Writer {
         feed_forward_(parameters, "writer.feed_forward", width_, config.integer("feedForward"), 1.0) {}
 
   at::Tensor operator()(const at::Tensor& memory, const at::Tensor& x, const KeyMask& mask, Pass& pass) const override {
-    const auto u = projection_.normed(memory, pass);
+    const auto u = projection_.slots(memory, pass);
     const auto own = projection_.value(u, pass).to(memory.scalar_type());
     const auto read = out_(projection_.attend(u, own, x, mask, pass), pass).to(memory.scalar_type());
     const auto written = at::gru_cell(read.reshape({-1, width_}), memory.reshape({-1, width_}), weight_ih_, weight_hh_, bias_ih_, bias_hh_);

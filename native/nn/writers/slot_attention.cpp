@@ -14,7 +14,7 @@ class SlotAttentionWriter final : public Writer {
       : projection_(parameters, config, 1.0 / std::sqrt(config.number("width"))) {}
 
   at::Tensor operator()(const at::Tensor& memory, const at::Tensor& x, const KeyMask& mask, Pass& pass) const override {
-    return projection_.attend(projection_.normed(memory, pass), memory, x, mask, pass);
+    return projection_.attend(projection_.slots(memory, pass), memory, x, mask, pass);
   }
 
  private:

@@ -10,25 +10,37 @@ namespace {
 // deviation g / sqrt(D); g^2 = tau (log(T) + kHold) / sqrt(E) puts it kHold above the logarithm of the number of tokens.
 constexpr double kHold = 2.0;
 
-double start_deviation(const Config& config) {
-  const double D = config.number("width"), E = D / config.number("heads");
+double start_deviation(const Config& config, double E) {
+  const double D = config.number("width");
   return std::sqrt(config.number("writerTemperature") * (std::log(config.number("segment")) + kHold) / std::sqrt(E) / D);
+}
+
+/// 0 in the configuration: as many as everywhere else.
+int64_t heads(const Config& config) {
+  const int64_t own = config.integer("writerHeads");
+  return own == 0 ? config.integer("heads") : own;
 }
 
 }  // namespace
 
 SlotProjection::SlotProjection(Parameters& parameters, const Config& config, double value_gain)
-    : heads_(config.integer("heads")),
-      scale_(1.0 / (std::sqrt(config.number("width") / config.number("heads")) * config.number("writerTemperature"))),
-      norm_(parameters, "writer.norm", config.integer("width")) {
+    : heads_(heads(config)) {
   const int64_t D = config.integer("width");
-  key_ = parameters.normal("writer.key.weight", {D, D}, start_deviation(config), Parameters::Decay::yes);
-  query_ = parameters.add("writer.query.weight", key_.detach().clone(), Parameters::Decay::yes);
-  value_ = parameters.normal("writer.value.weight", {D, D}, value_gain / std::sqrt(static_cast<double>(D)), Parameters::Decay::yes);
+  const double E = static_cast<double>(D) / static_cast<double>(heads_);
+  scale_ = 1.0 / (std::sqrt(E) * config.number("writerTemperature"));
+  if (config.flag("memoryNorm")) norm_.emplace(parameters, "writer.norm", D);
+  key_.weight = parameters.normal("writer.key.weight", {D, D}, start_deviation(config, E), Parameters::Decay::yes);
+  query_.weight = parameters.add("writer.query.weight", key_.weight.detach().clone(), Parameters::Decay::yes);
+  value_.weight = parameters.normal("writer.value.weight", {D, D}, value_gain / std::sqrt(static_cast<double>(D)), Parameters::Decay::yes);
+  if (!config.flag("writerBias")) return;
+  query_.bias = parameters.constant("writer.query.bias", {D}, 0.0);
+  key_.bias = parameters.constant("writer.key.bias", {D}, 0.0);
+  value_.bias = parameters.constant("writer.value.bias", {D}, 0.0);
 }
 
-at::Tensor SlotProjection::project(const at::Tensor& x, const at::Tensor& weight, Pass& pass) const {
-  return ops::linear(pass.cast(x), pass.working(weight), {}, pass.sink(weight), {});
+at::Tensor SlotProjection::project(const at::Tensor& x, const Projected& by, Pass& pass) const {
+  if (!by.bias) return ops::linear(pass.cast(x), pass.working(by.weight), {}, pass.sink(by.weight), {});
+  return ops::linear(pass.cast(x), pass.working(by.weight), pass.working(*by.bias), pass.sink(by.weight), pass.sink(*by.bias));
 }
 
 at::Tensor SlotProjection::value(const at::Tensor& x, Pass& pass) const { return project(x, value_, pass); }

@@ -17,9 +17,14 @@ interface Case {
   readonly unscored?: number;
   /** Default 1. */
   readonly groups?: number;
+  /** Default false. */
+  readonly biased?: boolean;
 }
 
-type Arguments = [hidden: Numbers, weight: Numbers, target: Numbers, sink: Numbers | null, groups: number, chunk: number];
+type Arguments = [
+  hidden: Numbers, weight: Numbers, bias: Numbers | null, target: Numbers, sink: Numbers | null, biasSink: Numbers | null,
+  groups: number, chunk: number,
+];
 
 export const linearCrossEntropy: OperatorSpec<Case, Arguments> = {
   name: "memformer::linear_cross_entropy",
@@ -31,20 +36,24 @@ export const linearCrossEntropy: OperatorSpec<Case, Arguments> = {
     { what: "all rows at a time", N: 5, D: 4, V: 6, chunk: 1000 },
     { what: "larger", N: 130, D: 33, V: 259, chunk: 64, unscored: 7 },
     { what: "in groups", N: 12, D: 5, V: 9, chunk: 3, unscored: 4, groups: 3 },
+    { what: "with a bias", N: 7, D: 5, V: 11, chunk: 3, unscored: 3, biased: true },
+    { what: "in groups, with a bias", N: 12, D: 5, V: 9, chunk: 3, unscored: 4, groups: 3, biased: true },
+    { what: "larger, with a bias", N: 130, D: 33, V: 259, chunk: 64, unscored: 7, biased: true },
+    { what: "without scored rows, with a bias", N: 4, D: 3, V: 5, chunk: 2, unscored: 1, biased: true },
     { what: "without scored rows", N: 4, D: 3, V: 5, chunk: 2, unscored: 1 },
     { what: "without rows", N: 0, D: 3, V: 5, chunk: 2 },
   ],
-  inputs({ N, D, V, chunk, unscored = Infinity, groups = 1 }, draw) {
+  inputs({ N, D, V, chunk, unscored = Infinity, groups = 1, biased = false }, draw) {
     // Any negative number says "not scored", not only -1.
     const target = numbers([N], (i) => i % unscored === unscored - 1 ? -1 - draw.below(3) : draw.below(V), "int64");
-    return [draw.numbers([N, D]), draw.numbers([V, D]), target, null, groups, chunk];
+    return [draw.numbers([N, D]), draw.numbers([V, D]), biased ? draw.numbers([V]) : null, target, null, null, groups, chunk];
   },
-  reference(hidden, weight, target, _, groups) {
+  reference(hidden, weight, bias, target, _, __, groups) {
     const [N, D] = hidden.shape as [number, number], V = weight.shape[0]!;
     const loss = new Float64Array(groups), scored = new Float64Array(groups);
     for (let n = 0; n < N; n++) {
       if (target.data[n]! < 0) continue;
-      const logits = new Float64Array(V);
+      const logits = bias === null ? new Float64Array(V) : bias.data.slice();
       for (let v = 0; v < V; v++) {
         for (let d = 0; d < D; d++) logits[v]! += hidden.data[n * D + d]! * weight.data[v * D + d]!;
       }
@@ -56,8 +65,9 @@ export const linearCrossEntropy: OperatorSpec<Case, Arguments> = {
     }
     return [numbers([groups], (i) => loss[i]!, "accumulated"), numbers([groups], (i) => scored[i]!, "int64")];
   },
-  plain(hidden, weight, target, _, groups) {
-    const logits = apply("aten::matmul", hidden, apply("aten::t", weight));
+  plain(hidden, weight, bias, target, _, __, groups) {
+    const product = apply("aten::matmul", hidden, apply("aten::t", weight));
+    const logits = bias === null ? product : apply("aten::add.Tensor", product, bias);
     const logP = apply("aten::log_softmax.int", logits, 1, "float32");
     const losses = apply("aten::nll_loss", logP, apply("aten::clamp_min", target, -1), null, 0, -1);
     const summed = (rows: Tensor): Tensor => apply("aten::sum.dim_IntList", apply("aten::view", rows, [groups, -1]), [1]);
@@ -66,53 +76,73 @@ export const linearCrossEntropy: OperatorSpec<Case, Arguments> = {
   misuses: [
     {
       what: "a target outside the vocabulary", code: "TOKEN_RANGE",
-      arguments: (h, w, _, sink, groups, chunk) => [h, w, numbers([7], (i) => i === 6 ? 11 : 0, "int64"), sink, groups, chunk],
+      arguments: (h, w, b, _, ...rest) => [h, w, b, numbers([7], (i) => i === 6 ? 11 : 0, "int64"), ...rest],
       message: /^linear_cross_entropy: target holds token 11, the vocabulary has 11$/,
     },
     {
       what: "chunks of nothing", code: "CONFIG",
-      arguments: (h, w, target, sink, groups) => [h, w, target, sink, groups, 0],
+      arguments: (...args) => args.with(7, 0) as Arguments,
       message: /^linear_cross_entropy: chunk must be at least 1, got 0$/,
     },
     {
       what: "groups that the rows do not fill", code: "CONFIG",
-      arguments: (h, w, target, sink, _, chunk) => [h, w, target, sink, 2, chunk],
+      arguments: (...args) => args.with(6, 2) as Arguments,
       message: /^linear_cross_entropy: the 7 rows must fall into equal groups, got 2 groups$/,
     },
     {
       what: "hidden states that are no (N, D)", code: "SHAPE",
-      arguments: (_, w, target, sink, groups, chunk) => [numbers([7, 1, 5]), w, target, sink, groups, chunk],
+      arguments: (...args) => args.with(0, numbers([7, 1, 5])) as Arguments,
       message: /^linear_cross_entropy: hidden must have shape \(any, any\), got \[7, 1, 5\]$/,
     },
     {
       what: "a weight of another width", code: "SHAPE",
-      arguments: (h, _, target, sink, groups, chunk) => [h, numbers([11, 4]), target, sink, groups, chunk],
+      arguments: (...args) => args.with(1, numbers([11, 4])) as Arguments,
       message: /^linear_cross_entropy: weight must have shape \(any, 5\), got \[11, 4\]$/,
     },
     {
       what: "targets of other rows", code: "SHAPE",
-      arguments: (h, w, _, sink, groups, chunk) => [h, w, numbers([6], () => 0, "int64"), sink, groups, chunk],
+      arguments: (...args) => args.with(3, numbers([6], () => 0, "int64")) as Arguments,
       message: /^linear_cross_entropy: target must have shape \(7\), got \[6\]$/,
     },
     {
       what: "targets of another dtype", code: "DTYPE",
-      arguments: (h, w, _, sink, groups, chunk) => [h, w, numbers([7], () => 0, "int32"), sink, groups, chunk],
+      arguments: (...args) => args.with(3, numbers([7], () => 0, "int32")) as Arguments,
       message: /^linear_cross_entropy: target must be Long, got Int$/,
     },
     {
       what: "a weight of another dtype", code: "DTYPE",
-      arguments: (h, _, target, sink, groups, chunk) => [h, numbers([11, 5], () => 0, "int64"), target, sink, groups, chunk],
+      arguments: (...args) => args.with(1, numbers([11, 5], () => 0, "int64")) as Arguments,
       message: /^linear_cross_entropy: weight must have hidden's dtype Double, got Long$/,
     },
     {
       what: "a sink of another width", code: "SHAPE",
-      arguments: (h, w, target, _, groups, chunk) => [h, w, target, numbers([11, 4]), groups, chunk],
+      arguments: (...args) => args.with(4, numbers([11, 4])) as Arguments,
       message: /^linear_cross_entropy: sink must have shape \(11, 5\), got \[11, 4\]$/,
     },
     {
       what: "a sink of another dtype", code: "DTYPE",
-      arguments: (h, w, target, _, groups, chunk) => [h, w, target, numbers([11, 5], () => 0, "int64"), groups, chunk],
+      arguments: (...args) => args.with(4, numbers([11, 5], () => 0, "int64")) as Arguments,
       message: /^linear_cross_entropy: sink must be Double, got Long$/,
+    },
+    {
+      what: "a bias of another vocabulary", code: "SHAPE",
+      arguments: (...args) => args.with(2, numbers([10])) as Arguments,
+      message: /^linear_cross_entropy: bias must have shape \(11\), got \[10\]$/,
+    },
+    {
+      what: "a bias of another dtype", code: "DTYPE",
+      arguments: (...args) => args.with(2, numbers([11], () => 0, "int64")) as Arguments,
+      message: /^linear_cross_entropy: bias must have hidden's dtype Double, got Long$/,
+    },
+    {
+      what: "a sink of a bias that is not there", code: "CONFIG",
+      arguments: (...args) => args.with(5, numbers([11])) as Arguments,
+      message: /^linear_cross_entropy: a bias_sink needs a bias$/,
+    },
+    {
+      what: "a sink of another bias", code: "SHAPE",
+      arguments: (...args) => args.with(2, numbers([11])).with(5, numbers([10])) as Arguments,
+      message: /^linear_cross_entropy: bias_sink must have shape \(11\), got \[10\]$/,
     },
   ],
   cost: ({ N, D, V }, size) => ({ bytes: size * (N + V) * D + 8 * N, flops: 2 * N * D * V + 4 * N * V }),
@@ -123,11 +153,11 @@ opcheck(linearCrossEntropy, () => {
   const weightOfLoss = numbers([1], () => 1, "accumulated");
 
   it("gives the same loss, count and gradients for every chunk", async () => {
-    const args = linearCrossEntropy.inputs(linearCrossEntropy.cases[5]!, new Draw(5));
+    const args = linearCrossEntropy.inputs({ ...linearCrossEntropy.cases[5]!, biased: true }, new Draw(5));
     const [loss, scored] = await run(call, args);
     const sent = await gradients(call, args, [weightOfLoss, null]);
     for (const chunk of [1, 7, 129, 130, 131, 100_000]) {
-      const other = args.with(5, chunk) as Arguments;
+      const other = args.with(7, chunk) as Arguments;
       const [otherLoss, otherScored] = await run(call, other);
       const otherSent = await gradients(call, other, [weightOfLoss, null]);
       expect(errorOf(otherLoss!.data, loss!.data), `loss, chunk ${chunk}`).to.be.below(1e-12);
@@ -138,22 +168,26 @@ opcheck(linearCrossEntropy, () => {
     }
   });
 
-  it("adds the gradient of its weight to the sink, to what that holds", async () => {
-    const args = linearCrossEntropy.inputs(linearCrossEntropy.cases[0]!, new Draw(6));
+  it("adds the gradients of weight and bias to their sinks, to what those hold", async () => {
+    const args = linearCrossEntropy.inputs({ ...linearCrossEntropy.cases[0]!, biased: true }, new Draw(6));
     const grad = numbers([1], () => 3, "accumulated");
-    const [hidden, weight] = await gradients(call, args, [grad, null]);
-    const held = numbers([11, 5], (i) => i), sink = upload(held, "float64");
-    const [hiddenThen, weightThen] = await gradients((...given) => call(...given.with(3, sink)), args, [grad, null]);
+    const [hidden, ...sent] = await gradients(call, args, [grad, null]);
+    const held = [numbers([11, 5], (i) => i), numbers([11], (i) => -i)];
+    const sinks = held.map((values) => upload(values, "float64"));
+    const [hiddenThen, ...sentThen] = await gradients((...given) => call(...given.with(4, sinks[0]!).with(5, sinks[1]!)), args, [grad, null]);
     expect(hiddenThen!.data).to.deep.equal(hidden!.data);
-    expect(weightThen!.data.every((value) => value === 0)).to.be.true;
-    expect(errorOf((await download(sink)).data, held.data.map((value, i) => value + weight!.data[i]!))).to.be.below(1e-12);
-    sink.dispose();
+    for (const [i, sink] of sinks.entries()) {
+      expect(sentThen[i]!.data.every((value) => value === 0)).to.be.true;
+      const expected = held[i]!.data.map((value, j) => value + sent[i]!.data[j]!);
+      expect(errorOf((await download(sink)).data, expected), `sink ${i}`).to.be.below(1e-12);
+      sink.dispose();
+    }
   });
 
   it("never holds the logits of all rows", async () => {
     const N = 512, D = 4, V = 20_000;
     const args: Arguments =
-      [numbers([N, D], (i) => i % 3), numbers([V, D], (i) => i % 5), numbers([N], (i) => i, "int64"), null, 1, 16];
+      [numbers([N, D], (i) => i % 3), numbers([V, D], (i) => i % 5), null, numbers([N], (i) => i, "int64"), null, null, 1, 16];
     const before = (await settled()).hostBytes;
     resetPeakMemory();
     await gradients(call, args, [weightOfLoss, null], { dtype: "float32" });

@@ -3,7 +3,7 @@
 #include <c10/cuda/CUDAStream.h>
 
 #include "core/cuda/dtype_of.h"
-#include "core/tensor_checks.h"
+#include "core/gradient_sink.h"
 #include "core/torch.h"
 #include "ops/linear_cross_entropy/linear_cross_entropy.cuh"
 
@@ -13,6 +13,7 @@ namespace memformer::ops {
 namespace {
 
 using at::Tensor;
+using Optional = std::optional<Tensor>;
 
 CrossEntropyParams params_of(const Tensor& logits, const Tensor& target, const Tensor& lse) {
   CrossEntropyParams params{};
@@ -25,10 +26,12 @@ CrossEntropyParams params_of(const Tensor& logits, const Tensor& target, const T
   return params;
 }
 
-Tensor logits_into(Tensor out, const Tensor& hidden, const Tensor& weight) { return at::mm_out(out, hidden, weight.t()); }
+Tensor logits_into(Tensor out, const Tensor& hidden, const Tensor& weight, const Optional& bias) {
+  return given(bias) ? at::addmm_out(out, *bias, hidden, weight.t()) : at::mm_out(out, hidden, weight.t());
+}
 
-std::tuple<Tensor, Tensor, std::vector<Tensor>> forward_cuda(const Tensor& hidden, const Tensor& weight, const Tensor& target_in,
-                                                             bool with_grad, int64_t groups, int64_t chunk) {
+std::tuple<Tensor, Tensor, std::vector<Tensor>> forward_cuda(const Tensor& hidden, const Tensor& weight, const Optional& bias,
+                                                             const Tensor& target_in, bool with_grad, int64_t groups, int64_t chunk) {
   const c10::cuda::CUDAGuard device(hidden.device());
   const auto stream = c10::cuda::getCurrentCUDAStream();
   const auto target = target_in.contiguous();
@@ -39,7 +42,7 @@ std::tuple<Tensor, Tensor, std::vector<Tensor>> forward_cuda(const Tensor& hidde
   auto logits = buffer;
   for (int64_t start = 0; start < N; start += chunk) {
     const int64_t rows = std::min(chunk, N - start);
-    logits = logits_into(buffer.narrow(0, 0, rows), hidden.narrow(0, start, rows), weight);
+    logits = logits_into(buffer.narrow(0, 0, rows), hidden.narrow(0, start, rows), weight, bias);
     auto params = params_of(logits, target.narrow(0, start, rows), lse.narrow(0, start, rows));
     params.loss = losses.narrow(0, start, rows).mutable_data_ptr();
     launch_cross_entropy_forward(params, stream);
@@ -52,24 +55,25 @@ std::tuple<Tensor, Tensor, std::vector<Tensor>> forward_cuda(const Tensor& hidde
   return {loss, count, with_grad ? std::vector<Tensor>{lse, logits} : std::vector<Tensor>()};
 }
 
-std::tuple<Tensor, Tensor> backward_cuda(const Tensor& grad_in, at::TensorList saved, const Tensor& hidden, const Tensor& weight,
-                                         const Tensor& target_in, const std::optional<Tensor>& sink, int64_t chunk) {
+std::tuple<Tensor, Tensor, Tensor> backward_cuda(const Tensor& grad_in, at::TensorList saved, const Tensor& hidden, const Tensor& weight,
+                                                 const Optional& bias, const Tensor& target_in, const Optional& sink,
+                                                 const Optional& bias_sink, int64_t chunk) {
   const c10::cuda::CUDAGuard device(hidden.device());
   const auto stream = c10::cuda::getCurrentCUDAStream();
   const auto &lse = saved[0], &last = saved[1];
   const auto target = target_in.contiguous();
   const auto grad = grad_in.contiguous();
   const int64_t N = hidden.size(0);
-  const bool given = sink.has_value() && sink->defined();
   auto grad_hidden = at::empty(hidden.sizes(), hidden.options());
-  auto grad_weight = given ? *sink : at::zeros(weight.sizes(), weight.options().dtype(lse.scalar_type()));
+  auto grad_weight = given(sink) ? *sink : at::zeros(weight.sizes(), weight.options().dtype(lse.scalar_type()));
+  auto grad_bias = given(bias_sink) ? *bias_sink : at::zeros({given(bias) ? weight.size(0) : 0}, grad_weight.options());
   const int64_t last_start = N == 0 ? 0 : (N - 1) / chunk * chunk;
   // The last chunk goes first, while its logits are there; then the others find a place.
   const auto others = last_start > 0 ? at::empty({chunk, weight.size(0)}, hidden.options()) : Tensor();
   for (int64_t start = last_start; N > 0 && start >= 0; start -= chunk) {
     const int64_t rows = std::min(chunk, N - start);
     const auto h = hidden.narrow(0, start, rows);
-    const auto logits = start == last_start ? last : logits_into(others, h, weight);
+    const auto logits = start == last_start ? last : logits_into(others, h, weight, bias);
     auto params = params_of(logits, target.narrow(0, start, rows), lse.narrow(0, start, rows));
     params.grad = grad.const_data_ptr();
     params.first = start;
@@ -80,8 +84,12 @@ std::tuple<Tensor, Tensor> backward_cuda(const Tensor& grad_in, at::TensorList s
     at::mm_out(grad_h, logits, weight);
     if (grad_weight.scalar_type() == hidden.scalar_type()) grad_weight.addmm_(logits.t(), h);
     else at::addmm_out(grad_weight, grad_weight, logits.t(), h, grad_weight.scalar_type(), 1, 1);
+    if (given(bias)) grad_bias.add_(logits.sum({0}, false, grad_bias.scalar_type()));
   }
-  return {grad_hidden, given ? at::empty({0}, weight.options()) : grad_weight.to(weight.scalar_type())};
+  const auto sent = [&](const Tensor& gradient, const Optional& sink) {
+    return given(sink) ? at::empty({0}, weight.options()) : gradient.to(weight.scalar_type());
+  };
+  return {grad_hidden, sent(grad_weight, sink), sent(grad_bias, bias_sink)};
 }
 
 }  // namespace

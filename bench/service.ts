@@ -1,0 +1,93 @@
+/**
+ * What training costs a service in the same process: the latency of a route that has nothing to do with it, in examples/fastify, idle
+ * and while a run goes on. A steady load over loopback; the server is a process of its own, as in life. The two states take turns.
+ */
+import autocannon from "autocannon";
+import { spawn } from "node:child_process";
+import { once } from "node:events";
+import { mkdtempSync, rmSync } from "node:fs";
+import { availableParallelism, tmpdir } from "node:os";
+import { join } from "node:path";
+import { createInterface } from "node:readline";
+import { fileURLToPath } from "node:url";
+import { Memformer } from "../lib/index.ts";
+import type { Progress } from "../examples/fastify/training.ts";
+import { flag, median, report, type Row } from "./support/report.ts";
+
+interface Load {
+  readonly seconds: number;
+  /** Requests a second. */
+  readonly rate: number;
+}
+
+export async function service(flags: readonly string[]): Promise<boolean> {
+  const rounds = flag(flags, "rounds", 3), load = { seconds: flag(flags, "seconds", 8), rate: flag(flags, "rate", 500) };
+  const folder = mkdtempSync(join(tmpdir(), "memformer-bench-")), rows: Row[] = [];
+  let within = false;
+  try {
+    await using model = await Memformer.create({
+      width: 128, heads: 4, feedForward: 512, encoderLayers: 2, decoderLayers: 2, memorySlots: 32, segment: 64,
+    });
+    await model.save(join(folder, "model"));
+    for (const threads of new Set([1, availableParallelism()])) {
+      const { idle, busy, tokensPerSecond } = await measured(folder, threads, rounds, load);
+      for (const [state, { latency }] of [["idle", idle], ["training", busy]] as const) {
+        rows.push({
+          "engine's threads": threads, state, "p50 ms": latency("p50"), "p99 ms": latency("p99"), "longest ms": latency("max"),
+          "training tok/s": state === "idle" ? "" : Math.round(tokensPerSecond),
+        });
+      }
+      if (threads === 1) within = busy.latency("p99") - idle.latency("p99") <= 10;
+    }
+  } finally {
+    rmSync(folder, { recursive: true });
+  }
+  report("service", "Latency of an unrelated route, beside training in the same process (medians of rounds)", rows, { rounds, ...load, connections });
+  return within;
+}
+
+const connections = 10;
+
+/** The results of the rounds of one state. */
+class Rounds {
+  readonly results: autocannon.Result[] = [];
+
+  latency = (of: "p50" | "p99" | "max"): number => median(this.results.map(({ latency }) => latency[of]));
+}
+
+async function measured(folder: string, threads: number, rounds: number, load: Load): Promise<{ idle: Rounds; busy: Rounds; tokensPerSecond: number }> {
+  const server = spawn(process.execPath, ["--import", "tsx", fileURLToPath(new URL("../examples/fastify/server.ts", import.meta.url)),
+    join(folder, "model"), join(folder, "data"), "0"], { stdio: ["ignore", "pipe", "inherit"], env: { ...process.env, THREADS: String(threads) } });
+  const ended = once(server, "exit");
+  try {
+    const [url] = await once(createInterface(server.stdout), "line") as [string];
+    const idle = new Rounds(), busy = new Rounds(), speeds: number[] = [];
+    await loaded(url, { ...load, seconds: 3 }); // until the code is compiled
+    for (let round = 0; round < rounds; round++) {
+      idle.results.push(await loaded(url, load));
+      await training(url, "POST", { steps: 100_000 });
+      while ((await training(url, "GET")).step < 2) await new Promise((resolve) => setTimeout(resolve, 50));
+      busy.results.push(await loaded(url, load));
+      speeds.push((await training(url, "GET")).tokensPerSecond!);
+      await training(url, "DELETE");
+    }
+    return { idle, busy, tokensPerSecond: median(speeds) };
+  } finally {
+    server.kill("SIGTERM");
+    await ended;
+  }
+}
+
+async function loaded(url: string, { seconds, rate }: Load): Promise<autocannon.Result> {
+  const result = await autocannon({ url: `${url}/health`, connections, duration: seconds, overallRate: rate });
+  if (result.errors + result.non2xx > 0) throw new Error(`${result.errors} errors, ${result.non2xx} refusals under load`);
+  return result;
+}
+
+async function training(url: string, method: string, body?: object): Promise<Progress> {
+  const answer = await fetch(`${url}/training`, {
+    method, ...(body === undefined ? {} : { body: JSON.stringify(body), headers: { "content-type": "application/json" } }),
+  });
+  if (!answer.ok) throw new Error(`${method} /training: ${answer.status} ${await answer.text()}`);
+  return await answer.json() as Progress;
+}

@@ -1,0 +1,37 @@
+import type { Command } from "commander";
+import { importLucidrains, importSchema, type Imported, type ImportOptions } from "../import/lucidrains.ts";
+import { MemformerError } from "../errors.ts";
+import { addOptions, pick } from "./options.ts";
+import { table } from "./table.ts";
+
+interface Options extends ImportOptions {
+  readonly out?: string;
+  readonly dryRun?: boolean;
+  readonly json?: boolean;
+}
+
+/** Adds `memformer import`. */
+export function register(program: Command): void {
+  const command = program
+    .command("import")
+    .description("turns a checkpoint of lucidrains' memformer (PyTorch's .pt, safetensors) into a model's folder")
+    .argument("<file>", "a state dict, or a file that holds one under model, state_dict or model_state_dict")
+    .option("--out <folder>", "where the model goes; must not be there yet")
+    .option("--dry-run", "print what goes where, and write nothing")
+    .option("--json", "print JSON");
+  addOptions(command, importSchema, "What shapes do not tell");
+  command.action(async (file: string, options: Options) => {
+    const { out, dryRun = false, json = false } = options;
+    if (out === undefined && !dryRun) throw new MemformerError("CONFIG", "name a folder with --out, or look first with --dry-run");
+    const imported = await importLucidrains(file, dryRun ? undefined : out, pick(importSchema, { ...options }));
+    const written = dryRun ? undefined : out;
+    process.stdout.write(json ? `${JSON.stringify({ file, ...(written === undefined ? {} : { out: written }), ...imported }, null, 2)}\n` : show(imported, dryRun, written));
+  });
+}
+
+function show({ config, tensors, parameters }: Imported, withTable: boolean, out: string | undefined): string {
+  const mapping = table([["ours", "shape", "theirs"], ...tensors.map(({ ours, shape, theirs }) => [ours, `(${shape.join(", ")})`, theirs.join(" + ")])]);
+  const options = Object.entries(config).map(([key, value]) => `  ${key.padEnd(18)}${String(value)}`).join("\n");
+  const last = out === undefined ? "Nothing was written." : `Written to ${out}.`;
+  return `${withTable ? `${mapping}\n\n` : ""}${options}\n\n${tensors.length} tensors, ${parameters} parameters. ${last}\n`;
+}
