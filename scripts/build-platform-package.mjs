@@ -5,7 +5,7 @@
  * stripped, each a real file under its SONAME, for npm drops links. The licences come from PyTorch's wheel.
  */
 import { execFileSync } from "node:child_process";
-import { copyFileSync, cpSync, existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, realpathSync, rmSync, statSync, writeFileSync } from "node:fs";
+import { copyFileSync, cpSync, existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { dirname, join, resolve } from "node:path";
 import { parseArgs } from "node:util";
@@ -32,14 +32,14 @@ function takeLibraries(lib, target) {
   mkdirSync(target, { recursive: true });
   const names = linked(lib, "libtorch.so");
   for (const name of names) {
-    copyFileSync(realpathSync(join(lib, name)), join(target, name));
+    copyFileSync(join(lib, name), join(target, name)); // follows links
     execFileSync("strip", ["--strip-unneeded", join(target, name)]);
   }
   for (const name of names) {
     const facts = inspectBinary(join(target, name));
     const found = complaints(facts, "manylinux_2_28", { stripped: true });
     if (facts.soname !== name) found.push(`calls itself ${facts.soname}`);
-    if (found.length > 0) fail(`${name} ${found.join("; ")}.`);
+    if (found.length > 0) throw new Error(`${name} ${found.join("; ")}.`);
   }
   return names;
 }
@@ -49,9 +49,9 @@ function licencesOf(source, named) {
   if (named === undefined) {
     const place = readdirSync(dirname(source)).find((name) => /^torch-.*\.dist-info$/.test(name));
     if (place !== undefined) return join(dirname(source), place, "licenses");
-    fail(`There are no licences beside ${source}. Name PyTorch's wheel, or a folder that holds them: --licences FILE.`);
+    throw new Error(`There are no licences beside ${source}. Name PyTorch's wheel, or a folder that holds them: --licences FILE.`);
   }
-  if (!existsSync(named)) fail(`--licences ${named}: there is no such file.`);
+  if (!existsSync(named)) throw new Error(`--licences ${named}: there is no such file.`);
   return resolve(named);
 }
 
@@ -61,7 +61,7 @@ async function takeLicences(source, target) {
   try {
     if (!statSync(source).isDirectory()) execFileSync("unzip", ["-q", source, "*.dist-info/licenses/*", "-d", scratch]);
     const from = statSync(source).isDirectory() ? source : join(scratch, readdirSync(scratch)[0] ?? "", "licenses");
-    if (!existsSync(join(from, "LICENSE"))) fail(`${source} holds no LICENSE.`);
+    if (!existsSync(join(from, "LICENSE"))) throw new Error(`${source} holds no LICENSE.`);
     copyFileSync(join(from, "LICENSE"), join(target, "LICENSE"));
     const parts = join(from, "third_party");
     if (existsSync(parts)) cpSync(parts, join(target, "licenses"), { recursive: true });
@@ -70,7 +70,8 @@ async function takeLicences(source, target) {
   }
 }
 
-await main(async () => {
+/** Staged in a folder of its own, which goes however it ends. */
+async function build() {
   const { values } = parseArgs({
     options: { libtorch: { type: "string" }, licences: { type: "string" }, version: { type: "string" }, out: { type: "string", default: "out/release" } },
   });
@@ -92,8 +93,12 @@ await main(async () => {
     const [{ filename, size, unpackedSize, entryCount }] = Object.values(JSON.parse(packed));
     console.log(`LibTorch ${libtorch.version} from ${libtorch.source}: ${names.join(" ")}`);
     console.log(`${join(out, filename)}: ${size} bytes packed, ${unpackedSize} unpacked, ${entryCount} files`);
-    if (size > largest) fail(`That is more than the ${largest} bytes a registry takes.`);
+    if (size > largest) throw new Error(`That is more than the ${largest} bytes a registry takes.`);
   } finally {
     rmSync(stage, { recursive: true, force: true });
   }
+}
+
+await main(async () => {
+  await build().catch((error) => fail(error.message));
 });

@@ -37,7 +37,7 @@ function tryOut(project, node, run) {
   };
   const { rows } = JSON.parse(memformer("doctor", "--json"));
   const libtorch = rows.find(({ name }) => name === "libtorch").found;
-  if (!libtorch.includes("@memformer/")) fail(`The platform package was not taken: ${libtorch}`);
+  if (!libtorch.includes("@memformer/")) throw new Error(`The platform package was not taken: ${libtorch}`);
   memformer("train", "--data", "text.txt", "--preset", "tiny", "--lanes", "4", "--steps", "2", "--out", run, "--device", "cpu");
   console.log(`${execFileSync(join(bin, "node"), ["--version"], { encoding: "utf8" }).trim()} trained with LibTorch ${libtorch}`);
 }

@@ -129,6 +129,8 @@ function packMain() {
   const stage = join(out, "stage");
   rmSync(stage, { recursive: true, force: true });
   mkdirSync(stage, { recursive: true });
+  // What an earlier compilation left would be packed with the rest.
+  rmSync(join(root, "dist"), { recursive: true, force: true });
   run("npm", "run", "--silent", "build:ts");
   run("npm", "pack", "--silent", "--pack-destination", stage);
   run("tar", "-xzf", join(stage, readdirSync(stage)[0]), "-C", stage);

@@ -12,7 +12,7 @@ const platform = "packages/libtorch-cpu-linux-x64";
 const note = 'import { appendFileSync } from "node:fs"; appendFileSync("calls", process.argv.slice(1).map((a) => a.split("/").at(-1)).join(" ") + "\\n");\n';
 
 /** npm, but for its scripts, which are noted. */
-const npm = '#!/bin/sh\nif [ "$1" = run ]; then echo "npm $3" >> calls; [ "$3" != "$FAILING" ]; exit; fi\nexec "$NPM" "$@"\n';
+const npm = '#!/bin/sh\nif [ "$1" = run ]; then [ "$3" = build:ts ] && mkdir dist && touch dist/index.js; echo "npm $3" >> calls; [ "$3" != "$FAILING" ]; exit; fi\nexec "$NPM" "$@"\n';
 
 describe("a release", () => {
   let folder: string;
@@ -29,8 +29,8 @@ describe("a release", () => {
       [`${platform}/package.json`]: JSON.stringify(platformManifest, null, 2),
       "CHANGELOG.md": "# Changelog\n\n## [Unreleased]\n\n## [0.1.0] - 2026-01-31\n\n### Added\n\n- The model.\n",
       "bin/npm": npm,
-      "dist/index.js": "",
-      ".gitignore": "out/\nvariants/\ncalls\nnode_modules\n",
+      "dist/stale.js": "",
+      ".gitignore": "out/\ndist/\nvariants/\ncalls\nnode_modules\n",
       "scripts/check-package.mjs": note,
       "scripts/check-tarballs.mjs": note,
       "scripts/prebuild.mjs": `${note}
@@ -85,6 +85,8 @@ describe("a release", () => {
     ]);
     expect(again.stdout).to.contain("in a real run: commit and tag v0.2.0");
     expect([git("status", "--porcelain"), git("tag"), json("package.json")["version"]]).to.deep.equal(["", "", "0.1.0"]);
+    const names = execFileSync("tar", ["-tzf", join(folder, "out/release/memformer-0.2.0.tgz")], { encoding: "utf8" }).trim().split("\n");
+    expect(names.sort()).to.deep.equal(["package/dist/index.js", "package/package.json"]);
     // What would be published asks for exactly its own version of the platform package.
     const packed = execFileSync("tar", ["-xOzf", join(folder, "out/release/memformer-0.2.0.tgz"), "package/package.json"], { encoding: "utf8" });
     expect(JSON.parse(packed)).to.deep.include({ version: "0.2.0", optionalDependencies: { "@memformer/libtorch-cpu-linux-x64": "0.2.0" } });

@@ -57,6 +57,10 @@ describe("workflows", () => {
     const minors = jobs["compile"]!.strategy!.matrix["libtorch"]!.map((version) => String(version).split(".").slice(0, 2).join("."));
     const [first, last] = [from, to].map((version) => Number(version.split(".")[1])) as [number, number];
     expect(minors).to.deep.equal(Array.from({ length: last - first + 1 }, (_, i) => `2.${first + i}`));
+    // And install.md says for which ones there are binaries.
+    const table = [...read("docs/install.md").matchAll(/^\| ([\d.]+) \| `variants\/torch-([\d.]+)` \| ([\d.]+),/gm)];
+    expect(table.map(([, minor, torch]) => [minor, torch])).to.deep.equal(minors.map((minor) => [minor, minor]));
+    expect(table.map(([, , , version]) => version)).to.deep.equal(jobs["compile"]!.strategy!.matrix["libtorch"]!.map(String));
     const publishing = Object.entries(jobs).filter(([, { permissions }]) => permissions?.["id-token"] === "write");
     expect(publishing.map(([name]) => name)).to.deep.equal(["publish"]);
     expect([jobs["publish"]!.needs, jobs["try"]!.needs, jobs["pack"]!.needs]).to.deep.equal(["try", "pack", "compile"]);

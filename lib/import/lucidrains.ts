@@ -23,6 +23,7 @@ export const importSchema = z.strictObject({
   bos: z.int().nonnegative().default(0).describe("the token that every target began with in training; they pad with 0"),
 });
 
+/** What shapes do not tell, as a user gives it: what is left out has its default. */
 export type ImportOptions = z.input<typeof importSchema>;
 
 /** One tensor's way: `theirs` names what it is made of, rows one below the other. */
@@ -32,6 +33,7 @@ export interface ImportedTensor {
   readonly theirs: readonly string[];
 }
 
+/** What an import made: the configuration, and where every tensor came from. */
 export interface Imported {
   readonly config: ModelConfig;
   readonly tensors: readonly ImportedTensor[];
