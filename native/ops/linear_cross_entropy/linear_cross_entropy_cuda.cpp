@@ -84,7 +84,7 @@ std::tuple<Tensor, Tensor, Tensor> backward_cuda(const Tensor& grad_in, at::Tens
     at::mm_out(grad_h, logits, weight);
     if (grad_weight.scalar_type() == hidden.scalar_type()) grad_weight.addmm_(logits.t(), h);
     else at::addmm_out(grad_weight, grad_weight, logits.t(), h, grad_weight.scalar_type(), 1, 1);
-    if (given(bias)) grad_bias.add_(logits.sum({0}, false, grad_bias.scalar_type()));
+    if (given(bias)) grad_bias.add_(at::sum(logits, at::IntArrayRef({0}), false, grad_bias.scalar_type()));
   }
   const auto sent = [&](const Tensor& gradient, const Optional& sink) {
     return given(sink) ? at::empty({0}, weight.options()) : gradient.to(weight.scalar_type());
