@@ -52,6 +52,17 @@ describeOnGpu("on a GPU, MRBP gives the gradient of BPTT", function () {
     });
   }
 
+  for (const variant of variants) for (const precision of ["float32", "float64"] as const) {
+    it(`as lucidrains' port has it, for ${variant} in ${precision}`, async () => {
+      await using model = await onGpu({
+        variant, precision, writer: "gru", writerHeads: 4, writerSteps: 2, writerBias: true, memoryNorm: false, forgetting: "none",
+        position: "t5", positionBuckets: "lucidrains", shareEmbedding: variant !== "encoder-decoder", tieEmbedding: false, outputBias: true,
+      });
+      const start = await carried(model), exact = await gather(model, bptt, {}, start);
+      for (const [i, found] of (await thrice(model, {}, start)).entries()) expectClose(`window ${i}`, found, exact, exactness[precision]);
+    });
+  }
+
   for (const precision of ["bfloat16", "float16"] as const) for (const writer of writers) for (const position of positions) {
     it(`in ${precision} to 2e-2, for ${writer}, ${position}; near a CPU's in float64, parameter by parameter`, async () => {
       await using model = await onGpu({ writer, position, precision, dropout: 0 });

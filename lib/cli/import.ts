@@ -24,14 +24,15 @@ export function register(program: Command): void {
     const { out, dryRun = false, json = false } = options;
     if (out === undefined && !dryRun) throw new MemformerError("CONFIG", "name a folder with --out, or look first with --dry-run");
     const imported = await importLucidrains(file, dryRun ? undefined : out, pick(importSchema, { ...options }));
-    const written = dryRun ? undefined : out;
-    process.stdout.write(json ? `${JSON.stringify({ file, ...(written === undefined ? {} : { out: written }), ...imported }, null, 2)}\n` : show(imported, dryRun, written));
+    const facts = { file, ...(dryRun ? {} : { out }), ...imported };
+    process.stdout.write(json ? `${JSON.stringify(facts, null, 2)}\n` : show(imported, dryRun ? undefined : out));
   });
 }
 
-function show({ config, tensors, parameters }: Imported, withTable: boolean, out: string | undefined): string {
-  const mapping = table([["ours", "shape", "theirs"], ...tensors.map(({ ours, shape, theirs }) => [ours, `(${shape.join(", ")})`, theirs.join(" + ")])]);
+/** The configuration and, where nothing was written, the table of tensors. */
+function show({ config, tensors, parameters }: Imported, out: string | undefined): string {
+  const rows = tensors.map(({ ours, shape, theirs }) => [ours, `(${shape.join(", ")})`, theirs.join(" + ")]);
   const options = Object.entries(config).map(([key, value]) => `  ${key.padEnd(18)}${String(value)}`).join("\n");
   const last = out === undefined ? "Nothing was written." : `Written to ${out}.`;
-  return `${withTable ? `${mapping}\n\n` : ""}${options}\n\n${tensors.length} tensors, ${parameters} parameters. ${last}\n`;
+  return `${out === undefined ? `${table([["ours", "shape", "theirs"], ...rows])}\n\n` : ""}${options}\n\n${tensors.length} tensors, ${parameters} parameters. ${last}\n`;
 }

@@ -26,7 +26,7 @@ program
     },
   })
   .exitOverride();
-for (const register of [doctor, setup, build, train, evaluate, generate, inspect, importModel]) register(program);
+for (const register of [doctor, setup, build, train, evaluate, generate, importModel, inspect]) register(program);
 
 // Whoever reads our output may stop reading: `memformer generate … | head`.
 process.stdout.on("error", (error: NodeJS.ErrnoException) => {
