@@ -32,7 +32,7 @@ export class Conversations {
   readonly #sessions = new Map<string, Session>(); // in the order of their last use
   readonly #answering = new Set<string>();
   readonly #leaving = new Map<string, Promise<void>>(); // on their way to disk
-  readonly #closing = new AbortController();
+  #closing = false;
 
   constructor(model: Memformer, tokenizer: Tokenizer, folder: string, limits: ConversationLimits) {
     this.#model = model;
@@ -58,7 +58,7 @@ export class Conversations {
       await session.read(text);
       yield "";
       for await (const piece of session.generate(options)) {
-        if (this.#closing.signal.aborted) return;
+        if (this.#closing) return;
         yield piece;
       }
     } finally {
@@ -76,7 +76,12 @@ export class Conversations {
 
   /** Answers end at their next piece. */
   stopAnswering(): void {
-    this.#closing.abort();
+    this.#closing = true;
+  }
+
+  /** Whether answers that end now are cut short. */
+  get closing(): boolean {
+    return this.#closing;
   }
 
   /** Writes every session to disk and frees it. */

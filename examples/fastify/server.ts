@@ -54,7 +54,7 @@ export async function service({ model: folder, data, logger = false }: ServiceOp
   app.post("/conversations", async (_, reply) => reply.status(201).send({ id: await conversations.open() }));
   app.post<{ Params: { id: string }; Body: { text: string; maxTokens: number; temperature: number } }>(
     "/conversations/:id/answers", { schema: { params: id, body: question } }, async ({ params, body: { text, ...options } }, reply) => {
-      const answer = events(conversations.answer(params.id, text, options));
+      const answer = events(conversations, conversations.answer(params.id, text, options));
       await answer.next(); // what is refused is refused here, with a status of its own
       // A client that goes away destroys the stream, which ends the generation.
       return reply.type("text/event-stream").header("cache-control", "no-store").send(Readable.from(answer));
@@ -87,9 +87,9 @@ export async function service({ model: folder, data, logger = false }: ServiceOp
   return app;
 }
 
-async function* events(pieces: AsyncIterable<string>): AsyncGenerator<string, void, void> {
+async function* events(conversations: Conversations, pieces: AsyncIterable<string>): AsyncGenerator<string, void, void> {
   for await (const piece of pieces) yield `data: ${JSON.stringify(piece)}\n\n`;
-  yield "event: end\ndata: {}\n\n";
+  yield `event: ${conversations.closing ? "cut" : "end"}\ndata: {}\n\n`;
 }
 
 if (import.meta.url === pathToFileURL(process.argv[1] ?? "").href) {
