@@ -5,6 +5,7 @@ import { cpSync, existsSync, mkdirSync, rmSync, symlinkSync, writeFileSync } fro
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { isMemformerError, type MemformerError } from "../lib/errors.ts";
+import { findBinary } from "../lib/native/binary.ts";
 import { buildFolder } from "../lib/native/build.ts";
 import { resolveLibtorch } from "../lib/native/libtorch/resolve.ts";
 import { requireMachine } from "../lib/native/load.ts";
@@ -62,6 +63,20 @@ describe("loading", function () {
     expect(failure?.code).to.equal("ERR_MEMFORMER_LOAD_FAILED");
     expect(failure?.message).to.match(/does not load on linux-x64: \S+libc10\.so: (invalid ELF header|file too short)/);
     expect(failure?.message).to.match(/1\. fetch LibTorch again, whole: +npx memformer setup --force\n/);
+  });
+
+  it("beside another copy that is loaded already is refused: two in one process would end it", () => {
+    const other = join(folder, "other/memformer.node"), { addon } = findBinary(resolveLibtorch()) as { addon: string };
+    mkdirSync(join(folder, "other"), { recursive: true });
+    cpSync(addon, other);
+    const program = `Promise.all([import(${JSON.stringify(`file://${root}/lib/native/load.ts`)}), import("node:module")]).then(([m, { createRequire }]) => {
+      m.testLoadLibtorch(${JSON.stringify(resolveLibtorch().root)}, "${resolveLibtorch().variant}");
+      createRequire(${JSON.stringify(`${folder}/`)})(${JSON.stringify(other)});
+      m.loadAddon();
+    }).catch((error) => { console.log(error.code + " " + error.message); })`;
+    const { stdout, stderr } = spawnSync(process.execPath, ["--import", "tsx", "-e", program], { cwd: root, encoding: "utf8" });
+    expect(stdout, stderr).to.match(/^ERR_MEMFORMER_LOAD_FAILED Another copy of memformer is loaded in this process already\.\n/);
+    expect(stdout).to.contain(`looked at  ${other}`).and.contain("npm dedupe memformer");
   });
 
   it("where Node may not load addons says so", () => {

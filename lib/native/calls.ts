@@ -2,6 +2,7 @@
  * The way into the addon. Calls only enqueue, so an error surfaces later, at a read; each call therefore has a number, under
  * which the JavaScript stack of its caller is kept, and an error is given the stack of the call that failed.
  */
+import { isNativeError } from "node:util/types"; // of any realm: tests in Jest run in one of their own
 import { isMemformerError, MemformerError, type ErrorCode } from "../errors.ts";
 import type { Addon } from "./addon.ts";
 import type { Libtorch } from "./libtorch/resolve.ts";
@@ -70,7 +71,7 @@ interface NativeFailure {
 
 /** What the addon rejected with, as a MemformerError that points at the call that failed. */
 export function translated(error: unknown): unknown {
-  if (!(error instanceof Error) || !("code" in error) || isMemformerError(error)) return error;
+  if (!isNativeError(error) || !("code" in error) || isMemformerError(error)) return error;
   const { code, call, native, requestedBytes, freeBytes } = error as Error & NativeFailure;
   const details = Object.fromEntries(Object.entries({ native, requestedBytes, freeBytes }).filter(([, value]) => value !== undefined));
   const result = new MemformerError(code as ErrorCode, error.message, Object.keys(details).length === 0 ? {} : { details });

@@ -1,5 +1,5 @@
 /** Finds and loads the addon: LibTorch first, through the tiny loader, then the addon built for it. Nothing else loads a `.node`. */
-import { existsSync } from "node:fs";
+import { existsSync, realpathSync } from "node:fs";
 import { createRequire } from "node:module";
 import { join } from "node:path";
 import type { MemformerError } from "../errors.ts";
@@ -9,7 +9,7 @@ import { remediesFor } from "./load-remedies.ts";
 import type { LibtorchFolder } from "./libtorch/layout.ts";
 import { minorVersion, packageVersion } from "./libtorch/pin.ts";
 import { resolveLibtorch, type Libtorch } from "./libtorch/resolve.ts";
-import { demands, thisMachine, type Machine } from "./platform.ts";
+import { demands, readIfAllowed, thisMachine, type Machine } from "./platform.ts";
 import { probe } from "./probe.ts";
 import { toldError, type Attempt } from "./told-error.ts";
 
@@ -46,6 +46,7 @@ export function loadAddon(): Loaded {
   const libtorch = findLibtorch();
   const binary = findBinary(libtorch);
   if ("attempts" in binary) throw noBinary(libtorch, binary.attempts);
+  requireOnlyOne(binary);
   const reason = binary.local ? undefined : probe(binary, libtorch);
   if (reason !== undefined) throw doesNotLoad(reason, binary, libtorch);
   try {
@@ -108,6 +109,19 @@ export function requireMachine(machine: Machine): void {
   const attempts = lacking.map(({ name, found, needed }) => ({ place: name, outcome: `${found}: ${needed}` }));
   const failed = `memformer ${packageVersion()} does not run on this machine (${machine.platform}-${machine.arch}).`;
   throw toldError("UNSUPPORTED_PLATFORM", failed, attempts, []);
+}
+
+/**
+ * Two addons in one process register the same operators twice, which ends it. A second environment of ours (a worker) opens the same
+ * file; a second copy of the package another one.
+ */
+function requireOnlyOne({ addon }: Binary): void {
+  const mine = realpathSync(addon);
+  const other = [...readIfAllowed("/proc/self/maps").matchAll(/ (\/.*\/memformer\.node)$/gm)].map(([, path]) => path!).find((path) => path !== mine);
+  if (other === undefined) return;
+  throw toldError("LOAD_FAILED", "Another copy of memformer is loaded in this process already.", [
+    { place: other, outcome: "loaded" }, { place: mine, outcome: "asked for" },
+  ], [["let all that use it share one", "npm dedupe memformer; npm ls memformer shows where they are"]]);
 }
 
 function binariesThere(): string {

@@ -1,5 +1,5 @@
 /** What memformer's binaries ask of a machine, looked at before one of them is opened: a wrong machine ends the process, it does not throw. */
-import { existsSync, readFileSync } from "node:fs";
+import { readFileSync } from "node:fs";
 
 /** What is known of this machine. */
 export interface Machine {
@@ -30,8 +30,16 @@ const instructions = ["avx2", "fma"];
 /** This machine. */
 export function thisMachine(): Machine {
   const { node, napi = "0" } = process.versions as { node: string; napi?: string };
-  const cpuinfo = existsSync("/proc/cpuinfo") ? readFileSync("/proc/cpuinfo", "utf8") : "";
-  return { platform: process.platform, arch: process.arch, glibc: glibc(), node, napi: Number(napi), cpuinfo };
+  return { platform: process.platform, arch: process.arch, glibc: glibc(), node, napi: Number(napi), cpuinfo: readIfAllowed("/proc/cpuinfo") };
+}
+
+/** A file's text; "" where there is none, or where Node's permission model keeps it from us. */
+export function readIfAllowed(path: string): string {
+  try {
+    return readFileSync(path, "utf8");
+  } catch {
+    return "";
+  }
 }
 
 /** The report holds the C library's version; without `excludeNetwork` it may wait for a name server. */

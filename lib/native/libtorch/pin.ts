@@ -46,9 +46,16 @@ export function isVariant(text: string): text is Variant {
 /** The package's folder, the same from `lib/` and from `dist/`. */
 export const packageRoot = fileURLToPath(new URL("../../../", import.meta.url));
 
-/** Reads the pins that ship with the package. */
+/** Reads the pins that ship with the package. Throws MemformerError LOAD_FAILED where its code has been taken away from its files. */
 export function readPins(): Pins {
-  return JSON.parse(readFileSync(new URL("../../../third_party/libtorch.json", import.meta.url), "utf8")) as Pins;
+  const path = `${packageRoot}third_party/libtorch.json`;
+  try {
+    return JSON.parse(readFileSync(path, "utf8")) as Pins;
+  } catch (cause) {
+    const failed = "memformer's code is not beside its files: a bundler has taken it in.";
+    const remedies = [["leave it outside the bundle", 'external: ["memformer"]']] as const;
+    throw toldError("LOAD_FAILED", failed, [{ place: path, outcome: (cause as Error).message }], remedies, { cause });
+  }
 }
 
 /** The version of the package itself. */
