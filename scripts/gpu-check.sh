@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
 # Everything that needs a GPU, on any machine that has one, with PyTorch, nvcc, Node and node_modules (npm itself is not needed):
-#   scripts/gpu-check.sh [build] [test] [sanitize] [bench] [-- flags of the bench]        default: all four
+#   scripts/gpu-check.sh [build] [test] [sanitize] [bench] [binding] [-- flags of the bench]        default: all five
 #   build     the addon and its CUDA half, against PyTorch's own LibTorch, into out/cuda/
 #   test      test/cuda.*.spec.ts and test/device.spec.ts
 #   sanitize  compute-sanitizer over our kernels (memcheck, racecheck, initcheck) in the operators' tests, memcheck over training steps
 #   bench     npm run bench -- cuda, without npm
+#   binding   npm run bench -- binding: what driving from JavaScript costs, which may be 3 % at most
 # Output goes to $OUT, else out/gpu-check/, a file a stage. A stage that fails does not stop later ones; the exit code says whether
 # any did. Environment: MEMFORMER_PYTHON (default python3), MEMFORMER_LIBTORCH (default python), NODE (default node),
 # SANITIZE_SECONDS (limit of one tool, default 150), SANITIZE_GREP (which tests it runs).
@@ -20,13 +21,13 @@ stages=()
 flags=()
 while [ $# -gt 0 ]; do
   case $1 in
-    build | test | sanitize | bench) stages+=("$1") ;;
+    build | test | sanitize | bench | binding) stages+=("$1") ;;
     --) shift; flags=("$@"); break ;;
-    *) echo "there is no stage \"$1\"; stages: build, test, sanitize, bench" >&2; exit 2 ;;
+    *) echo "there is no stage \"$1\"; stages: build, test, sanitize, bench, binding" >&2; exit 2 ;;
   esac
   shift
 done
-[ ${#stages[@]} -gt 0 ] || stages=(build test sanitize bench)
+[ ${#stages[@]} -gt 0 ] || stages=(build test sanitize bench binding)
 
 # TypeScript through tsx where it is; a Node from 24 on runs the sources as they are.
 typescript=()
@@ -105,6 +106,13 @@ bench() {
   local code=0
   run_node bench/main.ts cuda "${flags[@]}" || code=$?
   [ ! -f bench/results/cuda.json ] || cp bench/results/cuda.json "$out/"
+  return $code
+}
+
+binding() {
+  local code=0
+  run_node bench/main.ts binding || code=$?
+  [ ! -f bench/results/binding-gpu.json ] || cp bench/results/binding-gpu.json "$out/"
   return $code
 }
 

@@ -1,19 +1,18 @@
 /** A zip whose files are stored as they are, as PyTorch writes its checkpoints: each is read whole, and its checksum checked. */
 import { stat } from "node:fs/promises";
-import { promisify } from "node:util";
 import { crc32 } from "node:zlib";
-import { open, type Entry, type Options, type ZipFile } from "yauzl";
+import type { Entry, ZipFile } from "yauzl";
 import { MemformerError } from "../errors.ts";
+import { openZip } from "../zip.ts";
 import { errnoOf, withIoErrors } from "./io-error.ts";
 
-const openZip = promisify<string, Options, ZipFile>(open);
 const STORED = 0;
 
 /** Opens a zip and reads its directory; the caller closes it. Throws CHECKPOINT_FORMAT with what is wrong, or IO. */
 export async function openZipRecords(path: string): Promise<ZipRecords> {
   return await withIoErrors("read", path, async () => {
     if (!(await stat(path)).isFile()) throw damaged(path, "not a regular file");
-    const zip = await openZip(path, { lazyEntries: true, autoClose: false }).catch((error: unknown) => { throw asDamage(path, error); });
+    const zip = await openZip(path).catch((error: unknown) => { throw asDamage(path, error); });
     try {
       return new ZipRecords(path, zip, await directory(path, zip));
     } catch (error) {

@@ -8,13 +8,11 @@ import { mkdir } from "node:fs/promises";
 import { dirname, join } from "node:path";
 import { Transform } from "node:stream";
 import { pipeline } from "node:stream/promises";
-import { promisify } from "node:util";
 import { crc32 } from "node:zlib";
-import { open, type Entry, type Options, type ZipFile } from "yauzl";
+import type { Entry, ZipFile } from "yauzl";
 import { MemformerError } from "../../errors.ts";
+import { openZip } from "../../zip.ts";
 import type { Report } from "./report.ts";
-
-const openZip = promisify<string, Options, ZipFile>(open);
 
 const leftOut = /^lib(torch_python|backend_with_compiler|aoti_custom_ops|test_|.*_test\.)/;
 
@@ -69,7 +67,7 @@ interface Chosen {
 async function opened(archive: string, work: (zip: ZipFile) => Promise<void>): Promise<void> {
   let zip: ZipFile;
   try {
-    zip = await openZip(archive, { lazyEntries: true, autoClose: false });
+    zip = await openZip(archive);
   } catch (error) {
     throw damaged(archive, error);
   }
@@ -133,6 +131,6 @@ async function extract(
 }
 
 function damaged(archive: string, cause: unknown): MemformerError {
-  const message = `${archive} cannot be unpacked: ${(cause as Error).message}.`;
+  const message = `${archive} cannot be unpacked: ${(cause as Error).message.replace(/\.$/, "")}.`;
   return new MemformerError("LIBTORCH_HASH", message, { cause, details: { archive } });
 }

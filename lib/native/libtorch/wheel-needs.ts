@@ -1,9 +1,7 @@
 /** Which CUDA libraries a wheel of PyTorch names in its metadata. */
 import { buffer } from "node:stream/consumers";
-import { promisify } from "node:util";
-import { open, type Entry, type Options, type ZipFile } from "yauzl";
-
-const openZip = promisify<string, Options, ZipFile>(open);
+import type { Entry } from "yauzl";
+import { openZip } from "../../zip.ts";
 
 /** The wheel's requirements on CUDA's libraries, as pip understands them: `nvidia-nccl-cu13==2.30.7`, `cuda-toolkit[cublas]==13.0.3`. */
 export async function cudaRequirements(wheel: string): Promise<string[]> {
@@ -12,7 +10,7 @@ export async function cudaRequirements(wheel: string): Promise<string[]> {
 }
 
 async function readMetadata(wheel: string): Promise<string> {
-  const zip = await openZip(wheel, { lazyEntries: true, autoClose: false });
+  const zip = await openZip(wheel);
   try {
     return await new Promise((resolve, reject) => {
       zip.on("error", reject);
