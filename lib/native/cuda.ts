@@ -4,9 +4,9 @@ import { join } from "node:path";
 import { isMemformerError, MemformerError } from "../errors.ts";
 import { addonOrigin, guarded } from "./calls.ts";
 import { cudaHalf } from "./layout.ts";
-import { readPins } from "./libtorch/pin.ts";
+import { pinnedCuda, readPins } from "./libtorch/pin.ts";
 import type { Libtorch } from "./libtorch/resolve.ts";
-import { cudaDriver } from "./load.ts";
+import { cudaDriver, cudaVersionOf } from "./load.ts";
 import { toldError, type Remedy } from "./told-error.ts";
 
 /** "auto": a GPU where there is one. "cuda" is "cuda:0". */
@@ -28,7 +28,7 @@ export function openCuda(): readonly string[] {
   if (libtorch.variant !== "cuda") throw noCuda("this LibTorch is for the CPU", libtorch, driver, [fetchLine(), pythonLine]);
   if (typeof driver === "string") throw noCuda(driver, libtorch, driver, [driverLine]);
   if (Math.floor(driver / 1000) < needed) {
-    const reason = `the NVIDIA driver serves CUDA up to ${versionOf(driver)}, LibTorch is built with ${libtorch.cuda}`;
+    const reason = `the NVIDIA driver serves CUDA up to ${cudaVersionOf(driver)}, LibTorch is built with ${libtorch.cuda}`;
     throw noCuda(reason, libtorch, driver, [driverLine], "DRIVER_TOO_OLD");
   }
   if (!existsSync(path)) {
@@ -41,12 +41,7 @@ const driverLine = ["install an NVIDIA driver that fits", "nvidia-smi shows the 
 const pythonLine = ["or use the PyTorch of a Python install", "MEMFORMER_LIBTORCH=python"] as const;
 
 function fetchLine(): Remedy {
-  const cuda = Object.keys(readPins().defaults).find((name) => name !== "cpu");
-  return ["fetch a LibTorch with CUDA once", `npx memformer setup --variant ${cuda}`];
-}
-
-function versionOf(driver: number): string {
-  return `${Math.floor(driver / 1000)}.${Math.floor((driver % 1000) / 10)}`;
+  return ["fetch a LibTorch with CUDA once", `npx memformer setup --variant ${pinnedCuda(readPins())}`];
 }
 
 function noCuda(
@@ -55,7 +50,7 @@ function noCuda(
 ): MemformerError {
   const attempts = [
     { place: "LibTorch", outcome: `${version} for ${variant === "cpu" ? "the CPU" : `CUDA ${cuda ?? ""}`} (${root})` },
-    { place: "driver", outcome: typeof driver === "string" ? driver : `serves CUDA up to ${versionOf(driver)}` },
+    { place: "driver", outcome: typeof driver === "string" ? driver : `serves CUDA up to ${cudaVersionOf(driver)}` },
   ];
   return toldError(code, `device "cuda" is not to be had: ${reason}.`, attempts, [...remedies, ["or run on the CPU", 'device: "cpu"']]);
 }

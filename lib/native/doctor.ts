@@ -1,4 +1,5 @@
 /** `memformer doctor`: what memformer needs and what this machine has, one row a need, with the line that mends it. */
+import { dirname } from "node:path";
 import { findBinary, publishedVersions } from "./binary.ts";
 import { readBuild } from "./build.ts";
 import { inChild } from "./child.ts";
@@ -7,7 +8,7 @@ import { readRecord } from "./libtorch/cache.ts";
 import { minorVersion, packageVersion } from "./libtorch/pin.ts";
 import type { Libtorch } from "./libtorch/resolve.ts";
 import { aptLine, findTools } from "./libtorch/tools.ts";
-import { cudaDriver, findLibtorch } from "./load.ts";
+import { cudaDriver, cudaVersionOf, findLibtorch } from "./load.ts";
 import { demands, thisMachine } from "./platform.ts";
 
 export interface Row {
@@ -53,7 +54,8 @@ function tryResolve(env: NodeJS.ProcessEnv): Libtorch | Error {
 function libtorchRow(libtorch: Libtorch | Error): Row {
   if (libtorch instanceof Error) return need("libtorch", false, libtorch.message.split("\n")[0] ?? "", setupLine);
   const { root, version, variant, source } = libtorch;
-  const origin = readRecord(root)?.source;
+  // With CUDA's libraries beside it, LibTorch is a folder deeper than its record.
+  const origin = (readRecord(root) ?? readRecord(dirname(root)))?.source;
   const from = origin === undefined ? source : `${source}, from ${origin}`;
   return need("libtorch", true, `${version} (${variant}) in ${root} [${from}]`, setupLine);
 }
@@ -90,10 +92,8 @@ function cudaHalf(libtorch: Libtorch | Error, env: NodeJS.ProcessEnv): Row[] {
 }
 
 function driver(): Row {
-  const found = cudaDriver();
-  if (typeof found === "string") return { name: "cuda driver", ok: false, found: `${found}; the CPU computes`, required: false };
-  const version = `serves CUDA up to ${Math.floor(found / 1000)}.${Math.floor((found % 1000) / 10)}`;
-  return { name: "cuda driver", ok: true, found: version, required: false };
+  const driver = cudaDriver(), ok = typeof driver === "number";
+  return { name: "cuda driver", ok, found: ok ? `serves CUDA up to ${cudaVersionOf(driver)}` : `${driver}; the CPU computes`, required: false };
 }
 
 /** What this package brings. */

@@ -1,11 +1,13 @@
 /** What can be done about a library that does not open, by what the dynamic linker or Node says of it. */
+import { variantName } from "./libtorch/layout.ts";
+import { pinnedCuda, readPins } from "./libtorch/pin.ts";
 import type { Libtorch } from "./libtorch/resolve.ts";
 import type { Remedy } from "./told-error.ts";
 
 type Fitting = (libtorch: Libtorch) => readonly Remedy[];
 
-const fetchAgain: Fitting = ({ variant, cuda }) => {
-  const asked = variant === "cpu" ? "" : ` --variant cu${(cuda ?? "").replace(".", "")}`;
+const fetchAgain: Fitting = (libtorch) => {
+  const asked = libtorch.variant === "cpu" ? "" : ` --variant ${variantName(libtorch) ?? pinnedCuda(readPins())}`;
   return [["fetch LibTorch again, whole", `npx memformer setup${asked} --force`]];
 };
 

@@ -77,6 +77,11 @@ export function cudaDriver(): number | string {
   }
 }
 
+/** The version that {@link cudaDriver} counts: 13.0 of 13000. */
+export function cudaVersionOf(driver: number): string {
+  return `${Math.floor(driver / 1000)}.${Math.floor((driver % 1000) / 10)}`;
+}
+
 /** Opens the libraries of a LibTorch for good, in a process of which nothing else is asked; the reason if one fails. */
 export function testLoadLibtorch(root: string, variant: LibtorchFolder["variant"]): string | undefined {
   const path = findLoader();

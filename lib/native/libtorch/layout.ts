@@ -4,6 +4,7 @@
  */
 import { existsSync, readFileSync } from "node:fs";
 import { join, resolve } from "node:path";
+import type { Variant } from "./pin.ts";
 
 /** A LibTorch that is whole. */
 export interface LibtorchFolder {
@@ -36,6 +37,12 @@ export function inspectFolder(folder: string): LibtorchFolder | { readonly missi
   const compilable = missingHeader(root) === undefined;
   if (!existsSync(join(root, "lib/libtorch_cuda.so"))) return { root, version, variant: "cpu", compilable };
   return { root, version, variant: "cuda", cuda: readCuda(root), compilable };
+}
+
+/** `cpu`, or `cu130` where its files tell the CUDA version, else undefined. */
+export function variantName({ variant, cuda }: Pick<LibtorchFolder, "variant" | "cuda">): Variant | undefined {
+  if (variant === "cpu") return "cpu";
+  return cuda === undefined ? undefined : `cu${Number(cuda.replace(".", ""))}`;
 }
 
 /** The first of what compiling needs that `root` has not; undefined where it can be compiled against. */

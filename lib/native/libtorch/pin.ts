@@ -38,6 +38,11 @@ export interface Pins {
   readonly pins: Readonly<Record<string, Pin>>;
 }
 
+/** The variant with CUDA that there is a pin for. */
+export function pinnedCuda({ defaults }: Pins): string {
+  return Object.keys(defaults).find((name) => name !== "cpu") ?? "";
+}
+
 /** Whether `text` names a {@link Variant}. */
 export function isVariant(text: string): text is Variant {
   return /^(cpu|cu\d{2,3})$/.test(text);

@@ -8,8 +8,8 @@ import { dirname, join } from "node:path";
 import { MemformerError } from "../../errors.ts";
 import { toldError, type Attempt } from "../told-error.ts";
 import { cachedNames, cacheFolder, readRecord } from "./cache.ts";
-import { inspectFolder, type LibtorchFolder } from "./layout.ts";
-import { isSupported, isVariant, packageVersion, readPins, requireSupported, type Pins } from "./pin.ts";
+import { inspectFolder, variantName, type LibtorchFolder } from "./layout.ts";
+import { isSupported, isVariant, packageVersion, pinnedCuda, readPins, requireSupported, type Pins } from "./pin.ts";
 
 /** A LibTorch to load, and where it is {@link LibtorchFolder.compilable} to compile against. */
 export interface Libtorch extends LibtorchFolder {
@@ -80,7 +80,7 @@ function resolveNamed(named: string, options: ResolveOptions, env: NodeJS.Proces
 function unfit(
   found: LibtorchFolder, { variant }: ResolveOptions, env: NodeJS.ProcessEnv, pins: Pins,
 ): string | undefined {
-  const kinds = found.cuda === undefined ? [found.variant] : [found.variant, `cu${found.cuda.replace(".", "")}`];
+  const kinds: string[] = [found.variant, variantName(found) ?? found.variant];
   if (variant !== undefined && !kinds.includes(variant)) return `LibTorch ${found.version} for ${kinds.at(-1)}`;
   if (isSupported(found.version, pins, env)) return undefined;
   return `LibTorch ${found.version} is not among ${pins.supported.from} to ${pins.supported.to}`;
@@ -123,8 +123,7 @@ function askPython(env: NodeJS.ProcessEnv): { folder: string } | { missing: stri
 function notFound(attempts: readonly Attempt[], variant: string | undefined): MemformerError {
   const kind = variant === undefined ? "" : `${variant} `;
   const target = `${process.platform}-${process.arch}`;
-  const cuda = Object.keys(readPins().defaults).find((name) => name !== "cpu") ?? "";
-  const asked = variant === undefined || variant === "cpu" ? "" : ` --variant ${variant === "cuda" ? cuda : variant}`;
+  const asked = variant === undefined || variant === "cpu" ? "" : ` --variant ${variant === "cuda" ? pinnedCuda(readPins()) : variant}`;
   return toldError("LIBTORCH_NOT_FOUND", `memformer ${packageVersion()} found no ${kind}LibTorch for ${target}.`, attempts, [
     ["fetch it once", `npx memformer setup${asked}`],
     ["or use a Python install", "MEMFORMER_LIBTORCH=python"],

@@ -8,7 +8,7 @@ import { join } from "node:path";
 import { MemformerError } from "../../errors.ts";
 import { cacheFolder, readRecord, recordName, type CacheRecord } from "./cache.ts";
 import { KnownHashes } from "./known-hashes.ts";
-import { inspectFolder, type LibtorchFolder } from "./layout.ts";
+import { inspectFolder, variantName, type LibtorchFolder } from "./layout.ts";
 import { withLock } from "./lock.ts";
 import { obtain, type Archive } from "./obtain.ts";
 import { isVariant, readPins, requireSupported, type Pins, type Variant } from "./pin.ts";
@@ -132,7 +132,10 @@ async function seal(
     throw new MemformerError("LIBTORCH_MISMATCH", `${source} ${found.missing}.`, { details: { source } });
   }
   requireSupported(found.version, source, pins, env);
-  const variant = variantOf(found, source);
+  const variant = variantName(found);
+  if (variant === undefined) {
+    throw new MemformerError("LIBTORCH_MISMATCH", `${source} is built with CUDA, and does not say with which.`, { details: { source } });
+  }
   const expected = { version: asked.version ?? found.version, variant: asked.variant ?? variant };
   if (found.version !== expected.version || variant !== expected.variant) {
     const message =
@@ -151,12 +154,6 @@ async function seal(
   };
   await writeFile(join(unpacked, recordName), `${JSON.stringify(record, null, 2)}\n`);
   return record;
-}
-
-function variantOf({ variant, cuda }: LibtorchFolder, source: string): Variant {
-  if (variant === "cpu") return "cpu";
-  if (cuda !== undefined) return `cu${Number(cuda.replace(".", ""))}`;
-  throw new MemformerError("LIBTORCH_MISMATCH", `${source} is built with CUDA, and does not say with which.`, { details: { source } });
 }
 
 /** Puts the new folder in the old one's place, which is empty only between two renames. */
