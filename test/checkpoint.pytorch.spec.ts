@@ -145,6 +145,17 @@ describe("a checkpoint of PyTorch's", function () {
     expect(said).to.match(/data\/0" fails its checksum$/);
   });
 
+  it("whose zip names a place that no file has is refused, and the process goes on", async () => {
+    const bytes = await readFile(fixture("lucidrains.pt"));
+    const locator = bytes.lastIndexOf(Buffer.from("504b0607", "hex")); // of zip64's directory: 8 bytes on stands where it lies
+    expect(locator).to.be.above(0);
+    bytes.writeBigUInt64LE(2n ** 54n, locator + 8);
+    const error = await openStateDict(await write("outside.pt", bytes)).then(() => undefined, (reason: unknown) => reason);
+    if (!isMemformerError(error)) throw error ?? new Error("nothing was thrown");
+    expect(error.code).to.equal("ERR_MEMFORMER_CHECKPOINT_FORMAT");
+    expect(error.message).to.match(/its zip is damaged .*: it names bytes 18014398509481984 to 18014398509482040, which it has not/);
+  });
+
   it("cut or changed anywhere is read or refused, soon, and with a code", async function () {
     this.timeout(120_000);
     const whole = await readFile(fixture("lucidrains.pt"));
