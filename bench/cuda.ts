@@ -4,6 +4,7 @@
  * the gradient norm of the first window agree. Both sides: inputs on the GPU before, windows back to back, clipping, fused AdamW.
  *   [--quick] [--batches 1,16,64] [--configurations wiki,mnist] [--peers eager,compile,graphs,graphs+compile]
  *   [--methods mrbp,bptt,checkpointing] [--windows 20] [--warmup 5] [--peak FLOP/s]
+ *   [--together N]: segments a step of ours, else as many as the model thinks best;  [--unrecorded]: ours without CUDA graphs
  */
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
@@ -48,6 +49,8 @@ interface Plan {
   readonly peers: readonly Mode[];
   readonly warmup: number;
   readonly windows: number;
+  readonly together: number | undefined;
+  readonly recorded: boolean;
 }
 
 export async function cuda(flags: readonly string[]): Promise<boolean> {
@@ -59,6 +62,7 @@ export async function cuda(flags: readonly string[]): Promise<boolean> {
     methods: choice(flags, "methods", methodNames, quick ? ["mrbp"] : ["mrbp", "bptt", "checkpointing"]),
     peers: choice(flags, "peers", modes, quick ? ["eager", "graphs"] : modes),
     warmup: flag(flags, "warmup", 5), windows: flag(flags, "windows", quick ? 10 : 20),
+    together: flags.includes("--together") ? flag(flags, "together", 1) : undefined, recorded: !flags.includes("--unrecorded"),
   };
   const names = choice(flags, "configurations", Object.keys(configurations), Object.keys(configurations));
   const rows: Row[] = [], facts: Record<string, string | number> = { windows: plan.windows, warmup: plan.warmup, precision: "bfloat16" };
@@ -104,14 +108,17 @@ async function measureOurs(name: string, plan: Plan): Promise<Measured[]> {
     await using model = await Memformer.load(weights, { device: "cuda" }); // anew: training has moved the weights
     const { config } = model, segments = randomSegments(model, batch, horizon, false), window = resident(model, segments);
     await writeWindow(join(plan.folder, `${name}-${batch}.safetensors`), segments);
-    const together = method === "mrbp" ? Math.min(horizon, model.together(window[0]!)) : 1;
+    const together = method === "mrbp" ? Math.min(horizon, plan.together ?? model.together(window[0]!)) : 1;
+    model.recordSteps(plan.recorded);
     const row = { configuration: name, batch, program: "memformer", method, config, horizon, together };
     try {
-      const ours = await timePipeline(model, window, { method, warmup: plan.warmup, windows: plan.windows, traced: method === "mrbp" });
+      const ours = await timePipeline(model, window, {
+        method, warmup: plan.warmup, windows: plan.windows, traced: method === "mrbp", together: plan.together,
+      });
       const rate = quartiles(ours.seconds.map((seconds) => batch * config.segment * horizon / seconds));
       rows.push({ ...row, rate, peakBytes: ours.peakBytes, first: ours, ours });
       const { refusal } = await model.recording();
-      if (refusal !== "") console.error(`${name}, batch ${batch}: steps are not recorded: ${refusal}`);
+      if (plan.recorded && refusal !== "") console.error(`${name}, batch ${batch}: steps are not recorded: ${refusal}`);
     } catch (error) {
       if (!isMemformerError(error) || error.code !== "ERR_MEMFORMER_OUT_OF_MEMORY") throw error;
       rows.push(row);

@@ -1,5 +1,6 @@
 /**
- * Where a training window's time on the GPU goes, by kernel: `npm run bench -- profile [--configuration wiki] [--batch 16] [--top 30]`.
+ * Where a training window's time on the GPU goes, by kernel: `npm run bench -- profile [--configuration wiki] [--batch 16] [--together 1]
+ * [--top 30]`.
  */
 import { AdamW, Memformer, synchronize } from "../lib/index.ts";
 import { configurations } from "./support/configurations.ts";
@@ -14,8 +15,9 @@ export async function profiled(flags: readonly string[]): Promise<boolean> {
   using optimizer = new AdamW(model);
   const window = resident(model, randomSegments(model, batch, horizon, false));
   let state = model.initialState(batch);
+  const together = flag(flags, "together", Math.min(horizon, model.together(window[0]!)));
   const step = (): void => {
-    const made = enqueueWindow(model, window, "mrbp", state, 0, optimizer);
+    const made = enqueueWindow(model, window, "mrbp", state, 0, optimizer, together);
     state = made.state;
     for (const tensor of [...made.losses, made.norm]) tensor.dispose();
   };
@@ -35,7 +37,7 @@ export async function profiled(flags: readonly string[]): Promise<boolean> {
   const { refusal } = await model.recording();
   report(`profile-${name}-${batch}`, `Kernels of one ${name} window at batch ${batch}`, rows, {
     "kernels' ms": (sum / 1000).toFixed(2), "window's ms": (span / 1000).toFixed(2), "GPU busy": `${(100 * busy / span).toFixed(1)} %`,
-    kernels: events.length, ...(refusal === "" ? {} : { "not recorded": refusal }),
+    kernels: events.length, "segments a step": together, ...(refusal === "" ? {} : { "not recorded": refusal }),
   });
   for (const tensor of state) tensor.dispose();
   disposeWindow(window);

@@ -61,7 +61,7 @@ void CrossAttention::operator()(Residual& stream, const KeysValues& seen, const 
   const auto normed = norm_(stream, pass);
   const int64_t B = normed.size(0), T = normed.size(1), H = heads_, E = normed.size(2) / H;
   const auto q = query_(normed, pass).view({B, T, H, E}).transpose(1, 2);  // (B, H, T, E)
-  stream.branch = out_.without_bias(attend(q, seen.keys, seen.values, mask, /*causal=*/false), pass);
+  stream.branch = out_.without_bias(attend(q, seen.keys, seen.values, mask), pass);
 }
 
 }  // namespace memformer::nn

@@ -1,7 +1,7 @@
 #include "nn/positions.h"
 
 #include "ops/attention/attention.h"
-#include "ops/rotary_qkv/rotary_qkv.h"
+#include "ops/attention/rotary_attention.h"
 
 namespace memformer::nn {
 namespace {
@@ -23,6 +23,11 @@ Tensor merge(const Tensor& heads) {
   return heads.transpose(1, 2).reshape({B, T, H * E});
 }
 
+/// For the operators: nothing where every key may be seen, but for what `causal` says.
+std::optional<Tensor> visible(const KeyMask& mask, bool causal) {
+  return mask.none() ? std::nullopt : std::optional<Tensor>(mask.attention(causal));
+}
+
 /// Hides from `scores` (B, H, T, T) what a query may not see.
 Tensor masked(const Tensor& scores, const KeyMask& mask, bool causal) {
   const auto hidden = -std::numeric_limits<double>::infinity();
@@ -39,8 +44,7 @@ class Rotary final : public PositionedAttention {
   Tensor operator()(const Tensor& x, const Linear& project, const KeyMask& mask, bool causal, Pass& pass) const override {
     const auto qkv = project.without_bias(x, pass);  // its bias is added with the rotation
     const auto [cos, sin] = angles(qkv.product);
-    const auto [q, k, v] = ops::rotary_qkv(qkv.product, qkv.bias, qkv.bias_sink, cos, sin, heads_);
-    return attend(q, k, v, mask, causal);
+    return ops::rotary_attention(qkv.product, qkv.bias, qkv.bias_sink, cos, sin, visible(mask, causal), causal, heads_);
   }
 
  private:
@@ -144,18 +148,8 @@ Registry<Scheme, Parameters&, const Config&, const LayerPlace&>& position_scheme
   return registry;
 }
 
-Tensor attend(const Tensor& q, const Tensor& k, const Tensor& v, const KeyMask& mask, bool causal) {
-  const int64_t N = q.size(2), M = k.size(2);
-  // Beyond, the weights that ops::attention holds outgrow the other activations, and the fused kernel's products are worth starting.
-  constexpr int64_t kShort = 128 * 128;
-  if (q.is_cpu() && N * M <= kShort) {
-    std::optional<Tensor> visible;
-    if (!mask.none()) visible = mask.attention(causal);
-    else if (causal) visible = at::ones({1, 1, N, M}, q.options().dtype(at::kBool)).tril();
-    return merge(ops::attention(q, k, v, visible));
-  }
-  if (mask.none()) return merge(at::scaled_dot_product_attention(q, k, v, {}, 0.0, causal));
-  return merge(at::scaled_dot_product_attention(q, k, v, mask.attention(causal)));
+Tensor attend(const Tensor& q, const Tensor& k, const Tensor& v, const KeyMask& mask) {
+  return merge(ops::attention(q, k, v, visible(mask, /*causal=*/false), /*causal=*/false));
 }
 
 Tensor t5_buckets(int64_t T, int64_t buckets, int64_t most_distant, bool bidirectional) {

@@ -1,7 +1,7 @@
 #include "ops/attention/attention.h"
 
 #include "core/op_handle.h"
-#include "core/tensor_checks.h"
+#include "ops/attention/check.h"
 
 // Saved for backward: q, k, v and the weights p (B H, N, M). With g = dL/dy:
 //   dL/dv = p^T g      dL/ds = p (g v^T - rowsum(p g v^T))      dL/dq = dL/ds k / sqrt(E)      dL/dk = dL/ds^T q / sqrt(E)
@@ -12,7 +12,7 @@ using at::Tensor;
 using Mask = std::optional<Tensor>;
 constexpr const char* kOp = "attention";
 
-void check(const Tensor& q, const Tensor& k, const Tensor& v, const Mask& mask) {
+void check(const Tensor& q, const Tensor& k, const Tensor& v, const Mask& mask, bool causal) {
   require_floating(kOp, "q", q);
   require_shape(kOp, "q", q, {-1, -1, -1, -1});
   const int64_t B = q.size(0), H = q.size(1), N = q.size(2), E = q.size(3);
@@ -21,27 +21,37 @@ void check(const Tensor& q, const Tensor& k, const Tensor& v, const Mask& mask) 
   require_shape(kOp, "v", v, {B, H, M, E});
   require_like(kOp, "k", k, "q", q);
   require_like(kOp, "v", v, "q", q);
-  if (!mask.has_value() || !mask->defined()) return;
-  require_dtype(kOp, "mask", *mask, at::kBool);
-  const bool fits = mask->dim() == 4 && (mask->size(0) == B || mask->size(0) == 1) && mask->size(1) == 1 &&
-                    (mask->size(2) == N || mask->size(2) == 1) && mask->size(3) == M;
-  require(fits, "SHAPE", "attention: mask must have shape (", B, " or 1, 1, ", N, " or 1, ", M, "), got ", mask->sizes());
+  check_attention_mask(kOp, mask, causal, B, N, M, q);
+}
+
+bool is_fused(const Tensor& q, const Tensor& k) { return attention_is_fused(q, q.size(2), k.size(2), q.size(3)); }
+
+/// Whether the operators below are the better way; else LibTorch's fused attention is.
+bool is_short(const Tensor& q, const Tensor& k) {
+  // Beyond, the weights that are held outgrow the other activations, and the fused kernel's products are worth starting. On a GPU its
+  // kernels for two bytes are exact and fast at every length; that for float32 misses twice plain code's error.
+  constexpr int64_t kShort = 128 * 128;
+  const bool two_bytes = q.scalar_type() == at::kBFloat16 || q.scalar_type() == at::kHalf;
+  return is_fused(q, k) || (q.size(2) * k.size(2) <= kShort && !(q.is_cuda() && two_bytes));
 }
 
 /// (B, H, N, E) -> (B H, N, E)
 Tensor flat(const Tensor& x) { return x.reshape({x.size(0) * x.size(1), x.size(2), x.size(3)}); }
 
-std::tuple<Tensor, Tensor> forward(const Tensor& q, const Tensor& k, const Tensor& v, const Mask& mask) {
-  check(q, k, v, mask);
+std::tuple<Tensor, Tensor> composed_forward(const Tensor& q, const Tensor& k, const Tensor& v, const Mask& mask, bool causal) {
   const double scale = 1.0 / std::sqrt(static_cast<double>(q.size(3)));
+  const int64_t N = q.size(2), M = k.size(2);
   auto scores = at::bmm(flat(q), flat(k).transpose(1, 2)).mul_(scale);  // (B H, N, M)
-  if (mask.has_value() && mask->defined())
-    scores.view({q.size(0), q.size(1), q.size(2), k.size(2)}).masked_fill_(mask->logical_not(), -std::numeric_limits<double>::infinity());
+  Tensor hidden;
+  if (mask.has_value() && mask->defined()) hidden = mask->logical_not();
+  else if (causal) hidden = at::ones({1, 1, N, M}, q.options().dtype(at::kBool)).triu_(1);
+  if (hidden.defined()) scores.view({q.size(0), q.size(1), N, M}).masked_fill_(hidden, -std::numeric_limits<double>::infinity());
   const auto weights = at::softmax(scores, -1);
   return {at::bmm(weights, flat(v)).view(q.sizes()), weights};
 }
 
-std::tuple<Tensor, Tensor, Tensor> backward(const Tensor& grad, const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& weights) {
+std::tuple<Tensor, Tensor, Tensor> composed_backward(const Tensor& grad, const Tensor& q, const Tensor& k, const Tensor& v,
+                                                     const Tensor& weights) {
   const double scale = 1.0 / std::sqrt(static_cast<double>(q.size(3)));
   const auto g = flat(grad);
   const auto grad_v = at::bmm(weights.transpose(1, 2), g);
@@ -50,52 +60,73 @@ std::tuple<Tensor, Tensor, Tensor> backward(const Tensor& grad, const Tensor& q,
   return {at::bmm(grad_scores, flat(k)).view(q.sizes()), at::bmm(grad_scores.transpose(1, 2), flat(q)).view(k.sizes()), grad_v.view(v.sizes())};
 }
 
-using Forward = std::tuple<Tensor, Tensor>(const Tensor&, const Tensor&, const Tensor&, const Mask&);
-using Backward = std::tuple<Tensor, Tensor, Tensor>(const Tensor&, const Tensor&, const Tensor&, const Tensor&, const Tensor&);
+using Fused = Tensor(const Tensor&, const Tensor&, const Tensor&, const Mask&, bool);
+using FusedBackward = std::tuple<Tensor, Tensor, Tensor>(const Tensor&, const Tensor&, const Tensor&, const Tensor&, const Mask&, bool);
 
-const auto& forward_op() {
-  static const auto op = find_op<Forward>("memformer::attention_forward");
-  return op;
+/// y, and the weights unless the kernel has done it.
+std::tuple<Tensor, Tensor> attend(const Tensor& q, const Tensor& k, const Tensor& v, const Mask& mask, bool causal) {
+  static const auto composed = find_op<decltype(composed_forward)>("memformer::attention_forward");
+  if (!is_fused(q, k)) return composed.call(q, k, v, mask, causal);
+  static const auto fused = find_op<Fused>("memformer::attention_fused");
+  return {fused.call(q, k, v, mask, causal), Tensor()};
 }
 
 class Attention : public torch::autograd::Function<Attention> {
  public:
-  static Tensor forward(torch::autograd::AutogradContext* context, const Tensor& q, const Tensor& k, const Tensor& v, const Mask& mask) {
+  static Tensor forward(torch::autograd::AutogradContext* context, const Tensor& q, const Tensor& k, const Tensor& v, const Mask& mask,
+                        bool causal) {
     at::AutoDispatchBelowADInplaceOrView below;
-    auto [y, weights] = forward_op().call(q, k, v, mask);
-    context->save_for_backward({q, k, v, weights});
+    auto [y, weights] = attend(q, k, v, mask, causal);
+    context->save_for_backward({q, k, v, mask.value_or(Tensor()), weights});
+    context->saved_data["causal"] = causal;
     return y;
   }
 
   static torch::autograd::variable_list backward(torch::autograd::AutogradContext* context, torch::autograd::variable_list grads) {
-    static const auto op = find_op<Backward>("memformer::attention_backward");
+    static const auto composed = find_op<decltype(composed_backward)>("memformer::attention_backward");
+    static const auto fused = find_op<FusedBackward>("memformer::attention_fused_backward");
     const auto saved = context->get_saved_variables();
-    auto [grad_q, grad_k, grad_v] = op.call(grads[0], saved[0], saved[1], saved[2], saved[3]);
-    return {grad_q, grad_k, grad_v, {}};
+    const auto &q = saved[0], &k = saved[1], &v = saved[2], &weights = saved[4];
+    const Mask mask = saved[3].defined() ? Mask(saved[3]) : std::nullopt;
+    auto [grad_q, grad_k, grad_v] = weights.defined() ? composed.call(grads[0], q, k, v, weights)
+                                                      : fused.call(grads[0], q, k, v, mask, context->saved_data["causal"].toBool());
+    return {grad_q, grad_k, grad_v, {}, {}};
   }
 };
 
-Tensor with_gradient(const Tensor& q, const Tensor& k, const Tensor& v, const Mask& mask) { return Attention::apply(q, k, v, mask); }
+Tensor fused_by_libtorch(const Tensor& q, const Tensor& k, const Tensor& v, const Mask& mask, bool causal) {
+  const bool masked = mask.has_value() && mask->defined();
+  return at::scaled_dot_product_attention(q, k, v, mask, 0.0, causal && !masked);
+}
 
-Tensor without_gradient(const Tensor& q, const Tensor& k, const Tensor& v, const Mask& mask) {
-  return std::get<0>(forward_op().call(q, k, v, mask));
+Tensor with_gradient(const Tensor& q, const Tensor& k, const Tensor& v, const Mask& mask, bool causal) {
+  check(q, k, v, mask, causal);
+  return is_short(q, k) ? Attention::apply(q, k, v, mask, causal) : fused_by_libtorch(q, k, v, mask, causal);
+}
+
+Tensor without_gradient(const Tensor& q, const Tensor& k, const Tensor& v, const Mask& mask, bool causal) {
+  check(q, k, v, mask, causal);
+  return is_short(q, k) ? std::get<0>(attend(q, k, v, mask, causal)) : fused_by_libtorch(q, k, v, mask, causal);
 }
 
 }  // namespace
 
-Tensor attention(const Tensor& q, const Tensor& k, const Tensor& v, const Mask& mask) {
-  static const auto op = find_op<Tensor(const Tensor&, const Tensor&, const Tensor&, const Mask&)>("memformer::attention");
-  return op.call(q, k, v, mask);
+Tensor attention(const Tensor& q, const Tensor& k, const Tensor& v, const Mask& mask, bool causal) {
+  static const auto op = find_op<decltype(attention)>("memformer::attention");
+  return op.call(q, k, v, mask, causal);
 }
 
 TORCH_LIBRARY_FRAGMENT(memformer, library) {
-  library.def("attention(Tensor q, Tensor k, Tensor v, Tensor? mask) -> Tensor");
-  library.def("attention_forward(Tensor q, Tensor k, Tensor v, Tensor? mask) -> (Tensor y, Tensor weights)");
+  library.def("attention(Tensor q, Tensor k, Tensor v, Tensor? mask, bool causal) -> Tensor");
+  library.def("attention_forward(Tensor q, Tensor k, Tensor v, Tensor? mask, bool causal) -> (Tensor y, Tensor weights)");
   library.def("attention_backward(Tensor grad, Tensor q, Tensor k, Tensor v, Tensor weights) -> (Tensor, Tensor, Tensor)");
+  library.def("attention_fused(Tensor q, Tensor k, Tensor v, Tensor? mask, bool causal) -> Tensor");
+  library.def(
+      "attention_fused_backward(Tensor grad, Tensor q, Tensor k, Tensor v, Tensor? mask, bool causal) -> (Tensor, Tensor, Tensor)");
 }
 TORCH_LIBRARY_IMPL(memformer, CompositeExplicitAutograd, library) {
-  library.impl("attention_forward", &forward);
-  library.impl("attention_backward", &backward);
+  library.impl("attention_forward", &composed_forward);
+  library.impl("attention_backward", &composed_backward);
   library.impl("attention", &without_gradient);
 }
 TORCH_LIBRARY_IMPL(memformer, Autograd, library) { library.impl("attention", &with_gradient); }

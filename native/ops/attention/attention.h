@@ -1,14 +1,23 @@
-// Scaled dot-product attention for short segments on a CPU:  softmax(q k^T / sqrt(E)) v.
-// LibTorch's fused kernel calls a matrix product for every head of every row; at the length of a segment these are so small that
-// starting them costs more than they do. Here each product is one call for all heads of all rows.
+// Scaled dot-product attention:  softmax(q k^T / sqrt(E)) v.
+// Short segments are where LibTorch's fused kernels are slow: on a CPU they call a matrix product for every head of every row, so small
+// that starting it costs more than it does; on a GPU they work in several kernels on what fits into one block. Here a CPU does each
+// product in one call for all heads of all rows, and a GPU takes one block a head. What is longer goes to LibTorch's.
 #pragma once
 #include "core/torch.h"
 
 namespace memformer::ops {
 
-/// q (B, H, N, E), k and v (B, H, M, E), all float32, float64 or bfloat16 alike, of any strides. mask bool, true where query i may
-/// see key j, of shape (B or 1, 1, N or 1, M), or undefined: all may. Every query must see a key. Returns (B, H, N, E).
-/// Holds the weights (B, H, N, M) for backward. Differentiable once in q, k, v. Throws SHAPE, DTYPE, DEVICE_MISMATCH.
-at::Tensor attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const std::optional<at::Tensor>& mask);
+/// q (B, H, N, E), k and v (B, H, M, E), all float32, float64 or bfloat16 (on a GPU also float16) alike, of any strides. mask bool, true
+/// where query i may see key j, of shape (B or 1, 1, N or 1, M), or undefined: all may. Every query must see a key. causal (needs
+/// N = M): no query sees a key after it; a mask beside it must say so too. Returns (B, H, N, E), token by token in memory, so that
+/// merging the heads is free. Differentiable once in q, k, v. Short segments hold the weights (B, H, N, M) for backward, but on a GPU in
+/// bfloat16 and float16, with E 32 or 64 and N, M <= 128, nothing beside q, k, v. Throws SHAPE, DTYPE, DEVICE_MISMATCH.
+at::Tensor attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const std::optional<at::Tensor>& mask, bool causal);
+
+/// Whether the GPU's kernel for short segments takes N queries and M keys of E numbers, like `x`.
+inline bool attention_is_fused(const at::Tensor& x, int64_t N, int64_t M, int64_t E) {
+  const auto dtype = x.scalar_type();
+  return x.is_cuda() && (dtype == at::kBFloat16 || dtype == at::kHalf) && (E == 32 || E == 64) && 0 < N && N <= 128 && 0 < M && M <= 128;
+}
 
 }  // namespace memformer::ops

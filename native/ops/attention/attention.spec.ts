@@ -14,14 +14,16 @@ interface Case {
   readonly E: number;
   /** Has the rows of the batch and the queries that it tells apart; without it there is no mask. */
   readonly mask?: { readonly rows: number; readonly queries: number; sees(b: number, i: number, j: number): boolean };
+  /** Keys after the query are not seen, by the operator's own doing. Default false. */
+  readonly causal?: boolean;
   /** Of the queries: where it is large, the softmax is sharp. Default 1. */
   readonly gain?: number;
 }
 
-type Arguments = [q: Numbers, k: Numbers, v: Numbers, mask: Numbers | null];
+type Arguments = [q: Numbers, k: Numbers, v: Numbers, mask: Numbers | null, causal: number];
 
 const padded = (lengths: readonly number[]) => (b: number, _: number, j: number): boolean => j < lengths[b]!;
-const causal = (_: number, i: number, j: number): boolean => j <= i;
+const upTo = (_: number, i: number, j: number): boolean => j <= i;
 
 export const attention: OperatorSpec<Case, Arguments> = {
   name: "memformer::attention",
@@ -33,26 +35,36 @@ export const attention: OperatorSpec<Case, Arguments> = {
     { what: "with a mask for every row", B: 3, H: 2, N: 5, M: 4, E: 3,
       mask: { rows: 3, queries: 1, sees: padded([4, 1, 3]) } },
     { what: "with one mask for all", B: 3, H: 2, N: 5, M: 4, E: 3, mask: { rows: 1, queries: 1, sees: padded([2]) } },
-    { what: "with a causal mask", B: 2, H: 2, N: 6, M: 6, E: 4, mask: { rows: 1, queries: 6, sees: causal } },
+    { what: "with a causal mask", B: 2, H: 2, N: 6, M: 6, E: 4, mask: { rows: 1, queries: 6, sees: upTo } },
     { what: "with a mask for every row and query", B: 2, H: 2, N: 6, M: 6, E: 4,
-      mask: { rows: 2, queries: 6, sees: (b, i, j) => causal(b, i, j) && (j + b) % 3 !== 1 || i === j } },
+      mask: { rows: 2, queries: 6, sees: (b, i, j) => upTo(b, i, j) && (j + b) % 3 !== 1 || i === j } },
+    { what: "causal", B: 2, H: 2, N: 6, M: 6, E: 4, causal: true },
+    { what: "causal, with a mask that says so too", B: 2, H: 2, N: 6, M: 6, E: 4, causal: true,
+      mask: { rows: 2, queries: 6, sees: (b, i, j) => upTo(b, i, j) && (j + b) % 3 !== 1 || i === j } },
+    { what: "of heads that a GPU's kernel takes", B: 2, H: 3, N: 56, M: 56, E: 32, causal: true },
+    { what: "of such heads, with padding", B: 2, H: 2, N: 50, M: 37, E: 64, mask: { rows: 2, queries: 1, sees: padded([37, 11]) } },
+    { what: "of such heads, as large as it takes", B: 1, H: 2, N: 128, M: 128, E: 64, causal: true },
+    { what: "of such heads, one query", B: 2, H: 2, N: 1, M: 99, E: 64 },
+    { what: "of such heads, one key, a mask for each query", B: 1, H: 2, N: 70, M: 1, E: 32,
+      mask: { rows: 1, queries: 70, sees: () => true } },
     { what: "sharpened", B: 2, H: 1, N: 4, M: 8, E: 4, gain: 20 },
     { what: "larger", B: 2, H: 4, N: 65, M: 70, E: 16, mask: { rows: 2, queries: 1, sees: padded([70, 33]) } },
     { what: "without rows", B: 0, H: 2, N: 3, M: 4, E: 2 },
     { what: "without queries", B: 2, H: 2, N: 0, M: 4, E: 2 },
   ],
-  inputs({ B, H, N, M, E, mask, gain = 1 }, draw) {
+  inputs({ B, H, N, M, E, mask, causal = false, gain = 1 }, draw) {
     const seen = mask && numbers([mask.rows, 1, mask.queries, M], (at) =>
       mask.sees(Math.floor(at / M / mask.queries), Math.floor(at / M) % mask.queries, at % M) ? 1 : 0, "bool");
-    return [draw.numbers([B, H, N, E], gain), draw.numbers([B, H, M, E]), draw.numbers([B, H, M, E]), seen ?? null];
+    return [draw.numbers([B, H, N, E], gain), draw.numbers([B, H, M, E]), draw.numbers([B, H, M, E]), seen ?? null, Number(causal)];
   },
-  reference(q, k, v, mask) {
+  call: (q, k, v, mask, causal) => op("memformer::attention", q, k, v, mask, causal === 1),
+  reference(q, k, v, mask, causal) {
     const [B, H, N, E] = q.shape as [number, number, number, number], M = k.shape[2]!, y = numbers([B, H, N, E]);
     const [rows, , queries] = mask === null ? [1, 1, 1] : mask.shape;
     for (let b = 0; b < B; b++) for (let h = 0; h < H; h++) for (let i = 0; i < N; i++) {
       const query = ((b * H + h) * N + i) * E, key = (j: number): number => ((b * H + h) * M + j) * E;
       const allowed = ((rows === 1 ? 0 : b) * queries! + (queries === 1 ? 0 : i)) * M;
-      const seen = [...Array(M).keys()].filter((j) => mask === null || mask.data[allowed + j] === 1);
+      const seen = [...Array(M).keys()].filter((j) => (causal === 0 || j <= i) && (mask === null || mask.data[allowed + j] === 1));
       const scores = seen.map((j) => {
         let sum = 0;
         for (let e = 0; e < E; e++) sum += q.data[query + e]! * k.data[key(j) + e]!;
@@ -66,51 +78,57 @@ export const attention: OperatorSpec<Case, Arguments> = {
     }
     return [y];
   },
-  plain: (q, k, v, mask) => op("aten::_scaled_dot_product_attention_math", q, k, v, mask).slice(0, 1),
+  plain: (q, k, v, mask, causal) =>
+    op("aten::_scaled_dot_product_attention_math", q, k, v, mask, 0, causal === 1 && mask === null).slice(0, 1),
   misuses: [
     {
       what: "a query that is no (B, H, N, E)", code: "SHAPE",
-      arguments: (_, k, v, mask) => [numbers([6, 5, 3]), k, v, mask],
+      arguments: (...args) => args.with(0, numbers([6, 5, 3])),
       message: /^attention: q must have shape \(any, any, any, any\), got \[6, 5, 3\]$/,
     },
     {
       what: "keys of other heads", code: "SHAPE",
-      arguments: (q, _, v, mask) => [q, numbers([3, 1, 7, 3]), v, mask],
+      arguments: (...args) => args.with(1, numbers([3, 1, 7, 3])),
       message: /^attention: k must have shape \(3, 2, any, 3\), got \[3, 1, 7, 3\]$/,
     },
     {
       what: "keys of another width", code: "SHAPE",
-      arguments: (q, _, v, mask) => [q, numbers([3, 2, 7, 4]), v, mask],
+      arguments: (...args) => args.with(1, numbers([3, 2, 7, 4])),
       message: /^attention: k must have shape \(3, 2, any, 3\), got \[3, 2, 7, 4\]$/,
     },
     {
       what: "values of other keys", code: "SHAPE",
-      arguments: (q, k, _, mask) => [q, k, numbers([3, 2, 6, 3]), mask],
+      arguments: (...args) => args.with(2, numbers([3, 2, 6, 3])),
       message: /^attention: v must have shape \(3, 2, 7, 3\), got \[3, 2, 6, 3\]$/,
     },
     ...[[3, 1, 5, 6], [2, 1, 5, 7], [3, 2, 5, 7], [3, 1, 4, 7], [3, 1, 5, 1], [3, 7]].map((shape) => ({
       what: `a mask of shape (${shape.join(", ")})`, code: "SHAPE" as const,
-      arguments: (q: Numbers, k: Numbers, v: Numbers) => [q, k, v, numbers(shape, () => 1, "bool")],
+      arguments: (...args: Arguments) => args.with(3, numbers(shape, () => 1, "bool")),
       message: new RegExp(`^attention: mask must have shape \\(3 or 1, 1, 5 or 1, 7\\), got \\[${shape.join(", ")}]$`),
     })),
     {
+      what: "causal with other keys than queries", code: "SHAPE",
+      arguments: (...args) => args.with(4, 1),
+      message: /^attention: causal needs as many keys as queries, got 7 and 5$/,
+    },
+    {
       what: "a mask that is not bool", code: "DTYPE",
-      arguments: (q, k, v) => [q, k, v, numbers([3, 1, 5, 7])],
+      arguments: (...args) => args.with(3, numbers([3, 1, 5, 7])),
       message: /^attention: mask must be Bool, got Double$/,
     },
     {
       what: "whole numbers", code: "DTYPE",
-      arguments: (_, k, v, mask) => [numbers([3, 2, 5, 3], () => 1, "int64"), k, v, mask],
+      arguments: (...args) => args.with(0, numbers([3, 2, 5, 3], () => 1, "int64")),
       message: /^attention: q must be float32, float64 or bfloat16, got Long$/,
     },
     {
       what: "keys of another dtype", code: "DTYPE",
-      arguments: (q, _, v, mask) => [q, numbers([3, 2, 7, 3], () => 1, "int64"), v, mask],
+      arguments: (...args) => args.with(1, numbers([3, 2, 7, 3], () => 1, "int64")),
       message: /^attention: k must have q's dtype Double, got Long$/,
     },
     {
       what: "values of another dtype", code: "DTYPE",
-      arguments: (q, k, _, mask) => [q, k, numbers([3, 2, 7, 3], () => 1, "int64"), mask],
+      arguments: (...args) => args.with(2, numbers([3, 2, 7, 3], () => 1, "int64")),
       message: /^attention: v must have q's dtype Double, got Long$/,
     },
   ],
@@ -118,14 +136,14 @@ export const attention: OperatorSpec<Case, Arguments> = {
 };
 
 opcheck(attention, () => {
-  const call = (...args: (Tensor | number | null)[]): Tensor[] => op(attention.name, ...args);
+  const call = (...args: (Tensor | number | null)[]): Tensor[] => op(attention.name, ...args.slice(0, 4), args[4] === 1);
 
   it("sees nothing of a key behind the mask, to the bit", async () => {
-    const [q, k, v, mask] = attention.inputs(attention.cases[4]!, new Draw(3));
+    const [q, k, v, mask, causal] = attention.inputs(attention.cases[4]!, new Draw(3));
     const [, H, M, E] = k.shape as [number, number, number, number];
     const seen = (at: number): boolean => mask!.data[Math.floor(at / (H * M * E)) * M + Math.floor(at / E) % M] === 1;
     const changed = (x: Numbers): Numbers => ({ ...x, data: x.data.map((y, at) => seen(at) ? y : 1e3 * (y + 1)) });
-    const [first] = await run(call, [q, k, v, mask]), [again] = await run(call, [q, changed(k), changed(v), mask]);
+    const [first] = await run(call, [q, k, v, mask, causal]), [again] = await run(call, [q, changed(k), changed(v), mask, causal]);
     expect(again!.data).to.deep.equal(first!.data);
   });
 

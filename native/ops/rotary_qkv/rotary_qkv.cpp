@@ -1,7 +1,7 @@
 #include "ops/rotary_qkv/rotary_qkv.h"
 
 #include "core/op_handle.h"
-#include "ops/rotary_qkv/check.h"
+#include "core/rotary_checks.h"
 
 // Saved for backward: cos and sin alone; the gradient is the same rotation by the opposite angles, that of the bias its sum over rows.
 namespace memformer::ops {
@@ -43,7 +43,7 @@ inline void turn(const scalar_t* x, const Bias& bias, scalar_t* y, const angle_t
 
 std::tuple<Tensor, Tensor, Tensor> forward_cpu(const Tensor& qkv_in, const Optional& bias_in, const Optional& bias_sink,
                                                const Tensor& cos_in, const Tensor& sin_in, int64_t heads) {
-  check_rotary_qkv(qkv_in, bias_in, bias_sink, cos_in, sin_in, heads);
+  check_rotary("rotary_qkv", qkv_in, bias_in, bias_sink, cos_in, sin_in, heads);
   const auto bias = given(bias_in) ? bias_in->contiguous() : Tensor();
   const auto qkv = qkv_in.contiguous(), cos = cos_in.contiguous(), sin = sin_in.contiguous();
   const Sizes size{qkv.size(0), qkv.size(1), heads, qkv.size(2) / (6 * heads)};

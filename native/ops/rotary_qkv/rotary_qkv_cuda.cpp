@@ -4,8 +4,8 @@
 
 #include "core/cuda/dtype_of.h"
 #include "core/cuda/pending_sums.h"
+#include "core/rotary_checks.h"
 #include "core/torch.h"
-#include "ops/rotary_qkv/check.h"
 #include "ops/rotary_qkv/rotary_qkv.cuh"
 
 namespace memformer::ops {
@@ -41,7 +41,7 @@ Tensor part_of(const Tensor& packed, int64_t part, int64_t heads) {
 
 std::tuple<Tensor, Tensor, Tensor> forward_cuda(const Tensor& qkv_in, const Optional& bias_in, const Optional& bias_sink,
                                                 const Tensor& cos_in, const Tensor& sin_in, int64_t heads) {
-  check_rotary_qkv(qkv_in, bias_in, bias_sink, cos_in, sin_in, heads);
+  check_rotary("rotary_qkv", qkv_in, bias_in, bias_sink, cos_in, sin_in, heads);
   const c10::cuda::CUDAGuard device(qkv_in.device());
   const auto qkv = qkv_in.contiguous(), cos = cos_in.contiguous(), sin = sin_in.contiguous();
   const auto bias = given(bias_in) ? bias_in->contiguous() : Tensor();

@@ -1,0 +1,30 @@
+// What the operators over a fused QKV projection with rotary positions ask of their arguments, on any device.
+#pragma once
+#include "core/gradient_sink.h"
+
+namespace memformer {
+
+inline void check_rotary(const char* op, const at::Tensor& qkv, const std::optional<at::Tensor>& bias,
+                         const std::optional<at::Tensor>& bias_sink, const at::Tensor& cos, const at::Tensor& sin, int64_t heads) {
+  require_floating(op, "qkv", qkv);
+  require_shape(op, "qkv", qkv, {-1, -1, -1});
+  require(heads > 0 && qkv.size(2) % (6 * heads) == 0, "CONFIG", op, ": qkv's width must be 3 x heads x an even number, got ",
+          qkv.size(2), " with ", heads, " heads");
+  require(given(bias) || !given(bias_sink), "CONFIG", op, ": a bias_sink needs a bias");
+  if (given(bias)) {
+    require_shape(op, "bias", *bias, {qkv.size(2)});
+    require_like(op, "bias", *bias, "qkv", qkv);
+    require_sink(op, "bias_sink", bias_sink, qkv.size(2), qkv);
+  }
+  const int64_t T = qkv.size(1), half = qkv.size(2) / (6 * heads);
+  const auto angles = [&](const char* name, const at::Tensor& table) {
+    require_shape(op, name, table, {T, half});
+    require_dtype(op, name, table, accumulate_type(qkv.scalar_type()));
+    require(table.device() == qkv.device(), "DEVICE_MISMATCH", op, ": ", name, " must be on qkv's device ", qkv.device().str(), ", got ",
+            table.device().str());
+  };
+  angles("cos", cos);
+  angles("sin", sin);
+}
+
+}  // namespace memformer

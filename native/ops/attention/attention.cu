@@ -1,0 +1,48 @@
+#include "ops/attention/attention_block.cuh"
+
+namespace memformer::ops {
+namespace {
+
+template <typename Block>
+__global__ void __launch_bounds__(Block::kThreads, 256 / Block::kThreads * 2) attention_forward_kernel(const AttentionParams p) {
+  using Heads = typename Block::Heads;
+  using T = typename Block::T;
+  constexpr int E = Block::E;
+  extern __shared__ uint4 memory[];
+  auto* bytes = reinterpret_cast<unsigned char*>(memory);
+  const auto heads = [&](int i) { return Heads{reinterpret_cast<T*>(bytes + i * Block::kHeadsBytes)}; };
+  const Heads q = heads(0), k = heads(1), v = heads(2);
+  const int b = blockIdx.x / p.H, h = blockIdx.x % p.H, row = 16 * warp_of_block(), keys = Block::keys_of(p, row);
+  Block::load(q, k, v, p, b, h);
+  __syncthreads();
+  if (row >= p.N) return;
+
+  float s[Block::kRows / 8][4], factor[2], y[E / 8][4] = {};
+  Block::product(s, q, k, row, keys);
+  Block::exponentials(s, factor, p, b, row, keys);
+  Block::for_keys(keys, [&](int block) {
+    const auto &left = s[2 * block], &right = s[2 * block + 1];
+    const uint32_t weights[4] = {pair<T>(left[0], left[1]), pair<T>(left[2], left[3]), pair<T>(right[0], right[1]), pair<T>(right[2], right[3])};
+    Block::mix(y, weights, v, block);
+  });
+#pragma unroll
+  for (int j = 0; j < E / 8; ++j) {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) y[j][i] *= factor[i / 2];
+  }
+  Block::put(q, row, y);  // over the warp's own queries
+  __syncwarp();
+  Block::save(q, p.y, b, h, row, p.N);
+}
+
+}  // namespace
+
+void launch_attention_forward(const AttentionParams& params, cudaStream_t stream) {
+  if (params.B * params.H * params.N == 0) return;
+  for_attention_block(params, [&](auto block) {
+    using Block = decltype(block);
+    launch_attention_block(attention_forward_kernel<Block>, Block::kThreads, 3 * Block::kHeadsBytes, params, params, stream);
+  });
+}
+
+}  // namespace memformer::ops

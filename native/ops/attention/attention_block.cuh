@@ -1,0 +1,235 @@
+// What both directions of attention share: a head's tiles on their way into shared memory and back, its weights.
+// Everything of a block is asked for at once, and the loops over keys have one branch: a kernel of 128 tokens is over in microseconds,
+// and would spend them waiting.
+#pragma once
+#include "core/cuda/mma.cuh"
+#include "ops/attention/attention.cuh"
+
+namespace memformer::ops {
+
+using namespace cuda;
+
+/// A block of `rows` queries and keys at most, 16 queries (or keys) a warp. T has two bytes.
+template <typename scalar_t, int width, int rows>
+struct AttentionBlock {
+  using T = scalar_t;
+  static constexpr int E = width, kRows = rows, kThreads = 2 * rows, kSteps = E / 16, kBlocks = rows / 16;
+  using Heads = SharedMatrix<T, E + 8>;       // (rows, E)
+  using Weights = SharedMatrix<T, rows + 8>;  // (rows, rows)
+  static constexpr int kHeadsBytes = rows * (E + 8) * 2, kWeightsBytes = rows * (rows + 8) * 2;
+
+  /// A thread brings, and prepares, eight numbers of a head's first half and those that they are paired with, of kTurns rows.
+  static constexpr int kTurns = E / 32;
+  static __device__ __forceinline__ int row_of(int turn) { return threadIdx.x / (E / 16) + turn * kThreads / (E / 16); }
+  static __device__ __forceinline__ int column_of() { return threadIdx.x % (E / 16) * 8; }
+
+  /// Asks for rows [0, count) of a head; what is beyond is zero. All is there after arrived() and a barrier.
+  static __device__ __forceinline__ void fetch(const Heads& to, const AttentionHeads& from, int b, int h, int count) {
+    const auto* data = static_cast<const T*>(from.data) + b * from.b + h * from.h + column_of();
+#pragma unroll
+    for (int turn = 0; turn < kTurns; ++turn) {
+      const int t = row_of(turn), bytes = t < count ? 16 : 0;
+      const auto* row = data + (t < count ? t * from.t : 0);
+      copy_16_bytes(to.at(t, column_of()), row, bytes);
+      copy_16_bytes(to.at(t, column_of() + E / 2), row + E / 2, bytes);
+    }
+  }
+
+  /// q, k, v of head h of row b, with the bias and turned by their position. A barrier has to follow.
+  static __device__ __forceinline__ void load(const Heads& q, const Heads& k, const Heads& v, const AttentionParams& p, int b, int h) {
+    fetch(q, p.q, b, h, p.N);
+    fetch(k, p.k, b, h, p.M);
+    fetch(v, p.v, b, h, p.M);
+    const int e = column_of();
+    float cos[kTurns][8] = {}, sin[kTurns][8] = {};
+    Pack<T, 8> low[3] = {}, high[3] = {};  // of the bias
+    if (p.cos != nullptr) {
+#pragma unroll
+      for (int turn = 0; turn < kTurns; ++turn) {
+        if (row_of(turn) >= p.N) continue;
+        cuda::load(p.cos + row_of(turn) * (E / 2) + e, cos[turn]);
+        cuda::load(p.sin + row_of(turn) * (E / 2) + e, sin[turn]);
+      }
+    }
+    if (p.bias != nullptr) {
+#pragma unroll
+      for (int part = 0; part < 3; ++part) {
+        const auto* bias = static_cast<const T*>(p.bias) + (part * p.H + h) * E + e;
+        low[part] = *reinterpret_cast<const Pack<T, 8>*>(bias);
+        high[part] = *reinterpret_cast<const Pack<T, 8>*>(bias + E / 2);
+      }
+    }
+    arrived();
+    if (p.bias == nullptr && p.cos == nullptr) return;
+#pragma unroll
+    for (int turn = 0; turn < kTurns; ++turn) {
+      const int t = row_of(turn);
+      if (t < p.N) prepare<true>(q, t, low[0], high[0], cos[turn], sin[turn], p);
+      if (t < p.M) prepare<true>(k, t, low[1], high[1], cos[turn], sin[turn], p);
+      if (t < p.M) prepare<false>(v, t, low[2], high[2], cos[turn], sin[turn], p);
+    }
+  }
+
+  /// The thread's numbers of row t: the bias added, turned, rounded once.
+  template <bool turns>
+  static __device__ __forceinline__ void prepare(const Heads& heads, int t, const Pack<T, 8>& low, const Pack<T, 8>& high, const float (&cos)[8],
+                                                 const float (&sin)[8], const AttentionParams& p) {
+    float x[8], y[8];
+    cuda::load(heads.at(t, column_of()), x);
+    cuda::load(heads.at(t, column_of() + E / 2), y);
+#pragma unroll
+    for (int i = 0; i < 8; ++i) {
+      x[i] += widen(low.value[i]);
+      y[i] += widen(high.value[i]);
+      if (!turns || p.cos == nullptr) continue;
+      const float first = x[i];
+      x[i] = first * cos[i] - y[i] * sin[i];
+      y[i] = y[i] * cos[i] + first * sin[i];
+    }
+    cuda::store(x, heads.at(t, column_of()));
+    cuda::store(y, heads.at(t, column_of() + E / 2));
+  }
+
+  /// The warp's 16 rows from `row` of the (rows, E) sums `c`, rounded, to shared memory.
+  static __device__ __forceinline__ void put(const Heads& to, int row, const float (&c)[E / 8][4]) {
+    const int lane = threadIdx.x % kWarp, g = lane / 4, t = lane % 4;
+#pragma unroll
+    for (int j = 0; j < E / 8; ++j) {
+      *reinterpret_cast<uint32_t*>(to.at(row + g, 8 * j + 2 * t)) = pair<T>(c[j][0], c[j][1]);
+      *reinterpret_cast<uint32_t*>(to.at(row + g + 8, 8 * j + 2 * t)) = pair<T>(c[j][2], c[j][3]);
+    }
+  }
+
+  /// The warp's 16 rows from `row`, of which there are `count` in all, to memory.
+  static __device__ __forceinline__ void save(const Heads& from, const AttentionHeads& to, int b, int h, int row, int count) {
+    auto* data = static_cast<T*>(to.data) + b * to.b + h * to.h;
+#pragma unroll
+    for (int i = 0; i < 16 * E / 8; i += kWarp) {
+      const int at = i + threadIdx.x % kWarp, t = row + at / (E / 8), e = at % (E / 8) * 8;
+      if (t < count) *reinterpret_cast<uint4*>(data + t * to.t + e) = *reinterpret_cast<const uint4*>(from.at(t, e));
+    }
+  }
+
+  /// How many keys the warp's queries from `row` may see: none beyond.
+  static __device__ __forceinline__ int keys_of(const AttentionParams& p, int row) { return p.causal ? min(p.M, row + 16) : p.M; }
+
+  /// Calls body(block) for every 16 keys, the second half of them only if there are that many.
+  template <typename Body>
+  static __device__ __forceinline__ void for_keys(int keys, Body&& body) {
+#pragma unroll
+    for (int block = 0; block < kBlocks / 2; ++block) body(block);
+    if (keys <= rows / 2) return;
+#pragma unroll
+    for (int block = kBlocks / 2; block < kBlocks; ++block) body(block);
+  }
+
+  /// c = (16 queries of a) times the keys, transposed.
+  static __device__ __forceinline__ void product(float (&c)[rows / 8][4], const Heads& a, const Heads& b, int row, int keys) {
+    uint32_t of_row[kSteps][4];
+#pragma unroll
+    for (int step = 0; step < kSteps; ++step) a.load_a(of_row[step], row, 16 * step);
+    for_keys(keys, [&](int block) {
+#pragma unroll
+      for (int i = 0; i < 4; ++i) c[2 * block][i] = c[2 * block + 1][i] = 0.0f;
+#pragma unroll
+      for (int step = 0; step < kSteps; ++step) {
+        uint32_t of_keys[4];
+        b.load_b_transposed(of_keys, 16 * block, 16 * step);
+        mma<T>(c[2 * block], of_row[step], of_keys[0], of_keys[1]);
+        mma<T>(c[2 * block + 1], of_row[step], of_keys[2], of_keys[3]);
+      }
+    });
+  }
+
+  /// c += (16 rows of weights, by blocks of 16 keys) times x.
+  static __device__ __forceinline__ void mix(float (&c)[E / 8][4], const uint32_t (&weights)[4], const Heads& x, int block) {
+#pragma unroll
+    for (int step = 0; step < kSteps; ++step) {
+      uint32_t of_x[4];
+      x.load_b(of_x, 16 * block, 16 * step);
+      mma<T>(c[2 * step], weights, of_x[0], of_x[1]);
+      mma<T>(c[2 * step + 1], weights, of_x[2], of_x[3]);
+    }
+  }
+
+  /// Scores to exp(score - the row's largest), 0 for keys not seen; to `factor` what makes the lane's two rows (g, g + 8) sum to 1.
+  static __device__ __forceinline__ void exponentials(float (&s)[rows / 8][4], float (&factor)[2], const AttentionParams& p, int b, int row,
+                                                      int keys) {
+    const int lane = threadIdx.x % kWarp, g = lane / 4, t = lane % 4;
+    const float scale = p.scale * 1.4426950408889634f;  // exp(x) = exp2(x log2(e))
+    float most[2] = {-INFINITY, -INFINITY}, sum[2] = {};
+    int limit[2];  // keys seen, less the lane's first
+#pragma unroll
+    for (int i = 0; i < 2; ++i) limit[i] = (p.causal ? min(p.M, row + g + 8 * i + 1) : p.M) - 2 * t;
+    if (p.mask != nullptr) hide(s, p, b, row, keys);
+    for_keys(keys, [&](int block) {
+#pragma unroll
+      for (int j = 2 * block; j < 2 * block + 2; ++j) {
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+          s[j][i] = 8 * j + i % 2 < limit[i / 2] ? s[j][i] : -INFINITY;
+          most[i / 2] = fmaxf(most[i / 2], s[j][i]);
+        }
+      }
+    });
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      most[i] = fmaxf(most[i], __shfl_xor_sync(kAllLanes, most[i], 1));
+      most[i] = scale * fmaxf(most[i], __shfl_xor_sync(kAllLanes, most[i], 2));
+    }
+    for_keys(keys, [&](int block) {
+#pragma unroll
+      for (int j = 2 * block; j < 2 * block + 2; ++j) {
+#pragma unroll
+        for (int i = 0; i < 4; ++i) sum[i / 2] += s[j][i] = exp2f(fmaf(s[j][i], scale, -most[i / 2]));
+      }
+    });
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      sum[i] += __shfl_xor_sync(kAllLanes, sum[i], 1);
+      sum[i] += __shfl_xor_sync(kAllLanes, sum[i], 2);
+      factor[i] = 1.0f / sum[i];
+    }
+  }
+
+  /// Scores behind the mask to minus infinity.
+  static __device__ __forceinline__ void hide(float (&s)[rows / 8][4], const AttentionParams& p, int b, int row, int keys) {
+    const int lane = threadIdx.x % kWarp, g = lane / 4, t = lane % 4;
+    const bool* mask = p.mask + b * p.mask_b;
+    for_keys(keys, [&](int block) {
+#pragma unroll
+      for (int j = 2 * block; j < 2 * block + 2; ++j) {
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+          const int query = row + g + i / 2 * 8, key = 8 * j + 2 * t + i % 2;
+          if (query < p.N && key < p.M && !mask[query * p.mask_query + key]) s[j][i] = -INFINITY;
+        }
+      }
+    });
+  }
+};
+
+/// The warp's number, known to be the same in all its lanes.
+__device__ __forceinline__ int warp_of_block() { return __shfl_sync(kAllLanes, static_cast<int>(threadIdx.x) / kWarp, 0); }
+
+/// Calls `body(AttentionBlock<...>())` with the smallest block that a head fits in; E is 32 or 64, N and M are at most 128.
+template <typename Body>
+void for_attention_block(const AttentionParams& p, Body&& body) {
+  const auto of = [&](auto type) {
+    using T = typename decltype(type)::type;
+    const bool few = p.N <= 64 && p.M <= 64;
+    if (p.E == 32) return few ? body(AttentionBlock<T, 32, 64>()) : body(AttentionBlock<T, 32, 128>());
+    return few ? body(AttentionBlock<T, 64, 64>()) : body(AttentionBlock<T, 64, 128>());
+  };
+  if (p.dtype == Dtype::f16) of(Type<__half>());
+  else of(Type<__nv_bfloat16>());
+}
+
+/// A launch with more shared memory than a kernel gets unasked.
+template <typename Kernel, typename Params>
+void launch_attention_block(Kernel* kernel, int threads, int bytes, const AttentionParams& p, const Params& params, cudaStream_t stream) {
+  if (cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes) != cudaSuccess) return;
+  kernel<<<static_cast<unsigned>(p.B) * p.H, threads, bytes, stream>>>(params);
+}
+
+}  // namespace memformer::ops

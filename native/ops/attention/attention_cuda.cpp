@@ -1,0 +1,147 @@
+#include <c10/cuda/CUDAException.h>
+#include <c10/cuda/CUDAGuard.h>
+#include <c10/cuda/CUDAStream.h>
+
+#include "core/cuda/dtype_of.h"
+#include "core/cuda/pending_sums.h"
+#include "core/gradient_sink.h"
+#include "ops/attention/attention.cuh"
+#include "ops/attention/attention.h"
+
+namespace memformer::ops {
+namespace {
+
+using at::Tensor;
+using Optional = std::optional<Tensor>;
+
+bool is_aligned(const Tensor& x) { return reinterpret_cast<uintptr_t>(x.const_data_ptr()) % 16 == 0; }
+
+/// x (B, H, rows, E) in strides that the kernels can read; a copy only of what has none.
+Tensor readable(const Tensor& x) {
+  const auto eight = [&](int64_t axis) { return x.stride(axis) % 8 == 0 || x.size(axis) == 1; };
+  const bool fits = x.stride(3) == 1 && eight(0) && eight(1) && eight(2) && is_aligned(x);
+  return fits ? x : x.clone(at::MemoryFormat::Contiguous);
+}
+
+/// x one number after the other, from a multiple of 16 bytes on.
+Tensor packed(const Tensor& x) { return x.is_contiguous() && is_aligned(x) ? x : x.clone(at::MemoryFormat::Contiguous); }
+
+AttentionHeads heads_of(const Tensor& x) {
+  return {const_cast<void*>(x.const_data_ptr()), x.stride(0), x.stride(1), x.stride(2)};
+}
+
+/// A tensor (B, H, rows, E) for a kernel to write, token by token in memory.
+Tensor by_token(const Tensor& like) {
+  return at::empty({like.size(0), like.size(2), like.size(1), like.size(3)}, like.options()).transpose(1, 2);
+}
+
+/// Part 0, 1 or 2 of the packed (B, T, 3 D), as a view (B, H, T, E).
+Tensor part_of(const Tensor& packed, int64_t part, int64_t heads) {
+  return packed.view({packed.size(0), packed.size(1), 3, heads, packed.size(2) / (3 * heads)}).select(2, part).transpose(1, 2);
+}
+
+/// All but y. The tensors have to outlive the launch.
+AttentionParams params_of(const Tensor& q, const Tensor& k, const Tensor& v, const Optional& mask, bool causal) {
+  AttentionParams params{};
+  params.q = heads_of(q);
+  params.k = heads_of(k);
+  params.v = heads_of(v);
+  if (given(mask)) {
+    params.mask = mask->const_data_ptr<bool>();
+    params.mask_b = mask->size(0) == 1 ? 0 : mask->stride(0);
+    params.mask_query = mask->size(2) == 1 ? 0 : mask->stride(2);
+  }
+  params.B = static_cast<int>(q.size(0));
+  params.H = static_cast<int>(q.size(1));
+  params.N = static_cast<int>(q.size(2));
+  params.M = static_cast<int>(k.size(2));
+  params.E = static_cast<int>(q.size(3));
+  params.causal = causal;
+  params.scale = static_cast<float>(1.0 / std::sqrt(static_cast<double>(q.size(3))));
+  params.dtype = cuda::dtype_of(q);
+  return params;
+}
+
+Optional contiguous(const Optional& x) { return given(x) ? Optional(x->contiguous()) : std::nullopt; }
+
+Tensor forward_cuda(const Tensor& q_in, const Tensor& k_in, const Tensor& v_in, const Optional& mask_in, bool causal) {
+  const c10::cuda::CUDAGuard device(q_in.device());
+  const auto q = readable(q_in), k = readable(k_in), v = readable(v_in), y = by_token(q);
+  const auto mask = contiguous(mask_in);
+  auto params = params_of(q, k, v, mask, causal);
+  params.y = heads_of(y);
+  launch_attention_forward(params, c10::cuda::getCurrentCUDAStream());
+  C10_CUDA_KERNEL_LAUNCH_CHECK();
+  return y;
+}
+
+std::tuple<Tensor, Tensor, Tensor> backward_cuda(const Tensor& grad_in, const Tensor& q_in, const Tensor& k_in, const Tensor& v_in,
+                                                 const Optional& mask_in, bool causal) {
+  const c10::cuda::CUDAGuard device(q_in.device());
+  const auto q = readable(q_in), k = readable(k_in), v = readable(v_in), grad = readable(grad_in);
+  const auto grad_q = by_token(q), grad_k = by_token(k), grad_v = by_token(v);
+  const auto mask = contiguous(mask_in);
+  launch_attention_backward({params_of(q, k, v, mask, causal), heads_of(grad), heads_of(grad_q), heads_of(grad_k), heads_of(grad_v), nullptr},
+                            c10::cuda::getCurrentCUDAStream());
+  C10_CUDA_KERNEL_LAUNCH_CHECK();
+  return {grad_q, grad_k, grad_v};
+}
+
+/// Of the three parts of qkv (B, T, 3 D).
+AttentionParams rotary_params_of(const Tensor& qkv, const Tensor& bias, const Tensor& cos, const Tensor& sin, const Optional& mask, bool causal,
+                                 int64_t heads) {
+  auto params = params_of(part_of(qkv, 0, heads), part_of(qkv, 1, heads), part_of(qkv, 2, heads), mask, causal);
+  params.bias = bias.defined() ? bias.const_data_ptr() : nullptr;
+  params.cos = cos.const_data_ptr<float>();
+  params.sin = sin.const_data_ptr<float>();
+  return params;
+}
+
+Tensor rotary_forward_cuda(const Tensor& qkv_in, const Optional& bias_in, const Tensor& cos_in, const Tensor& sin_in, const Optional& mask_in,
+                           bool causal, int64_t heads) {
+  const c10::cuda::CUDAGuard device(qkv_in.device());
+  const auto qkv = packed(qkv_in), cos = packed(cos_in), sin = packed(sin_in), bias = given(bias_in) ? packed(*bias_in) : Tensor();
+  const auto mask = contiguous(mask_in);
+  const auto y = at::empty({qkv.size(0), qkv.size(1), qkv.size(2) / 3}, qkv.options());
+  auto params = rotary_params_of(qkv, bias, cos, sin, mask, causal, heads);
+  params.y = heads_of(y.view({y.size(0), y.size(1), heads, y.size(2) / heads}).transpose(1, 2));
+  launch_attention_forward(params, c10::cuda::getCurrentCUDAStream());
+  C10_CUDA_KERNEL_LAUNCH_CHECK();
+  return y;
+}
+
+std::tuple<Tensor, Tensor> rotary_backward_cuda(const Tensor& grad_in, const Tensor& qkv_in, const Optional& bias_in, const Optional& bias_sink,
+                                                const Tensor& cos_in, const Tensor& sin_in, const Optional& mask_in, bool causal,
+                                                int64_t heads) {
+  const c10::cuda::CUDAGuard device(qkv_in.device());
+  const bool with_bias = given(bias_in);
+  const auto grad = packed(grad_in), qkv = packed(qkv_in), cos = packed(cos_in), sin = packed(sin_in);
+  const auto bias = with_bias ? packed(*bias_in) : Tensor();
+  const auto mask = contiguous(mask_in);
+  const int64_t B = qkv.size(0), T = qkv.size(1), width = qkv.size(2);
+  const auto grad_qkv = at::empty_like(qkv);
+  AttentionBackwardParams params{};
+  params.of = rotary_params_of(qkv, bias, cos, sin, mask, causal, heads);
+  params.grad = heads_of(grad.view({B, T, heads, width / (3 * heads)}).transpose(1, 2));
+  params.grad_q = heads_of(part_of(grad_qkv, 0, heads));
+  params.grad_k = heads_of(part_of(grad_qkv, 1, heads));
+  params.grad_v = heads_of(part_of(grad_qkv, 2, heads));
+  const cuda::ColumnGradient of_bias(bias_sink, with_bias, B, width, cos.options());
+  const auto partials = with_bias ? at::empty({B, 1, width}, cos.options()) : Tensor();
+  params.partials = with_bias ? partials.mutable_data_ptr<float>() : nullptr;
+  launch_attention_backward(params, c10::cuda::getCurrentCUDAStream());
+  C10_CUDA_KERNEL_LAUNCH_CHECK();
+  if (with_bias && B > 0) cuda::sum_columns(partials, {&of_bias});
+  return {grad_qkv, of_bias.result(qkv.options())};
+}
+
+}  // namespace
+
+TORCH_LIBRARY_IMPL(memformer, CUDA, library) {
+  library.impl("attention_fused", &forward_cuda);
+  library.impl("attention_fused_backward", &backward_cuda);
+  library.impl("rotary_attention_forward", &rotary_forward_cuda);
+  library.impl("rotary_attention_backward", &rotary_backward_cuda);
+}
+
+}  // namespace memformer::ops

@@ -1,0 +1,147 @@
+import { expect } from "chai";
+import { apply, op, opList, type Tensor } from "../../../lib/index.ts";
+import { opcheck } from "../../../test/support/opcheck.ts";
+import { errorOf } from "../../../test/support/opcheck-compare.ts";
+import { download, Draw, type Numbers, numbers, upload } from "../../../test/support/opcheck-numbers.ts";
+import { gradients } from "../../../test/support/opcheck-run.ts";
+import type { OperatorSpec } from "../../../test/support/opcheck-spec.ts";
+
+interface Case {
+  readonly what: string;
+  readonly B: number;
+  readonly T: number;
+  readonly H: number;
+  readonly E: number;
+  readonly causal: boolean;
+  /** Whether there is a bias. Default true. */
+  readonly biased?: boolean;
+  /** Tokens of each row that are no padding. Default: all of them. */
+  readonly lengths?: readonly number[];
+}
+
+type Arguments = [
+  qkv: Numbers, bias: Numbers | null, biasSink: Numbers | null, cos: Numbers, sin: Numbers, mask: Numbers | null, causal: number, heads: number,
+];
+
+export const rotaryAttention: OperatorSpec<Case, Arguments> = {
+  name: "memformer::rotary_attention",
+  cases: [
+    { what: "of odd sizes", B: 3, T: 5, H: 3, E: 6, causal: false },
+    { what: "of odd sizes, causal, without bias", B: 3, T: 5, H: 3, E: 6, causal: true, biased: false },
+    { what: "with padding", B: 3, T: 5, H: 2, E: 4, causal: false, lengths: [5, 1, 3] },
+    { what: "of one token, one head", B: 1, T: 1, H: 1, E: 2, causal: true },
+    { what: "of heads that a GPU's kernel takes", B: 2, T: 56, H: 2, E: 32, causal: true },
+    { what: "of such heads, without bias", B: 1, T: 33, H: 3, E: 64, causal: false, biased: false },
+    { what: "of such heads, with padding", B: 3, T: 40, H: 1, E: 32, causal: true, lengths: [40, 0, 17] },
+    { what: "of such heads, as large as it takes", B: 1, T: 128, H: 2, E: 64, causal: false },
+    { what: "of heads that it does not take", B: 2, T: 40, H: 2, E: 16, causal: true },
+    { what: "without rows", B: 0, T: 3, H: 2, E: 4, causal: true },
+  ],
+  inputs({ B, T, H, E, causal, biased = true, lengths }, draw) {
+    const angles = draw.numbers([T, E / 2], Math.PI);
+    const table = (f: (x: number) => number): Numbers => numbers(angles.shape, (i) => f(angles.data[i]!), "accumulated");
+    // A token sees itself whatever it is, as in the model.
+    const mask = lengths && numbers([B, 1, T, T], (at) => {
+      const j = at % T, i = Math.floor(at / T) % T, b = Math.floor(at / T / T);
+      return i === j || j < lengths[b]! && (!causal || j <= i) ? 1 : 0;
+    }, "bool");
+    return [draw.numbers([B, T, 3 * H * E]), biased ? draw.numbers([3 * H * E]) : null, null, table(Math.cos), table(Math.sin),
+      mask ?? null, Number(causal), H];
+  },
+  call: (qkv, bias, biasSink, cos, sin, mask, causal, heads) =>
+    op("memformer::rotary_attention", qkv, bias, biasSink, cos, sin, mask, causal === 1, heads),
+  reference(qkv, bias, _biasSink, cos, sin, mask, causal, H) {
+    const [B, T, width] = qkv.shape as [number, number, number], D = width / 3, E = D / H, half = E / 2, y = numbers([B, T, D]);
+    const number = (b: number, t: number, part: number, h: number, e: number): number => {
+      const column = (part * H + h) * E + e;
+      return qkv.data[(b * T + t) * width + column]! + (bias === null ? 0 : bias.data[column]!);
+    };
+    const turned = (b: number, t: number, part: number, h: number, e: number): number => {
+      const low = e % half, c = cos.data[t * half + low]!, s = sin.data[t * half + low]!;
+      const x1 = number(b, t, part, h, low), x2 = number(b, t, part, h, low + half);
+      return e < half ? x1 * c - x2 * s : x2 * c + x1 * s;
+    };
+    const heads = (b: number, h: number, part: number): number[][] => Array.from({ length: T }, (_, t) =>
+      Array.from({ length: E }, (__, e) => part === 2 ? number(b, t, part, h, e) : turned(b, t, part, h, e)));
+    for (let b = 0; b < B; b++) for (let h = 0; h < H; h++) {
+      const q = heads(b, h, 0), k = heads(b, h, 1), v = heads(b, h, 2);
+      for (let i = 0; i < T; i++) {
+        const seen = [...Array(T).keys()].filter((j) => mask === null ? causal === 0 || j <= i : mask.data[(b * T + i) * T + j] === 1);
+        const scores = seen.map((j) => q[i]!.reduce((sum, x, e) => sum + x * k[j]![e]!, 0) / Math.sqrt(E));
+        const most = Math.max(...scores), weights = scores.map((score) => Math.exp(score - most));
+        const total = weights.reduce((sum, weight) => sum + weight);
+        for (let e = 0; e < E; e++) {
+          y.data[(b * T + i) * D + h * E + e] = seen.reduce((sum, j, n) => sum + weights[n]! * v[j]![e]!, 0) / total;
+        }
+      }
+    }
+    return [y];
+  },
+  plain(qkv, bias, _biasSink, cos, sin, mask, causal, heads) {
+    const [c, s] = [apply("aten::type_as", cos, qkv), apply("aten::type_as", sin, qkv)];
+    const shifted = bias === null ? qkv : apply("aten::add.Tensor", qkv, bias);
+    const packed = apply("aten::unflatten.int", shifted, -1, [3, heads, -1]); // (B, T, 3, H, E)
+    const part = (i: number): Tensor => apply("aten::transpose.int", apply("aten::select.int", packed, 2, i), 1, 2);
+    const turned = (x: Tensor): Tensor => {
+      const [x1, x2] = opList("aten::chunk", 2, x, 2, -1) as [Tensor, Tensor];
+      const mul = (a: Tensor, b: Tensor): Tensor => apply("aten::mul.Tensor", a, b);
+      return apply("aten::cat", [apply("aten::sub.Tensor", mul(x1, c), mul(x2, s)), apply("aten::add.Tensor", mul(x2, c), mul(x1, s))], -1);
+    };
+    const [y] = op("aten::_scaled_dot_product_attention_math", turned(part(0)), turned(part(1)), part(2), mask, 0, causal === 1 && mask === null);
+    return [apply("aten::flatten.using_ints", apply("aten::transpose.int", y!, 1, 2), -2, -1)];
+  },
+  misuses: [
+    {
+      what: "a bias of another width", code: "SHAPE",
+      arguments: (...args) => args.with(1, numbers([18])),
+      message: /^rotary_attention: bias must have shape \(54\), got \[18\]$/,
+    },
+    {
+      what: "a sink without bias", code: "CONFIG",
+      arguments: (...args) => args.with(1, null).with(2, numbers([54])),
+      message: /^rotary_attention: a bias_sink needs a bias$/,
+    },
+    {
+      what: "a width that the heads do not divide", code: "CONFIG",
+      arguments: (...args) => args.with(0, numbers([3, 5, 55])),
+      message: /^rotary_attention: qkv's width must be 3 x heads x an even number, got 55 with 3 heads$/,
+    },
+    {
+      what: "qkv that is no (B, T, 3 D)", code: "SHAPE",
+      arguments: (...args) => args.with(0, numbers([5, 54])),
+      message: /^rotary_attention: qkv must have shape \(any, any, any\), got \[5, 54\]$/,
+    },
+    {
+      what: "angles of other positions", code: "SHAPE",
+      arguments: (...args) => args.with(3, numbers([4, 3])),
+      message: /^rotary_attention: cos must have shape \(5, 3\), got \[4, 3\]$/,
+    },
+    {
+      what: "a mask of other tokens", code: "SHAPE",
+      arguments: (...args) => args.with(5, numbers([3, 1, 5, 6], () => 1, "bool")),
+      message: /^rotary_attention: mask must have shape \(3 or 1, 1, 5 or 1, 5\), got \[3, 1, 5, 6\]$/,
+    },
+    {
+      what: "whole numbers", code: "DTYPE",
+      arguments: (...args) => args.with(0, numbers([3, 5, 54], () => 1, "int64")),
+      message: /^rotary_attention: qkv must be float32, float64 or bfloat16, got Long$/,
+    },
+  ],
+  cost: ({ B, T, H, E }, size) => ({ bytes: 4 * size * B * T * H * E + 4 * T * E, flops: 4 * B * H * T * T * E }),
+};
+
+opcheck(rotaryAttention, () => {
+  it("adds the gradient of the bias to its sink, to what that holds", async () => {
+    const call = (...args: (Tensor | number | null)[]): Tensor[] => op(rotaryAttention.name, ...args.slice(0, 6), args[6] === 1, args[7]!);
+    const draw = new Draw(3), args = rotaryAttention.inputs(rotaryAttention.cases[0]!, draw);
+    const cotangents = [draw.numbers([3, 5, 18])];
+    const sent = await gradients(call, args, cotangents);
+    const held = numbers([54], (i) => i % 5), sink = upload(held, "float64");
+    const then = await gradients((...given) => call(...given.with(2, sink)), args, cotangents);
+    expect(then[0]!.data).to.deep.equal(sent[0]!.data);
+    expect(then[1]!.data.every((value) => value === 0)).to.be.true;
+    const expected = held.data.map((value, c) => value + sent[1]!.data[c]!);
+    expect(errorOf((await download(sink)).data, expected)).to.be.below(1e-13);
+    sink.dispose();
+  });
+});
