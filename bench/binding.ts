@@ -30,14 +30,15 @@ export async function binding(flags: readonly string[]): Promise<boolean> {
       const window = resident(model, randomSegments(model, batch, horizon, false));
       const together = Math.min(horizon, model.together(window[0]!)), outside: number[] = [], inside: number[] = [];
       const drive = async (count: number): Promise<number> => {
-        let state = model.initialState(batch);
+        let state = model.initialState(batch), before = Promise.resolve();
         await synchronize();
         const began = performance.now();
         for (let i = 0; i < count; i++) {
           const made = enqueueWindow(model, window, "mrbp", state, i, optimizer);
           for (const tensor of [...made.losses, made.norm]) tensor.dispose();
           state = made.state;
-          if (i % 2 === 1) await synchronize(); // the queue holds two windows at most, as in training
+          await before; // the queue holds two windows at most
+          before = synchronize();
         }
         await synchronize();
         for (const tensor of state) tensor.dispose();

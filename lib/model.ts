@@ -3,7 +3,7 @@ import { modelConfig, presets, type ModelConfig, type ModelOptions, type PresetN
 import { MemformerError, nearest } from "./errors.ts";
 import type { ModelHandle, SegmentHandles } from "./native/addon.ts";
 import { guarded, nextCall, waited } from "./native/calls.ts";
-import { resolveDevice, type Device, type DeviceName } from "./native/cuda.ts";
+import { gpuBytes, resolveDevice, type Device, type DeviceName } from "./native/cuda.ts";
 import { runtime } from "./runtime.ts";
 import { assignAll, readModelFolder, writeModel } from "./model-files.ts";
 import type { Recurrence, Replayed, State, Step, StepOptions } from "./recurrence.ts";
@@ -11,6 +11,7 @@ import { upload, type SegmentTensors } from "./segment-tensors.ts";
 import type { Segment } from "./segment.ts";
 import { Session } from "./session.ts";
 import { Tensor } from "./tensor.ts";
+import { segmentsTogether } from "./together.ts";
 import { threadBound } from "./thread-bound.ts";
 
 export interface CreateOptions extends ModelOptions {
@@ -152,9 +153,9 @@ export class Memformer implements Recurrence, AsyncDisposable {
     return { loss: loss!, count: count!, state: rest.slice(0, made), gradient: rest.slice(made) };
   }
 
-  /** On a GPU as many as bring a step to a million numbers of width (2,048 tokens of width 512), else 1. */
+  /** Of these segments; see {@link segmentsTogether}. On a CPU 1. */
   together({ batch, length }: SegmentTensors): number {
-    return this.device === "cpu" ? 1 : Math.ceil(2 ** 20 / (batch * length * this.config.width));
+    return this.device === "cpu" ? 1 : segmentsTogether(this.config, batch, length, gpuBytes(this.device));
   }
 
   /** Whether `advance` and `replay` are recorded as CUDA graphs on a GPU. They are unless this says no. */

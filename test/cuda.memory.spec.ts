@@ -3,6 +3,7 @@ import {
   AdamW, disposeSegment, isMemformerError, memory, Memformer, type MemformerError, mrbp, resetPeakMemory, type State, synchronize, Tensor,
   tidy, trimMemory,
 } from "../lib/index.ts";
+import { activationBytes } from "../lib/together.ts";
 import { describeOnGpu, GPU, toGpu } from "./support/gpu.ts";
 import { randomWindow, relativeError, takeGradients, tinyModel } from "./support/models.ts";
 
@@ -112,5 +113,26 @@ describeOnGpu("GPU memory", function () {
     for (let i = 0; i < 3; i++) await peak(8);
     const small = await peak(8), large = await peak(24);
     expect((large - small) / 16).to.be.at.most(2 * 4 * model.stateBytes + 4 * 512);
+  });
+
+  it("of a segment that goes back with others is about what the choice of their number reckons with", async () => {
+    await using model = await tinyModel({
+      precision: "bfloat16", vocabulary: 1000, bos: 0, width: 256, heads: 4, feedForward: 1024, encoderLayers: 2, decoderLayers: 4,
+      memorySlots: 128, segment: 128, device: GPU,
+    });
+    model.recordSteps(false);
+    const batch = 8, window = randomWindow(model, { batch, segments: 4, ragged: false }).map((segment) => model.upload(segment));
+    const peak = async (together: number): Promise<number> => {
+      await synchronize();
+      resetPeakMemory();
+      const result = tidy(() => mrbp(model, window, model.initialState(batch), { together }));
+      await synchronize();
+      for (const tensor of Object.values(result).flat() as Tensor[]) tensor.dispose();
+      return memory().peakDeviceBytes;
+    };
+    await peak(4); // what is made once is there
+    const measured = (await peak(4) - await peak(1)) / 3;
+    expect(measured / activationBytes(model.config, batch, 128)).to.be.within(0.7, 1.4);
+    window.forEach(disposeSegment);
   });
 });

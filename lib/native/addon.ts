@@ -40,7 +40,7 @@ export interface Addon {
   resetPeak(call: number): void;
   trim(): void;
   versions(): { readonly libtorch: string; readonly threads: number };
-  openCuda(path: string): string[];
+  openCuda(path: string): { readonly name: string; readonly bytes: number }[];
   setMath(call: number, tf32: boolean, deterministic: boolean): void;
   startProfile(call: number): void;
   stopProfile(call: number, path: string): void;

@@ -14,15 +14,21 @@ export type DeviceName = "auto" | "cpu" | "cuda" | `cuda:${number}`;
 /** A device that is there. */
 export type Device = "cpu" | `cuda:${number}`;
 
-let names: readonly string[] | undefined;
+/** A GPU: its name, and how much memory it has. */
+export interface Gpu {
+  readonly name: string;
+  readonly bytes: number;
+}
+
+let gpus: readonly Gpu[] | undefined;
 let warned = false;
 
 /**
- * Opens the CUDA half, once; the names of the GPUs.
+ * Opens the CUDA half, once; the GPUs.
  * Throws MemformerError NO_CUDA (LibTorch without CUDA, no driver, no device), DRIVER_TOO_OLD, LOAD_FAILED, LIBTORCH_MISMATCH.
  */
-export function openCuda(): readonly string[] {
-  if (names !== undefined) return names;
+export function openCuda(): readonly Gpu[] {
+  if (gpus !== undefined) return gpus;
   const { libtorch, folder } = addonOrigin(), path = join(folder, cudaHalf), driver = cudaDriver();
   const needed = Number((libtorch.cuda ?? "0").split(".")[0]);
   if (libtorch.variant !== "cuda") throw noCuda("this LibTorch is for the CPU", libtorch, driver, [fetchLine(), pythonLine]);
@@ -34,7 +40,7 @@ export function openCuda(): readonly string[] {
   if (!existsSync(path)) {
     throw noCuda(`memformer's CUDA half is not there: ${path}`, libtorch, driver, [["compile it, with nvcc on the PATH", "npx memformer build"]]);
   }
-  return names = guarded((addon) => addon.openCuda(path));
+  return gpus = guarded((addon) => addon.openCuda(path));
 }
 
 const driverLine = ["install an NVIDIA driver that fits", "nvidia-smi shows the one that is there"] as const;
@@ -63,9 +69,14 @@ export function resolveDevice(device: DeviceName): Device {
   if (match === null) throw new MemformerError("CONFIG", `device must be "auto", "cpu", "cuda" or "cuda:N", got "${String(device)}"`);
   const index = Number(match[1] ?? 0), found = openCuda();
   if (index >= found.length) {
-    throw new MemformerError("NO_CUDA", `there is no device cuda:${index}: this machine has ${found.length} (${found.join(", ")})`);
+    throw new MemformerError("NO_CUDA", `there is no device cuda:${index}: this machine has ${found.length} (${found.map(({ name }) => name).join(", ")})`);
   }
   return `cuda:${index}`;
+}
+
+/** Bytes of memory that the GPU has. */
+export function gpuBytes(device: Exclude<Device, "cpu">): number {
+  return openCuda()[Number(device.slice("cuda:".length))]!.bytes;
 }
 
 function automatic(): Device {

@@ -85,7 +85,7 @@ function addon(libtorch: Libtorch | Error, env: NodeJS.ProcessEnv): Row {
 /** The GPUs, or why there are none: for a LibTorch that has CUDA. */
 function cudaHalf(libtorch: Libtorch | Error, env: NodeJS.ProcessEnv): Row[] {
   if (libtorch instanceof Error || libtorch.variant !== "cuda") return [];
-  const { failure, said } = inChild("cuda", "console.log(m.openCuda().join(', '))", env);
+  const { failure, said } = inChild("cuda", "console.log(m.openCuda().map((gpu) => gpu.name).join(', '))", env);
   if (failure === undefined) return [{ name: "gpu", ok: true, found: said, required: false }];
   const remedy = /driver|device/.test(failure) ? "install an NVIDIA driver that fits this LibTorch's CUDA" : buildLine;
   return [{ name: "gpu", ok: false, found: failure, required: false, remedy }];

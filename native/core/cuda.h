@@ -1,6 +1,7 @@
 // The CUDA half, as the rest sees it: a shared object of its own, libmemformer_cuda.so, opened at run time where a CUDA LibTorch
 // and a driver are. Opening it also gives the operators their CUDA kernels. It is never closed.
 #pragma once
+#include <functional>
 #include <memory>
 #include <string>
 
@@ -42,10 +43,13 @@ class Cuda {
   virtual ~Cuda() = default;
   virtual int devices() = 0;
   virtual std::string name(int device) = 0;
+  /// Bytes that it has.
+  virtual int64_t total_memory(int device) = 0;
   /// From now on this thread computes on that device, on a stream of its own.
   virtual void enter(int device) = 0;
-  /// Waits for all work that this thread has started.
-  virtual void synchronize() = 0;
+  /// Marks what this thread has started until now: calling what comes back, on any thread, waits for that. It throws what a device
+  /// has failed with.
+  virtual std::function<void()> mark() = 0;
   virtual DeviceMemory memory(int device) = 0;
   virtual void reset_peak(int device) = 0;
   /// Gives cached memory back to the device.
@@ -56,7 +60,7 @@ class Cuda {
 };
 
 /// Changes whenever Cuda, Recording or an operator's schema does: both halves must have been built from the same.
-constexpr int kCudaInterface = 1;
+constexpr int kCudaInterface = 2;
 
 /// The CUDA half; null until it has been opened.
 Cuda* cuda();

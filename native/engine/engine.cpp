@@ -73,21 +73,16 @@ Tensors tensors_of(const Slots& slots) {
 
 }  // namespace
 
-Engine::Engine(int threads) : thread_([this, threads] { loop(threads); }) {}
+Engine::Engine(int threads)
+    : calls_([threads] {
+        install_host_allocator();
+        limit_threads(threads);
+      }) {}
 
 Engine::~Engine() { stop(); }
 
-void Engine::enqueue(std::function<void()> run) {
-  {
-    std::lock_guard lock(mutex_);
-    if (stopping_) return;
-    queue_.push_back(std::move(run));
-  }
-  wake_.notify_one();
-}
-
 void Engine::submit(Call call, Slots inputs, Slots outputs, Work work) {
-  enqueue([this, call = std::move(call), inputs = std::move(inputs), outputs = std::move(outputs), work = std::move(work)] {
+  calls_.add([this, call = std::move(call), inputs = std::move(inputs), outputs = std::move(outputs), work = std::move(work)] {
     execute(call, inputs, outputs, work);
   });
 }
@@ -113,7 +108,7 @@ void Engine::execute(const Call& call, const Slots& inputs, const Slots& outputs
 }
 
 void Engine::read(Call call, Slots inputs, Reader reader) {
-  enqueue([this, call = std::move(call), inputs = std::move(inputs), reader = std::move(reader)] {
+  calls_.add([this, call = std::move(call), inputs = std::move(inputs), reader = std::move(reader)] {
     auto failure = pending_ ? std::exchange(pending_, nullptr) : first_failure(call.number, inputs);
     if (failure) return reader({}, failure);
     try {
@@ -125,36 +120,27 @@ void Engine::read(Call call, Slots inputs, Reader reader) {
 }
 
 void Engine::release(SlotPtr slot) {
-  enqueue([slot = std::move(slot)] {
+  calls_.add([slot = std::move(slot)] {
     slot->tensor.reset();
     slot->disposed = true;
   });
 }
 
-void Engine::stop() {
-  {
-    std::lock_guard lock(mutex_);
-    stopping_ = true;
-    queue_.clear();
-  }
-  wake_.notify_one();
-  if (thread_.joinable()) thread_.join();
+void Engine::settle_after(const Call& call, std::function<void()> wait, Settle settle) {
+  waiting_.add([call = call.number, wait = std::move(wait), settle = std::move(settle)] {
+    std::shared_ptr<const CallFailure> failure;
+    try {
+      wait();
+    } catch (...) {
+      failure = describe(call);
+    }
+    settle(failure);
+  });
 }
 
-void Engine::loop(int threads) {
-  install_host_allocator();
-  limit_threads(threads);
-  for (;;) {
-    std::function<void()> run;
-    {
-      std::unique_lock lock(mutex_);
-      wake_.wait(lock, [this] { return stopping_ || !queue_.empty(); });
-      if (stopping_) return;
-      run = std::move(queue_.front());
-      queue_.pop_front();
-    }
-    run();
-  }
+void Engine::stop() {
+  calls_.stop();
+  waiting_.stop();
 }
 
 }  // namespace memformer::engine

@@ -1,14 +1,10 @@
 // The one thread that owns all torch work of an environment, and its queue. Calls run in the order they were made; thread-local
 // modes (grad mode, OpenMP team) mean one thing; JavaScript's thread and libuv's pool stay free.
 #pragma once
-#include <condition_variable>
-#include <deque>
 #include <functional>
-#include <mutex>
-#include <optional>
-#include <thread>
 
 #include "engine/slot.h"
+#include "engine/worker.h"
 
 namespace memformer::engine {
 
@@ -27,6 +23,7 @@ class Engine {
   };
   using Work = std::function<Tensors(const Tensors&)>;
   using Reader = std::function<void(const Tensors&, std::shared_ptr<const CallFailure>)>;
+  using Settle = std::function<void(std::shared_ptr<const CallFailure>)>;
 
   /// Runs `work` on the inputs' tensors and puts what it returns into the outputs. If an input has failed, so have the outputs;
   /// if `work` throws, the outputs fail with that. A call without outputs that fails is kept: see read().
@@ -35,6 +32,9 @@ class Engine {
   /// outputs, which is thereby cleared. While such a failure waits, further calls without outputs are skipped: an optimizer
   /// step never follows a backward pass that failed.
   void read(Call call, Slots inputs, Reader reader);
+  /// From a reader: calls `settle` once `wait` has returned, or with what it threw. A thread of its own waits, in the order of the calls,
+  /// and this one goes on giving the device work.
+  void settle_after(const Call& call, std::function<void()> wait, Settle settle);
   /// Frees the slot's tensor when the calls made before have run.
   void release(SlotPtr slot);
 
@@ -42,16 +42,10 @@ class Engine {
   void stop();
 
  private:
-  void enqueue(std::function<void()> run);
-  void loop(int threads);
   void execute(const Call& call, const Slots& inputs, const Slots& outputs, const Work& work);
 
-  std::mutex mutex_;
-  std::condition_variable wake_;
-  std::deque<std::function<void()>> queue_;
-  bool stopping_ = false;
   std::shared_ptr<const CallFailure> pending_;  // of a call without outputs
-  std::thread thread_;
+  Worker waiting_, calls_;                      // calls_ ends first: its steps add to the other
 };
 
 }  // namespace memformer::engine

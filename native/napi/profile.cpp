@@ -34,7 +34,7 @@ Napi::Value stop_profile(const Napi::CallbackInfo& info) {
   auto& environment = Environment::of(info.Env());
   const std::string path = info[1].As<Napi::String>();
   environment.engine().submit(environment.call(info[0]), {}, {}, [path](const engine::Tensors&) {
-    if (cuda() != nullptr) cuda()->synchronize();
+    if (cuda() != nullptr) cuda()->mark()();
     profiler::disableProfiler()->save(path);
     return engine::Tensors();
   });

@@ -65,12 +65,17 @@ Napi::Value versions(const Napi::CallbackInfo& info) {
   return result;
 }
 
-/// openCuda(path): the names of the devices.
+/// openCuda(path): { name, bytes }[], a device each.
 Napi::Value open_cuda(const Napi::CallbackInfo& info) {
   memformer::open_cuda(info[0].As<Napi::String>());
-  auto names = Napi::Array::New(info.Env());
-  for (int device = 0; device < cuda()->devices(); ++device) names.Set(names.Length(), cuda()->name(device));
-  return names;
+  auto devices = Napi::Array::New(info.Env());
+  for (int device = 0; device < cuda()->devices(); ++device) {
+    auto entry = Napi::Object::New(info.Env());
+    entry.Set("name", cuda()->name(device));
+    entry.Set("bytes", static_cast<double>(cuda()->total_memory(device)));
+    devices.Set(devices.Length(), entry);
+  }
+  return devices;
 }
 
 /// setMath(call, tf32, deterministic): whether a GPU's float32 products may round their factors to TF32, and whether the same input

@@ -24,7 +24,34 @@ Napi::Value tensor(const Napi::CallbackInfo& info) {
   return wrap(info.Env(), Kind::tensor, std::move(slot));
 }
 
-/// read(call, handle): Promise<{ dtype, shape, data }>, a copy in row-major order.
+/// { dtype, shape, data } of a tensor in host memory.
+Napi::Value described(Napi::Env env, const at::Tensor& value) {
+  auto result = Napi::Object::New(env);
+  auto shape = Napi::Array::New(env, value.dim());
+  for (int64_t axis = 0; axis < value.dim(); ++axis) shape.Set(static_cast<uint32_t>(axis), static_cast<double>(value.size(axis)));
+  auto data = Napi::ArrayBuffer::New(env, value.nbytes());
+  if (value.nbytes() > 0) std::memcpy(data.Data(), value.const_data_ptr(), value.nbytes());
+  result.Set("dtype", dtype_name(value.scalar_type()));
+  result.Set("shape", shape);
+  result.Set("data", data);
+  return result;
+}
+
+/// A copy in row-major order, taken in the order of the calls: the event loop comes to it later, when the tensor may have changed.
+/// `wait`: to be called before it is looked at, where the device still writes it.
+at::Tensor host_copy(const at::Tensor& tensor, std::function<void()>& wait) {
+  // More is not worth the memory that a device can write to by itself, which is dear to get.
+  constexpr size_t kSmall = 1 << 16;
+  const auto value = tensor.detach();
+  if (!value.is_cuda() || value.nbytes() > kSmall)
+    return value.to(value.options().device(at::kCPU), /*non_blocking=*/false, /*copy=*/true, at::MemoryFormat::Contiguous);
+  auto copy = at::empty(value.sizes(), value.options().device(at::kCPU).pinned_memory(true));
+  copy.copy_(value, /*non_blocking=*/true);
+  wait = cuda()->mark();
+  return copy;
+}
+
+/// read(call, handle): Promise<{ dtype, shape, data }>, a copy; without a handle, once all calls made before have been carried out.
 Napi::Value read(const Napi::CallbackInfo& info) {
   auto& environment = Environment::of(info.Env());
   auto deferred = std::make_shared<Napi::Promise::Deferred>(info.Env());
@@ -33,29 +60,21 @@ Napi::Value read(const Napi::CallbackInfo& info) {
   engine::Slots inputs;
   if (!barrier) inputs.push_back(slot(info[1], "tensor"));
   auto& engine = environment.engine();
+  const auto call = environment.call(info[0]);
   environment.begin(info.Env());
-  engine.read(environment.call(info[0]), inputs, [&environment, deferred, barrier](const Tensors& tensors, std::shared_ptr<const engine::CallFailure> failure) {
+  engine.read(call, inputs, [=, &environment, &engine](const Tensors& tensors, std::shared_ptr<const engine::CallFailure> failure) {
     at::Tensor value;
-    const char* name = nullptr;
-    if (!failure && barrier && cuda() != nullptr) cuda()->synchronize();
-    if (!failure && !barrier) {
-      // A copy taken here, in the order of the calls: the event loop comes to it later, when the tensor may have changed.
-      value = tensors[0].detach().to(tensors[0].options().device(at::kCPU), /*non_blocking=*/false, /*copy=*/true, at::MemoryFormat::Contiguous);
-      name = dtype_name(value.scalar_type());
-    }
-    environment.settle([deferred, failure, value, name](Napi::Env env) {
-      if (failure) return deferred->Reject(error(env, *failure));
-      if (!value.defined()) return deferred->Resolve(env.Undefined());
-      auto result = Napi::Object::New(env);
-      auto shape = Napi::Array::New(env, value.dim());
-      for (int64_t axis = 0; axis < value.dim(); ++axis) shape.Set(static_cast<uint32_t>(axis), static_cast<double>(value.size(axis)));
-      auto data = Napi::ArrayBuffer::New(env, value.nbytes());
-      if (value.nbytes() > 0) std::memcpy(data.Data(), value.const_data_ptr(), value.nbytes());
-      result.Set("dtype", name);
-      result.Set("shape", shape);
-      result.Set("data", data);
-      deferred->Resolve(result);
-    });
+    std::function<void()> wait;
+    if (!failure && barrier && cuda() != nullptr) wait = cuda()->mark();
+    if (!failure && !barrier) value = host_copy(tensors[0], wait);
+    const auto settle = [&environment, deferred, value](const std::shared_ptr<const engine::CallFailure>& reason) {
+      environment.settle([deferred, reason, value](Napi::Env env) {
+        if (reason) deferred->Reject(error(env, *reason));
+        else deferred->Resolve(value.defined() ? described(env, value) : env.Undefined());
+      });
+    };
+    if (wait) engine.settle_after(call, std::move(wait), settle);
+    else settle(failure);
   });
   return promise;
 }

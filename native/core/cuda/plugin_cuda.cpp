@@ -50,17 +50,34 @@ class GraphRecording final : public Recording {
   at::cuda::CUDAGraph graph_;
 };
 
+/// A place in a stream's work.
+class Event {
+ public:
+  explicit Event(c10::cuda::CUDAStream stream) {
+    const c10::cuda::CUDAGuard device(stream.device());
+    C10_CUDA_CHECK(cudaEventCreateWithFlags(&event_, cudaEventDisableTiming));
+    C10_CUDA_CHECK(cudaEventRecord(event_, stream));
+  }
+  ~Event() { cudaEventDestroy(event_); }
+  Event(const Event&) = delete;
+  Event& operator=(const Event&) = delete;
+
+  /// Any thread.
+  void synchronize() const { C10_CUDA_CHECK(cudaEventSynchronize(event_)); }
+
+ private:
+  cudaEvent_t event_ = nullptr;
+};
+
 class Half final : public Cuda {
  public:
   explicit Half(int devices) : devices_(devices) {}
 
   int devices() override { return devices_; }
 
-  std::string name(int device) override {
-    cudaDeviceProp properties;
-    C10_CUDA_CHECK(cudaGetDeviceProperties(&properties, device));
-    return properties.name;
-  }
+  std::string name(int device) override { return properties(device).name; }
+
+  int64_t total_memory(int device) override { return static_cast<int64_t>(properties(device).totalGlobalMem); }
 
   void enter(int device) override {
     thread_local std::map<int, c10::cuda::CUDAStream> streams;
@@ -72,10 +89,13 @@ class Half final : public Cuda {
     c10::cuda::setCurrentCUDAStream(stream->second);
   }
 
-  void synchronize() override {
-    if (!allocator::get()->initialized()) return;
-    for (int device = 0; device < devices_; ++device)
-      if (memory(device).reserved > 0) c10::cuda::getCurrentCUDAStream(static_cast<c10::DeviceIndex>(device)).synchronize();
+  std::function<void()> mark() override {
+    std::vector<std::shared_ptr<Event>> events;
+    for (int device = 0; device < devices_ && allocator::get()->initialized(); ++device)
+      if (memory(device).reserved > 0) events.push_back(std::make_shared<Event>(c10::cuda::getCurrentCUDAStream(static_cast<c10::DeviceIndex>(device))));
+    return [events] {
+      for (const auto& event : events) event->synchronize();
+    };
   }
 
   DeviceMemory memory(int device) override {
@@ -111,6 +131,12 @@ class Half final : public Cuda {
   Shortage shortage() override { return {requested_.load(), free_.load()}; }
 
  private:
+  static cudaDeviceProp properties(int device) {
+    cudaDeviceProp properties;
+    C10_CUDA_CHECK(cudaGetDeviceProperties(&properties, device));
+    return properties;
+  }
+
   /// LibTorch's allocator and our observer of what it could not give, once.
   void prepare(int device) {
     std::call_once(prepared_, [this] {

@@ -30,7 +30,8 @@ __global__ void __launch_bounds__(Block::kThreads, 256 / Block::kThreads * 2) at
 #pragma unroll
     for (int i = 0; i < 4; ++i) y[j][i] *= factor[i / 2];
   }
-  Block::put(q, row, y);  // over the warp's own queries
+  __syncwarp();  // its queries have been read
+  Block::put(q, row, y);
   __syncwarp();
   Block::save(q, p.y, b, h, row, p.N);
 }

@@ -1,0 +1,34 @@
+// One thread and its queue: what is added runs in that order.
+#pragma once
+#include <condition_variable>
+#include <deque>
+#include <functional>
+#include <mutex>
+#include <thread>
+
+namespace memformer::engine {
+
+class Worker {
+ public:
+  /// `begin` runs on the thread before all else. The thread starts with the first step.
+  explicit Worker(std::function<void()> begin = [] {}) : begin_(std::move(begin)) {}
+  ~Worker() { stop(); }
+
+  /// Runs `step` on the thread, after those that were added before; not at all after stop().
+  void add(std::function<void()> step);
+
+  /// Drops what waits, lets the step that runs finish, joins the thread. Idempotent.
+  void stop();
+
+ private:
+  void loop();
+
+  std::function<void()> begin_;
+  std::mutex mutex_;
+  std::condition_variable wake_;
+  std::deque<std::function<void()>> queue_;
+  bool stopping_ = false;
+  std::thread thread_;
+};
+
+}  // namespace memformer::engine
