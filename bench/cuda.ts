@@ -5,6 +5,7 @@
  *   [--quick] [--batches 1,16,64] [--configurations wiki,mnist] [--peers eager,compile,graphs,graphs+compile]
  *   [--methods mrbp,bptt,checkpointing] [--windows 20] [--warmup 5] [--peak FLOP/s]
  *   [--together N]: segments a step of ours, else as many as the model thinks best;  [--unrecorded]: ours without CUDA graphs
+ *   [--name cuda]: of the file in bench/results
  */
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
@@ -93,7 +94,8 @@ export async function cuda(flags: readonly string[]): Promise<boolean> {
     rmSync(folder, { recursive: true });
   }
   if (rows.length === 0) throw new Error("no row to show: nothing that was measured agrees");
-  report("cuda", "Training on one GPU, tokens a second", rows, facts);
+  const at = flags.indexOf("--name");
+  report(at < 0 ? "cuda" : flags[at + 1] ?? "cuda", "Training on one GPU, tokens a second", rows, facts);
   return sound;
 }
 

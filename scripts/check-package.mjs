@@ -1,9 +1,10 @@
 /**
- * The package as a user gets it:  node scripts/check-package.mjs [--node BIN]... [--update] [--keep]
+ * The package as a user gets it:  node scripts/check-package.mjs [--node BIN]... [--update] [--keep] | --project DIR
  * packs it (with binaries for the LibTorch that is found, where there are none yet), holds size and file list against the
  * repository's, installs the tarball with --ignore-scripts into an empty TypeScript project, and there, without a compiler on
  * the PATH, under every --node (default: this one): `memformer doctor`, require() from CommonJS, and the README's example.
- * --update writes the file list anew; --keep leaves the project and says where.
+ * --update writes the file list anew; --keep leaves the project and says where; --project tries out one that was kept, maybe on another
+ * machine: one with a GPU needs neither npm nor a network for it.
  */
 import { spawnSync } from "node:child_process";
 import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
@@ -15,8 +16,13 @@ import { complaints, mostBytes, pack, writeList } from "./packed.mjs";
 
 await main(async () => {
   const { values } = parseArgs({
-    options: { node: { type: "string", multiple: true }, update: { type: "boolean" }, keep: { type: "boolean" } },
+    options: { node: { type: "string", multiple: true }, update: { type: "boolean" }, keep: { type: "boolean" }, project: { type: "string" } },
   });
+  const nodes = values.node ?? [process.execPath];
+  if (values.project !== undefined) {
+    for (const node of nodes) tryOut(values.project, node);
+    return;
+  }
   if (!existsSync(join(root, "variants"))) run(process.execPath, ["scripts/prebuild.mjs"], { cwd: root });
   const project = mkdtempSync(join(tmpdir(), "memformer-package-"));
   try {
@@ -27,7 +33,7 @@ await main(async () => {
     if (wrong.length > 0) throw new Error(`the package is not as it should be:\n  ${wrong.join("\n  ")}`);
     console.log(`packed: ${packed.names.length} files, ${(packed.bytes / 1e6).toFixed(1)} MB`);
     install(project, packed.path);
-    for (const node of values.node ?? [process.execPath]) tryOut(project, node);
+    for (const node of nodes) tryOut(project, node);
   } finally {
     if (values.keep) console.log(`kept: ${project}`);
     else rmSync(project, { recursive: true, force: true });

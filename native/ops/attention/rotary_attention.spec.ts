@@ -5,6 +5,7 @@ import { errorOf } from "../../../test/support/opcheck-compare.ts";
 import { download, Draw, type Numbers, numbers, upload } from "../../../test/support/opcheck-numbers.ts";
 import { gradients } from "../../../test/support/opcheck-run.ts";
 import type { OperatorSpec } from "../../../test/support/opcheck-spec.ts";
+import { rotaryMisuses } from "../../../test/support/rotary-misuses.ts";
 
 interface Case {
   readonly what: string;
@@ -91,40 +92,11 @@ export const rotaryAttention: OperatorSpec<Case, Arguments> = {
     return [apply("aten::flatten.using_ints", apply("aten::transpose.int", y!, 1, 2), -2, -1)];
   },
   misuses: [
-    {
-      what: "a bias of another width", code: "SHAPE",
-      arguments: (...args) => args.with(1, numbers([18])),
-      message: /^rotary_attention: bias must have shape \(54\), got \[18\]$/,
-    },
-    {
-      what: "a sink without bias", code: "CONFIG",
-      arguments: (...args) => args.with(1, null).with(2, numbers([54])),
-      message: /^rotary_attention: a bias_sink needs a bias$/,
-    },
-    {
-      what: "a width that the heads do not divide", code: "CONFIG",
-      arguments: (...args) => args.with(0, numbers([3, 5, 55])),
-      message: /^rotary_attention: qkv's width must be 3 x heads x an even number, got 55 with 3 heads$/,
-    },
-    {
-      what: "qkv that is no (B, T, 3 D)", code: "SHAPE",
-      arguments: (...args) => args.with(0, numbers([5, 54])),
-      message: /^rotary_attention: qkv must have shape \(any, any, any\), got \[5, 54\]$/,
-    },
-    {
-      what: "angles of other positions", code: "SHAPE",
-      arguments: (...args) => args.with(3, numbers([4, 3])),
-      message: /^rotary_attention: cos must have shape \(5, 3\), got \[4, 3\]$/,
-    },
+    ...rotaryMisuses("rotary_attention"),
     {
       what: "a mask of other tokens", code: "SHAPE",
       arguments: (...args) => args.with(5, numbers([3, 1, 5, 6], () => 1, "bool")),
       message: /^rotary_attention: mask must have shape \(3 or 1, 1, 5 or 1, 5\), got \[3, 1, 5, 6\]$/,
-    },
-    {
-      what: "whole numbers", code: "DTYPE",
-      arguments: (...args) => args.with(0, numbers([3, 5, 54], () => 1, "int64")),
-      message: /^rotary_attention: qkv must be float32, float64 or bfloat16, got Long$/,
     },
   ],
   cost: ({ B, T, H, E }, size) => ({ bytes: 4 * size * B * T * H * E + 4 * T * E, flops: 4 * B * H * T * T * E }),

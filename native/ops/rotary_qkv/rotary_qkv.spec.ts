@@ -5,6 +5,7 @@ import { errorOf } from "../../../test/support/opcheck-compare.ts";
 import { download, Draw, type Numbers, numbers, upload } from "../../../test/support/opcheck-numbers.ts";
 import { gradients } from "../../../test/support/opcheck-run.ts";
 import type { OperatorSpec } from "../../../test/support/opcheck-spec.ts";
+import { rotaryMisuses } from "../../../test/support/rotary-misuses.ts";
 
 interface Case {
   readonly what: string;
@@ -71,53 +72,7 @@ export const rotaryQkv: OperatorSpec<Case, Arguments> = {
     };
     return [turned(0), turned(1), apply("aten::flatten.using_ints", apply("aten::select.int", split, 0, 2), -2, -1)];
   },
-  misuses: [
-    {
-      what: "a bias of another width", code: "SHAPE",
-      arguments: (...args) => args.with(1, numbers([18])),
-      message: /^rotary_qkv: bias must have shape \(54\), got \[18\]$/,
-    },
-    {
-      what: "a sink of another width", code: "SHAPE",
-      arguments: (...args) => args.with(2, numbers([18])),
-      message: /^rotary_qkv: bias_sink must have shape \(54\), got \[18\]$/,
-    },
-    {
-      what: "a sink without bias", code: "CONFIG",
-      arguments: (...args) => args.with(1, null).with(2, numbers([54])),
-      message: /^rotary_qkv: a bias_sink needs a bias$/,
-    },
-    {
-      what: "a width that the heads do not divide", code: "CONFIG",
-      arguments: (...args) => args.with(0, numbers([3, 5, 55])),
-      message: /^rotary_qkv: qkv's width must be 3 x heads x an even number, got 55 with 3 heads$/,
-    },
-    {
-      what: "no heads", code: "CONFIG",
-      arguments: (...args) => args.with(5, 0),
-      message: /^rotary_qkv: qkv's width must be 3 x heads x an even number, got 54 with 0 heads$/,
-    },
-    {
-      what: "qkv that is no (B, T, 3 D)", code: "SHAPE",
-      arguments: (...args) => args.with(0, numbers([5, 54])),
-      message: /^rotary_qkv: qkv must have shape \(any, any, any\), got \[5, 54\]$/,
-    },
-    {
-      what: "angles of other positions", code: "SHAPE",
-      arguments: (...args) => args.with(3, numbers([4, 3])),
-      message: /^rotary_qkv: cos must have shape \(5, 3\), got \[4, 3\]$/,
-    },
-    {
-      what: "angles of another dtype", code: "DTYPE",
-      arguments: (...args) => args.with(4, numbers([5, 3], () => 0, "int32")),
-      message: /^rotary_qkv: sin must be Double, got Int$/,
-    },
-    {
-      what: "whole numbers", code: "DTYPE",
-      arguments: (...args) => args.with(0, numbers([3, 5, 54], () => 1, "int64")),
-      message: /^rotary_qkv: qkv must be float32, float64 or bfloat16, got Long$/,
-    },
-  ],
+  misuses: rotaryMisuses("rotary_qkv"),
   cost: ({ B, T, H, E }, size) => ({ bytes: 6 * size * B * T * H * E + 4 * T * E, flops: 6 * B * T * H * E }),
 };
 
