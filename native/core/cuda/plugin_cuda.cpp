@@ -8,6 +8,7 @@
 
 #include <map>
 #include <mutex>
+#include <vector>
 
 #include "core/cuda.h"
 #include "core/failure.h"
@@ -71,13 +72,21 @@ class Event {
 
 class Half final : public Cuda {
  public:
-  explicit Half(int devices) : devices_(devices) {}
+  explicit Half(int devices) : devices_(devices) {
+    for (int device = 0; device < devices; ++device) {
+      int bytes = 0;
+      C10_CUDA_CHECK(cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device));
+      block_memory_.push_back(bytes);
+    }
+  }
 
   int devices() override { return devices_; }
 
   std::string name(int device) override { return properties(device).name; }
 
   int64_t total_memory(int device) override { return static_cast<int64_t>(properties(device).totalGlobalMem); }
+
+  int64_t block_memory(int device) override { return block_memory_.at(static_cast<size_t>(device)); }
 
   void enter(int device) override {
     thread_local std::map<int, c10::cuda::CUDAStream> streams;
@@ -150,6 +159,7 @@ class Half final : public Cuda {
   }
 
   int devices_;
+  std::vector<int64_t> block_memory_;
   std::once_flag prepared_;
   std::atomic<int64_t> requested_{0}, free_{0};
 };

@@ -1,6 +1,8 @@
 #include "ops/attention/attention.h"
 
+#include "core/cuda.h"
 #include "core/op_handle.h"
+#include "ops/attention/block_size.h"
 #include "ops/attention/check.h"
 
 // Saved for backward: q, k, v and the weights p (B H, N, M). With g = dL/dy:
@@ -110,6 +112,14 @@ Tensor without_gradient(const Tensor& q, const Tensor& k, const Tensor& v, const
 }
 
 }  // namespace
+
+bool attention_is_fused(const Tensor& x, int64_t N, int64_t M, int64_t E) {
+  const auto dtype = x.scalar_type();
+  if (!x.is_cuda() || (dtype != at::kBFloat16 && dtype != at::kHalf) || (E != 32 && E != 64)) return false;
+  if (N < 1 || N > 128 || M < 1 || M > 128) return false;
+  const int rows = attention_rows(static_cast<int>(N), static_cast<int>(M));
+  return attention_block_bytes(rows, static_cast<int>(E)) <= cuda()->block_memory(x.device().index());
+}
 
 Tensor attention(const Tensor& q, const Tensor& k, const Tensor& v, const Mask& mask, bool causal) {
   static const auto op = find_op<decltype(attention)>("memformer::attention");

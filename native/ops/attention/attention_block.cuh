@@ -4,6 +4,7 @@
 #pragma once
 #include "core/cuda/mma.cuh"
 #include "ops/attention/attention.cuh"
+#include "ops/attention/block_size.h"
 
 namespace memformer::ops {
 
@@ -17,6 +18,7 @@ struct AttentionBlock {
   using Heads = SharedMatrix<T, E + 8>;       // (rows, E)
   using Weights = SharedMatrix<T, rows + 8>;  // (rows, rows)
   static constexpr int kHeadsBytes = rows * (E + 8) * 2, kWeightsBytes = rows * (rows + 8) * 2;
+  static_assert(4 * kHeadsBytes + kWeightsBytes == attention_block_bytes(rows, E));
 
   /// A thread brings, and prepares, eight numbers of a head's first half and those that they are paired with, of kTurns rows.
   static constexpr int kTurns = E / 32;
@@ -217,7 +219,7 @@ template <typename Body>
 void for_attention_block(const AttentionParams& p, Body&& body) {
   const auto of = [&](auto type) {
     using T = typename decltype(type)::type;
-    const bool few = p.N <= 64 && p.M <= 64;
+    const bool few = attention_rows(p.N, p.M) == 64;
     if (p.E == 32) return few ? body(AttentionBlock<T, 32, 64>()) : body(AttentionBlock<T, 32, 128>());
     return few ? body(AttentionBlock<T, 64, 64>()) : body(AttentionBlock<T, 64, 128>());
   };
