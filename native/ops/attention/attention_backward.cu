@@ -59,7 +59,8 @@ __device__ __forceinline__ void sum_rows(const typename Block::Heads& x, int row
   *reinterpret_cast<float2*>(sums + e) = sum;
 }
 
-/// Both thirds of the work take turns on one (rows, rows) matrix: the weights, then ds.
+/// The weights and then ds lie in one (rows, rows) matrix: two would leave a multiprocessor one block. For the same reason the gradients
+/// leave through the tiles whose contents have been read.
 template <typename Block>
 __global__ void __launch_bounds__(Block::kThreads, 256 / Block::kThreads * 2) attention_backward_kernel(const AttentionBackwardParams params) {
   using Heads = typename Block::Heads;
