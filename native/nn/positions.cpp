@@ -1,5 +1,6 @@
 #include "nn/positions.h"
 
+#include "core/packed_qkv.h"
 #include "ops/attention/attention.h"
 #include "ops/attention/rotary_attention.h"
 
@@ -12,11 +13,7 @@ struct Heads {
   Tensor q, k, v;  // (B, H, T, E)
 };
 
-Heads split_heads(const Tensor& qkv, int64_t H) {
-  const int64_t B = qkv.size(0), T = qkv.size(1), E = qkv.size(2) / (3 * H);
-  const auto parts = qkv.view({B, T, 3, H, E}).permute({2, 0, 3, 1, 4}).unbind(0);
-  return {parts[0], parts[1], parts[2]};
-}
+Heads split_heads(const Tensor& qkv, int64_t H) { return {part_of(qkv, 0, H), part_of(qkv, 1, H), part_of(qkv, 2, H)}; }
 
 Tensor merge(const Tensor& heads) {
   const int64_t B = heads.size(0), H = heads.size(1), T = heads.size(2), E = heads.size(3);

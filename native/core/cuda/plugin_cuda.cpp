@@ -101,7 +101,7 @@ class Half final : public Cuda {
   std::function<void()> mark() override {
     std::vector<std::shared_ptr<Event>> events;
     for (int device = 0; device < devices_ && allocator::get()->initialized(); ++device)
-      if (memory(device).reserved > 0) events.push_back(std::make_shared<Event>(c10::cuda::getCurrentCUDAStream(static_cast<c10::DeviceIndex>(device))));
+      if (reserved(device) > 0) events.push_back(std::make_shared<Event>(c10::cuda::getCurrentCUDAStream(static_cast<c10::DeviceIndex>(device))));
     return [events] {
       for (const auto& event : events) event->synchronize();
     };
@@ -140,6 +140,12 @@ class Half final : public Cuda {
   Shortage shortage() override { return {requested_.load(), free_.load()}; }
 
  private:
+  /// Bytes taken from the device: none where it is not in use. Asks the allocator alone.
+  static int64_t reserved(int device) {
+    const auto all = static_cast<size_t>(c10::CachingAllocator::StatType::AGGREGATE);
+    return allocator::getDeviceStats(static_cast<c10::DeviceIndex>(device)).reserved_bytes[all].current;
+  }
+
   static cudaDeviceProp properties(int device) {
     cudaDeviceProp properties;
     C10_CUDA_CHECK(cudaGetDeviceProperties(&properties, device));

@@ -5,6 +5,7 @@
 #include "core/cuda/dtype_of.h"
 #include "core/cuda/pending_sums.h"
 #include "core/gradient_sink.h"
+#include "core/packed_qkv.h"
 #include "ops/attention/attention.cuh"
 #include "ops/attention/attention.h"
 
@@ -33,11 +34,6 @@ AttentionHeads heads_of(const Tensor& x) {
 /// A tensor (B, H, rows, E) for a kernel to write, token by token in memory.
 Tensor by_token(const Tensor& like) {
   return at::empty({like.size(0), like.size(2), like.size(1), like.size(3)}, like.options()).transpose(1, 2);
-}
-
-/// Part 0, 1 or 2 of the packed (B, T, 3 D), as a view (B, H, T, E).
-Tensor part_of(const Tensor& packed, int64_t part, int64_t heads) {
-  return packed.view({packed.size(0), packed.size(1), 3, heads, packed.size(2) / (3 * heads)}).select(2, part).transpose(1, 2);
 }
 
 /// All but y. The tensors have to outlive the launch.

@@ -1,7 +1,7 @@
 #include "ops/attention/rotary_attention.h"
 
 #include "core/op_handle.h"
-#include "core/rotary_checks.h"
+#include "core/packed_qkv.h"
 #include "ops/attention/attention.h"
 #include "ops/attention/check.h"
 

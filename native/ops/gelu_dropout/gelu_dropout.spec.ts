@@ -1,9 +1,7 @@
-import { expect } from "chai";
-import { apply, op, type Tensor } from "../../../lib/index.ts";
-import { opcheck } from "../../../test/support/opcheck.ts";
-import { errorOf } from "../../../test/support/opcheck-compare.ts";
-import { count, download, Draw, type Numbers, numbers, upload } from "../../../test/support/opcheck-numbers.ts";
-import { gradients } from "../../../test/support/opcheck-run.ts";
+import { apply } from "../../../lib/index.ts";
+import { opcheck, operator } from "../../../test/support/opcheck.ts";
+import { count, Draw, type Numbers, numbers } from "../../../test/support/opcheck-numbers.ts";
+import { expectBiasSink } from "../../../test/support/opcheck-sink.ts";
 import type { OperatorSpec } from "../../../test/support/opcheck-spec.ts";
 import { dropout } from "../dropout/dropout.spec.ts";
 
@@ -120,15 +118,7 @@ export const geluDropout: OperatorSpec<Case, Arguments> = {
 
 opcheck(geluDropout, () => {
   it("adds the gradient of the bias to its sink, to what that holds", async () => {
-    const call = (...args: (Tensor | number | null)[]): Tensor[] => op(geluDropout.name, ...args);
-    const draw = new Draw(3), args = geluDropout.inputs(geluDropout.cases[0]!, draw), cotangents = [draw.numbers([3, 5, 7])];
-    const sent = await gradients(call, args, cotangents);
-    const held = numbers([7], (i) => i), sink = upload(held, "float64");
-    const then = await gradients((...given) => call(...given.with(2, sink)), args, cotangents);
-    expect(then[0]!.data).to.deep.equal(sent[0]!.data);
-    expect(then[1]!.data.every((value) => value === 0)).to.be.true;
-    const expected = held.data.map((value, c) => value + sent[1]!.data[c]!);
-    expect(errorOf((await download(sink)).data, expected)).to.be.below(1e-14);
-    sink.dispose();
+    const draw = new Draw(3), args = geluDropout.inputs(geluDropout.cases[0]!, draw);
+    await expectBiasSink(operator(geluDropout), args, [draw.numbers([3, 5, 7])], 1e-14);
   });
 });

@@ -1,9 +1,7 @@
-import { expect } from "chai";
-import { apply, op, type Tensor } from "../../../lib/index.ts";
-import { opcheck } from "../../../test/support/opcheck.ts";
-import { errorOf } from "../../../test/support/opcheck-compare.ts";
-import { download, Draw, type Numbers, numbers, upload } from "../../../test/support/opcheck-numbers.ts";
-import { gradients } from "../../../test/support/opcheck-run.ts";
+import { apply, type Tensor } from "../../../lib/index.ts";
+import { opcheck, operator } from "../../../test/support/opcheck.ts";
+import { Draw, type Numbers, numbers } from "../../../test/support/opcheck-numbers.ts";
+import { expectBiasSink } from "../../../test/support/opcheck-sink.ts";
 import type { OperatorSpec } from "../../../test/support/opcheck-spec.ts";
 import { rotaryMisuses } from "../../../test/support/rotary-misuses.ts";
 
@@ -78,16 +76,7 @@ export const rotaryQkv: OperatorSpec<Case, Arguments> = {
 
 opcheck(rotaryQkv, () => {
   it("adds the gradient of the bias to its sink, to what that holds", async () => {
-    const call = (...args: (Tensor | number | null)[]): Tensor[] => op(rotaryQkv.name, ...args);
     const draw = new Draw(3), args = rotaryQkv.inputs(rotaryQkv.cases[0]!, draw);
-    const cotangents = [0, 1, 2].map(() => draw.numbers([3, 3, 5, 6]));
-    const sent = await gradients(call, args, cotangents);
-    const held = numbers([54], (i) => i % 5), sink = upload(held, "float64");
-    const then = await gradients((...given) => call(...given.with(2, sink)), args, cotangents);
-    expect(then[0]!.data).to.deep.equal(sent[0]!.data);
-    expect(then[1]!.data.every((value) => value === 0)).to.be.true;
-    const expected = held.data.map((value, c) => value + sent[1]!.data[c]!);
-    expect(errorOf((await download(sink)).data, expected)).to.be.below(1e-14);
-    sink.dispose();
+    await expectBiasSink(operator(rotaryQkv), args, [0, 1, 2].map(() => draw.numbers([3, 3, 5, 6])), 1e-14);
   });
 });

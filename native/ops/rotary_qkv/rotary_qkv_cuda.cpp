@@ -4,7 +4,7 @@
 
 #include "core/cuda/dtype_of.h"
 #include "core/cuda/pending_sums.h"
-#include "core/rotary_checks.h"
+#include "core/packed_qkv.h"
 #include "core/torch.h"
 #include "ops/rotary_qkv/rotary_qkv.cuh"
 
@@ -32,11 +32,6 @@ RotaryQkvParams params_of(const Tensor& q, const Tensor& k, const Tensor& v, con
   params.opposite = backward;
   params.dtype = cuda::dtype_of(q);
   return params;
-}
-
-/// Part 0, 1 or 2 of the packed (B, T, 3 D), as a view (B, H, T, E).
-Tensor part_of(const Tensor& packed, int64_t part, int64_t heads) {
-  return packed.view({packed.size(0), packed.size(1), 3, heads, packed.size(2) / (3 * heads)}).select(2, part).transpose(1, 2);
 }
 
 std::tuple<Tensor, Tensor, Tensor> forward_cuda(const Tensor& qkv_in, const Optional& bias_in, const Optional& bias_sink,

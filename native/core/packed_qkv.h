@@ -1,8 +1,13 @@
-// What the operators over a fused QKV projection with rotary positions ask of their arguments, on any device.
+// A fused QKV projection (B, T, 3 D): its parts, and what the operators over one with rotary positions ask of their arguments.
 #pragma once
 #include "core/gradient_sink.h"
 
 namespace memformer {
+
+/// Part 0, 1 or 2 (Q, K or V) of the packed (B, T, 3 D), as a view (B, H, T, E).
+inline at::Tensor part_of(const at::Tensor& packed, int64_t part, int64_t heads) {
+  return packed.view({packed.size(0), packed.size(1), 3, heads, packed.size(2) / (3 * heads)}).select(2, part).transpose(1, 2);
+}
 
 inline void check_rotary(const char* op, const at::Tensor& qkv, const std::optional<at::Tensor>& bias,
                          const std::optional<at::Tensor>& bias_sink, const at::Tensor& cos, const at::Tensor& sin, int64_t heads) {
