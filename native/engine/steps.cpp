@@ -63,13 +63,13 @@ Steps::Replayed Steps::replay(const Segments& segments, const nn::State& state, 
     at::AutoGradMode grad_mode(true);
     Tensors leaves;
     for (size_t i = 0; i < N; ++i) leaves.push_back(inputs[first + 1 + i].detach().requires_grad_(true));
-    const auto outputs = model_->forward(segments_from(inputs, segments), leaves);
-    Tensors roots{outputs.loss}, root_grads{inputs[first]};
+    const auto outputs = model_->forward(segments_from(inputs, segments), leaves, inputs[first]);
+    Tensors roots{outputs.total}, root_grads{at::Tensor()};
     if (!last) {
       roots.insert(roots.end(), outputs.state.begin(), outputs.state.end());
       root_grads.insert(root_grads.end(), inputs.begin() + first + 1 + N, inputs.end());
     }
-    Tensors made{outputs.loss.detach(), outputs.count};
+    Tensors made{outputs.loss, outputs.count};
     if (last)
       for (const auto& part : outputs.state) made.push_back(part.detach());
     backward(roots, root_grads);

@@ -116,7 +116,7 @@ Napi::Value forward(const Napi::CallbackInfo& info) {
   return enqueue(info, step.inputs, count, [step, with_graph](HeldModel& held, const Tensors& tensors) {
     at::AutoGradMode grad_mode(with_graph);
     auto outputs = held.model->forward({step.moved(held, tensors)}, StepArguments::state(tensors));
-    Tensors results{outputs.loss.squeeze(0), outputs.count.squeeze(0)};
+    Tensors results{outputs.total, outputs.count.squeeze(0)};
     results.insert(results.end(), outputs.state.begin(), outputs.state.end());
     return results;
   });

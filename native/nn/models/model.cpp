@@ -1,5 +1,6 @@
 #include "nn/models/model.h"
 
+#include "core/tensor_checks.h"
 #include "nn/loss_scale.h"
 #include "ops/linear/linear.h"
 #include "ops/linear_cross_entropy/linear_cross_entropy.h"
@@ -7,9 +8,11 @@
 namespace memformer::nn {
 namespace {
 
-/// Rows of logits held at a time: 4 Mi numbers on a CPU, 64 Mi on a GPU, which fewer would leave idle.
-int64_t chunk_rows(int64_t vocabulary, bool is_cpu) {
-  return std::max<int64_t>(16, (int64_t{is_cpu ? 4 : 64} << 20) / std::max<int64_t>(vocabulary, 1));
+/// Rows of logits held at a time, of N in all: 4 Mi numbers on a CPU; on a GPU, which fewer would leave idle, 32 Mi, and more as N grows, for
+/// each chunk reads and writes the sums of the weight's gradient.
+int64_t chunk_rows(int64_t N, int64_t vocabulary, bool is_cpu) {
+  const auto rows = [&](int64_t mebi) { return std::max<int64_t>(16, (mebi << 20) / std::max<int64_t>(vocabulary, 1)); };
+  return is_cpu ? rows(4) : std::clamp(N / 8, rows(32), rows(256));
 }
 
 /// Segments above each other.
@@ -59,7 +62,7 @@ at::Tensor Model::project(const at::Tensor& hidden, Pass& pass) const {
   return ops::linear(pass.cast(hidden), pass.working(output_), bias, {}, {}).to(parameters_.dtype());
 }
 
-Outputs Model::forward(const std::vector<SegmentInput>& segments, State state) const {
+Outputs Model::forward(const std::vector<SegmentInput>& segments, State state, const at::Tensor& weights) const {
   const auto G = static_cast<int64_t>(segments.size());
   const auto scale = loss_scale();
   state = each(state, entering, scale);
@@ -78,11 +81,14 @@ Outputs Model::forward(const std::vector<SegmentInput>& segments, State state) c
   require(hidden.size(0) == all.target.size(0) && hidden.size(1) == all.target.size(1), "SHAPE", "target must be (", hidden.size(0) / G, ", ",
           hidden.size(1), "), got ", segments[0].target.sizes());
   const auto bias = output_bias_ ? std::optional<at::Tensor>(pass.working(*output_bias_)) : std::nullopt;
-  const auto [sum, count] = ops::linear_cross_entropy(pass.cast(hidden).reshape({-1, hidden.size(2)}), pass.working(output_), bias,
-                                                      all.target.reshape({-1}), pass.sink(output_),
-                                                      output_bias_ ? pass.sink(*output_bias_) : std::nullopt, G,
-                                                      chunk_rows(output_.size(0), hidden.is_cpu()));
-  return {leaving(sum / count.clamp_min(1).to(sum.scalar_type()), scale), count, each(state, leaving, scale)};
+  const auto flat = pass.cast(hidden).reshape({-1, hidden.size(2)});
+  // Its gradients are formed on the way forward, and have to be large enough for float16 there.
+  const auto given = weights.defined() ? weights.to(accumulate_type(compute_)) : at::ones({G}, flat.options().dtype(accumulate_type(compute_)));
+  const auto [total, loss, count] = ops::linear_cross_entropy(flat, pass.working(output_), bias, all.target.reshape({-1}),
+                                                              scale.defined() ? given * scale : given, pass.sink(output_),
+                                                              output_bias_ ? pass.sink(*output_bias_) : std::nullopt,
+                                                              chunk_rows(flat.size(0), output_.size(0), hidden.is_cpu()));
+  return {leaving(scale.defined() ? total / scale : total, scale), loss, count, each(state, leaving, scale)};
 }
 
 Encoding Model::encode(const SegmentInput& segment, const State& state) const {

@@ -22,6 +22,7 @@ struct SegmentInput {
 
 /// What a run of G consecutive segments gives.
 struct Outputs {
+  at::Tensor total;  ///< (), the weighted sum of the losses: what has a gradient
   at::Tensor loss;   ///< (G), mean negative log-likelihood of each segment's scored targets, nats
   at::Tensor count;  ///< (G) int64, how many were scored
   State state;       ///< after the last
@@ -40,8 +41,9 @@ class Model {
   /// The state at time 0 of `rows` rows.
   virtual State initial_state(int64_t rows) const = 0;
   /// Consecutive segments, each from the state the one before has left: losses and the last state. Only the critical path goes segment
-  /// by segment; what hangs on it (the decoder, the scores) is computed for all of them at once.
-  Outputs forward(const std::vector<SegmentInput>& segments, State state) const;
+  /// by segment; what hangs on it (the decoder, the scores) is computed for all of them at once. weights (G) are those of the losses in
+  /// their total; undefined: 1 each.
+  Outputs forward(const std::vector<SegmentInput>& segments, State state, const at::Tensor& weights = {}) const;
   /// The critical path alone: the next state, and what the stack that writes it computed. forward() takes the same path.
   Encoding encode(const SegmentInput& segment, const State& state) const;
   /// Logits (B, V) of the token after `prefix` (B, P >= 0), the start of the segment that follows segment.source.

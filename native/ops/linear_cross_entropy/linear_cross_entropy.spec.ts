@@ -1,6 +1,6 @@
 import { expect } from "chai";
 import { apply, memory, op, resetPeakMemory, type Tensor } from "../../../lib/index.ts";
-import { opcheck } from "../../../test/support/opcheck.ts";
+import { opcheck, operator } from "../../../test/support/opcheck.ts";
 import { errorOf } from "../../../test/support/opcheck-compare.ts";
 import { download, Draw, type Numbers, numbers, upload } from "../../../test/support/opcheck-numbers.ts";
 import { gradients, run } from "../../../test/support/opcheck-run.ts";
@@ -22,12 +22,19 @@ interface Case {
 }
 
 type Arguments = [
-  hidden: Numbers, weight: Numbers, bias: Numbers | null, target: Numbers, sink: Numbers | null, biasSink: Numbers | null,
-  groups: number, chunk: number,
+  hidden: Numbers, weight: Numbers, bias: Numbers | null, target: Numbers, lossWeights: Numbers,
+  sink: Numbers | null, biasSink: Numbers | null, chunk: number,
 ];
 
+const name = "memformer::linear_cross_entropy";
+
 export const linearCrossEntropy: OperatorSpec<Case, Arguments> = {
-  name: "memformer::linear_cross_entropy",
+  name,
+  // The losses of the groups have no gradient, and a test of their own.
+  call(...args) {
+    const [total, , scored] = op(name, ...args);
+    return [total!, scored!];
+  },
   cases: [
     { what: "of odd sizes", N: 7, D: 5, V: 11, chunk: 3, unscored: 3 },
     { what: "of one row", N: 1, D: 1, V: 2, chunk: 1 },
@@ -46,10 +53,11 @@ export const linearCrossEntropy: OperatorSpec<Case, Arguments> = {
   inputs({ N, D, V, chunk, unscored = Infinity, groups = 1, biased = false }, draw) {
     // Any negative number says "not scored", not only -1.
     const target = numbers([N], (i) => i % unscored === unscored - 1 ? -1 - draw.below(3) : draw.below(V), "int64");
-    return [draw.numbers([N, D]), draw.numbers([V, D]), biased ? draw.numbers([V]) : null, target, null, null, groups, chunk];
+    return [draw.numbers([N, D]), draw.numbers([V, D]), biased ? draw.numbers([V]) : null, target, { ...draw.numbers([groups]), kind: "accumulated" },
+      null, null, chunk];
   },
-  reference(hidden, weight, bias, target, _, __, groups) {
-    const [N, D] = hidden.shape as [number, number], V = weight.shape[0]!;
+  reference(hidden, weight, bias, target, lossWeights) {
+    const [N, D] = hidden.shape as [number, number], V = weight.shape[0]!, groups = lossWeights.shape[0]!;
     const loss = new Float64Array(groups), scored = new Float64Array(groups);
     for (let n = 0; n < N; n++) {
       if (target.data[n]! < 0) continue;
@@ -63,15 +71,21 @@ export const linearCrossEntropy: OperatorSpec<Case, Arguments> = {
       loss[group]! += most + Math.log(total) - logits[target.data[n]!]!;
       scored[group]! += 1;
     }
-    return [numbers([groups], (i) => loss[i]!, "accumulated"), numbers([groups], (i) => scored[i]!, "int64")];
+    const total = loss.reduce((sum, of, i) => sum + lossWeights.data[i]! * of / Math.max(1, scored[i]!), 0);
+    return [numbers([], () => total, "accumulated"), numbers([groups], (i) => scored[i]!, "int64")];
   },
-  plain(hidden, weight, bias, target, _, __, groups) {
+  plain(hidden, weight, bias, target, lossWeights) {
     const product = apply("aten::matmul", hidden, apply("aten::t", weight));
     const logits = bias === null ? product : apply("aten::add.Tensor", product, bias);
     const logP = apply("aten::log_softmax.int", logits, 1, "float32");
     const losses = apply("aten::nll_loss", logP, apply("aten::clamp_min", target, -1), null, 0, -1);
-    const summed = (rows: Tensor): Tensor => apply("aten::sum.dim_IntList", apply("aten::view", rows, [groups, -1]), [1]);
-    return [summed(losses), summed(apply("aten::ge.Scalar", target, 0))];
+    const each = apply("aten::ones_like", target), of = (tensor: Tensor): Tensor => apply("aten::sum", apply("aten::ones_like", tensor, "int64"));
+    const position = apply("aten::sub.Tensor", apply("aten::cumsum", each, 0), each);
+    const group = apply("aten::floor_divide", apply("aten::mul.Tensor", position, of(lossWeights)), of(target));
+    const summed = (rows: Tensor, like: Tensor): Tensor => apply("aten::index_add", apply("aten::zeros_like", like), 0, group, rows);
+    const scored = summed(apply("aten::_to_copy", apply("aten::ge.Scalar", target, 0), "int64"), apply("aten::_to_copy", lossWeights, "int64"));
+    const means = apply("aten::div.Tensor", summed(losses, lossWeights), apply("aten::clamp_min", scored, 1));
+    return [apply("aten::sum", apply("aten::mul.Tensor", means, lossWeights)), scored];
   },
   misuses: [
     {
@@ -86,7 +100,7 @@ export const linearCrossEntropy: OperatorSpec<Case, Arguments> = {
     },
     {
       what: "groups that the rows do not fill", code: "CONFIG",
-      arguments: (...args) => args.with(6, 2),
+      arguments: (...args) => args.with(4, numbers([2])),
       message: /^linear_cross_entropy: the 7 rows must fall into equal groups, got 2 groups$/,
     },
     {
@@ -115,13 +129,23 @@ export const linearCrossEntropy: OperatorSpec<Case, Arguments> = {
       message: /^linear_cross_entropy: weight must have hidden's dtype Double, got Long$/,
     },
     {
+      what: "weights of losses that are no (G)", code: "SHAPE",
+      arguments: (...args) => args.with(4, numbers([])),
+      message: /^linear_cross_entropy: loss_weights must have shape \(any\), got \[\]$/,
+    },
+    {
+      what: "weights of losses of another dtype", code: "DTYPE",
+      arguments: (...args) => args.with(4, numbers([1], () => 1, "int64")),
+      message: /^linear_cross_entropy: loss_weights must be Double, got Long$/,
+    },
+    {
       what: "a sink of another width", code: "SHAPE",
-      arguments: (...args) => args.with(4, numbers([11, 4])),
+      arguments: (...args) => args.with(5, numbers([11, 4])),
       message: /^linear_cross_entropy: sink must have shape \(11, 5\), got \[11, 4\]$/,
     },
     {
       what: "a sink of another dtype", code: "DTYPE",
-      arguments: (...args) => args.with(4, numbers([11, 5], () => 0, "int64")),
+      arguments: (...args) => args.with(5, numbers([11, 5], () => 0, "int64")),
       message: /^linear_cross_entropy: sink must be Double, got Long$/,
     },
     {
@@ -136,12 +160,12 @@ export const linearCrossEntropy: OperatorSpec<Case, Arguments> = {
     },
     {
       what: "a sink of a bias that is not there", code: "CONFIG",
-      arguments: (...args) => args.with(5, numbers([11])),
+      arguments: (...args) => args.with(6, numbers([11])),
       message: /^linear_cross_entropy: a bias_sink needs a bias$/,
     },
     {
       what: "a sink of another bias", code: "SHAPE",
-      arguments: (...args) => args.with(2, numbers([11])).with(5, numbers([10])),
+      arguments: (...args) => args.with(2, numbers([11])).with(6, numbers([10])),
       message: /^linear_cross_entropy: bias_sink must have shape \(11\), got \[10\]$/,
     },
   ],
@@ -149,17 +173,16 @@ export const linearCrossEntropy: OperatorSpec<Case, Arguments> = {
 };
 
 opcheck(linearCrossEntropy, () => {
-  const call = (...args: (Tensor | number | null)[]): Tensor[] => op(linearCrossEntropy.name, ...args);
-  const weightOfLoss = numbers([1], () => 1, "accumulated");
+  const call = operator(linearCrossEntropy), one = numbers([], () => 1, "accumulated");
 
   it("gives the same loss, count and gradients for every chunk", async () => {
     const args = linearCrossEntropy.inputs({ ...linearCrossEntropy.cases[5]!, biased: true }, new Draw(5));
     const [loss, scored] = await run(call, args);
-    const sent = await gradients(call, args, [weightOfLoss, null]);
+    const sent = await gradients(call, args, [one, null]);
     for (const chunk of [1, 7, 129, 130, 131, 100_000]) {
       const other = args.with(7, chunk) as Arguments;
       const [otherLoss, otherScored] = await run(call, other);
-      const otherSent = await gradients(call, other, [weightOfLoss, null]);
+      const otherSent = await gradients(call, other, [one, null]);
       expect(errorOf(otherLoss!.data, loss!.data), `loss, chunk ${chunk}`).to.be.below(1e-12);
       expect(otherScored!.data).to.deep.equal(scored!.data);
       otherSent.forEach(({ data }, i) => {
@@ -168,13 +191,26 @@ opcheck(linearCrossEntropy, () => {
     }
   });
 
+  it("gives the mean loss of every group, which add up to the total by their weights", async () => {
+    for (const shape of linearCrossEntropy.cases.filter(({ groups }) => groups !== undefined)) {
+      const args = linearCrossEntropy.inputs(shape, new Draw(9)), groups = shape.groups!, share = shape.N / groups;
+      const [, losses] = await run((...given) => op(name, ...given), args);
+      for (let g = 0; g < groups; g++) {
+        const rows = ({ data, kind }: Numbers): Numbers =>
+          numbers([share, ...data.length === shape.N ? [] : [shape.D]], (i) => data[g * data.length / groups + i]!, kind);
+        const [total] = linearCrossEntropy.reference(rows(args[0]), args[1], args[2], rows(args[3]), numbers([1], () => 1), null, null, 1);
+        expect(losses!.data[g], `${shape.what}, group ${g}`).to.be.closeTo(total!.data[0]!, 1e-12);
+      }
+    }
+  });
+
   it("adds the gradients of weight and bias to their sinks, to what those hold", async () => {
     const args = linearCrossEntropy.inputs({ ...linearCrossEntropy.cases[0]!, biased: true }, new Draw(6));
-    const grad = numbers([1], () => 3, "accumulated");
+    const grad = numbers([], () => 3, "accumulated");
     const [hidden, ...sent] = await gradients(call, args, [grad, null]);
     const held = [numbers([11, 5], (i) => i), numbers([11], (i) => -i)];
     const sinks = held.map((values) => upload(values, "float64"));
-    const [hiddenThen, ...sentThen] = await gradients((...given) => call(...given.with(4, sinks[0]!).with(5, sinks[1]!)), args, [grad, null]);
+    const [hiddenThen, ...sentThen] = await gradients((...given) => call(...given.with(5, sinks[0]!).with(6, sinks[1]!)), args, [grad, null]);
     expect(hiddenThen!.data).to.deep.equal(hidden!.data);
     for (const [i, sink] of sinks.entries()) {
       expect(sentThen[i]!.data.every((value) => value === 0)).to.be.true;
@@ -187,10 +223,11 @@ opcheck(linearCrossEntropy, () => {
   it("never holds the logits of all rows", async () => {
     const N = 512, D = 4, V = 20_000;
     const args: Arguments =
-      [numbers([N, D], (i) => i % 3), numbers([V, D], (i) => i % 5), null, numbers([N], (i) => i, "int64"), null, null, 1, 16];
+      [numbers([N, D], (i) => i % 3), numbers([V, D], (i) => i % 5), null, numbers([N], (i) => i, "int64"),
+        numbers([1], () => 1, "accumulated"), null, null, 16];
     const before = (await settled()).hostBytes;
     resetPeakMemory();
-    await gradients(call, args, [weightOfLoss, null], { dtype: "float32" });
+    await gradients(call, args, [one, null], { dtype: "float32" });
     const peak = memory().peakHostBytes - before;
     expect(peak).to.be.above(V * D * 4).and.below(N * V * 4 / 4);
   });
