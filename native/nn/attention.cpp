@@ -1,11 +1,18 @@
 #include "nn/attention.h"
 
+#include "nn/folded.h"
 #include "ops/keys_values/keys_values.h"
 
 namespace memformer::nn {
 namespace {
 
 std::string layer_prefix(const LayerPlace& place) { return place.stack + "." + std::to_string(place.layer) + ".self_attention"; }
+
+std::vector<CrossAttention::KeysValues> pairs(const std::vector<at::Tensor>& parts) {
+  std::vector<CrossAttention::KeysValues> seen;
+  for (size_t i = 0; i < parts.size(); i += 2) seen.push_back({parts[i], parts[i + 1]});
+  return seen;
+}
 
 }  // namespace
 
@@ -40,21 +47,19 @@ std::vector<CrossAttention::KeysValues> CrossAttention::look_at(const std::vecto
     if (const auto sink = pass.sink(weight)) weight_sinks.push_back(*sink);
     if (const auto sink = pass.sink(bias)) bias_sinks.push_back(*sink);
   }
-  const auto parts = ops::keys_values(pass.cast(context), weights, biases, weight_sinks, bias_sinks, layers[0]->heads_);
-  std::vector<KeysValues> seen;
-  for (size_t i = 0; i < parts.size(); i += 2) seen.push_back({parts[i], parts[i + 1]});
-  return seen;
+  return pairs(ops::keys_values(pass.cast(context), weights, biases, weight_sinks, bias_sinks, layers[0]->heads_));
 }
 
-std::vector<CrossAttention::KeysValues> CrossAttention::look_at_memory(const std::vector<const CrossAttention*>& layers, const at::Tensor& memory,
+std::vector<CrossAttention::KeysValues> CrossAttention::look_at_memory(const std::vector<const CrossAttention*>& layers, const Slots& slots,
                                                                        Pass& pass) {
-  if (!layers[0]->memory_norm_) return look_at(layers, memory, pass);
-  std::vector<const LayerNorm*> norms;
-  for (const auto* layer : layers) norms.push_back(&*layer->memory_norm_);
-  const auto normed = LayerNorm::each(norms, memory, pass);
-  std::vector<KeysValues> seen;
-  for (size_t i = 0; i < layers.size(); ++i) seen.push_back(look_at({layers[i]}, normed[i], pass)[0]);
-  return seen;
+  if (!slots.normed) return look_at(layers, slots.raw, pass);
+  std::vector<NormedLinear> normed;
+  for (const auto* layer : layers) {
+    const auto& [weight, bias] = layer->key_value_.parameters();
+    normed.push_back({&*layer->memory_norm_, weight, bias});
+  }
+  const auto& [weights, biases, weight_sinks, bias_sinks] = folded(normed, pass);
+  return pairs(ops::keys_values(slots.for_reads, weights, biases, weight_sinks, bias_sinks, layers[0]->heads_));
 }
 
 void CrossAttention::operator()(Residual& stream, const KeysValues& seen, const KeyMask& mask, Pass& pass) const {

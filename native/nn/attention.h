@@ -2,6 +2,7 @@
 #pragma once
 #include "nn/layers.h"
 #include "nn/positions.h"
+#include "nn/slots.h"
 
 namespace memformer::nn {
 
@@ -31,8 +32,8 @@ class CrossAttention {
   };
   /// What each layer sees of a context that all of them share.
   static std::vector<KeysValues> look_at(const std::vector<const CrossAttention*>& layers, const at::Tensor& context, Pass& pass);
-  /// What each layer sees of the memory (B, M, D), which it normalizes for itself if memoryNorm.
-  static std::vector<KeysValues> look_at_memory(const std::vector<const CrossAttention*>& layers, const at::Tensor& memory, Pass& pass);
+  /// What each layer sees of the memory, which it normalizes for itself if memoryNorm.
+  static std::vector<KeysValues> look_at_memory(const std::vector<const CrossAttention*>& layers, const Slots& slots, Pass& pass);
 
   void operator()(Residual& stream, const KeysValues& seen, const KeyMask& mask, Pass& pass) const;
 

@@ -19,12 +19,16 @@ at::Tensor Forgetting::initial() const {
   return ops::biased_norm(slots_.unsqueeze(0), at::zeros_like(slots_), kEps).squeeze(0);
 }
 
-at::Tensor Forgetting::operator()(const at::Tensor& memory) const {
+at::Tensor Forgetting::operator()(const at::Tensor& memory, const at::Tensor& reset) const {
   switch (kind_) {
-    case Kind::bmn: return ops::biased_norm(memory, slots_, kEps);
-    case Kind::normalize_only: return ops::biased_norm(memory, at::zeros_like(slots_), kEps);
-    default: return memory;
+    case Kind::bmn: return ops::biased_norm(memory, slots_, kEps, reset.defined() ? std::optional<at::Tensor>(reset) : std::nullopt);
+    case Kind::normalize_only: return restart(ops::biased_norm(memory, at::zeros_like(slots_), kEps), reset);
+    default: return restart(memory, reset);
   }
+}
+
+at::Tensor Forgetting::restart(const at::Tensor& memory, const at::Tensor& reset) const {
+  return reset.defined() ? at::where(reset.view({-1, 1, 1}), initial().unsqueeze(0), memory) : memory;
 }
 
 }  // namespace memformer::nn

@@ -13,10 +13,14 @@ class Forgetting {
   static constexpr double kEps = 1e-6;
 
   Forgetting(Parameters& parameters, const Config& config);
+  /// (M, D).
+  at::IntArrayRef size() const { return slots_.sizes(); }
   /// The memory at time 0, (M, D).
   at::Tensor initial() const;
-  /// memory (B, M, D) -> (B, M, D).
-  at::Tensor operator()(const at::Tensor& memory) const;
+  /// memory (B, M, D) -> (B, M, D). Rows with reset (B) bool, if it is given, become what they are at time 0.
+  at::Tensor operator()(const at::Tensor& memory, const at::Tensor& reset = {}) const;
+  /// Rows with reset (B) bool, if it is given, become what they are at time 0, and send their gradient there; others stay.
+  at::Tensor restart(const at::Tensor& memory, const at::Tensor& reset) const;
 
  private:
   enum class Kind { bmn, normalize_only, none };

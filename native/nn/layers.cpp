@@ -5,7 +5,6 @@
 #include "ops/dropout/dropout.h"
 #include "ops/gelu_dropout/gelu_dropout.h"
 #include "ops/linear/linear.h"
-#include "ops/shared_norm/shared_norm.h"
 #include "ops/token_embedding/token_embedding.h"
 
 namespace memformer::nn {
@@ -44,17 +43,6 @@ at::Tensor LayerNorm::operator()(Residual& stream, Pass& pass) const {
 at::Tensor LayerNorm::operator()(const at::Tensor& x, Pass& pass) const {
   Residual stream{x.to(weight_.scalar_type()), std::nullopt};
   return (*this)(stream, pass);
-}
-
-std::vector<at::Tensor> LayerNorm::each(const std::vector<const LayerNorm*>& norms, const at::Tensor& x, Pass& pass) {
-  std::vector<at::Tensor> weights, biases, weight_sinks, bias_sinks;
-  for (const auto* norm : norms) {
-    weights.push_back(norm->weight_);
-    biases.push_back(norm->bias_);
-    if (const auto sink = pass.sink(norm->weight_)) weight_sinks.push_back(*sink);
-    if (const auto sink = pass.sink(norm->bias_)) bias_sinks.push_back(*sink);
-  }
-  return ops::shared_norm(x.to(weights[0].scalar_type()), weights, biases, weight_sinks, bias_sinks, pass.compute());
 }
 
 FeedForward::FeedForward(Parameters& parameters, const std::string& prefix, int64_t width, int64_t inner, double residual_gain)

@@ -40,8 +40,8 @@ class LayerNorm {
   /// Adds the branch to the stream and normalizes the sum.
   at::Tensor operator()(Residual& stream, Pass& pass) const;
   at::Tensor operator()(const at::Tensor& x, Pass& pass) const;
-  /// Several layers' normalizations of one x.
-  static std::vector<at::Tensor> each(const std::vector<const LayerNorm*>& norms, const at::Tensor& x, Pass& pass);
+  /// Weight and bias, for what folds them into the layer behind.
+  std::pair<at::Tensor, at::Tensor> parameters() const { return {weight_, bias_}; }
 
  private:
   at::Tensor weight_, bias_;

@@ -1,8 +1,10 @@
 // What travels through one pass over one segment: the dtype to compute in, dropout and its seed, the weights as they are computed with.
 #pragma once
+#include <memory>
 #include <unordered_map>
 
 #include "nn/parameters.h"
+#include "ops/fold_norm/fold_norm.h"
 
 namespace memformer::nn {
 
@@ -19,8 +21,14 @@ struct DropoutSite {
 class Pass {
  public:
   /// dropout 0 turns it off; seed () int64 decides every mask of the pass; (G): the rows fall into G equal groups, each with its own.
-  Pass(const Parameters& parameters, at::ScalarType compute, double dropout, at::Tensor seed, int64_t first_site = 0)
-      : parameters_(parameters), compute_(compute), dropout_(dropout), seed_(std::move(seed)), site_(first_site) {}
+  /// It computes anew what depends on weights alone, unless `before`, another pass of the same step, has done so.
+  Pass(const Parameters& parameters, at::ScalarType compute, double dropout, at::Tensor seed, int64_t first_site = 0, const Pass* before = nullptr)
+      : parameters_(parameters),
+        compute_(compute),
+        dropout_(dropout),
+        seed_(std::move(seed)),
+        site_(first_site),
+        of_weights_(before == nullptr ? std::make_shared<OfWeights>() : before->of_weights_) {}
 
   /// Sites are numbered as they are met, so the same model code meets the same masks again when it is replayed.
   DropoutSite next_dropout() {
@@ -28,19 +36,27 @@ class Pass {
     return {dropout_, seed_, site_++};
   }
 
-  /// A weight for an operator that takes a sink beside it: in the dtype of the pass. Where there is no sink it is cast once a pass,
+  /// A weight for an operator that takes a sink beside it: in the dtype of the pass. Where there is no sink it is cast once a step,
   /// and the gradient flows back to the master through the cast.
   at::Tensor working(const at::Tensor& weight) {
     if (weight.scalar_type() == compute_) return weight;
     const auto& held = parameters_.held(weight);
     if (held.working.defined() && held.working.scalar_type() == compute_) return held.working;
-    auto& copy = copies_[weight.unsafeGetTensorImpl()];
+    auto& copy = of_weights_->copies[weight.unsafeGetTensorImpl()];
     if (!copy.defined()) copy = weight.to(compute_);
     return copy;
   }
   Sink sink(const at::Tensor& weight) const {
     const auto& held = parameters_.held(weight);
     return held.sink.defined() ? Sink(held.sink) : std::nullopt;
+  }
+
+  /// What make() has folded for the layers whose first weight this is.
+  template <typename Make>
+  const ops::FoldedNorms& folded(const at::Tensor& first, Make&& make) {
+    const auto key = first.unsafeGetTensorImpl();
+    const auto found = of_weights_->folded.find(key);
+    return found != of_weights_->folded.end() ? found->second : of_weights_->folded.emplace(key, make()).first->second;
   }
 
   /// The number of the next dropout: where a pass over the rest of the same model goes on.
@@ -58,7 +74,11 @@ class Pass {
   double dropout_;
   at::Tensor seed_;
   int64_t site_;
-  std::unordered_map<at::TensorImpl*, at::Tensor> copies_;
+  struct OfWeights {
+    std::unordered_map<at::TensorImpl*, at::Tensor> copies;
+    std::unordered_map<at::TensorImpl*, ops::FoldedNorms> folded;
+  };
+  std::shared_ptr<OfWeights> of_weights_;
 };
 
 }  // namespace memformer::nn

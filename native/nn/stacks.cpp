@@ -22,10 +22,10 @@ ReadingStack::ReadingStack(Parameters& parameters, const Config& config, const s
       }()),
       norm_(parameters, name + ".norm", config.integer("width")) {}
 
-at::Tensor ReadingStack::operator()(at::Tensor x, const at::Tensor& memory, const KeyMask& mask, Pass& pass) const {
+at::Tensor ReadingStack::operator()(at::Tensor x, const Slots& slots, const KeyMask& mask, Pass& pass) const {
   std::vector<const CrossAttention*> reads;
   for (const auto& layer : layers_) reads.push_back(&layer.memory_read);
-  const auto seen = CrossAttention::look_at_memory(reads, memory, pass);
+  const auto seen = CrossAttention::look_at_memory(reads, slots, pass);
   Residual stream{std::move(x), std::nullopt};
   for (size_t i = 0; i < layers_.size(); ++i) {
     layers_[i].self_attention(stream, mask, pass);

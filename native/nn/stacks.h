@@ -9,8 +9,8 @@ namespace memformer::nn {
 class ReadingStack {
  public:
   ReadingStack(Parameters& parameters, const Config& config, const std::string& name, int64_t layers, bool causal);
-  /// x (B, T, D) embedded tokens, memory (B, M, D) -> (B, T, D), normed.
-  at::Tensor operator()(at::Tensor x, const at::Tensor& memory, const KeyMask& mask, Pass& pass) const;
+  /// x (B, T, D) embedded tokens -> (B, T, D), normed.
+  at::Tensor operator()(at::Tensor x, const Slots& slots, const KeyMask& mask, Pass& pass) const;
 
  private:
   struct Layer {

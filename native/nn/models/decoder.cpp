@@ -25,8 +25,8 @@ class Decoder final : public Model {
   Tensor logits(const SegmentInput& segment, const Tensor& prefix, const State& state) const override {
     auto pass = start(segment);
     const auto input = at::cat({last_token(segment.source), prefix}, 1);
-    const auto memory = memory_.restart(state, segment.reset);
-    const auto hidden = decoder_(embedding_(input, pass), memory, KeyMask(), pass);
+    const auto slots = memory_.meet(state, segment.reset, pass);
+    const auto hidden = decoder_(embedding_(input, pass), slots, KeyMask(), pass);
     return project(hidden.select(1, input.size(1) - 1), pass);
   }
 
@@ -34,10 +34,10 @@ class Decoder final : public Model {
   Encoding encode(const SegmentInput& segment, const State& state, Pass& pass) const override {
     // A position counts as padding where there is nothing to predict: its input would be the end of the document at most.
     const KeyMask mask(segment.target, segment.padded);
-    const auto memory = memory_.restart(state, segment.reset);                             // (B, M, D)
+    const auto slots = memory_.meet(state, segment.reset, pass);
     const auto input = shifted(last_token(segment.source), segment.target);                   // (B, T)
-    const auto hidden = decoder_(embedding_(input, pass), memory, mask, pass);                // (B, T, D)
-    return {hidden, {memory_.write(memory, hidden, mask, pass)}};
+    const auto hidden = decoder_(embedding_(input, pass), slots, mask, pass);                // (B, T, D)
+    return {hidden, {memory_.write(slots, hidden, mask, pass, segment.next_reset)}};
   }
 
   at::Tensor decode(const SegmentInput&, const at::Tensor& hidden, Pass&) const override { return hidden; }

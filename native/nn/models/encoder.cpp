@@ -26,9 +26,9 @@ class Encoder final : public Model {
  private:
   Encoding encode(const SegmentInput& segment, const State& state, Pass& pass) const override {
     const KeyMask mask(segment.source, segment.padded);
-    const auto memory = memory_.restart(state, segment.reset);                           // (B, M, D)
-    const auto hidden = encoder_(embedding_(segment.source, pass), memory, mask, pass);     // (B, T, D)
-    return {hidden, {memory_.write(memory, hidden, mask, pass)}};
+    const auto slots = memory_.meet(state, segment.reset, pass);
+    const auto hidden = encoder_(embedding_(segment.source, pass), slots, mask, pass);     // (B, T, D)
+    return {hidden, {memory_.write(slots, hidden, mask, pass, segment.next_reset)}};
   }
 
   at::Tensor decode(const SegmentInput&, const at::Tensor& hidden, Pass&) const override { return hidden; }

@@ -30,8 +30,8 @@ class EncoderDecoder final : public Model {
   Tensor logits(const SegmentInput& segment, const Tensor& prefix, const State& state) const override {
     auto pass = start(segment);
     const KeyMask source_mask(segment.source, segment.padded);
-    const auto memory = memory_.restart(state, segment.reset);
-    const auto encoded = encoder_(source_embedding_(segment.source, pass), memory, source_mask, pass);
+    const auto slots = memory_.meet(state, segment.reset, pass);
+    const auto encoded = encoder_(source_embedding_(segment.source, pass), slots, source_mask, pass);
     const auto input = at::cat({at::full({prefix.size(0), 1}, bos_, prefix.options()), prefix}, 1);
     const auto hidden = decoder_(target_embedding_(input, pass), KeyMask(), encoded, source_mask, pass);
     return project(hidden.select(1, input.size(1) - 1), pass);
@@ -40,9 +40,9 @@ class EncoderDecoder final : public Model {
  private:
   Encoding encode(const SegmentInput& segment, const State& state, Pass& pass) const override {
     const KeyMask mask(segment.source, segment.padded);
-    const auto memory = memory_.restart(state, segment.reset);                            // (B, M, D)
-    const auto encoded = encoder_(source_embedding_(segment.source, pass), memory, mask, pass);     // (B, T, D)
-    return {encoded, {memory_.write(memory, encoded, mask, pass)}};
+    const auto slots = memory_.meet(state, segment.reset, pass);
+    const auto encoded = encoder_(source_embedding_(segment.source, pass), slots, mask, pass);     // (B, T, D)
+    return {encoded, {memory_.write(slots, encoded, mask, pass, segment.next_reset)}};
   }
 
   Tensor decode(const SegmentInput& segments, const Tensor& encoded, Pass& pass) const override {

@@ -49,7 +49,9 @@ Model::Model(const Config& config, uint64_t seed)
       compute_(compute_dtype(config)),
       dropout_(config.number("dropout")) {}
 
-Pass Model::start(const SegmentInput& segment) const { return Pass(parameters_, compute_, segment.training ? dropout_ : 0.0, segment.seed); }
+Pass Model::start(const SegmentInput& segment, const Pass* before) const {
+  return Pass(parameters_, compute_, segment.training ? dropout_ : 0.0, segment.seed, 0, before);
+}
 
 void Model::make_output(const Config& config, const at::Tensor& embedding) {
   output_ = config.flag("tieEmbedding") ? embedding
@@ -67,16 +69,19 @@ Outputs Model::forward(const std::vector<SegmentInput>& segments, State state, c
   const auto scale = loss_scale();
   state = each(state, entering, scale);
   std::vector<at::Tensor> hiddens;
-  int64_t site = 0;
-  for (const auto& segment : segments) {
-    auto pass = start(segment);
+  std::optional<Pass> last;
+  for (size_t g = 0; g < segments.size(); ++g) {
+    auto segment = segments[g];
+    if (g > 0) segment.reset.reset();
+    if (g + 1 < segments.size()) segment.next_reset = segments[g + 1].reset;
+    auto pass = start(segment, last ? &*last : nullptr);
     auto encoding = encode(segment, state, pass);
     hiddens.push_back(encoding.hidden);
     state = std::move(encoding.state);
-    site = pass.site();
+    last.emplace(pass);
   }
   const auto all = joined(segments);
-  Pass pass(parameters_, compute_, all.training ? dropout_ : 0.0, all.seed, site);
+  Pass pass(parameters_, compute_, all.training ? dropout_ : 0.0, all.seed, last->site(), &*last);
   const auto hidden = decode(all, G == 1 ? hiddens[0] : at::cat(hiddens), pass);
   require(hidden.size(0) == all.target.size(0) && hidden.size(1) == all.target.size(1), "SHAPE", "target must be (", hidden.size(0) / G, ", ",
           hidden.size(1), "), got ", segments[0].target.sizes());

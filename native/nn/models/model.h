@@ -14,10 +14,11 @@ using State = std::vector<at::Tensor>;
 struct SegmentInput {
   at::Tensor source;  ///< (B, T) int64, the segment before; negative: padding. Encoders also take (B, T, D): embedded already
   at::Tensor target;  ///< (B, T) int64, this segment, to be predicted; negative: padding, not scored
-  at::Tensor reset;   ///< (B) bool, rows that start a document
+  at::Tensor reset;   ///< (B) bool, rows that start a document; undefined: the state is restarted already
   at::Tensor seed;    ///< () int64, decides every dropout mask; (G) for the rows of G segments above each other
   bool padded;        ///< whether there is padding anywhere
   bool training;      ///< whether dropout is on
+  at::Tensor next_reset = {};  ///< (B) bool, rows that start a document with the segment that follows; the state is then restarted at once
 };
 
 /// What a run of G consecutive segments gives.
@@ -63,7 +64,7 @@ class Model {
   /// From encode()'s hidden states to those that are scored against target, for any number of segments: (G B, T, D) both.
   virtual at::Tensor decode(const SegmentInput& segments, const at::Tensor& hidden, Pass& pass) const = 0;
 
-  Pass start(const SegmentInput& segment) const;
+  Pass start(const SegmentInput& segment, const Pass* before = nullptr) const;
   /// What gradients are multiplied by inside; undefined: nothing.
   at::Tensor loss_scale() const { return parameters_.flat() ? parameters_.flat()->loss_scale : at::Tensor(); }
   at::Tensor project(const at::Tensor& hidden, Pass& pass) const;

@@ -11,7 +11,7 @@ class GruWriter final : public Writer {
  public:
   GruWriter(Parameters& parameters, const Config& config)
       : width_(config.integer("width")),
-        projection_(parameters, config, 1.0),
+        projection_(parameters, config, 1.0, /*own_values=*/true),
         out_(parameters, "writer.out", width_, width_),
         weight_ih_(gate(parameters, "weight_ih")),
         weight_hh_(gate(parameters, "weight_hh")),
@@ -19,10 +19,10 @@ class GruWriter final : public Writer {
         bias_hh_(parameters.constant("writer.gru.bias_hh", {3 * width_}, 0.0)),
         feed_forward_(parameters, "writer.feed_forward", width_, config.integer("feedForward"), 1.0) {}
 
-  at::Tensor operator()(const at::Tensor& memory, const at::Tensor& x, const KeyMask& mask, Pass& pass) const override {
-    const auto u = projection_.slots(memory, pass);
-    const auto own = projection_.value(u, pass).to(memory.scalar_type());
-    const auto read = out_(projection_.attend(u, own, x, mask, pass), pass).to(memory.scalar_type());
+  at::Tensor operator()(const Slots& slots, const at::Tensor& x, const KeyMask& mask, Pass& pass) const override {
+    const auto& memory = slots.raw;
+    const auto own = projection_.own_value(slots, pass).to(memory.scalar_type());
+    const auto read = out_(projection_.attend(slots, own, x, mask, pass), pass).to(memory.scalar_type());
     const auto written = at::gru_cell(read.reshape({-1, width_}), memory.reshape({-1, width_}), weight_ih_, weight_hh_, bias_ih_, bias_hh_);
     auto exact = pass.exact();
     const auto next = written.view_as(memory);

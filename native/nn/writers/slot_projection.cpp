@@ -1,5 +1,6 @@
 #include "nn/writers/slot_projection.h"
 
+#include "nn/folded.h"
 #include "ops/linear/linear.h"
 #include "ops/slot_attention/slot_attention.h"
 
@@ -23,8 +24,8 @@ int64_t heads(const Config& config) {
 
 }  // namespace
 
-SlotProjection::SlotProjection(Parameters& parameters, const Config& config, double value_gain)
-    : heads_(heads(config)) {
+SlotProjection::SlotProjection(Parameters& parameters, const Config& config, double value_gain, bool own_values)
+    : heads_(heads(config)), own_values_(own_values) {
   const int64_t D = config.integer("width");
   const double E = static_cast<double>(D) / static_cast<double>(heads_);
   scale_ = 1.0 / (std::sqrt(E) * config.number("writerTemperature"));
@@ -43,11 +44,19 @@ at::Tensor SlotProjection::project(const at::Tensor& x, const Projected& by, Pas
   return ops::linear(pass.cast(x), pass.working(by.weight), pass.working(*by.bias), pass.sink(by.weight), pass.sink(*by.bias));
 }
 
-at::Tensor SlotProjection::value(const at::Tensor& x, Pass& pass) const { return project(x, value_, pass); }
+at::Tensor SlotProjection::of_slots(const Slots& slots, const at::Tensor& use, size_t number, Pass& pass) const {
+  const Projected* const all[] = {&query_, &key_, &value_};
+  if (!slots.normed) return project(use, *all[number], pass);
+  std::vector<NormedLinear> normed;
+  for (size_t i = 0; i < (own_values_ ? 3 : 2); ++i) normed.push_back({&*norm_, all[i]->weight, all[i]->bias});
+  const auto& [weights, biases, weight_sinks, bias_sinks] = folded(normed, pass);
+  if (weight_sinks.empty()) return ops::linear(use, weights[number], biases[number], {}, {});
+  return ops::linear(use, weights[number], biases[number], weight_sinks[number], bias_sinks[number]);
+}
 
-at::Tensor SlotProjection::attend(const at::Tensor& u, const at::Tensor& own, const at::Tensor& x, const KeyMask& mask, Pass& pass) const {
-  return ops::slot_attention(project(u, query_, pass), project(u, key_, pass), own, project(x, key_, pass), value(x, pass),
-                             mask.none() ? std::nullopt : std::optional<at::Tensor>(mask.real()), heads_, scale_);
+at::Tensor SlotProjection::attend(const Slots& slots, const at::Tensor& own, const at::Tensor& x, const KeyMask& mask, Pass& pass) const {
+  return ops::slot_attention(of_slots(slots, slots.for_query, 0, pass), of_slots(slots, slots.for_key, 1, pass), own, project(x, key_, pass),
+                             project(x, value_, pass), mask.none() ? std::nullopt : std::optional<at::Tensor>(mask.real()), heads_, scale_);
 }
 
 }  // namespace memformer::nn

@@ -6,15 +6,16 @@
 #include "nn/config.h"
 #include "nn/key_mask.h"
 #include "nn/layers.h"
+#include "nn/slots.h"
 
 namespace memformer::nn {
 
 class Writer {
  public:
   virtual ~Writer() = default;
-  /// memory (B, M, D) in the parameters' dtype; x (B, T, D), the normed output of the last layer that reads tokens.
+  /// x (B, T, D), the normed output of the last layer that reads tokens.
   /// Returns the written memory (B, M, D), before forgetting.
-  virtual at::Tensor operator()(const at::Tensor& memory, const at::Tensor& x, const KeyMask& mask, Pass& pass) const = 0;
+  virtual at::Tensor operator()(const Slots& slots, const at::Tensor& x, const KeyMask& mask, Pass& pass) const = 0;
 };
 
 /// Writers by name: "slot-attention" (the paper's), "gru".

@@ -1,21 +1,31 @@
 #include "ops/biased_norm/biased_norm.h"
 
+#include "core/gradient_sink.h"
 #include "core/op_handle.h"
-#include "core/tensor_checks.h"
 
 // Saved for backward: the result y and the clamped norm n (B, M). With g = dL/dy:
-//   dL/ds = (g - y (y.g)) / n    where n > eps,    g / eps    where the norm was clamped;    dL/dbias = sum over B of dL/ds.
+//   dL/ds = (g - y (y.g)) / n    where n > eps,    g / eps    where the norm was clamped;    dL/dbias = sum over B of dL/ds;
+//   dL/dmemory = dL/ds, 0 in rows that start anew.
 namespace memformer::ops {
 namespace {
 
+using Reset = std::optional<at::Tensor>;
 constexpr const char* kOp = "biased_norm";
 
-void check(const at::Tensor& memory, const at::Tensor& bias) {
+void check(const at::Tensor& memory, const at::Tensor& bias, const Reset& reset) {
   require_floating(kOp, "memory", memory);
   require_shape(kOp, "memory", memory, {-1, -1, -1});
   require_shape(kOp, "bias", bias, {memory.size(1), memory.size(2)});
   require_like(kOp, "bias", bias, "memory", memory);
+  if (!given(reset)) return;
+  require_shape(kOp, "reset", *reset, {memory.size(0)});
+  require_dtype(kOp, "reset", *reset, at::kBool);
+  require(reset->device() == memory.device(), "DEVICE_MISMATCH", kOp, ": reset must be on memory's device ", memory.device().str(), ", got ",
+          reset->device().str());
 }
+
+/// x (B, M, D), zeros in the rows of `reset`.
+at::Tensor without(const at::Tensor& x, const Reset& reset) { return given(reset) ? x.masked_fill(reset->view({-1, 1, 1}), 0) : x; }
 
 template <typename scalar_t, typename sum_t>
 void forward_rows(const scalar_t* memory, const scalar_t* bias, scalar_t* y, sum_t* norm, int64_t rows, int64_t M, int64_t D, sum_t eps) {
@@ -53,8 +63,8 @@ void backward_rows(const scalar_t* grad, const scalar_t* y, const sum_t* norm, s
   });
 }
 
-std::tuple<at::Tensor, at::Tensor> forward_cpu(const at::Tensor& memory_in, const at::Tensor& bias_in, double eps) {
-  const auto memory = memory_in.contiguous(), bias = bias_in.contiguous();
+std::tuple<at::Tensor, at::Tensor> forward_cpu(const at::Tensor& memory_in, const at::Tensor& bias_in, double eps, const Reset& reset) {
+  const auto memory = without(memory_in, reset).contiguous(), bias = bias_in.contiguous();
   const int64_t B = memory.size(0), M = memory.size(1), D = memory.size(2);
   auto y = at::empty_like(memory);
   auto norm = at::empty({B, M}, memory.options().dtype(accumulate_type(memory.scalar_type())));
@@ -66,7 +76,7 @@ std::tuple<at::Tensor, at::Tensor> forward_cpu(const at::Tensor& memory_in, cons
   return {y, norm};
 }
 
-std::tuple<at::Tensor, at::Tensor> backward_cpu(const at::Tensor& grad_in, const at::Tensor& y, const at::Tensor& norm, double eps) {
+std::tuple<at::Tensor, at::Tensor> backward_cpu(const at::Tensor& grad_in, const at::Tensor& y, const at::Tensor& norm, double eps, const Reset& reset) {
   const auto grad = grad_in.contiguous();
   auto grad_memory = at::empty_like(y);
   AT_DISPATCH_FLOATING_TYPES_AND(at::kBFloat16, y.scalar_type(), kOp, [&] {
@@ -74,11 +84,11 @@ std::tuple<at::Tensor, at::Tensor> backward_cpu(const at::Tensor& grad_in, const
     backward_rows<scalar_t, sum_t>(grad.const_data_ptr<scalar_t>(), y.const_data_ptr<scalar_t>(), norm.const_data_ptr<sum_t>(),
                                    grad_memory.mutable_data_ptr<scalar_t>(), norm.numel(), y.size(2), static_cast<sum_t>(eps));
   });
-  return {grad_memory, grad_memory.sum(0)};
+  return {without(grad_memory, reset), grad_memory.sum(0)};
 }
 
-using Forward = std::tuple<at::Tensor, at::Tensor>(const at::Tensor&, const at::Tensor&, double);
-using Backward = std::tuple<at::Tensor, at::Tensor>(const at::Tensor&, const at::Tensor&, const at::Tensor&, double);
+using Forward = std::tuple<at::Tensor, at::Tensor>(const at::Tensor&, const at::Tensor&, double, const Reset&);
+using Backward = std::tuple<at::Tensor, at::Tensor>(const at::Tensor&, const at::Tensor&, const at::Tensor&, double, const Reset&);
 
 const auto& forward_op() {
   static const auto op = find_op<Forward>("memformer::biased_norm_forward");
@@ -92,10 +102,11 @@ const auto& backward_op() {
 
 class BiasedNorm : public torch::autograd::Function<BiasedNorm> {
  public:
-  static at::Tensor forward(torch::autograd::AutogradContext* context, const at::Tensor& memory, const at::Tensor& bias, double eps) {
+  static at::Tensor forward(torch::autograd::AutogradContext* context, const at::Tensor& memory, const at::Tensor& bias, double eps,
+                            const Reset& reset) {
     at::AutoDispatchBelowADInplaceOrView below;
-    auto [y, norm] = forward_op().call(memory, bias, eps);
-    context->save_for_backward({y, norm});
+    auto [y, norm] = forward_op().call(memory, bias, eps, reset);
+    context->save_for_backward({y, norm, reset.value_or(at::Tensor())});
     context->saved_data["eps"] = eps;
     return y;
   }
@@ -103,32 +114,33 @@ class BiasedNorm : public torch::autograd::Function<BiasedNorm> {
   static torch::autograd::variable_list backward(torch::autograd::AutogradContext* context, torch::autograd::variable_list grads) {
     at::AutoDispatchBelowADInplaceOrView below;
     const auto saved = context->get_saved_variables();
-    auto [grad_memory, grad_bias] = backward_op().call(grads[0], saved[0], saved[1], context->saved_data["eps"].toDouble());
-    return {grad_memory, grad_bias, {}};
+    const auto reset = saved[2].defined() ? Reset(saved[2]) : std::nullopt;
+    auto [grad_memory, grad_bias] = backward_op().call(grads[0], saved[0], saved[1], context->saved_data["eps"].toDouble(), reset);
+    return {grad_memory, grad_bias, {}, {}};
   }
 };
 
-at::Tensor with_gradient(const at::Tensor& memory, const at::Tensor& bias, double eps) {
-  check(memory, bias);
-  return BiasedNorm::apply(memory, bias, eps);
+at::Tensor with_gradient(const at::Tensor& memory, const at::Tensor& bias, double eps, const Reset& reset) {
+  check(memory, bias, reset);
+  return BiasedNorm::apply(memory, bias, eps, reset);
 }
 
-at::Tensor without_gradient(const at::Tensor& memory, const at::Tensor& bias, double eps) {
-  check(memory, bias);
-  return std::get<0>(forward_op().call(memory, bias, eps));
+at::Tensor without_gradient(const at::Tensor& memory, const at::Tensor& bias, double eps, const Reset& reset) {
+  check(memory, bias, reset);
+  return std::get<0>(forward_op().call(memory, bias, eps, reset));
 }
 
 }  // namespace
 
-at::Tensor biased_norm(const at::Tensor& memory, const at::Tensor& bias, double eps) {
-  static const auto op = find_op<at::Tensor(const at::Tensor&, const at::Tensor&, double)>("memformer::biased_norm");
-  return op.call(memory, bias, eps);
+at::Tensor biased_norm(const at::Tensor& memory, const at::Tensor& bias, double eps, const Reset& reset) {
+  static const auto op = find_op<decltype(biased_norm)>("memformer::biased_norm");
+  return op.call(memory, bias, eps, reset);
 }
 
 TORCH_LIBRARY_FRAGMENT(memformer, library) {
-  library.def("biased_norm(Tensor memory, Tensor bias, float eps) -> Tensor");
-  library.def("biased_norm_forward(Tensor memory, Tensor bias, float eps) -> (Tensor y, Tensor norm)");
-  library.def("biased_norm_backward(Tensor grad, Tensor y, Tensor norm, float eps) -> (Tensor grad_memory, Tensor grad_bias)");
+  library.def("biased_norm(Tensor memory, Tensor bias, float eps, Tensor? reset=None) -> Tensor");
+  library.def("biased_norm_forward(Tensor memory, Tensor bias, float eps, Tensor? reset) -> (Tensor y, Tensor norm)");
+  library.def("biased_norm_backward(Tensor grad, Tensor y, Tensor norm, float eps, Tensor? reset) -> (Tensor grad_memory, Tensor grad_bias)");
 }
 TORCH_LIBRARY_IMPL(memformer, CPU, library) {
   library.impl("biased_norm_forward", &forward_cpu);

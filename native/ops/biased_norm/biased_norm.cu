@@ -17,6 +17,8 @@ constexpr int64_t kFewRows = 528;  // four for each multiprocessor of an H100
 template <typename scalar_t>
 constexpr int kWide = 16 / sizeof(scalar_t);
 
+__device__ __forceinline__ bool starts_anew(const bool* reset, int64_t b) { return reset != nullptr && reset[b]; }
+
 template <typename scalar_t, int packs>
 __global__ void __launch_bounds__(kRows * kWarp) biased_norm_forward_kernel(const BiasedNormForwardParams p) {
   using acc_t = accumulate_t<scalar_t>;
@@ -25,11 +27,12 @@ __global__ void __launch_bounds__(kRows * kWarp) biased_norm_forward_kernel(cons
   if (row >= p.B * p.M) return;
   const auto* memory = static_cast<const scalar_t*>(p.memory) + row * D;
   const auto* bias = static_cast<const scalar_t*>(p.bias) + (row % p.M) * D;
+  const bool anew = starts_anew(p.reset, row / p.M);
   acc_t s[packs][wide] = {}, v[packs][wide] = {};
 #pragma unroll
   for (int k = 0; k < packs; ++k)
     if (const int64_t d = (k * kWarp + threadIdx.x) * wide; d < D) {
-      load(memory + d, s[k]);
+      if (!anew) load(memory + d, s[k]);
       load(bias + d, v[k]);
     }
   acc_t square = 0;
@@ -60,7 +63,8 @@ __global__ void biased_norm_forward_of_any_width_kernel(const BiasedNormForwardP
   if (row >= p.B * p.M) return;
   const auto* memory = static_cast<const scalar_t*>(p.memory) + row * D;
   const auto* bias = static_cast<const scalar_t*>(p.bias) + (row % p.M) * D;
-  const auto s = [&](int64_t d) { return convert<acc_t>(memory[d]) + convert<acc_t>(bias[d]); };
+  const bool anew = starts_anew(p.reset, row / p.M);
+  const auto s = [&](int64_t d) { return (anew ? acc_t(0) : convert<acc_t>(memory[d])) + convert<acc_t>(bias[d]); };
   acc_t square = 0;
   for (int64_t d = threadIdx.x; d < D; d += kWarp) square += s(d) * s(d);
   const acc_t root = sqrt(warp_sum(square)), eps = static_cast<acc_t>(p.eps), norm = root < eps ? eps : root;
@@ -79,6 +83,7 @@ __global__ void __launch_bounds__(kMostWarps* kWarp) biased_norm_backward_kernel
   acc_t sum[packs][wide] = {};
   for (int64_t b = threadIdx.y; b < p.B; b += blockDim.y) {
     const int64_t row = b * p.M + blockIdx.x;
+    const bool anew = starts_anew(p.reset, b);
     acc_t g[packs][wide] = {}, y[packs][wide] = {};
 #pragma unroll
     for (int k = 0; k < packs; ++k)
@@ -102,6 +107,7 @@ __global__ void __launch_bounds__(kMostWarps* kWarp) biased_norm_backward_kernel
       for (int i = 0; i < wide; ++i) {
         g[k][i] = (g[k][i] - y[k][i] * dot) * inverse;
         sum[k][i] += g[k][i];
+        if (anew) g[k][i] = 0;
       }
       store(g[k], static_cast<scalar_t*>(p.grad_memory) + row * D + d);
     }
@@ -140,7 +146,11 @@ __global__ void biased_norm_backward_of_any_width_kernel(const BiasedNormBackwar
   __syncthreads();  // the block's rows have been written
   for (int64_t d = threadIdx.y * kWarp + threadIdx.x; d < D; d += blockDim.y * kWarp) {
     acc_t sum = 0;
-    for (int64_t b = 0; b < p.B; ++b) sum += convert<acc_t>(grad_memory[(b * p.M + blockIdx.x) * D + d]);
+    for (int64_t b = 0; b < p.B; ++b) {
+      auto& sent = grad_memory[(b * p.M + blockIdx.x) * D + d];
+      sum += convert<acc_t>(sent);
+      if (starts_anew(p.reset, b)) sent = convert<scalar_t>(acc_t(0));
+    }
     static_cast<scalar_t*>(p.grad_bias)[blockIdx.x * D + d] = convert<scalar_t>(sum);
   }
 }

@@ -11,6 +11,7 @@ namespace memformer::ops {
 struct BiasedNormForwardParams {
   const void* memory;  ///< (B, M, D)
   const void* bias;    ///< (M, D)
+  const bool* reset;   ///< (B), rows whose memory counts as zeros, or null
   void* y;             ///< (B, M, D)
   void* norm;          ///< (B, M) acc, clamped
   int64_t B, M, D;
@@ -22,6 +23,7 @@ struct BiasedNormBackwardParams {
   const void* grad;   ///< (B, M, D)
   const void* y;      ///< (B, M, D)
   const void* norm;   ///< (B, M) acc
+  const bool* reset;  ///< (B), rows without gradient of their memory, or null
   void* grad_memory;  ///< (B, M, D)
   void* grad_bias;    ///< (M, D)
   int64_t B, M, D;

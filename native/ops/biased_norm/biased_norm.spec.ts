@@ -11,9 +11,11 @@ interface Case {
   readonly eps?: number;
   /** Of the numbers. Default 1. */
   readonly scale?: number;
+  /** Every how manieth row starts anew. Default: none. */
+  readonly anew?: number;
 }
 
-export const biasedNorm: OperatorSpec<Case, [memory: Numbers, bias: Numbers, eps: number]> = {
+export const biasedNorm: OperatorSpec<Case, [memory: Numbers, bias: Numbers, eps: number, reset: Numbers | null]> = {
   name: "memformer::biased_norm",
   cases: [
     { what: "of odd sizes", B: 3, M: 5, D: 7 },
@@ -23,24 +25,31 @@ export const biasedNorm: OperatorSpec<Case, [memory: Numbers, bias: Numbers, eps
     { what: "in whole packs", B: 10, M: 5, D: 320 },
     { what: "with rows shorter than eps", B: 2, M: 3, D: 5, eps: 4, scale: 0.5 },
     { what: "with rows of zeros", B: 2, M: 2, D: 4, eps: 0.25, scale: 0 },
+    { what: "with rows that start anew", B: 5, M: 3, D: 7, anew: 2 },
+    { what: "in whole packs, with rows that start anew", B: 9, M: 4, D: 64, anew: 3 },
+    { what: "with nothing but rows that start anew", B: 2, M: 3, D: 8, anew: 1 },
     { what: "without rows", B: 0, M: 3, D: 4 },
     { what: "without slots", B: 2, M: 0, D: 4 },
   ],
-  inputs: ({ B, M, D, eps = 1e-6, scale = 1 }, draw) =>
-    [draw.numbers([B, M, D], scale), draw.numbers([M, D], scale), eps],
-  reference(memory, bias, eps) {
+  inputs: ({ B, M, D, eps = 1e-6, scale = 1, anew }, draw) => [
+    draw.numbers([B, M, D], scale), draw.numbers([M, D], scale), eps,
+    anew === undefined ? null : numbers([B], (b) => Number(b % anew === anew - 1), "bool"),
+  ],
+  reference(memory, bias, eps, reset) {
     const [B, M, D] = memory.shape as [number, number, number];
     const y = numbers([B, M, D]);
     for (let row = 0; row < B * M; row++) {
       let square = 0;
-      const s = (d: number): number => memory.data[row * D + d]! + bias.data[row % M * D + d]!;
+      const anew = reset !== null && reset.data[Math.floor(row / M)] === 1;
+      const s = (d: number): number => (anew ? 0 : memory.data[row * D + d]!) + bias.data[row % M * D + d]!;
       for (let d = 0; d < D; d++) square += s(d) ** 2;
       for (let d = 0; d < D; d++) y.data[row * D + d] = s(d) / Math.max(Math.sqrt(square), eps);
     }
     return [y];
   },
-  plain(memory, bias, eps) {
-    const s = apply("aten::add.Tensor", memory, bias);
+  plain(memory, bias, eps, reset) {
+    const held = reset === null ? memory : apply("aten::masked_fill.Scalar", memory, apply("aten::view", reset, [-1, 1, 1]), 0);
+    const s = apply("aten::add.Tensor", held, bias);
     const norm = apply("aten::clamp_min", apply("aten::linalg_vector_norm", s, 2, [-1], true), eps);
     return [apply("aten::div.Tensor", s, norm)];
   },
@@ -64,6 +73,16 @@ export const biasedNorm: OperatorSpec<Case, [memory: Numbers, bias: Numbers, eps
       what: "a bias of another dtype", code: "DTYPE",
       arguments: (memory, _, eps) => [memory, numbers([5, 7], () => 1, "int64"), eps],
       message: /^biased_norm: bias must have memory's dtype Double, got Long$/,
+    },
+    {
+      what: "resets of other rows", code: "SHAPE",
+      arguments: (...args) => args.with(3, numbers([2], () => 0, "bool")),
+      message: /^biased_norm: reset must have shape \(3\), got \[2\]$/,
+    },
+    {
+      what: "resets that are no yes or no", code: "DTYPE",
+      arguments: (...args) => args.with(3, numbers([3], () => 0, "int64")),
+      message: /^biased_norm: reset must be Bool, got Long$/,
     },
   ],
   cost: ({ B, M, D }, size) => ({ bytes: size * (2 * B * M * D + M * D), flops: 5 * B * M * D }),

@@ -1,0 +1,22 @@
+// The memory as a segment meets it: its slots, and what is read of them. Raw slots have norm 1 and tokens norm sqrt(D); with memoryNorm every
+// reader layer-norms them for itself, by a weight and bias that are folded into what it projects them with.
+#pragma once
+#include "nn/pass.h"
+#include "ops/standardize/standardize.h"
+
+namespace memformer::nn {
+
+struct Slots {
+  at::Tensor raw;                               ///< (B, M, D) in the parameters' dtype
+  bool normed;                                  ///< whether what follows is standardized, in the pass's dtype; else it is `raw`
+  at::Tensor for_reads;                         ///< (B, M, D), for the layers that read the memory
+  at::Tensor for_query, for_key, for_own_value;  ///< (B, M, D), for the writer
+
+  static Slots of(const at::Tensor& memory, bool normed, const Pass& pass) {
+    if (!normed) return {memory, false, memory, memory, memory, memory};
+    const auto uses = ops::standardize(memory, 4, pass.compute());
+    return {uses[0], true, uses[1], uses[2], uses[3], uses[4]};
+  }
+};
+
+}  // namespace memformer::nn

@@ -1,0 +1,22 @@
+// Linear layers behind LayerNorms of one tensor, as linear layers over its standardized numbers z (standardize.h):
+//   (z diag(w_l) + b_l) W_l^T + c_l  =  z (W_l diag(w_l))^T + (c_l + W_l b_l)
+// So the normalized tensor exists once, not once a layer, and the layers' products are one.
+#pragma once
+#include "core/torch.h"
+
+namespace memformer::ops {
+
+/// L layers as linear layers over z.
+struct FoldedNorms {
+  std::vector<at::Tensor> weights, biases;            ///< (R, D) and (R) each, in the dtype asked for; those of all layers lie side by side
+  std::vector<at::Tensor> weight_sinks, bias_sinks;   ///< the same in the dtype of sums, zeros: where their gradients are to be added; empty without gradient
+};
+
+/// Of every layer l: weights (R, D), biases (R) or none at all, norm_weights and norm_biases (D), all float32 or float64 alike. `sinks`: a
+/// contiguous sink for each of them in that order (weights of all layers first), to which the gradients are added, or none. dtype: theirs, or bfloat16 or
+/// float16 beside float32. Differentiable once, by what is sent back through the folded tensors and what their sinks hold by then.
+/// Throws SHAPE, DTYPE, DEVICE_MISMATCH, CONFIG.
+FoldedNorms fold_norm(at::TensorList weights, at::TensorList biases, at::TensorList norm_weights, at::TensorList norm_biases, at::TensorList sinks,
+                      at::ScalarType dtype);
+
+}  // namespace memformer::ops
