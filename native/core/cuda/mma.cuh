@@ -6,6 +6,9 @@
 
 namespace memformer::cuda {
 
+/// The warp's number, known to be the same in all its lanes.
+__device__ __forceinline__ int warp_of_block() { return __shfl_sync(kAllLanes, static_cast<int>(threadIdx.x) / kWarp, 0); }
+
 /// c += a b.
 template <typename T>
 __device__ __forceinline__ void mma(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
@@ -42,6 +45,12 @@ __device__ __forceinline__ float2 unpair(uint32_t both) {
 __device__ __forceinline__ void copy_16_bytes(void* to_shared, const void* from, int bytes) {
   const auto address = static_cast<uint32_t>(__cvta_generic_to_shared(to_shared));
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(address), "l"(from), "r"(bytes) : "memory");
+}
+
+/// The same of 4 bytes: all or nothing of them exists.
+__device__ __forceinline__ void copy_4_bytes(void* to_shared, const void* from, int bytes) {
+  const auto address = static_cast<uint32_t>(__cvta_generic_to_shared(to_shared));
+  asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(address), "l"(from), "r"(bytes) : "memory");
 }
 
 /// What this thread has asked for is there, for itself.

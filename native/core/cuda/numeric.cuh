@@ -16,6 +16,7 @@ constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 constexpr int kWarp = 32;
 constexpr unsigned kAllLanes = 0xffffffffu;
+constexpr float kLog2E = 1.4426950408889634f;  // exp(x) = exp2(x log2(e))
 
 /// The dtype sums over T are carried in: float, double for double.
 template <typename T>

@@ -4,6 +4,7 @@
 #include "core/op_handle.h"
 #include "ops/attention/block_size.h"
 #include "ops/attention/check.h"
+#include "ops/attention/long_attention.h"
 
 // Saved for backward: q, k, v and the weights p (B H, N, M). With g = dL/dy:
 //   dL/dv = p^T g      dL/ds = p (g v^T - rowsum(p g v^T))      dL/dq = dL/ds k / sqrt(E)      dL/dk = dL/ds^T q / sqrt(E)
@@ -103,7 +104,10 @@ Tensor fused_by_libtorch(const Tensor& q, const Tensor& k, const Tensor& v, cons
 
 Tensor with_gradient(const Tensor& q, const Tensor& k, const Tensor& v, const Mask& mask, bool causal) {
   check(q, k, v, mask, causal);
-  return is_short(q, k) ? Attention::apply(q, k, v, mask, causal) : fused_by_libtorch(q, k, v, mask, causal);
+  if (is_short(q, k)) return Attention::apply(q, k, v, mask, causal);
+  const bool sends_back = at::GradMode::is_enabled() && (q.requires_grad() || k.requires_grad() || v.requires_grad());
+  const bool masked = causal || (mask.has_value() && mask->defined());
+  return sends_back && !masked && long_attention_fits(q, k) ? long_attention(q, k, v) : fused_by_libtorch(q, k, v, mask, causal);
 }
 
 Tensor without_gradient(const Tensor& q, const Tensor& k, const Tensor& v, const Mask& mask, bool causal) {

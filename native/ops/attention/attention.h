@@ -1,7 +1,8 @@
 // Scaled dot-product attention:  softmax(q k^T / sqrt(E)) v.
 // Short segments are where LibTorch's fused kernels are slow: on a CPU they call a matrix product for every head of every row, so small
 // that starting it costs more than it does; on a GPU they work in several kernels on what fits into one block. Here a CPU does each
-// product in one call for all heads of all rows, and a GPU takes one block a head. What is longer goes to LibTorch's.
+// product in one call for all heads of all rows, and a GPU takes one block a head. What is longer goes to LibTorch's, but for the
+// backward pass of few queries over many keys (long_attention.h).
 #pragma once
 #include "core/torch.h"
 

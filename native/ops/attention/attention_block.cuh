@@ -158,7 +158,7 @@ struct AttentionBlock {
   static __device__ __forceinline__ void exponentials(float (&s)[rows / 8][4], float (&factor)[2], const AttentionParams& p, int b, int row,
                                                       int keys) {
     const int lane = threadIdx.x % kWarp, g = lane / 4, t = lane % 4;
-    const float scale = p.scale * 1.4426950408889634f;  // exp(x) = exp2(x log2(e))
+    const float scale = p.scale * kLog2E;
     float most[2] = {-INFINITY, -INFINITY}, sum[2] = {};
     int limit[2];  // keys seen, less the lane's first
 #pragma unroll
@@ -210,9 +210,6 @@ struct AttentionBlock {
     });
   }
 };
-
-/// The warp's number, known to be the same in all its lanes.
-__device__ __forceinline__ int warp_of_block() { return __shfl_sync(kAllLanes, static_cast<int>(threadIdx.x) / kWarp, 0); }
 
 /// Calls `body(AttentionBlock<...>())` with the smallest block that a head fits in; E is 32 or 64, N and M are at most 128.
 template <typename Body>

@@ -8,6 +8,7 @@
 #include "core/packed_qkv.h"
 #include "ops/attention/attention.cuh"
 #include "ops/attention/attention.h"
+#include "ops/attention/heads.h"
 
 namespace memformer::ops {
 namespace {
@@ -15,33 +16,15 @@ namespace {
 using at::Tensor;
 using Optional = std::optional<Tensor>;
 
-bool is_aligned(const Tensor& x) { return reinterpret_cast<uintptr_t>(x.const_data_ptr()) % 16 == 0; }
-
-/// x (B, H, rows, E) in strides that the kernels can read; a copy only of what has none.
-Tensor readable(const Tensor& x) {
-  const auto eight = [&](int64_t axis) { return x.stride(axis) % 8 == 0 || x.size(axis) == 1; };
-  const bool fits = x.stride(3) == 1 && eight(0) && eight(1) && eight(2) && is_aligned(x);
-  return fits ? x : x.clone(at::MemoryFormat::Contiguous);
-}
-
 /// x one number after the other, from a multiple of 16 bytes on.
 Tensor packed(const Tensor& x) { return x.is_contiguous() && is_aligned(x) ? x : x.clone(at::MemoryFormat::Contiguous); }
-
-AttentionHeads heads_of(const Tensor& x) {
-  return {const_cast<void*>(x.const_data_ptr()), x.stride(0), x.stride(1), x.stride(2)};
-}
-
-/// A tensor (B, H, rows, E) for a kernel to write, token by token in memory.
-Tensor by_token(const Tensor& like) {
-  return at::empty({like.size(0), like.size(2), like.size(1), like.size(3)}, like.options()).transpose(1, 2);
-}
 
 /// All but y. The tensors have to outlive the launch.
 AttentionParams params_of(const Tensor& q, const Tensor& k, const Tensor& v, const Optional& mask, bool causal) {
   AttentionParams params{};
-  params.q = heads_of(q);
-  params.k = heads_of(k);
-  params.v = heads_of(v);
+  params.q = attention_heads(q);
+  params.k = attention_heads(k);
+  params.v = attention_heads(v);
   if (given(mask)) {
     params.mask = mask->const_data_ptr<bool>();
     params.mask_b = mask->size(0) == 1 ? 0 : mask->stride(0);
@@ -65,7 +48,7 @@ Tensor forward_cuda(const Tensor& q_in, const Tensor& k_in, const Tensor& v_in, 
   const auto q = readable(q_in), k = readable(k_in), v = readable(v_in), y = by_token(q);
   const auto mask = contiguous(mask_in);
   auto params = params_of(q, k, v, mask, causal);
-  params.y = heads_of(y);
+  params.y = attention_heads(y);
   launch_attention_forward(params, c10::cuda::getCurrentCUDAStream());
   C10_CUDA_KERNEL_LAUNCH_CHECK();
   return y;
@@ -75,9 +58,11 @@ std::tuple<Tensor, Tensor, Tensor> backward_cuda(const Tensor& grad_in, const Te
                                                  const Optional& mask_in, bool causal) {
   const c10::cuda::CUDAGuard device(q_in.device());
   const auto q = readable(q_in), k = readable(k_in), v = readable(v_in), grad = readable(grad_in);
-  const auto grad_q = by_token(q), grad_k = by_token(k), grad_v = by_token(v);
+  const auto grad_q = by_token(q);
+  const auto [grad_k, grad_v] = by_token(k_in, v_in);
   const auto mask = contiguous(mask_in);
-  launch_attention_backward({params_of(q, k, v, mask, causal), heads_of(grad), heads_of(grad_q), heads_of(grad_k), heads_of(grad_v), nullptr},
+  launch_attention_backward({params_of(q, k, v, mask, causal), attention_heads(grad), attention_heads(grad_q), attention_heads(grad_k),
+                             attention_heads(grad_v), nullptr},
                             c10::cuda::getCurrentCUDAStream());
   C10_CUDA_KERNEL_LAUNCH_CHECK();
   return {grad_q, grad_k, grad_v};
@@ -100,7 +85,7 @@ Tensor rotary_forward_cuda(const Tensor& qkv_in, const Optional& bias_in, const 
   const auto mask = contiguous(mask_in);
   const auto y = at::empty({qkv.size(0), qkv.size(1), qkv.size(2) / 3}, qkv.options());
   auto params = rotary_params_of(qkv, bias, cos, sin, mask, causal, heads);
-  params.y = heads_of(y.view({y.size(0), y.size(1), heads, y.size(2) / heads}).transpose(1, 2));
+  params.y = attention_heads(y.view({y.size(0), y.size(1), heads, y.size(2) / heads}).transpose(1, 2));
   launch_attention_forward(params, c10::cuda::getCurrentCUDAStream());
   C10_CUDA_KERNEL_LAUNCH_CHECK();
   return y;
@@ -118,10 +103,10 @@ std::tuple<Tensor, Tensor> rotary_backward_cuda(const Tensor& grad_in, const Ten
   const auto grad_qkv = at::empty_like(qkv);
   AttentionBackwardParams params{};
   params.of = rotary_params_of(qkv, bias, cos, sin, mask, causal, heads);
-  params.grad = heads_of(grad.view({B, T, heads, width / (3 * heads)}).transpose(1, 2));
-  params.grad_q = heads_of(part_of(grad_qkv, 0, heads));
-  params.grad_k = heads_of(part_of(grad_qkv, 1, heads));
-  params.grad_v = heads_of(part_of(grad_qkv, 2, heads));
+  params.grad = attention_heads(grad.view({B, T, heads, width / (3 * heads)}).transpose(1, 2));
+  params.grad_q = attention_heads(part_of(grad_qkv, 0, heads));
+  params.grad_k = attention_heads(part_of(grad_qkv, 1, heads));
+  params.grad_v = attention_heads(part_of(grad_qkv, 2, heads));
   const cuda::ColumnGradient of_bias(bias_sink, with_bias, B, width, cos.options());
   const auto partials = with_bias ? at::empty({B, 1, width}, cos.options()) : Tensor();
   params.partials = with_bias ? partials.mutable_data_ptr<float>() : nullptr;

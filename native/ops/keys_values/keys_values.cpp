@@ -1,6 +1,7 @@
 #include "ops/keys_values/keys_values.h"
 
 #include "core/gradient_sink.h"
+#include "core/keys_beside_values.h"
 #include "core/matrix_product.h"
 #include "core/op_handle.h"
 
@@ -98,16 +99,23 @@ std::tuple<Tensor, std::vector<Tensor>, std::vector<Tensor>> backward(TensorList
   const auto weight = joined(weights), weight_sink = sinks ? joined(weight_sinks) : Tensor(), bias_sink = sinks ? joined(bias_sinks) : Tensor();
   if (weights.size() > 1 && weight.defined() && weight_sink.defined() && bias_sink.defined()) {
     std::vector<Tensor> rows;
-    for (const auto& grad : grads) rows.push_back(rows_of(grad));
+    for (size_t l = 0; l < weights.size(); ++l)
+      if (auto both = rows_side_by_side(grads[2 * l], grads[2 * l + 1]); both.defined()) rows.push_back(both);
+      else rows.insert(rows.end(), {rows_of(grads[2 * l]), rows_of(grads[2 * l + 1])});
     step(at::cat(rows, 1), weight, weight_sink, bias_sink);
   } else {
     const int64_t D = weights[0].size(0) / 2;
-    for (size_t l = 0; l < weights.size(); ++l)
-      if (sinks)  // keys and values apart: nothing has to be copied together
+    for (size_t l = 0; l < weights.size(); ++l) {
+      auto both = rows_side_by_side(grads[2 * l], grads[2 * l + 1]);
+      if (sinks && !both.defined()) {  // keys and values apart: nothing has to be copied together
         for (const size_t half : {0, 1})
           step(rows_of(grads[2 * l + half]), weights[l].narrow(0, static_cast<int64_t>(half) * D, D), weight_sinks[l].narrow(0, static_cast<int64_t>(half) * D, D),
                bias_sinks[l].narrow(0, static_cast<int64_t>(half) * D, D));
-      else step(at::cat({rows_of(grads[2 * l]), rows_of(grads[2 * l + 1])}, 1), weights[l], {}, {});
+        continue;
+      }
+      if (!both.defined()) both = at::cat({rows_of(grads[2 * l]), rows_of(grads[2 * l + 1])}, 1);
+      step(both, weights[l], sinks ? weight_sinks[l] : Tensor(), sinks ? bias_sinks[l] : Tensor());
+    }
   }
   return {grad_context.view_as(context), grad_weights, grad_biases};
 }

@@ -282,6 +282,34 @@ opcheck(keysValues, () => {
     });
   }
 
+  /** Keys and values of a layer as one (B, N, 2, H, E): their gradients come as the parts of such a one. */
+  const stacked = (of: Call): Call => (...given) => {
+    const results = of(...given), byToken = results.map((y) => apply("aten::transpose.int", y, 1, 2));
+    return Array.from({ length: shape.L }, (_, l) => apply("aten::stack", byToken.slice(2 * l, 2 * l + 2), 2));
+  };
+  const stackedNumbers = (cotangents: readonly Numbers[]): Numbers[] => {
+    const { B, N, H, E } = shape;
+    return Array.from({ length: shape.L }, (_, l) => numbers([B, N, 2, H, E], (at) => {
+      const e = at % E, h = Math.floor(at / E) % H, half = Math.floor(at / E / H) % 2, row = Math.floor(at / E / H / 2);
+      return cotangents[2 * l + half]!.data[((Math.floor(row / N) * H + h) * N + row % N) * E + e]!;
+    }));
+  };
+
+  it("sends back the same for gradients of keys and values that lie side by side", async () => {
+    const { args, cotangents } = drawn(10);
+    expectClose(await gradients(stacked(call), args, stackedNumbers(cotangents)), await gradients(call, args, cotangents));
+  });
+
+  for (const [where, sunk] of Object.entries(ways)) {
+    it(`adds the same to the sinks of weights ${where} for gradients of keys and values that lie side by side`, async () => {
+      const { args, cotangents } = drawn(11), apart = sinksOf("float64"), beside = sinksOf("float64");
+      const expected = await gradients(sunk(apart.pieces), args, cotangents);
+      expectClose(await gradients(stacked(sunk(beside.pieces)), args, stackedNumbers(cotangents)), expected);
+      expectClose(await Promise.all(beside.buffers.map(download)), await Promise.all(apart.buffers.map(download)));
+      for (const { buffers, pieces } of [apart, beside]) for (const tensor of [...buffers, ...pieces.flat()]) tensor.dispose();
+    });
+  }
+
   it("refuses a sink with gaps between its numbers", async () => {
     const { args, cotangents } = drawn(9), { buffers, pieces } = sinksOf("float64");
     const gaps = upload(numbers([rows]), "float64", "strided");

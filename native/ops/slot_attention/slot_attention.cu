@@ -78,6 +78,13 @@ __global__ void __launch_bounds__(kThreads) slot_self_backward_kernel(const Slot
   float above_y[kWide];
 #pragma unroll
   for (int i = 0; i < kWide; ++i) above_y[i] = own[i] - y[i];
+  if (p.delta != nullptr) {
+    float rounded[kWide];
+#pragma unroll
+    for (int i = 0; i < kWide; ++i) rounded[i] = widen(convert<narrow_t>(g[i]));
+    const float delta = group_sum<lanes>(dot(rounded, y));
+    if (place.leads) p.delta[place.head] = delta;
+  }
   const float self_weight = expf(self - p.lse[place.head]);
   const float grad_self = self_weight * group_sum<lanes>(dot(g, above_y)) * p.scale;
   if (!place.busy) return;

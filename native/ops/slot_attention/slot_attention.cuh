@@ -43,6 +43,7 @@ struct SlotSelfBackwardParams {
   void* grad_own;        ///< (B, M, D)
   void* narrow_grad;     ///< (B, M, D) narrow: a copy of grad; null: not wanted
   void* narrow_y;        ///< (B, M, D) narrow: a copy of y; null: not wanted
+  float* delta;          ///< (B, H, M): g.y of each head, g as in narrow_grad; null: not wanted
   SlotSizes size;
   float scale;
   cuda::Dtype narrow, dtype;

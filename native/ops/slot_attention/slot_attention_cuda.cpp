@@ -3,13 +3,15 @@
 #include <c10/cuda/CUDAStream.h>
 
 #include "core/cuda/dtype_of.h"
+#include "core/op_handle.h"
 #include "core/torch.h"
 #include "ops/slot_attention/composed.h"
 #include "ops/slot_attention/slot_attention.cuh"
 
 // Narrow dtypes without a mask: LibTorch's flash attention over the tokens, and a kernel for what a slot has with itself. The backward
 // of flash attention computes a = exp(logit - lse) and dL/dlogit = a (g.v - g.y): with y and lse of the whole softmax in place of those
-// over the tokens alone, these are the gradients wanted. All else is composed of LibTorch's operators.
+// over the tokens alone, these are the gradients wanted. Where it fits, a kernel of ours takes g.y and computes the same, adding to the
+// gradient of the query that a slot has from itself. All else is composed of LibTorch's operators.
 namespace memformer::ops {
 namespace {
 
@@ -74,6 +76,14 @@ std::tuple<Tensor, Tensor> forward_cuda(const Tensor& query_in, const Tensor& se
   return {y, lse};
 }
 
+bool fits_long_queries(const Tensor& query, const Tensor& key) {
+  static const auto op = find_op<bool(const Tensor&, const Tensor&)>("memformer::attention_long_queries_fits");
+  return op.call(query, key);
+}
+
+using LongQueries = void(const Tensor&, const Tensor&, const Tensor&, const Tensor&, const Tensor&, const Tensor&, const Tensor&, const Tensor&,
+                         const Tensor&, double);
+
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> backward_cuda(const Tensor& grad_in, const Tensor& query_in, const Tensor& self_key_in,
                                                                  const Tensor& own_in, const Tensor& key, const Tensor& value,
                                                                  const Mask& mask, const Tensor& y_in, const Tensor& lse_in,
@@ -87,7 +97,9 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> backward_cuda(const Tensor& g
   const auto like = [](const Tensor& x) { return at::empty(x.sizes(), x.options()); };
   auto self_grad_query = like(query), grad_self_key = like(query), grad_own = like(own);
   const bool wide = own.scalar_type() != query.scalar_type();
-  const auto narrow_grad = wide ? like(query) : grad, narrow_y = wide ? like(query) : y;
+  const auto query_heads = heads_of(query, heads), key_heads = heads_of(key, heads), value_heads = heads_of(value, heads);
+  const bool fused = fits_long_queries(query_heads, key_heads);
+  const auto narrow_grad = wide ? like(query) : grad, narrow_y = wide && !fused ? like(query) : y, delta = fused ? like(lse) : Tensor();
   SlotSelfBackwardParams params{};
   params.grad = grad.const_data_ptr();
   params.y = y.const_data_ptr();
@@ -99,17 +111,25 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> backward_cuda(const Tensor& g
   params.grad_self_key = grad_self_key.mutable_data_ptr();
   params.grad_own = grad_own.mutable_data_ptr();
   params.narrow_grad = wide ? narrow_grad.mutable_data_ptr() : nullptr;
-  params.narrow_y = wide ? narrow_y.mutable_data_ptr() : nullptr;
+  params.narrow_y = wide && !fused ? narrow_y.mutable_data_ptr() : nullptr;
+  params.delta = fused ? delta.mutable_data_ptr<float>() : nullptr;
   params.size = sizes_of(query, heads);
   params.scale = static_cast<float>(scale);
   params.narrow = cuda::dtype_of(query);
   params.dtype = cuda::dtype_of(own);
   launch_slot_self_backward(params, c10::cuda::getCurrentCUDAStream());
   C10_CUDA_KERNEL_LAUNCH_CHECK();
+  if (fused) {
+    static const auto op = find_op<LongQueries>("memformer::attention_long_queries_backward");
+    const auto grad_key = like(key), grad_value = like(value);
+    op.call(heads_of(narrow_grad, heads), query_heads, key_heads, value_heads, lse, delta, heads_of(self_grad_query, heads),
+            heads_of(grad_key, heads), heads_of(grad_value, heads), scale);
+    return {self_grad_query, grad_self_key, grad_own, grad_key, grad_value};
+  }
   // Without dropout the random state is not read; undefined cumulative lengths: every row has all its tokens.
   const auto [grad_query, grad_key, grad_value] = at::_scaled_dot_product_flash_attention_backward(
-      heads_of(narrow_grad, heads), heads_of(query, heads), heads_of(key, heads), heads_of(value, heads), heads_of(narrow_y, heads), lse,
-      Tensor(), Tensor(), query.size(1), key.size(1), 0.0, /*is_causal=*/false, Tensor(), Tensor(), scale);
+      heads_of(narrow_grad, heads), query_heads, key_heads, value_heads, heads_of(narrow_y, heads), lse, Tensor(), Tensor(), query.size(1),
+      key.size(1), 0.0, /*is_causal=*/false, Tensor(), Tensor(), scale);
   return {self_grad_query.add_(rows_of(grad_query)), grad_self_key, grad_own, rows_of(grad_key), rows_of(grad_value)};
 }
 

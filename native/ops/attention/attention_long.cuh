@@ -1,0 +1,34 @@
+// The contract of attention's backward kernels with one short side, of 128 rows at most, and one of any length: a head's short side stays
+// in a block and the long one streams past it, so that what is summed over the long side never leaves its registers.
+//   p = exp(scale q k^T - lse)      dL/dv = p^T g      ds = p (g v^T - delta)      dL/dq = scale ds k      dL/dk = scale ds^T q
+// with g = dL/dy and delta = rowsum(g y). lse and delta may be of a softmax over more than these keys.
+#pragma once
+#include "ops/attention/attention.cuh"
+
+namespace memformer::ops {
+
+struct AttentionLongParams {
+  AttentionHeads q, k, v, grad;           ///< read only
+  const float* lse;                       ///< (B, H, N): logarithms of the softmax's denominators
+  AttentionHeads grad_q, grad_k, grad_v;  ///< written
+  int B, H, N, M, E;                      ///< E 32 or 64
+  float scale;
+  cuda::Dtype dtype;  ///< bf16 or f16
+};
+
+/// N at most 128.
+struct AttentionLongKeysParams {
+  AttentionLongParams of;
+  AttentionHeads y;  ///< read only
+};
+
+/// M at most 128. grad_q is added to what it holds.
+struct AttentionLongQueriesParams {
+  AttentionLongParams of;
+  const float* delta;  ///< (B, H, N)
+};
+
+void launch_attention_long_keys_backward(const AttentionLongKeysParams& params, cudaStream_t stream);
+void launch_attention_long_queries_backward(const AttentionLongQueriesParams& params, cudaStream_t stream);
+
+}  // namespace memformer::ops
