@@ -1,21 +1,29 @@
-// Keys and values in memory as the two parts of one (B, N, 2, H, E): as keys_values makes them, and wants their gradients.
+// Keys and values in memory as keys_values makes them, and wants their gradients: the layers' pairs beside each other in (B, N, L, 2, H, E).
 #pragma once
 #include "core/torch.h"
 
 namespace memformer {
 
-/// Whether k and v (B, H, N, E) are such parts; tokens may lie further apart.
+/// Whether k and v (B, H, N, E) are a layer's pair, v behind k; tokens may lie further apart.
 inline bool are_side_by_side(const at::Tensor& k, const at::Tensor& v) {
   const int64_t width = k.size(1) * k.size(3);
   return k.sizes() == v.sizes() && k.strides() == v.strides() && k.stride(3) == 1 && k.stride(1) == k.size(3) && k.stride(2) >= 2 * width &&
          k.scalar_type() == v.scalar_type() && v.storage().is_alias_of(k.storage()) && v.storage_offset() == k.storage_offset() + width;
 }
 
-/// Such k and v as one matrix (B N, 2 H E), a view; undefined where they are none or the rows have gaps.
-inline at::Tensor rows_side_by_side(const at::Tensor& k, const at::Tensor& v) {
-  const int64_t B = k.size(0), N = k.size(2), width = 2 * k.size(1) * k.size(3);
-  if (!are_side_by_side(k, v) || k.stride(2) != width || k.stride(0) != N * width) return {};
-  return k.as_strided({B * N, width}, {width, 1});
+/// k_0, v_0, k_1, v_1, … of consecutive layers as one matrix (B N, L 2 H E), a view; undefined where they do not lie so, or its rows have gaps.
+inline at::Tensor rows_side_by_side(at::TensorList pairs) {
+  const auto& first = pairs[0];
+  const auto layers = static_cast<int64_t>(pairs.size() / 2);
+  const int64_t B = first.size(0), N = first.size(2), width = 2 * first.size(1) * first.size(3) * layers;
+  if (first.stride(2) != width || first.stride(0) != N * width) return {};
+  for (int64_t l = 0; l < layers; ++l) {
+    const auto &k = pairs[2 * l], &v = pairs[2 * l + 1];
+    const bool follows = k.sizes() == first.sizes() && k.strides() == first.strides() && k.storage().is_alias_of(first.storage()) &&
+                         k.storage_offset() == first.storage_offset() + l * width / layers;
+    if (!follows || !are_side_by_side(k, v)) return {};
+  }
+  return first.as_strided({B * N, width}, {width, 1});
 }
 
 }  // namespace memformer

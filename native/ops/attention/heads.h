@@ -4,7 +4,7 @@
 
 #include <utility>
 
-#include "core/keys_beside_values.h"
+#include "core/cuda/gradients_side_by_side.h"
 #include "ops/attention/attention.cuh"
 
 namespace memformer::ops {
@@ -27,11 +27,10 @@ inline at::Tensor by_token(const at::Tensor& like) {
   return at::empty({like.size(0), like.size(2), like.size(1), like.size(3)}, like.options()).transpose(1, 2);
 }
 
-/// Two of them for the gradients of k and v, side by side if those are.
+/// Two of them for the gradients of k and v, side by side if those are: with the gradients of the other layers that lie beside them too.
 inline std::pair<at::Tensor, at::Tensor> by_token(const at::Tensor& k, const at::Tensor& v) {
   if (!are_side_by_side(k, v)) return {by_token(k), by_token(v)};
-  const auto both = at::empty({k.size(0), k.size(2), 2, k.size(1), k.size(3)}, k.options());
-  return {both.select(2, 0).transpose(1, 2), both.select(2, 1).transpose(1, 2)};
+  return cuda::gradients_side_by_side(k, v);
 }
 
 }  // namespace memformer::ops

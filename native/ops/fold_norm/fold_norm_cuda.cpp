@@ -44,7 +44,8 @@ std::tuple<Tensor, Tensor> forward_cuda(TensorList weights_in, TensorList biases
   const auto weights = contiguous(weights_in), biases = contiguous(biases_in);
   const auto norm_weights = contiguous(norm_weights_in), norm_biases = contiguous(norm_biases_in);
   const int64_t L = static_cast<int64_t>(weights.size()), R = weights[0].size(0), D = weights[0].size(1);
-  const auto options = weights[0].options().dtype(dtype), weight = at::empty({L * R, D}, options), bias = at::empty({L * R}, options);
+  const auto options = weights[0].options().dtype(dtype);
+  const auto weight = at::empty({L * R, D}, options), bias = at::empty({L * R}, options);
   for (int64_t first = 0; first < L; first += kFoldedLayers) {
     FoldNormForwardParams params{};
     params.of = params_of(weights, biases, norm_weights, norm_biases, static_cast<size_t>(first));

@@ -95,28 +95,19 @@ std::tuple<Tensor, std::vector<Tensor>, std::vector<Tensor>> backward(TensorList
     else if (grad.is_cpu()) grad_context.add_(matrix_product(grad, weight));
     else grad_context.addmm_(grad, weight);
   };
+  /// The gradients of these keys and values as one matrix; no copy where attention's backward pass has left them so.
+  const auto above = [](TensorList pairs) {
+    if (auto rows = rows_side_by_side(pairs); rows.defined()) return rows;
+    std::vector<Tensor> rows;
+    for (const auto& grad : pairs) rows.push_back(rows_of(grad));
+    return at::cat(rows, 1);
+  };
   const bool sinks = !weight_sinks.empty();
   const auto weight = joined(weights), weight_sink = sinks ? joined(weight_sinks) : Tensor(), bias_sink = sinks ? joined(bias_sinks) : Tensor();
-  if (weights.size() > 1 && weight.defined() && weight_sink.defined() && bias_sink.defined()) {
-    std::vector<Tensor> rows;
+  if (weight.defined() && weight_sink.defined() && bias_sink.defined()) step(above(grads), weight, weight_sink, bias_sink);
+  else
     for (size_t l = 0; l < weights.size(); ++l)
-      if (auto both = rows_side_by_side(grads[2 * l], grads[2 * l + 1]); both.defined()) rows.push_back(both);
-      else rows.insert(rows.end(), {rows_of(grads[2 * l]), rows_of(grads[2 * l + 1])});
-    step(at::cat(rows, 1), weight, weight_sink, bias_sink);
-  } else {
-    const int64_t D = weights[0].size(0) / 2;
-    for (size_t l = 0; l < weights.size(); ++l) {
-      auto both = rows_side_by_side(grads[2 * l], grads[2 * l + 1]);
-      if (sinks && !both.defined()) {  // keys and values apart: nothing has to be copied together
-        for (const size_t half : {0, 1})
-          step(rows_of(grads[2 * l + half]), weights[l].narrow(0, static_cast<int64_t>(half) * D, D), weight_sinks[l].narrow(0, static_cast<int64_t>(half) * D, D),
-               bias_sinks[l].narrow(0, static_cast<int64_t>(half) * D, D));
-        continue;
-      }
-      if (!both.defined()) both = at::cat({rows_of(grads[2 * l]), rows_of(grads[2 * l + 1])}, 1);
-      step(both, weights[l], sinks ? weight_sinks[l] : Tensor(), sinks ? bias_sinks[l] : Tensor());
-    }
-  }
+      step(above(grads.slice(2 * l, 2)), weights[l], sinks ? weight_sinks[l] : Tensor(), sinks ? bias_sinks[l] : Tensor());
   return {grad_context.view_as(context), grad_weights, grad_biases};
 }
 
