@@ -2,7 +2,7 @@
 import type { Tensor } from "./tensor.ts";
 import type { SegmentTensors } from "./segment-tensors.ts";
 
-/** What a model carries from segment to segment: its memory, a cache, or nothing. */
+/** What a model carries from segment to segment: its memory, a cache, or nothing. The first dimension of each tensor is the rows, B. */
 export type State = readonly Tensor[];
 
 /** How one step is computed. */

@@ -80,6 +80,12 @@ describeOnGpu("on a GPU, MRBP gives the gradient of BPTT", function () {
     });
   }
 
+  for (const microBatch of [2, 3]) it(`of the whole batch, ${microBatch} of 4 rows at a time`, async () => {
+    await using model = await onGpu({ precision: "float64", dropout: 0 });
+    const start = await carried(model), exact = await gather(model, bptt, { weights: "doubling" }, start);
+    for (const [i, found] of (await thrice(model, { weights: "doubling", microBatch }, start)).entries()) expectClose(`window ${i}`, found, exact, 1e-10);
+  });
+
   it("as a CPU does, in float64: the same weights, masks and gradients", async () => {
     await using model = await onGpu({});
     await using reference = await tinyModel({ dropout: 0.1, device: "cpu" });

@@ -7,7 +7,7 @@ import {
   AdamW, type GradientMethodName, type Memformer, memory, resetPeakMemory, type SegmentTensors, synchronize, type Tensor,
 } from "../../lib/index.ts";
 import { deviceEvents, occupancy } from "./kernels.ts";
-import { enqueueWindow } from "./window.ts";
+import { type Cut, enqueueWindow } from "./window.ts";
 
 export interface Timing {
   /** Of each timed window, from the end of the one before to its own. */
@@ -32,13 +32,13 @@ export interface PipelinePlan {
   readonly windows: number;
   /** One window more, under the profiler. Default false. */
   readonly traced?: boolean;
-  /** Of MRBP, see WindowOptions. */
-  readonly together?: number | undefined;
+  /** Default: all rows at once, and as many segments as the model thinks best. */
+  readonly cut?: Cut;
 }
 
 /** Trains on one window again and again. Rejects with what a window failed with; the model is good for more. */
 export async function timePipeline(model: Memformer, window: readonly SegmentTensors[], plan: PipelinePlan): Promise<Timing> {
-  const { method, warmup, windows: timed, traced = false, together } = plan;
+  const { method, warmup, windows: timed, traced = false, cut = {} } = plan;
   using optimizer = new AdamW(model, { weightDecay: 0.01 });
   const loop = monitorEventLoopDelay({ resolution: 1 });
   const ends: number[] = [], enqueueSeconds: number[] = [], kept: Tensor[] = [];
@@ -54,7 +54,7 @@ export async function timePipeline(model: Memformer, window: readonly SegmentTen
         ends.push(performance.now());
       }
       const began = performance.now();
-      const made = enqueueWindow(model, window, method, state, i, optimizer, together);
+      const made = enqueueWindow(model, window, method, state, i, optimizer, cut);
       enqueueSeconds.push((performance.now() - began) / 1000);
       state = made.state;
       if (first === undefined) kept.push(...(first = made).losses, made.norm);
@@ -67,7 +67,7 @@ export async function timePipeline(model: Memformer, window: readonly SegmentTen
     await before;
     loop.disable();
     const { span, busy } = occupancy(!traced ? [] : await deviceEvents(() => {
-      const made = enqueueWindow(model, window, method, state, warmup + timed, optimizer, together);
+      const made = enqueueWindow(model, window, method, state, warmup + timed, optimizer, cut);
       state = made.state;
       for (const tensor of [...made.losses, made.norm]) tensor.dispose();
     }));
