@@ -45,6 +45,8 @@ export interface Recurrence {
    * that lib/mrbp.ts composes.
    */
   replay?(segments: readonly SegmentTensors[], state: State, weights: readonly number[], gradient: State, options: readonly StepOptions[]): Replayed;
+  /** Whether what `replay` does is recorded, and a window that it takes whole is one launch. Default false. */
+  readonly recorded?: boolean;
   /** How many consecutive segments of a shape are best replayed together. Default 1. */
   together?(segment: SegmentTensors): number;
 }
