@@ -69,7 +69,7 @@ export async function cuda(flags: readonly string[]): Promise<boolean> {
     cut: cutFlags(flags), recorded: !flags.includes("--unrecorded"),
   };
   const names = choice(flags, "configurations", Object.keys(configurations), Object.keys(configurations));
-  const rows: Row[] = [], facts: Record<string, string | number> = { windows: plan.windows, warmup: plan.warmup, precision: "bfloat16" };
+  const rows: Row[] = [], facts: Record<string, string | number> = { "windows, at least": plan.windows, warmup: plan.warmup, precision: "bfloat16" };
   let sound = true;
   try {
     for (const name of names) {
@@ -189,7 +189,9 @@ function tableRow(measured: Measured, group: readonly Measured[], peak: number):
     "to the best peer": ours === undefined || best === 0 ? "" : (rate![1] / best).toFixed(2),
     "GPU busy": ours?.busy === undefined ? "" : `${(100 * ours.busy).toFixed(1)} %`,
     "JavaScript busy": ours === undefined ? "" : `${(100 * sum(ours.enqueueSeconds) / sum(ours.seconds)).toFixed(1)} %`,
-    "event loop late by, p99 ms": ours === undefined ? "" : (1000 * ours.loopDelaySeconds).toFixed(2),
+    "event loop late by, p99 ms": ours === undefined ? "" : (1000 * ours.loop.p99Seconds).toFixed(2),
+    "at most, ms": ours === undefined ? "" : (1000 * ours.loop.mostSeconds).toFixed(2),
+    "of samples": ours === undefined ? "" : ours.loop.samples,
   };
 }
 
