@@ -37,7 +37,8 @@ export async function profiled(flags: readonly string[]): Promise<boolean> {
   const { refusal } = await model.recording();
   report(`profile-${name}-${batch}`, `Kernels of one ${name} window at batch ${batch}`, rows, {
     "kernels' ms": (sum / 1000).toFixed(2), "window's ms": (span / 1000).toFixed(2), "GPU busy": `${(100 * busy / span).toFixed(1)} %`,
-    kernels: events.length, "segments a step": segmentsAStep(model, window, cut), "rows a step": Math.min(batch, cut.microBatch ?? batch), ...(refusal === "" ? {} : { "not recorded": refusal }),
+    kernels: events.length, "segments a step": segmentsAStep(model, window, cut),
+    "rows a step": Math.min(batch, cut.microBatch ?? batch), ...(refusal === "" ? {} : { "not recorded": refusal }),
   });
   for (const tensor of state) tensor.dispose();
   disposeWindow(window);

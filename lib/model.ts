@@ -166,8 +166,8 @@ export class Memformer implements Recurrence, AsyncDisposable {
 
   /** Whether `advance` and `replay` are recorded as CUDA graphs on a GPU. They are unless this says no. */
   recordSteps(enabled: boolean): void {
-    this.#recordSteps = enabled;
     guarded((addon) => { addon.setRecording(nextCall(), this.handle, enabled); });
+    this.#recordSteps = enabled;
   }
 
   /** How many steps are recorded now, and why one could not be (else ""). */
