@@ -4,7 +4,8 @@
  * the gradient norm of the first window agree. Both sides: inputs on the GPU before, windows back to back, clipping, fused AdamW.
  *   [--quick] [--batches 1,16,64] [--configurations wiki,mnist] [--peers eager,compile,graphs,graphs+compile]
  *   [--methods mrbp,bptt,checkpointing] [--windows 20] [--warmup 5] [--peak FLOP/s]
- *   [--together N]: segments a step of ours, else as many as the model thinks best;  [--unrecorded]: ours without CUDA graphs
+ *   [--together N] [--micro-batch N]: segments and rows a step of ours, else as many as the model thinks best, and all
+ *   [--unrecorded]: ours without CUDA graphs
  *   [--name cuda]: of the file in bench/results
  */
 import { mkdtempSync, rmSync } from "node:fs";
@@ -19,7 +20,7 @@ import { peakRate, windowFlops } from "./support/flops.ts";
 import { runPeers, writeWindow, type PeerRequest, type PeerRow } from "./support/peers.ts";
 import { timePipeline, type Timing } from "./support/pipeline.ts";
 import { choice, flag, quartiles, report, type Row } from "./support/report.ts";
-import { disposeWindow, randomSegments, resident } from "./support/window.ts";
+import { type Cut, cutFlags, disposeWindow, randomSegments, resident, segmentsAStep } from "./support/window.ts";
 
 const modes = ["eager", "compile", "graphs", "graphs+compile"] as const;
 type Mode = typeof modes[number];
@@ -34,6 +35,8 @@ interface Measured {
   readonly horizon: number;
   /** Of MRBP: how many segments go back together. */
   readonly together: number;
+  /** How many rows go forward and back at once. */
+  readonly rows: number;
   /** Quartiles of tokens a second; undefined where it ran out of memory. */
   readonly rate?: readonly [number, number, number];
   readonly peakBytes?: number;
@@ -50,7 +53,7 @@ interface Plan {
   readonly peers: readonly Mode[];
   readonly warmup: number;
   readonly windows: number;
-  readonly together: number | undefined;
+  readonly cut: Cut;
   readonly recorded: boolean;
 }
 
@@ -63,10 +66,10 @@ export async function cuda(flags: readonly string[]): Promise<boolean> {
     methods: choice(flags, "methods", methodNames, quick ? ["mrbp"] : ["mrbp", "bptt", "checkpointing"]),
     peers: choice(flags, "peers", modes, quick ? ["eager", "graphs"] : modes),
     warmup: flag(flags, "warmup", 5), windows: flag(flags, "windows", quick ? 10 : 20),
-    together: flags.includes("--together") ? flag(flags, "together", 1) : undefined, recorded: !flags.includes("--unrecorded"),
+    cut: cutFlags(flags), recorded: !flags.includes("--unrecorded"),
   };
   const names = choice(flags, "configurations", Object.keys(configurations), Object.keys(configurations));
-  const rows: Row[] = [], facts: Record<string, string | number> = { windows: plan.windows, warmup: plan.warmup, precision: "bfloat16" };
+  const rows: Row[] = [], facts: Record<string, string | number> = { "windows, at least": plan.windows, warmup: plan.warmup, precision: "bfloat16" };
   let sound = true;
   try {
     for (const name of names) {
@@ -110,12 +113,12 @@ async function measureOurs(name: string, plan: Plan): Promise<Measured[]> {
     await using model = await Memformer.load(weights, { device: "cuda" }); // anew: training has moved the weights
     const { config } = model, segments = randomSegments(model, batch, horizon, false), window = resident(model, segments);
     await writeWindow(join(plan.folder, `${name}-${batch}.safetensors`), segments);
-    const together = method === "mrbp" ? Math.min(horizon, plan.together ?? model.together(window[0]!)) : 1;
+    const together = method === "mrbp" ? segmentsAStep(model, window, plan.cut) : 1, rowsAStep = Math.min(batch, plan.cut.microBatch ?? batch);
     model.recordSteps(plan.recorded);
-    const row = { configuration: name, batch, program: "memformer", method, config, horizon, together };
+    const row = { configuration: name, batch, program: "memformer", method, config, horizon, together, rows: rowsAStep };
     try {
       const ours = await timePipeline(model, window, {
-        method, warmup: plan.warmup, windows: plan.windows, traced: method === "mrbp", together: plan.together,
+        method, warmup: plan.warmup, windows: plan.windows, traced: method === "mrbp", cut: plan.cut,
       });
       const rate = quartiles(ours.seconds.map((seconds) => batch * config.segment * horizon / seconds));
       rows.push({ ...row, rate, peakBytes: ours.peakBytes, first: ours, ours });
@@ -147,7 +150,7 @@ async function* measurePeers(name: string, plan: Plan, config: ModelConfig): Asy
   let i = 0;
   for await (const row of runPeers(folder, requests)) {
     const { batch, mode, method } = asked[i++]!;
-    const base = { configuration: name, batch, program: `PyTorch ${mode}`, method, config, horizon, together: 1 };
+    const base = { configuration: name, batch, program: `PyTorch ${mode}`, method, config, horizon, together: 1, rows: batch };
     const measured: Measured = row.error === "out of memory" ? base : row.error !== undefined ? { ...base, failure: row.error } : {
       ...base, rate: [row.tokensPerSecondIqr[0], row.tokensPerSecond, row.tokensPerSecondIqr[1]], peakBytes: row.peakBytes, first: row,
     };
@@ -172,12 +175,12 @@ function agreeing(group: readonly Measured[]): { kept: Measured[]; complaints: s
 
 /** `peak`: FLOP/s of the device, NaN where nobody knows it. */
 function tableRow(measured: Measured, group: readonly Measured[], peak: number): Row {
-  const { configuration, batch, program, method, config, horizon, together, rate, peakBytes, ours } = measured;
+  const { configuration, batch, program, method, config, horizon, together, rows, rate, peakBytes, ours } = measured;
   const windows = rate?.map((tokens) => tokens / (batch * config.segment * horizon)), flops = windowFlops(config, batch, horizon, method, together);
   const best = Math.max(...group.filter((row) => row.program !== "memformer" && row.method === method).map((row) => row.rate?.[1] ?? 0));
   const sum = (numbers: readonly number[]): number => numbers.reduce((total, number) => total + number, 0);
   return {
-    configuration, batch, program, method, "segments a step": method === "mrbp" ? together : "",
+    configuration, batch, program, method, "rows a step": rows, "segments a step": method === "mrbp" ? together : "",
     "tok/s": rate === undefined ? "out of memory" : Math.round(rate[1]),
     "IQR": rate === undefined ? "" : `${Math.round(rate[0])} to ${Math.round(rate[2])}`,
     "ms a window": windows === undefined ? "" : (1000 / windows[1]!).toFixed(2),
@@ -186,7 +189,9 @@ function tableRow(measured: Measured, group: readonly Measured[], peak: number):
     "to the best peer": ours === undefined || best === 0 ? "" : (rate![1] / best).toFixed(2),
     "GPU busy": ours?.busy === undefined ? "" : `${(100 * ours.busy).toFixed(1)} %`,
     "JavaScript busy": ours === undefined ? "" : `${(100 * sum(ours.enqueueSeconds) / sum(ours.seconds)).toFixed(1)} %`,
-    "event loop late by, p99 ms": ours === undefined ? "" : (1000 * ours.loopDelaySeconds).toFixed(2),
+    "event loop late by, p99 ms": ours === undefined ? "" : (1000 * ours.loop.p99Seconds).toFixed(2),
+    "at most, ms": ours === undefined ? "" : (1000 * ours.loop.mostSeconds).toFixed(2),
+    "of samples": ours === undefined ? "" : ours.loop.samples,
   };
 }
 

@@ -7,7 +7,7 @@ import { Memformer, trimMemory } from "../lib/index.ts";
 import { configurations } from "./support/configurations.ts";
 import { timePipeline } from "./support/pipeline.ts";
 import { choice, median, report, type Row } from "./support/report.ts";
-import { disposeWindow, randomSegments, resident } from "./support/window.ts";
+import { disposeWindow, randomSegments, resident, segmentsAStep } from "./support/window.ts";
 
 const MiB = 2 ** 20;
 
@@ -23,8 +23,8 @@ export async function horizonMemory(flags: readonly string[]): Promise<boolean> 
     for (const horizon of horizons) {
       await using model = await Memformer.create({ ...options, precision: "bfloat16", device: "cuda" });
       const window = resident(model, randomSegments(model, batch, horizon, false));
-      const { seconds, peakBytes } = await timePipeline(model, window, { method: "mrbp", warmup: 3, windows: 5, together });
-      const step = Math.min(horizon, together ?? model.together(window[0]!)), tokens = batch * model.config.segment * horizon;
+      const { seconds, peakBytes } = await timePipeline(model, window, { method: "mrbp", warmup: 3, windows: 5, cut: { together } });
+      const step = segmentsAStep(model, window, { together }), tokens = batch * model.config.segment * horizon;
       rows.push({ batch, horizon, "segments a step": step, "peak MiB": Math.round(peakBytes / MiB), "tok/s": Math.round(tokens / median(seconds)) });
       peaks.push(peakBytes);
       memories = batch * model.stateBytes;

@@ -1,12 +1,12 @@
 /**
  * Where a training window's time on the GPU goes, by kernel: `npm run bench -- profile [--configuration wiki] [--batch 16] [--together 1]
- * [--top 30]`.
+ * [--micro-batch 16] [--top 30]`.
  */
 import { AdamW, Memformer, synchronize } from "../lib/index.ts";
 import { configurations } from "./support/configurations.ts";
 import { deviceEvents, occupancy } from "./support/kernels.ts";
 import { choice, flag, report } from "./support/report.ts";
-import { disposeWindow, enqueueWindow, randomSegments, resident } from "./support/window.ts";
+import { cutFlags, disposeWindow, enqueueWindow, randomSegments, resident, segmentsAStep } from "./support/window.ts";
 
 export async function profiled(flags: readonly string[]): Promise<boolean> {
   const [name] = choice(flags, "configuration", Object.keys(configurations), ["wiki"]);
@@ -15,9 +15,9 @@ export async function profiled(flags: readonly string[]): Promise<boolean> {
   using optimizer = new AdamW(model);
   const window = resident(model, randomSegments(model, batch, horizon, false));
   let state = model.initialState(batch);
-  const together = flag(flags, "together", Math.min(horizon, model.together(window[0]!)));
+  const cut = cutFlags(flags);
   const step = (): void => {
-    const made = enqueueWindow(model, window, "mrbp", state, 0, optimizer, together);
+    const made = enqueueWindow(model, window, "mrbp", state, 0, optimizer, cut);
     state = made.state;
     for (const tensor of [...made.losses, made.norm]) tensor.dispose();
   };
@@ -37,7 +37,8 @@ export async function profiled(flags: readonly string[]): Promise<boolean> {
   const { refusal } = await model.recording();
   report(`profile-${name}-${batch}`, `Kernels of one ${name} window at batch ${batch}`, rows, {
     "kernels' ms": (sum / 1000).toFixed(2), "window's ms": (span / 1000).toFixed(2), "GPU busy": `${(100 * busy / span).toFixed(1)} %`,
-    kernels: events.length, "segments a step": together, ...(refusal === "" ? {} : { "not recorded": refusal }),
+    kernels: events.length, "segments a step": segmentsAStep(model, window, cut),
+    "rows a step": Math.min(batch, cut.microBatch ?? batch), ...(refusal === "" ? {} : { "not recorded": refusal }),
   });
   for (const tensor of state) tensor.dispose();
   disposeWindow(window);

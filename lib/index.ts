@@ -7,6 +7,7 @@ export { MemformerError, isMemformerError, type ErrorCode } from "./errors.ts";
 export { evaluate, type Ablation, type EvaluateOptions, type Evaluation, type Score } from "./evaluate.ts";
 export { importLucidrains, importSchema, type Imported, type ImportedTensor, type ImportOptions } from "./import/lucidrains.ts";
 export { gradientMethods, type GradientMethodName } from "./methods.ts";
+export { inMicroBatches } from "./micro-batch.ts";
 export { Memformer, type CreateOptions, type Parameter } from "./model.ts";
 export { mrbp } from "./mrbp.ts";
 export type { Device, DeviceName } from "./native/cuda.ts";

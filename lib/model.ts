@@ -43,6 +43,7 @@ export class Memformer implements Recurrence, AsyncDisposable {
   /** @internal */
   readonly threadBound = threadBound;
   #handle: ModelHandle | undefined;
+  #recordSteps = true;
   readonly #stateSize: number;
 
   private constructor(config: ModelConfig, device: Device, made: { model: ModelHandle; stateSize: number; parameters: readonly Parameter[] }) {
@@ -158,9 +159,15 @@ export class Memformer implements Recurrence, AsyncDisposable {
     return this.device === "cpu" ? 1 : segmentsTogether(this.config, batch, length, gpuBytes(this.device));
   }
 
+  /** Whether `advance` and `replay` are recorded as CUDA graphs: on a GPU, unless {@link recordSteps} has turned it off. */
+  get recorded(): boolean {
+    return this.device !== "cpu" && this.#recordSteps;
+  }
+
   /** Whether `advance` and `replay` are recorded as CUDA graphs on a GPU. They are unless this says no. */
   recordSteps(enabled: boolean): void {
     guarded((addon) => { addon.setRecording(nextCall(), this.handle, enabled); });
+    this.#recordSteps = enabled;
   }
 
   /** How many steps are recorded now, and why one could not be (else ""). */

@@ -2,12 +2,13 @@
  * Memory replay back-propagation, the paper's Algorithm 1: the gradient of truncated BPTT over a window, holding one segment's
  * activations and the window's memories instead of everything.
  */
+import { inMicroBatches } from "./micro-batch.ts";
 import type { Recurrence, Replayed } from "./recurrence.ts";
 import { apply, backward, tidy, type Tensor } from "./tensor.ts";
 import { planWindow, type GradientMethod } from "./window.ts";
 
 /** The gradient of a window by memory replay back-propagation: that of {@link bptt}, for the activations of one step and the memories. */
-export const mrbp: GradientMethod = (model, window, state, options = {}) => tidy(() => {
+export const mrbp: GradientMethod = inMicroBatches((model, window, state, options = {}) => tidy(() => {
   const { weights, steps, carry } = planWindow(window, options);
   // A step of the algorithm is one segment, or a few together: small ones leave a GPU idle, and their activations take little room.
   const S = window.length, G = Math.min(S, options.together ?? model.together?.(window[0]!) ?? 1);
@@ -31,7 +32,7 @@ export const mrbp: GradientMethod = (model, window, state, options = {}) => tidy
     gradient = replayed.gradient;
   }
   return { losses, counts, state: carry < S ? buffer[carry]! : last, gradient };
-});
+}));
 
 /** (G) as G scalars. */
 function each(tensor: Tensor, count: number): Tensor[] {

@@ -2,7 +2,7 @@
 import type { Tensor } from "./tensor.ts";
 import type { SegmentTensors } from "./segment-tensors.ts";
 
-/** What a model carries from segment to segment: its memory, a cache, or nothing. */
+/** What a model carries from segment to segment: its memory, a cache, or nothing. The first dimension of each tensor is the rows, B. */
 export type State = readonly Tensor[];
 
 /** How one step is computed. */
@@ -45,6 +45,8 @@ export interface Recurrence {
    * that lib/mrbp.ts composes.
    */
   replay?(segments: readonly SegmentTensors[], state: State, weights: readonly number[], gradient: State, options: readonly StepOptions[]): Replayed;
+  /** Whether what `replay` does is recorded, and a window that it takes whole is one launch. Default false. */
+  readonly recorded?: boolean;
   /** How many consecutive segments of a shape are best replayed together. Default 1. */
   together?(segment: SegmentTensors): number;
 }

@@ -1,7 +1,7 @@
 /** A segment in the engine's hands. */
 import { MemformerError } from "./errors.ts";
 import { PADDING, type Segment } from "./segment.ts";
-import { Tensor } from "./tensor.ts";
+import { apply, Tensor } from "./tensor.ts";
 
 /** A segment as tensors of the engine. */
 export interface SegmentTensors {
@@ -12,6 +12,8 @@ export interface SegmentTensors {
   /** (B) */
   readonly reset: Tensor;
   readonly padded: boolean;
+  /** (B) on the host: how many targets of each row are scored. */
+  readonly scored: Int32Array;
   readonly batch: number;
   readonly length: number;
 }
@@ -34,7 +36,23 @@ export function upload(segment: Segment, vocabulary?: number): SegmentTensors {
   }
   return {
     source: Tensor.from(source, [batch, length]), target: Tensor.from(target, [batch, length]),
-    reset: Tensor.from(reset, [batch], "bool"), padded: segment.padded, batch, length,
+    reset: Tensor.from(reset, [batch], "bool"), padded: segment.padded,
+    scored: Int32Array.from({ length: batch }, (_, b) => scoredOf(target.subarray(b * length, (b + 1) * length))), batch, length,
+  };
+}
+
+function scoredOf(targets: Int32Array): number {
+  let count = 0;
+  for (const target of targets) if (target > PADDING) count += 1;
+  return count;
+}
+
+/** Views of `rows` rows of the segment from row `first` on. */
+export function rowsOf(segment: SegmentTensors, first: number, rows: number): SegmentTensors {
+  const narrow = (tensor: Tensor): Tensor => apply("aten::narrow", tensor, 0, first, rows);
+  return {
+    ...segment, source: narrow(segment.source), target: narrow(segment.target), reset: narrow(segment.reset),
+    scored: segment.scored.subarray(first, first + rows), batch: rows,
   };
 }
 

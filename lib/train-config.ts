@@ -11,6 +11,7 @@ export const trainSchema = z.strictObject({
   overlap: z.int().nonnegative().default(0).describe("segments that a window shares with the one before"),
   method: z.enum(methodNames).default("mrbp").describe("mrbp, bptt, or checkpointing a segment"),
   together: z.int().positive().optional().describe("segments that mrbp recomputes at once; default: what the device is best at, 1 on a CPU"),
+  microBatch: z.int().positive().optional().describe("rows that go forward and back at once, for less memory; default: all lanes"),
   weights: z.union([z.enum(["uniform", "doubling"]), z.array(z.number())]).default("uniform").describe("weights of a window's losses"),
   accumulate: z.int().positive().default(1).describe("windows whose gradients make one step"),
   rate: z.number().positive().default(1e-3).describe("peak learning rate"),

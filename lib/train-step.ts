@@ -52,7 +52,7 @@ export function enqueueStep(model: Memformer, optimizer: AdamW, state: State, pl
       const window = segments.map((segment) => model.upload(segment));
       const result = gradientMethods[config.method](model, window, carried, {
         seed: segmentSeed(config.seed, step * config.accumulate + i), weights: config.weights,
-        scale: 1 / config.accumulate, carry, together: config.together,
+        scale: 1 / config.accumulate, carry, together: config.together, microBatch: config.microBatch,
       });
       window.forEach(disposeSegment);
       losses.push(...result.losses);

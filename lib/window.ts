@@ -24,6 +24,12 @@ export interface WindowOptions {
    * segments' activations. Default: what the model thinks best, 1 on a CPU.
    */
   readonly together?: number | undefined;
+  /**
+   * How many rows of the batch the method goes over at once, one group of so many after the other. Losses, state and gradient are those
+   * of the whole batch, a segment's loss being the mean over all its scored targets; activations and the memories that are kept are of
+   * so many rows only. Only dropout draws other masks: each group has a seed of its own. Default: all rows.
+   */
+  readonly microBatch?: number | undefined;
 }
 
 /** The loss of a window, and the state to go on from. */

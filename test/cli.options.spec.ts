@@ -50,6 +50,11 @@ describe("command-line options from schemas", () => {
     expect(help).to.include("--no-on").and.include("--off").and.not.include("--on").and.not.include("--no-off");
   });
 
+  it("has one for every option of training: how many rows and segments go back at once", () => {
+    expect(parse(trainSchema, "--micro-batch", "4", "--together", "2")).to.deep.equal({ microBatch: 4, together: 2 });
+    expect(() => parse(trainSchema, "--micro-batch", "0")).to.throw(/--micro-batch <n>' argument '0' is invalid/);
+  });
+
   it("gives no key to two sections", () => {
     const keys = [runSchema, shapeSchema, trainSchema].flatMap(({ shape }) => Object.keys(shape));
     expect(new Set(keys).size).to.equal(keys.length);

@@ -1,5 +1,7 @@
 import { expect } from "chai";
-import { bptt, mrbp, runtime, type CreateOptions, type Memformer, type Tensor, type WindowOptions } from "../lib/index.ts";
+import {
+  bptt, checkpointing, mrbp, runtime, type CreateOptions, type GradientMethod, type Memformer, type Tensor, type WindowOptions,
+} from "../lib/index.ts";
 import { carried, errors, gather, type Gathered } from "./support/gather.ts";
 import { describeOnGpu, GPU } from "./support/gpu.ts";
 import { perturb, tinyModel } from "./support/models.ts";
@@ -14,10 +16,18 @@ function expectClose(what: string, found: Gathered, expected: Gathered, toleranc
   for (const [part, error] of Object.entries(errors(found, expected))) expect(error, `${what}: ${part}`).to.be.at.most(tolerance);
 }
 
-/** A window by MRBP three times: as it is, recorded, replayed. */
-async function thrice(model: Memformer, options: WindowOptions, start: readonly Tensor[]): Promise<Gathered[]> {
+/** What all is held against: BPTT over one graph that JavaScript composes, as it does where no step is recorded. */
+async function composed(model: Memformer, options: WindowOptions, start: readonly Tensor[]): Promise<Gathered> {
+  model.recordSteps(false);
+  const found = await gather(model, bptt, options, start);
+  model.recordSteps(true);
+  return found;
+}
+
+/** A window three times: as it is, recorded, replayed. */
+async function thrice(model: Memformer, options: WindowOptions, start: readonly Tensor[], method: GradientMethod = mrbp): Promise<Gathered[]> {
   const found: Gathered[] = [];
-  for (let i = 0; i < 3; i++) found.push(await gather(model, mrbp, options, start));
+  for (let i = 0; i < 3; i++) found.push(await gather(model, method, options, start));
   return found;
 }
 
@@ -35,8 +45,12 @@ describeOnGpu("on a GPU, MRBP gives the gradient of BPTT", function () {
       it(`for ${variant}, ${writer}, ${position} in ${precision}: recorded and not; dropout, padding, resets, carried memory`, async () => {
         await using model = await onGpu({ variant, writer, position, precision });
         const start = await carried(model), options = { seed: 3, weights: "doubling" } as const, tolerance = exactness[precision];
-        const exact = await gather(model, bptt, options, start);
-        for (const [i, found] of (await thrice(model, options, start)).entries()) expectClose(`window ${i}`, found, exact, tolerance);
+        const exact = await composed(model, options, start);
+        for (const together of [1, 3, undefined]) {
+          for (const [i, found] of (await thrice(model, { ...options, together }, start)).entries()) {
+            expectClose(`window ${i}, ${together ?? "all"} a step`, found, exact, tolerance);
+          }
+        }
         model.recordSteps(false);
         expectClose("not recorded", await gather(model, mrbp, options, start), exact, tolerance);
         expect(Math.max(...exact.gradient.flat().map(Math.abs)), "gradient at the window's start").to.be.above(1e-9);
@@ -44,10 +58,26 @@ describeOnGpu("on a GPU, MRBP gives the gradient of BPTT", function () {
     }
   }
 
+  for (const options of [{ weights: "doubling" }, { carry: 1 }, { carry: 3, scale: 0.25 }] as const) {
+    it(`and so do recorded BPTT and checkpointing, with ${JSON.stringify(options)}`, async () => {
+      for (const variant of variants) {
+        await using model = await onGpu({ variant, precision: "float64" });
+        expect(model.recorded).to.be.true;
+        const start = await carried(model), exact = await composed(model, options, start);
+        for (const [name, method] of [["BPTT", bptt], ["checkpointing", checkpointing]] as const) {
+          const before = (await model.recording()).steps;
+          for (const [i, found] of (await thrice(model, options, start, method)).entries()) expectClose(`${name}, window ${i}`, found, exact, 1e-10);
+          const { steps, refusal } = await model.recording();
+          expect(steps, `steps that ${name} has recorded: ${refusal}`).to.be.above(before);
+        }
+      }
+    });
+  }
+
   for (const forgetting of ["normalize-only", "none"] as const) {
     it(`with forgetting ${forgetting}, untied`, async () => {
       await using model = await onGpu({ forgetting, tieEmbedding: false, precision: "float64" });
-      const start = await carried(model), exact = await gather(model, bptt, {}, start);
+      const start = await carried(model), exact = await composed(model, {}, start);
       for (const found of await thrice(model, {}, start)) expectClose(forgetting, found, exact, 1e-10);
     });
   }
@@ -58,7 +88,7 @@ describeOnGpu("on a GPU, MRBP gives the gradient of BPTT", function () {
         variant, precision, writer: "gru", writerHeads: 4, writerSteps: 2, writerBias: true, memoryNorm: false, forgetting: "none",
         position: "t5", positionBuckets: "lucidrains", shareEmbedding: variant !== "encoder-decoder", tieEmbedding: false, outputBias: true,
       });
-      const start = await carried(model), exact = await gather(model, bptt, {}, start);
+      const start = await carried(model), exact = await composed(model, {}, start);
       for (const [i, found] of (await thrice(model, {}, start)).entries()) expectClose(`window ${i}`, found, exact, exactness[precision]);
     });
   }
@@ -68,7 +98,7 @@ describeOnGpu("on a GPU, MRBP gives the gradient of BPTT", function () {
       await using model = await onGpu({ writer, position, precision, dropout: 0 });
       await using reference = await tinyModel({ writer, position, device: "cpu" });
       await perturb(reference, 0.1);
-      const start = model.initialState(4), exact = await gather(model, bptt, {}, start);
+      const start = model.initialState(4), exact = await composed(model, {}, start);
       for (const found of await thrice(model, {}, start)) expectClose(precision, found, exact, 2e-2);
       const truth = await gather(reference, bptt), { losses, parameters } = errors(exact, truth);
       expect(losses).to.be.at.most(3e-2);
@@ -79,6 +109,12 @@ describeOnGpu("on a GPU, MRBP gives the gradient of BPTT", function () {
       }
     });
   }
+
+  for (const microBatch of [2, 3]) it(`of the whole batch, ${microBatch} of 4 rows at a time`, async () => {
+    await using model = await onGpu({ precision: "float64", dropout: 0 });
+    const start = await carried(model), exact = await composed(model, { weights: "doubling" }, start);
+    for (const [i, found] of (await thrice(model, { weights: "doubling", microBatch }, start)).entries()) expectClose(`window ${i}`, found, exact, 1e-10);
+  });
 
   it("as a CPU does, in float64: the same weights, masks and gradients", async () => {
     await using model = await onGpu({});
@@ -115,7 +151,7 @@ describeOnGpu("a recorded step", function () {
     const given: readonly WindowOptions[] =
       [{ seed: 1 }, { seed: 2 }, { seed: 2, weights: [0.5, 0, -1, 2] }, { seed: 2, scale: 0.25 }, { training: false }];
     for (const options of given) {
-      expectClose(JSON.stringify(options), await gather(model, mrbp, options, start), await gather(model, bptt, options, start), 1e-10);
+      expectClose(JSON.stringify(options), await gather(model, mrbp, options, start), await composed(model, options, start), 1e-10);
     }
   });
 });

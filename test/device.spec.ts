@@ -1,9 +1,10 @@
 import { expect } from "chai";
 import { spawnSync } from "node:child_process";
-import { rmSync, writeFileSync } from "node:fs";
+import { mkdirSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { runtime } from "../lib/index.ts";
 import type { DeviceName } from "../lib/native/cuda.ts";
+import { cacheFolder, recordName } from "../lib/native/libtorch/cache.ts";
 import { resolveLibtorch } from "../lib/native/libtorch/resolve.ts";
 import { scratchFolder } from "./support/fake-libtorch.ts";
 import { whyNoGpu } from "./support/gpu.ts";
@@ -65,9 +66,15 @@ describe("a model's device", () => {
   });
 
   describe("beside a driver", () => {
-    let folder: string;
+    let folder: string, env: NodeJS.ProcessEnv;
     before(function () {
       folder = scratchFolder();
+      env = { ...process.env, MEMFORMER_LIBTORCH: "", MEMFORMER_VARIANT: "", LD_LIBRARY_PATH: folder, XDG_CACHE_HOME: join(folder, "cache") };
+      // A cache with the LibTorch of these tests alone: beside a driver, one with CUDA would be taken first.
+      const { version, variant, root } = resolveLibtorch(), cached = join(cacheFolder(env), `${version}-${variant}`);
+      mkdirSync(cached, { recursive: true });
+      symlinkSync(root, join(cached, "torch"));
+      writeFileSync(join(cached, recordName), "{}");
       // As much of a driver as its version: 12.4.
       writeFileSync(join(folder, "driver.c"), "int cuDriverGetVersion(int* version) { *version = 12040; return 0; }\n");
       const { error } = spawnSync("cc", ["-shared", "-fPIC", "-o", join(folder, "libcuda.so.1"), join(folder, "driver.c")]);
@@ -79,7 +86,6 @@ describe("a model's device", () => {
     function making(device: string): string {
       const program = `import(${JSON.stringify(new URL("../lib/index.ts", import.meta.url).href)}).then(({ Memformer }) =>
         Memformer.create({ preset: "tiny", device: "${device}" })).then((model) => console.log(model.device), (error) => console.log(error.message))`;
-      const env = { ...process.env, MEMFORMER_LIBTORCH: "", LD_LIBRARY_PATH: folder };
       const { stdout, stderr } = spawnSync(process.execPath, ["--import", "tsx", "-e", program], { encoding: "utf8", env });
       return `${stdout}${stderr}`;
     }

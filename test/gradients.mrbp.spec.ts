@@ -109,6 +109,41 @@ describe("MRBP gives the gradient of BPTT over the same window", function () {
     }
   });
 
+  it("where steps are recorded: BPTT is one replay of the window, checkpointing replays its segments, nothing is composed on the way back", async () => {
+    await using model = await tinyModel({ dropout: 0.1 });
+    const start = await carried(model), replays: number[] = [];
+    const recorded = (): Recurrence => ({
+      recorded: true,
+      advance: (...step) => model.advance(...step),
+      forward: (segment, state, step) => {
+        expect(step?.graph, "a graph composed in JavaScript").to.not.equal(true);
+        return model.forward(segment, state, step);
+      },
+      replay: (segments, ...others) => {
+        replays.push(segments.length);
+        return model.replay(segments, ...others);
+      },
+    });
+    for (const options of [{ seed: 3, weights: "doubling" }, { seed: 3, carry: 1 }, { seed: 3, carry: 3, together: 2 }] as const) {
+      const exact = await gather(model, bptt, options, start);
+      for (const [method, steps] of [[bptt, [4]], [checkpointing, "together" in options ? [2, 2] : [1, 1, 1, 1]]] as const) {
+        replays.length = 0;
+        const found = await gather(model, (_, ...given) => method(recorded(), ...given), options, start);
+        expect(replays).to.deep.equal(steps);
+        expect(found.counts).to.deep.equal(exact.counts);
+        for (const [part, error] of Object.entries(errors(found, exact))) expect(error, `${JSON.stringify(options)}: ${part}`).to.be.at.most(1e-10);
+      }
+    }
+  });
+
+  it("where no step is recorded, as on a CPU: BPTT is one graph that is composed here", async () => {
+    await using model = await tinyModel();
+    expect(model.recorded).to.be.false;
+    model.replay = () => { throw new Error("BPTT has replayed"); };
+    for (const method of [bptt, checkpointing]) await gather(model, method);
+    expect(() => tidy(() => mrbp(model, randomWindow(model).map((segment) => model.upload(segment)), model.initialState(4)))).to.throw("BPTT has replayed");
+  });
+
   it("in bfloat16: losses to the bit, gradients to 2e-2", async () => {
     for (const variant of variants) {
       await using model = await tinyModel({ variant, precision: "bfloat16", dropout: 0.1 });

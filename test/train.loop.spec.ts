@@ -62,6 +62,19 @@ describe("training", function () {
     }
   });
 
+  it("learns the same a few rows at a time, and refuses a number of rows that is none", async () => {
+    const curves: number[][] = [];
+    for (const microBatch of [undefined, 3]) {
+      await using model = await runModel({ precision: "float64", dropout: 0 });
+      const { steps } = await train(model, { steps: 20, horizon: 3, overlap: 1, warmup: 5, rate: 1e-2, microBatch }, {}, task(5));
+      expect(steps.at(-1)!.loss).to.be.below(steps[0]!.loss);
+      curves.push(steps.flatMap(({ loss, gradientNorm, memoryGradientNorm, tokens }) => [loss, gradientNorm, memoryGradientNorm, tokens]));
+    }
+    curves[1]!.forEach((value, i) => { expect(value).to.be.closeTo(curves[0]![i]!, 1e-8); });
+    await using model = await runModel();
+    expect(() => new Trainer(model, { microBatch: 0 })).to.throw(/train: microBatch: .*, got 0/).with.property("code", "ERR_MEMFORMER_CONFIG");
+  });
+
   it("reports each step: counts of tokens, norms, rate, memory in use", async () => {
     await using model = await runModel();
     const { steps, trainer } = await train(model, { steps: 3, horizon: 4, overlap: 1, accumulate: 2, warmup: 2 });

@@ -7,15 +7,21 @@ import {
   AdamW, type GradientMethodName, type Memformer, memory, resetPeakMemory, type SegmentTensors, synchronize, type Tensor,
 } from "../../lib/index.ts";
 import { deviceEvents, occupancy } from "./kernels.ts";
-import { enqueueWindow } from "./window.ts";
+import { type Cut, enqueueWindow } from "./window.ts";
+
+/** By how much a timer of 1 ms came late while the timed windows ran, once for each time it came. */
+export interface LoopDelay {
+  readonly p99Seconds: number;
+  readonly mostSeconds: number;
+  readonly samples: number;
+}
 
 export interface Timing {
   /** Of each timed window, from the end of the one before to its own. */
   readonly seconds: readonly number[];
   /** Of each timed window: how long JavaScript was busy enqueueing it. */
   readonly enqueueSeconds: readonly number[];
-  /** By how much a timer of 1 ms came late, p99, while the timed windows ran. */
-  readonly loopDelaySeconds: number;
+  readonly loop: LoopDelay;
   /** On the GPU, since the first window began: what is recorded takes its memory while it is recorded. */
   readonly peakBytes: number;
   /** Of one more window, under the profiler: how much of its time the GPU had something to do; 1 is all. Only where that was asked for. */
@@ -27,39 +33,43 @@ export interface Timing {
 
 export interface PipelinePlan {
   readonly method: GradientMethodName;
-  /** Windows before the clock starts, and by the clock. */
+  /** Windows before the clock starts, and by the clock; of the latter more where they take less than a second. */
   readonly warmup: number;
   readonly windows: number;
   /** One window more, under the profiler. Default false. */
   readonly traced?: boolean;
-  /** Of MRBP, see WindowOptions. */
-  readonly together?: number | undefined;
+  /** Default: all rows at once, and as many segments as the model thinks best. */
+  readonly cut?: Cut;
 }
+
+/** Seconds that the timed windows take at least: a timer of 1 ms comes some hundred times, of which the p99 is not the one worst. */
+const least = 1;
 
 /** Trains on one window again and again. Rejects with what a window failed with; the model is good for more. */
 export async function timePipeline(model: Memformer, window: readonly SegmentTensors[], plan: PipelinePlan): Promise<Timing> {
-  const { method, warmup, windows: timed, traced = false, together } = plan;
+  const { method, warmup, windows: timed, traced = false, cut = {} } = plan;
   using optimizer = new AdamW(model, { weightDecay: 0.01 });
   const loop = monitorEventLoopDelay({ resolution: 1 });
   const ends: number[] = [], enqueueSeconds: number[] = [], kept: Tensor[] = [];
   let state = model.initialState(window[0]!.batch), first: { losses: readonly Tensor[]; norm: Tensor } | undefined;
-  let before: Promise<void> = Promise.resolve();
+  let before: Promise<void> = Promise.resolve(), i = 0, until = 0;
   await synchronize();
   resetPeakMemory();
   try {
-    for (let i = 0; i < warmup + timed; i++) {
+    for (; i < warmup + timed || performance.now() < until; i++) {
       if (i === warmup) {
         await before;
         loop.enable();
         ends.push(performance.now());
+        until = ends[0]! + 1000 * least;
       }
       const began = performance.now();
-      const made = enqueueWindow(model, window, method, state, i, optimizer, together);
+      const made = enqueueWindow(model, window, method, state, i, optimizer, cut);
       enqueueSeconds.push((performance.now() - began) / 1000);
       state = made.state;
       if (first === undefined) kept.push(...(first = made).losses, made.norm);
       else for (const tensor of [...made.losses, made.norm]) tensor.dispose();
-      const ended = synchronize().then(() => { if (i >= warmup) ends.push(performance.now()); });
+      const counts = i >= warmup, ended = synchronize().then(() => { if (counts) ends.push(performance.now()); });
       ended.catch(() => undefined); // awaited below, unless the one before fails
       await before;
       before = ended;
@@ -67,14 +77,14 @@ export async function timePipeline(model: Memformer, window: readonly SegmentTen
     await before;
     loop.disable();
     const { span, busy } = occupancy(!traced ? [] : await deviceEvents(() => {
-      const made = enqueueWindow(model, window, method, state, warmup + timed, optimizer, together);
+      const made = enqueueWindow(model, window, method, state, i, optimizer, cut);
       state = made.state;
       for (const tensor of [...made.losses, made.norm]) tensor.dispose();
     }));
     const losses = await Promise.all(first!.losses.map(async (loss) => loss.item()));
     return {
-      seconds: ends.slice(1).map((end, i) => (end - ends[i]!) / 1000), enqueueSeconds: enqueueSeconds.slice(warmup),
-      loopDelaySeconds: Math.max(0, loop.percentile(99) / 1e9 - 1e-3), peakBytes: memory().peakDeviceBytes,
+      seconds: ends.slice(1).map((end, w) => (end - ends[w]!) / 1000), enqueueSeconds: enqueueSeconds.slice(warmup),
+      loop: { p99Seconds: late(loop.percentile(99)), mostSeconds: late(loop.max), samples: loop.count }, peakBytes: memory().peakDeviceBytes,
       busy: traced ? busy / span : undefined, losses, norm: await first!.norm.item(),
     };
   } finally {
@@ -82,4 +92,9 @@ export async function timePipeline(model: Memformer, window: readonly SegmentTen
     await before.catch(() => undefined);
     model.zeroGradients();
   }
+}
+
+/** Seconds late, of the nanoseconds between two times that a timer of 1 ms came. */
+function late(nanoseconds: number): number {
+  return Math.max(0, nanoseconds / 1e9 - 1e-3);
 }

@@ -1,9 +1,10 @@
 /** Windows of random tokens, and the time of training steps over them. */
 import {
   type AdamW, apply, disposeSegment, gradientMethods, type GradientMethodName, type Memformer, type Segment, type SegmentTensors,
-  type State, synchronize, type Tensor, tidy,
+  type State, synchronize, type Tensor, tidy, type WindowOptions,
 } from "../../lib/index.ts";
 import { Random } from "../../lib/data/random.ts";
+import { flag } from "./report.ts";
 
 /** S segments of B rows of the model's T random tokens, none padded; with `fresh` the first starts documents. */
 export function randomSegments({ config }: Memformer, batch: number, horizon: number, fresh = true): Segment[] {
@@ -31,6 +32,21 @@ export function resident(model: Memformer, segments: readonly Segment[]): Segmen
   }));
 }
 
+/** How the batch and the window are cut into steps: what of {@link WindowOptions} is asked for, else what is best. */
+export type Cut = Pick<WindowOptions, "together" | "microBatch">;
+
+/** The segments that a step of MRBP goes over, cut so. */
+export function segmentsAStep(model: Memformer, window: readonly SegmentTensors[], { together, microBatch = Infinity }: Cut): number {
+  const segment = window[0]!;
+  return Math.min(window.length, together ?? model.together({ ...segment, batch: Math.min(segment.batch, microBatch) }));
+}
+
+/** `--together N` and `--micro-batch N`, where they are given. */
+export function cutFlags(flags: readonly string[]): Cut {
+  const given = (name: string): number | undefined => flags.includes(`--${name}`) ? flag(flags, name, 1) : undefined;
+  return { together: given("together"), microBatch: given("micro-batch") };
+}
+
 export function disposeWindow(window: readonly SegmentTensors[]): void {
   window.forEach(disposeSegment);
 }
@@ -43,9 +59,9 @@ export interface EnqueuedWindow {
 
 /** One training step from `state`, which it disposes of: gradient, clipping to 1, AdamW; without an optimizer the gradient is dropped. */
 export function enqueueWindow(model: Memformer, window: readonly SegmentTensors[], method: GradientMethodName, state: State, seed: number,
-  optimizer?: AdamW, together?: number): EnqueuedWindow {
+  optimizer?: AdamW, cut: Cut = {}): EnqueuedWindow {
   return tidy(() => {
-    const { state: next, losses } = gradientMethods[method](model, window, state, { seed, together });
+    const { state: next, losses } = gradientMethods[method](model, window, state, { seed, ...cut });
     const norm = model.clipGradients(0);
     if (optimizer === undefined) model.zeroGradients();
     else optimizer.step(3e-4, norm, 1);

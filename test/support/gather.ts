@@ -1,6 +1,6 @@
 /** One window's gradient by any method, everything it gives read out. */
 import { mrbp, tidy, type GradientMethod, type Memformer, type Tensor, type WindowOptions } from "../../lib/index.ts";
-import { numbers, randomWindow, relativeError, takeGradients } from "./models.ts";
+import { numbers, randomWindow, relativeError, takeGradients, type WindowShape } from "./models.ts";
 
 export interface Gathered {
   readonly losses: number[];
@@ -10,12 +10,12 @@ export interface Gathered {
   readonly parameters: Map<string, Float64Array>;
 }
 
-/** From `from`, by default the initial state, over a window with every kind of padding and resets. */
+/** From `from`, by default the initial state, over a window of 4 rows with every kind of padding and resets, or of another shape. */
 export async function gather(
-  model: Memformer, method: GradientMethod, options: WindowOptions = {}, from?: readonly Tensor[]): Promise<Gathered> {
+  model: Memformer, method: GradientMethod, options: WindowOptions = {}, from?: readonly Tensor[], shape: WindowShape = {}): Promise<Gathered> {
   const result = tidy(() => {
-    const window = randomWindow(model).map((segment) => model.upload(segment));
-    return method(model, window, from ?? model.initialState(4), options);
+    const window = randomWindow(model, shape).map((segment) => model.upload(segment));
+    return method(model, window, from ?? model.initialState(window[0]!.batch), options);
   });
   const { losses, counts, state, gradient } = result;
   const [loss, count, next, reached] = await Promise.all([losses, counts, state, gradient].map(numbers));
@@ -24,10 +24,10 @@ export async function gather(
 }
 
 /** A carried memory that is nobody's initial one. */
-export async function carried(model: Memformer): Promise<readonly Tensor[]> {
+export async function carried(model: Memformer, batch = 4): Promise<readonly Tensor[]> {
   const result = tidy(() => {
-    const window = randomWindow(model, { seed: 77, ragged: false }).map((segment) => model.upload(segment));
-    return mrbp(model, window, model.initialState(4), {}).state;
+    const window = randomWindow(model, { batch, seed: 77, ragged: false }).map((segment) => model.upload(segment));
+    return mrbp(model, window, model.initialState(batch), {}).state;
   });
   await takeGradients(model);
   return result;
