@@ -3,6 +3,7 @@
 #include <c10/cuda/CUDAStream.h>
 
 #include "core/cuda/dtype_of.h"
+#include "core/cuda/packed.h"
 #include "core/cuda/pending_sums.h"
 #include "core/gradient_sink.h"
 #include "core/packed_qkv.h"
@@ -14,8 +15,8 @@ namespace {
 
 using at::Tensor;
 using Optional = std::optional<Tensor>;
-
-bool is_aligned(const Tensor& x) { return reinterpret_cast<uintptr_t>(x.const_data_ptr()) % 16 == 0; }
+using cuda::is_aligned;
+using cuda::packed;
 
 /// x (B, H, rows, E) in strides that the kernels can read; a copy only of what has none.
 Tensor readable(const Tensor& x) {
@@ -23,9 +24,6 @@ Tensor readable(const Tensor& x) {
   const bool fits = x.stride(3) == 1 && eight(0) && eight(1) && eight(2) && is_aligned(x);
   return fits ? x : x.clone(at::MemoryFormat::Contiguous);
 }
-
-/// x one number after the other, from a multiple of 16 bytes on.
-Tensor packed(const Tensor& x) { return x.is_contiguous() && is_aligned(x) ? x : x.clone(at::MemoryFormat::Contiguous); }
 
 AttentionHeads heads_of(const Tensor& x) {
   return {const_cast<void*>(x.const_data_ptr()), x.stride(0), x.stride(1), x.stride(2)};
