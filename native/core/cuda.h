@@ -47,6 +47,8 @@ class Cuda {
   virtual int64_t total_memory(int device) = 0;
   /// Bytes of shared memory that a block may have.
   virtual int64_t block_memory(int device) = 0;
+  /// 90 for 9.0.
+  virtual int compute_capability(int device) = 0;
   /// From now on this thread computes on that device, on a stream of its own.
   virtual void enter(int device) = 0;
   /// Marks what this thread has started until now: calling what comes back, on any thread, waits for that. It throws what a device
@@ -62,7 +64,7 @@ class Cuda {
 };
 
 /// Changes whenever Cuda, Recording or an operator's schema does: both halves must have been built from the same.
-constexpr int kCudaInterface = 4;
+constexpr int kCudaInterface = 5;
 
 /// The CUDA half; null until it has been opened.
 Cuda* cuda();

@@ -3,7 +3,7 @@
 #include "core/failure.h"
 #include "ops/add_norm/add_norm.h"
 #include "ops/dropout/dropout.h"
-#include "ops/gelu_dropout/gelu_dropout.h"
+#include "ops/feed_forward/feed_forward.h"
 #include "ops/linear/linear.h"
 #include "ops/token_embedding/token_embedding.h"
 
@@ -50,15 +50,21 @@ FeedForward::FeedForward(Parameters& parameters, const std::string& prefix, int6
       up_(parameters, prefix + ".up", width, inner),
       down_(parameters, prefix + ".down", inner, width, residual_gain) {}
 
-at::Tensor FeedForward::inner(const at::Tensor& normed, Pass& pass) const {
-  const auto up = up_.without_bias(normed, pass);
+at::Tensor FeedForward::product(const at::Tensor& normed, bool biased, Pass& pass) const {
+  const auto [up, up_bias] = up_.parameters();
+  const auto [down, down_bias] = down_.parameters();
+  const auto added = biased ? std::optional(pass.working(down_bias)) : std::nullopt;
   const auto dropout = pass.next_dropout();
-  return ops::gelu_dropout(up.product, up.bias, up.bias_sink, dropout.rate, dropout.seed, dropout.site);
+  return ops::feed_forward(pass.cast(normed), pass.working(up), pass.working(up_bias), pass.working(down), added, pass.sink(up), pass.sink(up_bias),
+                           pass.sink(down), biased ? pass.sink(down_bias) : Sink(), dropout.rate, dropout.seed, dropout.site);
 }
 
-void FeedForward::operator()(Residual& stream, Pass& pass) const { stream.branch = down_.without_bias(inner(norm_(stream, pass), pass), pass); }
+void FeedForward::operator()(Residual& stream, Pass& pass) const {
+  const auto down_bias = down_.parameters().second;
+  stream.branch = Projection{product(norm_(stream, pass), false, pass), pass.working(down_bias), pass.sink(down_bias)};
+}
 
-at::Tensor FeedForward::operator()(const at::Tensor& x, Pass& pass) const { return down_(inner(norm_(x, pass), pass), pass); }
+at::Tensor FeedForward::operator()(const at::Tensor& x, Pass& pass) const { return product(norm_(x, pass), true, pass); }
 
 Embedding::Embedding(Parameters& parameters, const std::string& prefix, int64_t vocabulary, int64_t width)
     : weight_(parameters.normal(prefix + ".weight", {vocabulary, width}, 0.02, Parameters::Decay::no)) {}

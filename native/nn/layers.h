@@ -56,7 +56,7 @@ class FeedForward {
   at::Tensor operator()(const at::Tensor& x, Pass& pass) const;
 
  private:
-  at::Tensor inner(const at::Tensor& normed, Pass& pass) const;  ///< (B, N, F)
+  at::Tensor product(const at::Tensor& normed, bool biased, Pass& pass) const;
 
   LayerNorm norm_;
   Linear up_, down_;

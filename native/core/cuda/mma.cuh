@@ -37,8 +37,8 @@ __device__ __forceinline__ uint32_t pair(float first, float second) {
 
 template <typename T>
 __device__ __forceinline__ float2 unpair(uint32_t both) {
-  const auto pack = *reinterpret_cast<const Pack<T, 2>*>(&both);
-  return {widen(pack.value[0]), widen(pack.value[1])};
+  if constexpr (std::is_same_v<T, __half>) return __half22float2(*reinterpret_cast<const __half2*>(&both));
+  else return {__uint_as_float(both << 16), __uint_as_float(both & 0xffff0000u)};
 }
 
 /// Asks for 16 bytes of memory, of which the first `bytes` exist, the others are zero. Both ends are multiples of 16 bytes.

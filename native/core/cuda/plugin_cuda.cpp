@@ -74,9 +74,8 @@ class Half final : public Cuda {
  public:
   explicit Half(int devices) : devices_(devices) {
     for (int device = 0; device < devices; ++device) {
-      int bytes = 0;
-      C10_CUDA_CHECK(cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device));
-      block_memory_.push_back(bytes);
+      block_memory_.push_back(attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin, device));
+      capability_.push_back(10 * attribute(cudaDevAttrComputeCapabilityMajor, device) + attribute(cudaDevAttrComputeCapabilityMinor, device));
     }
   }
 
@@ -87,6 +86,8 @@ class Half final : public Cuda {
   int64_t total_memory(int device) override { return static_cast<int64_t>(properties(device).totalGlobalMem); }
 
   int64_t block_memory(int device) override { return block_memory_.at(static_cast<size_t>(device)); }
+
+  int compute_capability(int device) override { return capability_.at(static_cast<size_t>(device)); }
 
   void enter(int device) override {
     thread_local std::map<int, c10::cuda::CUDAStream> streams;
@@ -146,6 +147,12 @@ class Half final : public Cuda {
     return allocator::getDeviceStats(static_cast<c10::DeviceIndex>(device)).reserved_bytes[all].current;
   }
 
+  static int attribute(cudaDeviceAttr which, int device) {
+    int value = 0;
+    C10_CUDA_CHECK(cudaDeviceGetAttribute(&value, which, device));
+    return value;
+  }
+
   static cudaDeviceProp properties(int device) {
     cudaDeviceProp properties;
     C10_CUDA_CHECK(cudaGetDeviceProperties(&properties, device));
@@ -166,6 +173,7 @@ class Half final : public Cuda {
 
   int devices_;
   std::vector<int64_t> block_memory_;
+  std::vector<int> capability_;
   std::once_flag prepared_;
   std::atomic<int64_t> requested_{0}, free_{0};
 };

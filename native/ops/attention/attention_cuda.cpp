@@ -3,6 +3,7 @@
 #include <c10/cuda/CUDAStream.h>
 
 #include "core/cuda/dtype_of.h"
+#include "core/cuda/packed.h"
 #include "core/cuda/pending_sums.h"
 #include "core/gradient_sink.h"
 #include "core/packed_qkv.h"
@@ -15,9 +16,7 @@ namespace {
 
 using at::Tensor;
 using Optional = std::optional<Tensor>;
-
-/// x one number after the other, from a multiple of 16 bytes on.
-Tensor packed(const Tensor& x) { return x.is_contiguous() && is_aligned(x) ? x : x.clone(at::MemoryFormat::Contiguous); }
+using cuda::packed;
 
 /// All but y. The tensors have to outlive the launch.
 AttentionParams params_of(const Tensor& q, const Tensor& k, const Tensor& v, const Optional& mask, bool causal) {

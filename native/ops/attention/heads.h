@@ -5,16 +5,15 @@
 #include <utility>
 
 #include "core/cuda/gradients_side_by_side.h"
+#include "core/cuda/packed.h"
 #include "ops/attention/attention.cuh"
 
 namespace memformer::ops {
 
-inline bool is_aligned(const at::Tensor& x) { return reinterpret_cast<uintptr_t>(x.const_data_ptr()) % 16 == 0; }
-
 /// x (B, H, rows, E) in strides that the kernels can read; a copy only of what has none.
 inline at::Tensor readable(const at::Tensor& x) {
   const auto eight = [&](int64_t axis) { return x.stride(axis) % 8 == 0 || x.size(axis) == 1; };
-  const bool fits = x.stride(3) == 1 && eight(0) && eight(1) && eight(2) && is_aligned(x);
+  const bool fits = x.stride(3) == 1 && eight(0) && eight(1) && eight(2) && cuda::is_aligned(x);
   return fits ? x : x.clone(at::MemoryFormat::Contiguous);
 }
 

@@ -1,6 +1,7 @@
 #include <algorithm>
 
 #include "core/cuda/column_sums.cuh"
+#include "core/cuda/gelu.cuh"
 #include "core/cuda/numeric.cuh"
 #include "ops/gelu_dropout/gelu_dropout.cuh"
 
@@ -14,26 +15,6 @@ constexpr int64_t kMostThreads = 132 * 2048;  // what an H100 holds at once: mor
 
 template <typename scalar_t>
 constexpr int kWide = sizeof(scalar_t) == 2 ? 8 : 4;
-
-template <typename acc_t>
-struct Normal {
-  acc_t distribution, density;  // of the standard normal distribution
-};
-
-/// For what is rounded to two bytes: one exponential serves both, and the tail is a product, not a difference. The distribution's error
-/// is below 1e-7 (Abramowitz and Stegun, 7.1.26, whose argument is |x| / sqrt(2)); half a unit of bfloat16 at 1 is 2e-3.
-template <typename scalar_t, typename acc_t>
-__device__ __forceinline__ Normal<acc_t> normal(acc_t x) {
-  if constexpr (sizeof(scalar_t) == 2) {
-    const float t = __fdividef(1.0f, fmaf(0.3275911f * 0.70710678f, fabsf(x), 1.0f));
-    const float exponential = exp2f(-0.72134752f * x * x);  // exp(-x^2 / 2)
-    const float series = t * fmaf(t, fmaf(t, fmaf(t, fmaf(t, 1.061405429f, -1.453152027f), 1.421413741f), -0.284496736f), 0.254829592f);
-    const float tail = 0.5f * series * exponential;
-    return {x < 0.0f ? tail : 1.0f - tail, 0.39894228f * exponential};
-  } else {
-    return {acc_t(0.5) * (acc_t(1) + erf(x * acc_t(0.70710678118654752440))), acc_t(0.39894228040143267794) * exp(acc_t(-0.5) * x * x)};
-  }
-}
 
 /// A thread takes `wide` neighbours, a multiple of the four of a Philox counter, or one number, of every row of a share.
 template <typename scalar_t, int wide, bool backward>
@@ -62,9 +43,8 @@ __global__ void __launch_bounds__(kThreads) gelu_dropout_kernel(const GeluDropou
 #pragma unroll
     for (int i = 0; i < wide; ++i) {
       x[i] += bias[i];
-      const auto at = normal<scalar_t>(x[i]);
-      if constexpr (backward) y[i] *= at.distribution + x[i] * at.density;
-      else y[i] = x[i] * at.distribution;
+      if constexpr (backward) y[i] *= gelu_derivative<scalar_t>(x[i]);
+      else y[i] = gelu<scalar_t>(x[i]);
     }
     if (p.mask.seed != nullptr) {
 #pragma unroll

@@ -3,6 +3,7 @@
 #include <c10/cuda/CUDAStream.h>
 
 #include "core/cuda/dtype_of.h"
+#include "core/cuda/packed.h"
 #include "core/op_handle.h"
 #include "core/torch.h"
 #include "ops/slot_attention/composed.h"
@@ -17,21 +18,15 @@ namespace {
 
 using at::Tensor;
 using Mask = std::optional<Tensor>;
+using cuda::is_aligned;
+using cuda::packed;
 
 constexpr int64_t kWide = 8;         // numbers an access of flash attention takes
 constexpr int64_t kMostWidth = 192;  // of a head: flash attention's backward has wider ones on few devices
 
-bool aligned(const Tensor& x) { return reinterpret_cast<uintptr_t>(x.const_data_ptr()) % 16 == 0; }
-
-/// Neighbours in memory, from a multiple of 16 bytes.
-Tensor packed(const Tensor& x) {
-  const auto y = x.contiguous();
-  return aligned(y) ? y : y.clone();
-}
-
 /// (B, N, D) -> (B, H, N, E), a view where flash attention can read x in place.
 Tensor heads_of(const Tensor& x, int64_t heads) {
-  const bool readable = x.stride(2) == 1 && x.stride(1) % kWide == 0 && x.stride(0) % kWide == 0 && aligned(x);
+  const bool readable = x.stride(2) == 1 && x.stride(1) % kWide == 0 && x.stride(0) % kWide == 0 && is_aligned(x);
   return (readable ? x : packed(x)).view({x.size(0), x.size(1), heads, x.size(2) / heads}).transpose(1, 2);
 }
 
