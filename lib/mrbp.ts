@@ -12,7 +12,8 @@ export const mrbp: GradientMethod = inMicroBatches((model, window, state, option
   const { weights, steps, carry } = planWindow(window, options);
   // A step of the algorithm is one segment, or a few together: small ones leave a GPU idle, and their activations take little room.
   const S = window.length, G = Math.min(S, options.together ?? model.together?.(window[0]!) ?? 1);
-  const starts = Array.from({ length: Math.ceil(S / G) }, (_, i) => i * G);
+  // Where G does not divide S the first step is the short one: the sweep before goes no further than to the last.
+  const short = S % G || G, starts = Array.from({ length: Math.ceil(S / G) }, (_, i) => i === 0 ? 0 : short + (i - 1) * G);
 
   // Forward, without gradient, along the critical path only: every step's memory is kept, nothing else.
   const buffer = [state];
@@ -22,8 +23,8 @@ export const mrbp: GradientMethod = inMicroBatches((model, window, state, option
   // has no later loss) goes back through it at once.
   const losses: Tensor[] = [], counts: Tensor[] = [];
   let gradient: readonly Tensor[] = [], last = state;
-  for (const t of starts.toReversed()) {
-    const end = Math.min(t + G, S), replay = model.replay?.bind(model) ?? composed(model);
+  for (const [i, t] of [...starts.entries()].toReversed()) {
+    const end = starts[i + 1] ?? S, replay = model.replay?.bind(model) ?? composed(model);
     const replayed = replay(window.slice(t, end), buffer[t]!, weights.slice(t, end), gradient, steps.slice(t, end));
     losses.unshift(...each(replayed.loss, end - t));
     counts.unshift(...each(replayed.count, end - t));

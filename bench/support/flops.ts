@@ -24,7 +24,7 @@ export function peakRate(device: string): number | undefined {
  */
 export function windowFlops(config: ModelConfig, batch: number, horizon: number, method: GradientMethodName, together = 1): number {
   const { path, whole } = stepFlops(config, batch), G = Math.min(horizon, together);
-  const again = { mrbp: (Math.ceil(horizon / G) - 1) * G * path, checkpointing: (horizon - 1) * whole, bptt: 0 }[method];
+  const again = { mrbp: (horizon - G) * path, checkpointing: (horizon - 1) * whole, bptt: 0 }[method];
   return again + horizon * 3 * whole;
 }
 

@@ -1,7 +1,7 @@
 /** What an operator's folder says of it in its `.spec.ts`, for the harness to prove and the bench to count. */
 import type { ErrorCode } from "../../lib/errors.ts";
 import type { Tensor } from "../../lib/index.ts";
-import type { Draw, Numbers } from "./opcheck-numbers.ts";
+import type { Draw, FloatingDType, Numbers } from "./opcheck-numbers.ts";
 
 /** An argument that is the dtype under test; an operator gets LibTorch's number of it. */
 export const TESTED_DTYPE = Symbol("the dtype under test");
@@ -34,6 +34,8 @@ export interface OperatorSpec<Case extends { readonly what: string }, Args exten
   reference(...args: Args): readonly Numbers[];
   /** The results by composed ATen: whose error in a narrow dtype is the measure for the operator's own. */
   plain(...args: UploadedAll<Args>): readonly Tensor[];
+  /** Whether LibTorch's own kernels do it on a GPU in that dtype: those need not give the same bits twice. */
+  leftToLibTorch?(shape: Case, dtype: FloatingDType): boolean;
   readonly misuses: readonly Misuse<Args>[];
   /** Least bytes moved and floating-point operations of one forward pass, `size` bytes a number. */
   cost(shape: Case, size: number): { readonly bytes: number; readonly flops: number };

@@ -1,5 +1,5 @@
 // What Hopper's copy engine needs of a kernel (PTX ISA, mbarrier and cp.async.bulk.tensor): barriers in shared memory that count
-// arrivals and bytes, copies of boxes of a matrix that a CUtensorMap describes, and clusters of blocks. Device code of sm_90 alone.
+// arrivals and bytes, and copies of boxes of a matrix that a CUtensorMap describes. Device code of sm_90 alone.
 #pragma once
 #include <cuda.h>
 
@@ -18,15 +18,6 @@ class Barrier {
 
   __device__ __forceinline__ void arrive() {
     asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(shared_address(this)) : "memory");
-  }
-
-  /// At the same barrier of block `rank` of the cluster. Orders no writes of this thread: at cluster scope that is a fence of all memory.
-  __device__ __forceinline__ void arrive_at(uint32_t rank) {
-    asm volatile(
-        "{\n.reg .b32 there;\n"
-        "mapa.shared::cluster.u32 there, %0, %1;\n"
-        "mbarrier.arrive.shared::cluster.b64 _, [there];\n}" ::"r"(shared_address(this)), "r"(rank)
-        : "memory");
   }
 
   /// Announces `bytes` of copies, and arrives.
@@ -60,22 +51,11 @@ class Barrier {
   uint64_t word_;
 };
 
-/// Barriers just initialized are seen by the copy engine and by the cluster; a cluster_sync follows.
+/// Barriers just initialized are seen by the copy engine; a barrier of the block follows.
 __device__ __forceinline__ void fence_barriers() { asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory"); }
 
 /// What this thread has written to shared memory is seen by copies that are started after the next barrier.
 __device__ __forceinline__ void fence_copies() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
-
-__device__ __forceinline__ uint32_t cluster_rank() {
-  uint32_t rank;
-  asm volatile("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
-  return rank;
-}
-
-/// All threads of the cluster that have not ended.
-__device__ __forceinline__ void cluster_sync() {
-  asm volatile("barrier.cluster.arrive.release;\nbarrier.cluster.wait.acquire;" ::: "memory");
-}
 
 /// Threads of the block, a multiple of 32, that meet at barrier `id` (1 to 15).
 template <int id, int threads>
@@ -103,15 +83,6 @@ __device__ __forceinline__ void load_box(void* to, const CUtensorMap& map, int r
                    shared_address(to)),
                "l"(&map), "r"(column), "r"(row), "r"(shared_address(&barrier))
                : "memory");
-}
-
-/// As load_box, to the same place in all blocks of the cluster that `blocks` has a bit of, and to their barriers.
-__device__ __forceinline__ void load_box_for(uint16_t blocks, void* to, const CUtensorMap& map, int row, int column, Barrier& barrier) {
-  asm volatile(
-      "cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes.multicast::cluster [%0], [%1, {%2, %3}], [%4], %5;" ::"r"(
-          shared_address(to)),
-      "l"(&map), "r"(column), "r"(row), "r"(shared_address(&barrier)), "h"(blocks)
-      : "memory");
 }
 
 /// Into the L2 cache alone.

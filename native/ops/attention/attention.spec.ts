@@ -47,6 +47,10 @@ export const attention: OperatorSpec<Case, Arguments> = {
     { what: "of such heads, one query", B: 2, H: 2, N: 1, M: 99, E: 64 },
     { what: "of such heads, one key, a mask for each query", B: 1, H: 2, N: 70, M: 1, E: 32,
       mask: { rows: 1, queries: 70, sees: () => true } },
+    { what: "sharpened", B: 2, H: 1, N: 4, M: 8, E: 4, gain: 20 },
+    { what: "larger", B: 2, H: 4, N: 65, M: 70, E: 16, mask: { rows: 2, queries: 1, sees: padded([70, 33]) } },
+    { what: "without rows", B: 0, H: 2, N: 3, M: 4, E: 2 },
+    { what: "without queries", B: 2, H: 2, N: 0, M: 4, E: 2 },
     { what: "of few queries over many keys, as a GPU's kernel takes them back", B: 1, H: 1, N: 128, M: 1024, E: 64 },
     { what: "of such, of odd sizes", B: 2, H: 1, N: 100, M: 1000, E: 32 },
     { what: "of such, one query, one key more than a block of its own takes", B: 2, H: 2, N: 1, M: 129, E: 64 },
@@ -55,10 +59,6 @@ export const attention: OperatorSpec<Case, Arguments> = {
       mask: { rows: 2, queries: 1, sees: padded([150, 33]) } },
     { what: "of such, in heads that it does not take", B: 1, H: 1, N: 9, M: 150, E: 16 },
     { what: "of such, too long for so few heads", B: 1, H: 1, N: 3, M: 1025, E: 32 },
-    { what: "sharpened", B: 2, H: 1, N: 4, M: 8, E: 4, gain: 20 },
-    { what: "larger", B: 2, H: 4, N: 65, M: 70, E: 16, mask: { rows: 2, queries: 1, sees: padded([70, 33]) } },
-    { what: "without rows", B: 0, H: 2, N: 3, M: 4, E: 2 },
-    { what: "without queries", B: 2, H: 2, N: 0, M: 4, E: 2 },
   ],
   inputs({ B, H, N, M, E, mask, causal = false, gain = 1 }, draw) {
     const seen = mask && numbers([mask.rows, 1, mask.queries, M], (at) =>
@@ -88,6 +88,7 @@ export const attention: OperatorSpec<Case, Arguments> = {
   },
   plain: (q, k, v, mask, causal) =>
     op("aten::_scaled_dot_product_attention_math", q, k, v, mask, 0, causal === 1 && mask === null).slice(0, 1),
+  leftToLibTorch: ({ N, M }, dtype) => dtype === "float32" && N * M > 128 * 128,
   misuses: [
     {
       what: "a query that is no (B, H, N, E)", code: "SHAPE",

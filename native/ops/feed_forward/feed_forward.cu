@@ -22,7 +22,6 @@ __global__ void __launch_bounds__(Panel::kThreads, 1) feed_forward_kernel(const 
   for (int i = threadIdx.x; i < Panel::kColumns; i += Panel::kThreads)
     memory.bias[i] = work.column() + i < p.F ? widen(static_cast<const T*>(p.bias)[work.column() + i]) : 0.0f;
   __syncthreads();
-  cluster_sync();
   if (warp < 4) {
     give_registers<40>();
     if (lane == 0) {
@@ -43,8 +42,6 @@ __global__ void __launch_bounds__(Panel::kThreads, 1) feed_forward_kernel(const 
     }
     if constexpr (backward) store_totals(memory, work, totals, p);
   }
-  __syncwarp();
-  cluster_sync();  // the others may still be copying to this block, or arriving at its barriers
 #else
   asm volatile("trap;");  // nobody else launches it
 #endif
@@ -56,25 +53,15 @@ int multiprocessors() {
   return known ? count : 1;
 }
 
-/// Whole clusters: where the last panel lies beyond F, it reads zeros and writes nothing.
-int panels(int64_t F) { return static_cast<int>(ceil_div(F, Panel::kColumns * Panel::kCluster)) * Panel::kCluster; }
+int panels(int64_t F) { return static_cast<int>(ceil_div(F, Panel::kColumns)); }
 
 template <typename T, bool backward>
 cudaError_t launch(const Maps& maps, const FeedForwardParams& p, cudaStream_t stream) {
   const auto kernel = &feed_forward_kernel<T, backward>;
   const auto status = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, sizeof(PanelMemory));
   if (status != cudaSuccess) return status;
-  cudaLaunchAttribute cluster{};
-  cluster.id = cudaLaunchAttributeClusterDimension;
-  cluster.val.clusterDim = {1, Panel::kCluster, 1};
-  cudaLaunchConfig_t config{};
-  config.gridDim = dim3(p.shares, panels(p.F));
-  config.blockDim = dim3(Panel::kThreads);
-  config.dynamicSmemBytes = sizeof(PanelMemory);
-  config.stream = stream;
-  config.attrs = &cluster;
-  config.numAttrs = 1;
-  return cudaLaunchKernelEx(&config, kernel, maps, p);
+  kernel<<<dim3(p.shares, panels(p.F)), Panel::kThreads, sizeof(PanelMemory), stream>>>(maps, p);
+  return cudaGetLastError();
 }
 
 template <bool backward>
@@ -85,7 +72,7 @@ cudaError_t launch(const FeedForwardParams& p, cudaStream_t stream) {
   const auto make = [&](CUtensorMap& map, const void* data, int64_t rows, int64_t columns, int box_rows) {
     if (status == cudaSuccess) status = make_tensor_map(map, data, rows, columns, box_rows, p.dtype);
   };
-  make(maps.a, p.x, p.N, p.D, Panel::kRows / Panel::kCluster);
+  make(maps.a, p.x, p.N, p.D, Panel::kRows);
   if (backward) make(maps.b, p.weight, p.D, p.F, Panel::kSlice);
   else make(maps.b, p.weight, p.F, p.D, Panel::kColumns);
   if (p.pre != nullptr) make(maps.pre, p.pre, p.N, p.F, Panel::kPiece);

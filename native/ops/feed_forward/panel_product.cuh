@@ -2,22 +2,16 @@
 // as long as it lives, and streams rows of A past it. Of its three warp groups the first moves memory, the others take turns with whole
 // tiles: while one multiplies, the other is busy with what follows its last tile's product.
 //   A (N, K), K <= 512      B (K, F) or B^T (F, K)      tile i of a block: rows 128 (share + i shares), of N / 128 of which there are `tiles`
-// Blocks come in clusters that have neighbouring panels and the same rows: each copies its part of a tile of A to all of them.
 #pragma once
 #include "core/cuda/wgmma.cuh"
 #include "ops/feed_forward/fits.h"
 
 namespace memformer::ops {
 
-#ifndef MEMFORMER_GEMM_CLUSTER
-#define MEMFORMER_GEMM_CLUSTER 2
-#endif
-
 struct Panel {
   static constexpr int kRows = 128, kColumns = 128;  // of a tile
   static constexpr int kSlice = 64;                  // of K, multiplied at once
   static constexpr int kSlices = kFeedForwardMostWidth / kSlice, kStages = 4;  // of B, all; of A, on their way or in use
-  static constexpr int kCluster = MEMFORMER_GEMM_CLUSTER;
   static constexpr int kSliceBytes = kRows * kSlice * 2;
   static constexpr int kGroup = 128, kThreads = 3 * kGroup, kWorkers = 2;
   // Results leave, and what the epilogue reads comes, in pieces of 64 x 64, two at a time for each worker.
@@ -36,12 +30,12 @@ struct PanelMemory {
 
 static_assert(sizeof(PanelMemory) <= 227 * 1024, "more shared memory than a block of Hopper has");
 
-/// By one thread; a cluster_sync follows.
+/// By one thread; a barrier of the block follows.
 __device__ __forceinline__ void init_barriers(PanelMemory& memory) {
   constexpr int kWarps = Panel::kGroup / cuda::kWarp;
   for (auto& barrier : memory.b_full) barrier.init(1);
   for (auto& barrier : memory.a_full) barrier.init(1);
-  for (auto& barrier : memory.a_empty) barrier.init(kWarps * Panel::kCluster);
+  for (auto& barrier : memory.a_empty) barrier.init(kWarps);
   for (int worker = 0; worker < Panel::kWorkers; ++worker) {
     memory.turn[worker].init(kWarps);
     for (auto& barrier : memory.ready[worker]) barrier.init(1);
@@ -67,8 +61,6 @@ struct PanelWork {
 /// One thread's work: the panel once, and every tile's slices of A as soon as there is room. b_by_columns: B is (K, F), else (F, K).
 template <bool b_by_columns>
 __device__ __forceinline__ void load_operands(PanelMemory& memory, const CUtensorMap& a, const CUtensorMap& b, const PanelWork& work) {
-  constexpr int kPartRows = Panel::kRows / Panel::kCluster, kPartBytes = Panel::kSliceBytes / Panel::kCluster;
-  const int part = Panel::kCluster == 1 ? 0 : static_cast<int>(cuda::cluster_rank());
   uint32_t count = 0;
   for (int tile = 0; tile < work.tiles; ++tile) {
     for (int slice = 0; slice < work.slices; ++slice, ++count) {
@@ -86,10 +78,7 @@ __device__ __forceinline__ void load_operands(PanelMemory& memory, const CUtenso
       memory.a_empty[stage].wait(count / Panel::kStages % 2 ^ 1);
       auto& full = memory.a_full[stage];
       full.expect(Panel::kSliceBytes);
-      char* to = memory.a[stage] + part * kPartBytes;
-      const int row = work.row(tile) + part * kPartRows, column = slice * Panel::kSlice;
-      if constexpr (Panel::kCluster == 1) cuda::load_box(to, a, row, column, full);
-      else cuda::load_box_for((1 << Panel::kCluster) - 1, to, a, row, column, full);
+      cuda::load_box(memory.a[stage], a, work.row(tile), slice * Panel::kSlice, full);
     }
   }
 }
@@ -99,9 +88,7 @@ template <typename T, bool b_by_columns>
 __device__ __forceinline__ void multiply(PanelMemory& memory, const PanelWork& work, int worker, int tile, float (&sums)[2][64]) {
   const int lane = threadIdx.x % cuda::kWarp;
   const auto release = [&](uint32_t count) {
-    if (lane >= Panel::kCluster) return;
-    if constexpr (Panel::kCluster == 1) memory.a_empty[count % Panel::kStages].arrive();
-    else memory.a_empty[count % Panel::kStages].arrive_at(lane);
+    if (lane == 0) memory.a_empty[count % Panel::kStages].arrive();
   };
   if (tile > 0) memory.turn[worker].wait((tile - 1) / 2 % 2);
   uint32_t count = tile * work.slices;
