@@ -154,9 +154,9 @@ export class Memformer implements Recurrence, AsyncDisposable {
     return { loss: loss!, count: count!, state: rest.slice(0, made), gradient: rest.slice(made) };
   }
 
-  /** On a GPU as many as make a step large enough to keep it busy, and as half of its memory holds the activations of; on a CPU 1. */
+  /** On a GPU as many as make a step large enough to keep it busy, and as three fifths of the memory that the parameters leave hold the activations of; on a CPU 1. */
   together({ batch, length }: SegmentTensors): number {
-    return this.device === "cpu" ? 1 : segmentsTogether(this.config, batch, length, gpuBytes(this.device));
+    return this.device === "cpu" ? 1 : segmentsTogether(this.config, this.size, batch, length, gpuBytes(this.device));
   }
 
   /** Whether `advance` and `replay` are recorded as CUDA graphs: on a GPU, unless {@link recordSteps} has turned it off. */

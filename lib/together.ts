@@ -3,13 +3,18 @@ import type { ModelConfig } from "./config.ts";
 
 /** Numbers of width in a step, beyond which a GPU gains no more: 65,536 tokens of width 512. */
 const enough = 2 ** 25;
-/** Of the device's memory, what the activations of a step may take. */
-const share = 1 / 2;
+/** Of what the parameters leave of the device's memory, what the activations of a step may take. */
+const share = 3 / 5;
+/** Of a parameter: master, gradient, AdamW's two moments, and what is computed with. */
+const parameterBytes = 18;
 
-/** As many consecutive segments of B rows of T tokens as make a step that is large enough, and that half of the memory holds; 1 at least. */
-export function segmentsTogether(config: ModelConfig, batch: number, length: number, deviceBytes: number): number {
+/**
+ * As many consecutive segments of B rows of T tokens as make a step that is large enough, and as three fifths of the memory hold that the
+ * parameters leave; 1 at least.
+ */
+export function segmentsTogether(config: ModelConfig, parameters: number, batch: number, length: number, deviceBytes: number): number {
   const wanted = Math.ceil(enough / (batch * length * config.width));
-  const fitting = Math.floor(share * deviceBytes / activationBytes(config, batch, length));
+  const fitting = Math.floor(share * (deviceBytes - parameterBytes * parameters) / activationBytes(config, batch, length));
   return Math.max(1, Math.min(wanted, fitting));
 }
 

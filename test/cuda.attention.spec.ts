@@ -1,5 +1,5 @@
 import { expect } from "chai";
-import { apply, op, type Tensor } from "../lib/index.ts";
+import { apply, op, opList, type Tensor } from "../lib/index.ts";
 import { describeOnGpu } from "./support/gpu.ts";
 import { moved } from "./support/opcheck-cuda.ts";
 import { Draw, type Numbers, numbers } from "./support/opcheck-numbers.ts";
@@ -28,5 +28,28 @@ describeOnGpu("attention on a GPU, over keys and values that lie side by side", 
       expect(same(expected[0]!.data, (i) => ofQuery!.data[i]!), "queries").to.be.true;
       for (const i of [0, 1]) expect(same(expected[i + 1]!.data, (at) => ofBoth!.data[place(i, at)]!), `part ${i}`).to.be.true;
     });
+  }
+
+  for (const [what, N, M] of [["few keys", 40, 50], ["many keys", 40, 200]] as const) {
+    for (const twice of [false, true]) {
+      it(`sends the same bits back to the keys and values of several layers${twice ? ", each read twice" : ""}: ${what}`, async () => {
+        const B = 2, H = 2, D = 128, L = 3, draw = new Draw(2);
+        const weights = draw.numbers([L * 2 * D, D], 0.1), biases = draw.numbers([L * 2 * D]), context = draw.numbers([B, M, D]);
+        const query = draw.numbers([B, H, N, D / H]), cotangents = Array.from({ length: L * (twice ? 2 : 1) }, () => draw.numbers([B, H, N, D / H]));
+        const call = (prepare: (of: Tensor) => Tensor): Call => (...given) => {
+          const [q, x, weight, bias] = given as Tensor[];
+          const layers = (of: Tensor): Tensor[] => Array.from({ length: L }, (_, l) => apply("aten::narrow", of, 0, l * 2 * D, 2 * D));
+          const parts = opList("memformer::keys_values", 2 * L, x!, layers(weight!), layers(bias!), [], [], H).map(prepare);
+          return Array.from({ length: L * (twice ? 2 : 1) }, (_, i) => attend(q!, parts[2 * (i % L)]!, parts[2 * (i % L) + 1]!)[0]!);
+        };
+        const options = { dtype: "bfloat16" } as const, args = [query, context, weights, biases];
+        const expected = await gradients(moved(call((of) => apply("aten::clone", of, 0))), args, cotangents, options);
+        const found = await gradients(moved(call((of) => of)), args, cotangents, options);
+        for (const [i, name] of ["queries", "context", "weights", "biases"].entries()) {
+          expect(found[i]!.data.every((value, at) => value === expected[i]!.data[at]), name).to.be.true;
+          expect(found[i]!.data.some((value) => value !== 0), `${name} at all`).to.be.true;
+        }
+      });
+    }
   }
 });

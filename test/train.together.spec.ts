@@ -9,16 +9,16 @@ describe("segments that MRBP takes together on a GPU", () => {
 
   it("are as many as keep it busy, where memory is no matter", () => {
     for (const batch of [1, 16, 64]) {
-      const G = segmentsTogether(wiki, batch, 128, 1024 * GiB);
+      const G = segmentsTogether(wiki, 0, batch, 128, 1024 * GiB);
       expect(G * batch * 128 * 512).to.be.within(2 ** 25, 2 ** 25 + batch * 128 * 512 - 1);
     }
-    expect(segmentsTogether(wiki, 600, 128, 1024 * GiB)).to.equal(1);
-    expect(segmentsTogether(mnist, 64, 56, 1024 * GiB)).to.equal(74);
+    expect(segmentsTogether(wiki, 0, 600, 128, 1024 * GiB)).to.equal(1);
+    expect(segmentsTogether(mnist, 0, 64, 56, 1024 * GiB)).to.equal(74);
   });
 
   it("are fewer on a small GPU, in a wide dtype, and one at least", () => {
-    const on = (memory: number): number => segmentsTogether(wiki, 16, 128, memory * GiB);
-    expect([80, 24, 12, 1].map(on)).to.deep.equal([32, 9, 4, 1]);
-    expect(segmentsTogether({ ...wiki, precision: "float32" }, 16, 128, 80 * GiB)).to.be.below(on(80));
+    const on = (memory: number): number => segmentsTogether(wiki, 1e8, 16, 128, memory * GiB);
+    expect([80, 24, 12, 1].map(on)).to.deep.equal([32, 10, 4, 1]);
+    expect(segmentsTogether({ ...wiki, precision: "float32" }, 1e8, 16, 128, 80 * GiB)).to.be.below(on(80));
   });
 });
