@@ -4,7 +4,7 @@
  */
 import { inMicroBatches } from "./micro-batch.ts";
 import type { Recurrence, Replayed } from "./recurrence.ts";
-import { apply, backward, tidy, type Tensor } from "./tensor.ts";
+import { apply, backward, opList, tidy, type Tensor } from "./tensor.ts";
 import { planWindow, type GradientMethod } from "./window.ts";
 
 /** The gradient of a window by memory replay back-propagation: that of {@link bptt}, for the activations of one step and the memories. */
@@ -37,7 +37,7 @@ export const mrbp: GradientMethod = inMicroBatches((model, window, state, option
 
 /** (G) as G scalars. */
 function each(tensor: Tensor, count: number): Tensor[] {
-  return Array.from({ length: count }, (_, i) => apply("aten::select.int", tensor, 0, i));
+  return opList("aten::unbind.int", count, tensor, 0);
 }
 
 /** The replay of a recurrence that has none of its own: its forward, and a backward pass. */

@@ -6,17 +6,18 @@ namespace memformer::engine {
 
 nn::State train_window(Steps& steps, const nn::Parameters& parameters, AdamW& adamw, const TrainingWindow& window, nn::State state, double rate,
                        double clip) {
-  const size_t count = window.segments.size(), together = std::min(window.together, count), last = (count - 1) / together * together;
+  const size_t count = window.segments.size(), together = std::min(window.together, count), last = count - together;
   std::vector<nn::State> memories{std::move(state)};
   for (size_t t = 0; t < last; ++t) memories.push_back(steps.advance(window.segments[t], memories[t]));
   nn::State gradient, after;
-  for (int64_t start = static_cast<int64_t>(last); start >= 0; start -= static_cast<int64_t>(together)) {
-    const auto begin = static_cast<size_t>(start), end = std::min(begin + together, count);
+  for (size_t end = count; end > 0;) {
+    const size_t begin = end > together ? end - together : 0;  // the first step is the short one
     const std::vector<nn::SegmentInput> segments(window.segments.begin() + begin, window.segments.begin() + end);
     const auto weights = at::tensor(at::ArrayRef(window.weights.data() + begin, end - begin), at::kDouble).to(parameters.dtype());
     auto replayed = steps.replay(segments, memories[begin], weights, gradient);
     if (gradient.empty()) after = std::move(replayed.state);
     gradient = std::move(replayed.gradient);
+    end = begin;
   }
   adamw.step(rate, clip_gradients(parameters, 0), clip);
   return after;
