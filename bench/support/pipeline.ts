@@ -53,6 +53,7 @@ export async function timePipeline(model: Memformer, window: readonly SegmentTen
   const ends: number[] = [], enqueueSeconds: number[] = [], kept: Tensor[] = [];
   let state = model.initialState(window[0]!.batch), first: { losses: readonly Tensor[]; norm: Tensor } | undefined;
   let before: Promise<void> = Promise.resolve(), i = 0, until = 0;
+  optimizer.tensor(optimizer.tensors[0]!.name).dispose(); // its state is made when it is first asked for, and belongs to the peak
   await synchronize();
   resetPeakMemory();
   try {

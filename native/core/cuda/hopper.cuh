@@ -27,14 +27,8 @@ class Barrier {
 
   /// Until the phase of this parity is over; before its first phase is, a barrier counts as past one of parity 1.
   __device__ __forceinline__ void wait(uint32_t parity) {
-#ifdef MEMFORMER_WATCHDOG
-    const long long start = clock64();
-    while (!is_over(parity))
-      if (clock64() - start > 100'000'000) MEMFORMER_WATCHDOG(shared_address(this), parity);
-#else
     while (!is_over(parity)) {
     }
-#endif
   }
 
  private:
@@ -71,10 +65,6 @@ __device__ __forceinline__ void give_registers() {
 template <int count>
 __device__ __forceinline__ void take_registers() {
   asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(count));
-}
-
-__device__ __forceinline__ void prefetch_map(const CUtensorMap& map) {
-  asm volatile("prefetch.tensormap [%0];" ::"l"(&map) : "memory");
 }
 
 /// The box from (row, column) into shared memory; `barrier` gets its bytes. What lies outside the matrix comes as zeros.

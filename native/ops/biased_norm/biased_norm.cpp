@@ -76,7 +76,8 @@ std::tuple<at::Tensor, at::Tensor> forward_cpu(const at::Tensor& memory_in, cons
   return {y, norm};
 }
 
-std::tuple<at::Tensor, at::Tensor> backward_cpu(const at::Tensor& grad_in, const at::Tensor& y, const at::Tensor& norm, double eps, const Reset& reset) {
+std::tuple<at::Tensor, at::Tensor> backward_cpu(const at::Tensor& grad_in, const at::Tensor& y, const at::Tensor& norm, double eps,
+                                                const Reset& reset) {
   const auto grad = grad_in.contiguous();
   auto grad_memory = at::empty_like(y);
   AT_DISPATCH_FLOATING_TYPES_AND(at::kBFloat16, y.scalar_type(), kOp, [&] {

@@ -15,14 +15,15 @@ constexpr const char* kOp = "fold_norm";
 
 void check(TensorList weights, TensorList biases, TensorList norm_weights, TensorList norm_biases, TensorList sinks, ScalarType dtype) {
   require(!weights.empty() && norm_weights.size() == weights.size() && norm_biases.size() == weights.size(), "CONFIG",
-          "fold_norm: needs as many weights and biases of norms as weights, and one at least; got ", weights.size(), ", ", norm_weights.size(), " and ",
-          norm_biases.size());
+          "fold_norm: needs as many weights and biases of norms as weights, and one at least; got ", weights.size(), ", ",
+          norm_weights.size(), " and ", norm_biases.size());
   require(biases.empty() || biases.size() == weights.size(), "CONFIG", "fold_norm: needs a bias for each of ", weights.size(),
           " weights, or none, got ", biases.size());
   const auto master = weights[0].scalar_type();
   require(master == at::kFloat || master == at::kDouble, "DTYPE", "fold_norm: weights must be float32 or float64, got ", c10::toString(master));
   require(dtype == master || (master == at::kFloat && (dtype == at::kBFloat16 || dtype == at::kHalf)), "DTYPE",
-          "fold_norm: dtype must be the weights' dtype ", c10::toString(master), ", or bfloat16 or float16 beside float32, got ", c10::toString(dtype));
+          "fold_norm: dtype must be the weights' dtype ", c10::toString(master), ", or bfloat16 or float16 beside float32, got ",
+          c10::toString(dtype));
   require_shape(kOp, "weights", weights[0], {-1, -1});
   const int64_t rows = weights[0].size(0), width = weights[0].size(1);
   std::vector<Tensor> parameters;
@@ -146,7 +147,8 @@ Results with_gradient(TensorList weights, TensorList biases, TensorList norm_wei
     auto [weight, bias] = forward_op().call(weights, biases, norm_weights, norm_biases, dtype);
     return {weight, bias, at::empty({0}, weights[0].options()), at::empty({0}, weights[0].options())};
   }
-  auto results = FoldNorm::apply(static_cast<int64_t>(weights.size()), !biases.empty(), static_cast<int64_t>(dtype), Sinks{sinks.vec()}, TensorList(tensors));
+  auto results = FoldNorm::apply(static_cast<int64_t>(weights.size()), !biases.empty(), static_cast<int64_t>(dtype), Sinks{sinks.vec()},
+                                 TensorList(tensors));
   return {results[0], results[1], results[2], results[3]};
 }
 
