@@ -40,6 +40,8 @@ export class Memformer implements Recurrence, AsyncDisposable {
   readonly device: Device;
   /** In the order of docs/checkpoint.md. */
   readonly parameters: readonly Parameter[];
+  /** Number of learned numbers. */
+  readonly size: number;
   /** @internal */
   readonly threadBound = threadBound;
   #handle: ModelHandle | undefined;
@@ -52,6 +54,7 @@ export class Memformer implements Recurrence, AsyncDisposable {
     this.#handle = made.model;
     this.#stateSize = made.stateSize;
     this.parameters = made.parameters;
+    this.size = made.parameters.reduce((sum, { shape }) => sum + shape.reduce((product, size) => product * size, 1), 0);
   }
 
   /**
@@ -98,11 +101,6 @@ export class Memformer implements Recurrence, AsyncDisposable {
   /** @internal Reads every parameter from an open safetensors file; refuses missing, extra and misshapen tensors by name. */
   async readWeights(weights: Awaited<ReturnType<typeof readModelFolder>>["weights"]): Promise<void> {
     await assignAll("model", this.parameters, weights, (name, value) => { this.assign(name, value); });
-  }
-
-  /** Number of learned numbers. */
-  get size(): number {
-    return this.parameters.reduce((sum, { shape }) => sum + shape.reduce((product, size) => product * size, 1), 0);
   }
 
   /** Bytes of the state of one row: M x D numbers, however long the history. */
@@ -154,7 +152,10 @@ export class Memformer implements Recurrence, AsyncDisposable {
     return { loss: loss!, count: count!, state: rest.slice(0, made), gradient: rest.slice(made) };
   }
 
-  /** On a GPU as many as make a step large enough to keep it busy, and as three fifths of the memory that the parameters leave hold the activations of; on a CPU 1. */
+  /**
+   * On a GPU as many as make a step large enough to keep it busy, and as three fifths of the memory that the parameters leave hold the
+   * activations of; on a CPU 1.
+   */
   together({ batch, length }: SegmentTensors): number {
     return this.device === "cpu" ? 1 : segmentsTogether(this.config, this.size, batch, length, gpuBytes(this.device));
   }

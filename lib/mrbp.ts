@@ -23,8 +23,9 @@ export const mrbp: GradientMethod = inMicroBatches((model, window, state, option
   // has no later loss) goes back through it at once.
   const losses: Tensor[] = [], counts: Tensor[] = [];
   let gradient: readonly Tensor[] = [], last = state;
+  const replay = model.replay?.bind(model) ?? composed(model);
   for (const [i, t] of [...starts.entries()].toReversed()) {
-    const end = starts[i + 1] ?? S, replay = model.replay?.bind(model) ?? composed(model);
+    const end = starts[i + 1] ?? S;
     const replayed = replay(window.slice(t, end), buffer[t]!, weights.slice(t, end), gradient, steps.slice(t, end));
     losses.unshift(...each(replayed.loss, end - t));
     counts.unshift(...each(replayed.count, end - t));

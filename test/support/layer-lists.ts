@@ -1,4 +1,4 @@
-/** The tensors of several layers, flat as a spec's arguments are and as the lists that an operator takes. */
+/** The tensors of several layers, four a layer, flat as a spec's arguments are and as the lists that an operator takes. */
 import type { Tensor } from "../../lib/index.ts";
 import type { Numbers } from "./opcheck-numbers.ts";
 
@@ -18,6 +18,7 @@ export function listsOf(layers: Layers<Tensor>): [Tensor[], Tensor[], Tensor[], 
   return [weightsOf(layers), biasesOf(layers), every(layers, 2), every(layers, 3)];
 }
 
-function every<T>(layers: Layers<T>, first: number): T[] {
+/** Of each layer the one at that place, where it is there. */
+export function every<T>(layers: Layers<T>, first: number): T[] {
   return layers.filter((tensor, i): tensor is T => i % 4 === first && tensor !== null);
 }

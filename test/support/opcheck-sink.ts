@@ -1,20 +1,34 @@
-/** What operators do that add a bias first: their arguments begin with x, bias, bias_sink. */
+/** What operators do that add gradients to sinks instead of sending them back. */
 import { expect } from "chai";
 import { errorOf } from "./opcheck-compare.ts";
 import { download, type Numbers, numbers, upload } from "./opcheck-numbers.ts";
-import { gradients } from "./opcheck-run.ts";
-import { type Argument, type Call, isNumbers } from "./opcheck-spec.ts";
+import { gradients, isDifferentiable } from "./opcheck-run.ts";
+import type { Argument, Call } from "./opcheck-spec.ts";
 
-/** The gradient of the bias is added to what its sink holds, to `bound`, and is not sent back; that of x is the same to the bit. */
-export async function expectBiasSink(call: Call, args: readonly Argument[], cotangents: readonly Numbers[], bound: number): Promise<void> {
-  const bias = args[1]!;
-  if (!isNumbers(bias)) throw new TypeError("the second argument must be a bias");
+/**
+ * The gradient of each argument in `sinks` is added to what the sink holds that goes into its place, to `bound`, and is not sent back;
+ * those of the other arguments are the same to the bit.
+ */
+export async function expectSinks(call: Call, args: readonly Argument[], cotangents: readonly (Numbers | null)[],
+  sinks: readonly { readonly of: number; readonly place: number }[], bound: number): Promise<void> {
   const sent = await gradients(call, args, cotangents);
-  const held = numbers(bias.shape, (i) => i % 5), sink = upload(held, "float64");
-  const then = await gradients((...given) => call(...given.with(2, sink)), args, cotangents);
-  expect(then[0]!.data).to.deep.equal(sent[0]!.data);
-  expect(then[1]!.data.every((value) => value === 0)).to.be.true;
-  const expected = held.data.map((value, c) => value + sent[1]!.data[c]!);
-  expect(errorOf((await download(sink)).data, expected)).to.be.below(bound);
-  sink.dispose();
+  const held = sinks.map(({ of }, n) => numbers((args[of] as Numbers).shape, (i) => (i + n) % 5)), uploaded = held.map((value) => upload(value, "float64"));
+  const then = await gradients(
+    (...given) => call(...given.map((value, i) => uploaded[sinks.findIndex(({ place }) => place === i)] ?? value)), args, cotangents);
+  const differentiable = args.map((_, i) => i).filter((i) => isDifferentiable(args[i]!));
+  for (const [g, argument] of differentiable.entries()) {
+    const n = sinks.findIndex(({ of }) => of === argument);
+    if (n < 0) expect(then[g]!.data, `gradient of argument ${argument}`).to.deep.equal(sent[g]!.data);
+    else {
+      expect(then[g]!.data.every((value) => value === 0), `gradient of argument ${argument}`).to.be.true;
+      const expected = held[n]!.data.map((value, i) => value + sent[g]!.data[i]!);
+      expect(errorOf((await download(uploaded[n]!)).data, expected), `sink of argument ${argument}`).to.be.below(bound);
+    }
+  }
+  for (const sink of uploaded) sink.dispose();
+}
+
+/** So with the bias of an operator whose arguments begin with x, bias, bias_sink. */
+export async function expectBiasSink(call: Call, args: readonly Argument[], cotangents: readonly Numbers[], bound: number): Promise<void> {
+  await expectSinks(call, args, cotangents, [{ of: 1, place: 2 }], bound);
 }

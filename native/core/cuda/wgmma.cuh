@@ -44,32 +44,25 @@ __device__ __forceinline__ void keep_sums(float (&c)[64]) {
   MEMFORMER_SUMS_8(0), MEMFORMER_SUMS_8(8), MEMFORMER_SUMS_8(16), MEMFORMER_SUMS_8(24), MEMFORMER_SUMS_8(32), MEMFORMER_SUMS_8(40), \
       MEMFORMER_SUMS_8(48), MEMFORMER_SUMS_8(56)
 
+#define MEMFORMER_WGMMA(type)                                                                       \
+  asm volatile(                                                                                     \
+      "{\n.reg .pred adds;\nsetp.ne.b32 adds, %66, 0;\n"                                            \
+      "wgmma.mma_async.sync.aligned.m64n128k16.f32." type "." type " "                              \
+      "{%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,"                                     \
+      "%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,%28,%29,%30,%31,"                            \
+      "%32,%33,%34,%35,%36,%37,%38,%39,%40,%41,%42,%43,%44,%45,%46,%47,"                            \
+      "%48,%49,%50,%51,%52,%53,%54,%55,%56,%57,%58,%59,%60,%61,%62,%63}, "                          \
+      "%64, %65, adds, 1, 1, 0, %67;\n}"                                                            \
+      : MEMFORMER_SUMS : "l"(a), "l"(b), "r"(int{adds}), "n"(int{by_columns}))
+
 /// Starts c = a b, or c += a b if `adds`; `by_columns`: b is a columns_operand.
 template <typename T, bool by_columns>
 __device__ __forceinline__ void wgmma(float (&c)[64], uint64_t a, uint64_t b, bool adds) {
-  if constexpr (std::is_same_v<T, __half>) {
-    asm volatile(
-        "{\n.reg .pred adds;\nsetp.ne.b32 adds, %66, 0;\n"
-        "wgmma.mma_async.sync.aligned.m64n128k16.f32.f16.f16 "
-        "{%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,"
-        "%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,%28,%29,%30,%31,"
-        "%32,%33,%34,%35,%36,%37,%38,%39,%40,%41,%42,%43,%44,%45,%46,%47,"
-        "%48,%49,%50,%51,%52,%53,%54,%55,%56,%57,%58,%59,%60,%61,%62,%63}, "
-        "%64, %65, adds, 1, 1, 0, %67;\n}"
-        : MEMFORMER_SUMS : "l"(a), "l"(b), "r"(int{adds}), "n"(int{by_columns}));
-  } else {
-    asm volatile(
-        "{\n.reg .pred adds;\nsetp.ne.b32 adds, %66, 0;\n"
-        "wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 "
-        "{%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,"
-        "%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,%28,%29,%30,%31,"
-        "%32,%33,%34,%35,%36,%37,%38,%39,%40,%41,%42,%43,%44,%45,%46,%47,"
-        "%48,%49,%50,%51,%52,%53,%54,%55,%56,%57,%58,%59,%60,%61,%62,%63}, "
-        "%64, %65, adds, 1, 1, 0, %67;\n}"
-        : MEMFORMER_SUMS : "l"(a), "l"(b), "r"(int{adds}), "n"(int{by_columns}));
-  }
+  if constexpr (std::is_same_v<T, __half>) MEMFORMER_WGMMA("f16");
+  else MEMFORMER_WGMMA("bf16");
 }
 
+#undef MEMFORMER_WGMMA
 #undef MEMFORMER_SUMS
 #undef MEMFORMER_SUMS_8
 

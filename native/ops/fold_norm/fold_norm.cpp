@@ -84,16 +84,11 @@ const auto& forward_op() {
   return op;
 }
 
-/// Opaque to autograd, which would take the tensors of a list for differentiable inputs.
-struct Sinks {
-  std::vector<Tensor> tensors;
-};
-
 class FoldNorm : public torch::autograd::Function<FoldNorm> {
  public:
   /// tensors: weights, biases if there are any, norm weights, norm biases. Returns weight, bias, and their sinks.
   static torch::autograd::variable_list forward(torch::autograd::AutogradContext* context, int64_t layers, bool with_biases, int64_t dtype,
-                                                const Sinks& sinks, TensorList tensors) {
+                                                const SinkList& sinks, TensorList tensors) {
     at::AutoDispatchBelowADInplaceOrView below;
     const auto L = static_cast<size_t>(layers), norms = L * (with_biases ? 2 : 1);
     const auto weights = tensors.slice(0, L), norm_weights = tensors.slice(norms, L), norm_biases = tensors.slice(norms + L, L);
@@ -139,23 +134,24 @@ std::vector<Tensor> joined(TensorList weights, TensorList biases, TensorList nor
 
 using Results = std::tuple<Tensor, Tensor, Tensor, Tensor>;
 
-Results with_gradient(TensorList weights, TensorList biases, TensorList norm_weights, TensorList norm_biases, TensorList sinks, ScalarType dtype) {
-  check(weights, biases, norm_weights, norm_biases, sinks, dtype);
-  const auto tensors = joined(weights, biases, norm_weights, norm_biases);
-  if (!at::GradMode::is_enabled() || std::none_of(tensors.begin(), tensors.end(), [](const Tensor& one) { return one.requires_grad(); })) {
-    at::AutoDispatchBelowADInplaceOrView below;
-    auto [weight, bias] = forward_op().call(weights, biases, norm_weights, norm_biases, dtype);
-    return {weight, bias, at::empty({0}, weights[0].options()), at::empty({0}, weights[0].options())};
-  }
-  auto results = FoldNorm::apply(static_cast<int64_t>(weights.size()), !biases.empty(), static_cast<int64_t>(dtype), Sinks{sinks.vec()},
-                                 TensorList(tensors));
-  return {results[0], results[1], results[2], results[3]};
-}
-
 Results without_gradient(TensorList weights, TensorList biases, TensorList norm_weights, TensorList norm_biases, TensorList sinks, ScalarType dtype) {
   check(weights, biases, norm_weights, norm_biases, sinks, dtype);
+  const auto none = at::empty({0}, weights[0].options());
   auto [weight, bias] = forward_op().call(weights, biases, norm_weights, norm_biases, dtype);
-  return {weight, bias, at::empty({0}, weights[0].options()), at::empty({0}, weights[0].options())};
+  return {weight, bias, none, none};
+}
+
+Results with_gradient(TensorList weights, TensorList biases, TensorList norm_weights, TensorList norm_biases, TensorList sinks, ScalarType dtype) {
+  const auto tensors = joined(weights, biases, norm_weights, norm_biases);
+  const bool wanted = std::any_of(tensors.begin(), tensors.end(), [](const Tensor& one) { return one.requires_grad(); });
+  if (!at::GradMode::is_enabled() || !wanted) {
+    at::AutoDispatchBelowADInplaceOrView below;
+    return without_gradient(weights, biases, norm_weights, norm_biases, sinks, dtype);
+  }
+  check(weights, biases, norm_weights, norm_biases, sinks, dtype);
+  auto results = FoldNorm::apply(static_cast<int64_t>(weights.size()), !biases.empty(), static_cast<int64_t>(dtype), SinkList{sinks.vec()},
+                                 TensorList(tensors));
+  return {results[0], results[1], results[2], results[3]};
 }
 
 }  // namespace

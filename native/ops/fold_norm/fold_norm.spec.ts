@@ -1,5 +1,6 @@
 import { expect } from "chai";
 import { apply, op, type Tensor } from "../../../lib/index.ts";
+import { every, type Layers, listsOf } from "../../../test/support/layer-lists.ts";
 import { opcheck, operator } from "../../../test/support/opcheck.ts";
 import { errorOf } from "../../../test/support/opcheck-compare.ts";
 import { download, Draw, type FloatingDType, type Numbers, numbers, SCALAR_TYPE, upload } from "../../../test/support/opcheck-numbers.ts";
@@ -15,16 +16,14 @@ interface Case {
   readonly biased?: boolean;
 }
 
-/** Of each layer its weight, its bias, and the weight and bias of its norm; null: not there. */
-type Layers<T = Numbers> = (T | null)[];
+/** Of each layer its weight, its bias, and the weight and bias of its norm. */
 type Arguments = [dtype: typeof TESTED_DTYPE | number, ...layers: Layers];
 
 const name = "memformer::fold_norm";
-const kind = <T>(layers: Layers<T>, which: number): T[] => layers.filter((one, i): one is T => i % 4 === which && one !== null);
 
 /** The operator with these sinks: weights, biases, norms' weights, norms' biases, each of all layers. */
 const call = (sinks: readonly Tensor[], dtype: number, layers: Layers<Tensor>): Tensor[] =>
-  op(name, kind(layers, 0), kind(layers, 1), kind(layers, 2), kind(layers, 3), sinks, dtype);
+  op(name, ...listsOf(layers), sinks, dtype);
 
 export const foldNorm: OperatorSpec<Case, Arguments> = {
   name,
@@ -43,7 +42,7 @@ export const foldNorm: OperatorSpec<Case, Arguments> = {
   // The sinks of the folded tensors have no gradient.
   call: (dtype, ...layers) => call([], dtype, layers).slice(0, 2),
   reference(_, ...layers) {
-    const weights = kind(layers, 0), biases = kind(layers, 1), norms = kind(layers, 2), normBiases = kind(layers, 3);
+    const weights = every(layers, 0), biases = every(layers, 1), norms = every(layers, 2), normBiases = every(layers, 3);
     const L = weights.length, [R, D] = weights[0]!.shape as [number, number];
     const weight = numbers([L * R, D], (i) => weights[Math.floor(i / D / R)]!.data[i % (R * D)]! * norms[Math.floor(i / D / R)]!.data[i % D]!);
     const bias = numbers([L * R], (i) => {
@@ -53,8 +52,8 @@ export const foldNorm: OperatorSpec<Case, Arguments> = {
     return [weight, bias];
   },
   plain(dtype, ...layers) {
-    const biases = kind<Tensor>(layers, 1), norms = kind<Tensor>(layers, 2), normBiases = kind<Tensor>(layers, 3);
-    const weights = kind<Tensor>(layers, 0), narrow = (tensors: Tensor[]): Tensor => apply("aten::to.dtype", apply("aten::cat", tensors), dtype);
+    const biases = every<Tensor>(layers, 1), norms = every<Tensor>(layers, 2), normBiases = every<Tensor>(layers, 3);
+    const weights = every<Tensor>(layers, 0), narrow = (tensors: Tensor[]): Tensor => apply("aten::to.dtype", apply("aten::cat", tensors), dtype);
     return [
       narrow(weights.map((weight, l) => apply("aten::mul.Tensor", weight, norms[l]!))),
       narrow(weights.map((weight, l) => {

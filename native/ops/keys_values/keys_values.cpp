@@ -115,16 +115,11 @@ using Forward = std::vector<Tensor>(const Tensor&, TensorList, TensorList, int64
 using Backward = std::tuple<Tensor, std::vector<Tensor>, std::vector<Tensor>>(TensorList, const Tensor&, TensorList, TensorList, TensorList);
 using Signature = std::vector<Tensor>(const Tensor&, TensorList, TensorList, TensorList, TensorList, int64_t);
 
-/// Opaque to autograd, which would take the tensors of a list for differentiable inputs.
-struct Sinks {
-  std::vector<Tensor> tensors;
-};
-
 class KeysValues : public torch::autograd::Function<KeysValues> {
  public:
   /// tensors: L weights, L biases, then the sinks, if any: L of weights, L of biases.
   static torch::autograd::variable_list forward(torch::autograd::AutogradContext* context, const Tensor& x, int64_t layers, int64_t heads,
-                                                const Sinks& sinks, TensorList tensors) {
+                                                const SinkList& sinks, TensorList tensors) {
     at::AutoDispatchBelowADInplaceOrView below;
     const auto weights = tensors.slice(0, layers);
     torch::autograd::variable_list saved{x};
@@ -154,7 +149,7 @@ class KeysValues : public torch::autograd::Function<KeysValues> {
 std::vector<Tensor> with_gradient(const Tensor& context, TensorList weights, TensorList biases, TensorList weight_sinks, TensorList bias_sinks,
                                   int64_t heads) {
   check(context, weights, biases, weight_sinks, bias_sinks, heads);
-  Sinks sinks{weight_sinks.vec()};
+  SinkList sinks{weight_sinks.vec()};
   sinks.tensors.insert(sinks.tensors.end(), bias_sinks.begin(), bias_sinks.end());
   auto tensors = weights.vec();
   tensors.insert(tensors.end(), biases.begin(), biases.end());

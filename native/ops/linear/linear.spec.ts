@@ -1,11 +1,10 @@
 import { expect } from "chai";
 import { apply, op, type Tensor } from "../../../lib/index.ts";
 import { opcheck } from "../../../test/support/opcheck.ts";
-import { errorOf, meanErrorOf } from "../../../test/support/opcheck-compare.ts";
-import {
-  count, download, Draw, EPSILON, type Numbers, numbers, rounded, upload,
-} from "../../../test/support/opcheck-numbers.ts";
+import { meanErrorOf } from "../../../test/support/opcheck-compare.ts";
+import { count, download, Draw, EPSILON, type Numbers, numbers, rounded, upload } from "../../../test/support/opcheck-numbers.ts";
 import { gradients } from "../../../test/support/opcheck-run.ts";
+import { expectSinks } from "../../../test/support/opcheck-sink.ts";
 import type { OperatorSpec } from "../../../test/support/opcheck-spec.ts";
 
 interface Case {
@@ -103,16 +102,7 @@ opcheck(linear, () => {
 
   it("adds the gradients of weight and bias to their sinks, to what those hold", async () => {
     const draw = new Draw(3), args = linear.inputs(linear.cases[0]!, draw), cotangents = [draw.numbers([3, 5, 9])];
-    const sent = await gradients(call, args, cotangents);
-    const sinks = held.map((value) => upload(value, "float64"));
-    const then = await gradients((...given) => call(...given.with(3, sinks[0]!).with(4, sinks[1]!)), args, cotangents);
-    expect(then[0]!.data).to.deep.equal(sent[0]!.data);
-    for (const [i, sink] of sinks.entries()) {
-      const grad = sent[1 + i]!.data;
-      expect(then[1 + i]!.data.every((value) => value === 0)).to.be.true;
-      expect(errorOf((await download(sink)).data, held[i]!.data.map((value, j) => value + grad[j]!))).to.be.below(1e-14);
-      sink.dispose();
-    }
+    await expectSinks(call, args, cotangents, [{ of: 1, place: 3 }, { of: 2, place: 4 }], 1e-14);
   });
 
   it("sends the gradient of a bias without sink back", async () => {

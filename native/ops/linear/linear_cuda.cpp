@@ -2,6 +2,7 @@
 #include <c10/cuda/CUDAGuard.h>
 #include <c10/cuda/CUDAStream.h>
 
+#include "core/cuda/add_product.h"
 #include "core/cuda/dtype_of.h"
 #include "core/cuda/pending_sums.h"
 #include "core/cuda/side_stream.h"
@@ -24,11 +25,6 @@ Tensor forward_cuda(const Tensor& x, const Tensor& weight, const Optional& bias,
   return at::linear(x.reshape({n, x.size(-1)}), weight, bias).view(shape);
 }
 
-void add_weight_gradient(const Tensor& grad, const Tensor& x, Tensor sink) {
-  if (grad.scalar_type() == sink.scalar_type()) sink.addmm_(grad.t(), x);
-  else at::addmm_out(sink, sink, grad.t(), x, sink.scalar_type(), 1, 1);  // narrow factors, sums in the sink's dtype
-}
-
 void add_bias_gradient(const Tensor& grad_in, const Tensor& sink) {
   const auto grad = grad_in.stride(1) == 1 || grad_in.size(1) == 1 ? grad_in : grad_in.contiguous();
   BiasGradientParams params{};
@@ -49,7 +45,7 @@ void accumulate_cuda(const Tensor& grad, const Tensor& x, const Tensor& weight_s
   if (grad.numel() == 0) return;
   const c10::cuda::CUDAGuard device(grad.device());
   const auto work = [&] {
-    if (x.numel() > 0) add_weight_gradient(grad, x, weight_sink);
+    if (x.numel() > 0) cuda::add_product(weight_sink, grad, x);
     if (bias_sink.has_value() && bias_sink->defined()) add_bias_gradient(grad, *bias_sink);
   };
   auto& side = cuda::beside_current_stream<cuda::SideStream>();

@@ -2,8 +2,9 @@ import { expect } from "chai";
 import { apply, memory, op, resetPeakMemory, type Tensor } from "../../../lib/index.ts";
 import { opcheck, operator } from "../../../test/support/opcheck.ts";
 import { errorOf } from "../../../test/support/opcheck-compare.ts";
-import { download, Draw, type Numbers, numbers, upload } from "../../../test/support/opcheck-numbers.ts";
+import { Draw, type Numbers, numbers } from "../../../test/support/opcheck-numbers.ts";
 import { gradients, run } from "../../../test/support/opcheck-run.ts";
+import { expectSinks } from "../../../test/support/opcheck-sink.ts";
 import type { OperatorSpec } from "../../../test/support/opcheck-spec.ts";
 import { settled } from "../../../test/support/settled.ts";
 
@@ -207,17 +208,7 @@ opcheck(linearCrossEntropy, () => {
   it("adds the gradients of weight and bias to their sinks, to what those hold", async () => {
     const args = linearCrossEntropy.inputs({ ...linearCrossEntropy.cases[0]!, biased: true }, new Draw(6));
     const grad = numbers([], () => 3, "accumulated");
-    const [hidden, ...sent] = await gradients(call, args, [grad, null]);
-    const held = [numbers([11, 5], (i) => i), numbers([11], (i) => -i)];
-    const sinks = held.map((values) => upload(values, "float64"));
-    const [hiddenThen, ...sentThen] = await gradients((...given) => call(...given.with(5, sinks[0]!).with(6, sinks[1]!)), args, [grad, null]);
-    expect(hiddenThen!.data).to.deep.equal(hidden!.data);
-    for (const [i, sink] of sinks.entries()) {
-      expect(sentThen[i]!.data.every((value) => value === 0)).to.be.true;
-      const expected = held[i]!.data.map((value, j) => value + sent[i]!.data[j]!);
-      expect(errorOf((await download(sink)).data, expected), `sink ${i}`).to.be.below(1e-12);
-      sink.dispose();
-    }
+    await expectSinks(call, args, [grad, null], [{ of: 1, place: 5 }, { of: 2, place: 6 }], 1e-12);
   });
 
   it("never holds the logits of all rows", async () => {

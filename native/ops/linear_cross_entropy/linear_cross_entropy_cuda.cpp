@@ -2,6 +2,7 @@
 #include <c10/cuda/CUDAGuard.h>
 #include <c10/cuda/CUDAStream.h>
 
+#include "core/cuda/add_product.h"
 #include "core/cuda/dtype_of.h"
 #include "core/gradient_sink.h"
 #include "core/torch.h"
@@ -12,13 +13,6 @@ namespace {
 
 using at::Tensor;
 using Optional = std::optional<Tensor>;
-
-/// `sums` (V, ...) += a^T b, narrow factors; or the product alone where nothing is there yet.
-void add_product(Tensor sums, const Tensor& a, const Tensor& b, bool first) {
-  const double before = first ? 0 : 1;
-  if (sums.scalar_type() == a.scalar_type()) at::addmm_out(sums, sums, a.t(), b, before, 1);
-  else at::addmm_out(sums, sums, a.t(), b, sums.scalar_type(), before, 1);
-}
 
 Tensor column_sums(const Tensor& grad_logits, at::ScalarType dtype) { return at::sum(grad_logits, at::IntArrayRef({0}), false, dtype); }
 
@@ -64,7 +58,7 @@ std::tuple<Tensor, Tensor, Tensor, std::vector<Tensor>> forward_cuda(const Tenso
     if (!with_grad) continue;
     auto grad_h = grad_hidden.narrow(0, start, rows);
     at::mm_out(grad_h, logits, weight);
-    if (grad_weight.defined()) add_product(grad_weight, logits, h, start == 0);
+    if (grad_weight.defined()) cuda::add_product(grad_weight, logits, h, start == 0 ? 0 : 1);
     if (grad_bias.defined()) grad_bias.add_(column_sums(logits, grad_bias.scalar_type()));
   }
   launch_cross_entropy_sum({losses.const_data_ptr(), count.const_data_ptr<int64_t>(), loss_weights.const_data_ptr(), loss.mutable_data_ptr(),
@@ -85,7 +79,7 @@ std::tuple<Tensor, Tensor, Tensor> backward_cuda(const Tensor& grad, at::TensorL
   Tensor grad_weight = nothing, grad_bias = nothing;
   if (keeps_logits(hidden, chunk)) {
     auto sums = given(sink) ? *sink : at::zeros(weight.sizes(), weight.options().dtype(wide));
-    if (hidden.size(0) > 0) add_product(sums, saved[1], hidden * grad.to(narrow), false);
+    if (hidden.size(0) > 0) cuda::add_product(sums, saved[1], hidden * grad.to(narrow));
     if (!given(sink)) grad_weight = sums.to(narrow);
     if (given(bias)) grad_bias = deliver(column_sums(saved[1], wide) * grad, bias_sink, narrow);
   } else {
