@@ -4,7 +4,7 @@ import {
 } from "../lib/index.ts";
 import { carried, errors, gather, type Gathered } from "./support/gather.ts";
 import { describeOnGpu, GPU } from "./support/gpu.ts";
-import { perturb, tinyModel } from "./support/models.ts";
+import { perturb, tinyModel, type WindowShape } from "./support/models.ts";
 
 const variants = ["encoder-decoder", "encoder", "decoder"] as const;
 const writers = ["slot-attention", "gru"] as const;
@@ -17,9 +17,9 @@ function expectClose(what: string, found: Gathered, expected: Gathered, toleranc
 }
 
 /** What all is held against: BPTT over one graph that JavaScript composes, as it does where no step is recorded. */
-async function composed(model: Memformer, options: WindowOptions, start: readonly Tensor[]): Promise<Gathered> {
+async function composed(model: Memformer, options: WindowOptions, start: readonly Tensor[], shape?: WindowShape): Promise<Gathered> {
   model.recordSteps(false);
-  const found = await gather(model, bptt, options, start);
+  const found = await gather(model, bptt, options, start, shape);
   model.recordSteps(true);
   return found;
 }
@@ -56,6 +56,19 @@ describeOnGpu("on a GPU, MRBP gives the gradient of BPTT", function () {
         expect(Math.max(...exact.gradient.flat().map(Math.abs)), "gradient at the window's start").to.be.above(1e-9);
       });
     }
+  }
+
+  for (const precision of ["float32", "float64"] as const) {
+    it(`with resets between segments that go back together, without padding, in ${precision}`, async () => {
+      for (const forgetting of ["bmn", "normalize-only", "none"] as const) {
+        await using model = await onGpu({ forgetting, precision });
+        const start = await carried(model), options = { seed: 5, weights: "doubling" } as const, shape = { ragged: false, restarts: true };
+        const exact = await composed(model, options, start, shape);
+        for (const together of [2, 3, 4]) {
+          expectClose(`${forgetting}, ${together}`, await gather(model, mrbp, { ...options, together }, start, shape), exact, exactness[precision]);
+        }
+      }
+    });
   }
 
   for (const options of [{ weights: "doubling" }, { carry: 1 }, { carry: 3, scale: 0.25 }] as const) {

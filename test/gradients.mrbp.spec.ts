@@ -101,6 +101,18 @@ describe("MRBP gives the gradient of BPTT over the same window", function () {
     }
   });
 
+  for (const ragged of [false, true]) it(`whatever goes back together and however the memory forgets: resets, ${ragged ? "with" : "without"} padding`, async () => {
+    for (const memory of [{}, { forgetting: "normalize-only" }, { forgetting: "none" }, { writerSteps: 2 }, { memoryNorm: false }] as const) {
+      await using model = await tinyModel({ ...memory, dropout: 0.1 });
+      const start = await carried(model), options = { seed: 5, weights: "doubling" } as const, shape = { ragged, restarts: true };
+      const exact = await gather(model, bptt, options, start, shape);
+      for (const together of [2, 3, 4]) {
+        const found = await gather(model, mrbp, { ...options, together }, start, shape);
+        for (const [part, error] of Object.entries(errors(found, exact))) expect(error, `${JSON.stringify(memory)}, ${together}: ${part}`).to.be.at.most(1e-10);
+      }
+    }
+  });
+
   it("when windows overlap, two segments going back together: the state that is carried is the same", async () => {
     await using model = await tinyModel({ dropout: 0.1 });
     for (const carry of [1, 2, 3]) {

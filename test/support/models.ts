@@ -31,13 +31,15 @@ export interface WindowShape {
   readonly batch?: number;
   readonly segments?: number;
   readonly seed?: number;
-  /** Whether row 0 is padded right, row 1 left, row 2 wholly, and rows restart mid-window. Default true. */
+  /** Whether row 0 is padded right, row 1 left, row 2 wholly. Default true. */
   readonly ragged?: boolean;
+  /** Whether rows restart, row 3 mid-window. Default: as ragged. */
+  readonly restarts?: boolean;
 }
 
 /** Consecutive random segments for `model`. */
 export function randomWindow(model: Memformer, shape: WindowShape = {}): Segment[] {
-  const { batch = 4, segments = 4, seed = 1, ragged = true } = shape;
+  const { batch = 4, segments = 4, seed = 1, ragged = true, restarts = ragged } = shape;
   const { segment: T, vocabulary, bos } = model.config, random = new Random(seed);
   const highest = Math.min(bos, vocabulary);
   const tokens = (): Int32Array => Int32Array.from({ length: batch * T }, () => random.below(highest));
@@ -49,6 +51,8 @@ export function randomWindow(model: Memformer, shape: WindowShape = {}): Segment
       if (t % 2 === 0 && batch > 0) for (const array of [read, target]) row(array, 0).fill(PADDING, T - 2);
       if (t % 2 === 1 && batch > 1) for (const array of [read, target]) row(array, 1).fill(PADDING, 0, 2);
       if (t === 1 && batch > 2) for (const array of [read, target]) row(array, 2).fill(PADDING);
+    }
+    if (restarts) {
       if (t === 2 && batch > 3) reset[3] = 1;
       if (t === 0) reset[0] = 1;
     }
