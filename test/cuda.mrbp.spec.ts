@@ -1,6 +1,7 @@
 import { expect } from "chai";
 import {
-  bptt, checkpointing, mrbp, runtime, type CreateOptions, type GradientMethod, type Memformer, type Tensor, type WindowOptions,
+  apply, bptt, checkpointing, mrbp, runtime, type CreateOptions, type DType, type GradientMethod, type Memformer, type SegmentTensors, type Tensor,
+  type WindowOptions,
 } from "../lib/index.ts";
 import { carried, errors, gather, type Gathered } from "./support/gather.ts";
 import { describeOnGpu, GPU } from "./support/gpu.ts";
@@ -153,6 +154,19 @@ describeOnGpu("a recorded step", function () {
       }
     } finally {
       runtime({ deterministic: false });
+    }
+  });
+
+  it("takes a window from the host, from the GPU in any integer dtype, and half from each", async () => {
+    await using model = await onGpu({ precision: "float64" });
+    const start = await carried(model), exact = await composed(model, { seed: 3 }, start);
+    await thrice(model, { seed: 3 }, start);
+    const there = (dtype: "int32" | "int64" | null, also = 0) => (segment: SegmentTensors, t: number): SegmentTensors => {
+      const move = (tensor: Tensor, to: DType | null): Tensor => apply("aten::_to_copy", tensor, to, null, GPU);
+      return t < also ? segment : { ...segment, source: move(segment.source, dtype), target: move(segment.target, dtype), reset: move(segment.reset, null) };
+    };
+    for (const [what, place] of Object.entries({ int32: there("int32"), int64: there("int64"), "from both": there(null, 2) })) {
+      for (const i of [0, 1, 2]) expectClose(`${what}, window ${i}`, await gather(model, mrbp, { seed: 3 }, start, {}, place), exact, 1e-10);
     }
   });
 

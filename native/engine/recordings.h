@@ -5,7 +5,7 @@
 #include <map>
 
 #include "core/cuda.h"
-#include "engine/slot.h"
+#include "engine/recorded_inputs.h"
 
 namespace memformer::engine {
 
@@ -13,11 +13,11 @@ class Recordings {
  public:
   using Work = std::function<Tensors(const Tensors&)>;
 
-  /// Runs `work` on the inputs, brought to `device`. On a GPU the first call of a key, with inputs of these shapes, runs as it is,
+  /// Runs `work` on the inputs, brought to `device` and their dtypes. On a GPU the first call of a key, with inputs of these shapes, runs as it is,
   /// which also warms up whatever is made lazily; the second is recorded; it and all later ones replay the recording on copies of
   /// the inputs and return copies of the outputs. What `work` does beyond its outputs (add to gradients) must happen on the device
   /// alone. Where recording fails it goes on as without, see refusal().
-  Tensors run(at::Device device, const std::string& key, const Tensors& inputs, const Work& work);
+  Tensors run(at::Device device, const std::string& key, const Inputs& inputs, const Work& work);
 
   /// Drops all recordings and their memory.
   void clear() { entries_.clear(); }
@@ -30,12 +30,13 @@ class Recordings {
   struct Entry {
     bool warm = false, refused = false;
     std::unique_ptr<Recording> recording;
-    Tensors inputs;   // what the recording reads; all entries share those of a shape, for they run one after the other
+    RecordedInputs inputs;
     Tensors outputs;  // what it writes, in the pool's memory
     int64_t used = 0;
   };
-  void record(Entry& entry, at::Device device, const Tensors& inputs, const Work& work);
-  Tensors places_for(const Tensors& inputs, at::Device device) const;
+  void record(Entry& entry, at::Device device, const Inputs& inputs, const Work& work);
+  /// Entries share places of a shape and dtype, for they run one after the other.
+  at::Tensor lent(const Input& input, const Tensors& taken) const;
   void forget_oldest();
 
   std::map<std::string, Entry> entries_;

@@ -15,10 +15,14 @@ std::string kind(const char* step, const Segments& segments) {
 }
 
 /// The segments' tensors, then the others: what a recording takes in.
-Tensors inputs_of(const Segments& segments, std::initializer_list<const Tensors*> others) {
-  Tensors inputs;
-  for (const auto& segment : segments) inputs.insert(inputs.end(), {segment.source, segment.target, segment.reset, segment.seed});
-  for (const auto* tensors : others) inputs.insert(inputs.end(), tensors->begin(), tensors->end());
+Inputs inputs_of(const Segments& segments, std::initializer_list<const Tensors*> others = {}) {
+  Inputs inputs;
+  for (const auto& [source, target, reset, seed, padded, training, next_reset] : segments) {
+    inputs.push_back({source, source.is_floating_point() ? source.scalar_type() : at::kLong});
+    inputs.insert(inputs.end(), {{target, at::kLong}, {reset, at::kBool}, {seed, at::kLong}});
+  }
+  for (const auto* tensors : others)
+    for (const auto& tensor : *tensors) inputs.push_back({tensor, tensor.scalar_type()});
   return inputs;
 }
 
@@ -37,7 +41,12 @@ Tensors slice(const Tensors& tensors, size_t first, size_t count) {
 
 }  // namespace
 
-Tensors Steps::run(const std::string& key, const Tensors& inputs, const Recordings::Work& work) {
+nn::SegmentInput on_device(const nn::SegmentInput& segment, at::Device device) {
+  const Segments one{segment};
+  return segments_from(brought(inputs_of(one), device), one)[0];
+}
+
+Tensors Steps::run(const std::string& key, const Inputs& inputs, const Recordings::Work& work) {
   try {
     return recordings_.run(model_->device(), key, inputs, work);
   } catch (const c10::OutOfMemoryError&) {

@@ -5,6 +5,10 @@
 
 namespace memformer::engine {
 
+/// Its tensors as a model takes them; they may lie anywhere, and be of any integer dtype.
+nn::SegmentInput on_device(const nn::SegmentInput& segment, at::Device device);
+
+/// Segments may be as on_device() takes them.
 class Steps {
  public:
   explicit Steps(std::shared_ptr<nn::Model> model) : model_(std::move(model)) {}
@@ -24,7 +28,7 @@ class Steps {
   Recordings& recordings() { return recordings_; }
 
  private:
-  Tensors run(const std::string& key, const Tensors& inputs, const Recordings::Work& work);
+  Tensors run(const std::string& key, const Inputs& inputs, const Recordings::Work& work);
 
   std::shared_ptr<nn::Model> model_;
   Recordings recordings_;

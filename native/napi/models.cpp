@@ -9,8 +9,7 @@ namespace memformer::napi {
 
 nn::SegmentInput segment_of(const HeldModel& held, const at::Tensor* parts, bool padded, bool training) {
   engine::use_threads_for(parts[0].size(0) * parts[0].size(1) * held.model->parameters().count());
-  const auto whole = [](const at::Tensor& tokens) { return tokens.is_floating_point() ? tokens : tokens.to(at::kLong); };
-  return {whole(parts[0]), parts[1].to(at::kLong), parts[2].to(at::kBool), parts[3], padded, training};
+  return {parts[0], parts[1], parts[2], parts[3], padded, training};
 }
 
 namespace {
@@ -98,9 +97,7 @@ struct StepArguments {
   nn::SegmentInput segment(const HeldModel& held, const Tensors& tensors) const { return segment_of(held, tensors.data(), padded, training); }
   /// The same on the model's device.
   nn::SegmentInput moved(const HeldModel& held, const Tensors& tensors) const {
-    auto result = segment(held, tensors);
-    for (auto* part : {&result.source, &result.target, &result.reset, &result.seed}) *part = part->to(held.device);
-    return result;
+    return engine::on_device(segment(held, tensors), held.device);
   }
   static nn::State state(const Tensors& tensors, size_t extra = 0) { return nn::State(tensors.begin() + 4, tensors.end() - extra); }
 

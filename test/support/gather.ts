@@ -1,5 +1,5 @@
 /** One window's gradient by any method, everything it gives read out. */
-import { mrbp, tidy, type GradientMethod, type Memformer, type Tensor, type WindowOptions } from "../../lib/index.ts";
+import { mrbp, tidy, type GradientMethod, type Memformer, type SegmentTensors, type Tensor, type WindowOptions } from "../../lib/index.ts";
 import { numbers, randomWindow, relativeError, takeGradients, type WindowShape } from "./models.ts";
 
 export interface Gathered {
@@ -10,11 +10,14 @@ export interface Gathered {
   readonly parameters: Map<string, Float64Array>;
 }
 
-/** From `from`, by default the initial state, over a window of 4 rows with every kind of padding and resets, or of another shape. */
-export async function gather(
-  model: Memformer, method: GradientMethod, options: WindowOptions = {}, from?: readonly Tensor[], shape: WindowShape = {}): Promise<Gathered> {
+/**
+ * From `from`, by default the initial state, over a window of 4 rows with every kind of padding and resets, or of another shape; `place`
+ * puts its segments somewhere.
+ */
+export async function gather(model: Memformer, method: GradientMethod, options: WindowOptions = {}, from?: readonly Tensor[],
+  shape: WindowShape = {}, place: (segment: SegmentTensors, t: number) => SegmentTensors = (segment) => segment): Promise<Gathered> {
   const result = tidy(() => {
-    const window = randomWindow(model, shape).map((segment) => model.upload(segment));
+    const window = randomWindow(model, shape).map((segment) => model.upload(segment)).map(place);
     return method(model, window, from ?? model.initialState(window[0]!.batch), options);
   });
   const { losses, counts, state, gradient } = result;

@@ -1,0 +1,46 @@
+// What a recorded step reads: tensors at places of their own, into which each run's are copied. What comes from the host goes in one
+// transfer from pinned memory: one from pageable memory would wait for all that the stream has been given, and there would be many.
+#pragma once
+#include <functional>
+
+#include "engine/slot.h"
+
+namespace memformer::engine {
+
+/// A tensor that a step takes, wherever it lies, and the dtype that it has in there.
+struct Input {
+  at::Tensor tensor;
+  at::ScalarType dtype;
+};
+using Inputs = std::vector<Input>;
+
+/// The tensors on `device`, in those dtypes; the same ones where they are so already.
+Tensors brought(const Inputs& inputs, at::Device device);
+
+class RecordedInputs {
+ public:
+  /// The place, another recording's, of an input that is on the device; undefined where there is none that `taken` lacks.
+  using Lend = std::function<at::Tensor(const Input& input, const Tensors& taken)>;
+
+  RecordedInputs() = default;
+  /// Places on `device` for inputs like these.
+  RecordedInputs(const Inputs& inputs, at::Device device, const Lend& lend);
+
+  const Tensors& places() const { return places_; }
+  /// Whether another recording may read `place` too, which runs before or after.
+  bool lends(const at::Tensor& place) const { return !block_.defined() || !place.is_alias_of(block_); }
+
+  /// Copies inputs, of the same shapes and dtypes and from host or device as those before, to their places. Does not wait.
+  void bring(const Inputs& inputs) const;
+
+ private:
+  struct FromHost {
+    size_t input;
+    int64_t offset;  // bytes, in the block
+  };
+  Tensors places_;
+  std::vector<FromHost> from_host_;
+  at::Tensor block_;  // (bytes) uint8: the places of what comes from the host
+};
+
+}  // namespace memformer::engine
