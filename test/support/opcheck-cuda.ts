@@ -27,7 +27,7 @@ export function cudaChecks(spec: RegisteredSpec, shape: { readonly what: string 
       ...await checkReference(spec, args, onGpu, ORDER), ...await checkAgainstCpu(args, cotangents, onCpu, onGpu),
     ]),
   };
-  for (const dtype of ["float32", "bfloat16"] as const) {
+  for (const dtype of ["float32", "bfloat16", "float16"] as const) {
     checks[`is as exact as composed ATen in ${dtype}`] = () => checkPrecision(plainOnGpu, args, onGpu, dtype);
     checks[`sends back as exactly as composed ATen in ${dtype}`] = () =>
       checkGradientPrecision(plainOnGpu, args, cotangents, onGpu, dtype, onCpu);

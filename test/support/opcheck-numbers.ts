@@ -2,8 +2,8 @@
 import { Random } from "../../lib/data/random.ts";
 import { apply, type DType, type NumberArray, Tensor } from "../../lib/index.ts";
 
-/** What operators compute in. */
-export type FloatingDType = "float64" | "float32" | "bfloat16";
+/** What operators compute in; float16 on a GPU alone. */
+export type FloatingDType = "float64" | "float32" | "bfloat16" | "float16";
 
 /**
  * "floating" has the dtype under test, "accumulated" the dtype its sums are carried in, "master" that dtype too, which parameters
@@ -30,11 +30,11 @@ export type Layout = "contiguous" | "strided";
 
 /** The distance from 1 to the next number. */
 export const EPSILON: Readonly<Record<FloatingDType, number>> = {
-  float64: 2 ** -52, float32: 2 ** -23, bfloat16: 2 ** -7,
+  float64: 2 ** -52, float32: 2 ** -23, bfloat16: 2 ** -7, float16: 2 ** -10,
 };
 
 /** How LibTorch numbers the dtypes. */
-export const SCALAR_TYPE: Readonly<Record<FloatingDType, number>> = { float64: 7, float32: 6, bfloat16: 15 };
+export const SCALAR_TYPE: Readonly<Record<FloatingDType, number>> = { float64: 7, float32: 6, bfloat16: 15, float16: 5 };
 
 export function count(shape: readonly number[]): number {
   return shape.reduce((product, size) => product * size, 1);
@@ -67,8 +67,8 @@ export function dtypeOf(kind: Kind, dtype: FloatingDType): DType {
 /** The nearest numbers that `dtype` holds. */
 export function rounded(value: Numbers, dtype: FloatingDType): Numbers {
   const actual = dtypeOf(value.kind, dtype);
-  if (actual === "float32") return { ...value, data: value.data.map(Math.fround) };
-  return actual === "bfloat16" ? { ...value, data: fromBfloat16(toBfloat16(value.data)) } : value;
+  return actual === "float32" || actual === "bfloat16" || actual === "float16"
+    ? { ...value, data: decode(actual, encode(value.data, actual).buffer as ArrayBuffer) } : value;
 }
 
 /** Into the engine. */
@@ -102,6 +102,7 @@ function encode(data: Float64Array, dtype: DType): NumberArray {
     case "float64": return data;
     case "float32": return Float32Array.from(data);
     case "bfloat16": return toBfloat16(data);
+    case "float16": return Uint16Array.from(data, toFloat16);
     case "int64": return BigInt64Array.from(Array.from(data, BigInt));
     case "int32": return Int32Array.from(data);
     default: return Uint8Array.from(data);
@@ -113,6 +114,7 @@ function decode(dtype: DType, data: ArrayBuffer): Float64Array {
     case "float64": return new Float64Array(data);
     case "float32": return Float64Array.from(new Float32Array(data));
     case "bfloat16": return fromBfloat16(new Uint16Array(data));
+    case "float16": return Float64Array.from(new Uint16Array(data), fromFloat16);
     case "int64": return Float64Array.from(Array.from(new BigInt64Array(data), Number));
     case "int32": return Float64Array.from(new Int32Array(data));
     default: return Float64Array.from(new Uint8Array(data));
@@ -128,4 +130,28 @@ function toBfloat16(data: Float64Array): Uint16Array {
 
 function fromBfloat16(bits: Uint16Array): Float64Array {
   return Float64Array.from(new Float32Array(Uint32Array.from(bits, (word) => word << 16).buffer));
+}
+
+const SMALLEST_NORMAL = 2 ** -14;
+
+/** The bits of the nearest IEEE half, ties to even. */
+function toFloat16(value: number): number {
+  const size = Math.abs(value), sign = value < 0 || Object.is(value, -0) ? 0x8000 : 0;
+  if (Number.isNaN(value)) return 0x7e00;
+  if (size >= 65520) return sign | 0x7c00;
+  if (size < SMALLEST_NORMAL) return sign | nearestEven(size * 2 ** 24);
+  let exponent = Math.floor(Math.log2(size));
+  if (2 ** exponent > size) exponent -= 1;
+  return sign | (exponent + 14 << 10) + nearestEven(size / 2 ** (exponent - 10)); // the fraction's leading 1 adds the 15th
+}
+
+function fromFloat16(bits: number): number {
+  const sign = (bits & 0x8000) === 0 ? 1 : -1, exponent = bits >> 10 & 0x1f, fraction = bits & 0x3ff;
+  if (exponent === 0x1f) return fraction === 0 ? sign * Infinity : NaN;
+  return sign * (exponent === 0 ? fraction * 2 ** -24 : (1024 + fraction) * 2 ** (exponent - 25));
+}
+
+function nearestEven(value: number): number {
+  const up = Math.round(value);
+  return up - value === 0.5 && up % 2 === 1 ? up - 1 : up;
 }

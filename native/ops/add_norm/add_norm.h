@@ -6,8 +6,8 @@
 
 namespace memformer::ops {
 
-/// x (..., D) float32, float64 or bfloat16; branch of x's shape, or undefined: sum is x itself; branch_bias (D) of branch's dtype, or
-/// undefined, added without a rounding; weight, bias (D) of x's dtype.
+/// x (..., D) float32, float64 or bfloat16, on a GPU also float16; branch of x's shape, or undefined: sum is x itself; branch_bias (D) of
+/// branch's dtype, or undefined, added without a rounding; weight, bias (D) of x's dtype.
 /// The branch's dropout is ops::dropout's with (p, seed, site), without its rounding; p = 0: none, seed may be undefined.
 /// Returns sum in x's dtype and normed in `dtype` (default: x's); mean and variance are taken in float32 (float64 for float64).
 /// Branch and `dtype` have x's dtype, or beside a float32 x either may be bfloat16 or float16, but not one of each.

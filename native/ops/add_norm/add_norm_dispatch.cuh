@@ -45,7 +45,7 @@ void for_dtypes(cuda::Dtype x, cuda::Dtype branch, cuda::Dtype out, Body&& body)
           if constexpr (narrow && !mixed) body(x_type, branch_type, out_type);
         });
       });
-    } else if constexpr (!std::is_same_v<scalar_t, __half>) {
+    } else {
       body(x_type, x_type, x_type);
     }
   });

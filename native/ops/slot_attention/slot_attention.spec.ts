@@ -154,7 +154,7 @@ export const slotAttention: OperatorSpec<Case, Arguments> = {
 opcheck(slotAttention, () => {
   const call = (...args: (Tensor | number | null)[]): Tensor[] => op(slotAttention.name, ...args);
 
-  for (const dtype of Object.keys(EPSILON) as FloatingDType[]) {
+  for (const dtype of ["float64", "float32", "bfloat16"] as const) {
     it(`returns own, to the bit, in a row without tokens, in ${dtype}`, async () => {
       const args = slotAttention.inputs(slotAttention.cases[2]!, new Draw(3)), own = rounded(args[2], dtype);
       const [y] = await run(call, args, { dtype });
