@@ -8,7 +8,8 @@
 #   binding   npm run bench -- binding: what driving from JavaScript costs, which may be 3 % at most
 # Output goes to $OUT, else out/gpu-check/, a file a stage. A stage that fails does not stop later ones; the exit code says whether
 # any did. Environment: MEMFORMER_PYTHON (default python3), MEMFORMER_LIBTORCH (default python), NODE (default node),
-# SANITIZE_SECONDS (limit of one tool, default 150), SANITIZE_GREP (which tests it runs).
+# SANITIZE_SECONDS (limit of one tool on one operator, default 150), SANITIZE_JOBS (how many at a time, default 6), SANITIZE_TOOLS,
+# SANITIZE_GREP (which tests they run).
 set -u -o pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -61,49 +62,71 @@ kernel_filter() {
   done
 }
 
-# TOOL arguments of mocha: fails for a report on one of our kernels or a failed test. A run out of time is none, but it is said.
+# TOOL NAME arguments of mocha: a line that says how it went. Fails for a report on one of our kernels or a failed test. A run out of time,
+# and one in which the tool itself broke, are neither, but they are said.
 sanitized() {
-  local tool=$1 code=0 log
-  shift
+  local tool=$1 name=$2 code=0 log ours ended
+  shift 2
   log=$(mktemp)
-  local command=(compute-sanitizer --tool "$tool" --target-processes application-only --error-exitcode 86 --print-limit 20)
+  local command=(compute-sanitizer --tool "$tool" --target-processes application-only --error-exitcode 86 --print-limit 100000)
   # initcheck has to see who else writes, and so every kernel.
   # shellcheck disable=SC2207
-  [ "$tool" = initcheck ] || command+=($(kernel_filter))
+  if [ "$tool" = initcheck ]; then command+=(--show-backtrace no); else command+=($(kernel_filter)); fi
   [ "$tool" != memcheck ] || command+=(--report-api-errors no)
   command+=("$node" --expose-gc "${typescript[@]}" node_modules/mocha/bin/mocha.js --no-config --timeout 600000)
   command+=(--reporter scripts/mocha-reporter.mjs)
   timeout --signal=INT --kill-after=20 "${SANITIZE_SECONDS:-150}" "${command[@]}" "$@" >"$log" 2>&1 || code=$?
-  local ours failures
   ours=$(grep -A3 -E '^=+ +(Invalid|Uninitialized|Error: Race|Warning: Race|Error|Barrier)' "$log" | grep -c memformer)
-  failures=$(grep -o -E '[0-9]+ passed, [0-9]+ failed' "$log" | tail -1)
-  echo "$tool: exit $code, $ours reports on our kernels, $(grep -E 'SUMMARY' "$log" | tail -1 | tr -d '=') ${failures:-did not end}"
-  { echo "== $tool"; tail -c 3000000 "$log"; } >>"$out/sanitize-reports.log"
+  ended=$(grep -o -E '[0-9]+ passed, [0-9]+ failed' "$log" | tail -1)
+  local words="$ours reports on our kernels"
+  [ "$code" != 86 ] || [ "$ours" != 0 ] || words+=" (others' have some)"
+  if grep -q 'Internal Sanitizer Error' "$log"; then words+=", THE TOOL ITSELF BROKE after $(grep -c '✔' "$log") tests"
+  elif [ "$code" = 124 ] || [ "$code" = 137 ]; then words+=", OUT OF TIME after $(grep -c '✔' "$log") tests"
+  else words+=", ${ended:-DID NOT END, exit $code}"
+  fi
+  echo "$tool, $name: $words" | tee "$reports/$tool.$name.line"
+  { echo "== $tool, $name"; tail -c 1000000 "$log"; } >"$reports/$tool.$name.log"
   rm -f "$log"
   [ "$ours" = 0 ] || return 1
-  case $code in
-    0 | 124 | 137) ;;                                    # 124, 137: out of time; what ran before counts
-    86) echo "$tool: its reports are on kernels of others" ;;
-    *) return 1 ;;
-  esac
-  case $failures in "" | *", 0 failed") ;; *) return 1 ;; esac
+  case $words in *"TOOL ITSELF BROKE"* | *"OUT OF TIME"* | *", 0 failed") ;; *) return 1 ;; esac
 }
 
+# Each operator in a process of its own, some at a time: what breaks one tool on one operator hides no other.
 sanitize() {
-  local failed=0 which=${SANITIZE_GREP:-on the GPU.*(of odd sizes|without rows|in groups|of many rows|that start anew|of heads that a GPU|of such heads|of few queries over many keys|of such, of odd sizes).*(exactly|exact) as composed}
   command -v compute-sanitizer >/dev/null || { echo "compute-sanitizer is not on the PATH" >&2; return 1; }
-  : >"$out/sanitize-reports.log"
+  local which='(of odd sizes|without rows|in groups|of many rows|that start anew|of heads that a GPU|of such heads|of few queries over many keys|of such, of odd sizes)'
+  which=${SANITIZE_GREP:-on the GPU.*$which.*(exactly|exact) as composed}
+  local operators operator tool reports failed=0
+  operators=$(mocha --dry-run --grep "$which" test/cuda.operators.spec.ts | grep -o -E '^ +memformer::[a-z_]+ on the GPU' | grep -o -E '[a-z_]+ ' | sort -u)
+  [ -n "$operators" ] || { echo "there is no GPU, or no test by that name" >&2; return 1; }
+  reports=$(mktemp -d)
   export CUDA_MODULE_LOADING=LAZY
-  # Every tensor an allocation of its own, so that what lies past its end is nobody's.
-  for tool in memcheck racecheck initcheck; do
-    local tests=$which
-    if [ "$tool" = racecheck ]; then
-      echo "skipped: racecheck of feed_forward, whose kernels share out their registers by hand, which that tool cannot instrument"
-      tests="^(?!.*feed_forward).*$which"
-    fi
-    PYTORCH_NO_CUDA_MEMORY_CACHING=1 sanitized "$tool" --grep "$tests" test/cuda.operators.spec.ts || failed=1
+  one() { # TOOL NAME arguments of mocha
+    while [ "$(jobs -rp | wc -l)" -ge "${SANITIZE_JOBS:-6}" ]; do wait -n; done
+    { sanitized "$@" || touch "$reports/failed"; } &
+  }
+  for tool in ${SANITIZE_TOOLS:-memcheck racecheck initcheck}; do
+    # Every tensor an allocation of its own, so that what lies past its end is nobody's.
+    export PYTORCH_NO_CUDA_MEMORY_CACHING=1
+    for operator in $operators; do
+      case $tool.$operator in
+        racecheck.feed_forward)
+          echo "racecheck, feed_forward: skipped: its kernels share out their registers by hand, which that tool cannot instrument" ;;
+        racecheck.slot_attention) # LibTorch's flash attention breaks that tool, even where it looks at no kernel
+          one "$tool" "$operator" --grep 'after any forward pass' test/cuda.slot-attention.spec.ts ;;
+        *) one "$tool" "$operator" --grep "^memformer::$operator $which" test/cuda.operators.spec.ts ;;
+      esac
+    done
+    one "$tool" adamw --grep '^memformer::adamw_step.* on the GPU' test/cuda.operators.spec.ts
+    unset PYTORCH_NO_CUDA_MEMORY_CACHING # the graphs of recorded steps need it
+    [ "$tool" = initcheck ] || one "$tool" mrbp --grep 'for encoder-decoder, slot-attention, rotary in float32' test/cuda.mrbp.spec.ts
   done
-  sanitized memcheck --grep 'for encoder-decoder, slot-attention, rotary in float32' test/cuda.mrbp.spec.ts || failed=1
+  wait
+  cat "$reports"/*.log >"$out/sanitize-reports.log"
+  [ ! -e "$reports/failed" ] || failed=1
+  echo "sanitized: $(cat "$reports"/*.line | wc -l) runs, $(grep -h '0 reports on our kernels.* 0 failed' "$reports"/*.line | wc -l) to their end and" \
+    "without a report; not so: $(grep -hv '0 reports on our kernels.* 0 failed' "$reports"/*.line | cut -d: -f1 | paste -sd';')"
+  rm -r "$reports"
   return $failed
 }
 
@@ -129,7 +152,7 @@ for stage in "${stages[@]}"; do
   call=$stage
   [ "$stage" = test ] && call=test_stage
   if "$call" 2>&1 | tee "$out/$stage.log"; then result=passed; else result=FAILED; failed=1; fi
-  last=$(grep -E 'passed, .*failed|reports on|Built|Compiled' "$out/$stage.log" | tail -1)
+  last=$(grep -E 'passed, .*failed|sanitized:|Built|Compiled' "$out/$stage.log" | tail -1)
   table+=("$(printf '%-9s %-7s %5d s  %s' "$stage" "$result" $((SECONDS - began)) "$last")")
 done
 
