@@ -1,4 +1,4 @@
-/** What an operator's folder says of it in its `.spec.ts`, for the harness to prove and the bench to count. */
+/** What an operator's folder says of it in its `.spec.ts`, for the harness to prove. */
 import type { ErrorCode } from "../../lib/errors.ts";
 import type { Tensor } from "../../lib/index.ts";
 import type { Draw, FloatingDType, Numbers } from "./opcheck-numbers.ts";
@@ -37,8 +37,6 @@ export interface OperatorSpec<Case extends { readonly what: string }, Args exten
   /** Whether LibTorch's own kernels do it on a GPU in that dtype: those need not give the same bits twice. */
   leftToLibTorch?(shape: Case, dtype: FloatingDType): boolean;
   readonly misuses: readonly Misuse<Args>[];
-  /** Least bytes moved and floating-point operations of one forward pass, `size` bytes a number. */
-  cost(shape: Case, size: number): { readonly bytes: number; readonly flops: number };
 }
 
 /** A spec of which nobody knows its types any more. */

@@ -60,7 +60,7 @@ export function misuseChecks<Case extends { readonly what: string }, Args extend
 /** Every spec whose file has been read, for the checks on a GPU. */
 export const registered: RegisteredSpec[] = [];
 
-/** Declares the tests of a spec, and `more`; nothing where no test runner is, so that the bench can read specs. */
+/** Declares the tests of a spec, and `more`; nothing where no test runner is, so that any program can read specs. */
 export function opcheck<Case extends { readonly what: string }, Args extends readonly Argument[]>(
   spec: OperatorSpec<Case, Args>, more?: () => void): void {
   registered.push(spec);

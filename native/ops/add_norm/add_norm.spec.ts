@@ -166,10 +166,6 @@ export const addNorm: OperatorSpec<Case, Arguments> = {
       message: /^add_norm: a branch_bias_sink needs a branch_bias$/,
     },
   ],
-  cost({ rows, D, branched = true }, size) {
-    const n = count(rows) * D;
-    return { bytes: size * ((branched ? 4 : 2) * n + 2 * D), flops: 9 * n };
-  },
 };
 
 opcheck(addNorm, () => {

@@ -141,7 +141,6 @@ export const attention: OperatorSpec<Case, Arguments> = {
       message: /^attention: v must have q's dtype Double, got Long$/,
     },
   ],
-  cost: ({ B, H, N, M, E }, size) => ({ bytes: size * B * H * E * (2 * N + 2 * M), flops: 4 * B * H * N * M * E }),
 };
 
 opcheck(attention, () => {

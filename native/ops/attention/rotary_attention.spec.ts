@@ -97,7 +97,6 @@ export const rotaryAttention: OperatorSpec<Case, Arguments> = {
       message: /^rotary_attention: mask must have shape \(3 or 1, 1, 5 or 1, 5\), got \[3, 1, 5, 6\]$/,
     },
   ],
-  cost: ({ B, T, H, E }, size) => ({ bytes: 4 * size * B * T * H * E + 4 * T * E, flops: 4 * B * H * T * T * E }),
 };
 
 opcheck(rotaryAttention, () => {

@@ -85,7 +85,6 @@ export const biasedNorm: OperatorSpec<Case, [memory: Numbers, bias: Numbers, eps
       message: /^biased_norm: reset must be Bool, got Long$/,
     },
   ],
-  cost: ({ B, M, D }, size) => ({ bytes: size * (2 * B * M * D + M * D), flops: 5 * B * M * D }),
 };
 
 opcheck(biasedNorm);

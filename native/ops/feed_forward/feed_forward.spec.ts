@@ -1,7 +1,7 @@
 import { expect } from "chai";
 import { apply, op, type Tensor } from "../../../lib/index.ts";
 import { opcheck } from "../../../test/support/opcheck.ts";
-import { count, download, Draw, type Numbers, numbers, upload } from "../../../test/support/opcheck-numbers.ts";
+import { download, Draw, type Numbers, numbers, upload } from "../../../test/support/opcheck-numbers.ts";
 import { expectSinks } from "../../../test/support/opcheck-sink.ts";
 import type { OperatorSpec } from "../../../test/support/opcheck-spec.ts";
 import { geluDropout } from "../gelu_dropout/gelu_dropout.spec.ts";
@@ -127,10 +127,6 @@ export const feedForward: OperatorSpec<Case, Arguments> = {
       message: /^gelu_dropout: dropout needs a seed$/,
     },
   ],
-  cost({ rows, D, F, output = D }, size) {
-    const n = count(rows);
-    return { bytes: size * (n * (D + output) + F * (D + output + 1) + output), flops: 2 * n * F * (D + output) };
-  },
 };
 
 opcheck(feedForward, () => {

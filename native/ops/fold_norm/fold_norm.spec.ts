@@ -114,7 +114,6 @@ export const foldNorm: OperatorSpec<Case, Arguments> = {
       message: /^fold_norm: dtype must be the weights' dtype Double, or bfloat16 or float16 beside float32, got BFloat16$/,
     },
   ],
-  cost: ({ L, R, D }, size) => ({ bytes: L * R * D * (4 + size), flops: 3 * L * R * D }),
 };
 
 opcheck(foldNorm, () => {

@@ -1,6 +1,6 @@
 import { apply } from "../../../lib/index.ts";
 import { opcheck, operator } from "../../../test/support/opcheck.ts";
-import { count, Draw, type Numbers, numbers } from "../../../test/support/opcheck-numbers.ts";
+import { Draw, type Numbers, numbers } from "../../../test/support/opcheck-numbers.ts";
 import { expectBiasSink } from "../../../test/support/opcheck-sink.ts";
 import type { OperatorSpec } from "../../../test/support/opcheck-spec.ts";
 import { dropout } from "../dropout/dropout.spec.ts";
@@ -113,7 +113,6 @@ export const geluDropout: OperatorSpec<Case, Arguments> = {
       message: /^gelu_dropout: x must be float32, float64 or bfloat16, got Long$/,
     },
   ],
-  cost: ({ shape }, size) => ({ bytes: 2 * size * count(shape), flops: 10 * count(shape) }),
 };
 
 opcheck(geluDropout, () => {

@@ -164,10 +164,6 @@ export const keysValues: OperatorSpec<Case, Arguments> = {
       message: /^keys_values: bias_sinks must be Double, got Int$/,
     },
   ],
-  cost({ B, N, C, H, E, L }, size) {
-    const rows = 2 * H * E * L;
-    return { bytes: size * (B * N * (C + rows) + (C + 1) * rows), flops: 2 * B * N * C * rows };
-  },
 };
 
 /** The arguments of two layers with good sinks, but for those of the second. */

@@ -90,10 +90,6 @@ export const linear: OperatorSpec<Case, Arguments> = {
       message: /^linear: a bias_sink needs a weight_sink$/,
     },
   ],
-  cost({ rows, input, output }, size) {
-    const n = count(rows);
-    return { bytes: size * (n * (input + output) + (input + 1) * output), flops: 2 * n * input * output };
-  },
 };
 
 opcheck(linear, () => {

@@ -170,7 +170,6 @@ export const linearCrossEntropy: OperatorSpec<Case, Arguments> = {
       message: /^linear_cross_entropy: bias_sink must have shape \(11\), got \[10\]$/,
     },
   ],
-  cost: ({ N, D, V }, size) => ({ bytes: size * (N + V) * D + 8 * N, flops: 2 * N * D * V + 4 * N * V }),
 };
 
 opcheck(linearCrossEntropy, () => {

@@ -71,7 +71,6 @@ export const rotaryQkv: OperatorSpec<Case, Arguments> = {
     return [turned(0), turned(1), apply("aten::flatten.using_ints", apply("aten::select.int", split, 0, 2), -2, -1)];
   },
   misuses: rotaryMisuses("rotary_qkv"),
-  cost: ({ B, T, H, E }, size) => ({ bytes: 6 * size * B * T * H * E + 4 * T * E, flops: 6 * B * T * H * E }),
 };
 
 opcheck(rotaryQkv, () => {

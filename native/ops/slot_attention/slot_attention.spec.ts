@@ -147,8 +147,6 @@ export const slotAttention: OperatorSpec<Case, Arguments> = {
       message: /^slot_attention: key must have query's dtype Double, got Long$/,
     },
   ],
-  cost: ({ B, M, T, H, E }, size) =>
-    ({ bytes: size * B * H * E * (4 * M + 2 * T), flops: 4 * B * H * M * (T + 1) * E }),
 };
 
 opcheck(slotAttention, () => {

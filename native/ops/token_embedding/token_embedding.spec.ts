@@ -77,7 +77,6 @@ export const tokenEmbedding: OperatorSpec<Case, Arguments> = {
       message: /^token_embedding: sink must be Double, got Long$/,
     },
   ],
-  cost: ({ B, T, D }, size) => ({ bytes: B * T * (2 * size * D + 8), flops: 0 }),
 };
 
 opcheck(tokenEmbedding, () => {
