@@ -90,19 +90,20 @@ class Half final : public Cuda {
   int compute_capability(int device) override { return capability_.at(static_cast<size_t>(device)); }
 
   void enter(int device) override {
-    thread_local std::map<int, c10::cuda::CUDAStream> streams;
     prepare(device);
     c10::cuda::set_device(static_cast<c10::DeviceIndex>(device));
-    auto stream = streams.find(device);
-    if (stream == streams.end())
-      stream = streams.emplace(device, c10::cuda::getStreamFromPool(/*isHighPriority=*/true, static_cast<c10::DeviceIndex>(device))).first;
+    auto& mine = streams();
+    auto stream = mine.find(device);
+    if (stream == mine.end())
+      stream = mine.emplace(device, c10::cuda::getStreamFromPool(/*isHighPriority=*/true, static_cast<c10::DeviceIndex>(device))).first;
     c10::cuda::setCurrentCUDAStream(stream->second);
   }
 
   std::function<void()> mark() override {
     std::vector<std::shared_ptr<Event>> events;
     for (int device = 0; device < devices_ && allocator::get()->initialized(); ++device)
-      if (reserved(device) > 0) events.push_back(std::make_shared<Event>(c10::cuda::getCurrentCUDAStream(static_cast<c10::DeviceIndex>(device))));
+      if (streams().count(device) > 0 || reserved(device) > 0)
+        events.push_back(std::make_shared<Event>(c10::cuda::getCurrentCUDAStream(static_cast<c10::DeviceIndex>(device))));
     return [events] {
       for (const auto& event : events) event->synchronize();
     };
@@ -141,7 +142,13 @@ class Half final : public Cuda {
   Shortage shortage() override { return {requested_.load(), free_.load()}; }
 
  private:
-  /// Bytes taken from the device: none where it is not in use. Asks the allocator alone.
+  /// Those of this thread, by device: where it has entered, it has work.
+  static std::map<int, c10::cuda::CUDAStream>& streams() {
+    thread_local std::map<int, c10::cuda::CUDAStream> streams;
+    return streams;
+  }
+
+  /// Bytes taken from the device: none where it is not in use, or where LibTorch's cache is off. Asks the allocator alone.
   static int64_t reserved(int device) {
     const auto all = static_cast<size_t>(c10::CachingAllocator::StatType::AGGREGATE);
     return allocator::getDeviceStats(static_cast<c10::DeviceIndex>(device)).reserved_bytes[all].current;
