@@ -17,9 +17,9 @@ std::string kind(const char* step, const Segments& segments) {
 /// The segments' tensors, then the others: what a recording takes in.
 Inputs inputs_of(const Segments& segments, std::initializer_list<const Tensors*> others = {}) {
   Inputs inputs;
-  for (const auto& [source, target, reset, seed, padded, training, next_reset] : segments) {
-    inputs.push_back({source, source.is_floating_point() ? source.scalar_type() : at::kLong});
-    inputs.insert(inputs.end(), {{target, at::kLong}, {reset, at::kBool}, {seed, at::kLong}});
+  for (const auto& segment : segments) {
+    const auto of_source = segment.source.is_floating_point() ? segment.source.scalar_type() : at::kLong;
+    inputs.insert(inputs.end(), {{segment.source, of_source}, {segment.target, at::kLong}, {segment.reset, at::kBool}, {segment.seed, at::kLong}});
   }
   for (const auto* tensors : others)
     for (const auto& tensor : *tensors) inputs.push_back({tensor, tensor.scalar_type()});

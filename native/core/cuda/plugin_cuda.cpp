@@ -101,9 +101,7 @@ class Half final : public Cuda {
 
   std::function<void()> mark() override {
     std::vector<std::shared_ptr<Event>> events;
-    for (int device = 0; device < devices_ && allocator::get()->initialized(); ++device)
-      if (streams().count(device) > 0 || reserved(device) > 0)
-        events.push_back(std::make_shared<Event>(c10::cuda::getCurrentCUDAStream(static_cast<c10::DeviceIndex>(device))));
+    for (const auto& [device, stream] : streams()) events.push_back(std::make_shared<Event>(stream));
     return [events] {
       for (const auto& event : events) event->synchronize();
     };
@@ -142,16 +140,10 @@ class Half final : public Cuda {
   Shortage shortage() override { return {requested_.load(), free_.load()}; }
 
  private:
-  /// Those of this thread, by device: where it has entered, it has work.
+  /// Those of this thread, by device: whatever it computes goes to one of them.
   static std::map<int, c10::cuda::CUDAStream>& streams() {
     thread_local std::map<int, c10::cuda::CUDAStream> streams;
     return streams;
-  }
-
-  /// Bytes taken from the device: none where it is not in use, or where LibTorch's cache is off. Asks the allocator alone.
-  static int64_t reserved(int device) {
-    const auto all = static_cast<size_t>(c10::CachingAllocator::StatType::AGGREGATE);
-    return allocator::getDeviceStats(static_cast<c10::DeviceIndex>(device)).reserved_bytes[all].current;
   }
 
   static int attribute(cudaDeviceAttr which, int device) {
