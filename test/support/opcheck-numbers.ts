@@ -1,6 +1,7 @@
 /** The arrays an operator's spec speaks in: float64 numbers here, any dtype and any layout in the engine. */
 import { Random } from "../../lib/data/random.ts";
 import { apply, type DType, type NumberArray, Tensor } from "../../lib/index.ts";
+import { numbersOf } from "./host-numbers.ts";
 
 /** What operators compute in; float16 on a GPU alone. */
 export type FloatingDType = "float64" | "float32" | "bfloat16" | "float16";
@@ -110,15 +111,7 @@ function encode(data: Float64Array, dtype: DType): NumberArray {
 }
 
 function decode(dtype: DType, data: ArrayBuffer): Float64Array {
-  switch (dtype) {
-    case "float64": return new Float64Array(data);
-    case "float32": return Float64Array.from(new Float32Array(data));
-    case "bfloat16": return fromBfloat16(new Uint16Array(data));
-    case "float16": return Float64Array.from(new Uint16Array(data), fromFloat16);
-    case "int64": return Float64Array.from(Array.from(new BigInt64Array(data), Number));
-    case "int32": return Float64Array.from(new Int32Array(data));
-    default: return Float64Array.from(new Uint8Array(data));
-  }
+  return Float64Array.from(numbersOf({ dtype, shape: [], data: new Uint8Array(data) }), Number);
 }
 
 /** To nearest, ties to even; NaN stays NaN. */
@@ -126,10 +119,6 @@ function toBfloat16(data: Float64Array): Uint16Array {
   const words = new Uint32Array(Float32Array.from(data).buffer);
   const isNaN = (word: number): boolean => (word & 0x7fffffff) > 0x7f800000;
   return Uint16Array.from(words, (word) => isNaN(word) ? 0x7fc0 : word + 0x7fff + (word >>> 16 & 1) >>> 16);
-}
-
-function fromBfloat16(bits: Uint16Array): Float64Array {
-  return Float64Array.from(new Float32Array(Uint32Array.from(bits, (word) => word << 16).buffer));
 }
 
 const SMALLEST_NORMAL = 2 ** -14;
@@ -143,12 +132,6 @@ function toFloat16(value: number): number {
   let exponent = Math.floor(Math.log2(size));
   if (2 ** exponent > size) exponent -= 1;
   return sign | (exponent + 14 << 10) + nearestEven(size / 2 ** (exponent - 10)); // the fraction's leading 1 adds the 15th
-}
-
-function fromFloat16(bits: number): number {
-  const sign = (bits & 0x8000) === 0 ? 1 : -1, exponent = bits >> 10 & 0x1f, fraction = bits & 0x3ff;
-  if (exponent === 0x1f) return fraction === 0 ? sign * Infinity : NaN;
-  return sign * (exponent === 0 ? fraction * 2 ** -24 : (1024 + fraction) * 2 ** (exponent - 25));
 }
 
 function nearestEven(value: number): number {
