@@ -46,6 +46,7 @@ export class Memformer implements Recurrence, AsyncDisposable {
   readonly threadBound = threadBound;
   #handle: ModelHandle | undefined;
   #recordSteps = true;
+  #revision = 0;
   readonly #stateSize: number;
 
   private constructor(config: ModelConfig, device: Device, made: { model: ModelHandle; stateSize: number; parameters: readonly Parameter[] }) {
@@ -130,13 +131,13 @@ export class Memformer implements Recurrence, AsyncDisposable {
   advance(segment: SegmentTensors, state: State, options: StepOptions = {}): State {
     const call = nextCall();
     return this.#step(segment, state, options, (addon, parts, given) =>
-      addon.advance(call, this.handle, parts, segment.padded, options.training ?? false, given));
+      addon.advance(call, this.handle, parts, options.training ?? false, given));
   }
 
   forward(segment: SegmentTensors, state: State, options: StepOptions & { readonly graph?: boolean } = {}): Step {
     const call = nextCall();
     const [loss, count, ...next] = this.#step(segment, state, options, (addon, parts, given) =>
-      addon.forward(call, this.handle, parts, segment.padded, options.training ?? false, given, options.graph ?? false));
+      addon.forward(call, this.handle, parts, options.training ?? false, given, options.graph ?? false));
     return { loss: loss!, count: count!, state: next };
   }
 
@@ -144,8 +145,8 @@ export class Memformer implements Recurrence, AsyncDisposable {
   replay(segments: readonly SegmentTensors[], state: State, weights: readonly number[], gradient: State, options: readonly StepOptions[]): Replayed {
     this.#checkState(state);
     const call = nextCall(), seeds = options.map(seedTensor);
-    const parts = segments.flatMap((segment, g) => [segment.source, segment.target, segment.reset, seeds[g]!].map((tensor) => tensor.handle));
-    const [loss, count, ...rest] = tensors(guarded((addon) => addon.replay(call, this.handle, parts, segments.map(({ padded }) => padded),
+    const parts = segments.flatMap((segment, g) => segmentHandles(segment, seeds[g]!));
+    const [loss, count, ...rest] = tensors(guarded((addon) => addon.replay(call, this.handle, parts,
       options[0]?.training ?? false, state.map((tensor) => tensor.handle), weights, gradient.map((tensor) => tensor.handle))));
     for (const seed of seeds) seed.dispose();
     const made = gradient.length === 0 ? this.#stateSize : 0;
@@ -181,7 +182,7 @@ export class Memformer implements Recurrence, AsyncDisposable {
   encode(segment: SegmentTensors, state: State, options: StepOptions & { readonly graph?: boolean } = {}): { hidden: Tensor; state: State } {
     const call = nextCall();
     const [hidden, ...next] = this.#step(segment, state, options, (addon, parts, given) =>
-      addon.encode(call, this.handle, parts, segment.padded, options.training ?? false, given, options.graph ?? false));
+      addon.encode(call, this.handle, parts, options.training ?? false, given, options.graph ?? false));
     return { hidden: hidden!, state: next };
   }
 
@@ -189,7 +190,7 @@ export class Memformer implements Recurrence, AsyncDisposable {
   logits(segment: SegmentTensors, prefix: Tensor, state: State): Tensor {
     const call = nextCall();
     return this.#step(segment, state, {}, (addon, parts, given) =>
-      addon.logits(call, this.handle, parts, segment.padded, false, given, prefix.handle))[0]!;
+      addon.logits(call, this.handle, parts, false, given, prefix.handle))[0]!;
   }
 
   /** A parameter's values, shared with the model. Throws MemformerError CONFIG at the read if there is none of that name. */
@@ -204,17 +205,30 @@ export class Memformer implements Recurrence, AsyncDisposable {
 
   /** Copies `value` into a parameter. */
   assign(name: string, value: Tensor): void {
+    this.revise();
     guarded((addon) => { addon.assign(nextCall(), this.handle, name, value.handle); });
   }
 
   /** Drops the gradients gathered so far. */
   zeroGradients(): void {
+    this.revise();
     guarded((addon) => { addon.zeroGradients(nextCall(), this.handle); });
   }
 
   /** The L2 norm over all gradients, (); they are scaled so that it is at most `most` (0: never). */
   clipGradients(most: number): Tensor {
+    if (most > 0) this.revise();
     return tensors(guarded((addon) => addon.clipGradients(nextCall(), this.handle, most)))[0]!;
+  }
+
+  /** @internal Changes with every call that changes weights, or gradients other than by adding to them. */
+  get revision(): number {
+    return this.#revision;
+  }
+
+  /** @internal For what changes them from outside: an optimizer. */
+  revise(): void {
+    this.#revision += 1;
   }
 
   /** @internal */
@@ -252,12 +266,15 @@ export class Memformer implements Recurrence, AsyncDisposable {
     this.#checkState(state);
     const seed = seedTensor(options);
     try {
-      const parts: SegmentHandles = [segment.source.handle, segment.target.handle, segment.reset.handle, seed.handle];
-      return tensors(guarded((addon) => call(addon, parts, state.map((tensor) => tensor.handle))));
+      return tensors(guarded((addon) => call(addon, segmentHandles(segment, seed), state.map((tensor) => tensor.handle))));
     } finally {
       seed.dispose();
     }
   }
+}
+
+function segmentHandles({ source, target, reset, lengths }: SegmentTensors, seed: Tensor): SegmentHandles {
+  return [source.handle, target.handle, reset.handle, seed.handle, lengths.handle];
 }
 
 function seedTensor({ seed = 0 }: StepOptions): Tensor {

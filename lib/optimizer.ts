@@ -56,6 +56,7 @@ export class AdamW implements Disposable {
    * gradients as they are, from {@link Memformer.clipGradients}; with `clip` above 0 they are scaled to a norm of at most that.
    */
   step(rate: number, norm: Tensor, clip = 0): void {
+    this.#model.revise();
     guarded((addon) => { addon.adamwStep(nextCall(), this.handle, rate, norm.handle, clip); });
   }
 
@@ -96,7 +97,7 @@ export class AdamW implements Disposable {
    */
   async timeInside(window: readonly SegmentTensors[], state: State, { together, windows, rate, clip }: InsideOptions): Promise<number> {
     using seed = Tensor.from(BigInt64Array.of(0n), []);
-    const segments = window.flatMap(({ source, target, reset }) => [source, target, reset, seed]).map((tensor) => tensor.handle);
+    const segments = window.flatMap(({ source, target, reset, lengths }) => [source, target, reset, seed, lengths]).map((tensor) => tensor.handle);
     const weights = lossWeights("uniform", window.length);
     return await waited((addon) => addon.timeWindows(
       nextCall(), this.handle, segments, state.map((tensor) => tensor.handle), weights, together, windows, rate, clip));

@@ -11,7 +11,8 @@ export interface SegmentTensors {
   readonly target: Tensor;
   /** (B) */
   readonly reset: Tensor;
-  readonly padded: boolean;
+  /** (2, B) int32: how many tokens each row of `source` and of `target` begins with; (0) where padding lies before a token in some row. */
+  readonly lengths: Tensor;
   /** (B) on the host: how many targets of each row are scored. */
   readonly scored: Int32Array;
   readonly batch: number;
@@ -34,17 +35,27 @@ export function upload(segment: Segment, vocabulary?: number): SegmentTensors {
     checkTokens("source", source, length, vocabulary);
     checkTokens("target", target, length, vocabulary);
   }
+  const lengths = new Int32Array(2 * batch), scored = new Int32Array(batch);
+  let suffixes = true; // whether padding only follows tokens
+  for (let b = 0; b < batch; b++) {
+    const ofSource = tokensOf(source, b * length, length), ofTarget = tokensOf(target, b * length, length);
+    suffixes &&= ofSource.first === ofSource.all && ofTarget.first === ofTarget.all;
+    [lengths[b], lengths[batch + b], scored[b]] = [ofSource.first, ofTarget.first, ofTarget.all];
+  }
   return {
-    source: Tensor.from(source, [batch, length]), target: Tensor.from(target, [batch, length]),
-    reset: Tensor.from(reset, [batch], "bool"), padded: segment.padded,
-    scored: Int32Array.from({ length: batch }, (_, b) => scoredOf(target.subarray(b * length, (b + 1) * length))), batch, length,
+    source: Tensor.from(source, [batch, length]), target: Tensor.from(target, [batch, length]), reset: Tensor.from(reset, [batch], "bool"),
+    lengths: suffixes ? Tensor.from(lengths, [2, batch]) : Tensor.from(new Int32Array(0), [0]), scored, batch, length,
   };
 }
 
-function scoredOf(targets: Int32Array): number {
-  let count = 0;
-  for (const target of targets) if (target > PADDING) count += 1;
-  return count;
+/** Of `length` numbers from `begin` on: how many tokens come before the first padding, and how many there are. */
+function tokensOf(tokens: Int32Array, begin: number, length: number): { first: number; all: number } {
+  let all = 0, first = length;
+  for (let t = 0; t < length; t++) {
+    if (tokens[begin + t]! > PADDING) all += 1;
+    else if (first === length) first = t;
+  }
+  return { first, all };
 }
 
 /** Views of `rows` rows of the segment from row `first` on. */
@@ -52,6 +63,7 @@ export function rowsOf(segment: SegmentTensors, first: number, rows: number): Se
   const narrow = (tensor: Tensor): Tensor => apply("aten::narrow", tensor, 0, first, rows);
   return {
     ...segment, source: narrow(segment.source), target: narrow(segment.target), reset: narrow(segment.reset),
+    lengths: apply("aten::slice.Tensor", segment.lengths, -1, first, first + rows),
     scored: segment.scored.subarray(first, first + rows), batch: rows,
   };
 }
@@ -61,6 +73,7 @@ export function disposeSegment(segment: SegmentTensors): void {
   segment.source.dispose();
   segment.target.dispose();
   segment.reset.dispose();
+  segment.lengths.dispose();
 }
 
 function checkTokens(name: string, tokens: Int32Array, length: number, vocabulary: number): void {

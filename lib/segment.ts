@@ -16,6 +16,4 @@ export interface Segment {
   readonly target: Int32Array;
   /** (B) 1 where this segment starts a document: the row's memory restarts from its learned initial state. */
   readonly reset: Uint8Array;
-  /** Whether `source` or `target` holds padding anywhere. Without it, faster code without masks runs. */
-  readonly padded: boolean;
 }

@@ -175,6 +175,6 @@ export class Session {
     const source = this.#previous ?? new Int32Array(T).fill(PADDING).fill(bos, 0, 1);
     const target = new Int32Array(T).fill(PADDING);
     target.set(this.#current);
-    return this.model.upload({ batch: 1, length: T, source, target, reset: Uint8Array.of(start ? 1 : 0), padded: start || this.#current.length < T });
+    return this.model.upload({ batch: 1, length: T, source, target, reset: Uint8Array.of(start ? 1 : 0) });
   }
 }

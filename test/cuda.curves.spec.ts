@@ -18,7 +18,7 @@ function* text(): Generator<Segment[]> {
         const row = Math.floor(i / LENGTH);
         return last[row] = random.below(8) === 0 ? random.below(VOCABULARY - 1) : next[last[row]!]!;
       });
-      const segment = { batch: BATCH, length: LENGTH, source, target, reset: new Uint8Array(BATCH).fill(first ? 1 : 0), padded: first };
+      const segment = { batch: BATCH, length: LENGTH, source, target, reset: new Uint8Array(BATCH).fill(first ? 1 : 0) };
       source = target;
       first = false;
       return segment;

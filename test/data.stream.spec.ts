@@ -102,7 +102,6 @@ describe("a token stream", () => {
           const end = target[b]!.indexOf(PADDING);
           if (end >= 0) expect(target[b]!.slice(end).every((token) => token === PADDING)).to.be.true;
         }
-        expect(segment.padded).to.equal([...segment.source, ...segment.target].includes(PADDING));
         before = target;
       }
     }), { numRuns: 100 });
@@ -156,11 +155,6 @@ describe("a token stream", () => {
     expect(rowsOf(segments[1]!.source, segments[1]!)[0]).to.eql([BOS, PADDING, PADDING]);
     expect(rowsOf(segments[1]!.target, segments[1]!)[0]).to.eql([PADDING, PADDING, PADDING]);
     expect([...segments[1]!.reset]).to.eql([1, 0]);
-  });
-
-  it("says when a segment is without padding", async () => {
-    const [first, second, third] = await take(evaluationPass(sourceOf([9]), { lanes: 1, segment: 4 }), 3);
-    expect([first!.padded, second!.padded, third!.padded]).to.eql([true, false, true]);
   });
 
   it("gives segments in the order of the calls when several are asked for at once", async () => {

@@ -97,7 +97,7 @@ describe("evaluation of nothing", () => {
     const { segment: length } = model.config;
     const none = new Int32Array(3 * length).fill(PADDING);
     const padding: Segment = {
-      batch: 3, length, source: none, target: none, reset: new Uint8Array(3), padded: true,
+      batch: 3, length, source: none, target: none, reset: new Uint8Array(3),
     };
     const some = async (segments: number): Promise<TokenStream> => {
       const stream = await pass(model, lengths);

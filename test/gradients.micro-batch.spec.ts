@@ -26,12 +26,12 @@ describe("a batch a few rows at a time", function () {
       await using model = await tinyModel({ dropout: 0 });
       await perturb(model);
       const start = await carried(model, batch);
-      for (const ragged of [true, false]) {
+      for (const ragged of [true, false, "behind"] as const) {
         const whole = await gather(model, method, options, start, { batch, ragged });
         expect(Math.max(...whole.gradient.flat().map(Math.abs)), "gradient at the window's start").to.be.above(1e-9);
         for (const microBatch of [1, 2, 3]) {
           const found = await gather(model, method, { ...options, microBatch }, start, { batch, ragged });
-          expectEqual(`${ragged ? "padded, " : ""}${microBatch} of ${batch} rows`, found, whole);
+          expectEqual(`padding ${ragged}, ${microBatch} of ${batch} rows`, found, whole);
         }
       }
     });

@@ -31,6 +31,8 @@ describe("MRBP gives the gradient of BPTT over the same window", function () {
         const exact = await gather(model, bptt, options, start);
         expectEqual(await gather(model, mrbp, options, start), exact, tolerance);
         expectEqual(await gather(model, checkpointing, options, start), exact, tolerance);
+        const behind = { ragged: "behind" } as const; // padding behind tokens alone, told by lengths
+        expectEqual(await gather(model, mrbp, options, start, behind), await gather(model, bptt, options, start, behind), tolerance);
         const reached = Math.max(...exact.gradient.flat().map(Math.abs));
         expect(reached, "gradient at the window's start").to.be.above(1e-9);
       }
@@ -95,13 +97,18 @@ describe("MRBP gives the gradient of BPTT over the same window", function () {
     for (const variant of variants) for (const writer of writers) for (const position of positions) {
       await using model = await tinyModel({ variant, writer, position, dropout: 0.1 });
       const start = await carried(model), options = { seed: 3, weights: "doubling" } as const;
-      const exact = await gather(model, bptt, options, start), found = await gather(model, mrbp, { ...options, together }, start);
-      expect(found.counts).to.deep.equal(exact.counts);
-      for (const [part, error] of Object.entries(errors(found, exact))) expect(error, `${variant}, ${writer}, ${position}: ${part}`).to.be.at.most(1e-10);
+      for (const ragged of [true, "behind"] as const) {
+        const exact = await gather(model, bptt, options, start, { ragged });
+        const found = await gather(model, mrbp, { ...options, together }, start, { ragged });
+        expect(found.counts).to.deep.equal(exact.counts);
+        for (const [part, error] of Object.entries(errors(found, exact))) {
+          expect(error, `${variant}, ${writer}, ${position}, padding ${ragged}: ${part}`).to.be.at.most(1e-10);
+        }
+      }
     }
   });
 
-  for (const ragged of [false, true]) it(`whatever goes back together and however the memory forgets: resets, ${ragged ? "with" : "without"} padding`, async () => {
+  for (const ragged of [false, true, "behind"] as const) it(`whatever goes back together and however the memory forgets: resets, padding ${ragged}`, async () => {
     for (const memory of [{}, { forgetting: "normalize-only" }, { forgetting: "none" }, { writerSteps: 2 }, { memoryNorm: false }] as const) {
       await using model = await tinyModel({ ...memory, dropout: 0.1 });
       const start = await carried(model), options = { seed: 5, weights: "doubling" } as const, shape = { ragged, restarts: true };

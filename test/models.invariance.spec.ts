@@ -36,7 +36,7 @@ function pad(segment: Segment, before: number, after: number): Segment {
     return result;
   };
   const { source, target } = segment;
-  return { ...segment, length: wide, source: widen(source), target: widen(target), padded: true };
+  return { ...segment, length: wide, source: widen(source), target: widen(target) };
 }
 
 function rowsOf(segment: Segment, order: readonly number[]): Segment {
@@ -76,14 +76,16 @@ describe("padding", function () {
     });
   }
 
-  it("flagged where there is none changes nothing", async () => {
+  it("gives the same whether it is told by lengths or by a mask", async () => {
     for (const setting of settings) {
       await using model = await tinyModel(setting);
-      const memory = await written(model), [segment] = randomWindow(model, { batch: B, segments: 1, ragged: false });
-      const plain = await step(model, segment!, memory);
-      const flagged = await step(model, { ...segment!, padded: true }, memory);
-      expectClose([flagged.loss], [plain.loss], JSON.stringify(setting));
-      expectClose(flagged.memory, plain.memory, JSON.stringify(setting));
+      const memory = await written(model), [segment] = randomWindow(model, { batch: B, segments: 1, ragged: "behind" });
+      const byLengths = await step(model, segment!, memory);
+      using none = Tensor.from(new Int32Array(0), [0]);
+      const { loss, state } = tidy(() => model.forward({ ...model.upload(segment!), lengths: none }, [memory]));
+      const masked = await numbers([loss]), next = await numbers(state);
+      expectClose([byLengths.loss], masked[0]!, JSON.stringify(setting));
+      expectClose(byLengths.memory, next[0]!, JSON.stringify(setting));
     }
   });
 
@@ -93,7 +95,7 @@ describe("padding", function () {
       const memory = await written(model), { memorySlots, width, segment: T } = model.config;
       const [segment] = randomWindow(model, { batch: B, segments: 1, ragged: false });
       for (const tokens of [segment!.source, segment!.target]) tokens.fill(PADDING, T, 2 * T);
-      const made = tidy(() => model.forward(model.upload({ ...segment!, padded: true }), [memory]));
+      const made = tidy(() => model.forward(model.upload({ ...segment! }), [memory]));
       const row = (text: string): string => text.slice(8 * memorySlots * width, 2 * 8 * memorySlots * width);
       const before = await bits(memory), after = await bits(made.state[0]!);
       expect(row(after), JSON.stringify(setting)).to.equal(row(before));
@@ -110,7 +112,7 @@ describe("padding", function () {
       segment!.source.fill(PADDING);
       segment!.target.fill(PADDING);
       const result = tidy(() => {
-        const empty = model.upload({ ...segment!, padded: true });
+        const empty = model.upload({ ...segment! });
         return mrbp(model, [empty, empty], model.initialState(B));
       });
       expect((await numbers(result.losses)).flat()).to.deep.equal([0, 0]);

@@ -13,7 +13,7 @@ export function randomSegments({ config }: Memformer, batch: number, horizon: nu
   let source = tokens();
   return Array.from({ length: horizon }, (_, t) => {
     const target = tokens(), reset = new Uint8Array(batch).fill(fresh && t === 0 ? 1 : 0);
-    const segment = { batch, length, source, target, reset, padded: false };
+    const segment = { batch, length, source, target, reset };
     source = target;
     return segment;
   });

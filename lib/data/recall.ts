@@ -101,7 +101,7 @@ export class RecallStream implements SegmentStream<RecallPosition> {
       }
       this.#position[b] = step === lag ? { document: document + 1, step: 0 } : { document, step: step + 1 };
     }
-    return { batch: B, length: T, source, target, reset, padded: true };
+    return { batch: B, length: T, source, target, reset };
   }
 
   /** The lag of a lane's document. */

@@ -126,8 +126,7 @@ export class TokenStream implements SegmentStream<StreamPosition> {
       await this.#source.read(row.document, row.from, row.to, target.subarray(at, at + T));
       if (!row.start) await this.#source.read(row.document, row.from - T, row.from, source.subarray(at, at + T));
     }));
-    const padded = source.includes(PADDING) || target.includes(PADDING);
-    return { batch: B, length: T, source, target, reset, padded };
+    return { batch: B, length: T, source, target, reset };
   }
 
   /** Segments until the stream is over: for ever, if it repeats. */

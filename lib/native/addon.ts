@@ -30,8 +30,8 @@ export interface NativeParameter {
   readonly decay: boolean;
 }
 
-/** source, target, reset, seed. */
-export type SegmentHandles = readonly [TensorHandle, TensorHandle, TensorHandle, TensorHandle];
+/** source, target, reset, seed, lengths. */
+export type SegmentHandles = readonly [TensorHandle, TensorHandle, TensorHandle, TensorHandle, TensorHandle];
 
 export interface Addon {
   configure(threads: number): void;
@@ -62,13 +62,13 @@ export interface Addon {
   createModel(call: number, variant: string, config: object, seed: number, device: string): Promise<{ model: ModelHandle; stateSize: number; parameters: NativeParameter[] }>;
   dropModel(model: ModelHandle): void;
   initialState(call: number, model: ModelHandle, rows: number, stateSize: number): TensorHandle[];
-  forward(call: number, model: ModelHandle, segment: SegmentHandles, padded: boolean, training: boolean, state: readonly TensorHandle[], withGraph: boolean): TensorHandle[];
-  encode(call: number, model: ModelHandle, segment: SegmentHandles, padded: boolean, training: boolean, state: readonly TensorHandle[], withGraph: boolean): TensorHandle[];
-  advance(call: number, model: ModelHandle, segment: SegmentHandles, padded: boolean, training: boolean, state: readonly TensorHandle[]): TensorHandle[];
-  replay(call: number, model: ModelHandle, segments: readonly TensorHandle[], padded: readonly boolean[], training: boolean, state: readonly TensorHandle[], weights: readonly number[], gradient: readonly TensorHandle[]): TensorHandle[];
+  forward(call: number, model: ModelHandle, segment: SegmentHandles, training: boolean, state: readonly TensorHandle[], withGraph: boolean): TensorHandle[];
+  encode(call: number, model: ModelHandle, segment: SegmentHandles, training: boolean, state: readonly TensorHandle[], withGraph: boolean): TensorHandle[];
+  advance(call: number, model: ModelHandle, segment: SegmentHandles, training: boolean, state: readonly TensorHandle[]): TensorHandle[];
+  replay(call: number, model: ModelHandle, segments: readonly TensorHandle[], training: boolean, state: readonly TensorHandle[], weights: readonly number[], gradient: readonly TensorHandle[]): TensorHandle[];
   setRecording(call: number, model: ModelHandle, enabled: boolean): void;
   recording(call: number, model: ModelHandle): Promise<{ steps: number; refusal: string }>;
-  logits(call: number, model: ModelHandle, segment: SegmentHandles, padded: boolean, training: boolean, state: readonly TensorHandle[], prefix: TensorHandle): TensorHandle[];
+  logits(call: number, model: ModelHandle, segment: SegmentHandles, training: boolean, state: readonly TensorHandle[], prefix: TensorHandle): TensorHandle[];
   parameter(call: number, model: ModelHandle, name: string): TensorHandle[];
   parameterGradient(call: number, model: ModelHandle, name: string): TensorHandle[];
   assign(call: number, model: ModelHandle, name: string, value: TensorHandle): void;

@@ -64,7 +64,7 @@ class Cuda {
 };
 
 /// Changes whenever Cuda, Recording or an operator's schema does: both halves must have been built from the same.
-constexpr int kCudaInterface = 5;
+constexpr int kCudaInterface = 6;
 
 /// The CUDA half; null until it has been opened.
 Cuda* cuda();

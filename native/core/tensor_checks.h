@@ -49,6 +49,20 @@ inline void require_like(const char* op, const char* argument, const at::Tensor&
           other.device().str(), ", got ", tensor.device().str());
 }
 
+/// `lengths` (rows) int32 on the device of `like`: how many of each row's first tokens are real. None: all are.
+inline void require_lengths(const char* op, const std::optional<at::Tensor>& lengths, int64_t rows, const char* other_name, const at::Tensor& like) {
+  if (!lengths.has_value() || !lengths->defined()) return;
+  require_shape(op, "lengths", *lengths, {rows});
+  require_dtype(op, "lengths", *lengths, at::kInt);
+  require(lengths->device() == like.device(), "DEVICE_MISMATCH", op, ": lengths must be on ", other_name, "'s device ", like.device().str(),
+          ", got ", lengths->device().str());
+}
+
+/// (B, T) bool, true at the first lengths_b tokens of each row.
+inline at::Tensor first_tokens(const at::Tensor& lengths, int64_t T) {
+  return at::arange(T, lengths.options()).unsqueeze(0) < lengths.unsqueeze(1);
+}
+
 /// The dtype sums are carried in: bfloat16 is widened to float32, the others stay.
 inline at::ScalarType accumulate_type(at::ScalarType dtype) { return dtype == at::kDouble ? at::kDouble : at::kFloat; }
 

@@ -6,20 +6,17 @@ namespace memformer::engine {
 namespace {
 
 using Segments = std::vector<nn::SegmentInput>;
-constexpr size_t kParts = 4;  // tensors of a segment
+constexpr size_t kParts = 5;  // tensors of a segment
 
-std::string kind(const char* step, const Segments& segments) {
-  std::string text = step;
-  for (const auto& segment : segments) text += segment.padded ? " padded" : " whole";
-  return text + (segments[0].training ? " training" : "");
-}
+std::string kind(const char* step, const Segments& segments) { return std::string(step) + (segments[0].training ? " training" : ""); }
 
 /// The segments' tensors, then the others: what a recording takes in.
 Inputs inputs_of(const Segments& segments, std::initializer_list<const Tensors*> others = {}) {
   Inputs inputs;
   for (const auto& segment : segments) {
     const auto of_source = segment.source.is_floating_point() ? segment.source.scalar_type() : at::kLong;
-    inputs.insert(inputs.end(), {{segment.source, of_source}, {segment.target, at::kLong}, {segment.reset, at::kBool}, {segment.seed, at::kLong}});
+    inputs.insert(inputs.end(), {{segment.source, of_source}, {segment.target, at::kLong}, {segment.reset, at::kBool}, {segment.seed, at::kLong},
+                                 {segment.lengths, at::kInt}});
   }
   for (const auto* tensors : others)
     for (const auto& tensor : *tensors) inputs.push_back({tensor, tensor.scalar_type()});
@@ -30,7 +27,7 @@ Segments segments_from(const Tensors& inputs, const Segments& like) {
   Segments segments;
   for (size_t g = 0; g < like.size(); ++g) {
     const auto* part = inputs.data() + kParts * g;
-    segments.push_back({part[0], part[1], part[2], part[3], like[g].padded, like[g].training});
+    segments.push_back({part[0], part[1], part[2], part[3], part[4], like[g].training});
   }
   return segments;
 }

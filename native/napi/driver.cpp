@@ -18,14 +18,14 @@ void wait_for(const nn::State& state) {
 }
 
 /// timeWindows(call, optimizer, segments, state, weights, together, windows, rate, clip): Promise<seconds of all windows>.
-/// segments: four handles each, none padded; weights: a number each.
+/// segments: five handles each; weights: a number each.
 Napi::Value time_windows(const Napi::CallbackInfo& info) {
   auto& environment = Environment::of(info.Env());
   const auto optimizer = unwrap<HeldOptimizer>(info[1], Kind::optimizer, "optimizer");
   auto inputs = slots(info[2], "segments");
   const auto weights = numbers(info[4]);
   const size_t first = inputs.size();
-  require(first == 4 * weights.size() && first > 0, "NATIVE", "a segment is four tensors, got ", first, " for ", weights.size());
+  require(first == kSegmentParts * weights.size() && first > 0, "NATIVE", "a segment is five tensors, got ", first, " for ", weights.size());
   for (auto& part : slots(info[3], "state")) inputs.push_back(std::move(part));
   const auto together = info[5].As<Napi::Number>().Uint32Value(), windows = info[6].As<Napi::Number>().Uint32Value();
   const double rate = info[7].As<Napi::Number>().DoubleValue(), clip = info[8].As<Napi::Number>().DoubleValue();
@@ -39,7 +39,7 @@ Napi::Value time_windows(const Napi::CallbackInfo& info) {
       auto& held = *optimizer->held;
       compute_on(held.device);
       engine::TrainingWindow window{{}, weights, together};
-      for (size_t t = 0; t < weights.size(); ++t) window.segments.push_back(segment_of(held, tensors.data() + 4 * t, false, true));
+      for (size_t t = 0; t < weights.size(); ++t) window.segments.push_back(segment_of(held, tensors.data() + kSegmentParts * t, true));
       nn::State state(tensors.begin() + static_cast<int64_t>(first), tensors.end());
       wait_for(state);
       const auto start = std::chrono::steady_clock::now();

@@ -11,8 +11,11 @@ struct HeldModel {
   at::Device device;
 };
 
-/// Four tensors as a segment; from here on the engine computes with the threads that its size is worth.
-nn::SegmentInput segment_of(const HeldModel& held, const at::Tensor* parts, bool padded, bool training);
+/// Tensors of a segment from JavaScript: source, target, reset, seed, lengths.
+constexpr size_t kSegmentParts = 5;
+
+/// So many tensors as a segment; from here on the engine computes with the threads that its size is worth.
+nn::SegmentInput segment_of(const HeldModel& held, const at::Tensor* parts, bool training);
 
 inline std::shared_ptr<HeldModel> held_model(const Napi::Value& value) { return unwrap<HeldModel>(value, Kind::model, "model"); }
 

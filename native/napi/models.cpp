@@ -7,9 +7,9 @@
 
 namespace memformer::napi {
 
-nn::SegmentInput segment_of(const HeldModel& held, const at::Tensor* parts, bool padded, bool training) {
+nn::SegmentInput segment_of(const HeldModel& held, const at::Tensor* parts, bool training) {
   engine::use_threads_for(parts[0].size(0) * parts[0].size(1) * held.model->parameters().count());
-  return {parts[0], parts[1], parts[2], parts[3], padded, training};
+  return {parts[0], parts[1], parts[2], parts[3], parts[4], training};
 }
 
 namespace {
@@ -85,31 +85,30 @@ Napi::Value initial_state(const Napi::CallbackInfo& info) {
   });
 }
 
-/// A segment from JavaScript: [source, target, reset, seed] handles and two flags; the state's handles follow the four.
+/// A segment from JavaScript: [source, target, reset, seed, lengths] handles and a flag; the state's handles follow the five.
 struct StepArguments {
-  explicit StepArguments(const Napi::CallbackInfo& info)
-      : padded(info[3].As<Napi::Boolean>()), training(info[4].As<Napi::Boolean>()), inputs(slots(info[2], "segment")) {
-    require(inputs.size() == 4, "NATIVE", "a segment is four tensors, got ", inputs.size());
-    for (auto& part : slots(info[5], "state")) inputs.push_back(std::move(part));
+  explicit StepArguments(const Napi::CallbackInfo& info) : training(info[3].As<Napi::Boolean>()), inputs(slots(info[2], "segment")) {
+    require(inputs.size() == kSegmentParts, "NATIVE", "a segment is five tensors, got ", inputs.size());
+    for (auto& part : slots(info[4], "state")) inputs.push_back(std::move(part));
   }
 
   /// The segment among the tensors.
-  nn::SegmentInput segment(const HeldModel& held, const Tensors& tensors) const { return segment_of(held, tensors.data(), padded, training); }
+  nn::SegmentInput segment(const HeldModel& held, const Tensors& tensors) const { return segment_of(held, tensors.data(), training); }
   /// The same on the model's device.
   nn::SegmentInput moved(const HeldModel& held, const Tensors& tensors) const {
     return engine::on_device(segment(held, tensors), held.device);
   }
-  static nn::State state(const Tensors& tensors, size_t extra = 0) { return nn::State(tensors.begin() + 4, tensors.end() - extra); }
+  static nn::State state(const Tensors& tensors, size_t extra = 0) { return nn::State(tensors.begin() + kSegmentParts, tensors.end() - extra); }
 
-  bool padded, training;
+  bool training;
   Slots inputs;
 };
 
-/// forward(call, model, segment, padded, training, state, withGraph): [loss, count, ...state]
+/// forward(call, model, segment, training, state, withGraph): [loss, count, ...state]
 Napi::Value forward(const Napi::CallbackInfo& info) {
   const StepArguments step(info);
-  const bool with_graph = info[6].As<Napi::Boolean>();
-  const size_t count = 2 + step.inputs.size() - 4;
+  const bool with_graph = info[5].As<Napi::Boolean>();
+  const size_t count = 2 + step.inputs.size() - kSegmentParts;
   return enqueue(info, step.inputs, count, [step, with_graph](HeldModel& held, const Tensors& tensors) {
     at::AutoGradMode grad_mode(with_graph);
     auto outputs = held.model->forward({step.moved(held, tensors)}, StepArguments::state(tensors));
@@ -119,11 +118,11 @@ Napi::Value forward(const Napi::CallbackInfo& info) {
   });
 }
 
-/// encode(call, model, segment, padded, training, state, withGraph): [hidden, ...state]
+/// encode(call, model, segment, training, state, withGraph): [hidden, ...state]
 Napi::Value encode(const Napi::CallbackInfo& info) {
   const StepArguments step(info);
-  const bool with_graph = info[6].As<Napi::Boolean>();
-  const size_t count = 1 + step.inputs.size() - 4;
+  const bool with_graph = info[5].As<Napi::Boolean>();
+  const size_t count = 1 + step.inputs.size() - kSegmentParts;
   return enqueue(info, step.inputs, count, [step, with_graph](HeldModel& held, const Tensors& tensors) {
     at::AutoGradMode grad_mode(with_graph);
     auto encoding = held.model->encode(step.moved(held, tensors), StepArguments::state(tensors));
@@ -133,31 +132,29 @@ Napi::Value encode(const Napi::CallbackInfo& info) {
   });
 }
 
-/// advance(call, model, segment, padded, training, state): the next state alone, without gradient.
+/// advance(call, model, segment, training, state): the next state alone, without gradient.
 Napi::Value advance(const Napi::CallbackInfo& info) {
   const StepArguments step(info);
-  return enqueue(info, step.inputs, step.inputs.size() - 4, [step](HeldModel& held, const Tensors& tensors) {
+  return enqueue(info, step.inputs, step.inputs.size() - kSegmentParts, [step](HeldModel& held, const Tensors& tensors) {
     return held.steps.advance(step.segment(held, tensors), StepArguments::state(tensors));
   });
 }
 
-/// replay(call, model, segments, padded, training, state, weights, gradient): [losses (G), counts (G), ...state, ...dL/dstate], the
-/// state only where no gradient came. segments: four handles each; padded: a flag each; weights: a number each.
+/// replay(call, model, segments, training, state, weights, gradient): [losses (G), counts (G), ...state, ...dL/dstate], the
+/// state only where no gradient came. segments: five handles each; weights: a number each.
 Napi::Value replay(const Napi::CallbackInfo& info) {
   auto inputs = slots(info[2], "segments");
-  const auto flags = info[3].As<Napi::Array>();
-  std::vector<bool> padded;
-  for (uint32_t g = 0; g < flags.Length(); ++g) padded.push_back(flags.Get(g).ToBoolean());
-  require(inputs.size() == 4 * padded.size() && !padded.empty(), "NATIVE", "a segment is four tensors, got ", inputs.size(), " for ", padded.size());
-  const bool training = info[4].As<Napi::Boolean>();
-  const auto state = slots(info[5], "state"), gradient = slots(info[7], "gradient");
-  const auto weights = numbers(info[6]);
+  const bool training = info[3].As<Napi::Boolean>();
+  const auto state = slots(info[4], "state"), gradient = slots(info[6], "gradient");
+  const auto weights = numbers(info[5]);
+  require(inputs.size() == kSegmentParts * weights.size() && !weights.empty(), "NATIVE", "a segment is five tensors, got ", inputs.size(), " for ",
+          weights.size());
   const size_t first = inputs.size(), states = state.size();
   inputs.insert(inputs.end(), state.begin(), state.end());
   inputs.insert(inputs.end(), gradient.begin(), gradient.end());
   return enqueue(info, inputs, 2 + (gradient.empty() ? 2 : 1) * states, [=](HeldModel& held, const Tensors& tensors) {
     std::vector<nn::SegmentInput> segments;
-    for (size_t g = 0; g < padded.size(); ++g) segments.push_back(segment_of(held, tensors.data() + 4 * g, padded[g], training));
+    for (size_t g = 0; g < weights.size(); ++g) segments.push_back(segment_of(held, tensors.data() + kSegmentParts * g, training));
     auto replayed = held.steps.replay(segments, nn::State(tensors.begin() + first, tensors.begin() + first + states),
                                       at::tensor(weights, at::kDouble).to(held.model->parameters().dtype()),
                                       nn::State(tensors.begin() + first + states, tensors.end()));
@@ -190,11 +187,11 @@ Napi::Value recording(const Napi::CallbackInfo& info) {
   return promise;
 }
 
-/// logits(call, model, segment, padded, training, state, prefix): [(B, V)]
+/// logits(call, model, segment, training, state, prefix): [(B, V)]
 Napi::Value logits(const Napi::CallbackInfo& info) {
   StepArguments step(info);
   auto inputs = step.inputs;
-  inputs.push_back(slot(info[6], "prefix"));
+  inputs.push_back(slot(info[5], "prefix"));
   return enqueue(info, inputs, 1, [step](HeldModel& held, const Tensors& tensors) {
     at::NoGradGuard no_grad;
     return Tensors{held.model->logits(step.moved(held, tensors), tensors.back().to(held.device, at::kLong), StepArguments::state(tensors, 1))};

@@ -19,10 +19,11 @@ at::Tensor Forgetting::initial() const {
   return ops::biased_norm(slots_.unsqueeze(0), at::zeros_like(slots_), kEps).squeeze(0);
 }
 
-at::Tensor Forgetting::operator()(const at::Tensor& memory, const at::Tensor& reset) const {
+at::Tensor Forgetting::operator()(const at::Tensor& memory, const at::Tensor& reset, const std::optional<at::Tensor>& lengths) const {
+  const auto given = reset.defined() ? std::optional<at::Tensor>(reset) : std::nullopt;
   switch (kind_) {
-    case Kind::bmn: return ops::biased_norm(memory, slots_, kEps, reset.defined() ? std::optional<at::Tensor>(reset) : std::nullopt);
-    case Kind::normalize_only: return restart(ops::biased_norm(memory, at::zeros_like(slots_), kEps), reset);
+    case Kind::bmn: return ops::biased_norm(memory, slots_, kEps, given, lengths);
+    case Kind::normalize_only: return restart(ops::biased_norm(memory, at::zeros_like(slots_), kEps, std::nullopt, lengths), reset);
     default: return restart(memory, reset);
   }
 }

@@ -17,8 +17,9 @@ class Forgetting {
   at::IntArrayRef size() const { return slots_.sizes(); }
   /// The memory at time 0, (M, D).
   at::Tensor initial() const;
-  /// memory (B, M, D) -> (B, M, D). Rows with reset (B) bool, if it is given, become what they are at time 0.
-  at::Tensor operator()(const at::Tensor& memory, const at::Tensor& reset = {}) const;
+  /// memory (B, M, D) -> (B, M, D). Rows with reset (B) bool, if it is given, become what they are at time 0. lengths (B) int32, if it is
+  /// given: other rows of length 0 stay as they are.
+  at::Tensor operator()(const at::Tensor& memory, const at::Tensor& reset = {}, const std::optional<at::Tensor>& lengths = {}) const;
   /// Rows with reset (B) bool, if it is given, become what they are at time 0, and send their gradient there; others stay.
   at::Tensor restart(const at::Tensor& memory, const at::Tensor& reset) const;
 

@@ -1,37 +1,55 @@
-// Which keys attention may see. Without padding there is no mask at all, and the kernels without one run.
+// Which tokens of a segment are real, and so which keys attention may see. Padding behind each row's tokens is a number a row, which the
+// kernels take; padding before or between them is a mask, on slower paths.
 #pragma once
+#include "core/tensor_checks.h"
 #include "core/torch.h"
 
 namespace memformer::nn {
 
 class KeyMask {
  public:
+  using Optional = std::optional<at::Tensor>;
+
+  /// All are real.
   KeyMask() = default;
-  /// tokens (B, T): real where not negative. `padded` false: the caller knows that all are real.
-  KeyMask(const at::Tensor& tokens, bool padded) {
-    if (!padded || tokens.is_floating_point()) return;
-    real_ = tokens.ge(0);
-    // A row of padding alone would have no key at all: it sees its first one, and nobody looks at the result.
-    const auto first = at::arange(tokens.size(1), tokens.options()).eq(0);
-    visible_ = real_.logical_or(first.logical_and(real_.any(1, true).logical_not()));
+  /// tokens (B, T), real where not negative; lengths (B) int32, if it is defined: real are each row's first. Without lengths tokens that
+  /// are floating, (B, T, D), are all real.
+  KeyMask(const at::Tensor& tokens, const at::Tensor& lengths) {
+    const int64_t T = tokens.size(1);
+    if (lengths.defined()) {
+      // On a GPU nobody looks: the kernels take lengths at no cost, and a step is recorded once for all of them.
+      if (!lengths.is_cpu() || lengths.lt(T).any().item<bool>()) lengths_ = lengths;
+    } else if (!tokens.is_floating_point()) {
+      real_ = tokens.ge(0);
+    }
   }
 
-  bool none() const { return !real_.defined(); }
-  /// (B, T) bool: the token is no padding. Undefined when none().
-  const at::Tensor& real() const { return real_; }
+  bool none() const { return !lengths_ && !real_; }
+  /// (B) int32, for operators that take lengths.
+  const Optional& lengths() const { return lengths_; }
+  /// (B, T) bool where padding may lie anywhere, for operators that take a mask beside lengths.
+  const Optional& real() const { return real_; }
+  /// (B) bool: the row has a token. Not to be asked when none().
+  at::Tensor has_tokens() const { return lengths_ ? lengths_->gt(0) : real_->any(1); }
 
-  /// For scaled_dot_product_attention, true where query i may see key j: (B, 1, 1, T), with `causal` (B, 1, T, T).
-  at::Tensor attention(bool causal) const {
-    auto mask = visible_.unsqueeze(1).unsqueeze(1);
-    if (!causal) return mask;
-    const int64_t T = visible_.size(1);
+  /// For self-attention's operators: what hides keys beside `causal`. Behind a row's tokens nothing is left to hide where that is on.
+  Optional lengths(bool causal) const { return causal ? std::nullopt : lengths_; }
+
+  /// For attention's operators where padding may lie anywhere, true where query i may see key j: (B, 1, 1, T), with `causal` (B, 1, T, T).
+  Optional attention(bool causal) const {
+    if (!real_) return std::nullopt;
+    const int64_t T = real_->size(1);
+    // A row of padding alone has no key at all: it sees its first one, and nobody looks at the result.
+    const auto first = at::arange(T, real_->options().dtype(at::kLong)).eq(0);
+    const auto visible = real_->logical_or(first.logical_and(real_->any(1, true).logical_not())).unsqueeze(1).unsqueeze(1);
+    if (!causal) return visible;
     // The diagonal stays visible, so that a padded query has a key.
-    const auto ones = at::ones({T, T}, visible_.options());
-    return mask.logical_and(ones.tril()).logical_or(at::eye(T, visible_.options()));
+    const auto ones = at::ones({T, T}, real_->options());
+    return visible.logical_and(ones.tril()).logical_or(at::eye(T, real_->options()));
   }
 
  private:
-  at::Tensor real_, visible_;
+  Optional lengths_, real_;
 };
 
 }  // namespace memformer::nn

@@ -30,10 +30,11 @@ class Memory {
   /// m_t from m_{t-1} and the segment x (B, T, D), which is taken in `writerSteps` times. A row of padding alone keeps its memory to the bit.
   /// Rows with next_reset (B) bool, if it is given, restart at once for the segment that follows.
   at::Tensor write(const Slots& slots, const at::Tensor& x, const KeyMask& mask, Pass& pass, const at::Tensor& next_reset = {}) const {
+    const auto lengths = writer_->keeps_rows_without_tokens() ? mask.lengths() : std::nullopt;
     auto next = (*writer_)(slots, x, mask, pass);
-    for (int64_t step = 1; step < steps_; ++step) next = (*writer_)(Slots::of(forgetting_(next), normed_, pass), x, mask, pass);
-    if (mask.none()) return forgetting_(next, next_reset);
-    return forgetting_.restart(at::where(mask.real().any(1).view({-1, 1, 1}), forgetting_(next), slots.raw), next_reset);
+    for (int64_t step = 1; step < steps_; ++step) next = (*writer_)(Slots::of(forgetting_(next, {}, lengths), normed_, pass), x, mask, pass);
+    if (mask.none() || lengths) return forgetting_(next, next_reset, lengths);
+    return forgetting_.restart(at::where(mask.has_tokens().view({-1, 1, 1}), forgetting_(next), slots.raw), next_reset);
   }
 
  private:

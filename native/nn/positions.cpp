@@ -20,17 +20,14 @@ Tensor merge(const Tensor& heads) {
   return heads.transpose(1, 2).reshape({B, T, H * E});
 }
 
-/// For the operators: nothing where every key may be seen, but for what `causal` says.
-std::optional<Tensor> visible(const KeyMask& mask, bool causal) {
-  return mask.none() ? std::nullopt : std::optional<Tensor>(mask.attention(causal));
-}
-
 /// Hides from `scores` (B, H, T, T) what a query may not see.
 Tensor masked(const Tensor& scores, const KeyMask& mask, bool causal) {
   const auto hidden = -std::numeric_limits<double>::infinity();
-  if (!mask.none()) return scores.masked_fill(mask.attention(causal).logical_not(), hidden);
-  if (!causal) return scores;
   const int64_t T = scores.size(3);
+  if (const auto seen = mask.attention(causal)) return scores.masked_fill(seen->logical_not(), hidden);
+  if (const auto lengths = mask.lengths(causal))
+    return scores.masked_fill(first_tokens(lengths->clamp_min(1), T).logical_not().view({-1, 1, 1, T}), hidden);
+  if (!causal) return scores;
   return scores.masked_fill(at::ones({T, T}, scores.options().dtype(at::kBool)).triu(1), hidden);
 }
 
@@ -41,7 +38,8 @@ class Rotary final : public PositionedAttention {
   Tensor operator()(const Tensor& x, const Linear& project, const KeyMask& mask, bool causal, Pass& pass) const override {
     const auto qkv = project.without_bias(x, pass);  // its bias is added with the rotation
     const auto [cos, sin] = angles(qkv.product);
-    return ops::rotary_attention(qkv.product, qkv.bias, qkv.bias_sink, cos, sin, visible(mask, causal), causal, heads_);
+    return ops::rotary_attention(qkv.product, qkv.bias, qkv.bias_sink, cos, sin, mask.attention(causal), causal, heads_,
+                                 mask.lengths(causal));
   }
 
  private:
@@ -146,7 +144,7 @@ Registry<Scheme, Parameters&, const Config&, const LayerPlace&>& position_scheme
 }
 
 Tensor attend(const Tensor& q, const Tensor& k, const Tensor& v, const KeyMask& mask) {
-  return merge(ops::attention(q, k, v, visible(mask, /*causal=*/false), /*causal=*/false));
+  return merge(ops::attention(q, k, v, mask.attention(/*causal=*/false), /*causal=*/false, mask.lengths()));
 }
 
 Tensor t5_buckets(int64_t T, int64_t buckets, int64_t most_distant, bool bidirectional) {

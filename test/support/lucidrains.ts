@@ -45,7 +45,7 @@ function upload(model: Memformer, source: Window["source"][number], target: Wind
   const [rows, length] = [source.length, source[0]!.length];
   return model.upload({
     batch: rows, length, source: Int32Array.from(source.flat()), target: Int32Array.from(target.flat()),
-    reset: new Uint8Array(rows).fill(starts ? 1 : 0), padded: [source, target].flat(2).some((token) => token < 0),
+    reset: new Uint8Array(rows).fill(starts ? 1 : 0),
   });
 }
 

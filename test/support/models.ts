@@ -31,23 +31,32 @@ export interface WindowShape {
   readonly batch?: number;
   readonly segments?: number;
   readonly seed?: number;
-  /** Whether row 0 is padded right, row 1 left, row 2 wholly. Default true. */
-  readonly ragged?: boolean;
+  /**
+   * Padding: none (false), "behind" the tokens of a row, of every length from none to all, or true: behind those of row 0, before those of
+   * row 1, all of row 2. Default true.
+   */
+  readonly ragged?: boolean | "behind";
   /** Whether rows restart, row 3 mid-window. Default: as ragged. */
   readonly restarts?: boolean;
 }
 
 /** Consecutive random segments for `model`. */
 export function randomWindow(model: Memformer, shape: WindowShape = {}): Segment[] {
-  const { batch = 4, segments = 4, seed = 1, ragged = true, restarts = ragged } = shape;
+  const { batch = 4, segments = 4, seed = 1, ragged = true, restarts = ragged !== false } = shape;
   const { segment: T, vocabulary, bos } = model.config, random = new Random(seed);
   const highest = Math.min(bos, vocabulary);
   const tokens = (): Int32Array => Int32Array.from({ length: batch * T }, () => random.below(highest));
   let source = tokens();
   return Array.from({ length: segments }, (_, t) => {
     const target = tokens(), reset = new Uint8Array(batch), read = source.slice();
-    if (ragged) {
-      const row = (array: Int32Array, index: number): Int32Array => array.subarray(index * T, (index + 1) * T);
+    const row = (array: Int32Array, index: number): Int32Array => array.subarray(index * T, (index + 1) * T);
+    if (ragged === "behind") {
+      // Source and target of other lengths: the one is a segment before the other.
+      for (let b = 0; b < batch; b++) {
+        row(read, b).fill(PADDING, random.below(T + 1));
+        row(target, b).fill(PADDING, (b + t) % (T + 1));
+      }
+    } else if (ragged) {
       if (t % 2 === 0 && batch > 0) for (const array of [read, target]) row(array, 0).fill(PADDING, T - 2);
       if (t % 2 === 1 && batch > 1) for (const array of [read, target]) row(array, 1).fill(PADDING, 0, 2);
       if (t === 1 && batch > 2) for (const array of [read, target]) row(array, 2).fill(PADDING);
@@ -57,7 +66,7 @@ export function randomWindow(model: Memformer, shape: WindowShape = {}): Segment
       if (t === 0) reset[0] = 1;
     }
     source = target;
-    return { batch, length: T, source: read, target, reset, padded: ragged };
+    return { batch, length: T, source: read, target, reset };
   });
 }
 

@@ -2,8 +2,8 @@
 import { numbers } from "./opcheck-numbers.ts";
 import type { Argument, Misuse } from "./opcheck-spec.ts";
 
-/** Of `op`, for qkv (3, 5, 54) with 3 heads, bias, bias_sink, cos, sin (5, 3) as the first five arguments. */
-export function rotaryMisuses(op: string): readonly Misuse<readonly Argument[]>[] {
+/** Of `op`, for qkv (3, 5, 54), bias, bias_sink, cos, sin (5, 3) as the first five arguments and 3 heads as that at `heads`. */
+export function rotaryMisuses(op: string, heads: number): readonly Misuse<readonly Argument[]>[] {
   const said = (words: string): RegExp => new RegExp(`^${op}: ${words}$`);
   return [
     {
@@ -28,7 +28,7 @@ export function rotaryMisuses(op: string): readonly Misuse<readonly Argument[]>[
     },
     {
       what: "no heads", code: "CONFIG",
-      arguments: (...args) => args.with(-1, 0),
+      arguments: (...args) => args.with(heads, 0),
       message: said("qkv's width must be 3 x heads x an even number, got 54 with 0 heads"),
     },
     {

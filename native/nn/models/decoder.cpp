@@ -33,7 +33,7 @@ class Decoder final : public Model {
  private:
   Encoding encode(const SegmentInput& segment, const State& state, Pass& pass) const override {
     // A position counts as padding where there is nothing to predict: its input would be the end of the document at most.
-    const KeyMask mask(segment.target, segment.padded);
+    const auto mask = segment.target_mask();
     const auto slots = memory_.meet(state, segment.reset, pass);
     const auto input = shifted(last_token(segment.source), segment.target);                   // (B, T)
     const auto hidden = decoder_(embedding_(input, pass), slots, mask, pass);                // (B, T, D)

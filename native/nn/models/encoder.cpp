@@ -25,7 +25,7 @@ class Encoder final : public Model {
 
  private:
   Encoding encode(const SegmentInput& segment, const State& state, Pass& pass) const override {
-    const KeyMask mask(segment.source, segment.padded);
+    const auto mask = segment.source_mask();
     const auto slots = memory_.meet(state, segment.reset, pass);
     const auto hidden = encoder_(embedding_(segment.source, pass), slots, mask, pass);     // (B, T, D)
     return {hidden, {memory_.write(slots, hidden, mask, pass, segment.next_reset)}};

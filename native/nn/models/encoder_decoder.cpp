@@ -29,7 +29,7 @@ class EncoderDecoder final : public Model {
 
   Tensor logits(const SegmentInput& segment, const Tensor& prefix, const State& state) const override {
     auto pass = start(segment);
-    const KeyMask source_mask(segment.source, segment.padded);
+    const auto source_mask = segment.source_mask();
     const auto slots = memory_.meet(state, segment.reset, pass);
     const auto encoded = encoder_(source_embedding_(segment.source, pass), slots, source_mask, pass);
     const auto input = at::cat({at::full({prefix.size(0), 1}, bos_, prefix.options()), prefix}, 1);
@@ -39,7 +39,7 @@ class EncoderDecoder final : public Model {
 
  private:
   Encoding encode(const SegmentInput& segment, const State& state, Pass& pass) const override {
-    const KeyMask mask(segment.source, segment.padded);
+    const auto mask = segment.source_mask();
     const auto slots = memory_.meet(state, segment.reset, pass);
     const auto encoded = encoder_(source_embedding_(segment.source, pass), slots, mask, pass);     // (B, T, D)
     return {encoded, {memory_.write(slots, encoded, mask, pass, segment.next_reset)}};
@@ -47,8 +47,7 @@ class EncoderDecoder final : public Model {
 
   Tensor decode(const SegmentInput& segments, const Tensor& encoded, Pass& pass) const override {
     const auto first = at::full({segments.target.size(0), 1}, bos_, segments.target.options());
-    const KeyMask source_mask(segments.source, segments.padded), target_mask(segments.target, segments.padded);
-    return decoder_(target_embedding_(shifted(first, segments.target), pass), target_mask, encoded, source_mask, pass);
+    return decoder_(target_embedding_(shifted(first, segments.target), pass), segments.target_mask(), encoded, segments.source_mask(), pass);
   }
 
   Embedding source_embedding_, target_embedding_;  // one tensor where they are shared

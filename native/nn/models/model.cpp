@@ -21,11 +21,11 @@ SegmentInput joined(const std::vector<SegmentInput>& segments) {
   const auto above = [&](at::Tensor SegmentInput::*part) {
     std::vector<at::Tensor> parts;
     for (const auto& segment : segments) parts.push_back(segment.*part);
-    return part == &SegmentInput::seed ? at::stack(parts) : at::cat(parts);
+    return part == &SegmentInput::seed ? at::stack(parts) : at::cat(parts, part == &SegmentInput::lengths ? 1 : 0);
   };
-  const auto any = [&](bool SegmentInput::*flag) { return std::any_of(segments.begin(), segments.end(), [&](const auto& one) { return one.*flag; }); };
+  const bool anywhere = std::any_of(segments.begin(), segments.end(), [](const auto& one) { return one.lengths.numel() == 0; });
   return {above(&SegmentInput::source), above(&SegmentInput::target), above(&SegmentInput::reset), above(&SegmentInput::seed),
-          any(&SegmentInput::padded), segments[0].training};
+          anywhere ? at::empty({0}, at::kInt) : above(&SegmentInput::lengths), segments[0].training};
 }
 
 at::ScalarType parameter_dtype(const Config& config) { return config.text("precision") == "float64" ? at::kDouble : at::kFloat; }

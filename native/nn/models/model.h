@@ -3,6 +3,7 @@
 #pragma once
 #include "core/registry.h"
 #include "nn/config.h"
+#include "nn/key_mask.h"
 #include "nn/parameters.h"
 #include "nn/pass.h"
 
@@ -16,9 +17,12 @@ struct SegmentInput {
   at::Tensor target;  ///< (B, T) int64, this segment, to be predicted; negative: padding, not scored
   at::Tensor reset;   ///< (B) bool, rows that start a document; undefined: the state is restarted already
   at::Tensor seed;    ///< () int64, decides every dropout mask; (G) for the rows of G segments above each other
-  bool padded;        ///< whether there is padding anywhere
-  bool training;      ///< whether dropout is on
+  at::Tensor lengths;  ///< (2, B) int32, tokens before the padding of source and of target; empty, (0): padding may lie anywhere
+  bool training;       ///< whether dropout is on
   at::Tensor next_reset = {};  ///< (B) bool, rows that start a document with the segment that follows; the state is then restarted at once
+
+  KeyMask source_mask() const { return KeyMask(source, lengths.numel() == 0 ? at::Tensor() : lengths[0]); }
+  KeyMask target_mask() const { return KeyMask(target, lengths.numel() == 0 ? at::Tensor() : lengths[1]); }
 };
 
 /// What a run of G consecutive segments gives.

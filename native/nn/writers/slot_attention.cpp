@@ -16,6 +16,7 @@ class SlotAttentionWriter final : public Writer {
   at::Tensor operator()(const Slots& slots, const at::Tensor& x, const KeyMask& mask, Pass& pass) const override {
     return projection_.attend(slots, slots.raw, x, mask, pass);
   }
+  bool keeps_rows_without_tokens() const override { return true; }
 
  private:
   SlotProjection projection_;

@@ -56,7 +56,7 @@ at::Tensor SlotProjection::of_slots(const Slots& slots, const at::Tensor& use, s
 
 at::Tensor SlotProjection::attend(const Slots& slots, const at::Tensor& own, const at::Tensor& x, const KeyMask& mask, Pass& pass) const {
   return ops::slot_attention(of_slots(slots, slots.for_query, 0, pass), of_slots(slots, slots.for_key, 1, pass), own, project(x, key_, pass),
-                             project(x, value_, pass), mask.none() ? std::nullopt : std::optional<at::Tensor>(mask.real()), heads_, scale_);
+                             project(x, value_, pass), mask.real(), heads_, scale_, mask.lengths());
 }
 
 }  // namespace memformer::nn

@@ -16,6 +16,8 @@ class Writer {
   /// x (B, T, D), the normed output of the last layer that reads tokens.
   /// Returns the written memory (B, M, D), before forgetting.
   virtual at::Tensor operator()(const Slots& slots, const at::Tensor& x, const KeyMask& mask, Pass& pass) const = 0;
+  /// Whether a row without tokens comes back to the bit as it was.
+  virtual bool keeps_rows_without_tokens() const { return false; }
 };
 
 /// Writers by name: "slot-attention" (the paper's), "gru".

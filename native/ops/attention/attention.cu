@@ -12,14 +12,15 @@ __global__ void __launch_bounds__(Block::kThreads, 256 / Block::kThreads * 2) at
   auto* bytes = reinterpret_cast<unsigned char*>(memory);
   const auto heads = [&](int i) { return Heads{reinterpret_cast<T*>(bytes + i * Block::kHeadsBytes)}; };
   const Heads q = heads(0), k = heads(1), v = heads(2);
-  const int b = blockIdx.x / p.H, h = blockIdx.x % p.H, row = 16 * warp_of_block(), keys = Block::keys_of(p, row);
+  const int b = blockIdx.x / p.H, h = blockIdx.x % p.H, row = 16 * warp_of_block();
+  const int seen = Block::seen_of(p, b), keys = Block::keys_of(p, row, seen);
   Block::load(q, k, v, p, b, h);
   __syncthreads();
   if (row >= p.N) return;
 
   float s[Block::kRows / 8][4], factor[2], y[E / 8][4] = {};
   Block::product(s, q, k, row, keys);
-  Block::exponentials(s, factor, p, b, row, keys);
+  Block::exponentials(s, factor, p, b, row, keys, seen);
   Block::for_keys(keys, [&](int block) {
     const auto &left = s[2 * block], &right = s[2 * block + 1];
     const uint32_t weights[4] = {pair<T>(left[0], left[1]), pair<T>(left[2], left[3]), pair<T>(right[0], right[1]), pair<T>(right[2], right[3])};

@@ -23,6 +23,7 @@ struct AttentionParams {
   const float* sin;
   const bool* mask;  ///< (b, query, key) with these strides, that of keys 1: true where seen; null: all are
   int64_t mask_b, mask_query;
+  const int* lengths;  ///< (B): keys of row b that are seen, its first; at least one is. null: all are
   AttentionHeads y;  ///< written by forward
   int B, H, N, M, E;  ///< N, M in 1 .. 128, E 32 or 64
   bool causal;  ///< keys after the query are not seen

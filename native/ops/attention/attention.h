@@ -9,11 +9,13 @@
 namespace memformer::ops {
 
 /// q (B, H, N, E), k and v (B, H, M, E), all float32, float64 or bfloat16 (on a GPU also float16) alike, of any strides. mask bool, true
-/// where query i may see key j, of shape (B or 1, 1, N or 1, M), or undefined: all may. Every query must see a key. causal (needs
-/// N = M): no query sees a key after it; a mask beside it must say so too. Returns (B, H, N, E), token by token in memory, so that
-/// merging the heads is free. Differentiable once in q, k, v. Short segments hold the weights (B, H, N, M) for backward, but on a GPU in
+/// where query i may see key j, of shape (B or 1, 1, N or 1, M), or undefined: all may. Every query must see a key. lengths (B) int32:
+/// row b's queries see its first lengths_b keys (at least one), or undefined: all; it costs nothing beside no lengths where a GPU's
+/// kernel for short segments runs; not beside a mask. causal (needs N = M): no query sees a key after it; a mask beside it must say so
+/// too. Returns (B, H, N, E), token by token in memory, so that merging the heads is free. Differentiable once in q, k, v. Short segments hold the weights (B, H, N, M) for backward, but on a GPU in
 /// bfloat16 and float16, with E 32 or 64 and N, M <= 128, nothing beside q, k, v. Throws SHAPE, DTYPE, DEVICE_MISMATCH.
-at::Tensor attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const std::optional<at::Tensor>& mask, bool causal);
+at::Tensor attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const std::optional<at::Tensor>& mask, bool causal,
+                     const std::optional<at::Tensor>& lengths = {});
 
 /// Whether the GPU's kernel for short segments takes N queries and M keys of E numbers, like `x`: E 32 or 64, N and M at most 128, and
 /// shared memory enough (an Ampere or Ada GPU with 99 KiB a block takes E 64 up to 64 tokens).

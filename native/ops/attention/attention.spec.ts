@@ -1,9 +1,10 @@
 import { expect } from "chai";
-import { op, type Tensor } from "../../../lib/index.ts";
+import { apply, op, type Tensor } from "../../../lib/index.ts";
 import { opcheck } from "../../../test/support/opcheck.ts";
 import { Draw, type Numbers, numbers } from "../../../test/support/opcheck-numbers.ts";
 import { run } from "../../../test/support/opcheck-run.ts";
 import type { OperatorSpec } from "../../../test/support/opcheck-spec.ts";
+import { visibleKeys } from "../../../test/support/visible-keys.ts";
 
 interface Case {
   readonly what: string;
@@ -14,13 +15,15 @@ interface Case {
   readonly E: number;
   /** Has the rows of the batch and the queries that it tells apart; without it there is no mask. */
   readonly mask?: { readonly rows: number; readonly queries: number; sees(b: number, i: number, j: number): boolean };
+  /** Keys of each row that are seen, its first; without it all are. */
+  readonly lengths?: readonly number[];
   /** Keys after the query are not seen, by the operator's own doing. Default false. */
   readonly causal?: boolean;
   /** Of the queries: where it is large, the softmax is sharp. Default 1. */
   readonly gain?: number;
 }
 
-type Arguments = [q: Numbers, k: Numbers, v: Numbers, mask: Numbers | null, causal: number];
+type Arguments = [q: Numbers, k: Numbers, v: Numbers, mask: Numbers | null, causal: number, lengths: Numbers | null];
 
 const padded = (lengths: readonly number[]) => (b: number, _: number, j: number): boolean => j < lengths[b]!;
 const upTo = (_: number, i: number, j: number): boolean => j <= i;
@@ -47,6 +50,14 @@ export const attention: OperatorSpec<Case, Arguments> = {
     { what: "of such heads, one query", B: 2, H: 2, N: 1, M: 99, E: 64 },
     { what: "of such heads, one key, a mask for each query", B: 1, H: 2, N: 70, M: 1, E: 32,
       mask: { rows: 1, queries: 70, sees: () => true } },
+    { what: "with lengths", B: 4, H: 2, N: 5, M: 4, E: 3, lengths: [4, 1, 3, 0] },
+    { what: "with lengths, causal", B: 3, H: 2, N: 6, M: 6, E: 4, causal: true, lengths: [6, 2, 4] },
+    { what: "of heads that a GPU's kernel takes, with lengths of every size", B: 9, H: 1, N: 64, M: 64, E: 32,
+      lengths: [64, 63, 49, 48, 17, 16, 15, 1, 0] },
+    { what: "of heads that a GPU's kernel takes, as large as it takes, with lengths", B: 8, H: 1, N: 128, M: 128, E: 64,
+      lengths: [128, 127, 65, 64, 63, 33, 1, 0] },
+    { what: "of heads that a GPU's kernel takes, causal, with lengths", B: 3, H: 2, N: 100, M: 100, E: 32, causal: true, lengths: [100, 70, 3] },
+    { what: "longer than a GPU's kernel takes, with lengths", B: 2, H: 1, N: 140, M: 140, E: 32, lengths: [140, 33] },
     { what: "sharpened", B: 2, H: 1, N: 4, M: 8, E: 4, gain: 20 },
     { what: "larger", B: 2, H: 4, N: 65, M: 70, E: 16, mask: { rows: 2, queries: 1, sees: padded([70, 33]) } },
     { what: "without rows", B: 0, H: 2, N: 3, M: 4, E: 2 },
@@ -60,19 +71,20 @@ export const attention: OperatorSpec<Case, Arguments> = {
     { what: "of such, in heads that it does not take", B: 1, H: 1, N: 9, M: 150, E: 16 },
     { what: "of such, too long for so few heads", B: 1, H: 1, N: 3, M: 1025, E: 32 },
   ],
-  inputs({ B, H, N, M, E, mask, causal = false, gain = 1 }, draw) {
+  inputs({ B, H, N, M, E, mask, causal = false, gain = 1, lengths }, draw) {
     const seen = mask && numbers([mask.rows, 1, mask.queries, M], (at) =>
       mask.sees(Math.floor(at / M / mask.queries), Math.floor(at / M) % mask.queries, at % M) ? 1 : 0, "bool");
-    return [draw.numbers([B, H, N, E], gain), draw.numbers([B, H, M, E]), draw.numbers([B, H, M, E]), seen ?? null, Number(causal)];
+    return [draw.numbers([B, H, N, E], gain), draw.numbers([B, H, M, E]), draw.numbers([B, H, M, E]), seen ?? null, Number(causal),
+      lengths === undefined ? null : numbers([B], (b) => lengths[b]!, "int32")];
   },
-  call: (q, k, v, mask, causal) => op("memformer::attention", q, k, v, mask, causal === 1),
-  reference(q, k, v, mask, causal) {
+  call: (q, k, v, mask, causal, lengths) => op("memformer::attention", q, k, v, mask, causal === 1, lengths),
+  reference(q, k, v, mask, causal, lengths) {
     const [B, H, N, E] = q.shape as [number, number, number, number], M = k.shape[2]!, y = numbers([B, H, N, E]);
     const [rows, , queries] = mask === null ? [1, 1, 1] : mask.shape;
     for (let b = 0; b < B; b++) for (let h = 0; h < H; h++) for (let i = 0; i < N; i++) {
       const query = ((b * H + h) * N + i) * E, key = (j: number): number => ((b * H + h) * M + j) * E;
       const allowed = ((rows === 1 ? 0 : b) * queries! + (queries === 1 ? 0 : i)) * M;
-      const seen = [...Array(M).keys()].filter((j) => (causal === 0 || j <= i) && (mask === null || mask.data[allowed + j] === 1));
+      const seen = [...Array(M).keys()].filter((j) => (causal === 0 || j <= i) && (lengths === null || j < Math.max(1, lengths.data[b]!)) && (mask === null || mask.data[allowed + j] === 1));
       const scores = seen.map((j) => {
         let sum = 0;
         for (let e = 0; e < E; e++) sum += q.data[query + e]! * k.data[key(j) + e]!;
@@ -86,8 +98,10 @@ export const attention: OperatorSpec<Case, Arguments> = {
     }
     return [y];
   },
-  plain: (q, k, v, mask, causal) =>
-    op("aten::_scaled_dot_product_attention_math", q, k, v, mask, 0, causal === 1 && mask === null).slice(0, 1),
+  plain(q, k, v, mask, causal, lengths) {
+    const seen = lengths === null ? mask : visibleKeys(lengths, apply("aten::select.int", apply("aten::select.int", k, 3, 0), 1, 0), causal === 1);
+    return op("aten::_scaled_dot_product_attention_math", q, k, v, seen, 0, causal === 1 && seen === null).slice(0, 1);
+  },
   leftToLibTorch: ({ N, M }, dtype) => dtype === "float32" && N * M > 128 * 128,
   misuses: [
     {
@@ -121,6 +135,21 @@ export const attention: OperatorSpec<Case, Arguments> = {
       message: /^attention: causal needs as many keys as queries, got 7 and 5$/,
     },
     {
+      what: "lengths beside a mask", code: "CONFIG",
+      arguments: (...args) => args.with(3, numbers([3, 1, 5, 7], () => 1, "bool")).with(5, numbers([3], () => 2, "int32")),
+      message: /^attention: takes a mask or lengths, got both$/,
+    },
+    {
+      what: "lengths of other rows", code: "SHAPE",
+      arguments: (...args) => args.with(5, numbers([4], () => 2, "int32")),
+      message: /^attention: lengths must have shape \(3\), got \[4\]$/,
+    },
+    {
+      what: "lengths that are not int32", code: "DTYPE",
+      arguments: (...args) => args.with(5, numbers([3], () => 2, "int64")),
+      message: /^attention: lengths must be Int, got Long$/,
+    },
+    {
       what: "a mask that is not bool", code: "DTYPE",
       arguments: (...args) => args.with(3, numbers([3, 1, 5, 7])),
       message: /^attention: mask must be Bool, got Double$/,
@@ -144,7 +173,7 @@ export const attention: OperatorSpec<Case, Arguments> = {
 };
 
 opcheck(attention, () => {
-  const call = (...args: (Tensor | number | null)[]): Tensor[] => op(attention.name, ...args.slice(0, 4), args[4] === 1);
+  const call = (...args: (Tensor | number | null)[]): Tensor[] => op(attention.name, ...args.slice(0, 4), args[4] === 1, args[5] as Tensor | null);
 
   it("sees nothing of a key behind the mask, to the bit", async () => {
     const [q, k, v, mask, causal] = attention.inputs(attention.cases[4]!, new Draw(3));
@@ -152,6 +181,16 @@ opcheck(attention, () => {
     const seen = (at: number): boolean => mask!.data[Math.floor(at / (H * M * E)) * M + Math.floor(at / E) % M] === 1;
     const changed = (x: Numbers): Numbers => ({ ...x, data: x.data.map((y, at) => seen(at) ? y : 1e3 * (y + 1)) });
     const [first] = await run(call, [q, k, v, mask, causal]), [again] = await run(call, [q, changed(k), changed(v), mask, causal]);
+    expect(again!.data).to.deep.equal(first!.data);
+  });
+
+  it("sees nothing of a key beyond the length, to the bit", async () => {
+    const at = attention.cases.findIndex(({ what }) => what === "with lengths");
+    const [q, k, v, mask, causal, lengths] = attention.inputs(attention.cases[at]!, new Draw(3));
+    const [, H, M, E] = k.shape as [number, number, number, number];
+    const seen = (i: number): boolean => Math.floor(i / E) % M < Math.max(1, lengths!.data[Math.floor(i / (H * M * E))]!);
+    const changed = (x: Numbers): Numbers => ({ ...x, data: x.data.map((y, i) => seen(i) ? y : 1e3 * (y + 1)) });
+    const [first] = await run(call, [q, k, v, mask, causal, lengths]), [again] = await run(call, [q, changed(k), changed(v), mask, causal, lengths]);
     expect(again!.data).to.deep.equal(first!.data);
   });
 

@@ -4,12 +4,14 @@
 namespace memformer::ops {
 namespace {
 
-/// c (16 keys from `row`, E) = (weights of all queries)^T x. Causal: queries before the keys have no weight.
+/// c (16 keys from `row`, E) = (weights of all queries)^T x. Causal: queries before the keys have no weight. Keys from `seen` on have none
+/// of any query, and their columns may not have been written.
 template <typename Block>
 __device__ __forceinline__ void sum_over_queries(float (&c)[Block::E / 8][4], const typename Block::Weights& weights,
-                                                 const typename Block::Heads& x, const AttentionParams& p, int row) {
+                                                 const typename Block::Heads& x, const AttentionParams& p, int row, int seen) {
 #pragma unroll
   for (int j = 0; j < Block::E / 8; ++j) c[j][0] = c[j][1] = c[j][2] = c[j][3] = 0.0f;
+  if (row >= seen) return;
 #pragma unroll 4
   for (int query = p.causal ? row : 0; query < p.N; query += 16) {
     uint32_t a[4];
@@ -72,8 +74,8 @@ __global__ void __launch_bounds__(Block::kThreads, 256 / Block::kThreads * 2) at
   const auto heads = [&](int i) { return Heads{reinterpret_cast<T*>(bytes + i * Block::kHeadsBytes)}; };
   const Heads q = heads(0), k = heads(1), v = heads(2), grad = heads(3);
   const typename Block::Weights weights{reinterpret_cast<T*>(bytes + 4 * Block::kHeadsBytes)};
-  const int warp = warp_of_block(), row = 16 * warp, keys = Block::keys_of(p, row);
   const int b = blockIdx.x / p.H, h = blockIdx.x % p.H, lane = threadIdx.x % kWarp, g = lane / 4, t = lane % 4;
+  const int warp = warp_of_block(), row = 16 * warp, seen = Block::seen_of(p, b), keys = Block::keys_of(p, row, seen);
   Block::fetch(grad, params.grad, b, h, p.N);
   Block::load(q, k, v, p, b, h);
   __syncthreads();
@@ -87,7 +89,7 @@ __global__ void __launch_bounds__(Block::kThreads, 256 / Block::kThreads * 2) at
   if (row < p.N) {
     float s[kRows / 8][4], factor[2], delta[2] = {};
     Block::product(s, q, k, row, keys);
-    Block::exponentials(s, factor, p, b, row, keys);
+    Block::exponentials(s, factor, p, b, row, keys, seen);
     Block::for_keys(keys, [&](int block) {
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
@@ -122,7 +124,7 @@ __global__ void __launch_bounds__(Block::kThreads, 256 / Block::kThreads * 2) at
   }
   __syncthreads();  // the values have been read, all weights are there
   if (row < p.N) Block::put(v, row, c);  // dL/dq, over the values
-  if (row < p.M) sum_over_queries<Block>(c, weights, grad, p, row);
+  if (row < p.M) sum_over_queries<Block>(c, weights, grad, p, row, seen);
   __syncthreads();  // weights and gradient have been read
   if (row < p.M) Block::put(grad, row, c);  // dL/dv, over the gradient
   if (row < p.N) {
@@ -133,7 +135,7 @@ __global__ void __launch_bounds__(Block::kThreads, 256 / Block::kThreads * 2) at
   }
   __syncthreads();  // ds is there
   if (row < p.M) {
-    sum_over_queries<Block>(c, weights, q, p, row);
+    sum_over_queries<Block>(c, weights, q, p, row, seen);
     turn_back<Block>(c, p, row, p.M);
     Block::put(k, row, c);  // dL/dk, over the keys
   }

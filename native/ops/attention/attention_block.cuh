@@ -112,8 +112,13 @@ struct AttentionBlock {
     }
   }
 
-  /// How many keys the warp's queries from `row` may see: none beyond.
-  static __device__ __forceinline__ int keys_of(const AttentionParams& p, int row) { return p.causal ? min(p.M, row + 16) : p.M; }
+  /// How many keys of row b are seen at all.
+  static __device__ __forceinline__ int seen_of(const AttentionParams& p, int b) {
+    return p.lengths == nullptr ? p.M : max(1, min(p.M, p.lengths[b]));
+  }
+
+  /// How many of `seen` keys the warp's queries from `row` may see: none beyond.
+  static __device__ __forceinline__ int keys_of(const AttentionParams& p, int row, int seen) { return p.causal ? min(seen, row + 16) : seen; }
 
   /// Calls body(block) for every 16 keys, the second half of them only if there are that many.
   template <typename Body>
@@ -156,13 +161,13 @@ struct AttentionBlock {
 
   /// Scores to exp(score - the row's largest), 0 for keys not seen; to `factor` what makes the lane's two rows (g, g + 8) sum to 1.
   static __device__ __forceinline__ void exponentials(float (&s)[rows / 8][4], float (&factor)[2], const AttentionParams& p, int b, int row,
-                                                      int keys) {
+                                                      int keys, int seen) {
     const int lane = threadIdx.x % kWarp, g = lane / 4, t = lane % 4;
     const float scale = p.scale * kLog2E;
     float most[2] = {-INFINITY, -INFINITY}, sum[2] = {};
     int limit[2];  // keys seen, less the lane's first
 #pragma unroll
-    for (int i = 0; i < 2; ++i) limit[i] = (p.causal ? min(p.M, row + g + 8 * i + 1) : p.M) - 2 * t;
+    for (int i = 0; i < 2; ++i) limit[i] = (p.causal ? min(seen, row + g + 8 * i + 1) : seen) - 2 * t;
     if (p.mask != nullptr) hide(s, p, b, row, keys);
     for_keys(keys, [&](int block) {
 #pragma unroll

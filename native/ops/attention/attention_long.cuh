@@ -26,6 +26,7 @@ struct AttentionLongKeysParams {
 struct AttentionLongQueriesParams {
   AttentionLongParams of;
   const float* delta;  ///< (B, H, N)
+  const int* lengths;  ///< (B): keys of row b that are seen, its first, 0 to M; the gradients of others are 0. null: all are
 };
 
 void launch_attention_long_keys_backward(const AttentionLongKeysParams& params, cudaStream_t stream);

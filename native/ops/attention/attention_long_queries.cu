@@ -85,6 +85,7 @@ __global__ void __launch_bounds__(Block::kThreads, 2) attention_long_queries_bac
 
   const int warp = warp_of_block(), row = Block::kRows * warp, t = threadIdx.x % 4;
   const int b = blockIdx.x / p.H, h = blockIdx.x % p.H, tiles = (p.N + kLongTile - 1) / kLongTile;
+  const int seen = params.lengths == nullptr ? p.M : max(0, min(p.M, params.lengths[b]));
   const auto q_bh = Block::rows_of(p.q, b, h), grad_bh = Block::rows_of(p.grad, b, h), grad_q_bh = Block::rows_of(p.grad_q, b, h);
   const auto fetch_tile = [&](int tile) {
     const int first = tile * kLongTile, query = first + threadIdx.x % kLongTile;
@@ -111,13 +112,13 @@ __global__ void __launch_bounds__(Block::kThreads, 2) attention_long_queries_bac
     arrived();
     __syncthreads();  // the tile is there; ds and the tile before have been read
     if (tile + 1 < tiles) fetch_tile(tile + 1);
-    if (row < p.M) {
+    if (row < seen) {
 #pragma unroll 1  // two chunks at once would spill
       for (int chunk = 0; chunk < kLongTile; chunk += Block::kChunk) {
         typename Block::Sums s, x;
         typename Block::Pairs pairs;
         Block::product(s, from(k), q, chunk);
-        exponentials<Block>(s, lse + chunk, p.scale * kLog2E, p.M - row);
+        exponentials<Block>(s, lse + chunk, p.scale * kLog2E, seen - row);
         Block::round(pairs, s);
         Block::mix(grad_v, pairs, grad, chunk);
         Block::product(x, from(v), grad, chunk);
@@ -130,7 +131,7 @@ __global__ void __launch_bounds__(Block::kThreads, 2) attention_long_queries_bac
     __syncthreads();  // ds is there
     const int query = warp % 2 * Block::kRows, column = warp / 2 * (E / 2);
     float c[2][E / 16][4];
-    Block::template sum_over_short<E / 2>(c, ds, query, k, column, p.M);
+    Block::template sum_over_short<E / 2>(c, ds, query, k, column, seen);
     add_half<Block>(grad_q, query, column, c, p.scale);
     __syncwarp();
     Block::template save<E / 2>(grad_q, query, column, grad_q_bh, tile * kLongTile + query, p.N);

@@ -51,7 +51,7 @@ TORCH_LIBRARY_FRAGMENT(memformer, library) {
   library.def("attention_long_queries_fits(Tensor q, Tensor k) -> bool");
   library.def(
       "attention_long_queries_backward(Tensor grad, Tensor q, Tensor k, Tensor v, Tensor lse, Tensor delta, Tensor(a!) grad_q,"
-      " Tensor(b!) grad_k, Tensor(c!) grad_v, float scale) -> ()");
+      " Tensor(b!) grad_k, Tensor(c!) grad_v, float scale, Tensor? lengths) -> ()");
 }
 TORCH_LIBRARY_IMPL(memformer, CompositeExplicitAutograd, library) { library.impl("attention_long_queries_fits", &long_queries_fit); }
 

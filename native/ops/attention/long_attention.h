@@ -14,7 +14,8 @@ at::Tensor long_attention(const at::Tensor& q, const at::Tensor& k, const at::Te
 
 // For few keys and many queries, as the memory is written, there are operators, which others call (attention_long.cuh):
 //   attention_long_queries_fits(q, k)             M at most 128, and otherwise as above
-//   attention_long_queries_backward(…, grad_q, grad_k, grad_v, scale)    adds to grad_q and writes grad_k and grad_v, all of them views
-//                                                 (B, H, rows, E) of multiples of 16 bytes; lse and delta (B, H, N) are contiguous
+//   attention_long_queries_backward(…, grad_q, grad_k, grad_v, scale, lengths)    adds to grad_q and writes grad_k and grad_v, all of
+//                                                 them views (B, H, rows, E) of multiples of 16 bytes; lse and delta (B, H, N) are
+//                                                 contiguous; lengths (B) int32: keys of each row that are seen, or none: all are
 
 }  // namespace memformer::ops

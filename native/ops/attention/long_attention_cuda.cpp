@@ -4,6 +4,7 @@
 #include <c10/cuda/CUDAStream.h>
 
 #include "core/cuda/dtype_of.h"
+#include "core/gradient_sink.h"
 #include "core/torch.h"
 #include "ops/attention/attention_long.cuh"
 #include "ops/attention/heads.h"
@@ -65,10 +66,13 @@ std::tuple<Tensor, Tensor, Tensor> backward_cuda(const Tensor& grad_in, const Te
 }
 
 void queries_backward_cuda(const Tensor& grad_in, const Tensor& q_in, const Tensor& k_in, const Tensor& v_in, const Tensor& lse,
-                           const Tensor& delta, const Tensor& grad_q, const Tensor& grad_k, const Tensor& grad_v, double scale) {
+                           const Tensor& delta, const Tensor& grad_q, const Tensor& grad_k, const Tensor& grad_v, double scale,
+                           const std::optional<Tensor>& lengths_in) {
   const c10::cuda::CUDAGuard device(q_in.device());
   const auto q = readable(q_in), k = readable(k_in), v = readable(v_in), grad = readable(grad_in);
-  launch_attention_long_queries_backward({params_of(grad, q, k, v, lse, grad_q, grad_k, grad_v, scale), delta.const_data_ptr<float>()},
+  const auto lengths = given(lengths_in) ? lengths_in->contiguous() : Tensor();
+  launch_attention_long_queries_backward({params_of(grad, q, k, v, lse, grad_q, grad_k, grad_v, scale), delta.const_data_ptr<float>(),
+                                          lengths.defined() ? lengths.const_data_ptr<int>() : nullptr},
                                          c10::cuda::getCurrentCUDAStream());
   C10_CUDA_KERNEL_LAUNCH_CHECK();
 }

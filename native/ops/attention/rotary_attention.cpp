@@ -15,11 +15,11 @@ constexpr const char* kOp = "rotary_attention";
 
 /// Of the two operators that this one is.
 Tensor composed(const Tensor& qkv, const Optional& bias, const Optional& bias_sink, const Tensor& cos, const Tensor& sin, const Optional& mask,
-                bool causal, int64_t heads) {
+                bool causal, int64_t heads, const Optional& lengths) {
   using Rotary = std::tuple<Tensor, Tensor, Tensor>(const Tensor&, const Optional&, const Optional&, const Tensor&, const Tensor&, int64_t);
   static const auto rotary_qkv = find_op<Rotary>("memformer::rotary_qkv");
   const auto [q, k, v] = rotary_qkv.call(qkv, bias, bias_sink, cos, sin, heads);
-  const auto y = attention(q, k, v, mask, causal);
+  const auto y = attention(q, k, v, mask, causal, lengths);
   return y.transpose(1, 2).reshape({qkv.size(0), qkv.size(1), qkv.size(2) / 3});
 }
 
@@ -28,31 +28,33 @@ bool is_fused(const Tensor& qkv, int64_t heads) {
   return attention_is_fused(qkv, T, T, qkv.size(2) / (3 * heads));
 }
 
-using Forward = Tensor(const Tensor&, const Optional&, const Tensor&, const Tensor&, const Optional&, bool, int64_t);
+using Forward = Tensor(const Tensor&, const Optional&, const Tensor&, const Tensor&, const Optional&, bool, int64_t,
+                       const Optional&);
 using Backward = std::tuple<Tensor, Tensor>(const Tensor&, const Tensor&, const Optional&, const Optional&, const Tensor&, const Tensor&,
-                                            const Optional&, bool, int64_t);
+                                            const Optional&, bool, int64_t, const Optional&);
 
 void check(const Tensor& qkv, const Optional& bias, const Optional& bias_sink, const Tensor& cos, const Tensor& sin, const Optional& mask,
-           bool causal, int64_t heads) {
+           bool causal, int64_t heads, const Optional& lengths) {
   check_rotary(kOp, qkv, bias, bias_sink, cos, sin, heads);
-  check_attention_mask(kOp, mask, causal, qkv.size(0), qkv.size(1), qkv.size(1), qkv);
+  check_attention_mask(kOp, mask, causal, lengths, qkv.size(0), qkv.size(1), qkv.size(1), "qkv", qkv);
 }
 
-Tensor fused(const Tensor& qkv, const Optional& bias, const Tensor& cos, const Tensor& sin, const Optional& mask, bool causal, int64_t heads) {
+Tensor fused(const Tensor& qkv, const Optional& bias, const Tensor& cos, const Tensor& sin, const Optional& mask, bool causal, int64_t heads,
+             const Optional& lengths) {
   static const auto op = find_op<Forward>("memformer::rotary_attention_forward");
-  return op.call(qkv, bias, cos, sin, mask, causal, heads);
+  return op.call(qkv, bias, cos, sin, mask, causal, heads, lengths);
 }
 
 class RotaryAttention : public torch::autograd::Function<RotaryAttention> {
  public:
   static Tensor forward(torch::autograd::AutogradContext* context, const Tensor& qkv, const Optional& bias, const Optional& bias_sink,
-                        const Tensor& cos, const Tensor& sin, const Optional& mask, bool causal, int64_t heads) {
+                        const Tensor& cos, const Tensor& sin, const Optional& mask, bool causal, int64_t heads, const Optional& lengths) {
     at::AutoDispatchBelowADInplaceOrView below;
-    context->save_for_backward({qkv, bias.value_or(Tensor()), cos, sin, mask.value_or(Tensor())});
+    context->save_for_backward({qkv, bias.value_or(Tensor()), cos, sin, mask.value_or(Tensor()), lengths.value_or(Tensor())});
     context->saved_data["bias_sink"] = bias_sink;  // no saved variable: other backward passes add to it meanwhile
     context->saved_data["causal"] = causal;
     context->saved_data["heads"] = heads;
-    return fused(qkv, bias, cos, sin, mask, causal, heads);
+    return fused(qkv, bias, cos, sin, mask, causal, heads, lengths);
   }
 
   static torch::autograd::variable_list backward(torch::autograd::AutogradContext* context, torch::autograd::variable_list grads) {
@@ -62,41 +64,44 @@ class RotaryAttention : public torch::autograd::Function<RotaryAttention> {
     const auto optional = [&](size_t i) { return saved[i].defined() ? Optional(saved[i]) : std::nullopt; };
     const auto bias_sink = context->saved_data["bias_sink"].toOptional<Tensor>();
     auto [qkv, bias] = op.call(grads[0], saved[0], optional(1), bias_sink, saved[2], saved[3], optional(4),
-                               context->saved_data["causal"].toBool(), context->saved_data["heads"].toInt());
+                               context->saved_data["causal"].toBool(), context->saved_data["heads"].toInt(), optional(5));
     if (!saved[1].defined() || given(bias_sink)) bias.reset();
-    return {qkv, bias, {}, {}, {}, {}, {}, {}};
+    return {qkv, bias, {}, {}, {}, {}, {}, {}, {}};
   }
 };
 
 Tensor with_gradient(const Tensor& qkv, const Optional& bias, const Optional& bias_sink, const Tensor& cos, const Tensor& sin,
-                     const Optional& mask, bool causal, int64_t heads) {
-  check(qkv, bias, bias_sink, cos, sin, mask, causal, heads);
-  if (!is_fused(qkv, heads)) return composed(qkv, bias, bias_sink, cos, sin, mask, causal, heads);
-  return RotaryAttention::apply(qkv, bias, bias_sink, cos, sin, mask, causal, heads);
+                     const Optional& mask, bool causal, int64_t heads, const Optional& lengths) {
+  check(qkv, bias, bias_sink, cos, sin, mask, causal, heads, lengths);
+  if (!is_fused(qkv, heads)) return composed(qkv, bias, bias_sink, cos, sin, mask, causal, heads, lengths);
+  return RotaryAttention::apply(qkv, bias, bias_sink, cos, sin, mask, causal, heads, lengths);
 }
 
 Tensor without_gradient(const Tensor& qkv, const Optional& bias, const Optional& bias_sink, const Tensor& cos, const Tensor& sin,
-                        const Optional& mask, bool causal, int64_t heads) {
-  check(qkv, bias, bias_sink, cos, sin, mask, causal, heads);
-  if (!is_fused(qkv, heads)) return composed(qkv, bias, bias_sink, cos, sin, mask, causal, heads);
-  return fused(qkv, bias, cos, sin, mask, causal, heads);
+                        const Optional& mask, bool causal, int64_t heads, const Optional& lengths) {
+  check(qkv, bias, bias_sink, cos, sin, mask, causal, heads, lengths);
+  if (!is_fused(qkv, heads)) return composed(qkv, bias, bias_sink, cos, sin, mask, causal, heads, lengths);
+  return fused(qkv, bias, cos, sin, mask, causal, heads, lengths);
 }
 
 }  // namespace
 
 Tensor rotary_attention(const Tensor& qkv, const Optional& bias, const Optional& bias_sink, const Tensor& cos, const Tensor& sin,
-                        const Optional& mask, bool causal, int64_t heads) {
+                        const Optional& mask, bool causal, int64_t heads, const Optional& lengths) {
   static const auto op = find_op<decltype(rotary_attention)>("memformer::rotary_attention");
-  return op.call(qkv, bias, bias_sink, cos, sin, mask, causal, heads);
+  return op.call(qkv, bias, bias_sink, cos, sin, mask, causal, heads, lengths);
 }
 
 TORCH_LIBRARY_FRAGMENT(memformer, library) {
   library.def(
-      "rotary_attention(Tensor qkv, Tensor? bias, Tensor? bias_sink, Tensor cos, Tensor sin, Tensor? mask, bool causal, int heads) -> Tensor");
-  library.def("rotary_attention_forward(Tensor qkv, Tensor? bias, Tensor cos, Tensor sin, Tensor? mask, bool causal, int heads) -> Tensor");
+      "rotary_attention(Tensor qkv, Tensor? bias, Tensor? bias_sink, Tensor cos, Tensor sin, Tensor? mask, bool causal, int heads,"
+      " Tensor? lengths=None) -> Tensor");
+  library.def(
+      "rotary_attention_forward(Tensor qkv, Tensor? bias, Tensor cos, Tensor sin, Tensor? mask, bool causal, int heads, Tensor? lengths)"
+      " -> Tensor");
   library.def(
       "rotary_attention_backward(Tensor grad, Tensor qkv, Tensor? bias, Tensor(a!)? bias_sink, Tensor cos, Tensor sin, Tensor? mask,"
-      " bool causal, int heads) -> (Tensor grad_qkv, Tensor grad_bias)");
+      " bool causal, int heads, Tensor? lengths) -> (Tensor grad_qkv, Tensor grad_bias)");
 }
 TORCH_LIBRARY_IMPL(memformer, CompositeExplicitAutograd, library) { library.impl("rotary_attention", &without_gradient); }
 TORCH_LIBRARY_IMPL(memformer, Autograd, library) { library.impl("rotary_attention", &with_gradient); }

@@ -6,10 +6,12 @@
 
 namespace memformer::ops {
 
-/// qkv (B, T, 3 D), bias (3 D) or undefined, cos, sin (T, E / 2), heads: as rotary_qkv; mask and causal: as attention. Returns (B, T, D).
+/// qkv (B, T, 3 D), bias (3 D) or undefined, cos, sin (T, E / 2), heads: as rotary_qkv; mask, causal and lengths: as attention.
+/// Returns (B, T, D).
 /// Differentiable once in qkv and bias; to bias_sink, (3 D) float32 (float64 for float64), the gradient of the bias is added in the
 /// backward pass, and nothing is sent back; on a GPU that is put off as in rotary_qkv. Throws SHAPE, DTYPE, DEVICE_MISMATCH, CONFIG.
 at::Tensor rotary_attention(const at::Tensor& qkv, const std::optional<at::Tensor>& bias, const std::optional<at::Tensor>& bias_sink,
-                            const at::Tensor& cos, const at::Tensor& sin, const std::optional<at::Tensor>& mask, bool causal, int64_t heads);
+                            const at::Tensor& cos, const at::Tensor& sin, const std::optional<at::Tensor>& mask, bool causal, int64_t heads,
+                            const std::optional<at::Tensor>& lengths = {});
 
 }  // namespace memformer::ops

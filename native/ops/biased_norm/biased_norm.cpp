@@ -5,18 +5,19 @@
 
 // Saved for backward: the result y and the clamped norm n (B, M). With g = dL/dy:
 //   dL/ds = (g - y (y.g)) / n    where n > eps,    g / eps    where the norm was clamped;    dL/dbias = sum over B of dL/ds;
-//   dL/dmemory = dL/ds, 0 in rows that start anew.
+//   dL/dmemory = dL/ds, 0 in rows that start anew. A row without tokens that does not start anew: dL/dmemory = g, nothing to the bias.
 namespace memformer::ops {
 namespace {
 
-using Reset = std::optional<at::Tensor>;
+using Rows = std::optional<at::Tensor>;
 constexpr const char* kOp = "biased_norm";
 
-void check(const at::Tensor& memory, const at::Tensor& bias, const Reset& reset) {
+void check(const at::Tensor& memory, const at::Tensor& bias, const Rows& reset, const Rows& lengths) {
   require_floating(kOp, "memory", memory);
   require_shape(kOp, "memory", memory, {-1, -1, -1});
   require_shape(kOp, "bias", bias, {memory.size(1), memory.size(2)});
   require_like(kOp, "bias", bias, "memory", memory);
+  require_lengths(kOp, lengths, memory.size(0), "memory", memory);
   if (!given(reset)) return;
   require_shape(kOp, "reset", *reset, {memory.size(0)});
   require_dtype(kOp, "reset", *reset, at::kBool);
@@ -25,14 +26,28 @@ void check(const at::Tensor& memory, const at::Tensor& bias, const Reset& reset)
 }
 
 /// x (B, M, D), zeros in the rows of `reset`.
-at::Tensor without(const at::Tensor& x, const Reset& reset) { return given(reset) ? x.masked_fill(reset->view({-1, 1, 1}), 0) : x; }
+at::Tensor without(const at::Tensor& x, const Rows& reset) { return given(reset) ? x.masked_fill(reset->view({-1, 1, 1}), 0) : x; }
 
+/// (B) bool, the rows that keep their memory; undefined: none.
+at::Tensor kept_rows(const Rows& reset, const Rows& lengths) {
+  if (!given(lengths)) return {};
+  const auto empty = lengths->le(0);
+  return (given(reset) ? empty.logical_and(reset->logical_not()) : empty).contiguous();
+}
+
+/// kept (B), or null.
 template <typename scalar_t, typename sum_t>
-void forward_rows(const scalar_t* memory, const scalar_t* bias, scalar_t* y, sum_t* norm, int64_t rows, int64_t M, int64_t D, sum_t eps) {
+void forward_rows(const scalar_t* memory, const scalar_t* bias, const bool* kept, scalar_t* y, sum_t* norm, int64_t rows, int64_t M, int64_t D,
+                  sum_t eps) {
   at::parallel_for(0, rows, std::max<int64_t>(1, 4096 / std::max<int64_t>(D, 1)), [&](int64_t begin, int64_t end) {
     for (int64_t row = begin; row < end; ++row) {
       const scalar_t* m = memory + row * D;
       const scalar_t* v = bias + (row % M) * D;
+      if (kept != nullptr && kept[row / M]) {
+        std::copy(m, m + D, y + row * D);
+        norm[row] = 1;
+        continue;
+      }
       sum_t square = 0;
 #pragma omp simd reduction(+ : square)
       for (int64_t d = 0; d < D; ++d) {
@@ -46,12 +61,18 @@ void forward_rows(const scalar_t* memory, const scalar_t* bias, scalar_t* y, sum
   });
 }
 
+/// dL/ds; in rows that are kept, 0.
 template <typename scalar_t, typename sum_t>
-void backward_rows(const scalar_t* grad, const scalar_t* y, const sum_t* norm, scalar_t* grad_s, int64_t rows, int64_t D, sum_t eps) {
+void backward_rows(const scalar_t* grad, const scalar_t* y, const sum_t* norm, const bool* kept, scalar_t* grad_s, int64_t rows, int64_t M,
+                   int64_t D, sum_t eps) {
   at::parallel_for(0, rows, std::max<int64_t>(1, 4096 / std::max<int64_t>(D, 1)), [&](int64_t begin, int64_t end) {
     for (int64_t row = begin; row < end; ++row) {
       const scalar_t* g = grad + row * D;
       const scalar_t* y_row = y + row * D;
+      if (kept != nullptr && kept[row / M]) {
+        std::fill(grad_s + row * D, grad_s + (row + 1) * D, scalar_t(0));
+        continue;
+      }
       sum_t dot = 0;
       if (norm[row] > eps) {
 #pragma omp simd reduction(+ : dot)
@@ -63,33 +84,38 @@ void backward_rows(const scalar_t* grad, const scalar_t* y, const sum_t* norm, s
   });
 }
 
-std::tuple<at::Tensor, at::Tensor> forward_cpu(const at::Tensor& memory_in, const at::Tensor& bias_in, double eps, const Reset& reset) {
-  const auto memory = without(memory_in, reset).contiguous(), bias = bias_in.contiguous();
+const bool* data_or_null(const at::Tensor& rows) { return rows.defined() ? rows.const_data_ptr<bool>() : nullptr; }
+
+std::tuple<at::Tensor, at::Tensor> forward_cpu(const at::Tensor& memory_in, const at::Tensor& bias_in, double eps, const Rows& reset,
+                                               const Rows& lengths) {
+  const auto memory = without(memory_in, reset).contiguous(), bias = bias_in.contiguous(), kept = kept_rows(reset, lengths);
   const int64_t B = memory.size(0), M = memory.size(1), D = memory.size(2);
   auto y = at::empty_like(memory);
   auto norm = at::empty({B, M}, memory.options().dtype(accumulate_type(memory.scalar_type())));
   AT_DISPATCH_FLOATING_TYPES_AND(at::kBFloat16, memory.scalar_type(), kOp, [&] {
     using sum_t = std::conditional_t<std::is_same_v<scalar_t, double>, double, float>;
-    forward_rows<scalar_t, sum_t>(memory.const_data_ptr<scalar_t>(), bias.const_data_ptr<scalar_t>(), y.mutable_data_ptr<scalar_t>(),
-                                  norm.mutable_data_ptr<sum_t>(), B * M, M, D, static_cast<sum_t>(eps));
+    forward_rows<scalar_t, sum_t>(memory.const_data_ptr<scalar_t>(), bias.const_data_ptr<scalar_t>(), data_or_null(kept),
+                                  y.mutable_data_ptr<scalar_t>(), norm.mutable_data_ptr<sum_t>(), B * M, M, D, static_cast<sum_t>(eps));
   });
   return {y, norm};
 }
 
 std::tuple<at::Tensor, at::Tensor> backward_cpu(const at::Tensor& grad_in, const at::Tensor& y, const at::Tensor& norm, double eps,
-                                                const Reset& reset) {
-  const auto grad = grad_in.contiguous();
+                                                const Rows& reset, const Rows& lengths) {
+  const auto grad = grad_in.contiguous(), kept = kept_rows(reset, lengths);
   auto grad_memory = at::empty_like(y);
   AT_DISPATCH_FLOATING_TYPES_AND(at::kBFloat16, y.scalar_type(), kOp, [&] {
     using sum_t = std::conditional_t<std::is_same_v<scalar_t, double>, double, float>;
     backward_rows<scalar_t, sum_t>(grad.const_data_ptr<scalar_t>(), y.const_data_ptr<scalar_t>(), norm.const_data_ptr<sum_t>(),
-                                   grad_memory.mutable_data_ptr<scalar_t>(), norm.numel(), y.size(2), static_cast<sum_t>(eps));
+                                   data_or_null(kept), grad_memory.mutable_data_ptr<scalar_t>(), norm.numel(), y.size(1), y.size(2),
+                                   static_cast<sum_t>(eps));
   });
-  return {without(grad_memory, reset), grad_memory.sum(0)};
+  const auto sent = without(grad_memory, reset);
+  return {kept.defined() ? at::where(kept.view({-1, 1, 1}), grad, sent) : sent, grad_memory.sum(0)};
 }
 
-using Forward = std::tuple<at::Tensor, at::Tensor>(const at::Tensor&, const at::Tensor&, double, const Reset&);
-using Backward = std::tuple<at::Tensor, at::Tensor>(const at::Tensor&, const at::Tensor&, const at::Tensor&, double, const Reset&);
+using Forward = std::tuple<at::Tensor, at::Tensor>(const at::Tensor&, const at::Tensor&, double, const Rows&, const Rows&);
+using Backward = std::tuple<at::Tensor, at::Tensor>(const at::Tensor&, const at::Tensor&, const at::Tensor&, double, const Rows&, const Rows&);
 
 const auto& forward_op() {
   static const auto op = find_op<Forward>("memformer::biased_norm_forward");
@@ -104,10 +130,10 @@ const auto& backward_op() {
 class BiasedNorm : public torch::autograd::Function<BiasedNorm> {
  public:
   static at::Tensor forward(torch::autograd::AutogradContext* context, const at::Tensor& memory, const at::Tensor& bias, double eps,
-                            const Reset& reset) {
+                            const Rows& reset, const Rows& lengths) {
     at::AutoDispatchBelowADInplaceOrView below;
-    auto [y, norm] = forward_op().call(memory, bias, eps, reset);
-    context->save_for_backward({y, norm, reset.value_or(at::Tensor())});
+    auto [y, norm] = forward_op().call(memory, bias, eps, reset, lengths);
+    context->save_for_backward({y, norm, reset.value_or(at::Tensor()), lengths.value_or(at::Tensor())});
     context->saved_data["eps"] = eps;
     return y;
   }
@@ -115,33 +141,35 @@ class BiasedNorm : public torch::autograd::Function<BiasedNorm> {
   static torch::autograd::variable_list backward(torch::autograd::AutogradContext* context, torch::autograd::variable_list grads) {
     at::AutoDispatchBelowADInplaceOrView below;
     const auto saved = context->get_saved_variables();
-    const auto reset = saved[2].defined() ? Reset(saved[2]) : std::nullopt;
-    auto [grad_memory, grad_bias] = backward_op().call(grads[0], saved[0], saved[1], context->saved_data["eps"].toDouble(), reset);
-    return {grad_memory, grad_bias, {}, {}};
+    const auto rows = [&](size_t i) { return saved[i].defined() ? Rows(saved[i]) : std::nullopt; };
+    auto [grad_memory, grad_bias] = backward_op().call(grads[0], saved[0], saved[1], context->saved_data["eps"].toDouble(), rows(2), rows(3));
+    return {grad_memory, grad_bias, {}, {}, {}};
   }
 };
 
-at::Tensor with_gradient(const at::Tensor& memory, const at::Tensor& bias, double eps, const Reset& reset) {
-  check(memory, bias, reset);
-  return BiasedNorm::apply(memory, bias, eps, reset);
+at::Tensor with_gradient(const at::Tensor& memory, const at::Tensor& bias, double eps, const Rows& reset, const Rows& lengths) {
+  check(memory, bias, reset, lengths);
+  return BiasedNorm::apply(memory, bias, eps, reset, lengths);
 }
 
-at::Tensor without_gradient(const at::Tensor& memory, const at::Tensor& bias, double eps, const Reset& reset) {
-  check(memory, bias, reset);
-  return std::get<0>(forward_op().call(memory, bias, eps, reset));
+at::Tensor without_gradient(const at::Tensor& memory, const at::Tensor& bias, double eps, const Rows& reset, const Rows& lengths) {
+  check(memory, bias, reset, lengths);
+  return std::get<0>(forward_op().call(memory, bias, eps, reset, lengths));
 }
 
 }  // namespace
 
-at::Tensor biased_norm(const at::Tensor& memory, const at::Tensor& bias, double eps, const Reset& reset) {
+at::Tensor biased_norm(const at::Tensor& memory, const at::Tensor& bias, double eps, const Rows& reset, const Rows& lengths) {
   static const auto op = find_op<decltype(biased_norm)>("memformer::biased_norm");
-  return op.call(memory, bias, eps, reset);
+  return op.call(memory, bias, eps, reset, lengths);
 }
 
 TORCH_LIBRARY_FRAGMENT(memformer, library) {
-  library.def("biased_norm(Tensor memory, Tensor bias, float eps, Tensor? reset=None) -> Tensor");
-  library.def("biased_norm_forward(Tensor memory, Tensor bias, float eps, Tensor? reset) -> (Tensor y, Tensor norm)");
-  library.def("biased_norm_backward(Tensor grad, Tensor y, Tensor norm, float eps, Tensor? reset) -> (Tensor grad_memory, Tensor grad_bias)");
+  library.def("biased_norm(Tensor memory, Tensor bias, float eps, Tensor? reset=None, Tensor? lengths=None) -> Tensor");
+  library.def("biased_norm_forward(Tensor memory, Tensor bias, float eps, Tensor? reset, Tensor? lengths) -> (Tensor y, Tensor norm)");
+  library.def(
+      "biased_norm_backward(Tensor grad, Tensor y, Tensor norm, float eps, Tensor? reset, Tensor? lengths)"
+      " -> (Tensor grad_memory, Tensor grad_bias)");
 }
 TORCH_LIBRARY_IMPL(memformer, CPU, library) {
   library.impl("biased_norm_forward", &forward_cpu);

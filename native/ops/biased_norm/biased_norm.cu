@@ -19,6 +19,12 @@ constexpr int kWide = 16 / sizeof(scalar_t);
 
 __device__ __forceinline__ bool starts_anew(const bool* reset, int64_t b) { return reset != nullptr && reset[b]; }
 
+/// Whether row b keeps its memory: its segment had no token, and it does not start anew.
+template <typename Params>
+__device__ __forceinline__ bool is_kept(const Params& p, int64_t b) {
+  return p.lengths != nullptr && p.lengths[b] <= 0 && !starts_anew(p.reset, b);
+}
+
 template <typename scalar_t, int packs>
 __global__ void __launch_bounds__(kRows * kWarp) biased_norm_forward_kernel(const BiasedNormForwardParams p) {
   using acc_t = accumulate_t<scalar_t>;
@@ -27,13 +33,13 @@ __global__ void __launch_bounds__(kRows * kWarp) biased_norm_forward_kernel(cons
   if (row >= p.B * p.M) return;
   const auto* memory = static_cast<const scalar_t*>(p.memory) + row * D;
   const auto* bias = static_cast<const scalar_t*>(p.bias) + (row % p.M) * D;
-  const bool anew = starts_anew(p.reset, row / p.M);
+  const bool anew = starts_anew(p.reset, row / p.M), kept = is_kept(p, row / p.M);
   acc_t s[packs][wide] = {}, v[packs][wide] = {};
 #pragma unroll
   for (int k = 0; k < packs; ++k)
     if (const int64_t d = (k * kWarp + threadIdx.x) * wide; d < D) {
       if (!anew) load(memory + d, s[k]);
-      load(bias + d, v[k]);
+      if (!kept) load(bias + d, v[k]);
     }
   acc_t square = 0;
 #pragma unroll
@@ -43,7 +49,7 @@ __global__ void __launch_bounds__(kRows * kWarp) biased_norm_forward_kernel(cons
       s[k][i] += v[k][i];  // what lies beyond D is 0
       square += s[k][i] * s[k][i];
     }
-  const acc_t root = sqrt(warp_sum(square)), eps = static_cast<acc_t>(p.eps), norm = root < eps ? eps : root, inverse = acc_t(1) / norm;
+  const acc_t root = sqrt(warp_sum(square)), eps = static_cast<acc_t>(p.eps), norm = kept ? acc_t(1) : root < eps ? eps : root, inverse = acc_t(1) / norm;
   auto* y = static_cast<scalar_t*>(p.y) + row * D;
 #pragma unroll
   for (int k = 0; k < packs; ++k) {
@@ -63,11 +69,11 @@ __global__ void biased_norm_forward_of_any_width_kernel(const BiasedNormForwardP
   if (row >= p.B * p.M) return;
   const auto* memory = static_cast<const scalar_t*>(p.memory) + row * D;
   const auto* bias = static_cast<const scalar_t*>(p.bias) + (row % p.M) * D;
-  const bool anew = starts_anew(p.reset, row / p.M);
-  const auto s = [&](int64_t d) { return (anew ? acc_t(0) : convert<acc_t>(memory[d])) + convert<acc_t>(bias[d]); };
+  const bool anew = starts_anew(p.reset, row / p.M), kept = is_kept(p, row / p.M);
+  const auto s = [&](int64_t d) { return (anew ? acc_t(0) : convert<acc_t>(memory[d])) + (kept ? acc_t(0) : convert<acc_t>(bias[d])); };
   acc_t square = 0;
   for (int64_t d = threadIdx.x; d < D; d += kWarp) square += s(d) * s(d);
-  const acc_t root = sqrt(warp_sum(square)), eps = static_cast<acc_t>(p.eps), norm = root < eps ? eps : root;
+  const acc_t root = sqrt(warp_sum(square)), eps = static_cast<acc_t>(p.eps), norm = kept ? acc_t(1) : root < eps ? eps : root;
   auto* y = static_cast<scalar_t*>(p.y) + row * D;
   for (int64_t d = threadIdx.x; d < D; d += kWarp) y[d] = convert<scalar_t>(s(d) / norm);
   if (threadIdx.x == 0) static_cast<acc_t*>(p.norm)[row] = norm;
@@ -83,7 +89,7 @@ __global__ void __launch_bounds__(kMostWarps* kWarp) biased_norm_backward_kernel
   acc_t sum[packs][wide] = {};
   for (int64_t b = threadIdx.y; b < p.B; b += blockDim.y) {
     const int64_t row = b * p.M + blockIdx.x;
-    const bool anew = starts_anew(p.reset, b);
+    const bool anew = starts_anew(p.reset, b), kept = is_kept(p, b);
     acc_t g[packs][wide] = {}, y[packs][wide] = {};
 #pragma unroll
     for (int k = 0; k < packs; ++k)
@@ -98,7 +104,7 @@ __global__ void __launch_bounds__(kMostWarps* kWarp) biased_norm_backward_kernel
 #pragma unroll
       for (int i = 0; i < wide; ++i) dot += y[k][i] * g[k][i];
     dot = warp_sum(dot);
-    if (norm <= static_cast<acc_t>(p.eps)) dot = 0;  // the norm was clamped: a constant
+    if (norm <= static_cast<acc_t>(p.eps) || kept) dot = 0;  // the norm was clamped: a constant
 #pragma unroll
     for (int k = 0; k < packs; ++k) {
       const int64_t d = (k * kWarp + threadIdx.x) * wide;
@@ -106,7 +112,7 @@ __global__ void __launch_bounds__(kMostWarps* kWarp) biased_norm_backward_kernel
 #pragma unroll
       for (int i = 0; i < wide; ++i) {
         g[k][i] = (g[k][i] - y[k][i] * dot) * inverse;
-        sum[k][i] += g[k][i];
+        if (!kept) sum[k][i] += g[k][i];
         if (anew) g[k][i] = 0;
       }
       store(g[k], static_cast<scalar_t*>(p.grad_memory) + row * D + d);
@@ -140,7 +146,7 @@ __global__ void biased_norm_backward_of_any_width_kernel(const BiasedNormBackwar
     for (int64_t d = threadIdx.x; d < D; d += kWarp) dot += y(d) * g(d);
     const acc_t norm = static_cast<const acc_t*>(p.norm)[row];
     dot = warp_sum(dot);
-    if (norm <= static_cast<acc_t>(p.eps)) dot = 0;
+    if (norm <= static_cast<acc_t>(p.eps) || is_kept(p, b)) dot = 0;
     for (int64_t d = threadIdx.x; d < D; d += kWarp) grad_memory[row * D + d] = convert<scalar_t>((g(d) - y(d) * dot) / norm);
   }
   __syncthreads();  // the block's rows have been written
@@ -148,7 +154,7 @@ __global__ void biased_norm_backward_of_any_width_kernel(const BiasedNormBackwar
     acc_t sum = 0;
     for (int64_t b = 0; b < p.B; ++b) {
       auto& sent = grad_memory[(b * p.M + blockIdx.x) * D + d];
-      sum += convert<acc_t>(sent);
+      if (!is_kept(p, b)) sum += convert<acc_t>(sent);
       if (starts_anew(p.reset, b)) sent = convert<scalar_t>(acc_t(0));
     }
     static_cast<scalar_t*>(p.grad_bias)[blockIdx.x * D + d] = convert<scalar_t>(sum);

@@ -12,6 +12,7 @@ struct BiasedNormForwardParams {
   const void* memory;  ///< (B, M, D)
   const void* bias;    ///< (M, D)
   const bool* reset;   ///< (B), rows whose memory counts as zeros, or null
+  const int* lengths;  ///< (B), rows with 0 that do not start anew are copied, or null
   void* y;             ///< (B, M, D)
   void* norm;          ///< (B, M) acc, clamped
   int64_t B, M, D;
@@ -24,6 +25,7 @@ struct BiasedNormBackwardParams {
   const void* y;      ///< (B, M, D)
   const void* norm;   ///< (B, M) acc
   const bool* reset;  ///< (B), rows without gradient of their memory, or null
+  const int* lengths;  ///< (B), rows with 0 that do not start anew send their gradient on, or null
   void* grad_memory;  ///< (B, M, D)
   void* grad_bias;    ///< (M, D)
   int64_t B, M, D;

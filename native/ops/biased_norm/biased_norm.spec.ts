@@ -13,9 +13,11 @@ interface Case {
   readonly scale?: number;
   /** Every how manieth row starts anew. Default: none. */
   readonly anew?: number;
+  /** Tokens of each row's segment. Default: not told, every row has some. */
+  readonly lengths?: readonly number[];
 }
 
-export const biasedNorm: OperatorSpec<Case, [memory: Numbers, bias: Numbers, eps: number, reset: Numbers | null]> = {
+export const biasedNorm: OperatorSpec<Case, [memory: Numbers, bias: Numbers, eps: number, reset: Numbers | null, lengths: Numbers | null]> = {
   name: "memformer::biased_norm",
   cases: [
     { what: "of odd sizes", B: 3, M: 5, D: 7 },
@@ -28,30 +30,43 @@ export const biasedNorm: OperatorSpec<Case, [memory: Numbers, bias: Numbers, eps
     { what: "with rows that start anew", B: 5, M: 3, D: 7, anew: 2 },
     { what: "in whole packs, with rows that start anew", B: 9, M: 4, D: 64, anew: 3 },
     { what: "with nothing but rows that start anew", B: 2, M: 3, D: 8, anew: 1 },
+    { what: "with rows without tokens", B: 4, M: 3, D: 7, lengths: [2, 0, 5, 0] },
+    { what: "in whole packs, with rows without tokens, some of which start anew", B: 9, M: 4, D: 64, anew: 3,
+      lengths: [1, 0, 0, 4, 0, 7, 0, 2, 0] },
+    { what: "with nothing but rows without tokens", B: 2, M: 3, D: 8, lengths: [0, 0] },
     { what: "without rows", B: 0, M: 3, D: 4 },
     { what: "without slots", B: 2, M: 0, D: 4 },
   ],
-  inputs: ({ B, M, D, eps = 1e-6, scale = 1, anew }, draw) => [
+  inputs: ({ B, M, D, eps = 1e-6, scale = 1, anew, lengths }, draw) => [
     draw.numbers([B, M, D], scale), draw.numbers([M, D], scale), eps,
     anew === undefined ? null : numbers([B], (b) => Number(b % anew === anew - 1), "bool"),
+    lengths === undefined ? null : numbers([B], (b) => lengths[b]!, "int32"),
   ],
-  reference(memory, bias, eps, reset) {
+  reference(memory, bias, eps, reset, lengths) {
     const [B, M, D] = memory.shape as [number, number, number];
     const y = numbers([B, M, D]);
     for (let row = 0; row < B * M; row++) {
       let square = 0;
       const anew = reset !== null && reset.data[Math.floor(row / M)] === 1;
+      if (lengths?.data[Math.floor(row / M)] === 0 && !anew) {
+        for (let d = 0; d < D; d++) y.data[row * D + d] = memory.data[row * D + d]!;
+        continue;
+      }
       const s = (d: number): number => (anew ? 0 : memory.data[row * D + d]!) + bias.data[row % M * D + d]!;
       for (let d = 0; d < D; d++) square += s(d) ** 2;
       for (let d = 0; d < D; d++) y.data[row * D + d] = s(d) / Math.max(Math.sqrt(square), eps);
     }
     return [y];
   },
-  plain(memory, bias, eps, reset) {
+  plain(memory, bias, eps, reset, lengths) {
     const held = reset === null ? memory : apply("aten::masked_fill.Scalar", memory, apply("aten::view", reset, [-1, 1, 1]), 0);
     const s = apply("aten::add.Tensor", held, bias);
     const norm = apply("aten::clamp_min", apply("aten::linalg_vector_norm", s, 2, [-1], true), eps);
-    return [apply("aten::div.Tensor", s, norm)];
+    const y = apply("aten::div.Tensor", s, norm);
+    if (lengths === null) return [y];
+    const empty = apply("aten::eq.Scalar", lengths, 0);
+    const kept = reset === null ? empty : apply("aten::logical_and", empty, apply("aten::logical_not", reset));
+    return [apply("aten::where.self", apply("aten::view", kept, [-1, 1, 1]), memory, y)];
   },
   misuses: [
     {
@@ -83,6 +98,16 @@ export const biasedNorm: OperatorSpec<Case, [memory: Numbers, bias: Numbers, eps
       what: "resets that are no yes or no", code: "DTYPE",
       arguments: (...args) => args.with(3, numbers([3], () => 0, "int64")),
       message: /^biased_norm: reset must be Bool, got Long$/,
+    },
+    {
+      what: "lengths of other rows", code: "SHAPE",
+      arguments: (...args) => args.with(4, numbers([2], () => 1, "int32")),
+      message: /^biased_norm: lengths must have shape \(3\), got \[2\]$/,
+    },
+    {
+      what: "lengths that are not int32", code: "DTYPE",
+      arguments: (...args) => args.with(4, numbers([3], () => 1, "int64")),
+      message: /^biased_norm: lengths must be Int, got Long$/,
     },
   ],
 };

@@ -70,7 +70,7 @@ export const rotaryQkv: OperatorSpec<Case, Arguments> = {
     };
     return [turned(0), turned(1), apply("aten::flatten.using_ints", apply("aten::select.int", split, 0, 2), -2, -1)];
   },
-  misuses: rotaryMisuses("rotary_qkv"),
+  misuses: rotaryMisuses("rotary_qkv", 5),
 };
 
 opcheck(rotaryQkv, () => {

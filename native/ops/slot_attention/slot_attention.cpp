@@ -1,5 +1,6 @@
 #include "ops/slot_attention/slot_attention.h"
 
+#include "core/gradient_sink.h"
 #include "core/op_handle.h"
 #include "core/tensor_checks.h"
 #include "ops/slot_attention/composed.h"
@@ -11,11 +12,11 @@ namespace memformer::ops {
 namespace {
 
 using at::Tensor;
-using Mask = std::optional<Tensor>;
+using Optional = std::optional<Tensor>;
 constexpr const char* kOp = "slot_attention";
 
-void check(const Tensor& query, const Tensor& self_key, const Tensor& own, const Tensor& key, const Tensor& value, const Mask& mask,
-           int64_t heads) {
+void check(const Tensor& query, const Tensor& self_key, const Tensor& own, const Tensor& key, const Tensor& value, const Optional& mask,
+           int64_t heads, const Optional& lengths) {
   require_floating(kOp, "query", query);
   require_shape(kOp, "query", query, {-1, -1, -1});
   const int64_t B = query.size(0), M = query.size(1), D = query.size(2);
@@ -29,12 +30,14 @@ void check(const Tensor& query, const Tensor& self_key, const Tensor& own, const
   const auto dtype = query.scalar_type();
   const bool narrow = dtype == at::kBFloat16 || dtype == at::kHalf;
   require(own.scalar_type() == dtype || (narrow && own.scalar_type() == at::kFloat), "DTYPE", kOp,
-          ": own must have query's dtype ", c10::toString(dtype), ", or Float beside BFloat16, got ", c10::toString(own.scalar_type()));
+          ": own must have query's dtype ", c10::toString(dtype), ", or Float beside BFloat16 or Half, got ", c10::toString(own.scalar_type()));
   require(own.device() == query.device(), "DEVICE_MISMATCH", kOp, ": own must be on query's device ", query.device().str(), ", got ",
           own.device().str());
   require_like(kOp, "key", key, "query", query);
   require_like(kOp, "value", value, "query", query);
-  if (mask.has_value() && mask->defined()) {
+  require_lengths(kOp, lengths, B, "query", query);
+  if (given(mask)) {
+    require(!given(lengths), "CONFIG", kOp, ": takes a mask or lengths, got both");
     require_shape(kOp, "mask", *mask, {B, T});
     require_dtype(kOp, "mask", *mask, at::kBool);
     require(mask->device() == query.device(), "DEVICE_MISMATCH", kOp, ": mask must be on query's device ", query.device().str(), ", got ",
@@ -42,12 +45,12 @@ void check(const Tensor& query, const Tensor& self_key, const Tensor& own, const
   }
 }
 
-using Signature = Tensor(const Tensor&, const Tensor&, const Tensor&, const Tensor&, const Tensor&, const Mask&, int64_t, double);
-using Forward = std::tuple<Tensor, Tensor>(const Tensor&, const Tensor&, const Tensor&, const Tensor&, const Tensor&, const Mask&, int64_t,
-                                           double);
+using Signature = Tensor(const Tensor&, const Tensor&, const Tensor&, const Tensor&, const Tensor&, const Optional&, int64_t, double, const Optional&);
+using Forward = std::tuple<Tensor, Tensor>(const Tensor&, const Tensor&, const Tensor&, const Tensor&, const Tensor&, const Optional&, int64_t,
+                                           double, const Optional&);
 using Backward = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor>(const Tensor&, const Tensor&, const Tensor&, const Tensor&,
-                                                                    const Tensor&, const Tensor&, const Mask&, const Tensor&,
-                                                                    const Tensor&, int64_t, double);
+                                                                    const Tensor&, const Tensor&, const Optional&, const Tensor&,
+                                                                    const Tensor&, int64_t, double, const Optional&);
 
 const auto& forward_op() {
   static const auto op = find_op<Forward>("memformer::slot_attention_forward");
@@ -62,10 +65,11 @@ const auto& backward_op() {
 class SlotAttention : public torch::autograd::Function<SlotAttention> {
  public:
   static Tensor forward(torch::autograd::AutogradContext* context, const Tensor& query, const Tensor& self_key, const Tensor& own,
-                        const Tensor& key, const Tensor& value, const Mask& mask, int64_t heads, double scale) {
+                        const Tensor& key, const Tensor& value, const Optional& mask, int64_t heads, double scale,
+    const Optional& lengths) {
     at::AutoDispatchBelowADInplaceOrView below;
-    auto [y, lse] = forward_op().call(query, self_key, own, key, value, mask, heads, scale);
-    context->save_for_backward({query, self_key, own, key, value, mask.value_or(Tensor()), y, lse});
+    auto [y, lse] = forward_op().call(query, self_key, own, key, value, mask, heads, scale, lengths);
+    context->save_for_backward({query, self_key, own, key, value, mask.value_or(Tensor()), y, lse, lengths.value_or(Tensor())});
     context->saved_data["heads"] = heads;
     context->saved_data["scale"] = scale;
     return y;
@@ -74,43 +78,47 @@ class SlotAttention : public torch::autograd::Function<SlotAttention> {
   static torch::autograd::variable_list backward(torch::autograd::AutogradContext* context, torch::autograd::variable_list grads) {
     at::AutoDispatchBelowADInplaceOrView below;
     const auto saved = context->get_saved_variables();
-    const Mask mask = saved[5].defined() ? Mask(saved[5]) : std::nullopt;
+    const auto optional = [&](size_t i) { return saved[i].defined() ? Optional(saved[i]) : std::nullopt; };
     auto [query, self_key, own, key, value] =
-        backward_op().call(grads[0], saved[0], saved[1], saved[2], saved[3], saved[4], mask, saved[6], saved[7],
-                           context->saved_data["heads"].toInt(), context->saved_data["scale"].toDouble());
-    return {query, self_key, own, key, value, {}, {}, {}};
+        backward_op().call(grads[0], saved[0], saved[1], saved[2], saved[3], saved[4], optional(5), saved[6], saved[7],
+                           context->saved_data["heads"].toInt(), context->saved_data["scale"].toDouble(), optional(8));
+    return {query, self_key, own, key, value, {}, {}, {}, {}};
   }
 };
 
 Tensor with_gradient(const Tensor& query, const Tensor& self_key, const Tensor& own, const Tensor& key, const Tensor& value,
-                     const Mask& mask, int64_t heads, double scale) {
-  check(query, self_key, own, key, value, mask, heads);
-  return SlotAttention::apply(query, self_key, own, key, value, mask, heads, scale);
+                     const Optional& mask, int64_t heads, double scale,
+    const Optional& lengths) {
+  check(query, self_key, own, key, value, mask, heads, lengths);
+  return SlotAttention::apply(query, self_key, own, key, value, mask, heads, scale, lengths);
 }
 
 Tensor without_gradient(const Tensor& query, const Tensor& self_key, const Tensor& own, const Tensor& key, const Tensor& value,
-                        const Mask& mask, int64_t heads, double scale) {
-  check(query, self_key, own, key, value, mask, heads);
-  return std::get<0>(forward_op().call(query, self_key, own, key, value, mask, heads, scale));
+                        const Optional& mask, int64_t heads, double scale,
+    const Optional& lengths) {
+  check(query, self_key, own, key, value, mask, heads, lengths);
+  return std::get<0>(forward_op().call(query, self_key, own, key, value, mask, heads, scale, lengths));
 }
 
 }  // namespace
 
 Tensor slot_attention(const Tensor& query, const Tensor& self_key, const Tensor& own, const Tensor& key, const Tensor& value,
-                      const Mask& mask, int64_t heads, double scale) {
+                      const Optional& mask, int64_t heads, double scale,
+    const Optional& lengths) {
   static const auto op = find_op<Signature>("memformer::slot_attention");
-  return op.call(query, self_key, own, key, value, mask, heads, scale);
+  return op.call(query, self_key, own, key, value, mask, heads, scale, lengths);
 }
 
 TORCH_LIBRARY_FRAGMENT(memformer, library) {
   library.def(
-      "slot_attention(Tensor query, Tensor self_key, Tensor own, Tensor key, Tensor value, Tensor? mask, int heads, float scale) -> Tensor");
+      "slot_attention(Tensor query, Tensor self_key, Tensor own, Tensor key, Tensor value, Tensor? mask, int heads, float scale,"
+      " Tensor? lengths=None) -> Tensor");
   library.def(
-      "slot_attention_forward(Tensor query, Tensor self_key, Tensor own, Tensor key, Tensor value, Tensor? mask, int heads, float scale)"
-      " -> (Tensor y, Tensor lse)");
+      "slot_attention_forward(Tensor query, Tensor self_key, Tensor own, Tensor key, Tensor value, Tensor? mask, int heads, float scale,"
+      " Tensor? lengths) -> (Tensor y, Tensor lse)");
   library.def(
       "slot_attention_backward(Tensor grad, Tensor query, Tensor self_key, Tensor own, Tensor key, Tensor value, Tensor? mask, Tensor y,"
-      " Tensor lse, int heads, float scale) -> (Tensor, Tensor, Tensor, Tensor, Tensor)");
+      " Tensor lse, int heads, float scale, Tensor? lengths) -> (Tensor, Tensor, Tensor, Tensor, Tensor)");
 }
 TORCH_LIBRARY_IMPL(memformer, CPU, library) {
   library.impl("slot_attention_forward", &slot_attention_composed::forward);

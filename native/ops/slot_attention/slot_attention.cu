@@ -20,8 +20,9 @@ __device__ __forceinline__ float group_sum(float value) {
 
 /// Where a thread's work lies.
 struct Place {
-  int64_t first;  // of its numbers in (B, M, D)
-  int64_t head;   // of its head in (B, H, M)
+  int64_t first;    // of its numbers in (B, M, D)
+  int64_t head;     // of its head in (B, H, M)
+  int64_t b, h, m;  // of its head
   bool busy;      // it has numbers
   bool leads;     // it is the first of its head's lanes
 };
@@ -33,7 +34,8 @@ __device__ __forceinline__ Place place_of(const SlotSizes& size) {
   const int lane = threadIdx.x % lanes;
   const bool within = item < size.B * size.M * size.H, busy = within && lane * kWide < size.E;
   const int64_t row = item / size.H, h = item % size.H, b = row / size.M, m = row % size.M;
-  return {busy ? item * size.E + lane * kWide : 0, within ? (b * size.H + h) * size.M + m : 0, busy, within && lane == 0};
+  if (!within) return {0, 0, 0, 0, 0, false, false};
+  return {busy ? item * size.E + lane * kWide : 0, (b * size.H + h) * size.M + m, b, h, m, busy, lane == 0};
 }
 
 __device__ __forceinline__ float dot(const float (&a)[kWide], const float (&b)[kWide]) {
@@ -53,13 +55,16 @@ __global__ void __launch_bounds__(kThreads) slot_mix_kernel(const SlotMixParams 
     load(static_cast<const wide_t*>(p.own) + place.first, own);
     load(static_cast<const narrow_t*>(p.y_tokens) + place.first, tokens);
   }
-  const float token_lse = p.token_lse[place.head];
+  const bool empty = p.lengths != nullptr && p.lengths[place.b] <= 0;
+  const float token_lse = empty ? -INFINITY : p.token_lse[place.b * p.lse_b + place.h * p.lse_h + place.m];
   const float self = group_sum<lanes>(dot(q, k)) * p.scale, above = self - token_lse;
   const float self_weight = 1.0f / (1.0f + expf(-above)), token_weight = 1.0f / (1.0f + expf(above));
   if (place.leads) p.lse[place.head] = fmaxf(self, token_lse) + log1pf(expf(-fabsf(above)));
   if (!place.busy) return;
+  if (!empty) {
 #pragma unroll
-  for (int i = 0; i < kWide; ++i) own[i] = self_weight * own[i] + token_weight * tokens[i];
+    for (int i = 0; i < kWide; ++i) own[i] = self_weight * own[i] + token_weight * tokens[i];
+  }
   store(own, static_cast<wide_t*>(p.y) + place.first);
 }
 

@@ -22,9 +22,11 @@ struct SlotMixParams {
   const void* self_key;    ///< (B, M, D) narrow
   const void* own;         ///< (B, M, D)
   const void* y_tokens;    ///< (B, M, D) narrow
-  const float* token_lse;  ///< (B, H, M)
-  void* y;                 ///< (B, M, D)
-  float* lse;              ///< (B, H, M)
+  const float* token_lse;  ///< (b, h, m) with these strides, that of slots 1
+  int64_t lse_b, lse_h;
+  const int* lengths;  ///< (B), tokens of each row; where there are none, a slot keeps its own. null: all rows have some
+  void* y;             ///< (B, M, D)
+  float* lse;          ///< (B, H, M)
   SlotSizes size;
   float scale;
   cuda::Dtype narrow, dtype;

@@ -17,43 +17,59 @@ interface Case {
   readonly E: number;
   /** Of the softmax. Default 1. */
   readonly tau?: number;
-  /** Real tokens of every row; without it there is no mask. */
+  /** Tokens of each row that a mask shows; without it there is no mask. */
+  readonly masked?: readonly number[];
+  /** Tokens of each row that are real, its first; without it all are. */
   readonly lengths?: readonly number[];
 }
 
 type Arguments = [
   query: Numbers, selfKey: Numbers, own: Numbers, key: Numbers, value: Numbers, mask: Numbers | null,
-  heads: number, scale: number,
+  heads: number, scale: number, lengths: Numbers | null,
 ];
+
+/** (B, T) true at each row's first tokens, as many as `lengths` (B) says; `like` (B, T). */
+function firstTokens(lengths: Tensor, like: Tensor): Tensor {
+  return apply("aten::le.Tensor", apply("aten::cumsum", apply("aten::ones_like", like), 1), apply("aten::unsqueeze", lengths, 1));
+}
 
 export const slotAttention: OperatorSpec<Case, Arguments> = {
   name: "memformer::slot_attention",
   cases: [
     { what: "of odd sizes", B: 3, M: 5, T: 7, H: 2, E: 3 },
     { what: "of one slot and one token", B: 1, M: 1, T: 1, H: 1, E: 1 },
-    { what: "with padding and a row without tokens", B: 3, M: 4, T: 5, H: 2, E: 4, lengths: [3, 0, 5] },
-    { what: "of one row without tokens", B: 1, M: 3, T: 4, H: 1, E: 4, lengths: [0] },
+    { what: "with a mask and a row without tokens", B: 3, M: 4, T: 5, H: 2, E: 4, masked: [3, 0, 5] },
+    { what: "of one row without tokens, by a mask", B: 1, M: 3, T: 4, H: 1, E: 4, masked: [0] },
     { what: "sharpened", B: 2, M: 3, T: 9, H: 2, E: 4, tau: 0.25 },
-    { what: "larger", B: 2, M: 17, T: 65, H: 4, E: 16, tau: 0.5, lengths: [65, 40] },
+    { what: "larger", B: 2, M: 17, T: 65, H: 4, E: 16, tau: 0.5, masked: [65, 40] },
     { what: "larger, in whole packs", B: 2, M: 17, T: 65, H: 3, E: 24, tau: 0.5 },
     { what: "of heads that a GPU's kernel takes back", B: 1, M: 1024, T: 128, H: 1, E: 64 },
     { what: "of such heads, of odd sizes", B: 2, M: 77, T: 5, H: 2, E: 64, tau: 0.5 },
     { what: "of such heads, narrow", B: 1, M: 300, T: 100, H: 2, E: 32, tau: 0.25 },
     { what: "of such heads, one token", B: 2, M: 65, T: 1, H: 1, E: 32 },
     { what: "of such heads, with more tokens than it takes", B: 1, M: 30, T: 129, H: 1, E: 64 },
-    { what: "of such heads, with padding, which it does not take", B: 2, M: 20, T: 9, H: 2, E: 32, lengths: [9, 4] },
+    { what: "of such heads, with a mask, which it does not take", B: 2, M: 20, T: 9, H: 2, E: 32, masked: [9, 4] },
     { what: "of such heads, too many slots for one head", B: 1, M: 1025, T: 3, H: 1, E: 32 },
+    { what: "with lengths and a row without tokens", B: 3, M: 4, T: 5, H: 2, E: 4, lengths: [3, 0, 5] },
+    { what: "of one row without tokens, by lengths", B: 1, M: 3, T: 4, H: 1, E: 4, lengths: [0] },
+    { what: "larger, in whole packs, with lengths", B: 3, M: 17, T: 65, H: 3, E: 24, tau: 0.5, lengths: [65, 0, 33] },
+    { what: "of heads that a GPU's kernel takes back, with lengths of every size", B: 9, M: 77, T: 128, H: 1, E: 64, tau: 0.5,
+      lengths: [128, 127, 97, 96, 33, 32, 17, 1, 0] },
+    { what: "of heads that a GPU's kernel takes back, narrow, with lengths", B: 3, M: 300, T: 100, H: 2, E: 32, tau: 0.25, lengths: [100, 64, 5] },
+    { what: "of heads that a GPU's kernel takes back, with lengths of more tokens than it takes", B: 2, M: 30, T: 129, H: 1, E: 64,
+      lengths: [129, 70] },
     { what: "without rows", B: 0, M: 3, T: 4, H: 2, E: 2 },
     { what: "without slots", B: 2, M: 0, T: 4, H: 2, E: 2 },
     { what: "without tokens", B: 2, M: 3, T: 0, H: 2, E: 2 },
   ],
-  inputs({ B, M, T, H, E, tau = 1, lengths }, draw) {
+  inputs({ B, M, T, H, E, tau = 1, masked, lengths }, draw) {
     const slots = (): Numbers => draw.numbers([B, M, H * E]), tokens = (): Numbers => draw.numbers([B, T, H * E]);
-    const mask = lengths === undefined ? null
-      : numbers([B, T], (i) => i % T < lengths[Math.floor(i / T)]! ? 1 : 0, "bool");
-    return [slots(), slots(), slots(), tokens(), tokens(), mask, H, 1 / (Math.sqrt(E) * tau)];
+    const mask = masked === undefined ? null
+      : numbers([B, T], (i) => i % T < masked[Math.floor(i / T)]! ? 1 : 0, "bool");
+    return [slots(), slots(), slots(), tokens(), tokens(), mask, H, 1 / (Math.sqrt(E) * tau),
+      lengths === undefined ? null : numbers([B], (b) => lengths[b]!, "int32")];
   },
-  reference(query, selfKey, own, key, value, mask, H, scale) {
+  reference(query, selfKey, own, key, value, mask, H, scale, lengths) {
     const [B, M, D] = query.shape as [number, number, number];
     const T = key.shape[1]!, E = D / H, y = numbers([B, M, D]);
     for (let b = 0; b < B; b++) for (let i = 0; i < M; i++) for (let h = 0; h < H; h++) {
@@ -63,7 +79,8 @@ export const slotAttention: OperatorSpec<Case, Arguments> = {
         for (let e = 0; e < E; e++) sum += query.data[slot + e]! * keys.data[at + e]!;
         return sum * scale;
       };
-      const seen = [...Array(T).keys()].filter((j) => mask === null || mask.data[b * T + j] === 1);
+      const seen = [...Array(T).keys()].filter((j) =>
+        (lengths === null || j < lengths.data[b]!) && (mask === null || mask.data[b * T + j] === 1));
       const logits = [logit(selfKey, slot), ...seen.map((j) => logit(key, token(j)))];
       const most = Math.max(...logits), weights = logits.map((l) => Math.exp(l - most));
       const total = weights.reduce((sum, weight) => sum + weight);
@@ -75,7 +92,7 @@ export const slotAttention: OperatorSpec<Case, Arguments> = {
     }
     return [y];
   },
-  plain(query, selfKey, own, key, value, mask, heads, scale) {
+  plain(query, selfKey, own, key, value, given, heads, scale, lengths) {
     const split = (x: Tensor): Tensor => // (B, N, D) -> (B, H, N, E)
       apply("aten::transpose.int", apply("aten::unflatten.int", x, -1, [heads, -1]), 1, 2);
     const part = (x: Tensor, from: number, to: number | null): Tensor =>
@@ -84,6 +101,7 @@ export const slotAttention: OperatorSpec<Case, Arguments> = {
     const q = split(query);
     const self = apply("aten::sum.dim_IntList", mul(q, split(selfKey)), [-1], true);
     let tokens = apply("aten::matmul", q, apply("aten::transpose.int", split(key), -1, -2));
+    const mask = lengths === null ? given : firstTokens(lengths, apply("aten::select.int", key, 2, 0));
     if (mask !== null) {
       const hidden = apply("aten::unsqueeze", apply("aten::unsqueeze", apply("aten::logical_not", mask), 1), 1);
       tokens = apply("aten::masked_fill.Scalar", tokens, hidden, -Infinity);
@@ -98,12 +116,12 @@ export const slotAttention: OperatorSpec<Case, Arguments> = {
   misuses: [
     {
       what: "heads that do not divide the width", code: "CONFIG",
-      arguments: (q, s, o, k, v, m, _, scale) => [q, s, o, k, v, m, 4, scale],
+      arguments: (...args) => args.with(6, 4),
       message: /^slot_attention: heads must divide the width 6, got 4$/,
     },
     {
       what: "no heads", code: "CONFIG",
-      arguments: (q, s, o, k, v, m, _, scale) => [q, s, o, k, v, m, 0, scale],
+      arguments: (...args) => args.with(6, 0),
       message: /^slot_attention: heads must divide the width 6, got 0$/,
     },
     {
@@ -137,9 +155,19 @@ export const slotAttention: OperatorSpec<Case, Arguments> = {
       message: /^slot_attention: mask must be Bool, got Double$/,
     },
     {
+      what: "lengths beside a mask", code: "CONFIG",
+      arguments: (...args) => args.with(5, numbers([3, 7], () => 1, "bool")).with(8, numbers([3], () => 2, "int32")),
+      message: /^slot_attention: takes a mask or lengths, got both$/,
+    },
+    {
+      what: "lengths of other rows", code: "SHAPE",
+      arguments: (...args) => args.with(8, numbers([2], () => 2, "int32")),
+      message: /^slot_attention: lengths must have shape \(3\), got \[2\]$/,
+    },
+    {
       what: "own rows of another dtype", code: "DTYPE",
       arguments: (q, s, _, k, v, m, h, scale) => [q, s, numbers([3, 5, 6], () => 1, "int64"), k, v, m, h, scale],
-      message: /^slot_attention: own must have query's dtype Double, or Float beside BFloat16, got Long$/,
+      message: /^slot_attention: own must have query's dtype Double, or Float beside BFloat16 or Half, got Long$/,
     },
     {
       what: "keys of another dtype", code: "DTYPE",
@@ -152,9 +180,10 @@ export const slotAttention: OperatorSpec<Case, Arguments> = {
 opcheck(slotAttention, () => {
   const call = (...args: (Tensor | number | null)[]): Tensor[] => op(slotAttention.name, ...args);
 
-  for (const dtype of ["float64", "float32", "bfloat16"] as const) {
-    it(`returns own, to the bit, in a row without tokens, in ${dtype}`, async () => {
-      const args = slotAttention.inputs(slotAttention.cases[2]!, new Draw(3)), own = rounded(args[2], dtype);
+  for (const dtype of ["float64", "float32", "bfloat16"] as const) for (const told of ["a mask", "lengths"]) {
+    it(`returns own, to the bit, in a row without tokens, told by ${told}, in ${dtype}`, async () => {
+      const shape = slotAttention.cases.find(({ what }) => what === `with ${told} and a row without tokens`)!;
+      const args = slotAttention.inputs(shape, new Draw(3)), own = rounded(args[2], dtype);
       const [y] = await run(call, args, { dtype });
       const row = own.data.length / 3;
       expect(y!.data.slice(row, 2 * row)).to.deep.equal(own.data.slice(row, 2 * row));
