@@ -1,4 +1,7 @@
-/** One optimizer step: the gradients of its windows, clipping, the update; enqueued as a whole, read afterwards. */
+/**
+ * One optimizer step in two halves, each enqueued as a whole: the gradient of its windows, which changes no weight, then clipping and the
+ * update. Between them nothing has to be read, so the next step's gradient follows this one's update without a gap.
+ */
 import { gradientMethods } from "./methods.ts";
 import type { Memformer } from "./model.ts";
 import type { AdamW } from "./optimizer.ts";
@@ -11,14 +14,21 @@ import type { TrainConfig } from "./train-config.ts";
 import type { Window } from "./window-reader.ts";
 import { segmentSeed } from "./window.ts";
 
-/** What a step's calls will make. */
-export interface EnqueuedStep {
+/** The gradient of a step, enqueued. It adds to the gradients of the model's parameters. */
+export interface EnqueuedGradient {
+  /** (S) losses and counts of the step's segments. */
   readonly losses: Tensor;
   readonly counts: Tensor;
-  readonly norm: Tensor;
+  /** () the largest norm of dL/dmemory at a window's start. */
   readonly memoryNorm: Tensor | undefined;
   /** The state to begin the next step with. */
   readonly state: State;
+}
+
+/** A whole step, enqueued. */
+export interface EnqueuedStep extends EnqueuedGradient {
+  /** () of all gradients, before clipping. */
+  readonly norm: Tensor;
   readonly rate: number;
 }
 
@@ -41,10 +51,8 @@ export interface StepPlan {
   readonly signal: AbortSignal | undefined;
 }
 
-/** Enqueues a step from `state`; nothing has run when this returns. */
-export function enqueueStep(model: Memformer, optimizer: AdamW, state: State, plan: StepPlan): EnqueuedStep {
-  const { config, step, windows, carry, signal } = plan;
-  const rate = learningRate(step, config);
+/** Enqueues the gradient of a step from `state`; nothing has run when this returns. */
+export function enqueueGradient(model: Memformer, state: State, { config, step, windows, carry, signal }: StepPlan): EnqueuedGradient {
   return cancellable(signal, () => tidy(() => {
     let carried = state;
     const losses: Tensor[] = [], counts: Tensor[] = [], reached: Tensor[] = [];
@@ -60,14 +68,21 @@ export function enqueueStep(model: Memformer, optimizer: AdamW, state: State, pl
       if (result.gradient[0] !== undefined) reached.push(apply("aten::linalg_vector_norm", result.gradient[0]));
       carried = result.state;
     }
-    const norm = model.clipGradients(0);
-    const made = {
-      losses: apply("aten::stack", losses), counts: apply("aten::stack", counts), norm, state: carried, rate,
+    return {
+      losses: apply("aten::stack", losses), counts: apply("aten::stack", counts), state: carried,
       memoryNorm: reached.length === 0 ? undefined : apply("aten::max", apply("aten::stack", reached)),
     };
-    optimizer.step(rate, norm, config.clip); // last: an abort either comes before it and the weights stay, or the step is whole
-    return made;
   }));
+}
+
+/** Enqueues the update by a gradient: an abort either comes before it, and the weights stay, or the step is whole. */
+export function enqueueUpdate(model: Memformer, optimizer: AdamW, gradient: EnqueuedGradient, plan: StepPlan): EnqueuedStep {
+  const { config, step, signal } = plan, rate = learningRate(step, config);
+  return cancellable(signal, () => {
+    const norm = model.clipGradients(0);
+    optimizer.step(rate, norm, config.clip);
+    return { ...gradient, norm, rate };
+  });
 }
 
 /** Waits for a step. Rejects with the error of the call that failed. */
@@ -75,8 +90,14 @@ export async function readStep(made: EnqueuedStep): Promise<StepResult> {
   const [losses, counts, norm, memoryNorm] = await Promise.all([
     made.losses.data(), made.counts.data(), made.norm.item(), made.memoryNorm?.item() ?? 0,
   ]);
-  for (const tensor of [made.losses, made.counts, made.norm, made.memoryNorm]) tensor?.dispose();
+  made.norm.dispose();
+  for (const tensor of [made.losses, made.counts, made.memoryNorm]) tensor?.dispose();
   const scored = [...counts].reduce<number>((sum, count) => sum + Number(count), 0);
   const nats = [...losses].reduce<number>((sum, loss, i) => sum + Number(loss) * Number(counts[i]), 0);
   return { scored, loss: nats / Math.max(1, scored), norm, memoryNorm };
+}
+
+/** Frees what a gradient holds that no step will be made of. */
+export function disposeGradient({ losses, counts, memoryNorm, state }: EnqueuedGradient): void {
+  for (const tensor of [losses, counts, memoryNorm, ...state]) tensor?.dispose();
 }

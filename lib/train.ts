@@ -7,10 +7,12 @@ import type { Memformer } from "./model.ts";
 import { AdamW } from "./optimizer.ts";
 import { parseOptions } from "./options.ts";
 import type { State } from "./recurrence.ts";
-import { memory, type MemoryUse } from "./runtime.ts";
+import { memory, synchronize, type MemoryUse } from "./runtime.ts";
 import { checkpointFiles, readCheckpoint } from "./train-checkpoint.ts";
 import { trainSchema, type TrainConfig, type TrainOptions } from "./train-config.ts";
-import { enqueueStep, readStep, type StepResult } from "./train-step.ts";
+import {
+  disposeGradient, enqueueGradient, enqueueUpdate, readStep, type EnqueuedGradient, type StepPlan, type StepResult,
+} from "./train-step.ts";
 import { WindowReader, type Window } from "./window-reader.ts";
 
 /** What is known of a step of training when it is done. */
@@ -25,6 +27,7 @@ export interface TrainStep {
   readonly rate: number;
   /** Scored tokens since the run's very start. */
   readonly tokens: number;
+  /** Scored tokens of this step, over the time since the last one's result, or since this one began after an evaluation or a checkpoint. */
   readonly tokensPerSecond: number;
   readonly memory: MemoryUse;
   /** What `evaluate` returned, at the steps where it ran. */
@@ -47,6 +50,15 @@ export interface RunOptions {
   readonly tokenizer?: string;
 }
 
+/** The gradient of the next step, enqueued before anybody has asked for that step. */
+interface Ahead {
+  readonly plan: StepPlan;
+  readonly gradient: EnqueuedGradient;
+  /** The model's, when the gradient was enqueued: with another one it is of other weights. */
+  readonly revision: number;
+  readonly halt: AbortController;
+}
+
 /** Trains one model. `new Trainer(model, options)`; unknown options are refused by name (MemformerError CONFIG). Free it with `using` or `dispose()`. */
 export class Trainer implements Disposable {
   readonly model: Memformer;
@@ -58,6 +70,7 @@ export class Trainer implements Disposable {
   #best = Infinity;
   #stopping = false;
   #disposed = false;
+  #ahead: Ahead | undefined;
 
   constructor(model: Memformer, options: TrainOptions = {}) {
     this.model = model;
@@ -76,8 +89,11 @@ export class Trainer implements Disposable {
   }
 
   /**
-   * Runs to `steps`, yielding a record a step. Throws MemformerError NAN_LOSS (nothing was updated by that step; the last
-   * checkpoint is whole), DATA when the stream ends early, IO for the disk, and `signal.reason`.
+   * Runs to `steps`, yielding a record per step. Between two steps the model's weights, the optimizer and the carried memory are exactly
+   * what the last step left, while the gradient of the next one is being computed; what changes weights or drops gradients there
+   * ({@link Memformer.assign}, another optimizer's step) makes it start anew. It does not run ahead of an evaluation or a checkpoint.
+   * Throws MemformerError NAN_LOSS (nothing was updated by that step; the last checkpoint is whole), DATA when the stream ends early, IO
+   * for the disk, and `signal.reason`.
    */
   async *run(stream: SegmentStream, options: RunOptions = {}): AsyncGenerator<TrainStep, void, void> {
     const { signal } = options;
@@ -85,6 +101,7 @@ export class Trainer implements Disposable {
     this.#refuseDisposed();
     const store = options.checkpoints === undefined ? undefined : new CheckpointStore(options.checkpoints, { keep: this.config.keep });
     this.#stopping = false;
+    await this.#dropAhead();
     if (options.resume === true) await this.#resume(store, stream);
     if (this.#state.length === 0) this.#state = this.model.initialState(stream.lanes);
     const reader = new WindowReader(stream, this.config.horizon, this.config.overlap);
@@ -96,46 +113,83 @@ export class Trainer implements Disposable {
       windows.catch(() => undefined); // a failure is for the step that waits for them
       return windows;
     };
-    let windows = readAhead(this.#step + 1);
-    while (this.#step < this.config.steps && !this.#stopping) {
-      const began = performance.now(), step = this.#step + 1;
-      const current = await windows;
-      this.#refuseDisposed();
-      if (current === undefined) {
-        ended = true;
-        break;
+    let windows = readAhead(this.#step + 1), began = 0;
+    const begin = (step: number, current: readonly Window[], state: State): void => {
+      const halt = new AbortController(), plan = { config: this.config, step, windows: current, carry: reader.carry };
+      const gradient = enqueueGradient(this.model, state, { ...plan, signal: halt.signal });
+      this.#ahead = { plan: { ...plan, signal }, gradient, revision: this.model.revision, halt };
+    };
+    const abort = (): void => { this.#ahead?.halt.abort(signal?.reason); };
+    signal?.addEventListener("abort", abort);
+    try {
+      while (this.#step < this.config.steps && !this.#stopping) {
+        signal?.throwIfAborted();
+        const step = this.#step + 1;
+        if (this.#ahead !== undefined && this.#ahead.revision !== this.model.revision) {
+          const { windows: again } = this.#ahead.plan;
+          await this.#dropAhead();
+          began = performance.now();
+          begin(step, again, this.#state);
+        }
+        if (this.#ahead === undefined) {
+          const current = await windows;
+          this.#refuseDisposed();
+          if (current === undefined) {
+            ended = true;
+            break;
+          }
+          began = performance.now();
+          begin(step, current, this.#state);
+          windows = readAhead(step + 1); // while the engine works
+        }
+        const { plan, gradient } = this.#ahead!;
+        const made = enqueueUpdate(this.model, this.#optimizer, gradient, plan), reading = readStep(made);
+        this.#ahead = undefined;
+        let result: StepResult;
+        try {
+          // The next gradient follows at once, if its tokens come before this step's result does.
+          if (this.#runsAhead(step, store, options)) {
+            const upcoming = await Promise.race([windows.catch(() => undefined), reading.then(() => undefined)]);
+            if (upcoming !== undefined) {
+              tryTo(() => {
+                begin(step + 1, upcoming, made.state);
+                windows = readAhead(step + 2);
+              });
+            }
+          }
+          result = await reading;
+          this.#refuseDisposed();
+        } catch (error) {
+          for (const tensor of made.state) tensor.dispose();
+          await this.#dropAhead();
+          if (!this.model.disposed) this.model.zeroGradients();
+          throw signal?.aborted === true ? signal.reason : error;
+        }
+        const { scored, loss, norm, memoryNorm } = result;
+        if (!Number.isFinite(loss) || !Number.isFinite(norm)) {
+          const last = await store?.last();
+          for (const tensor of made.state) tensor.dispose();
+          throw new MemformerError("NAN_LOSS",
+            `step ${step}: the loss is ${loss} and the gradient's norm ${norm}; this step changed nothing` +
+            (last === undefined ? "" : `, and the last checkpoint, ${last}, is whole`), { details: { step, loss, norm, checkpoint: last } });
+        }
+        for (const tensor of this.#state) tensor.dispose();
+        this.#state = made.state;
+        this.#step = step;
+        this.#tokens += scored;
+        position = plan.windows.at(-1)!.next;
+        const now = performance.now();
+        const record = await this.#finish({
+          step, loss, gradientNorm: norm, memoryGradientNorm: memoryNorm, rate: made.rate, tokens: this.#tokens,
+          tokensPerSecond: scored / ((now - began) / 1000), memory: memory(),
+        }, position, store, options);
+        written = record.checkpoint !== undefined;
+        began = now;
+        yield record;
       }
-      const made = enqueueStep(this.model, this.#optimizer, this.#state,
-        { config: this.config, step, windows: current, carry: reader.carry, signal });
-      let result: StepResult;
-      try {
-        windows = readAhead(step + 1); // while the engine works
-        result = await readStep(made);
-        this.#refuseDisposed();
-      } catch (error) {
-        this.model.zeroGradients();
-        for (const tensor of made.state) tensor.dispose();
-        throw signal?.aborted === true ? signal.reason : error;
-      }
-      const { scored, loss, norm, memoryNorm } = result;
-      if (!Number.isFinite(loss) || !Number.isFinite(norm)) {
-        const last = await store?.last();
-        for (const tensor of made.state) tensor.dispose();
-        throw new MemformerError("NAN_LOSS",
-          `step ${step}: the loss is ${loss} and the gradient's norm ${norm}; this step changed nothing` +
-          (last === undefined ? "" : `, and the last checkpoint, ${last}, is whole`), { details: { step, loss, norm, checkpoint: last } });
-      }
-      for (const tensor of this.#state) tensor.dispose();
-      this.#state = made.state;
-      this.#step = step;
-      this.#tokens += scored;
-      position = current.at(-1)!.next;
-      const record = await this.#finish({
-        step, loss, gradientNorm: norm, memoryGradientNorm: memoryNorm, rate: made.rate, tokens: this.#tokens,
-        tokensPerSecond: scored / ((performance.now() - began) / 1000), memory: memory(),
-      }, position, store, options);
-      written = record.checkpoint !== undefined;
-      yield record;
+    } finally {
+      signal?.removeEventListener("abort", abort);
+      await this.#dropAhead();
     }
     // Stopped too late for the last step's own checkpoint: while it was evaluated, or yielded; or the stream has ended.
     if (!written) await store?.write(this.#step, this.#files(position, options.tokenizer));
@@ -145,6 +199,11 @@ export class Trainer implements Disposable {
   /** Frees the optimizer's moments and the memory carried along; the model stays. A run under way ends with DISPOSED. Idempotent. */
   dispose(): void {
     this.#disposed = true;
+    if (this.#ahead !== undefined) {
+      disposeGradient(this.#ahead.gradient);
+      this.#ahead = undefined;
+      if (!this.model.disposed) this.model.zeroGradients();
+    }
     for (const tensor of this.#state) tensor.dispose();
     this.#state = [];
     this.#optimizer.dispose();
@@ -159,6 +218,33 @@ export class Trainer implements Disposable {
     if (this.#disposed) throw new MemformerError("DISPOSED", "this trainer has been disposed of");
   }
 
+  /** Whether the gradient of the step after `step` may be begun before `step` is done. */
+  #runsAhead(step: number, store: CheckpointStore | undefined, options: RunOptions): boolean {
+    return step < this.config.steps && !this.#stopping && !this.#evaluates(step, options) && !this.#saves(step, store);
+  }
+
+  #evaluates(step: number, { evaluate }: RunOptions): boolean {
+    const { evaluateEvery, steps } = this.config;
+    return evaluate !== undefined && evaluateEvery > 0 && (step % evaluateEvery === 0 || step === steps);
+  }
+
+  #saves(step: number, store: CheckpointStore | undefined): boolean {
+    const { saveEvery, steps } = this.config;
+    return store !== undefined && (step === steps || this.#stopping || (saveEvery > 0 && step % saveEvery === 0));
+  }
+
+  /** Forgets a gradient that no update will be made of; what of it has not run yet is skipped. */
+  async #dropAhead(): Promise<void> {
+    const ahead = this.#ahead;
+    if (ahead === undefined) return;
+    this.#ahead = undefined;
+    ahead.halt.abort();
+    disposeGradient(ahead.gradient);
+    if (this.model.disposed) return;
+    await synchronize().catch(() => undefined); // takes in the failure of a call that was skipped
+    if (!this.model.disposed) this.model.zeroGradients();
+  }
+
   /** The windows of a step; undefined when the stream ends before they are whole. */
   async #read(reader: WindowReader, step: number): Promise<Window[] | undefined> {
     const windows: Window[] = [];
@@ -171,16 +257,15 @@ export class Trainer implements Disposable {
   }
 
   async #finish(record: TrainStep, position: unknown, store: CheckpointStore | undefined, options: RunOptions): Promise<TrainStep> {
-    const { evaluateEvery, saveEvery, steps } = this.config;
-    const { step } = record, last = step === steps || this.#stopping;
+    const { step } = record;
     let evaluation: number | undefined, best = false;
-    if (options.evaluate !== undefined && evaluateEvery > 0 && (step % evaluateEvery === 0 || step === steps)) {
-      evaluation = await options.evaluate(this.model, step);
+    if (this.#evaluates(step, options)) {
+      evaluation = await options.evaluate!(this.model, step);
       best = evaluation < this.#best;
       if (best) this.#best = evaluation;
     }
     let checkpoint: string | undefined;
-    if (store !== undefined && (last || best || (saveEvery > 0 && step % saveEvery === 0))) {
+    if (store !== undefined && (best || this.#saves(step, store))) {
       checkpoint = await store.write(step, this.#files(position, options.tokenizer), { best });
     }
     return { ...record, ...(evaluation === undefined ? {} : { evaluation }), ...(checkpoint === undefined ? {} : { checkpoint }) };
@@ -199,5 +284,14 @@ export class Trainer implements Disposable {
     this.#step = progress.step;
     this.#tokens = progress.tokens;
     this.#best = progress.best ?? Infinity;
+  }
+}
+
+/** What throws here throws again where it is waited for. */
+function tryTo(work: () => void): void {
+  try {
+    work();
+  } catch {
+    return;
   }
 }

@@ -26,7 +26,7 @@ function constant(): SegmentStream {
   const tokens = Int32Array.from([1, 2, 3, 4, 5, 6, 7, 8]);
   const segment: Segment = {
     batch: 1, length: 8, source: tokens, target: Int32Array.from([8, 7, 6, 5, 4, 3, 2, PADDING]),
-    reset: Uint8Array.of(0), padded: true,
+    reset: Uint8Array.of(0),
   };
   return {
     lanes: 1, segment: 8, vocabulary: 18, bos: 17,
@@ -173,6 +173,67 @@ describe("training", function () {
     for await (const { step } of until.run(task())) if (step === made) until.stop();
     expect(await weights(model)).to.deep.equal(await weights(same));
     expect(await failure(trainer.run(task(), { signal: controller.signal }).next())).to.be.instanceOf(Enough);
+  });
+
+  it("shows the weights and the memory of the last step between two steps, while it computes the next one's gradient", async () => {
+    await using model = await runModel();
+    const seen: Map<string, string>[] = [], wanted: Map<string, string>[] = [];
+    for await (const step of new Trainer(model, { steps: 4, horizon: 2 }).run(task())) {
+      if (step.step < 4) await synchronize(); // the gradient of the next step is there
+      seen.push(await weights(model));
+    }
+    for (let made = 1; made <= 4; made++) {
+      await using fresh = await runModel();
+      const trainer = new Trainer(fresh, { steps: 4, horizon: 2 });
+      for await (const { step } of trainer.run(task())) if (step === made) trainer.stop();
+      wanted.push(await weights(fresh));
+      trainer.dispose();
+    }
+    expect(seen).to.deep.equal(wanted);
+    expect(wanted[1]).to.not.deep.equal(wanted[0]);
+  });
+
+  for (const [what, change] of Object.entries({
+    "weights that are assigned": (model: Memformer): void => {
+      const { name, shape } = model.parameters.find((parameter) => parameter.shape.length === 2)!;
+      using fresh = Tensor.from(Float32Array.from({ length: shape[0]! * shape[1]! }, (_, i) => Math.sin(i) / 4), shape);
+      model.assign(name, fresh);
+    },
+    "gradients that are dropped": (model: Memformer): void => { model.zeroGradients(); },
+  })) {
+    it(`takes ${what} between two steps as if it had not begun the next`, async () => {
+      const results: unknown[] = [];
+      for (const aheadOfCheckpoints of [true, false]) {
+        await using model = await runModel();
+        // A run that writes a checkpoint after each step never begins the next one before the caller has had its turn.
+        const how = aheadOfCheckpoints ? {} : { checkpoints: folder.path }, options = { steps: 4, horizon: 2, saveEvery: aheadOfCheckpoints ? 0 : 1 };
+        const trainer = new Trainer(model, options), losses: number[] = [];
+        for await (const { step, loss, gradientNorm } of trainer.run(task(), how)) {
+          losses.push(loss, gradientNorm);
+          if (step === 2) change(model);
+        }
+        results.push([losses, await weights(model)]);
+      }
+      expect(results[0]).to.deep.equal(results[1]);
+    });
+  }
+
+  it("left in the middle forgets the gradient it had begun", async () => {
+    const results: Map<string, string>[] = [];
+    for (const leave of ["break", "stop"]) {
+      await using model = await runModel();
+      const first = new Trainer(model, { steps: 9, horizon: 2 });
+      for await (const { step } of first.run(task())) {
+        if (step < 2) continue;
+        if (leave === "break") break;
+        first.stop();
+      }
+      const { trainer } = await train(model, { steps: 2, horizon: 2 });
+      results.push(await weights(model));
+      first.dispose();
+      trainer.dispose();
+    }
+    expect(results[0]).to.deep.equal(results[1]);
   });
 
   it("disposed of gives back its moments and the carried memory, and runs no more; the model stays", async () => {
