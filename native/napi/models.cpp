@@ -1,6 +1,7 @@
 // Models, their steps, their parameters.
 #include "engine/gradients.h"
 #include "engine/threads.h"
+#include "napi/devices.h"
 #include "napi/environment.h"
 #include "napi/exports.h"
 #include "napi/held_model.h"
@@ -8,6 +9,7 @@
 namespace memformer::napi {
 
 nn::SegmentInput segment_of(const HeldModel& held, const at::Tensor* parts, bool padded, bool training) {
+  for (size_t i = 0; const char* name : {"segment.source", "segment.target", "segment.reset", "seed"}) require_numbers(parts[i++], name);
   engine::use_threads_for(parts[0].size(0) * parts[0].size(1) * held.model->parameters().count());
   return {parts[0], parts[1], parts[2], parts[3], padded, training};
 }
@@ -85,6 +87,15 @@ Napi::Value initial_state(const Napi::CallbackInfo& info) {
   });
 }
 
+using Place = Tensors::const_iterator;
+
+/// The tensors from `begin` to `end` on the model's device.
+Tensors brought_to_model(const HeldModel& held, Place begin, Place end, const char* argument) {
+  Tensors brought;
+  for (auto tensor = begin; tensor != end; ++tensor) brought.push_back(brought_to(held.device, *tensor, argument, "[", tensor - begin, "]"));
+  return brought;
+}
+
 /// A segment from JavaScript: [source, target, reset, seed] handles and two flags; the state's handles follow the four.
 struct StepArguments {
   explicit StepArguments(const Napi::CallbackInfo& info)
@@ -99,7 +110,10 @@ struct StepArguments {
   nn::SegmentInput moved(const HeldModel& held, const Tensors& tensors) const {
     return engine::on_device(segment(held, tensors), held.device);
   }
-  static nn::State state(const Tensors& tensors, size_t extra = 0) { return nn::State(tensors.begin() + 4, tensors.end() - extra); }
+  /// The state on the model's device, so that one from a file or of another model's is taken too.
+  static nn::State state(const HeldModel& held, const Tensors& tensors, size_t extra = 0) {
+    return brought_to_model(held, tensors.begin() + 4, tensors.end() - extra, "state");
+  }
 
   bool padded, training;
   Slots inputs;
@@ -112,7 +126,7 @@ Napi::Value forward(const Napi::CallbackInfo& info) {
   const size_t count = 2 + step.inputs.size() - 4;
   return enqueue(info, step.inputs, count, [step, with_graph](HeldModel& held, const Tensors& tensors) {
     at::AutoGradMode grad_mode(with_graph);
-    auto outputs = held.model->forward({step.moved(held, tensors)}, StepArguments::state(tensors));
+    auto outputs = held.model->forward({step.moved(held, tensors)}, StepArguments::state(held, tensors));
     Tensors results{outputs.total, outputs.count.squeeze(0)};
     results.insert(results.end(), outputs.state.begin(), outputs.state.end());
     return results;
@@ -126,7 +140,7 @@ Napi::Value encode(const Napi::CallbackInfo& info) {
   const size_t count = 1 + step.inputs.size() - 4;
   return enqueue(info, step.inputs, count, [step, with_graph](HeldModel& held, const Tensors& tensors) {
     at::AutoGradMode grad_mode(with_graph);
-    auto encoding = held.model->encode(step.moved(held, tensors), StepArguments::state(tensors));
+    auto encoding = held.model->encode(step.moved(held, tensors), StepArguments::state(held, tensors));
     Tensors results{encoding.hidden.to(held.model->parameters().dtype())};
     results.insert(results.end(), encoding.state.begin(), encoding.state.end());
     return results;
@@ -137,7 +151,7 @@ Napi::Value encode(const Napi::CallbackInfo& info) {
 Napi::Value advance(const Napi::CallbackInfo& info) {
   const StepArguments step(info);
   return enqueue(info, step.inputs, step.inputs.size() - 4, [step](HeldModel& held, const Tensors& tensors) {
-    return held.steps.advance(step.segment(held, tensors), StepArguments::state(tensors));
+    return held.steps.advance(step.segment(held, tensors), StepArguments::state(held, tensors));
   });
 }
 
@@ -158,9 +172,10 @@ Napi::Value replay(const Napi::CallbackInfo& info) {
   return enqueue(info, inputs, 2 + (gradient.empty() ? 2 : 1) * states, [=](HeldModel& held, const Tensors& tensors) {
     std::vector<nn::SegmentInput> segments;
     for (size_t g = 0; g < padded.size(); ++g) segments.push_back(segment_of(held, tensors.data() + 4 * g, padded[g], training));
-    auto replayed = held.steps.replay(segments, nn::State(tensors.begin() + first, tensors.begin() + first + states),
+    const auto after = tensors.begin() + first + states;
+    auto replayed = held.steps.replay(segments, brought_to_model(held, tensors.begin() + first, after, "state"),
                                       at::tensor(weights, at::kDouble).to(held.model->parameters().dtype()),
-                                      nn::State(tensors.begin() + first + states, tensors.end()));
+                                      brought_to_model(held, after, tensors.end(), "gradient"));
     Tensors results{replayed.loss, replayed.count};
     results.insert(results.end(), replayed.state.begin(), replayed.state.end());
     results.insert(results.end(), replayed.gradient.begin(), replayed.gradient.end());
@@ -197,7 +212,7 @@ Napi::Value logits(const Napi::CallbackInfo& info) {
   inputs.push_back(slot(info[6], "prefix"));
   return enqueue(info, inputs, 1, [step](HeldModel& held, const Tensors& tensors) {
     at::NoGradGuard no_grad;
-    return Tensors{held.model->logits(step.moved(held, tensors), tensors.back().to(held.device, at::kLong), StepArguments::state(tensors, 1))};
+    return Tensors{held.model->logits(step.moved(held, tensors), brought_to(held.device, tensors.back(), "prefix").to(at::kLong), StepArguments::state(held, tensors, 1))};
   });
 }
 
@@ -224,6 +239,7 @@ Napi::Value parameter(const Napi::CallbackInfo& info) {
 Napi::Value assign(const Napi::CallbackInfo& info) {
   const std::string name = info[2].As<Napi::String>();
   return enqueue(info, {slot(info[3], "tensor")}, 0, [name](HeldModel& held, const Tensors& tensors) {
+    require_numbers(tensors[0], "'", name, "'");
     held.model->parameters().assign(name, tensors[0]);
     return Tensors();
   });
