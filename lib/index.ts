@@ -4,7 +4,7 @@ export { checkpointing } from "./checkpointing.ts";
 export { modelConfig, modelSchema, presets, type ModelConfig, type ModelOptions, type PresetName } from "./config.ts";
 export * from "./data/index.ts";
 export { MemformerError, isMemformerError, type ErrorCode } from "./errors.ts";
-export { evaluate, type Ablation, type EvaluateOptions, type Evaluation, type Score } from "./evaluate.ts";
+export { ABLATIONS, evaluate, type Ablation, type EvaluateOptions, type Evaluation, type Score } from "./evaluate.ts";
 export { importLucidrains, importSchema, type Imported, type ImportedTensor, type ImportOptions } from "./import/lucidrains.ts";
 export { gradientMethods, type GradientMethodName } from "./methods.ts";
 export { inMicroBatches } from "./micro-batch.ts";

@@ -91,6 +91,7 @@ describe("a model's call with a tensor that cannot be brought to it", () => {
     "logits' prefix": [() => model.logits(segment, elsewhere([4, 1], "int32"), state), /prefix.*meta/],
     "replay's state": [() => model.replay([segment], memory(), [1], [], [{}]).loss, /state\[0\].*meta/],
     "replay's gradient": [() => model.replay([segment], state, [1], memory(), [{}]).loss, /gradient\[0\].*meta/],
+    "score's memory": [() => model.score([segment], { memory: memory(), held: [] }, []).losses, /state\[0\].*meta/],
   };
   for (const [name, [call, words]] of Object.entries(calls)) {
     it(`names ${name}`, async () => {
@@ -129,9 +130,10 @@ describeOnGpu("tensors of host and GPU", function () {
       const leaves = state.map((tensor) => tensor.leaf()), step = model.forward(segment, leaves, { graph: true });
       backward([step.loss], [1]);
       const replayed = model.replay([segment], state, [1], first.initialState(4).map(place), [{}]);
+      const scored = model.score([segment], { memory: state, held: [] }, ["initial", "zeroed", "shuffled", "frozen"]);
       const all = [
         step.loss, leaves[0]!.gradient(), model.advance(segment, state)[0]!, model.encode(segment, state).hidden,
-        model.logits(segment, prefix, state), replayed.loss, replayed.gradient[0]!,
+        model.logits(segment, prefix, state), replayed.loss, replayed.gradient[0]!, scored.losses,
       ];
       return numbers(all);
     };

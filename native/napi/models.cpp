@@ -183,6 +183,38 @@ Napi::Value replay(const Napi::CallbackInfo& info) {
   });
 }
 
+/// score(call, model, segments, padded, ablations, state, held): [losses (1 + A, G), counts (G), ...state, ...held]; see Steps::score.
+Napi::Value score(const Napi::CallbackInfo& info) {
+  auto inputs = slots(info[2], "segments");
+  const auto flags = info[3].As<Napi::Array>(), names = info[4].As<Napi::Array>();
+  std::vector<bool> padded;
+  for (uint32_t g = 0; g < flags.Length(); ++g) padded.push_back(flags.Get(g).ToBoolean());
+  require(inputs.size() == 4 * padded.size() && !padded.empty(), "NATIVE", "a segment is four tensors, got ", inputs.size(), " for ", padded.size());
+  std::vector<std::string> ablations;
+  for (uint32_t i = 0; i < names.Length(); ++i) ablations.push_back(names.Get(i).As<Napi::String>());
+  const bool frozen = std::find(ablations.begin(), ablations.end(), "frozen") != ablations.end();
+  const auto state = slots(info[5], "state"), held = slots(info[6], "held");
+  const size_t first = inputs.size(), states = state.size();
+  inputs.insert(inputs.end(), state.begin(), state.end());
+  inputs.insert(inputs.end(), held.begin(), held.end());
+  // One call is all of a step's memories: an abort does not wait for them.
+  const auto between = [cancel = Environment::of(info.Env()).cancel] {
+    require(!cancel || !cancel->load(std::memory_order_relaxed), "ABORTED", "the operation was aborted");
+  };
+  return enqueue(info, inputs, 2 + states + (frozen ? states + 1 : 0), [=](HeldModel& model, const Tensors& tensors) {
+    std::vector<nn::SegmentInput> segments;
+    for (size_t g = 0; g < padded.size(); ++g) segments.push_back(segment_of(model, tensors.data() + 4 * g, padded[g], false));
+    const auto after = tensors.begin() + first + states;
+    auto scores = model.steps.score(segments, brought_to_model(model, tensors.begin() + first, after, "state"),
+                                    brought_to_model(model, after, tensors.end(), "held"), ablations, between);
+    Tensors results{scores.loss, scores.count};
+    results.insert(results.end(), scores.state.begin(), scores.state.end());
+    results.insert(results.end(), scores.held.state.begin(), scores.held.state.end());
+    if (frozen) results.push_back(scores.held.holds);
+    return results;
+  });
+}
+
 /// recording(call, model): Promise<{ steps, refusal }>
 Napi::Value recording(const Napi::CallbackInfo& info) {
   auto& environment = Environment::of(info.Env());
@@ -274,6 +306,7 @@ void export_models(Napi::Env env, Napi::Object exports) {
   export_function<encode>(env, exports, "encode");
   export_function<advance>(env, exports, "advance");
   export_function<replay>(env, exports, "replay");
+  export_function<score>(env, exports, "score");
   export_function<logits>(env, exports, "logits");
   export_function<set_recording>(env, exports, "setRecording");
   export_function<recording>(env, exports, "recording");
