@@ -4,11 +4,13 @@ import type { SegmentStream } from "./data/segment-stream.ts";
 import { MemformerError, nearest } from "./errors.ts";
 import type { Memformer } from "./model.ts";
 import { parseOptions } from "./options.ts";
+import type { State } from "./recurrence.ts";
 import { cancellable } from "./runtime.ts";
 import { ABLATIONS, type Ablation, type ScoringState } from "./scoring.ts";
+import { LiveRows } from "./live-rows.ts";
 import { disposeSegment } from "./segment-tensors.ts";
 import type { Segment } from "./segment.ts";
-import { tidy, type Tensor } from "./tensor.ts";
+import { apply, tidy, type Tensor } from "./tensor.ts";
 
 export { ABLATIONS, type Ablation } from "./scoring.ts";
 
@@ -74,7 +76,7 @@ export async function evaluate(model: Memformer, stream: SegmentStream, options:
   const { bytes = NaN, segments: most = Infinity, together, signal, ablations } = parseOptions(schema, options, "evaluate") as EvaluateOptions;
   const wanted = known(ablations ?? ABLATIONS).filter((name) => name !== "shuffled" || stream.lanes > 1);
   const names = ["whole", ...wanted] as const, totals = names.map(() => 0);
-  const began = performance.now(), perStep = together ?? model.scoredTogether(stream.lanes, stream.segment);
+  const began = performance.now(), rows = new LiveRows(stream, wanted.includes("shuffled") ? 2 : 1);
   const pending: Pending[] = [];
   let tokens = 0, read = 0, state: ScoringState = { memory: model.initialState(stream.lanes), held: [] };
   const settle = async ({ segment, numbers }: Pending): Promise<void> => {
@@ -90,13 +92,17 @@ export async function evaluate(model: Memformer, stream: SegmentStream, options:
   };
   try {
     for (let over = false; !over;) {
-      const segments: Segment[] = [];
-      while (segments.length < Math.min(perStep, most - read)) {
+      const kept = rows.drop();
+      if (kept !== undefined) state = narrowed(state, kept);
+      const perStep = Math.min(together ?? model.scoredTogether(rows.count, stream.segment), most - read), segments: Segment[] = [];
+      // Rows are dropped between steps: one ends where some are to be, so that scores do not depend on its length.
+      while (segments.length < perStep && (segments.length === 0 || !rows.due())) {
         const segment = await stream.next();
+        over = segment === undefined;
         if (segment === undefined) break;
-        segments.push(segment);
+        segments.push(rows.of(segment));
       }
-      over = segments.length < perStep;
+      over ||= segments.length === 0;
       if (segments.length > 0) {
         const { losses, counts, state: next } = cancellable(signal, () => scoreSegments(model, segments, state, wanted));
         disposeState(state);
@@ -158,6 +164,14 @@ async function numbersOf(losses: Tensor, counts: Tensor): Pending["numbers"] {
 function notFinite(memory: string, segment: number, loss: number): MemformerError {
   const where = memory === "whole" ? "" : ` with the memory ${memory}`;
   return new MemformerError("NAN_LOSS", `evaluate: the loss of segment ${segment}${where} is ${loss}; the model's weights may not be finite`, { details: { memory, segment, loss } });
+}
+
+/** The state of these rows alone; the whole one is freed. */
+function narrowed(state: ScoringState, rows: readonly number[]): ScoringState {
+  const only = (tensors: State): State => tensors.map((tensor) => apply("aten::cat", rows.map((row) => apply("aten::narrow", tensor, 0, row, 1)), 0));
+  const kept = tidy(() => ({ memory: only(state.memory), held: only(state.held) }));
+  disposeState(state);
+  return kept;
 }
 
 function disposeState({ memory, held }: ScoringState): void {
