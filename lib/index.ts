@@ -20,6 +20,7 @@ export { sampler, type SampleOptions } from "./sample.ts";
 export { learningRate, type Schedule } from "./schedule.ts";
 export { disposeSegment, upload, type SegmentTensors } from "./segment-tensors.ts";
 export { PADDING, type Segment } from "./segment.ts";
+export type { Scored, ScoringState } from "./scoring.ts";
 export { Session, type GenerateOptions } from "./session.ts";
 export { apply, backward, op, opList, Tensor, tidy, type DType, type NumberArray } from "./tensor.ts";
 export { trainSchema, type TrainConfig, type TrainOptions } from "./train-config.ts";
