@@ -2,8 +2,8 @@
 import type { SegmentStream } from "./data/segment-stream.ts";
 import type { Segment } from "./segment.ts";
 
-/** Rows are dropped when at most so many are left of those kept: a shape of its own for every lane that ends would not pay. */
-const share = 3 / 4;
+/** Rows are dropped when at most so many are left of those kept: each shape is recorded anew on a GPU. */
+const share = 2 / 3;
 
 export class LiveRows {
   readonly #stream: SegmentStream;
