@@ -23,8 +23,8 @@ for await (const made of trainer.run(stream, { checkpoints: "runs/example/checkp
 }
 
 const held = await evaluate(model, evaluationPass(book.valid, { lanes: 4, segment: 64 }), { segments: 40 });
-const zeroed = held.ablations.zeroed!;
-console.log(`held out: ${held.bitsPerToken.toFixed(3)} bits a byte, ${zeroed.bitsPerToken.toFixed(3)} without memory`);
+const initial = held.ablations.initial!;
+console.log(`held out: ${held.bitsPerToken.toFixed(3)} bits a byte, ${initial.bitsPerToken.toFixed(3)} with every segment from the initial memory`);
 
 await model.save("runs/example/model");
 using session = await model.session(tokenizer);

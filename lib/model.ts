@@ -9,9 +9,10 @@ import { assignAll, readModelFolder, writeModel } from "./model-files.ts";
 import type { Recurrence, Replayed, State, Step, StepOptions } from "./recurrence.ts";
 import { upload, type SegmentTensors } from "./segment-tensors.ts";
 import type { Segment } from "./segment.ts";
+import type { Ablation, Scored, ScoringState } from "./scoring.ts";
 import { Session } from "./session.ts";
 import { Tensor } from "./tensor.ts";
-import { segmentsTogether } from "./together.ts";
+import { segmentsScoredTogether, segmentsTogether } from "./together.ts";
 import { threadBound } from "./thread-bound.ts";
 
 export interface CreateOptions extends ModelOptions {
@@ -159,6 +160,25 @@ export class Memformer implements Recurrence, AsyncDisposable {
    */
   together({ batch, length }: SegmentTensors): number {
     return this.device === "cpu" ? 1 : segmentsTogether(this.config, this.size, batch, length, gpuBytes(this.device));
+  }
+
+  /**
+   * The losses of consecutive segments, without gradient and dropout, with the memory and with each of `ablations` in its place. On a GPU
+   * one launch, once segments of these shapes have been met twice. Throws MemformerError SHAPE for a state of the wrong size.
+   */
+  score(segments: readonly SegmentTensors[], { memory, held }: ScoringState, ablations: readonly Ablation[]): Scored {
+    this.#checkState(memory);
+    const call = nextCall(), seed = seedTensor({});
+    const parts = segments.flatMap((segment) => segmentHandles(segment, seed));
+    const [losses, counts, ...rest] = tensors(guarded((addon) => addon.score(call, this.handle, parts, ablations,
+      memory.map((tensor) => tensor.handle), held.map((tensor) => tensor.handle))));
+    seed.dispose();
+    return { losses: losses!, counts: counts!, state: { memory: rest.slice(0, this.#stateSize), held: rest.slice(this.#stateSize) } };
+  }
+
+  /** How many consecutive segments of `batch` rows of `length` tokens {@link score} best takes at once; on a CPU 1. */
+  scoredTogether(batch: number, length: number): number {
+    return this.device === "cpu" ? 1 : segmentsScoredTogether(this.config, this.size, batch, length, gpuBytes(this.device));
   }
 
   /** Whether `advance` and `replay` are recorded as CUDA graphs: on a GPU, unless {@link recordSteps} has turned it off. */

@@ -1,4 +1,4 @@
-/** How many segments a step of MRBP goes over on a GPU: small products leave one idle, and activations take memory. */
+/** How many segments a step of MRBP or of evaluation goes over on a GPU: small products leave one idle, and activations take memory. */
 import type { ModelConfig } from "./config.ts";
 
 /** Numbers of width in a step, beyond which a GPU gains no more: 65,536 tokens of width 512. */
@@ -16,6 +16,25 @@ export function segmentsTogether(config: ModelConfig, parameters: number, batch:
   const wanted = Math.ceil(enough / (batch * length * config.width));
   const fitting = Math.floor(share * (deviceBytes - parameterBytes * parameters) / activationBytes(config, batch, length));
   return Math.max(1, Math.min(wanted, fitting));
+}
+
+/** Of the same, what a step of evaluation may take: it runs beside training. */
+const scoringShare = 1 / 5;
+
+/** The same for evaluation, which keeps no activations but the segments' memories. 1 at least. */
+export function segmentsScoredTogether(config: ModelConfig, parameters: number, batch: number, length: number, deviceBytes: number): number {
+  const wanted = Math.ceil(enough / (batch * length * config.width));
+  const fitting = Math.floor(scoringShare * (deviceBytes - parameterBytes * parameters) / scoringBytes(config, batch, length));
+  return Math.max(1, Math.min(wanted, fitting));
+}
+
+/**
+ * About what a segment of evaluation holds at its peak: of a slot its memory before every segment, as it is, held, shuffled and above each
+ * other (float32), and one layer's normed slots, keys and values; of a token one layer's sums and products.
+ */
+function scoringBytes({ width, feedForward, memorySlots, precision }: ModelConfig, batch: number, length: number): number {
+  const wider = precision === "float64" ? 4 : precision === "float32" ? 2 : 1;
+  return batch * wider * (memorySlots * width * 32 + length * (width * 32 + feedForward * 6));
 }
 
 /**

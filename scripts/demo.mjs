@@ -1,6 +1,6 @@
 /**
  * The main job on real text, by the commands a user has: train on Moby-Dick with memory replay back-propagation,
- * evaluate what was held out with the memory whole, zeroed, shuffled and frozen, and go on with the book.
+ * evaluate what was held out with the memory and with each ablation of it, and go on with the book.
  * `npm run demo` builds first.
  */
 import { spawn } from "node:child_process";

@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # Everything that needs a GPU, on any machine that has one, with PyTorch, nvcc, Node and node_modules (npm itself is not needed):
-#   scripts/gpu-check.sh [build] [test] [sanitize] [bench] [binding] [-- flags of the bench]        default: all five
+#   scripts/gpu-check.sh [build] [test] [job] [sanitize] [bench] [binding] [-- flags of the bench]        default: all six
 #   build     the addon and its CUDA half, against PyTorch's own LibTorch, into out/cuda/
-#   test      test/cuda.*.spec.ts and test/device.spec.ts
+#   test      test/cuda.*.spec.ts and test/device.*spec.ts
+#   job       every command of the package with a small corpus, on JOB_DEVICE (default cuda:0; cpu for a machine without a GPU)
 #   sanitize  compute-sanitizer over our kernels (memcheck, racecheck, initcheck) in the operators' tests, memcheck over training steps
 #   bench     npm run bench -- cuda, without npm
 #   binding   npm run bench -- binding: what driving from JavaScript costs, which may be 3 % at most
@@ -15,20 +16,21 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit
 
 out=${OUT:-out/gpu-check}
 node=${NODE:-node}
-export MEMFORMER_LIBTORCH=${MEMFORMER_LIBTORCH:-python} MEMFORMER_PYTHON=${MEMFORMER_PYTHON:-python3} PYTHONUNBUFFERED=1
+[ "${JOB_DEVICE:-}" = cpu ] || MEMFORMER_LIBTORCH=${MEMFORMER_LIBTORCH:-python} # the CPU's is found as by the package itself
+export MEMFORMER_LIBTORCH=${MEMFORMER_LIBTORCH:-} MEMFORMER_PYTHON=${MEMFORMER_PYTHON:-python3} PYTHONUNBUFFERED=1
 mkdir -p "$out"
 
 stages=()
 flags=()
 while [ $# -gt 0 ]; do
   case $1 in
-    build | test | sanitize | bench | binding) stages+=("$1") ;;
+    build | test | job | sanitize | bench | binding) stages+=("$1") ;;
     --) shift; flags=("$@"); break ;;
-    *) echo "there is no stage \"$1\"; stages: build, test, sanitize, bench, binding" >&2; exit 2 ;;
+    *) echo "there is no stage \"$1\"; stages: build, test, job, sanitize, bench, binding" >&2; exit 2 ;;
   esac
   shift
 done
-[ ${#stages[@]} -gt 0 ] || stages=(build test sanitize bench binding)
+[ ${#stages[@]} -gt 0 ] || stages=(build test job sanitize bench binding)
 
 # TypeScript through tsx where it is; a Node from 24 on runs the sources as they are.
 typescript=()
@@ -48,10 +50,12 @@ build() {
 }
 
 test_stage() {
-  local specs=(test/cuda.*.spec.ts test/device.spec.ts)
+  local specs=(test/cuda.*.spec.ts test/device.*spec.ts)
   # The operators' file declares their tests on the CPU too; these have been run elsewhere.
   mocha --grep 'GPU|device|recorded' "${specs[@]}"
 }
+
+job() { run_node scripts/gpu-job.mjs; }
 
 # --kernel-regex in newer releases, --kernel-name or --filter in older ones: only kernels of our namespace are instrumented.
 kernel_filter() {

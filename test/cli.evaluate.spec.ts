@@ -50,7 +50,7 @@ describe("memformer evaluate, generate, inspect", function () {
     // A byte a token: what is scored is what was held out, all of it.
     expect(found.tokens).to.equal(found.bytes);
     expect(found.bytes / 12_500).to.be.within(0.2, 0.5);
-    expect(found.ablations).to.have.all.keys("zeroed", "shuffled", "frozen");
+    expect(found.ablations).to.have.all.keys("initial", "zeroed", "shuffled", "frozen");
     for (const score of [found, ...Object.values(found.ablations)]) {
       expect(score.bitsPerByte)
         .to.be.closeTo(score.nats / Math.LN2 / found.bytes, 1e-9)
@@ -72,8 +72,24 @@ describe("memformer evaluate, generate, inspect", function () {
       "train",
     );
     expect(code, stderr).to.equal(0);
-    expect(stdout).to.match(/^memory( +bits per (byte|token)){2} +perplexity\nwhole .*\nzeroed .*\nfrozen .*\n/);
-    expect(stdout).to.match(/\n48 tokens, 48 bytes of .*text\.txt \(train\), [^\n]+\n$/);
+    expect(stdout).to.match(/^memory( +bits per (byte|token)){2} +perplexity\nwhole .*\ninitial .*\nzeroed .*\nfrozen .*\n/);
+    expect(stdout).to.match(/\n48 tokens, 48 bytes of .*text\.txt \(train\), [^\n]+\n/);
+    // What each row measures, and what none of them does.
+    expect(stdout).to.match(/\n {2}initial +[^\n]+\n {2}zeroed +[^\n]+\n {2}frozen +[^\n]+\nAblations [^\n]+ twin trained without [^\n]+\n$/);
+  });
+
+  it("takes the ablations asked for, or none, and refuses one that there is not", async () => {
+    const take = async (names: string): Promise<string[]> => {
+      const { code, stdout, stderr } = await bench.run("evaluate", "run", "--json", "--segments", "2", "--ablations", names);
+      expect(code, stderr).to.equal(0);
+      return Object.keys((JSON.parse(stdout) as Evaluation).ablations);
+    };
+    expect(await take("frozen, initial")).to.deep.equal(["frozen", "initial"]);
+    expect(await take("none")).to.deep.equal([]);
+    const { code, stderr } = await bench.run("evaluate", "run", "--ablations", "shufled");
+    expect(code).to.equal(2);
+    expect(stderr).to.include('there is no ablation "shufled"; did you mean "shuffled"?');
+    expect((await bench.run("evaluate", "--help")).stdout).to.match(/initial .*zeroed .*shuffled .*frozen /s).and.include("twin trained without");
   });
 
   it("continues a prompt, the same for the same seed, another for another", async () => {

@@ -1,7 +1,7 @@
 import { expect } from "chai";
 import {
-  evaluate, evaluationPass, memory, openTokenizer, PADDING, Random, RecallStream, synchronize, tidy, tokensInMemory,
-  type Memformer, type Segment, type TokenStream,
+  apply, evaluate, evaluationPass, memory, openTokenizer, PADDING, Random, RecallStream, synchronize, Tensor, tidy, tokensInMemory,
+  type Ablation, type EvaluateOptions, type Memformer, type Segment, type State, type TokenStream,
 } from "../lib/index.ts";
 import { numbers, perturb, tinyModel } from "./support/models.ts";
 import { failure, runModel, train } from "./support/runs.ts";
@@ -18,6 +18,36 @@ async function reader(options: Parameters<typeof tinyModel>[0] = {}): Promise<Me
   const model = await tinyModel({ vocabulary: 257, bos: 256, ...options });
   await perturb(model, 0.2);
   return model;
+}
+
+const ablationNames = ["initial", "zeroed", "shuffled", "frozen"] as const;
+
+/** Nats of the whole and of every ablation, a forward pass for each segment and memory. */
+async function byHand(model: Memformer, stream: TokenStream): Promise<Record<Ablation | "whole", number>> {
+  const nats = { whole: 0, initial: 0, zeroed: 0, shuffled: 0, frozen: 0 }, { lanes } = stream, { bos, variant } = model.config;
+  let state = model.initialState(lanes), held = state, holds = new Uint8Array(lanes);
+  for (let segment = await stream.next(); segment !== undefined; segment = await stream.next()) {
+    const { reset, source, target, length, batch } = segment, of = async (memory: State, restart: number | Uint8Array = reset): Promise<number> => {
+      const flags = typeof restart === "number" ? new Uint8Array(batch).fill(restart) : restart;
+      const { loss, count } = model.forward(model.upload({ ...segment, reset: flags }), memory);
+      return await loss.item() * await count.item();
+    };
+    nats.whole += await of(state);
+    nats.initial += await of(state, 1);
+    nats.zeroed += await of(state.map((part) => apply("aten::zeros_like", part)), 0);
+    nats.shuffled += await of(state.map((part) => apply("aten::roll", part, [1], [0])));
+    nats.frozen += await of(held);
+    const next = model.forward(model.upload(segment), state).state;
+    const before = Uint8Array.from(holds, (flag, b) => flag && !reset[b] ? 1 : 0), mask = Tensor.from(before, [lanes, 1, 1], "bool");
+    held = next.map((part, i) => apply("aten::where.self", mask, held[i]!, part));
+    // Text: anything real but BOS in what the memory is written from. A decoder's is its target without the last, behind one token.
+    holds = Uint8Array.from(before, (flag, b) => {
+      const read = variant === "decoder" ? target.subarray(b * length, (b + 1) * length - 1) : source.subarray(b * length, (b + 1) * length);
+      return flag === 1 || read.some((token) => token !== PADDING && token !== bos) ? 1 : 0;
+    });
+    state = next;
+  }
+  return nats;
 }
 
 const lengths = [40, 7, 23, 61, 12, 30];
@@ -57,8 +87,8 @@ describe("evaluation", function () {
       expect(tokens).to.equal(total);
       expect(nats).to.be.closeTo(scores[0]!.nats, 1e-9 * scores[0]!.nats);
     }
-    expect(Object.keys(scores[0]!.ablations)).to.deep.equal(["zeroed", "frozen"]);
-    expect(Object.keys(scores[1]!.ablations)).to.deep.equal(["zeroed", "shuffled", "frozen"]);
+    expect(Object.keys(scores[0]!.ablations)).to.deep.equal(["initial", "zeroed", "frozen"]);
+    expect(Object.keys(scores[1]!.ablations)).to.deep.equal(["initial", "zeroed", "shuffled", "frozen"]);
   });
 
   it("is the same twice, and leaves the model and the memory in use as they were", async () => {
@@ -88,6 +118,18 @@ describe("evaluation", function () {
     };
     expect(await failure(evaluate(model, stream, { signal: controller.signal }))).to.be.instanceOf(Enough);
     expect(segments).to.equal(3);
+  });
+});
+
+describe("evaluation with weights that are not numbers", () => {
+  it("ends with NAN_LOSS and names the memory and the segments", async () => {
+    await using model = await reader();
+    const { shape } = model.parameters[0]!;
+    using nan = Tensor.from(new Float64Array(shape.reduce((a, b) => a * b)).fill(NaN), shape);
+    model.assign(model.parameters[0]!.name, nan);
+    const error = await failure(evaluate(model, await pass(model, lengths)));
+    expect(error.code).to.equal("ERR_MEMFORMER_NAN_LOSS");
+    expect(error.details).to.deep.include({ memory: "whole", segment: 0 });
   });
 });
 
@@ -124,7 +166,7 @@ describe("an ablation of the memory", function () {
     for (const variant of ["encoder-decoder", "encoder", "decoder"] as const) {
       await using model = await reader({ variant });
       const { nats, ablations } = await evaluate(model, await pass(model, lengths));
-      for (const name of ["zeroed", "shuffled", "frozen"] as const) {
+      for (const name of ablationNames) {
         expect(Math.abs(ablations[name]!.nats - nats), `${variant}, ${name}`).to.be.above(1e-6 * nats);
       }
     }
@@ -138,12 +180,101 @@ describe("an ablation of the memory", function () {
     expect(ablations.zeroed!.nats).to.not.equal(nats);
   });
 
-  it("frozen is the whole up to the second segment of a document, and not after it", async () => {
+  it("frozen holds the memory after the first segment of text, not the one after BOS", async () => {
+    // With an encoder the second segment of a document is the first to read text, and the fourth to meet a memory of more; a decoder
+    // reads what it predicts, one segment earlier.
+    for (const [variant, segments] of [["encoder-decoder", 3], ["encoder", 3], ["decoder", 2]] as const) {
+      await using model = await reader({ variant });
+      const same = await evaluate(model, await pass(model, [6 * segments, 9, 11], 3));
+      expect(same.ablations.frozen!.nats, variant).to.equal(same.nats);
+      const longer = await evaluate(model, await pass(model, [6 * segments + 6, 9, 11], 3));
+      expect(longer.ablations.frozen!.nats, variant).to.not.equal(longer.nats);
+    }
+  });
+
+  it("initial scores as documents cut into single segments would be, with the text before as their source", async () => {
+    for (const variant of ["encoder-decoder", "encoder", "decoder"] as const) {
+      await using model = await reader({ variant });
+      const { ablations } = await evaluate(model, await pass(model, lengths));
+      const stream = await pass(model, lengths), next = stream.next.bind(stream);
+      stream.next = async () => {
+        const segment = await next();
+        return segment === undefined ? undefined : { ...segment, reset: segment.reset.slice().fill(1) };
+      };
+      const restarted = await evaluate(model, stream, { ablations: [] });
+      expect(ablations.initial!.nats, variant).to.be.closeTo(restarted.nats, 1e-12 * restarted.nats);
+    }
+  });
+
+  it("is each what a loop written by hand makes of the memory", async () => {
+    for (const variant of ["encoder-decoder", "encoder", "decoder"] as const) {
+      await using model = await reader({ variant });
+      const stream = await pass(model, lengths);
+      Object.assign(stream, { ended: undefined }); // rows of lanes that have ended stay, so that the row above is the same
+      const expected = await byHand(model, await pass(model, lengths)), found = await evaluate(model, stream);
+      expect(found.nats).to.be.closeTo(expected.whole, 1e-12 * expected.whole);
+      for (const name of ablationNames) {
+        expect(found.ablations[name]!.nats, `${variant}, ${name}`).to.be.closeTo(expected[name], 1e-12 * expected[name]);
+      }
+    }
+  });
+
+  it("drops the rows of lanes that have ended, and scores the same without them", async () => {
+    const long = [200, 7, 20, 61, 12, 30, 9, 13];
+    for (const variant of ["encoder-decoder", "decoder"] as const) {
+      await using model = await reader({ variant });
+      const rows: number[] = [], score = model.score.bind(model);
+      model.score = (segments, ...rest) => {
+        rows.push(segments[0]!.batch);
+        return score(segments, ...rest);
+      };
+      const dropping = await evaluate(model, await pass(model, long, 8));
+      expect(rows[0]).to.equal(8);
+      expect(rows.at(-1), "the row above stays, of a lane that has ended").to.equal(2);
+      rows.length = 0;
+      expect((await evaluate(model, await pass(model, long, 8), { ablations: ["frozen"] })).nats).to.be.closeTo(dropping.nats, 1e-12 * dropping.nats);
+      expect(rows.at(-1)).to.equal(1);
+      rows.length = 0;
+      const stream = await pass(model, long, 8);
+      Object.assign(stream, { ended: undefined });
+      const whole = await evaluate(model, stream);
+      expect(new Set(rows)).to.deep.equal(new Set([8]));
+      expect(dropping.tokens).to.equal(whole.tokens);
+      expect(dropping.nats).to.be.closeTo(whole.nats, 1e-12 * whole.nats);
+      for (const name of ["initial", "zeroed", "frozen"] as const) {
+        const nats = whole.ablations[name]!.nats;
+        expect(dropping.ablations[name]!.nats, `${variant}, ${name}`).to.be.closeTo(nats, 1e-12 * nats);
+      }
+    }
+  });
+
+  it("does not depend on how many segments are scored at a time", async () => {
+    for (const variant of ["encoder-decoder", "encoder", "decoder"] as const) {
+      await using model = await reader({ variant });
+      const one = await evaluate(model, await pass(model, lengths));
+      for (const together of [2, 3, 100]) {
+        const several = await evaluate(model, await pass(model, lengths), { together });
+        expect(several.tokens).to.equal(one.tokens);
+        expect(several.nats).to.be.closeTo(one.nats, 1e-12 * one.nats);
+        for (const name of ablationNames) {
+          const nats = one.ablations[name]!.nats;
+          expect(several.ablations[name]!.nats, `${variant}, ${name}, ${together}`).to.be.closeTo(nats, 1e-12 * nats);
+        }
+      }
+    }
+  });
+
+  it("is refused under a name that there is not, with the nearest one; so is an option", async () => {
     await using model = await reader();
-    const two = await evaluate(model, await pass(model, [12, 9, 11], 3));
-    expect(two.ablations.frozen!.nats).to.equal(two.nats);
-    const three = await evaluate(model, await pass(model, [18, 9, 11], 3));
-    expect(three.ablations.frozen!.nats).to.not.equal(three.nats);
+    const unknown = await failure(evaluate(model, await pass(model, lengths), { ablations: ["frozn" as Ablation] }));
+    expect(unknown.code).to.equal("ERR_MEMFORMER_CONFIG");
+    expect(unknown.message).to.include('did you mean "frozen"?');
+    const option = await failure(evaluate(model, await pass(model, lengths), { segment: 3 } as EvaluateOptions));
+    expect(option.code).to.equal("ERR_MEMFORMER_CONFIG");
+    expect(option.message).to.include('did you mean "segments"?');
+    for (const wrong of [{ segments: 1.5 }, { segments: -1 }, { together: 0 }, { bytes: -1 }]) {
+      expect((await failure(evaluate(model, await pass(model, lengths), wrong))).code, JSON.stringify(wrong)).to.equal("ERR_MEMFORMER_CONFIG");
+    }
   });
 
   it("takes away what training put there: a recall model knows with its memory, and guesses without", async () => {

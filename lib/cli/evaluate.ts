@@ -1,7 +1,7 @@
 /** `memformer evaluate`: how well a model predicts text, and what its memory has to do with it. */
 import type { Command } from "commander";
 import { z } from "zod";
-import type { Score } from "../evaluate.ts";
+import { ABLATIONS, type Ablation, type Score } from "../evaluate.ts";
 import { formatDuration, formatNumber } from "../log/format.ts";
 import { evaluateSource } from "./held-out.ts";
 import { findModel, openModel, runOf } from "./model-folder.ts";
@@ -22,20 +22,35 @@ const dataSchema = runSchema.pick({
 const passSchema = z.strictObject({
   split: z.enum(["train", "valid", "test"]).default("valid").describe("the split to read"),
   segments: z.int().positive().optional().describe("segments to read; default: to the end"),
+  ablations: z
+    .string()
+    .default(ABLATIONS.join(","))
+    .describe("what to score in place of the memory, separated by commas, or none"),
   device: runSchema.shape.device,
   json: z.boolean().default(false).describe("print JSON"),
 });
+
+/** What a row of the table is, and what its distance from "whole" measures. */
+const meanings: Record<Ablation | "whole", string> = {
+  whole: "the model with its memory",
+  initial: "every segment starts from the learned initial memory: what a document's past adds for this model",
+  zeroed: "every segment reads zeros, which training never showed it: dependence and shift, not worth",
+  shuffled: "every segment reads the memory of another row's text: dependence on what the memory holds",
+  frozen: "the memory stays as it was after the document's first segment of text: dependence on later updates",
+};
+const caution = "Ablations measure dependence. What the memory is worth, only a twin trained without it measures.";
 
 /** Adds `memformer evaluate`. */
 export function register(program: Command): void {
   const command = program
     .command("evaluate")
-    .description("bits per byte and perplexity of a model: whole, and with its memory zeroed, shuffled, frozen")
+    .description(`bits per byte and perplexity of a model: whole, and with ${ABLATIONS.join(", ")} in place of its memory`)
     .argument("<folder>", "a model, a checkpoint or a run; what its run was given is the default of the options");
   addOptions(command, dataSchema, "Data");
   addOptions(command, passSchema, "Pass");
+  command.addHelpText("after", `\nMemory:\n${meaningLines(["whole", ...ABLATIONS])}\n\n${caution}`);
   command.action(async (path: string, flags: Record<string, unknown>) => {
-    const { split, segments, device, json } = passSchema.parse(pick(passSchema, flags));
+    const { split, segments, ablations: names, device, json } = passSchema.parse(pick(passSchema, flags));
     const folder = await findModel(path);
     const [before, given] = [await runOf(folder), fromFlags(flags)];
     const { run } = settle(...(before === undefined ? [] : [dataOf(before)]), given);
@@ -46,7 +61,11 @@ export function register(program: Command): void {
     });
     await using model = opened.model;
     await using data = await openRunData(run, opened.tokenizer);
-    const result = await evaluateSource(model, data.split(split), data.tokenizer, { lanes: run.lanes, segments });
+    const result = await evaluateSource(model, data.split(split), data.tokenizer, {
+      lanes: run.lanes,
+      segments,
+      ablations: (names === "none" ? [] : names.split(",").map((name) => name.trim())) as Ablation[],
+    });
     const { ablations, ...whole } = result;
     const facts = { model: folder, data: data.spec, split, lanes: run.lanes };
     if (json) {
@@ -62,9 +81,15 @@ export function register(program: Command): void {
         ["memory", "bits per byte", "bits per token", "perplexity"],
         line("whole", whole),
         ...Object.entries(ablations).map(([name, score]) => line(name, score)),
-      ])}\n${whole.tokens} tokens, ${whole.bytes} bytes of ${data.spec} (${split}), ${formatDuration(whole.seconds)}\n`,
+      ])}\n${whole.tokens} tokens, ${whole.bytes} bytes of ${data.spec} (${split}), ${formatDuration(whole.seconds)}\n${
+        names === "none" ? "" : `\n${meaningLines(Object.keys(ablations) as Ablation[])}\n${caution}\n`
+      }`,
     );
   });
+}
+
+function meaningLines(names: readonly (Ablation | "whole")[]): string {
+  return names.map((name) => `  ${name.padEnd(10)}${meanings[name]}`).join("\n");
 }
 
 /** Of a run's settings, those that say what text is read. */

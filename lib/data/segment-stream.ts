@@ -10,6 +10,8 @@ export interface SegmentStream<Position = unknown> {
   readonly bos: number;
   /** The next segment of every lane; undefined when the stream is over. */
   next(): Promise<Segment | undefined>;
+  /** Lanes that have nothing more to read, as the next call of `next` will find them. Absent: not known of any. */
+  ended?(): readonly boolean[];
   /** Where the next call of `next` stands. */
   position(): Position;
   /** Goes to a position, from which the stream continues exactly as it did the first time. */

@@ -129,6 +129,12 @@ export class TokenStream implements SegmentStream<StreamPosition> {
     return { batch: B, length: T, source, target, reset };
   }
 
+  /** Lanes without anything more to read; none, if the stream repeats. */
+  ended(): boolean[] {
+    const over = !this.#repeat && this.#taken === this.#pieces.count;
+    return this.#lanes.map((lane) => over && lane === undefined);
+  }
+
   /** Segments until the stream is over: for ever, if it repeats. */
   async *[Symbol.asyncIterator](): AsyncGenerator<Segment, void, void> {
     for (let segment = await this.next(); segment !== undefined; segment = await this.next()) yield segment;

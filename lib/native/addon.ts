@@ -66,6 +66,7 @@ export interface Addon {
   encode(call: number, model: ModelHandle, segment: SegmentHandles, training: boolean, state: readonly TensorHandle[], withGraph: boolean): TensorHandle[];
   advance(call: number, model: ModelHandle, segment: SegmentHandles, training: boolean, state: readonly TensorHandle[]): TensorHandle[];
   replay(call: number, model: ModelHandle, segments: readonly TensorHandle[], training: boolean, state: readonly TensorHandle[], weights: readonly number[], gradient: readonly TensorHandle[]): TensorHandle[];
+  score(call: number, model: ModelHandle, segments: readonly TensorHandle[], ablations: readonly string[], state: readonly TensorHandle[], held: readonly TensorHandle[]): TensorHandle[];
   setRecording(call: number, model: ModelHandle, enabled: boolean): void;
   recording(call: number, model: ModelHandle): Promise<{ steps: number; refusal: string }>;
   logits(call: number, model: ModelHandle, segment: SegmentHandles, training: boolean, state: readonly TensorHandle[], prefix: TensorHandle): TensorHandle[];

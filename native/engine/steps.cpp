@@ -1,5 +1,6 @@
 #include "engine/steps.h"
 
+#include "core/failure.h"
 #include "engine/gradients.h"
 
 namespace memformer::engine {
@@ -84,6 +85,35 @@ Steps::Replayed Steps::replay(const Segments& segments, const nn::State& state, 
   });
   const size_t states = last ? N : 0;
   return {results[0], results[1], slice(results, 2, states), slice(results, 2 + states, N)};
+}
+
+nn::Scores Steps::score(const Segments& segments, const nn::State& state, const Tensors& held, const std::vector<std::string>& ablations,
+                        const std::function<void()>& between) {
+  const size_t N = state.size(), first = kParts * segments.size();
+  const bool on_cpu = model_->device().is_cpu();
+  std::string key = "score";
+  std::vector<nn::Ablation> wanted;
+  for (const auto& name : ablations) {
+    wanted.push_back(nn::ablation(name));
+    key += " " + name;
+  }
+  const bool frozen = std::find(wanted.begin(), wanted.end(), nn::Ablation::frozen) != wanted.end();
+  require(held.empty() || (frozen && held.size() == N + 1), "SHAPE", "score: held must be ", N + 1, " tensors, got ", held.size());
+  auto results = run(key, inputs_of(segments, {&state, &held}), [&](const Tensors& inputs) {
+    at::NoGradGuard no_grad;
+    nn::Held before;
+    if (!held.empty()) before = {slice(inputs, first + N, N), inputs.back()};
+    auto scores = on_cpu ? model_->score(segments_from(inputs, segments), slice(inputs, first, N), before, wanted, between)
+                         : model_->score(segments_from(inputs, segments), slice(inputs, first, N), before, wanted);
+    Tensors made{scores.loss, scores.count};
+    made.insert(made.end(), scores.state.begin(), scores.state.end());
+    made.insert(made.end(), scores.held.state.begin(), scores.held.state.end());
+    if (frozen) made.push_back(scores.held.holds);
+    return made;
+  });
+  nn::Held after;
+  if (frozen) after = {slice(results, 2 + N, N), results.back()};
+  return {results[0], results[1], slice(results, 2, N), after};
 }
 
 }  // namespace memformer::engine

@@ -15,6 +15,21 @@ c10::TypePtr inside_optional(const c10::TypePtr& type) {
   return type->kind() == c10::TypeKind::OptionalType ? type->castRaw<c10::OptionalType>()->getElementType() : type;
 }
 
+at::Device device_named(const std::string& name) {
+  try {
+    return at::Device(name);
+  } catch (const c10::Error&) {
+    throw Failure("CONFIG", "there is no device \"" + name + "\"; known: cpu, cuda, cuda:N");
+  }
+}
+
+/// Whether a failure of LibTorch's is one of devices that do not go together.
+bool speaks_of_devices(const std::string& message) {
+  for (const char* word : {"device", "meta", "backend"})
+    if (message.find(word) != std::string::npos) return true;
+  return false;
+}
+
 }  // namespace
 
 DispatchedCall::DispatchedCall(const std::string& name, const std::string& overload, const Napi::Array& arguments)
@@ -52,7 +67,7 @@ c10::IValue DispatchedCall::convert(const Argument& argument, const c10::Argumen
   if (const auto* flag = std::get_if<bool>(&argument)) return *flag;
   if (const auto* text = std::get_if<std::string>(&argument)) {
     if (type->kind() == c10::TypeKind::DeviceObjType) {
-      const at::Device device(*text);
+      const auto device = device_named(*text);
       compute_on(device);
       return device;
     }
@@ -73,14 +88,43 @@ c10::IValue DispatchedCall::convert(const Argument& argument, const c10::Argumen
   return c10::List<int64_t>(std::vector<int64_t>(numbers.begin(), numbers.end()));
 }
 
+std::string DispatchedCall::several_devices(const engine::Tensors& tensors) const {
+  std::ostringstream text;
+  std::optional<at::Device> first;
+  bool several = false;
+  const auto say = [&](const std::string& name, const at::Tensor& tensor) {
+    if (!tensor.defined() || (tensor.dim() == 0 && tensor.is_cpu())) return;
+    text << (first ? ", " : "") << name << (first ? " on " : " lies on ") << tensor.device().str();
+    several = several || (first && *first != tensor.device());
+    if (!first) first = tensor.device();
+  };
+  for (size_t i = 0; i < std::min(arguments_.size(), op_.schema().arguments().size()); ++i) {
+    const auto& name = op_.schema().arguments()[i].name();
+    if (const auto* one = std::get_if<TensorAt>(&arguments_[i])) say(name, tensors[one->input]);
+    if (const auto* list = std::get_if<TensorsAt>(&arguments_[i]))
+      for (size_t j = 0; j < list->count; ++j) say(name + "[" + std::to_string(j) + "]", tensors[list->first + j]);
+  }
+  return several ? text.str() : "";
+}
+
 engine::Tensors DispatchedCall::run(const engine::Tensors& tensors) const {
   const auto& schema = op_.schema();
   require(arguments_.size() <= schema.arguments().size(), "NATIVE", schema.name(), " takes ", schema.arguments().size(), " arguments, got ",
           arguments_.size());
+  const auto devices = several_devices(tensors);
+  const auto refuse = [&] { require(false, "DEVICE_MISMATCH", schema.name(), ": all tensors must lie on one device; ", devices); };
+  // LibTorch checks its own, but lets "meta" tensors take others with them; a kernel of ours started on a GPU would read host memory.
+  const bool without_numbers = std::any_of(tensors.begin(), tensors.end(), [](const auto& tensor) { return tensor.defined() && tensor.is_meta(); });
+  if (!devices.empty() && (without_numbers || schema.name().starts_with("memformer::"))) refuse();
   torch::jit::Stack stack;
   for (size_t i = 0; i < schema.arguments().size(); ++i)
     stack.push_back(convert(i < arguments_.size() ? arguments_[i] : Argument(), schema.arguments()[i], tensors));
-  op_.callBoxed(stack);
+  try {
+    op_.callBoxed(stack);
+  } catch (const c10::Error& error) {
+    if (!devices.empty() && speaks_of_devices(error.what_without_backtrace())) refuse();
+    throw;
+  }
   engine::Tensors results;
   for (auto& value : stack) {
     require(value.isTensor() || value.isTensorList(), "NATIVE", schema.name(), " returns something that is no tensor");

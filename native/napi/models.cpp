@@ -1,6 +1,7 @@
 // Models, their steps, their parameters.
 #include "engine/gradients.h"
 #include "engine/threads.h"
+#include "napi/devices.h"
 #include "napi/environment.h"
 #include "napi/exports.h"
 #include "napi/held_model.h"
@@ -8,6 +9,8 @@
 namespace memformer::napi {
 
 nn::SegmentInput segment_of(const HeldModel& held, const at::Tensor* parts, bool training) {
+  for (size_t i = 0; const char* name : {"segment.source", "segment.target", "segment.reset", "seed", "segment.lengths"})
+    require_numbers(parts[i++], name);
   engine::use_threads_for(parts[0].size(0) * parts[0].size(1) * held.model->parameters().count());
   return {parts[0], parts[1], parts[2], parts[3], parts[4], training};
 }
@@ -85,6 +88,15 @@ Napi::Value initial_state(const Napi::CallbackInfo& info) {
   });
 }
 
+using Place = Tensors::const_iterator;
+
+/// The tensors from `begin` to `end` on the model's device.
+Tensors brought_to_model(const HeldModel& held, Place begin, Place end, const char* argument) {
+  Tensors brought;
+  for (auto tensor = begin; tensor != end; ++tensor) brought.push_back(brought_to(held.device, *tensor, argument, "[", tensor - begin, "]"));
+  return brought;
+}
+
 /// A segment from JavaScript: [source, target, reset, seed, lengths] handles and a flag; the state's handles follow the five.
 struct StepArguments {
   explicit StepArguments(const Napi::CallbackInfo& info) : training(info[3].As<Napi::Boolean>()), inputs(slots(info[2], "segment")) {
@@ -98,7 +110,10 @@ struct StepArguments {
   nn::SegmentInput moved(const HeldModel& held, const Tensors& tensors) const {
     return engine::on_device(segment(held, tensors), held.device);
   }
-  static nn::State state(const Tensors& tensors, size_t extra = 0) { return nn::State(tensors.begin() + kSegmentParts, tensors.end() - extra); }
+  /// The state on the model's device, so that one from a file or of another model's is taken too.
+  static nn::State state(const HeldModel& held, const Tensors& tensors, size_t extra = 0) {
+    return brought_to_model(held, tensors.begin() + kSegmentParts, tensors.end() - extra, "state");
+  }
 
   bool training;
   Slots inputs;
@@ -111,7 +126,7 @@ Napi::Value forward(const Napi::CallbackInfo& info) {
   const size_t count = 2 + step.inputs.size() - kSegmentParts;
   return enqueue(info, step.inputs, count, [step, with_graph](HeldModel& held, const Tensors& tensors) {
     at::AutoGradMode grad_mode(with_graph);
-    auto outputs = held.model->forward({step.moved(held, tensors)}, StepArguments::state(tensors));
+    auto outputs = held.model->forward({step.moved(held, tensors)}, StepArguments::state(held, tensors));
     Tensors results{outputs.total, outputs.count.squeeze(0)};
     results.insert(results.end(), outputs.state.begin(), outputs.state.end());
     return results;
@@ -125,7 +140,7 @@ Napi::Value encode(const Napi::CallbackInfo& info) {
   const size_t count = 1 + step.inputs.size() - kSegmentParts;
   return enqueue(info, step.inputs, count, [step, with_graph](HeldModel& held, const Tensors& tensors) {
     at::AutoGradMode grad_mode(with_graph);
-    auto encoding = held.model->encode(step.moved(held, tensors), StepArguments::state(tensors));
+    auto encoding = held.model->encode(step.moved(held, tensors), StepArguments::state(held, tensors));
     Tensors results{encoding.hidden.to(held.model->parameters().dtype())};
     results.insert(results.end(), encoding.state.begin(), encoding.state.end());
     return results;
@@ -136,7 +151,7 @@ Napi::Value encode(const Napi::CallbackInfo& info) {
 Napi::Value advance(const Napi::CallbackInfo& info) {
   const StepArguments step(info);
   return enqueue(info, step.inputs, step.inputs.size() - kSegmentParts, [step](HeldModel& held, const Tensors& tensors) {
-    return held.steps.advance(step.segment(held, tensors), StepArguments::state(tensors));
+    return held.steps.advance(step.segment(held, tensors), StepArguments::state(held, tensors));
   });
 }
 
@@ -155,12 +170,43 @@ Napi::Value replay(const Napi::CallbackInfo& info) {
   return enqueue(info, inputs, 2 + (gradient.empty() ? 2 : 1) * states, [=](HeldModel& held, const Tensors& tensors) {
     std::vector<nn::SegmentInput> segments;
     for (size_t g = 0; g < weights.size(); ++g) segments.push_back(segment_of(held, tensors.data() + kSegmentParts * g, training));
-    auto replayed = held.steps.replay(segments, nn::State(tensors.begin() + first, tensors.begin() + first + states),
+    const auto after = tensors.begin() + first + states;
+    auto replayed = held.steps.replay(segments, brought_to_model(held, tensors.begin() + first, after, "state"),
                                       at::tensor(weights, at::kDouble).to(held.model->parameters().dtype()),
-                                      nn::State(tensors.begin() + first + states, tensors.end()));
+                                      brought_to_model(held, after, tensors.end(), "gradient"));
     Tensors results{replayed.loss, replayed.count};
     results.insert(results.end(), replayed.state.begin(), replayed.state.end());
     results.insert(results.end(), replayed.gradient.begin(), replayed.gradient.end());
+    return results;
+  });
+}
+
+/// score(call, model, segments, ablations, state, held): [losses (1 + A, G), counts (G), ...state, ...held]; see Steps::score.
+Napi::Value score(const Napi::CallbackInfo& info) {
+  auto inputs = slots(info[2], "segments");
+  const auto names = info[3].As<Napi::Array>();
+  require(inputs.size() % kSegmentParts == 0 && !inputs.empty(), "NATIVE", "a segment is five tensors, got ", inputs.size());
+  std::vector<std::string> ablations;
+  for (uint32_t i = 0; i < names.Length(); ++i) ablations.push_back(names.Get(i).As<Napi::String>());
+  const bool frozen = std::find(ablations.begin(), ablations.end(), "frozen") != ablations.end();
+  const auto state = slots(info[4], "state"), held = slots(info[5], "held");
+  const size_t first = inputs.size(), states = state.size();
+  inputs.insert(inputs.end(), state.begin(), state.end());
+  inputs.insert(inputs.end(), held.begin(), held.end());
+  // One call is all of a step's memories: an abort does not wait for them.
+  const auto between = [cancel = Environment::of(info.Env()).cancel] {
+    require(!cancel || !cancel->load(std::memory_order_relaxed), "ABORTED", "the operation was aborted");
+  };
+  return enqueue(info, inputs, 2 + states + (frozen ? states + 1 : 0), [=](HeldModel& model, const Tensors& tensors) {
+    std::vector<nn::SegmentInput> segments;
+    for (size_t part = 0; part < first; part += kSegmentParts) segments.push_back(segment_of(model, tensors.data() + part, false));
+    const auto after = tensors.begin() + first + states;
+    auto scores = model.steps.score(segments, brought_to_model(model, tensors.begin() + first, after, "state"),
+                                    brought_to_model(model, after, tensors.end(), "held"), ablations, between);
+    Tensors results{scores.loss, scores.count};
+    results.insert(results.end(), scores.state.begin(), scores.state.end());
+    results.insert(results.end(), scores.held.state.begin(), scores.held.state.end());
+    if (frozen) results.push_back(scores.held.holds);
     return results;
   });
 }
@@ -194,7 +240,7 @@ Napi::Value logits(const Napi::CallbackInfo& info) {
   inputs.push_back(slot(info[5], "prefix"));
   return enqueue(info, inputs, 1, [step](HeldModel& held, const Tensors& tensors) {
     at::NoGradGuard no_grad;
-    return Tensors{held.model->logits(step.moved(held, tensors), tensors.back().to(held.device, at::kLong), StepArguments::state(tensors, 1))};
+    return Tensors{held.model->logits(step.moved(held, tensors), brought_to(held.device, tensors.back(), "prefix").to(at::kLong), StepArguments::state(held, tensors, 1))};
   });
 }
 
@@ -221,6 +267,7 @@ Napi::Value parameter(const Napi::CallbackInfo& info) {
 Napi::Value assign(const Napi::CallbackInfo& info) {
   const std::string name = info[2].As<Napi::String>();
   return enqueue(info, {slot(info[3], "tensor")}, 0, [name](HeldModel& held, const Tensors& tensors) {
+    require_numbers(tensors[0], "'", name, "'");
     held.model->parameters().assign(name, tensors[0]);
     return Tensors();
   });
@@ -255,6 +302,7 @@ void export_models(Napi::Env env, Napi::Object exports) {
   export_function<encode>(env, exports, "encode");
   export_function<advance>(env, exports, "advance");
   export_function<replay>(env, exports, "replay");
+  export_function<score>(env, exports, "score");
   export_function<logits>(env, exports, "logits");
   export_function<set_recording>(env, exports, "setRecording");
   export_function<recording>(env, exports, "recording");

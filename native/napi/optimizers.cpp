@@ -1,5 +1,6 @@
 // The optimizer.
 #include "core/cuda.h"
+#include "napi/devices.h"
 #include "napi/environment.h"
 #include "napi/exports.h"
 #include "napi/held_optimizer.h"
@@ -41,8 +42,9 @@ Napi::Value drop_adamw(const Napi::CallbackInfo& info) {
 Napi::Value adamw_step(const Napi::CallbackInfo& info) {
   const double rate = info[2].As<Napi::Number>().DoubleValue();
   const double clip = info[4].As<Napi::Number>().DoubleValue();
-  return enqueue_optimizer(info, {slot(info[3], "norm")}, 0, [rate, clip](engine::AdamW& adamw, const Tensors& tensors) {
-    adamw.step(rate, tensors[0], clip);
+  const auto held = unwrap<HeldOptimizer>(info[1], Kind::optimizer, "optimizer")->held;
+  return enqueue_optimizer(info, {slot(info[3], "norm")}, 0, [rate, clip, held](engine::AdamW& adamw, const Tensors& tensors) {
+    adamw.step(rate, brought_to(held->device, tensors[0], "norm"), clip);
     return Tensors();
   });
 }
@@ -67,6 +69,7 @@ Napi::Value adamw_assign(const Napi::CallbackInfo& info) {
     at::NoGradGuard no_grad;
     auto target = state_of(adamw, name);
     require(target.sizes() == tensors[0].sizes(), "SHAPE", "'", name, "' has shape ", target.sizes(), ", got ", tensors[0].sizes());
+    require_numbers(tensors[0], "'", name, "'");
     target.copy_(tensors[0]);
     return Tensors();
   });

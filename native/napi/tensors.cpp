@@ -1,6 +1,7 @@
 // Tensors, operators by name, gradients.
 #include "core/cuda.h"
 #include "engine/gradients.h"
+#include "napi/devices.h"
 #include "napi/dispatch.h"
 #include "napi/environment.h"
 #include "napi/exports.h"
@@ -42,6 +43,7 @@ Napi::Value described(Napi::Env env, const at::Tensor& value) {
 at::Tensor host_copy(const at::Tensor& tensor, std::function<void()>& wait) {
   // More is not worth the memory that a device can write to by itself, which is dear to get.
   constexpr size_t kSmall = 1 << 16;
+  require_numbers(tensor, "a tensor that is read");
   const auto value = tensor.detach();
   if (!value.is_cuda() || value.nbytes() > kSmall)
     return value.to(value.options().device(at::kCPU), /*non_blocking=*/false, /*copy=*/true, at::MemoryFormat::Contiguous);
@@ -127,6 +129,7 @@ Napi::Value backward(const Napi::CallbackInfo& info) {
     }
   }
   environment.engine().submit(environment.call(info[0]), std::move(inputs), {}, [count](const Tensors& tensors) {
+    for (size_t i = count; i < tensors.size(); ++i) require_numbers(tensors[i], "grads[", i - count, "]");
     engine::backward(Tensors(tensors.begin(), tensors.begin() + count), Tensors(tensors.begin() + count, tensors.end()));
     return Tensors();
   });

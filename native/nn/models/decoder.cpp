@@ -35,10 +35,12 @@ class Decoder final : public Model {
     // A position counts as padding where there is nothing to predict: its input would be the end of the document at most.
     const auto mask = segment.target_mask();
     const auto slots = memory_.meet(state, segment.reset, pass);
-    const auto input = shifted(last_token(segment.source), segment.target);                   // (B, T)
-    const auto hidden = decoder_(embedding_(input, pass), slots, mask, pass);                // (B, T, D)
+    const auto hidden = decoder_(embedding_(read_tokens(segment), pass), slots, mask, pass);  // (B, T, D)
+    if (!segment.writes) return {hidden, {}};
     return {hidden, {memory_.write(slots, hidden, mask, pass, segment.next_reset)}};
   }
+
+  Tensor read_tokens(const SegmentInput& segment) const override { return shifted(last_token(segment.source), segment.target); }
 
   at::Tensor decode(const SegmentInput&, const at::Tensor& hidden, Pass&) const override { return hidden; }
 

@@ -28,6 +28,7 @@ class Encoder final : public Model {
     const auto mask = segment.source_mask();
     const auto slots = memory_.meet(state, segment.reset, pass);
     const auto hidden = encoder_(embedding_(segment.source, pass), slots, mask, pass);     // (B, T, D)
+    if (!segment.writes) return {hidden, {}};
     return {hidden, {memory_.write(slots, hidden, mask, pass, segment.next_reset)}};
   }
 

@@ -42,6 +42,7 @@ class EncoderDecoder final : public Model {
     const auto mask = segment.source_mask();
     const auto slots = memory_.meet(state, segment.reset, pass);
     const auto encoded = encoder_(source_embedding_(segment.source, pass), slots, mask, pass);     // (B, T, D)
+    if (!segment.writes) return {encoded, {}};
     return {encoded, {memory_.write(slots, encoded, mask, pass, segment.next_reset)}};
   }
 

@@ -15,19 +15,6 @@ int64_t chunk_rows(int64_t N, int64_t vocabulary, bool is_cpu) {
   return is_cpu ? rows(4) : std::clamp(N / 8, rows(32), rows(256));
 }
 
-/// Segments above each other.
-SegmentInput joined(const std::vector<SegmentInput>& segments) {
-  if (segments.size() == 1) return segments[0];
-  const auto above = [&](at::Tensor SegmentInput::*part) {
-    std::vector<at::Tensor> parts;
-    for (const auto& segment : segments) parts.push_back(segment.*part);
-    return part == &SegmentInput::seed ? at::stack(parts) : at::cat(parts, part == &SegmentInput::lengths ? 1 : 0);
-  };
-  const bool anywhere = std::any_of(segments.begin(), segments.end(), [](const auto& one) { return one.lengths.numel() == 0; });
-  return {above(&SegmentInput::source), above(&SegmentInput::target), above(&SegmentInput::reset), above(&SegmentInput::seed),
-          anywhere ? at::empty({0}, at::kInt) : above(&SegmentInput::lengths), segments[0].training};
-}
-
 at::ScalarType parameter_dtype(const Config& config) { return config.text("precision") == "float64" ? at::kDouble : at::kFloat; }
 
 at::ScalarType compute_dtype(const Config& config) {
@@ -42,6 +29,18 @@ State each(const State& state, at::Tensor (*change)(const at::Tensor&, const at:
 }
 
 }  // namespace
+
+SegmentInput joined(const std::vector<SegmentInput>& segments) {
+  if (segments.size() == 1) return segments[0];
+  const auto above = [&](at::Tensor SegmentInput::*part) {
+    std::vector<at::Tensor> parts;
+    for (const auto& segment : segments) parts.push_back(segment.*part);
+    return part == &SegmentInput::seed ? at::stack(parts) : at::cat(parts, part == &SegmentInput::lengths ? 1 : 0);
+  };
+  const bool anywhere = std::any_of(segments.begin(), segments.end(), [](const auto& one) { return one.lengths.numel() == 0; });
+  return {above(&SegmentInput::source), above(&SegmentInput::target), above(&SegmentInput::reset), above(&SegmentInput::seed),
+          anywhere ? at::empty({0}, at::kInt) : above(&SegmentInput::lengths), segments[0].training};
+}
 
 Model::Model(const Config& config, uint64_t seed)
     : parameters_(seed, parameter_dtype(config)),
@@ -83,17 +82,23 @@ Outputs Model::forward(const std::vector<SegmentInput>& segments, State state, c
   const auto all = joined(segments);
   Pass pass(parameters_, compute_, all.training ? dropout_ : 0.0, all.seed, last->site(), &*last);
   const auto hidden = decode(all, G == 1 ? hiddens[0] : at::cat(hiddens), pass);
-  require(hidden.size(0) == all.target.size(0) && hidden.size(1) == all.target.size(1), "SHAPE", "target must be (", hidden.size(0) / G, ", ",
-          hidden.size(1), "), got ", segments[0].target.sizes());
+  // Its gradients are formed on the way forward, and have to be large enough for float16 there.
+  const auto wide = hidden.options().dtype(accumulate_type(compute_));
+  const auto given = weights.defined() ? weights.to(accumulate_type(compute_)) : at::ones({G}, wide);
+  const auto [total, loss, count] = losses(all, hidden, scale.defined() ? given * scale : given, pass);
+  return {leaving(scale.defined() ? total / scale : total, scale), loss, count, each(state, leaving, scale)};
+}
+
+std::tuple<at::Tensor, at::Tensor, at::Tensor> Model::losses(const SegmentInput& segments, const at::Tensor& hidden, const at::Tensor& weights,
+                                                             Pass& pass) const {
+  require(hidden.size(0) == segments.target.size(0) && hidden.size(1) == segments.target.size(1), "SHAPE", "target must be (",
+          hidden.size(0) / weights.size(0), ", ", hidden.size(1), "), got (", segments.target.size(0) / weights.size(0), ", ",
+          segments.target.size(1), ")");
   const auto bias = output_bias_ ? std::optional<at::Tensor>(pass.working(*output_bias_)) : std::nullopt;
   const auto flat = pass.cast(hidden).reshape({-1, hidden.size(2)});
-  // Its gradients are formed on the way forward, and have to be large enough for float16 there.
-  const auto given = weights.defined() ? weights.to(accumulate_type(compute_)) : at::ones({G}, flat.options().dtype(accumulate_type(compute_)));
-  const auto [total, loss, count] = ops::linear_cross_entropy(flat, pass.working(output_), bias, all.target.reshape({-1}),
-                                                              scale.defined() ? given * scale : given, pass.sink(output_),
-                                                              output_bias_ ? pass.sink(*output_bias_) : std::nullopt,
-                                                              chunk_rows(flat.size(0), output_.size(0), hidden.is_cpu()));
-  return {leaving(scale.defined() ? total / scale : total, scale), loss, count, each(state, leaving, scale)};
+  return ops::linear_cross_entropy(flat, pass.working(output_), bias, segments.target.reshape({-1}), weights, pass.sink(output_),
+                                   output_bias_ ? pass.sink(*output_bias_) : std::nullopt,
+                                   chunk_rows(flat.size(0), output_.size(0), hidden.is_cpu()));
 }
 
 Encoding Model::encode(const SegmentInput& segment, const State& state) const {

@@ -1,6 +1,8 @@
 // A model is a recurrence over a state: forward(segment, state) -> (loss, state). What the state is (a memory, a cache, nothing)
 // only the model knows; MRBP, BPTT, evaluation and generation are written once, for every model.
 #pragma once
+#include <functional>
+
 #include "core/registry.h"
 #include "nn/config.h"
 #include "nn/key_mask.h"
@@ -20,10 +22,14 @@ struct SegmentInput {
   at::Tensor lengths;  ///< (2, B) int32, tokens before the padding of source and of target; empty, (0): padding may lie anywhere
   bool training;       ///< whether dropout is on
   at::Tensor next_reset = {};  ///< (B) bool, rows that start a document with the segment that follows; the state is then restarted at once
+  bool writes = true;          ///< whether the next state is wanted; without it encode() returns an empty one
 
   KeyMask source_mask() const { return KeyMask(source, lengths.numel() == 0 ? at::Tensor() : lengths[0]); }
   KeyMask target_mask() const { return KeyMask(target, lengths.numel() == 0 ? at::Tensor() : lengths[1]); }
 };
+
+/// Consecutive segments as rows of one batch, in order: (G B, T).
+SegmentInput joined(const std::vector<SegmentInput>& segments);
 
 /// What a run of G consecutive segments gives.
 struct Outputs {
@@ -31,6 +37,25 @@ struct Outputs {
   at::Tensor loss;   ///< (G), mean negative log-likelihood of each segment's scored targets, nats
   at::Tensor count;  ///< (G) int64, how many were scored
   State state;       ///< after the last
+};
+
+/// What each segment reads in place of the memory.
+enum class Ablation { initial, zeroed, shuffled, frozen };
+/// Throws CONFIG for an unknown name.
+Ablation ablation(const std::string& name);
+
+/// What Ablation::frozen carries from segment to segment.
+struct Held {
+  State state;       ///< the memory after the first segment of text; the memory itself until then
+  at::Tensor holds;  ///< (B) bool: that segment has been read
+};
+
+/// Losses of G consecutive segments with the memory, and with each ablation of it.
+struct Scores {
+  at::Tensor loss;   ///< (1 + A, G), nats: with the memory, then for each ablation
+  at::Tensor count;  ///< (G) int64
+  State state;       ///< after the last segment
+  Held held;         ///< likewise; empty without Ablation::frozen
 };
 
 struct Encoding {
@@ -51,6 +76,11 @@ class Model {
   Outputs forward(const std::vector<SegmentInput>& segments, State state, const at::Tensor& weights = {}) const;
   /// The critical path alone: the next state, and what the stack that writes it computed. forward() takes the same path.
   Encoding encode(const SegmentInput& segment, const State& state) const;
+  /// Scores G consecutive segments, without gradient and dropout. Only the memory's own path goes segment by segment: an ablation reads
+  /// memories that are known by then, so its G segments are one batch. held: empty before the first segment. `between` is called
+  /// before each part of the work, and may throw.
+  Scores score(const std::vector<SegmentInput>& segments, State state, Held held, const std::vector<Ablation>& ablations,
+               const std::function<void()>& between = [] {}) const;
   /// Logits (B, V) of the token after `prefix` (B, P >= 0), the start of the segment that follows segment.source.
   /// `state` is what forward() would be given. segment.target is not looked at.
   virtual at::Tensor logits(const SegmentInput& segment, const at::Tensor& prefix, const State& state) const = 0;
@@ -68,6 +98,9 @@ class Model {
   /// From encode()'s hidden states to those that are scored against target, for any number of segments: (G B, T, D) both.
   virtual at::Tensor decode(const SegmentInput& segments, const at::Tensor& hidden, Pass& pass) const = 0;
 
+  /// The tokens (B, T) that encode() reads, negative: padding.
+  virtual at::Tensor read_tokens(const SegmentInput& segment) const { return segment.source; }
+
   Pass start(const SegmentInput& segment, const Pass* before = nullptr) const;
   /// What gradients are multiplied by inside; undefined: nothing.
   at::Tensor loss_scale() const { return parameters_.flat() ? parameters_.flat()->loss_scale : at::Tensor(); }
@@ -79,6 +112,12 @@ class Model {
   int64_t bos_;
 
  private:
+  /// total (), loss (G), count (G) of hidden states (G B, T, D) against the segments' targets; weights (G).
+  std::tuple<at::Tensor, at::Tensor, at::Tensor> losses(const SegmentInput& segments, const at::Tensor& hidden, const at::Tensor& weights,
+                                                        Pass& pass) const;
+  /// (B) bool: rows with a token that is neither padding nor BOS.
+  at::Tensor reads_text(const SegmentInput& segment) const;
+
   at::ScalarType compute_;
   double dropout_;
   at::Tensor output_;
