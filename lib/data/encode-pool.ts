@@ -76,6 +76,12 @@ export class EncodePool {
     this.#assign();
   }
 
+  /** Ends one worker, as running out of memory would. @internal */
+  async kill(): Promise<void> {
+    const [member] = this.#members;
+    await member?.worker.terminate();
+  }
+
   /** One after another, so that starting many does not hold the event loop. */
   async #start(): Promise<void> {
     while (this.#toStart > 0) {
@@ -89,11 +95,9 @@ export class EncodePool {
   #add(): void {
     const { spec, name, vocabulary, bos } = this.#tokenizer;
     const place = new Int32Array(new SharedArrayBuffer(4));
-    const workerData: EncodeTask = { spec, expected: { name, vocabulary, bos }, place };
     let worker: Worker;
     try {
-      // Beside this file, and spelled as it is: .ts when run from source.
-      worker = new Worker(new URL(`./encode-worker${extname(import.meta.url)}`, import.meta.url), { workerData });
+      worker = startWorker({ spec, expected: { name, vocabulary, bos }, place });
     } catch (error) {
       this.#refuse((error as Error).message);
       return;
@@ -155,4 +159,15 @@ export class EncodePool {
       }
     }
   }
+}
+
+/** The file beside this one. From source, as tests run, Node must be taught TypeScript in each thread anew. */
+function startWorker(workerData: EncodeTask): Worker {
+  const extension = extname(import.meta.url);
+  const entry = new URL(`./encode-worker${extension}`, import.meta.url);
+  // A program given by --eval may have flags that no file can be started with.
+  const options = { workerData, ...process.execArgv.some((flag) => flag.startsWith("--input-type")) && { execArgv: [] } };
+  if (extension === ".js") return new Worker(entry, options);
+  const source = `import("tsx/esm/api").then(({ register }) => (register(), import(${JSON.stringify(entry.href)})))`;
+  return new Worker(source, { ...options, eval: true });
 }

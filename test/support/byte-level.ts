@@ -42,7 +42,7 @@ export function tokenizerJson(alphabet: readonly string[], merges: readonly (rea
 }
 
 /** How GPT-2 spells the 256 bytes. */
-export function byteLetters(): string[] {
+function byteLetters(): string[] {
   const printable = (b: number): boolean => (b >= 33 && b <= 126) || (b >= 161 && b <= 172) || b >= 174;
   let moved = 256;
   return Array.from({ length: 256 }, (_, b) => String.fromCharCode(printable(b) ? b : moved++));
