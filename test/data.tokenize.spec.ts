@@ -53,7 +53,7 @@ describe("tokenizing", () => {
   };
 
   it("writes the same bytes by 1, 2 and 5 workers as by the calling thread, whatever the documents", async () => {
-    const document = fc.tuple(fc.string({ unit: "grapheme", minLength: 1 }), fc.integer({ min: 1, max: 9 }), fc.boolean())
+    const document = fc.tuple(fc.string({ unit: "grapheme", minLength: 1 }), fc.integer({ min: 1, max: 5 }), fc.boolean())
       .map(([text, power, long]) => text.repeat(long ? 4 ** power / 4 : 1));
     for (const given of Object.values(opened)) {
       await fc.assert(fc.asyncProperty(fc.array(document, { minLength: 1, maxLength: 30 }), async (texts) => {
@@ -97,11 +97,11 @@ describe("tokenizing", () => {
     } };
     expect((await fileOf(texts, wrapped, 2)).equals(await fileOf(texts, tokenizer, 2))).to.equal(true);
     expect(calls).to.be.at.least(texts.length);
-    const changed = await openTokenizer(json), encode = changed.encode;
+    const changed = await openTokenizer(json), again = await openTokenizer(json);
     calls = 0;
     Object.assign(changed, { encode: (text: string) => {
       calls++;
-      return encode(text);
+      return again.encode(text);
     } });
     await fileOf(texts, changed, 2);
     expect(calls).to.be.at.least(texts.length);
