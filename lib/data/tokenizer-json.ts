@@ -5,15 +5,10 @@ import { dirname, join } from "node:path";
 import * as huggingface from "@huggingface/tokenizers";
 import { MemformerError } from "../errors.ts";
 import { WindowDecoder } from "./byte-decoder.ts";
+import { jsonEncoder, type JsonTokenizer } from "./json-encoder.ts";
 import { outOfVocabulary, type Tokenizer } from "./tokenizer.ts";
 
-/** What is used of the package; its own declarations cannot be resolved from an ES module. */
-interface JsonTokenizer {
-  encode(text: string, options: { add_special_tokens: boolean }): { ids: number[] };
-  decode(ids: number[], options: { skip_special_tokens: boolean; clean_up_tokenization_spaces: boolean }): string;
-  get_vocab(withAdded: boolean): Map<string, number>;
-}
-const { Tokenizer: JsonTokenizer } = huggingface as unknown as {
+const { Tokenizer: OpenedJson } = huggingface as unknown as {
   Tokenizer: new (tokenizer: object, config: object) => JsonTokenizer;
 };
 
@@ -52,14 +47,14 @@ export async function openTokenizerJson(path: string): Promise<Tokenizer> {
   };
   return {
     name, spec: path, vocabulary, bos, decode,
-    encode: (piece) => Int32Array.from(inner.encode(piece, { add_special_tokens: false }).ids),
+    ...jsonEncoder(inner),
     decoder: () => new WindowDecoder(decode),
   };
 }
 
 function parse(path: string, text: string, config: object): { inner: JsonTokenizer; vocab: Map<string, number> } {
   try {
-    const inner = new JsonTokenizer(JSON.parse(text) as object, config);
+    const inner = new OpenedJson(JSON.parse(text) as object, config);
     const vocab = inner.get_vocab(true);
     if (vocab.size === 0) throw new Error("it has no tokens");
     return { inner, vocab };
