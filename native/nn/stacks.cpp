@@ -3,19 +3,24 @@
 namespace memformer::nn {
 namespace {
 
-/// The sum of a stack's 3 L residual branches keeps the variance of one.
-double residual_gain(int64_t layers) { return 1.0 / std::sqrt(3.0 * static_cast<double>(layers)); }
+/// "scaled": the sum of a stack's 3 L residual branches keeps the variance of one. "zero": tokens start as they are. What a gate of zeros
+/// follows is scaled, for gate and weights could not leave zero together.
+double residual_gain(const Config& config, int64_t layers, bool gated = false) {
+  const auto& start = config.text("residualStart");
+  require(start == "scaled" || start == "zero", "CONFIG", "there is no residual start '", start, "'; known: scaled, zero");
+  return start == "zero" && !gated ? 0.0 : 1.0 / std::sqrt(3.0 * static_cast<double>(layers));
+}
 
 }  // namespace
 
 ReadingStack::ReadingStack(Parameters& parameters, const Config& config, const std::string& name, int64_t layers, bool causal)
     : layers_([&] {
         std::vector<Layer> made;
-        const double gain = residual_gain(layers);
+        const double gain = residual_gain(config, layers), read_gain = residual_gain(config, layers, config.flag("readGate"));
         for (int64_t i = 0; i < layers; ++i) {
           const auto prefix = name + "." + std::to_string(i);
           made.push_back({SelfAttention(parameters, config, {name, i, causal}, gain),
-                          CrossAttention(parameters, config, prefix + ".memory_read", CrossAttention::Context::memory, gain),
+                          CrossAttention(parameters, config, prefix + ".memory_read", CrossAttention::Context::memory, read_gain),
                           FeedForward(parameters, prefix + ".feed_forward", config.integer("width"), config.integer("feedForward"), gain)});
         }
         return made;
@@ -38,7 +43,7 @@ at::Tensor ReadingStack::operator()(at::Tensor x, const Slots& slots, const KeyM
 ContinuingStack::ContinuingStack(Parameters& parameters, const Config& config, int64_t layers)
     : layers_([&] {
         std::vector<Layer> made;
-        const double gain = residual_gain(layers);
+        const double gain = residual_gain(config, layers);
         for (int64_t i = 0; i < layers; ++i) {
           const auto prefix = "decoder." + std::to_string(i);
           made.push_back({SelfAttention(parameters, config, {"decoder", i, true}, gain),
