@@ -16,6 +16,7 @@ const benches: Record<string, () => Promise<Bench>> = {
   mrbp: async () => (await import("./mrbp.ts")).mrbpMemory,
   profile: async () => (await import("./profile.ts")).profiled,
   recall: async () => (await import("./recall.ts")).recall,
+  worth: async () => (await import("./worth.ts")).worth,
   service: async () => (await import("./service.ts")).service,
 };
 
