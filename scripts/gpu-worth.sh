@@ -8,8 +8,8 @@
 # Rows go to $OUT/worth-rows.jsonl as they come, a table and a picture a stage beside it; rows of earlier calls are taken from $ROWS.
 # What is there is not made again, so a stage that had too little time goes on where the same stage is called once more.
 # Environment: OUT (default out/gpu-worth), TEXTS (.worth), TOKENS (.worth/tokens), ROWS (.worth/worth-rows.jsonl), JOBS (processes on the
-# GPU at a time, 3), LANES and TOKENS_A_RUN and RATES (a screening's: 64, 20e6, 2e-3), CONFIRM_TOKENS (95e6), CONFIRM_RATES
-# (1.2e-3,2.4e-3,4.8e-3), SEEDS (0,1), VARIANTS (of confirm; "default"), NODE, MEMFORMER_PYTHON.
+# GPU at a time, 3), LANES, TOKENS_A_RUN, RATES and SCREEN_VARIANTS (a screening's: 32,768 tokens a step, 20e6, 2e-3, those below), CONFIRM_TOKENS (95e6), CONFIRM_RATES
+# (1.2e-3,2.4e-3,4.8e-3), SEEDS (0,1), VARIANTS (of confirm; "default"), DEVICE (cuda), NODE, MEMFORMER_PYTHON.
 set -u -o pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit
 
@@ -26,20 +26,20 @@ data() { [ -f "$tokens/valid.tokens" ] || "$MEMFORMER_PYTHON" bench/worth-data.p
 worth() {
   local name=$1 minutes=$2
   shift 2
-  "$node" --expose-gc --import tsx bench/main.ts worth --data "$tokens/train.tokens,$tokens/valid.tokens" --device cuda --precision bfloat16 \
+  "$node" --expose-gc --import tsx bench/main.ts worth --data "$tokens/train.tokens,$tokens/valid.tokens" --device "${DEVICE:-cuda}" --precision bfloat16 \
     --jobs "${JOBS:-3}" --minutes "$minutes" --rows "$rows" --name "worth-$name" --plot "$out/worth-$name.svg" "$@" 2>&1 | tee "$out/worth-$name.txt"
 }
 
 # Twins are shared where they compute the same, so a lever of the memory alone costs one run. The first variants matter most.
 screen() {
-  local shape=$1 minutes=$2 variants
+  local shape=$1 minutes=$2 variants lanes=64
   case $shape in
     base-32) variants=zero+slow,plain,zero+slow+grown,zero+slow+normed,zero+slow+qk+wqk,zero+slow+damped+limited,zero+spread+normed+grown,zero+slow+constants ;;
-    base-128) variants=zero+slow,zero+slow+normed+grown,zero+slow+qk+wqk+normed+grown ;;
+    base-128) lanes=32 variants=zero+slow,zero+slow+normed+grown,zero+slow+qk+wqk+normed+grown ;;
     *) variants=zero+slow,zero+slow+normed+grown,plain ;;
   esac
   worth "screen-$shape" "$minutes" --shape "$shape" --variants "${SCREEN_VARIANTS:-$variants}" --rates "${RATES:-2e-3}" --tokens "${TOKENS_A_RUN:-20e6}" \
-    --lanes "${LANES:-64}" --depth 6144
+    --lanes "${LANES:-$lanes}" --depth 6144
 }
 
 confirm() {
