@@ -32,8 +32,8 @@ export const modelSchema = z.strictObject({
   queryKeyNorm: z.boolean().default(false).describe("divide queries and keys of the layers' attentions by their root mean square"),
   writerQueryKeyNorm: z.boolean().default(false).describe("the same in the writer, with a learned gain a head"),
   writerValues: z.enum(["plain", "centered", "normed"]).default("plain")
-    .describe("what slots take of a token: its value, the value less the segment's mean, or the value at a slot's norm"),
-  writerValueGain: z.number().positive().default(1).describe("size of the writer's values at the start, beside a slot's"),
+    .describe("what slots take of a token: its value, the value less the segment's mean, or the value at the norm writerValueGain"),
+  writerValueGain: z.number().positive().default(1).describe("size of the writer's values beside a slot's, at the start; of normed values always"),
   forgettingBias: z.number().positive().default(1)
     .describe("||v|| at the start, of bmn: a slot that keeps what it holds loses half of it in ln 2 / ln(1 + ||v||) segments"),
   forgettingBiasLeast: z.number().nonnegative().default(0)

@@ -34,7 +34,7 @@ worth() {
 screen() {
   local shape=$1 minutes=$2 variants lanes=64
   case $shape in
-    base-32) variants=zero+slow,plain,zero+slow+grown,zero+slow+normed,zero+slow+qk+wqk,zero+slow+damped+limited,zero+spread+normed+grown,zero+slow+constants ;;
+    base-32) variants=zero+slow,plain,zero+slow+grown,zero+slow+writerValueGain=3,zero+slow+qk+wqk,zero+slow+damped+limited,zero+slow+normed+writerValueGain=3,zero+spread+grown,zero+slow+constants ;;
     base-128) lanes=32 variants=zero+slow,zero+slow+normed+grown,zero+slow+qk+wqk+normed+grown ;;
     *) variants=zero+slow,zero+slow+normed+grown,plain ;;
   esac

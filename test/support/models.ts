@@ -16,7 +16,7 @@ export async function tinyModel(options: CreateOptions = {}): Promise<Memformer>
 export const recipeOptions = [
   { memory: false }, { constantSlots: 2 }, { constantSlots: 2, memoryNorm: false }, { readGate: true }, { residualStart: "zero" },
   { queryKeyNorm: true }, { queryKeyNorm: true, position: "relative" }, { queryKeyNorm: true, position: "t5" }, { writerQueryKeyNorm: true },
-  { writerValues: "centered" }, { writerValues: "normed" }, { writerValueGain: 3, embeddingDeviation: 0.5 },
+  { writerValues: "centered" }, { writerValues: "normed", writerValueGain: 2 }, { writerValueGain: 3, embeddingDeviation: 0.5 },
   { forgettingBias: 0.1, forgettingBiasLeast: 0.01 }, { forgettingBias: 0.1, forgettingBiasLeast: 0.01, forgettingScaled: true },
   { memoryGradient: 0.5 }, { memoryGradient: 0.9, memoryGradientLimit: 0.8 },
 ] as const satisfies readonly CreateOptions[];

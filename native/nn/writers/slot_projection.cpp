@@ -39,6 +39,7 @@ SlotProjection::SlotProjection(Parameters& parameters, const Config& config, dou
   require(values == "plain" || values == "centered" || values == "normed", "CONFIG", "there are no writer values '", values,
           "'; known: plain, centered, normed");
   values_ = values == "plain" ? Values::plain : values == "centered" ? Values::centered : Values::normed;
+  value_norm_ = config.number("writerValueGain");
   // A slot's logit for itself starts where it does without the norms: q = g^2 k there.
   if (config.flag("writerQueryKeyNorm")) gain_ = parameters.constant("writer.query.gain", {heads_}, start_square(config, E));
   if (!config.flag("writerBias")) return;
@@ -74,7 +75,7 @@ at::Tensor SlotProjection::key(const at::Tensor& projected) const { return gain_
 at::Tensor SlotProjection::values(const at::Tensor& x, const KeyMask& mask, Pass& pass) const {
   const auto v = project(x, value_, pass);
   if (values_ == Values::plain) return v;
-  if (values_ == Values::normed) return over_root_mean_square(v) / std::sqrt(static_cast<double>(v.size(2)));
+  if (values_ == Values::normed) return over_root_mean_square(v) * (value_norm_ / std::sqrt(static_cast<double>(v.size(2))));
   const auto wide = v.to(accumulate_type(v.scalar_type()));
   if (mask.none()) return (wide - wide.mean(1, true)).to(v.scalar_type());
   const auto real = mask.real().unsqueeze(2).to(wide.scalar_type());  // (B, T, 1)

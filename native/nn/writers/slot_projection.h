@@ -3,8 +3,8 @@
 // The slots enter layer-normed, as in the memory read: a softmax that weighs them against tokens needs both on one scale. Without
 // memoryNorm u = m.
 // writerQueryKeyNorm: q, k_self and k are divided by their root mean square a head, and q multiplied by a learned number a head.
-// writerValues: v as it is; "centered": less its mean over the segment's tokens, for what all tokens share tells nothing of any; "normed": of
-// norm 1 a token, like a slot.
+// writerValues: v as it is; "centered": less its mean over the segment's tokens, for what all tokens share tells nothing of any; "normed":
+// of norm writerValueGain a token, where that of a slot is 1.
 #pragma once
 #include "nn/config.h"
 #include "nn/key_mask.h"
@@ -42,6 +42,7 @@ class SlotProjection {
   int64_t heads_;
   double scale_;
   Values values_;
+  double value_norm_;
   std::optional<at::Tensor> gain_;  // (H), of the queries
   bool own_values_;
   std::optional<LayerNorm> norm_;
