@@ -25,9 +25,10 @@ export const modelSchema = z.strictObject({
   memory: z.boolean().default(true)
     .describe("false: a twin, whose segments all start from the learned initial memory; what it is worse by is what the memory is worth"),
   constantSlots: z.int().nonnegative().default(0).describe("learned slots that nothing writes to, read beside the memory"),
-  readGate: z.boolean().default(false).describe("a learned gate a channel on what a layer reads of the memory, starting at 0"),
-  residualStart: z.enum(["scaled", "zero"]).default("scaled")
-    .describe("last weights of each residual branch at the start: scaled so that all branches add up to variance 1, or zero"),
+  readGate: z.boolean().default(false).describe("a learned gate a channel on what a layer reads of the memory, starting at 0 (not with a readStart of zero)"),
+  residualStart: z.enum(["scaled", "balanced", "zero"]).default("scaled")
+    .describe("last weights of the residual branches at the start: all branches add up to variance 1 (scaled), to that of the embeddings, or to zero"),
+  readStart: z.enum(["same", "scaled", "balanced", "zero"]).default("same").describe("the same of the branches that read the memory or the encoder"),
   embeddingDeviation: z.number().positive().default(0.02).describe("standard deviation of the embeddings at the start"),
   queryKeyNorm: z.boolean().default(false).describe("divide queries and keys of the layers' attentions by their root mean square"),
   writerQueryKeyNorm: z.boolean().default(false).describe("the same in the writer, with a learned gain a head"),
@@ -66,7 +67,7 @@ export type ModelOptions = z.input<typeof modelSchema>;
  * of {@link modelSchema} that changes a model gets a line here.
  */
 export const plainOptions = {
-  memory: true, constantSlots: 0, readGate: false, residualStart: "scaled", embeddingDeviation: 0.02, queryKeyNorm: false,
+  memory: true, constantSlots: 0, readGate: false, residualStart: "scaled", readStart: "same", embeddingDeviation: 0.02, queryKeyNorm: false,
   writerQueryKeyNorm: false, writerValues: "plain", writerValueGain: 1, forgettingBias: 1, forgettingBiasLeast: 0, forgettingScaled: false,
   memoryGradient: 1, memoryGradientLimit: 0,
 } as const satisfies ModelOptions;
@@ -96,6 +97,9 @@ export function modelConfig(options: ModelOptions = {}): ModelConfig {
     refuse(`shareEmbedding false needs an encoder and a decoder, got variant "${config.variant}"`);
   }
   if (config.position === "rotary" && per % 2 !== 0) refuse(`position "rotary" needs an even width a head, got ${per}`);
+  const reads = config.readStart === "same" ? config.residualStart : config.readStart;
+  if (config.readGate && reads === "zero") refuse("readGate starts at 0, and needs reads that do not: readStart \"balanced\" or \"scaled\"");
+  if (config.forgettingBiasLeast > config.forgettingBias) refuse(`forgettingBiasLeast must be at most forgettingBias ${config.forgettingBias}, got ${config.forgettingBiasLeast}`);
   if (config.bos >= config.vocabulary) refuse(`bos must be below vocabulary ${config.vocabulary}, got ${config.bos}`);
   return config;
 }
