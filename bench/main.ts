@@ -19,6 +19,8 @@ const benches: Record<string, () => Promise<Bench>> = {
   recall: async () => (await import("./recall.ts")).recall,
   service: async () => (await import("./service.ts")).service,
   tokenize: async () => (await import("./tokenize.ts")).tokenizing,
+  training: async () => (await import("./training.ts")).training,
+  worth: async () => (await import("./worth.ts")).worth,
 };
 
 const [name = "", ...flags] = process.argv.slice(2);

@@ -22,6 +22,27 @@ export const modelSchema = z.strictObject({
   writerHeads: z.int().nonnegative().default(0).describe("attention heads of the writer; divides width; 0: as many as heads"),
   writerSteps: count(1, "how many times over the slots take a segment in"),
   writerBias: z.boolean().default(false).describe("biases in the writer's query, key and value"),
+  memory: z.boolean().default(true)
+    .describe("false: a twin, whose segments all start from the learned initial memory; what it is worse by is what the memory is worth"),
+  constantSlots: z.int().nonnegative().default(0).describe("learned slots that nothing writes to, read beside the memory"),
+  readGate: z.boolean().default(false).describe("a learned gate a channel on what a layer reads of the memory, starting at 0 (not with a readStart of zero)"),
+  residualStart: z.enum(["scaled", "balanced", "zero"]).default("scaled")
+    .describe("last weights of the residual branches at the start: all branches add up to variance 1 (scaled), to that of the embeddings, or to zero"),
+  readStart: z.enum(["same", "scaled", "balanced", "zero"]).default("same").describe("the same of the branches that read the memory or the encoder"),
+  embeddingDeviation: z.number().positive().default(0.02).describe("standard deviation of the embeddings at the start"),
+  queryKeyNorm: z.boolean().default(false).describe("divide queries and keys of the layers' attentions by their root mean square"),
+  writerQueryKeyNorm: z.boolean().default(false).describe("the same in the writer, with a learned gain a head"),
+  writerValues: z.enum(["plain", "centered", "normed"]).default("plain")
+    .describe("what slots take of a token: its value, the value less the segment's mean, or the value at the norm writerValueGain"),
+  writerValueGain: z.number().positive().default(1).describe("size of the writer's values beside a slot's, at the start; of normed values always"),
+  forgettingBias: z.number().positive().default(1)
+    .describe("||v|| at the start, of bmn: a slot that keeps what it holds loses half of it in ln 2 / ln(1 + ||v||) segments"),
+  forgettingBiasLeast: z.number().nonnegative().default(0)
+    .describe("||v|| at the start of the last slot, the others lying evenly between in its logarithm; 0: that of all"),
+  forgettingScaled: z.boolean().default(false).describe("learn v in units of its norm at the start, so that a small one does not turn faster"),
+  memoryGradient: z.number().min(0).max(1).default(1).describe("factor of the memory's gradient over each border of segments; 1: the exact gradient"),
+  memoryGradientLimit: z.number().nonnegative().default(0)
+    .describe("largest norm of a row's memory gradient at each border, in means of the batch; 0: no limit"),
   writerTemperature: z.number().positive().default(0.25).describe("temperature of the writer's softmax; below 1 sharpens"),
   forgetting: z.enum(["bmn", "normalize-only", "none"]).default("bmn").describe("biased memory normalization, normalization alone, or nothing"),
   memoryNorm: z.boolean().default(true).describe("layer-normalize the slots where they are read and where they are written"),
@@ -40,6 +61,16 @@ export const modelSchema = z.strictObject({
 export type ModelConfig = z.output<typeof modelSchema>;
 /** A model configuration as a user gives it: what is left out has its default. */
 export type ModelOptions = z.input<typeof modelSchema>;
+
+/**
+ * What a model was before it had an option for it: what a config.json without the option means, and the plain form of the paper. A new option
+ * of {@link modelSchema} that changes a model gets a line here.
+ */
+export const plainOptions = {
+  memory: true, constantSlots: 0, readGate: false, residualStart: "scaled", readStart: "same", embeddingDeviation: 0.02, queryKeyNorm: false,
+  writerQueryKeyNorm: false, writerValues: "plain", writerValueGain: 1, forgettingBias: 1, forgettingBiasLeast: 0, forgettingScaled: false,
+  memoryGradient: 1, memoryGradientLimit: 0,
+} as const satisfies ModelOptions;
 
 /** Named starting points; any option given beside `preset` wins. */
 export const presets = {
@@ -66,6 +97,9 @@ export function modelConfig(options: ModelOptions = {}): ModelConfig {
     refuse(`shareEmbedding false needs an encoder and a decoder, got variant "${config.variant}"`);
   }
   if (config.position === "rotary" && per % 2 !== 0) refuse(`position "rotary" needs an even width a head, got ${per}`);
+  const reads = config.readStart === "same" ? config.residualStart : config.readStart;
+  if (config.readGate && reads === "zero") refuse("readGate starts at 0, and needs reads that do not: readStart \"balanced\" or \"scaled\"");
+  if (config.forgettingBiasLeast > config.forgettingBias) refuse(`forgettingBiasLeast must be at most forgettingBias ${config.forgettingBias}, got ${config.forgettingBiasLeast}`);
   if (config.bos >= config.vocabulary) refuse(`bos must be below vocabulary ${config.vocabulary}, got ${config.bos}`);
   return config;
 }

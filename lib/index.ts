@@ -1,7 +1,7 @@
 /** memformer: a transformer with a memory of constant size, trained through long time. Importing loads nothing native. */
 export { bptt } from "./bptt.ts";
 export { checkpointing } from "./checkpointing.ts";
-export { modelConfig, modelSchema, presets, type ModelConfig, type ModelOptions, type PresetName } from "./config.ts";
+export { modelConfig, modelSchema, plainOptions, presets, type ModelConfig, type ModelOptions, type PresetName } from "./config.ts";
 export * from "./data/index.ts";
 export { MemformerError, isMemformerError, type ErrorCode } from "./errors.ts";
 export { ABLATIONS, evaluate, type Ablation, type EvaluateOptions, type Evaluation, type Score } from "./evaluate.ts";

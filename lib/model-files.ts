@@ -1,5 +1,5 @@
 /** Between tensors of the engine and files: models, optimizers and states to safetensors and back. */
-import { modelSchema, type ModelConfig } from "./config.ts";
+import { modelSchema, plainOptions, type ModelConfig } from "./config.ts";
 import { tensorBytes } from "./checkpoint/host-tensor.ts";
 import { modelFiles, openWeights, readConfig, readTokenizer, writeModelFolder, type ModelParts } from "./checkpoint/model-folder.ts";
 import type { SafetensorsFile, TensorEntry } from "./checkpoint/safetensors.ts";
@@ -42,10 +42,10 @@ export async function writeModel(model: Memformer, folder: string, tokenizer?: s
   await writeModelFolder(folder, modelParts(model, tokenizer));
 }
 
-/** Opens a model's folder; the caller closes `weights`. */
+/** Opens a model's folder; the caller closes `weights`. Options that its config.json is too old to name have the values of {@link plainOptions}. */
 export async function readModelFolder(folder: string): Promise<{ config: ModelConfig; weights: SafetensorsFile; tokenizer: string | undefined }> {
   const { format, formatVersion, ...config } = await readConfig(folder);
-  return { config: parseOptions(modelSchema, config, `${folder}/config.json`), weights: await openWeights(folder), tokenizer: await readTokenizer(folder) };
+  return { config: parseOptions(modelSchema, { ...plainOptions, ...config }, `${folder}/config.json`), weights: await openWeights(folder), tokenizer: await readTokenizer(folder) };
 }
 
 interface Wanted {

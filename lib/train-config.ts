@@ -8,6 +8,9 @@ const methodNames = Object.keys(gradientMethods) as [keyof typeof gradientMethod
 export const trainSchema = z.strictObject({
   steps: z.int().positive().default(1000).describe("optimizer steps"),
   horizon: z.int().positive().default(8).describe("S, segments of a window: how far gradients travel through memory"),
+  horizonGrowth: z.number().min(0).max(1).default(0)
+    .describe("share of the steps in which the horizon grows to its whole by doubling; a step's segments are cut into shorter windows until then"),
+  statePassing: z.number().min(0).max(1).default(0).describe("share of rows that a step starts from the memory of another row"),
   overlap: z.int().nonnegative().default(0).describe("segments that a window shares with the one before"),
   method: z.enum(methodNames).default("mrbp").describe("mrbp, bptt, or checkpointing a segment"),
   together: z.int().positive().optional().describe("segments that mrbp recomputes at once; default: what the device is best at, 1 on a CPU"),

@@ -2,14 +2,16 @@
  * One optimizer step in two halves, each enqueued as a whole: the gradient of its windows, which changes no weight, then clipping and the
  * update. Between them nothing has to be read, so the next step's gradient follows this one's update without a gap.
  */
+import { Random } from "./data/random.ts";
 import { gradientMethods } from "./methods.ts";
 import type { Memformer } from "./model.ts";
+import type { Device } from "./native/cuda.ts";
 import type { AdamW } from "./optimizer.ts";
 import type { State } from "./recurrence.ts";
 import { cancellable } from "./runtime.ts";
 import { learningRate } from "./schedule.ts";
 import { disposeSegment } from "./segment-tensors.ts";
-import { apply, tidy, type Tensor } from "./tensor.ts";
+import { apply, Tensor, tidy } from "./tensor.ts";
 import type { TrainConfig } from "./train-config.ts";
 import type { Window } from "./window-reader.ts";
 import { segmentSeed } from "./window.ts";
@@ -47,20 +49,21 @@ export interface StepPlan {
   /** Counts from 1. */
   readonly step: number;
   readonly windows: readonly Window[];
-  readonly carry: number;
+  /** Segments that a window shares with the next. */
+  readonly overlap: number;
   readonly signal: AbortSignal | undefined;
 }
 
 /** Enqueues the gradient of a step from `state`; nothing has run when this returns. */
-export function enqueueGradient(model: Memformer, state: State, { config, step, windows, carry, signal }: StepPlan): EnqueuedGradient {
+export function enqueueGradient(model: Memformer, state: State, { config, step, windows, overlap, signal }: StepPlan): EnqueuedGradient {
   return cancellable(signal, () => tidy(() => {
-    let carried = state;
+    let carried = passed(state, config, step, windows[0]!.segments[0]!.batch, model.device);
     const losses: Tensor[] = [], counts: Tensor[] = [], reached: Tensor[] = [];
     for (const [i, { segments }] of windows.entries()) {
       const window = segments.map((segment) => model.upload(segment));
       const result = gradientMethods[config.method](model, window, carried, {
-        seed: segmentSeed(config.seed, step * config.accumulate + i), weights: config.weights,
-        scale: 1 / config.accumulate, carry, together: config.together, microBatch: config.microBatch,
+        seed: segmentSeed(config.seed, step * windows.length + i), weights: config.weights,
+        scale: 1 / windows.length, carry: window.length - overlap, together: config.together, microBatch: config.microBatch,
       });
       window.forEach(disposeSegment);
       losses.push(...result.losses);
@@ -83,6 +86,14 @@ export function enqueueUpdate(model: Memformer, optimizer: AdamW, gradient: Enqu
     optimizer.step(rate, norm, config.clip);
     return { ...gradient, norm, rate };
   });
+}
+
+/** State passing: some of the rows, drawn anew for every step, go on from the memory of the row before. */
+function passed(state: State, { statePassing, seed }: TrainConfig, step: number, rows: number, device: Device): State {
+  if (statePassing === 0) return state;
+  const random = new Random(seed, step), drawn = Uint8Array.from({ length: rows }, () => random.next() < statePassing * 2 ** 32 ? 1 : 0);
+  const mask = apply("aten::_to_copy", Tensor.from(drawn, [rows, 1, 1], "bool"), null, null, device);
+  return state.map((tensor) => apply("aten::where.self", mask, apply("aten::roll", tensor, [1], [0]), tensor));
 }
 
 /** Waits for a step. Rejects with the error of the call that failed. */

@@ -3,6 +3,7 @@ import { CheckpointStore } from "./checkpoint/folder.ts";
 import type { FileWriter } from "./checkpoint/atomic.ts";
 import type { SegmentStream } from "./data/segment-stream.ts";
 import { MemformerError } from "./errors.ts";
+import { horizonOf } from "./horizon.ts";
 import type { Memformer } from "./model.ts";
 import { AdamW } from "./optimizer.ts";
 import { parseOptions } from "./options.ts";
@@ -115,7 +116,7 @@ export class Trainer implements Disposable {
     };
     let windows = readAhead(this.#step + 1), began = 0;
     const begin = (step: number, current: readonly Window[], state: State): void => {
-      const halt = new AbortController(), plan = { config: this.config, step, windows: current, carry: reader.carry };
+      const halt = new AbortController(), plan = { config: this.config, step, windows: current, overlap: this.config.overlap };
       const gradient = enqueueGradient(this.model, state, { ...plan, signal: halt.signal });
       this.#ahead = { plan: { ...plan, signal }, gradient, revision: this.model.revision, halt };
     };
@@ -247,9 +248,10 @@ export class Trainer implements Disposable {
 
   /** The windows of a step; undefined when the stream ends before they are whole. */
   async #read(reader: WindowReader, step: number): Promise<Window[] | undefined> {
-    const windows: Window[] = [];
-    for (let i = 0; step <= this.config.steps && i < this.config.accumulate; i++) {
-      const window = await reader.next();
+    const windows: Window[] = [], { horizon, accumulate, steps } = this.config;
+    const reach = horizonOf(step, this.config), count = accumulate * horizon / reach;
+    for (let i = 0; step <= steps && i < count; i++) {
+      const window = await reader.next(reach);
       if (window === undefined) return undefined;
       windows.push(window);
     }

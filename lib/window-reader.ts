@@ -28,16 +28,16 @@ export class WindowReader {
     return this.#horizon - this.#overlap;
   }
 
-  /** The next window; undefined when the stream ends before it is full. */
-  async next(): Promise<Window | undefined> {
+  /** The next window, of `horizon` segments; undefined when the stream ends before it is full. */
+  async next(horizon = this.#horizon): Promise<Window | undefined> {
     const read = this.#tail;
-    while (read.length < this.#horizon) {
+    while (read.length < horizon) {
       const position = this.#stream.position();
       const segment = await this.#stream.next();
       if (segment === undefined) return undefined;
       read.push({ segment, position });
     }
-    this.#tail = read.slice(this.carry);
+    this.#tail = read.slice(horizon - this.#overlap);
     return { segments: read.map(({ segment }) => segment), next: this.#tail[0]?.position ?? this.#stream.position() };
   }
 }

@@ -4,7 +4,7 @@ import {
   type Recurrence, type Tensor, type WindowOptions,
 } from "../lib/index.ts";
 import { carried, errors, gather, type Gathered } from "./support/gather.ts";
-import { bits, numbers, perturb, randomWindow, relativeError, takeGradients, tinyModel } from "./support/models.ts";
+import { bits, numbers, perturb, randomWindow, recipeOptions, relativeError, takeGradients, tinyModel } from "./support/models.ts";
 
 const variants = ["encoder-decoder", "encoder", "decoder"] as const;
 const writers = ["slot-attention", "gru"] as const;
@@ -58,6 +58,21 @@ describe("MRBP gives the gradient of BPTT over the same window", function () {
         await using model = await tinyModel({ writer: "gru", position: "t5", ...options, precision, dropout: 0.1 });
         await perturb(model);
         expectEqual(await gather(model, mrbp), await gather(model, bptt), tolerance);
+      }
+    });
+  }
+
+  for (const options of recipeOptions.filter((one) => !("memory" in one))) {
+    it(`with ${JSON.stringify(options)}, whatever goes back together: dropout, padding, resets, carried memory`, async () => {
+      for (const variant of variants) {
+        await using model = await tinyModel({ variant, ...options, dropout: 0.1 });
+        await perturb(model);
+        const start = await carried(model), exact = await gather(model, bptt, { seed: 3 }, start);
+        expectEqual(await gather(model, mrbp, { seed: 3 }, start), exact, 1e-10);
+        for (const together of [2, 4]) {
+          const found = await gather(model, mrbp, { seed: 3, together }, start);
+          for (const [part, error] of Object.entries(errors(found, exact))) expect(error, `${variant}, ${together}: ${part}`).to.be.at.most(1e-10);
+        }
       }
     });
   }

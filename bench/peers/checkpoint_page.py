@@ -35,8 +35,11 @@ def table(config):
 def holds(condition, config):
     if condition == "":
         return True
+    if " > " in condition:
+        key, least = condition.split(" > ")
+        return getattr(config, key, 0) > int(least)
     key, values = condition.split(" = ")
-    return str(getattr(config, key)).lower() in values.split(" or ")
+    return str(getattr(config, key, config.PLAIN.get(key))).lower() in values.split(" or ")
 
 
 def disagreements(config, found):

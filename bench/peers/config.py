@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from typing import NamedTuple, Optional
+from typing import ClassVar, NamedTuple, Optional
 
 import torch
 
@@ -37,6 +37,10 @@ class Config:
     tieEmbedding: bool = True
     outputBias: bool = False
 
+    # Options that the peer has in this form alone; a file that lacks one means it.
+    PLAIN: ClassVar[dict] = {"memory": True, "constantSlots": 0, "readGate": False, "queryKeyNorm": False, "writerQueryKeyNorm": False,
+             "writerValues": "plain", "forgettingScaled": False}
+
     CHOICES = {"variant": ("encoder-decoder", "encoder", "decoder"), "writer": ("slot-attention", "gru"),
                "forgetting": ("bmn", "normalize-only", "none"), "position": ("rotary", "relative", "t5"),
                "positionBuckets": ("t5", "lucidrains")}
@@ -56,6 +60,9 @@ class Config:
         missing = [f.name for f in fields if f.default is dataclasses.MISSING and f.name not in values]
         if missing:
             raise ValueError(f"{path}: lacks {', '.join(missing)}")
+        for key, plain in cls.PLAIN.items():
+            if values.get(key, plain) != plain:
+                raise ValueError(f"{path}: {key} {values[key]!r} is not in this program, which has {plain!r} alone")
         known = {field.name for field in fields}
         return cls(**{key: value for key, value in values.items() if key in known})
 

@@ -8,6 +8,8 @@ export interface DocumentOptions {
   readonly words?: number;
   /** Tokens of a word on average. Default 1.3. */
   readonly tokensPerWord?: number;
+  /** Of every document; without it lengths are drawn. */
+  readonly length?: number;
   /** Deviation of the logarithm of the length. Default 0.8. */
   readonly deviation?: number;
   readonly vocabulary: number;
@@ -16,12 +18,13 @@ export interface DocumentOptions {
 }
 
 /** `length` ~ exp(N(mu, deviation^2)) with exp(mu + deviation^2 / 2) = words * tokensPerWord. */
-export function randomDocuments({ tokens, words = 3_700, tokensPerWord = 1.3, deviation = 0.8, vocabulary, bos, seed = 0 }: DocumentOptions): TokenSource {
+export function randomDocuments({ tokens, words = 3_700, tokensPerWord = 1.3, length: fixed, deviation = 0.8, vocabulary, bos, seed = 0 }:
+  DocumentOptions): TokenSource {
   const random = new Random(seed), mu = Math.log(words * tokensPerWord) - deviation ** 2 / 2, documents: Int32Array[] = [];
   const uniform = (): number => (random.next() + 1) / 2 ** 32;
   for (let left = tokens; left > 0; left -= documents.at(-1)!.length) {
     const normal = Math.sqrt(-2 * Math.log(uniform())) * Math.cos(2 * Math.PI * uniform());
-    const length = Math.min(left, Math.max(1, Math.round(Math.exp(mu + deviation * normal))));
+    const length = Math.min(left, fixed ?? Math.max(1, Math.round(Math.exp(mu + deviation * normal))));
     documents.push(Int32Array.from({ length }, () => (bos + 1 + random.below(vocabulary - 1)) % vocabulary));
   }
   return {

@@ -50,6 +50,15 @@ export function flag(flags: readonly string[], name: string, fallback: number): 
   return value;
 }
 
+/** The values after `--name`, separated by commas, whatever they are. */
+export function words(flags: readonly string[], name: string, fallback: readonly string[]): readonly string[] {
+  const at = flags.indexOf(`--${name}`);
+  if (at < 0) return fallback;
+  const given = flags[at + 1];
+  if (given === undefined || given.startsWith("--")) throw new TypeError(`--${name} needs a value`);
+  return given.split(",");
+}
+
 /** The values after `--name`, separated by commas. Throws for one that is not in `known`. */
 export function choice<T extends string>(flags: readonly string[], name: string, known: readonly T[], fallback: readonly T[]): readonly T[] {
   const at = flags.indexOf(`--${name}`);

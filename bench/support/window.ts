@@ -28,7 +28,7 @@ export function resident(model: Memformer, segments: readonly Segment[]): Segmen
   const moved = (tensor: Tensor): Tensor => apply("aten::_to_copy", tensor, null, null, model.device);
   return tidy(() => segments.map((segment) => {
     const given = model.upload(segment);
-    return { ...given, source: moved(given.source), target: moved(given.target), reset: moved(given.reset) };
+    return { ...given, source: moved(given.source), target: moved(given.target), reset: moved(given.reset), lengths: moved(given.lengths) };
   }));
 }
 

@@ -1,5 +1,6 @@
 /** The settings of a run, and which of them a resumed one keeps. */
 import { join } from "node:path";
+import { plainOptions } from "../config.ts";
 import { MemformerError } from "../errors.ts";
 import { RUN } from "./model-folder.ts";
 import { flagName } from "./options.ts";
@@ -14,7 +15,8 @@ export async function runSettings(
   const given = [...(file === undefined ? [] : [await fromFile(file)]), fromFlags(flags)];
   if (!resume) return settle(...given);
   const out = runSchema.shape.out.parse(given.map(({ run }) => run["out"]).findLast((value) => value !== undefined));
-  const before = await fromFile(join(out, RUN));
+  const written = await fromFile(join(out, RUN));
+  const before = { ...written, model: { ...plainOptions, ...written.model } }; // a run older than an option
   const settled = settle(before, ...given);
   refuseChanges(out, settled, before);
   return settled;

@@ -8,7 +8,7 @@ import { ITEM_BYTES } from "../checkpoint/host-tensor.ts";
 import { writeModelFolder } from "../checkpoint/model-folder.ts";
 import type { TensorEntry } from "../checkpoint/safetensors.ts";
 import { widened, type WideType } from "../checkpoint/widen.ts";
-import { modelConfig, type ModelConfig } from "../config.ts";
+import { modelConfig, plainOptions, type ModelConfig } from "../config.ts";
 import { MemformerError } from "../errors.ts";
 import { parseOptions } from "../options.ts";
 import { rowsOf, type Layers, type Piece, type Row } from "./lucidrains-tensors.ts";
@@ -90,6 +90,7 @@ function configOf(file: string, sizes: Sizes, layers: Layers, given: z.output<ty
       { details: { path: file, encoder: size(one), decoder: size(other) } });
   }
   return modelConfig({
+    ...plainOptions,
     variant: hasDecoder ? "encoder-decoder" : "encoder",
     vocabulary: size("V"), width: size("D"), heads: size("H"), feedForward: size("F"), memorySlots: size("M"),
     encoderLayers: layers.encoder, ...(hasDecoder ? { decoderLayers: layers.decoder } : {}),

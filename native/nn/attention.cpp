@@ -1,6 +1,7 @@
 #include "nn/attention.h"
 
 #include "nn/folded.h"
+#include "nn/root_mean_square.h"
 #include "ops/keys_values/keys_values.h"
 
 namespace memformer::nn {
@@ -8,18 +9,12 @@ namespace {
 
 std::string layer_prefix(const LayerPlace& place) { return place.stack + "." + std::to_string(place.layer) + ".self_attention"; }
 
-std::vector<CrossAttention::KeysValues> pairs(const std::vector<at::Tensor>& parts) {
-  std::vector<CrossAttention::KeysValues> seen;
-  for (size_t i = 0; i < parts.size(); i += 2) seen.push_back({parts[i], parts[i + 1]});
-  return seen;
-}
-
 }  // namespace
 
 SelfAttention::SelfAttention(Parameters& parameters, const Config& config, const LayerPlace& place, double residual_gain)
     : causal_(place.causal),
       norm_(parameters, layer_prefix(place) + ".norm", config.integer("width")),
-      qkv_(parameters, layer_prefix(place) + ".qkv", config.integer("width"), 3 * config.integer("width")),
+      qkv_(parameters, layer_prefix(place), config.integer("width"), config.integer("heads"), config.flag("queryKeyNorm")),
       out_(parameters, layer_prefix(place) + ".out", config.integer("width"), config.integer("width"), residual_gain),
       attention_(position_schemes().make(config.text("position"), parameters, config, place)) {}
 
@@ -29,13 +24,23 @@ void SelfAttention::operator()(Residual& stream, const KeyMask& mask, Pass& pass
 
 CrossAttention::CrossAttention(Parameters& parameters, const Config& config, const std::string& prefix, Context context, double residual_gain)
     : heads_(config.integer("heads")),
+      normed_(config.flag("queryKeyNorm")),
       norm_(parameters, prefix + ".norm", config.integer("width")),
       memory_norm_(context == Context::memory && config.flag("memoryNorm")
                        ? std::optional<LayerNorm>(LayerNorm(parameters, prefix + ".memory_norm", config.integer("width")))
                        : std::nullopt),
       query_(parameters, prefix + ".query", config.integer("width"), config.integer("width")),
       key_value_(parameters, prefix + ".key_value", config.integer("width"), 2 * config.integer("width")),
-      out_(parameters, prefix + ".out", config.integer("width"), config.integer("width"), residual_gain) {}
+      out_(parameters, prefix + ".out", config.integer("width"), config.integer("width"), residual_gain),
+      gate_(context == Context::memory && config.flag("readGate")
+                ? std::optional<at::Tensor>(parameters.constant(prefix + ".gate", {config.integer("width")}, 0.0))
+                : std::nullopt) {}
+
+std::vector<CrossAttention::KeysValues> CrossAttention::pairs(const std::vector<at::Tensor>& parts) const {
+  std::vector<KeysValues> seen;
+  for (size_t i = 0; i < parts.size(); i += 2) seen.push_back({normed_ ? over_root_mean_square(parts[i]) : parts[i], parts[i + 1]});
+  return seen;
+}
 
 std::vector<CrossAttention::KeysValues> CrossAttention::look_at(const std::vector<const CrossAttention*>& layers, const at::Tensor& context,
                                                                 Pass& pass) {
@@ -47,26 +52,32 @@ std::vector<CrossAttention::KeysValues> CrossAttention::look_at(const std::vecto
     if (const auto sink = pass.sink(weight)) weight_sinks.push_back(*sink);
     if (const auto sink = pass.sink(bias)) bias_sinks.push_back(*sink);
   }
-  return pairs(ops::keys_values(pass.cast(context), weights, biases, weight_sinks, bias_sinks, layers[0]->heads_));
+  return layers[0]->pairs(ops::keys_values(pass.cast(context), weights, biases, weight_sinks, bias_sinks, layers[0]->heads_));
 }
 
 std::vector<CrossAttention::KeysValues> CrossAttention::look_at_memory(const std::vector<const CrossAttention*>& layers, const Slots& slots,
                                                                        Pass& pass) {
-  if (!slots.normed) return look_at(layers, slots.raw, pass);
+  if (!slots.normed) return look_at(layers, slots.for_reads, pass);
   std::vector<NormedLinear> normed;
   for (const auto* layer : layers) {
     const auto& [weight, bias] = layer->key_value_.parameters();
     normed.push_back({&*layer->memory_norm_, weight, bias});
   }
   const auto& [weights, biases, weight_sinks, bias_sinks] = folded(normed, pass);
-  return pairs(ops::keys_values(slots.for_reads, weights, biases, weight_sinks, bias_sinks, layers[0]->heads_));
+  return layers[0]->pairs(ops::keys_values(slots.for_reads, weights, biases, weight_sinks, bias_sinks, layers[0]->heads_));
 }
 
 void CrossAttention::operator()(Residual& stream, const KeysValues& seen, const KeyMask& mask, Pass& pass) const {
   const auto normed = norm_(stream, pass);
   const int64_t B = normed.size(0), T = normed.size(1), H = heads_, E = normed.size(2) / H;
-  const auto q = query_(normed, pass).view({B, T, H, E}).transpose(1, 2);  // (B, H, T, E)
-  stream.branch = out_.without_bias(attend(q, seen.keys, seen.values, mask), pass);
+  const auto query = query_(normed, pass).view({B, T, H, E});
+  const auto q = (normed_ ? over_root_mean_square(query) : query).transpose(1, 2);  // (B, H, T, E)
+  const auto read = attend(q, seen.keys, seen.values, mask);
+  if (!gate_) {
+    stream.branch = out_.without_bias(read, pass);
+    return;
+  }
+  stream.branch = Projection{out_(read, pass) * pass.cast(*gate_), {}, {}};
 }
 
 }  // namespace memformer::nn

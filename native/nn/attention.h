@@ -15,11 +15,13 @@ class SelfAttention {
  private:
   bool causal_;
   LayerNorm norm_;
-  Linear qkv_, out_;
+  QueryKeyValue qkv_;
+  Linear out_;
   std::unique_ptr<PositionedAttention> attention_;
 };
 
 /// branch = out(attention(query(LN x), keys, values))      x (B, T, D), context (B, N, D);   `prefix`.{norm, query, key_value, out}
+/// With readGate the memory read's branch is multiplied by `prefix`.gate (D), which starts at 0.
 /// The memory read (context: the slots, layer-normed by `prefix`.memory_norm if memoryNorm) and the decoder's cross-attention (context: the
 /// encoder's output, normed already). No positions.
 class CrossAttention {
@@ -38,10 +40,14 @@ class CrossAttention {
   void operator()(Residual& stream, const KeysValues& seen, const KeyMask& mask, Pass& pass) const;
 
  private:
+  std::vector<KeysValues> pairs(const std::vector<at::Tensor>& parts) const;
+
   int64_t heads_;
+  bool normed_;  // queries and keys
   LayerNorm norm_;
   std::optional<LayerNorm> memory_norm_;
   Linear query_, key_value_, out_;
+  std::optional<at::Tensor> gate_;
 };
 
 }  // namespace memformer::nn

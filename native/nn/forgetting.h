@@ -1,5 +1,8 @@
 // Forgetting: what happens to the slots after they were written, and what they are at time 0.
 //   bmn              m <- (m + v) / max(||m + v||, eps)      m_0 = v / ||v||      v learned, (M, D): `writer.v_bias`
+//                    A slot that keeps all it holds loses half of it in ln 2 / ln(1 + ||v||) segments. At the start ||v_i|| runs from
+//                    forgettingBias (slot 0) to forgettingBiasLeast (the last), evenly in its logarithm. With forgettingScaled these
+//                    norms s_i are no part of the parameter w ~ N(0, 1 / D): v_i = s_i w_i, so a small v does not turn faster than a large one.
 //   normalize-only   m <- m / max(||m||, eps)                m_0 = w / ||w||      w learned, (M, D): `writer.initial`
 //   none             m                                       m_0 = w
 #pragma once
@@ -26,7 +29,10 @@ class Forgetting {
  private:
   enum class Kind { bmn, normalize_only, none };
   Kind kind_;
+  at::Tensor bias() const;
+
   at::Tensor slots_;  // v or w
+  mutable at::Tensor scale_;  // (M, 1), what makes v of it; undefined: 1. Moved to the parameters' device when it is first used
 };
 
 }  // namespace memformer::nn

@@ -29,6 +29,8 @@ class KeyMask {
   const Optional& lengths() const { return lengths_; }
   /// (B, T) bool where padding may lie anywhere, for operators that take a mask beside lengths.
   const Optional& real() const { return real_; }
+  /// (B, T) bool: the token is real. Not to be asked when none().
+  at::Tensor tokens(int64_t T) const { return lengths_ ? first_tokens(*lengths_, T) : *real_; }
   /// (B) bool: the row has a token. Not to be asked when none().
   at::Tensor has_tokens() const { return lengths_ ? lengths_->gt(0) : real_->any(1); }
 

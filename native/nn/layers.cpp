@@ -30,7 +30,7 @@ at::Tensor LayerNorm::operator()(Residual& stream, Pass& pass) const {
   DropoutSite dropout{0.0, std::nullopt, 0};
   if (stream.branch) {
     branch = stream.branch->product;
-    branch_bias = stream.branch->bias;
+    if (stream.branch->bias.defined()) branch_bias = stream.branch->bias;
     branch_bias_sink = stream.branch->bias_sink;
     dropout = pass.next_dropout();
   }
@@ -66,8 +66,8 @@ void FeedForward::operator()(Residual& stream, Pass& pass) const {
 
 at::Tensor FeedForward::operator()(const at::Tensor& x, Pass& pass) const { return product(norm_(x, pass), true, pass); }
 
-Embedding::Embedding(Parameters& parameters, const std::string& prefix, int64_t vocabulary, int64_t width)
-    : weight_(parameters.normal(prefix + ".weight", {vocabulary, width}, 0.02, Parameters::Decay::no)) {}
+Embedding::Embedding(Parameters& parameters, const std::string& prefix, int64_t vocabulary, int64_t width, double deviation)
+    : weight_(parameters.normal(prefix + ".weight", {vocabulary, width}, deviation, Parameters::Decay::no)) {}
 
 at::Tensor Embedding::operator()(const at::Tensor& tokens, Pass& pass) const {
   const auto dropped = [&](const at::Tensor& x) {

@@ -8,7 +8,7 @@ namespace memformer::nn {
 /// A projection whose bias is still to be added, by the operator that reads it next, in the same pass over memory.
 struct Projection {
   at::Tensor product;  ///< x W^T (..., out) in the pass's dtype
-  at::Tensor bias;     ///< (out), the same
+  at::Tensor bias;     ///< (out), the same; undefined where it is added already
   Sink bias_sink;
 };
 
@@ -65,7 +65,8 @@ class FeedForward {
 /// Token embedding, shared by the stacks of a model and by the output where the configuration says so.   `prefix`.weight (V, D)
 class Embedding {
  public:
-  Embedding(Parameters& parameters, const std::string& prefix, int64_t vocabulary, int64_t width);
+  /// W ~ N(0, deviation^2).
+  Embedding(Parameters& parameters, const std::string& prefix, int64_t vocabulary, int64_t width, double deviation);
   /// tokens (B, T) int64, padding as token 0; or (B, T, D) floating: embedded already. Returns (B, T, D).
   /// Throws TOKEN_RANGE (checked on the CPU; lib/ checks for every device).
   at::Tensor operator()(const at::Tensor& tokens, Pass& pass) const;

@@ -35,7 +35,7 @@ class Rotary final : public PositionedAttention {
  public:
   explicit Rotary(const Config& config) : heads_(config.integer("heads")) {}
 
-  Tensor operator()(const Tensor& x, const Linear& project, const KeyMask& mask, bool causal, Pass& pass) const override {
+  Tensor operator()(const Tensor& x, const QueryKeyValue& project, const KeyMask& mask, bool causal, Pass& pass) const override {
     const auto qkv = project.without_bias(x, pass);  // its bias is added with the rotation
     const auto [cos, sin] = angles(qkv.product);
     return ops::rotary_attention(qkv.product, qkv.bias, qkv.bias_sink, cos, sin, mask.attention(causal), causal, heads_,
@@ -70,7 +70,7 @@ class Relative final : public PositionedAttention {
         table_(parameters.normal(place.stack + "." + std::to_string(place.layer) + ".self_attention.relative",
                                  {2 * reach_ - 1, config.integer("width")}, 0.02, Parameters::Decay::no)) {}
 
-  Tensor operator()(const Tensor& x, const Linear& project, const KeyMask& mask, bool causal, Pass& pass) const override {
+  Tensor operator()(const Tensor& x, const QueryKeyValue& project, const KeyMask& mask, bool causal, Pass& pass) const override {
     const auto [q, k, v] = split_heads(project(x, pass), heads_);
     const int64_t B = q.size(0), T = q.size(2), E = q.size(3);
     const auto offsets = at::arange(-(T - 1), T, q.options().dtype(at::kLong)).clamp(-(reach_ - 1), reach_ - 1) + (reach_ - 1);
@@ -100,7 +100,7 @@ class T5 final : public PositionedAttention {
     bias_ = parameters.has(name) ? parameters.at(name) : parameters.normal(name, {kBuckets, heads_}, 0.02, Parameters::Decay::no);
   }
 
-  Tensor operator()(const Tensor& x, const Linear& project, const KeyMask& mask, bool causal, Pass& pass) const override {
+  Tensor operator()(const Tensor& x, const QueryKeyValue& project, const KeyMask& mask, bool causal, Pass& pass) const override {
     const auto [q, k, v] = split_heads(project(x, pass), heads_);
     const int64_t T = q.size(2);
     if (!buckets_.defined() || buckets_.size(0) != T || buckets_.device() != q.device())

@@ -5,7 +5,7 @@
 #include "core/registry.h"
 #include "nn/config.h"
 #include "nn/key_mask.h"
-#include "nn/layers.h"
+#include "nn/query_key_value.h"
 
 namespace memformer::nn {
 
@@ -13,7 +13,7 @@ class PositionedAttention {
  public:
   virtual ~PositionedAttention() = default;
   /// x (B, T, D), normed; project: to Q, K, V side by side (B, T, 3 D). Returns (B, T, D), heads merged.
-  virtual at::Tensor operator()(const at::Tensor& x, const Linear& project, const KeyMask& mask, bool causal, Pass& pass) const = 0;
+  virtual at::Tensor operator()(const at::Tensor& x, const QueryKeyValue& project, const KeyMask& mask, bool causal, Pass& pass) const = 0;
 };
 
 /// Where an attention stands: parameters of a stack are made by its first layer.

@@ -9,11 +9,19 @@ namespace memformer::nn {
 struct Slots {
   at::Tensor raw;                               ///< (B, M, D) in the parameters' dtype
   bool normed;                                  ///< whether what follows is standardized, in the pass's dtype; else it is `raw`
-  at::Tensor for_reads;                         ///< (B, M, D), for the layers that read the memory
+  at::Tensor for_reads;                         ///< (B, M + C, D), for the layers that read the memory: the slots, then the constant ones
   at::Tensor for_query, for_key, for_own_value;  ///< (B, M, D), for the writer
 
-  static Slots of(const at::Tensor& memory, bool normed, const Pass& pass) {
-    if (!normed) return {memory, false, memory, memory, memory, memory};
+  /// constants (C, D), learned slots that are read beside the memory's, or undefined.
+  static Slots of(const at::Tensor& memory, bool normed, const Pass& pass, const at::Tensor& constants = {}) {
+    const auto with_constants = [&](const at::Tensor& raw) {
+      return at::cat({raw, constants.unsqueeze(0).expand({raw.size(0), -1, -1})}, 1);
+    };
+    if (!normed) return {memory, false, constants.defined() ? with_constants(memory) : memory, memory, memory, memory};
+    if (constants.defined()) {
+      const auto uses = ops::standardize(memory, 3, pass.compute());
+      return {uses[0], true, ops::standardize(with_constants(uses[0]), 1, pass.compute())[1], uses[1], uses[2], uses[3]};
+    }
     const auto uses = ops::standardize(memory, 4, pass.compute());
     return {uses[0], true, uses[1], uses[2], uses[3], uses[4]};
   }

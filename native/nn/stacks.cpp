@@ -3,19 +3,31 @@
 namespace memformer::nn {
 namespace {
 
-/// The sum of a stack's 3 L residual branches keeps the variance of one.
-double residual_gain(int64_t layers) { return 1.0 / std::sqrt(3.0 * static_cast<double>(layers)); }
+/// "scaled": the sum of a stack's 3 L residual branches keeps the variance of one. "balanced": it has that of the embeddings, so that no
+/// branch drowns the token. "zero": tokens start as they are.
+double residual_gain(const Config& config, const std::string& start, int64_t layers) {
+  require(start == "scaled" || start == "balanced" || start == "zero", "CONFIG", "there is no residual start '", start,
+          "'; known: scaled, balanced, zero");
+  const double sum = start == "scaled" ? 1.0 : start == "balanced" ? config.number("embeddingDeviation") : 0.0;
+  return sum / std::sqrt(3.0 * static_cast<double>(layers));
+}
+
+/// Of the branches that read the memory or the encoder.
+double read_gain(const Config& config, int64_t layers) {
+  const auto& start = config.text("readStart");
+  return residual_gain(config, start == "same" ? config.text("residualStart") : start, layers);
+}
 
 }  // namespace
 
 ReadingStack::ReadingStack(Parameters& parameters, const Config& config, const std::string& name, int64_t layers, bool causal)
     : layers_([&] {
         std::vector<Layer> made;
-        const double gain = residual_gain(layers);
+        const double gain = residual_gain(config, config.text("residualStart"), layers), of_reads = read_gain(config, layers);
         for (int64_t i = 0; i < layers; ++i) {
           const auto prefix = name + "." + std::to_string(i);
           made.push_back({SelfAttention(parameters, config, {name, i, causal}, gain),
-                          CrossAttention(parameters, config, prefix + ".memory_read", CrossAttention::Context::memory, gain),
+                          CrossAttention(parameters, config, prefix + ".memory_read", CrossAttention::Context::memory, of_reads),
                           FeedForward(parameters, prefix + ".feed_forward", config.integer("width"), config.integer("feedForward"), gain)});
         }
         return made;
@@ -38,11 +50,11 @@ at::Tensor ReadingStack::operator()(at::Tensor x, const Slots& slots, const KeyM
 ContinuingStack::ContinuingStack(Parameters& parameters, const Config& config, int64_t layers)
     : layers_([&] {
         std::vector<Layer> made;
-        const double gain = residual_gain(layers);
+        const double gain = residual_gain(config, config.text("residualStart"), layers), of_reads = read_gain(config, layers);
         for (int64_t i = 0; i < layers; ++i) {
           const auto prefix = "decoder." + std::to_string(i);
           made.push_back({SelfAttention(parameters, config, {"decoder", i, true}, gain),
-                          CrossAttention(parameters, config, prefix + ".cross_attention", CrossAttention::Context::encoder, gain),
+                          CrossAttention(parameters, config, prefix + ".cross_attention", CrossAttention::Context::encoder, of_reads),
                           FeedForward(parameters, prefix + ".feed_forward", config.integer("width"), config.integer("feedForward"), gain)});
         }
         return made;

@@ -11,7 +11,7 @@ class GruWriter final : public Writer {
  public:
   GruWriter(Parameters& parameters, const Config& config)
       : width_(config.integer("width")),
-        projection_(parameters, config, 1.0, /*own_values=*/true),
+        projection_(parameters, config, config.number("writerValueGain"), /*own_values=*/true),
         out_(parameters, "writer.out", width_, width_),
         weight_ih_(gate(parameters, "weight_ih")),
         weight_hh_(gate(parameters, "weight_hh")),

@@ -11,7 +11,7 @@ class SlotAttentionWriter final : public Writer {
  public:
   // Tokens have norm sqrt(D), slots norm 1: W_V starts so that both weigh the same in the sum.
   SlotAttentionWriter(Parameters& parameters, const Config& config)
-      : projection_(parameters, config, 1.0 / std::sqrt(config.number("width")), /*own_values=*/false) {}
+      : projection_(parameters, config, config.number("writerValueGain") / std::sqrt(config.number("width")), /*own_values=*/false) {}
 
   at::Tensor operator()(const Slots& slots, const at::Tensor& x, const KeyMask& mask, Pass& pass) const override {
     return projection_.attend(slots, slots.raw, x, mask, pass);

@@ -1,6 +1,7 @@
 #include "nn/writers/slot_projection.h"
 
 #include "nn/folded.h"
+#include "nn/root_mean_square.h"
 #include "ops/linear/linear.h"
 #include "ops/slot_attention/slot_attention.h"
 
@@ -11,10 +12,11 @@ namespace {
 // deviation g / sqrt(D); g^2 = tau (log(T) + kHold) / sqrt(E) puts it kHold above the logarithm of the number of tokens.
 constexpr double kHold = 2.0;
 
-double start_deviation(const Config& config, double E) {
-  const double D = config.number("width");
-  return std::sqrt(config.number("writerTemperature") * (std::log(config.number("segment")) + kHold) / std::sqrt(E) / D);
+double start_square(const Config& config, double E) {
+  return config.number("writerTemperature") * (std::log(config.number("segment")) + kHold) / std::sqrt(E);
 }
+
+double start_deviation(const Config& config, double E) { return std::sqrt(start_square(config, E) / config.number("width")); }
 
 /// 0 in the configuration: as many as everywhere else.
 int64_t heads(const Config& config) {
@@ -33,6 +35,13 @@ SlotProjection::SlotProjection(Parameters& parameters, const Config& config, dou
   key_.weight = parameters.normal("writer.key.weight", {D, D}, start_deviation(config, E), Parameters::Decay::yes);
   query_.weight = parameters.add("writer.query.weight", key_.weight.detach().clone(), Parameters::Decay::yes);
   value_.weight = parameters.normal("writer.value.weight", {D, D}, value_gain / std::sqrt(static_cast<double>(D)), Parameters::Decay::yes);
+  const auto& values = config.text("writerValues");
+  require(values == "plain" || values == "centered" || values == "normed", "CONFIG", "there are no writer values '", values,
+          "'; known: plain, centered, normed");
+  values_ = values == "plain" ? Values::plain : values == "centered" ? Values::centered : Values::normed;
+  value_norm_ = config.number("writerValueGain");
+  // A slot's logit for itself starts where it does without the norms: q = g^2 k there.
+  if (config.flag("writerQueryKeyNorm")) gain_ = parameters.constant("writer.query.gain", {heads_}, start_square(config, E));
   if (!config.flag("writerBias")) return;
   query_.bias = parameters.constant("writer.query.bias", {D}, 0.0);
   key_.bias = parameters.constant("writer.key.bias", {D}, 0.0);
@@ -54,9 +63,28 @@ at::Tensor SlotProjection::of_slots(const Slots& slots, const at::Tensor& use, s
   return ops::linear(use, weights[number], biases[number], weight_sinks[number], bias_sinks[number]);
 }
 
+at::Tensor SlotProjection::query(const Slots& slots, Pass& pass) const {
+  const auto q = of_slots(slots, slots.for_query, 0, pass);
+  if (!gain_) return q;
+  const auto normed = over_root_mean_square(q, heads_);
+  return (normed.view({q.size(0), q.size(1), heads_, -1}) * gain_->view({heads_, 1})).to(q.scalar_type()).view(q.sizes());
+}
+
+at::Tensor SlotProjection::key(const at::Tensor& projected) const { return gain_ ? over_root_mean_square(projected, heads_) : projected; }
+
+at::Tensor SlotProjection::values(const at::Tensor& x, const KeyMask& mask, Pass& pass) const {
+  const auto v = project(x, value_, pass);
+  if (values_ == Values::plain) return v;
+  if (values_ == Values::normed) return over_root_mean_square(v) * (value_norm_ / std::sqrt(static_cast<double>(v.size(2))));
+  const auto wide = v.to(accumulate_type(v.scalar_type()));
+  if (mask.none()) return (wide - wide.mean(1, true)).to(v.scalar_type());
+  const auto real = mask.tokens(x.size(1)).unsqueeze(2).to(wide.scalar_type());  // (B, T, 1)
+  return (wide - (wide * real).sum(1, true) / real.sum(1, true).clamp_min(1)).to(v.scalar_type());
+}
+
 at::Tensor SlotProjection::attend(const Slots& slots, const at::Tensor& own, const at::Tensor& x, const KeyMask& mask, Pass& pass) const {
-  return ops::slot_attention(of_slots(slots, slots.for_query, 0, pass), of_slots(slots, slots.for_key, 1, pass), own, project(x, key_, pass),
-                             project(x, value_, pass), mask.real(), heads_, scale_, mask.lengths());
+  return ops::slot_attention(query(slots, pass), key(of_slots(slots, slots.for_key, 1, pass)), own, key(project(x, key_, pass)),
+                             values(x, mask, pass), mask.real(), heads_, scale_, mask.lengths());
 }
 
 }  // namespace memformer::nn

@@ -2,6 +2,9 @@
 //   u = LN(m);   q = u W_Q   k_self = u W_K   k = x W_K   v = x W_V        slots and tokens share W_K; biases if writerBias
 // The slots enter layer-normed, as in the memory read: a softmax that weighs them against tokens needs both on one scale. Without
 // memoryNorm u = m.
+// writerQueryKeyNorm: q, k_self and k are divided by their root mean square a head, and q multiplied by a learned number a head.
+// writerValues: v as it is; "centered": less its mean over the segment's tokens, for what all tokens share tells nothing of any; "normed":
+// of norm writerValueGain a token, where that of a slot is 1.
 #pragma once
 #include "nn/config.h"
 #include "nn/key_mask.h"
@@ -31,8 +34,16 @@ class SlotProjection {
   /// The slots by the projection of that number among query, key and value: `use` is what Slots holds for it.
   at::Tensor of_slots(const Slots& slots, const at::Tensor& use, size_t number, Pass& pass) const;
 
+  at::Tensor query(const Slots& slots, Pass& pass) const;
+  at::Tensor key(const at::Tensor& projected) const;
+  at::Tensor values(const at::Tensor& x, const KeyMask& mask, Pass& pass) const;
+
+  enum class Values { plain, centered, normed };
   int64_t heads_;
   double scale_;
+  Values values_;
+  double value_norm_;
+  std::optional<at::Tensor> gain_;  // (H), of the queries
   bool own_values_;
   std::optional<LayerNorm> norm_;
   Projected query_, key_, value_;

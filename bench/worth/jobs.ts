@@ -1,0 +1,62 @@
+/** Runs handed out to processes side by side, until all are made or the time is up. */
+import { fork, type ChildProcess } from "node:child_process";
+import { fileURLToPath } from "node:url";
+import type { Run } from "./plan.ts";
+import type { Place, Row } from "./train-and-score.ts";
+import type { Answer, Order } from "./worker.ts";
+
+export interface JobOptions extends Place {
+  /** Processes. */
+  readonly jobs: number;
+  /** When the last of them ends at the latest, by performance.now(). */
+  readonly deadline: number;
+  readonly onRow: (row: Row) => void;
+  readonly onFailure: (run: Run, failure: string) => void;
+}
+
+/** Returns the runs that there was no time for. A run is begun only where one as long as the longest so far would end in time. */
+export async function makeAll(runs: readonly Run[], options: JobOptions): Promise<Run[]> {
+  const left = [...runs], unmade: Run[] = [];
+  let longest = 0;
+  const worker = async (): Promise<void> => {
+    let child: ChildProcess | undefined;
+    try {
+      while (left.length > 0) {
+        const began = performance.now();
+        if (began + longest > options.deadline) return;
+        const run = left.shift()!;
+        child ??= fork(fileURLToPath(new URL("worker.ts", import.meta.url)), { execArgv: process.execArgv, stdio: ["ignore", "inherit", "inherit", "ipc"] });
+        const answer = await ask(child, { run, place: { device: options.device, threads: options.threads } }, options.deadline);
+        if (answer === undefined) {
+          unmade.push(run);
+          child.kill("SIGKILL");
+          child = undefined;
+        } else if ("failure" in answer) {
+          options.onFailure(run, answer.failure);
+        } else {
+          longest = Math.max(longest, performance.now() - began);
+          options.onRow(answer.row);
+        }
+      }
+    } finally {
+      child?.disconnect();
+    }
+  };
+  await Promise.all(Array.from({ length: Math.min(options.jobs, runs.length) }, worker));
+  return [...unmade, ...left];
+}
+
+/** Undefined when the time is up. */
+async function ask(child: ChildProcess, order: Order, deadline: number): Promise<Answer | undefined> {
+  return new Promise((resolve) => {
+    const settle = (answer: Answer | undefined): void => {
+      clearTimeout(timer);
+      child.removeAllListeners("message").removeAllListeners("exit");
+      resolve(answer);
+    };
+    const timer = setTimeout(settle, Math.min(2 ** 31 - 1, Math.max(0, deadline - performance.now())), undefined);
+    child.once("message", (answer: Answer) => { settle(answer); });
+    child.once("exit", (code, signal) => { settle({ failure: `its process ended with ${signal ?? code}` }); });
+    child.send(order);
+  });
+}

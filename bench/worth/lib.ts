@@ -1,0 +1,3 @@
+/** What the bench takes of the library beyond its exports. */
+export { nearest } from "../../lib/errors.ts";
+export * from "../../lib/index.ts";

@@ -1,0 +1,66 @@
+/** One run: a model trained on its tokens, then scored on what was held out. */
+import { isMemformerError, Memformer, Trainer, TokenStream, type DeviceName, type TokenSource } from "./lib.ts";
+import { quartiles } from "../support/report.ts";
+import { keyOf, type Run } from "./plan.ts";
+import { score, type Scores } from "./score.ts";
+
+/** What a run gave: a line of the file of rows. */
+export interface Row {
+  readonly key: string;
+  readonly run: Run;
+  /** Trained on, which may be a step more than asked for. */
+  readonly trained: number;
+  readonly steps: number;
+  readonly seconds: number;
+  readonly tokensPerSecond: number;
+  /** Mean training loss of each tenth of the steps, nats. */
+  readonly curve: readonly number[];
+  /** Gradient norms: lower quartile, median, upper quartile, greatest. */
+  readonly norms: readonly number[];
+  /** Why there is no score: the loss was no number, say. */
+  readonly error?: string;
+  readonly scores?: Scores;
+  /** UTF-8 bytes of what was scored; 0: not known, for documents were scored in part. */
+  readonly bytes: number;
+}
+
+export interface Place {
+  readonly device: DeviceName;
+  readonly threads: number;
+}
+
+export async function trainAndScore(run: Run, train: TokenSource, valid: TokenSource, { device, threads }: Place): Promise<Row> {
+  const { vocabulary, bos } = train.tokenizer;
+  await using model = await Memformer.create({
+    ...run.model, vocabulary, bos, seed: run.seed, device, ...(threads > 0 && { threads }),
+    ...(run.precision !== "" && { precision: run.precision as "bfloat16" }),
+  });
+  const { segment } = model.config, horizon = run.train.horizon ?? 8;
+  const steps = Math.max(10, Math.round(run.tokens / (run.lanes * segment * horizon)));
+  using trainer = new Trainer(model, { warmup: Math.min(200, Math.ceil(steps / 10)), ...run.train, steps, rate: run.rate, seed: run.seed });
+  const stream = new TokenStream(train, { lanes: run.lanes, segment, seed: run.seed });
+  const losses: number[] = [], norms: number[] = [], began = performance.now();
+  let trained = 0, error: string | undefined;
+  try {
+    for await (const { loss, gradientNorm, tokens } of trainer.run(stream)) {
+      losses.push(loss);
+      norms.push(gradientNorm);
+      trained = tokens;
+    }
+  } catch (failure) {
+    if (!isMemformerError(failure) || failure.code !== "ERR_MEMFORMER_NAN_LOSS") throw failure;
+    error = failure.message;
+  }
+  const seconds = (performance.now() - began) / 1000;
+  const facts = {
+    key: keyOf(run), run, trained, steps, seconds, tokensPerSecond: trained / seconds, curve: tenths(losses),
+    norms: [...quartiles(norms), Math.max(...norms)], bytes: run.depth === 0 ? valid.bytes : 0,
+  };
+  return error === undefined ? { ...facts, scores: await score(model, valid, run.depth) } : { ...facts, error };
+}
+
+function tenths(losses: readonly number[]): number[] {
+  const at = (i: number): number => Math.floor(i * losses.length / 10);
+  return Array.from({ length: 10 }, (_, i) => losses.slice(at(i), Math.max(at(i) + 1, at(i + 1))))
+    .map((part) => part.reduce((sum, loss) => sum + loss, 0) / Math.max(1, part.length));
+}

@@ -1,0 +1,33 @@
+// What self-attention attends with: queries, keys and values side by side, (B, T, 3 D).
+#pragma once
+#include "nn/layers.h"
+#include "nn/root_mean_square.h"
+
+namespace memformer::nn {
+
+/// `prefix`.qkv. With `normed`, the query and the key of every head are divided by their root mean square, which a rotation leaves as it is:
+/// a logit is then at most sqrt(E).
+class QueryKeyValue {
+ public:
+  QueryKeyValue(Parameters& parameters, const std::string& prefix, int64_t width, int64_t heads, bool normed)
+      : linear_(parameters, prefix + ".qkv", width, 3 * width), heads_(heads), normed_(normed) {}
+
+  at::Tensor operator()(const at::Tensor& x, Pass& pass) const { return normed_ ? norm(linear_(x, pass)) : linear_(x, pass); }
+  /// The bias is left to the operator that reads the product; where it had to be added before, there is none.
+  Projection without_bias(const at::Tensor& x, Pass& pass) const {
+    return normed_ ? Projection{norm(linear_(x, pass)), {}, {}} : linear_.without_bias(x, pass);
+  }
+
+ private:
+  at::Tensor norm(const at::Tensor& qkv) const {
+    const int64_t B = qkv.size(0), T = qkv.size(1), D = qkv.size(2) / 3;
+    const auto parts = qkv.view({B, T, 3, heads_, D / heads_});
+    return at::cat({over_root_mean_square(parts.narrow(2, 0, 2)), parts.narrow(2, 2, 1)}, 2).view({B, T, 3 * D});
+  }
+
+  Linear linear_;
+  int64_t heads_;
+  bool normed_;
+};
+
+}  // namespace memformer::nn
