@@ -1,5 +1,6 @@
 /** memformer: a transformer with a memory of constant size, trained through long time. Importing loads nothing native. */
 export { bptt } from "./bptt.ts";
+export type { TokenizerTexts } from "./checkpoint/model-folder.ts";
 export { checkpointing } from "./checkpointing.ts";
 export { modelConfig, modelSchema, plainOptions, presets, type ModelConfig, type ModelOptions, type PresetName } from "./config.ts";
 export * from "./data/index.ts";

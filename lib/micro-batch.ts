@@ -5,9 +5,9 @@
  */
 import { MemformerError } from "./errors.ts";
 import type { State } from "./recurrence.ts";
-import { rowsOf, type SegmentTensors } from "./segment-tensors.ts";
+import { rowsOf, scoredTargets } from "./segment-tensors.ts";
 import { apply, tidy, type Tensor } from "./tensor.ts";
-import { lossWeights, segmentSeed, type GradientMethod, type WindowResult } from "./window.ts";
+import { segmentSeed, windowWeights, type GradientMethod, type WindowResult } from "./window.ts";
 
 /** The same method, which heeds `microBatch`: over so many rows at once, all results being those of the batch. */
 export function inMicroBatches(method: GradientMethod): GradientMethod {
@@ -18,11 +18,11 @@ export function inMicroBatches(method: GradientMethod): GradientMethod {
     }
     if (microBatch === undefined || microBatch >= B) return method(model, window, state, others);
     return tidy(() => {
-      const weights = lossWeights(options.weights ?? "uniform", window.length);
+      const weights = windowWeights(window, options.weights);
       const parts: WindowResult[] = [], shares: number[][] = [];
       for (let row = 0; row < B; row += microBatch) {
         const rows = Math.min(microBatch, B - row), group = window.map((segment) => rowsOf(segment, row, rows));
-        const share = group.map((segment, t) => scored(segment) / Math.max(1, scored(window[t]!)));
+        const share = group.map((segment, t) => scoredTargets(segment) / Math.max(1, scoredTargets(window[t]!)));
         parts.push(method(model, group, state.map((tensor) => apply("aten::narrow", tensor, 0, row, rows)), {
           ...others, weights: weights.map((weight, t) => weight * share[t]!), seed: segmentSeed(options.seed ?? 0, parts.length),
         }));
@@ -35,10 +35,6 @@ export function inMicroBatches(method: GradientMethod): GradientMethod {
       };
     });
   };
-}
-
-function scored({ scored: ofRows }: SegmentTensors): number {
-  return ofRows.reduce((total, count) => total + count, 0);
 }
 
 /** sum_g factors_g scalars_g */

@@ -1,7 +1,7 @@
 /** Between tensors of the engine and files: models, optimizers and states to safetensors and back. */
 import { modelSchema, plainOptions, type ModelConfig } from "./config.ts";
 import { tensorBytes } from "./checkpoint/host-tensor.ts";
-import { modelFiles, openWeights, readConfig, readTokenizer, writeModelFolder, type ModelParts } from "./checkpoint/model-folder.ts";
+import { modelFiles, openWeights, readConfig, readTokenizer, writeModelFolder, type ModelParts, type TokenizerTexts } from "./checkpoint/model-folder.ts";
 import type { SafetensorsFile, TensorEntry } from "./checkpoint/safetensors.ts";
 import { MemformerError } from "./errors.ts";
 import type { Memformer } from "./model.ts";
@@ -24,21 +24,21 @@ export function engineEntry(name: string, dtype: DType, shape: readonly number[]
   };
 }
 
-function modelParts(model: Memformer, tokenizer?: string): ModelParts {
+function modelParts(model: Memformer, tokenizer: TokenizerTexts): ModelParts {
   const dtype = masterType(model.config);
   return {
     config: model.config,
     tensors: model.parameters.map(({ name, shape }) => engineEntry(name, dtype, shape, () => model.parameter(name))),
-    ...(tokenizer === undefined ? {} : { tokenizer }),
+    ...tokenizer,
   };
 }
 
 /** The writers of a model's files, for a checkpoint that holds more. */
-export function modelWriters(model: Memformer, tokenizer?: string): ReturnType<typeof modelFiles> {
+export function modelWriters(model: Memformer, tokenizer: TokenizerTexts = {}): ReturnType<typeof modelFiles> {
   return modelFiles(modelParts(model, tokenizer));
 }
 
-export async function writeModel(model: Memformer, folder: string, tokenizer?: string): Promise<void> {
+export async function writeModel(model: Memformer, folder: string, tokenizer: TokenizerTexts = {}): Promise<void> {
   await writeModelFolder(folder, modelParts(model, tokenizer));
 }
 

@@ -98,7 +98,7 @@ export class AdamW implements Disposable {
   async timeInside(window: readonly SegmentTensors[], state: State, { together, windows, rate, clip }: InsideOptions): Promise<number> {
     using seed = Tensor.from(BigInt64Array.of(0n), []);
     const segments = window.flatMap(({ source, target, reset, lengths }) => [source, target, reset, seed, lengths]).map((tensor) => tensor.handle);
-    const weights = lossWeights("uniform", window.length);
+    const weights = lossWeights("segments", window.length);
     return await waited((addon) => addon.timeWindows(
       nextCall(), this.handle, segments, state.map((tensor) => tensor.handle), weights, together, windows, rate, clip));
   }

@@ -58,6 +58,11 @@ function tokensOf(tokens: Int32Array, begin: number, length: number): { first: n
   return { first, all };
 }
 
+/** How many targets of a segment are scored, in all its rows. */
+export function scoredTargets({ scored }: SegmentTensors): number {
+  return scored.reduce((total, count) => total + count, 0);
+}
+
 /** Views of `rows` rows of the segment from row `first` on. */
 export function rowsOf(segment: SegmentTensors, first: number, rows: number): SegmentTensors {
   const narrow = (tensor: Tensor): Tensor => apply("aten::narrow", tensor, 0, first, rows);

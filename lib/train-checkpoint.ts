@@ -3,6 +3,7 @@ import { readFile, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import type { FileWriter } from "./checkpoint/atomic.ts";
 import { verify, type CheckpointStore } from "./checkpoint/folder.ts";
+import type { TokenizerTexts } from "./checkpoint/model-folder.ts";
 import { openSafetensors, writeSafetensors } from "./checkpoint/safetensors.ts";
 import type { SegmentStream } from "./data/segment-stream.ts";
 import { MemformerError } from "./errors.ts";
@@ -30,8 +31,7 @@ export interface TrainParts {
   readonly optimizer: AdamW;
   readonly state: State;
   readonly progress: TrainProgress;
-  /** Text of a tokenizer.json. */
-  readonly tokenizer: string | undefined;
+  readonly tokenizer: TokenizerTexts;
 }
 
 /** The writers of a checkpoint's files, for {@link CheckpointStore.write}. */

@@ -4,6 +4,10 @@ import { gradientMethods } from "./methods.ts";
 
 const methodNames = Object.keys(gradientMethods) as [keyof typeof gradientMethods, ...(keyof typeof gradientMethods)[]];
 
+/** One number per segment of a window, of which training takes the shares. */
+const shares = z.array(z.number().nonnegative()).refine((numbers) => numbers.some((number) => number > 0));
+const weightsExpected = "expected tokens, segments, doubling, or a number per segment, none negative and not all 0";
+
 /** Every option of training, with its default and its words. */
 export const trainSchema = z.strictObject({
   steps: z.int().positive().default(1000).describe("optimizer steps"),
@@ -15,7 +19,8 @@ export const trainSchema = z.strictObject({
   method: z.enum(methodNames).default("mrbp").describe("mrbp, bptt, or checkpointing a segment"),
   together: z.int().positive().optional().describe("segments that mrbp recomputes at once; default: what the device is best at, 1 on a CPU"),
   microBatch: z.int().positive().optional().describe("rows that go forward and back at once, for less memory; default: all lanes"),
-  weights: z.union([z.enum(["uniform", "doubling"]), z.array(z.number())]).default("uniform").describe("weights of a window's losses"),
+  weights: z.union([z.enum(["tokens", "segments", "uniform", "doubling"]), shares], { error: weightsExpected }).default("tokens")
+    .describe("what weighs alike: tokens, all that a step scores; segments, each one's mean; doubling: a segment weighs twice the one before; or shares"),
   accumulate: z.int().positive().default(1).describe("windows whose gradients make one step"),
   rate: z.number().positive().default(1e-3).describe("peak learning rate"),
   schedule: z.enum(["cosine", "linear", "constant"]).default("cosine").describe("how the learning rate falls after the warm-up"),

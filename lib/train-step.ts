@@ -14,7 +14,7 @@ import { disposeSegment } from "./segment-tensors.ts";
 import { apply, Tensor, tidy } from "./tensor.ts";
 import type { TrainConfig } from "./train-config.ts";
 import type { Window } from "./window-reader.ts";
-import { segmentSeed } from "./window.ts";
+import { segmentSeed, stepWeights } from "./window.ts";
 
 /** The gradient of a step, enqueued. It adds to the gradients of the model's parameters. */
 export interface EnqueuedGradient {
@@ -59,11 +59,12 @@ export function enqueueGradient(model: Memformer, state: State, { config, step, 
   return cancellable(signal, () => tidy(() => {
     let carried = passed(state, config, step, windows[0]!.segments[0]!.batch, model.device);
     const losses: Tensor[] = [], counts: Tensor[] = [], reached: Tensor[] = [];
-    for (const [i, { segments }] of windows.entries()) {
-      const window = segments.map((segment) => model.upload(segment));
+    const uploaded = windows.map(({ segments }) => segments.map((segment) => model.upload(segment)));
+    const weights = stepWeights(uploaded, config.weights);
+    for (const [i, window] of uploaded.entries()) {
       const result = gradientMethods[config.method](model, window, carried, {
-        seed: segmentSeed(config.seed, step * windows.length + i), weights: config.weights,
-        scale: 1 / windows.length, carry: window.length - overlap, together: config.together, microBatch: config.microBatch,
+        seed: segmentSeed(config.seed, step * windows.length + i), weights: weights[i]!,
+        carry: window.length - overlap, together: config.together, microBatch: config.microBatch,
       });
       window.forEach(disposeSegment);
       losses.push(...result.losses);

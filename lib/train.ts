@@ -1,6 +1,7 @@
 /** The training loop: windows from a stream, their gradient by MRBP (or another method), one optimizer step a window. */
 import { CheckpointStore } from "./checkpoint/folder.ts";
 import type { FileWriter } from "./checkpoint/atomic.ts";
+import type { TokenizerTexts } from "./checkpoint/model-folder.ts";
 import type { SegmentStream } from "./data/segment-stream.ts";
 import { MemformerError } from "./errors.ts";
 import { horizonOf } from "./horizon.ts";
@@ -37,8 +38,8 @@ export interface TrainStep {
   readonly checkpoint?: string;
 }
 
-/** Where a run begins, what it calls on the way, and what stops it. */
-export interface RunOptions {
+/** Where a run begins, what it calls on the way, what stops it, and the tokenizer to be saved with every checkpoint. */
+export interface RunOptions extends TokenizerTexts {
   /** Aborts between micro-steps and rejects with its reason; the weights are those of the last whole step. */
   readonly signal?: AbortSignal;
   /** A folder for checkpoints. Default: none are written. */
@@ -47,8 +48,6 @@ export interface RunOptions {
   readonly resume?: boolean;
   /** Measures the model every `evaluateEvery` steps; lower is better, the best checkpoint is kept. */
   readonly evaluate?: (model: Memformer, step: number) => Promise<number>;
-  /** Text of a tokenizer.json to be saved with the model. */
-  readonly tokenizer?: string;
 }
 
 /** The gradient of the next step, enqueued before anybody has asked for that step. */
@@ -193,7 +192,7 @@ export class Trainer implements Disposable {
       await this.#dropAhead();
     }
     // Stopped too late for the last step's own checkpoint: while it was evaluated, or yielded; or the stream has ended.
-    if (!written) await store?.write(this.#step, this.#files(position, options.tokenizer));
+    if (!written) await store?.write(this.#step, this.#files(position, options));
     if (ended) throw new MemformerError("DATA", `the stream ended after step ${this.#step} of ${this.config.steps}; let it repeat, or ask for fewer steps`);
   }
 
@@ -268,15 +267,15 @@ export class Trainer implements Disposable {
     }
     let checkpoint: string | undefined;
     if (store !== undefined && (best || this.#saves(step, store))) {
-      checkpoint = await store.write(step, this.#files(position, options.tokenizer), { best });
+      checkpoint = await store.write(step, this.#files(position, options), { best });
     }
     return { ...record, ...(evaluation === undefined ? {} : { evaluation }), ...(checkpoint === undefined ? {} : { checkpoint }) };
   }
 
-  #files(position: unknown, tokenizer: string | undefined): Record<string, FileWriter> {
+  #files(position: unknown, { tokenizer, tokenizerConfig }: TokenizerTexts): Record<string, FileWriter> {
     const best = Number.isFinite(this.#best) ? this.#best : null;
     const progress = { step: this.#step, tokens: this.#tokens, best, position, train: this.config };
-    return checkpointFiles({ model: this.model, optimizer: this.#optimizer, state: this.#state, progress, tokenizer });
+    return checkpointFiles({ model: this.model, optimizer: this.#optimizer, state: this.#state, progress, tokenizer: { tokenizer, tokenizerConfig } });
   }
 
   async #resume(store: CheckpointStore | undefined, stream: SegmentStream): Promise<void> {

@@ -1,17 +1,23 @@
 /** A window of consecutive segments, and what every gradient method over one takes and gives. */
 import { MemformerError } from "./errors.ts";
 import type { Recurrence, State, StepOptions } from "./recurrence.ts";
-import type { SegmentTensors } from "./segment-tensors.ts";
+import { scoredTargets, type SegmentTensors } from "./segment-tensors.ts";
 import type { Tensor } from "./tensor.ts";
 
-/** How the losses of a window's segments add up: equally, doubling from segment to segment, or as given; they sum to 1. */
-export type LossWeights = "uniform" | "doubling" | readonly number[];
+/**
+ * How the losses of a window's segments, each the mean over its scored targets, add up:
+ * - `"tokens"`: by the targets scored in each, so that every one of them weighs alike and the sum is the window's mean loss;
+ * - `"segments"`: equally, the mean of the segments' means; `"uniform"` is an earlier name of it;
+ * - `"doubling"`: each segment twice as much as the one before it, together 1;
+ * - a list: one factor per segment, taken as it is.
+ */
+export type LossWeights = "tokens" | "segments" | "uniform" | "doubling" | readonly number[];
 
 /** How the gradient of a window is taken. */
 export interface WindowOptions {
   /** Seed of the window; each segment's own follows from it. Default 0. */
   readonly seed?: number | undefined;
-  /** Default "uniform". */
+  /** Default "tokens". */
   readonly weights?: LossWeights | undefined;
   /** Multiplies the window's loss, 1 / n to accumulate over n windows. Default 1. */
   readonly scale?: number | undefined;
@@ -50,14 +56,47 @@ export interface WindowResult {
  */
 export type GradientMethod = (model: Recurrence, window: readonly SegmentTensors[], state: State, options?: WindowOptions) => WindowResult;
 
-/** The weights of S segments. Throws MemformerError CONFIG when as many were not given. */
-export function lossWeights(weights: LossWeights, S: number): readonly number[] {
-  if (weights === "uniform") return Array.from({ length: S }, () => 1 / S);
+/**
+ * The weights of S segments, of which `scored` has the number of scored targets ("tokens" alone asks for it). Throws MemformerError
+ * CONFIG when a list does not hold S finite numbers.
+ */
+export function lossWeights(weights: LossWeights, S: number, scored: readonly number[] = []): readonly number[] {
+  if (weights === "tokens") {
+    if (scored.length !== S) throw new MemformerError("CONFIG", `weights "tokens" need the scored targets of ${S} segments, got ${scored.length}`);
+    const all = Math.max(1, total(scored));
+    return scored.map((count) => count / all);
+  }
+  if (weights === "segments" || weights === "uniform") return Array.from({ length: S }, () => 1 / S);
   if (weights === "doubling") return Array.from({ length: S }, (_, t) => 2 ** t / (2 ** S - 1));
   if (weights.length !== S || weights.some((weight) => !Number.isFinite(weight))) {
     throw new MemformerError("CONFIG", `weights must be ${S} finite numbers, one a segment, got [${weights.join(", ")}]`);
   }
   return weights;
+}
+
+/** The weights of a window's segments, by what each of them scores. */
+export function windowWeights(window: readonly SegmentTensors[], weights: LossWeights = "tokens"): readonly number[] {
+  return lossWeights(weights, window.length, window.map(scoredTargets));
+}
+
+/**
+ * The weights of every window of one optimizer step: by "tokens" every scored target of the step weighs alike, else every window does.
+ * A list is divided by its sum.
+ */
+export function stepWeights(windows: readonly (readonly SegmentTensors[])[], weights: LossWeights): readonly (readonly number[])[] {
+  if (weights === "tokens") {
+    const all = lossWeights("tokens", total(windows.map(({ length }) => length)), windows.flat().map(scoredTargets));
+    let first = 0;
+    return windows.map(({ length }) => all.slice(first, first += length));
+  }
+  return windows.map((window) => {
+    const given = windowWeights(window, weights), sum = total(given);
+    return given.map((weight) => weight / sum / windows.length);
+  });
+}
+
+function total(numbers: readonly number[]): number {
+  return numbers.reduce((sum, number) => sum + number, 0);
 }
 
 /** What the methods share: checked options, the weights and the step options of every segment. */
@@ -69,7 +108,7 @@ export function planWindow(window: readonly SegmentTensors[], options: WindowOpt
   if (together !== undefined && (!Number.isInteger(together) || together < 1)) throw new MemformerError("CONFIG", `together must be a whole number from 1 up, got ${together}`);
   const training = options.training ?? true;
   return {
-    weights: lossWeights(options.weights ?? "uniform", S).map((weight) => weight * scale),
+    weights: windowWeights(window, options.weights).map((weight) => weight * scale),
     steps: window.map((_, t) => ({ seed: segmentSeed(options.seed ?? 0, t), training })),
     carry,
   };

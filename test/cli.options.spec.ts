@@ -35,6 +35,8 @@ describe("command-line options from schemas", () => {
       ["--many-words", ""],
       ["--kind", "c"],
       ["--list", "1,x"],
+      ["--list", "1,,2"],
+      ["--list", "1,"],
     ]) {
       expect(() => parse(schema, ...args), args.join(" ")).to.throw(/is invalid/);
     }
@@ -53,6 +55,14 @@ describe("command-line options from schemas", () => {
   it("has one for every option of training: how many rows and segments go back at once", () => {
     expect(parse(trainSchema, "--micro-batch", "4", "--together", "2")).to.deep.equal({ microBatch: 4, together: 2 });
     expect(() => parse(trainSchema, "--micro-batch", "0")).to.throw(/--micro-batch <n>' argument '0' is invalid/);
+  });
+
+  it("takes weights of a window by name or as a list; a list with a gap, or of zeros, is refused in words", () => {
+    for (const name of ["tokens", "segments", "doubling"]) expect(parse(trainSchema, "--weights", name)).to.deep.equal({ weights: name });
+    expect(parse(trainSchema, "--weights", "1,0.5")).to.deep.equal({ weights: [1, 0.5] });
+    for (const bad of ["1,,2", "0,0,0", "1,-1", "", "token"]) {
+      expect(() => parse(trainSchema, "--weights", bad), bad).to.throw(/invalid. expected tokens, segments, doubling, or a number per segment/);
+    }
   });
 
   it("gives no key to two sections", () => {

@@ -52,7 +52,7 @@ describe("a data set", () => {
     await using moby = await openDataset("moby-dick", options);
     expect(moby.train.documents + moby.valid.documents).to.equal(139);
     expect(bytes.decode(await moby.train.read(0, 0, 8))).to.equal("CONTENTS");
-    expect(moby.valid.bytes / (moby.train.bytes + moby.valid.bytes)).to.be.within(0.05, 0.06);
+    expect(moby.valid.tokens / (moby.train.tokens + moby.valid.tokens)).to.be.within(0.025, 0.075);
     expect(moby.test).to.equal(undefined);
     expect(moby.names).to.eql(["train", "valid"]);
   });
@@ -93,13 +93,17 @@ describe("a data set", () => {
     put("alone/test.txt", "t");
     await using dataset = await openDataset(dir, options);
     expect([dataset.train.documents, dataset.valid.documents, dataset.test!.documents]).to.eql([2, 1, 1]);
-    expect(dataset.notes).to.eql(["0.05 of the text is held out for validation"]);
+    expect(dataset.notes).to.eql(["1 document of 2 tokens held out (33 %), 2 documents of 4 tokens trained on"]);
   });
 
-  it("in a folder of texts has whole ones held out", async () => {
+  it("in a folder of texts has whole ones held out, where that is about the share", async () => {
     for (const name of ["a", "b", "c"]) put(`texts/${name}.md`, name.repeat(10));
-    await using dataset = await openDataset(join(folder, "texts"), options);
+    await using dataset = await openDataset(join(folder, "texts"), { ...options, heldOut: 0.3 });
     expect([dataset.train.documents, dataset.valid.documents]).to.eql([2, 1]);
+    expect(dataset.notes).to.eql(["3 files read", "1 document of 10 tokens held out (33 %), 2 documents of 20 tokens trained on"]);
+    await using less = await openDataset(join(folder, "texts"), { ...options, heldOut: 0.15 });
+    expect([less.train.documents, less.train.tokens, less.valid.documents, less.valid.tokens]).to.eql([3, 25, 1, 5]);
+    expect(less.notes[1]).to.include("(17 %, the end of a document among them)");
   });
 
   it("that is prepared already is opened as it is, by its own tokenizer only", async () => {

@@ -238,6 +238,24 @@ describe("a token stream", () => {
     expect(error.message).to.include("Document 0 is empty");
   });
 
+  it("refuses a position in another text of the same size, or of another tokenizer; one that does not tell is taken", async () => {
+    const [a, b] = await Promise.all(["abcdefgh", "abcdefgx"].map(async (text) => {
+      const bytes = await openTokenizer("bytes");
+      return tokensInMemory([bytes.encode(text)], bytes);
+    }));
+    const options = { lanes: 1, segment: 4 }, stream = new TokenStream(a!, options), other = new TokenStream(b!, options);
+    await stream.next();
+    const position = stream.position();
+    const error = await failure(() => other.seek(position));
+    expect(error.code).to.equal("ERR_MEMFORMER_DATA");
+    expect(error.message).to.match(/is of a stream of another text or tokenizer \(bytes \w{64}\); here it is bytes \w{64}/);
+    const { text, ...early } = position.stream;
+    other.seek({ ...position, stream: early });
+    expect(text).to.be.a("string");
+    const named = { ...a!, tokenizer: { ...a!.tokenizer, name: "other" } };
+    expect((await failure(() => new TokenStream(named, options).seek(position))).message).to.include("another text or tokenizer");
+  });
+
   it("refuses a position that is none, or is of another stream, and stays where it is", async () => {
     const stream = new TokenStream(sourceOf([10, 10]), { lanes: 2, segment: 4, seed: 5 });
     await stream.next();

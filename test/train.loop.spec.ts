@@ -278,7 +278,8 @@ describe("training", function () {
     expect(error({ horizn: 8 })).to.have.property("code", "ERR_MEMFORMER_CONFIG");
     expect(error({ horizn: 8 }).message).to.include("horizn").and.include('did you mean "horizon"');
     const wrong = [
-      { steps: 0 }, { rate: -1 }, { clip: -1 }, { method: "magic" }, { accumulate: 1.5 }, { weights: "x" },
+      { steps: 0 }, { rate: -1 }, { clip: -1 }, { method: "magic" }, { accumulate: 1.5 },
+      { weights: "x" }, { weights: [0, 0] }, { weights: [1, -1] },
     ];
     for (const bad of wrong) {
       expect(error(bad), JSON.stringify(bad)).to.have.property("code", "ERR_MEMFORMER_CONFIG");

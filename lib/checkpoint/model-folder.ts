@@ -1,5 +1,6 @@
 /**
- * A model as users share it: a folder of `model.safetensors`, `config.json` and perhaps `tokenizer.json`. Saving over
+ * A model as users share it: a folder of `model.safetensors`, `config.json` and perhaps `tokenizer.json` with its
+ * `tokenizer_config.json`. Saving over
  * an older model swaps whole folders: the old one becomes the hidden sibling `.<name>.old`, the new one takes its
  * place, the old one goes. A kill between the two renames leaves only `.<name>.old`: reading then reads that, and the
  * next saving takes its place.
@@ -17,6 +18,7 @@ export const FORMAT_VERSION = 1;
 const CONFIG = "config.json";
 const WEIGHTS = "model.safetensors";
 const TOKENIZER = "tokenizer.json";
+const TOKENIZER_CONFIG = "tokenizer_config.json";
 const MAX_CONFIG_BYTES = 16_000_000;
 
 /** What `config.json` holds: two fields of ours, and those of whoever saved it. */
@@ -25,12 +27,18 @@ export interface ConfigFile extends Readonly<Record<string, unknown>> {
   readonly formatVersion: typeof FORMAT_VERSION;
 }
 
-export interface ModelParts {
+/** What a model keeps of its tokenizer. */
+export interface TokenizerTexts {
+  /** The text of a `tokenizer.json`. */
+  readonly tokenizer?: string | undefined;
+  /** The text of the `tokenizer_config.json` beside it, which names its BOS. */
+  readonly tokenizerConfig?: string | undefined;
+}
+
+export interface ModelParts extends TokenizerTexts {
   /** JSON values; `format` and `formatVersion` are added. */
   readonly config: Readonly<Record<string, unknown>>;
   readonly tensors: Iterable<TensorEntry>;
-  /** The text of a `tokenizer.json`, if the model has one. */
-  readonly tokenizer?: string | undefined;
 }
 
 /** The writers of a model's files, for {@link writeModelFolder} and for checkpoints, which hold a model and more. */
@@ -41,8 +49,9 @@ export function modelFiles(parts: ModelParts): Record<string, FileWriter> {
     [CONFIG]: (path) => writeFile(path, `${JSON.stringify(config, null, 2)}\n`),
     [WEIGHTS]: (path) => writeSafetensors(path, parts.tensors, { format: FORMAT }),
   };
-  const { tokenizer } = parts;
+  const { tokenizer, tokenizerConfig } = parts;
   if (tokenizer !== undefined) files[TOKENIZER] = (path) => writeFile(path, tokenizer);
+  if (tokenizerConfig !== undefined) files[TOKENIZER_CONFIG] = (path) => writeFile(path, tokenizerConfig);
   return files;
 }
 
@@ -140,7 +149,7 @@ async function exists(path: string): Promise<boolean> {
 
 /** Moves what is not ours from the old folder to the new one, then removes the old one. */
 async function clearOld(target: string, old: string): Promise<void> {
-  const ours = new Set([CONFIG, WEIGHTS, TOKENIZER]);
+  const ours = new Set([CONFIG, WEIGHTS, TOKENIZER, TOKENIZER_CONFIG]);
   const names = await readdir(old).catch(ignoreMissing) ?? [];
   for (const name of names) {
     if (!ours.has(name)) await rename(join(old, name), join(target, name));

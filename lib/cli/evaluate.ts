@@ -1,15 +1,16 @@
 /** `memformer evaluate`: how well a model predicts text, and what its memory has to do with it. */
 import type { Command } from "commander";
 import { z } from "zod";
-import type { Dataset, Tokenizer } from "../data/index.ts";
+import type { Dataset } from "../data/index.ts";
 import { ABLATIONS, type Ablation, type Score } from "../evaluate.ts";
 import { formatDuration, formatNumber } from "../log/format.ts";
-import { evaluateSource } from "./held-out.ts";
+import { evaluateSource, type Scored } from "./held-out.ts";
 import { catchInterrupts } from "./interrupt.ts";
 import { findModel, openModel, runOf } from "./model-folder.ts";
 import { addOptions, pick } from "./options.ts";
-import { fromFlags, runSchema, settle, type Given, type RunSettings } from "./run-config.ts";
-import { openRunData } from "./run-data.ts";
+import { fromFlags, runSchema, settle, type Given } from "./run-config.ts";
+import { identityOfRun } from "./run-identity.ts";
+import { openHeldOutOf } from "./run-text.ts";
 import { table } from "./table.ts";
 
 const dataSchema = runSchema.pick({
@@ -17,6 +18,7 @@ const dataSchema = runSchema.pick({
   tokenizer: true,
   lanes: true,
   documents: true,
+  field: true,
   skipEmpty: true,
   heldOut: true,
   threads: true,
@@ -24,7 +26,12 @@ const dataSchema = runSchema.pick({
 });
 const passSchema = z.strictObject({
   split: z.enum(["train", "valid", "test"]).default("valid").describe("the split to read"),
-  segments: z.int().positive().optional().describe("segments to read; default: to the end"),
+  segments: z.int().positive().optional().describe("segments that each lane reads; default: to the end"),
+  documentLimit: z
+    .int()
+    .positive()
+    .optional()
+    .describe("tokens after which a document is cut and the memory starts afresh; default: none is, whatever the run did"),
   ablations: z
     .string()
     .default(ABLATIONS.join(","))
@@ -53,8 +60,8 @@ export function register(program: Command): void {
   addOptions(command, passSchema, "Pass");
   command.addHelpText("after", `\nMemory:\n${meaningLines(["whole", ...ABLATIONS])}\n\n${caution}`);
   command.action(async (path: string, flags: Record<string, unknown>) => {
-    const { split, segments, ablations: names, device, json } = passSchema.parse(pick(passSchema, flags));
-    const folder = await findModel(path);
+    const { split, segments, documentLimit, ablations: names, device, json } = passSchema.parse(pick(passSchema, flags));
+    const found = await findModel(path), { folder } = found;
     const [before, given] = [await runOf(folder), fromFlags(flags)];
     const { run } = settle(...(before === undefined ? [] : [dataOf(before)]), given);
     const opened = await openModel(folder, {
@@ -63,15 +70,19 @@ export function register(program: Command): void {
       threads: run.threads,
     });
     await using model = opened.model;
-    await using data = await openUnlessInterrupted(run, opened.tokenizer);
+    const identity = await identityOfRun(folder), notes: string[] = [];
+    await using data = await openUnlessInterrupted((signal) =>
+      openHeldOutOf(identity, { run, before, given, split }, opened.tokenizer, notes, signal));
     if (data === undefined) return;
-    const result = await evaluateSource(model, data.split(split), data.tokenizer, {
+    for (const note of notes) process.stderr.write(`${note}\n`);
+    const result = await evaluateSource(model, data.split(split), {
       lanes: run.lanes,
       segments,
+      documentLimit,
       ablations: (names === "none" ? [] : names.split(",").map((name) => name.trim())) as Ablation[],
     });
     const { ablations, ...whole } = result;
-    const facts = { model: folder, data: data.spec, split, lanes: run.lanes };
+    const facts = { model: folder, step: found.step ?? null, data: data.spec, split, lanes: run.lanes, notes };
     if (json) {
       process.stdout.write(`${JSON.stringify({ ...facts, ...whole, ablations }, null, 2)}\n`);
       return;
@@ -85,9 +96,10 @@ export function register(program: Command): void {
         ["memory", "bits per byte", "bits per token", "perplexity"],
         line("whole", whole),
         ...Object.entries(ablations).map(([name, score]) => line(name, score)),
-      ])}\n${whole.tokens} tokens, ${whole.bytes} bytes of ${data.spec} (${split}), ${formatDuration(whole.seconds)}\n${
-        names === "none" ? "" : `\n${meaningLines(Object.keys(ablations) as Ablation[])}\n${caution}\n`
-      }`,
+      ])}\n${whole.tokens} tokens, ${whole.bytes} bytes of ${data.spec} (${split}), ${parts(whole)}, ` +
+        `${found.step === undefined ? "" : `step ${found.step}, `}${formatDuration(whole.seconds)}\n${
+          names === "none" ? "" : `\n${meaningLines(Object.keys(ablations) as Ablation[])}\n${caution}\n`
+        }`,
     );
   });
 }
@@ -96,19 +108,21 @@ function meaningLines(names: readonly (Ablation | "whole")[]): string {
   return names.map((name) => `  ${name.padEnd(10)}${meanings[name]}`).join("\n");
 }
 
+/** `3 documents, none cut` */
+function parts({ documents, cuts }: Scored): string {
+  return `${documents} document${documents === 1 ? "" : "s"}, ${cuts === 0 ? "none cut" : `cut in ${cuts} place${cuts === 1 ? "" : "s"}`}`;
+}
+
 /** Of a run's settings, those that say what text is read. */
 function dataOf({ run }: Given): Given {
   return { run: pick(dataSchema, run), model: {}, train: {} };
 }
 
 /** Opens the text. A signal ends that without litter: undefined then, and the exit code is the signal's. */
-async function openUnlessInterrupted(
-  run: RunSettings["run"],
-  tokenizer: Tokenizer,
-): Promise<Dataset | undefined> {
+async function openUnlessInterrupted(open: (signal: AbortSignal) => Promise<Dataset>): Promise<Dataset | undefined> {
   const interruption = catchInterrupts();
   try {
-    return await openRunData(run, tokenizer, interruption.signal);
+    return await open(interruption.signal);
   } catch (error) {
     if (interruption.exitCode === undefined) throw error;
     process.exitCode = interruption.exitCode;

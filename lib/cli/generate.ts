@@ -5,7 +5,7 @@ import { InvalidArgumentError, type Command } from "commander";
 import { z } from "zod";
 import { withIoErrors } from "../checkpoint/io-error.ts";
 import { Session } from "../session.ts";
-import { findModel, openModel } from "./model-folder.ts";
+import { findModel, modelName, openModel } from "./model-folder.ts";
 import { addOptions } from "./options.ts";
 import { runSchema } from "./run-config.ts";
 
@@ -40,7 +40,9 @@ export function register(program: Command): void {
         : prompt === "-"
           ? await text(process.stdin)
           : (prompt ?? "");
-    const opened = await openModel(await findModel(path), { tokenizer, device, threads });
+    const found = await findModel(path);
+    const opened = await openModel(found.folder, { tokenizer, device, threads });
+    process.stderr.write(`${modelName(found)}\n`);
     await using model = opened.model;
     using session = await Session.open(model, opened.tokenizer);
     await session.read(before);

@@ -1,60 +1,73 @@
 /** One pass over text to be evaluated, and how many bytes of it are scored: the two halves of bits per byte. */
-import { evaluationPass, type SegmentStream, type Tokenizer, type TokenSource } from "../data/index.ts";
+import { documentRange, evaluationPass, type TokenSource, type TokenStream } from "../data/index.ts";
 import { evaluate, type EvaluateOptions, type Evaluation } from "../evaluate.ts";
 import type { Memformer } from "../model.ts";
-import { PADDING, type Segment } from "../segment.ts";
 
 export interface PassOptions extends Pick<EvaluateOptions, "ablations" | "signal"> {
   readonly lanes: number;
-  /** Default: to the end. */
+  /** How many segments each lane reads. Default: to the end. */
   readonly segments?: number | undefined;
+  /** Tokens after which a document is cut and the memory starts afresh. Default: every document is whole. */
+  readonly documentLimit?: number | undefined;
 }
 
-/** Evaluates `model` on `source`. Fewer documents than lanes are cut, so that no lane idles. */
+/** What a pass over a source scores. */
+export interface Scored {
+  /** Documents of which at least one token is scored. */
+  readonly documents: number;
+  /** Places inside documents where the memory starts afresh, by `documentLimit`. */
+  readonly cuts: number;
+  /**
+   * UTF-8 bytes of the original text that is scored, whatever the tokenizer makes of it. Of a document that is scored in
+   * part, the share of its bytes that its scored tokens are of all its tokens.
+   */
+  readonly bytes: number;
+}
+
+/**
+ * Evaluates `model` on `source`, document by document: how many lanes there are changes how long it takes and, but for
+ * rounding, nothing else. Lanes beyond the number of documents would idle and are not opened.
+ */
 export async function evaluateSource(
   model: Memformer,
   source: TokenSource,
-  tokenizer: Tokenizer,
-  options: PassOptions,
-): Promise<Evaluation & { readonly bytes: number }> {
-  const { lanes, segments, ...rest } = options;
+  { lanes, segments = Infinity, documentLimit = Infinity, ...rest }: PassOptions,
+): Promise<Evaluation & Scored> {
+  let pieces = 0;
+  for (let i = 0; i < source.documents; i++) pieces += Math.ceil(source.documentLength(i) / documentLimit) || 1;
   const { segment, bos } = model.config;
-  const share = Math.ceil(source.tokens / lanes / segment) * segment;
-  const pass = (): SegmentStream =>
-    evaluationPass(source, {
-      lanes,
-      segment,
-      bos,
-      ...(source.documents < lanes && { documentLimit: share }),
-    });
-  const bytes = segments === undefined ? source.bytes : await scoredBytes(pass(), segments, source, tokenizer);
-  return { ...(await evaluate(model, pass(), { ...rest, bytes, ...(segments !== undefined && { segments }) })), bytes };
+  const options = { lanes: Math.min(lanes, pieces), segment, bos, ...(documentLimit !== Infinity && { documentLimit }) };
+  const scored = await scoredPart(source, (text) => evaluationPass(text, options), segments);
+  const asked = { ...rest, bytes: scored.bytes, ...(segments !== Infinity && { segments }) };
+  return { ...(await evaluate(model, evaluationPass(source, options), asked)), ...scored };
 }
 
-/** UTF-8 bytes of the first segments' targets: of whole characters, if tokens can split them. */
-async function scoredBytes(
-  stream: SegmentStream,
-  segments: number,
+/** What the first `segments` segments of a pass score: the pass is made over the lengths of the documents alone. */
+async function scoredPart(
   source: TokenSource,
-  tokenizer: Tokenizer,
-): Promise<number> {
-  const tokensAreBytes = source.tokens === source.bytes;
-  const decoders = Array.from({ length: stream.lanes }, () => tokenizer.decoder());
+  pass: (text: TokenSource) => TokenStream,
+  segments: number,
+): Promise<Scored> {
+  const tokens = new Map<number, number>(); // scored, by document
+  const seen = new Set<string>();
+  let cuts = 0;
+  const dry = pass({
+    ...documentRange(source, 0, source.documents),
+    // Each segment is read twice: as the target, and as the source of the next one.
+    async read(document, from, to, into = new Int32Array(to - from)) {
+      const place = `${document}:${from}`;
+      if (!seen.has(place)) {
+        seen.add(place);
+        tokens.set(document, (tokens.get(document) ?? 0) + to - from);
+        if (from > 0 && from % dry.documentLimit === 0) cuts++;
+      }
+      return into.fill(0, 0, to - from);
+    },
+  });
+  for (let read = 0; read < segments; read++) if ((await dry.next()) === undefined) break;
   let bytes = 0;
-  for (let read = 0; read < segments; read++) {
-    const segment = await stream.next();
-    if (segment === undefined) break;
-    for (const [b, tokens] of rows(segment)) {
-      if (segment.reset[b] === 1) decoders[b] = tokenizer.decoder();
-      bytes += tokensAreBytes ? tokens.length : Buffer.byteLength(decoders[b]!.push(tokens));
-    }
+  for (const [document, count] of tokens) {
+    bytes += (source.documentBytes(document) * count) / source.documentLength(document);
   }
-  return bytes;
-}
-
-function rows({ batch, length, target }: Segment): [number, Int32Array][] {
-  return Array.from({ length: batch }, (_, b) => [
-    b,
-    target.subarray(b * length, (b + 1) * length).filter((token) => token !== PADDING),
-  ]);
+  return { documents: tokens.size, cuts, bytes: Math.round(bytes) };
 }

@@ -6,7 +6,7 @@ import type { Command } from "commander";
 import { CheckpointStore } from "../checkpoint/folder.ts";
 import { openWeights, readConfig } from "../checkpoint/model-folder.ts";
 import { formatBytes } from "../log/format.ts";
-import { CHECKPOINTS, findModel } from "./model-folder.ts";
+import { CHECKPOINTS, findModel, modelName } from "./model-folder.ts";
 import { table } from "./table.ts";
 
 interface Group {
@@ -24,12 +24,12 @@ export function register(program: Command): void {
     .argument("<folder>", "a model, a checkpoint or a run")
     .option("--json", "print JSON")
     .action(async (path: string, { json = false }: { json?: boolean }) => {
-      const model = await findModel(path);
+      const { folder: model, step } = await findModel(path);
       const { format, formatVersion, ...config } = await readConfig(model);
       const groups = await parameterGroups(model),
         total = sum("total", groups);
       const checkpoints = await checkpointsOf(path);
-      const facts = { model, format, formatVersion, config, groups, total, checkpoints };
+      const facts = { model, ...(step !== undefined && { step }), format, formatVersion, config, groups, total, checkpoints };
       process.stdout.write(json ? `${JSON.stringify(facts, null, 2)}\n` : show(facts));
     });
 }
@@ -89,6 +89,7 @@ async function checkpointsOf(run: string): Promise<CheckpointFacts[]> {
 
 function show(facts: {
   model: string;
+  step?: number;
   config: Readonly<Record<string, unknown>>;
   groups: readonly Group[];
   total: Group;
@@ -101,7 +102,7 @@ function show(facts: {
     formatBytes(bytes),
   ];
   const parts = [
-    facts.model,
+    modelName({ folder: facts.model, step: facts.step }),
     Object.entries(facts.config)
       .map(([key, value]) => `  ${key.padEnd(18)}${String(value)}`)
       .join("\n"),

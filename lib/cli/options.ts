@@ -60,10 +60,15 @@ function placeholder(kind: z.ZodType): string {
   return kind instanceof z.ZodEnum ? "name" : kind instanceof z.ZodUnion ? "name|n,n,..." : "text";
 }
 
+/** NaN, which no schema takes, for anything but a number: Number("") would be 0. */
+function numberOf(word: string): number {
+  return word.trim() === "" ? NaN : Number(word);
+}
+
 /** The first reading of a text that its field accepts: a number, the text itself, a list of numbers. */
 function parseText(field: z.ZodType, text: string): unknown {
   const numeric = text.trim() !== "" && !Number.isNaN(Number(text));
-  const readings: unknown[] = [...(numeric ? [Number(text)] : []), text, text.split(",").map(Number)];
+  const readings: unknown[] = [...(numeric ? [Number(text)] : []), text, text.split(",").map(numberOf)];
   for (const reading of readings) {
     const parsed = field.safeParse(reading);
     if (parsed.success) return reading;

@@ -31,6 +31,7 @@ export const runSchema = z.strictObject({
     .enum(documentRules)
     .optional()
     .describe("what one document is in a text file; default: as the data has it"),
+  field: z.string().min(1).optional().describe("the field of a .jsonl line that holds its text; default: text"),
   documentLimit: z
     .int()
     .positive()

@@ -1,14 +1,14 @@
 /** Opens the text that a run names, telling how far the tokenizing of new text is. */
-import { openDataset, type Dataset, type TokenizeProgress, type Tokenizer } from "../data/index.ts";
+import { openDataset, type Dataset, type DatasetOptions, type TokenizeProgress, type Tokenizer } from "../data/index.ts";
 import { formatBytes, formatDuration } from "../log/format.ts";
 import type { RunSettings } from "./run-config.ts";
 
-type DataSettings = Pick<RunSettings["run"], "data" | "skipEmpty" | "documents" | "heldOut" | "tokenizeThreads">;
+type DataSettings = Pick<RunSettings["run"], "data" | "skipEmpty" | "documents" | "field" | "heldOut" | "tokenizeThreads">;
 
 export async function openRunData(
-  { data, skipEmpty, documents, heldOut, tokenizeThreads }: DataSettings,
+  { data, skipEmpty, documents, field, heldOut, tokenizeThreads }: DataSettings,
   tokenizer: Tokenizer,
-  signal?: AbortSignal,
+  { signal, division, keep }: Pick<DatasetOptions, "signal" | "division" | "keep"> = {},
 ): Promise<Dataset> {
   return openDataset(data, {
     tokenizer,
@@ -16,7 +16,10 @@ export async function openRunData(
     tokenizeThreads,
     onProgress: telling(process.stderr),
     ...(signal !== undefined && { signal }),
+    division,
+    keep,
     ...(documents !== undefined && { documents }),
+    ...(field !== undefined && { field }),
     ...(heldOut !== undefined && { heldOut }),
   });
 }

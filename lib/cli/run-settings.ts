@@ -1,6 +1,7 @@
 /** The settings of a run, and which of them a resumed one keeps. */
-import { join } from "node:path";
+import { join, resolve } from "node:path";
 import { plainOptions } from "../config.ts";
+import { datasetNames } from "../data/index.ts";
 import { MemformerError } from "../errors.ts";
 import { RUN } from "./model-folder.ts";
 import { flagName } from "./options.ts";
@@ -24,15 +25,37 @@ export async function runSettings(
 
 /** What the run has learned so far, and where its stream stands, would mean something else. */
 const fixed = {
-  run: ["data", "tokenizer", "lanes", "documents", "documentLimit", "skipEmpty", "heldOut"],
+  run: ["data", "tokenizer", "lanes", "documents", "field", "documentLimit", "skipEmpty", "heldOut"],
   model: Object.keys(shapeSchema.shape),
   train: ["seed"],
 } as const satisfies Record<keyof Given, readonly string[]>;
 
+/** Files are the same wherever a command is run: a run keeps their absolute paths. */
+function placed(key: string, value: unknown): unknown {
+  if (typeof value !== "string") return value;
+  return key === "data" ? absoluteData(value) : key === "tokenizer" ? absoluteTokenizer(value) : value;
+}
+
+/** Settings as `run.json` holds them: paths are absolute, so that another working folder finds the same files. */
+export function placedSettings({ run, ...others }: Given): Given {
+  return { run: Object.fromEntries(Object.entries(run).map(([key, value]) => [key, placed(key, value)])), ...others };
+}
+
+function absoluteTokenizer(spec: string): string {
+  return spec.endsWith(".json") || spec.includes("/") ? resolve(spec) : spec;
+}
+
+function absoluteData(spec: string): string {
+  const colon = spec.indexOf(":");
+  const known = (datasetNames as readonly string[]).includes(colon < 0 ? spec : spec.slice(0, colon));
+  if (!known) return resolve(spec);
+  return colon < 0 || colon === spec.length - 1 ? spec : `${spec.slice(0, colon)}:${resolve(spec.slice(colon + 1))}`;
+}
+
 function refuseChanges(out: string, now: Given, before: Given): void {
   for (const section of ["run", "model", "train"] as const) {
     for (const key of fixed[section]) {
-      const [found, wanted] = [now[section][key], before[section][key]];
+      const [found, wanted] = [placed(key, now[section][key]), placed(key, before[section][key])];
       if (JSON.stringify(found) === JSON.stringify(wanted)) continue;
       throw new MemformerError(
         "CHECKPOINT_MISMATCH",

@@ -10,16 +10,19 @@ import { formatBytes, formatNumber } from "../log/format.ts";
 import { createProgress, type Progress } from "../log/progress.ts";
 import { RunLog } from "../log/run-log.ts";
 import { Memformer } from "../model.ts";
+import { takeLock } from "../native/libtorch/lock.ts";
 import { runtime } from "../runtime.ts";
 import { Trainer } from "../train.ts";
 import { trainSchema } from "../train-config.ts";
 import { evaluateSource } from "./held-out.ts";
 import { catchInterrupts, type Interruption } from "./interrupt.ts";
-import { CHECKPOINTS, MODEL, saveModel, tokenizerText, writeRun } from "./model-folder.ts";
+import { CHECKPOINTS, LOCK, MODEL, RUN, saveModel, tokenizerTexts, writeRun } from "./model-folder.ts";
 import { addOptions } from "./options.ts";
-import { fromFlags, runSchema, shapeSchema, type Given, type RunSettings } from "./run-config.ts";
+import { resumeNotes } from "./resume-notes.ts";
+import { fromFile, fromFlags, runSchema, shapeSchema, type RunSettings } from "./run-config.ts";
 import { openRunData } from "./run-data.ts";
-import { runSettings } from "./run-settings.ts";
+import { identityOf, readIdentity, refuseOtherText, writeIdentity } from "./run-identity.ts";
+import { placedSettings, runSettings } from "./run-settings.ts";
 import { reportStep } from "./step-report.ts";
 
 /** By then every shape of a run has been met twice. */
@@ -59,17 +62,10 @@ async function train(
   resume: boolean,
   interruption: Interruption,
 ): Promise<void> {
-  const store = new CheckpointStore(join(run.out, CHECKPOINTS));
-  const last = await store.last();
-  const start = resume ? ((await store.list()).find(({ folder }) => folder === last)?.step ?? 0) : 0;
-  if (!resume && last !== undefined) {
-    throw new MemformerError(
-      "CONFIG",
-      `${run.out} holds a run already: go on with it by --resume, or choose another --out`,
-      { details: { out: run.out } },
-    );
-  }
-  await using data = await openRunData(run, await openTokenizer(run.tokenizer), interruption.signal);
+  if (!resume) await refuseRun(run.out); // early: tokenizing may take long
+  // A run of memformer 0.1 goes on with its own division of the text.
+  const division = resume && (await readIdentity(run.out))?.splits === undefined ? "order" : "content";
+  await using data = await openRunData(run, await openTokenizer(run.tokenizer), { signal: interruption.signal, division });
   const { vocabulary, bos } = data.tokenizer;
   await using model = await Memformer.create({
     preset: run.preset,
@@ -88,9 +84,52 @@ async function train(
     ...(run.documentLimit !== undefined && { documentLimit: run.documentLimit }),
   });
   const trainer = new Trainer(model, options);
-  const settled: Given = { run, model: fromFlags(model.config).model, train: trainer.config };
+  const settled = { run, model: fromFlags(model.config).model as RunSettings["model"], train: trainer.config };
   await withIoErrors("make", run.out, () => mkdir(run.out, { recursive: true }));
-  await writeRun(run.out, settled);
+  const release = await withIoErrors("lock", run.out, () => takeLock(join(run.out, LOCK), { patience: 0 }));
+  try {
+    if (!resume) await refuseRun(run.out);
+    await trainLocked({ data, model, stream, trainer, settled, resume, interruption });
+  } finally {
+    await release();
+  }
+}
+
+async function refuseRun(out: string): Promise<void> {
+  if ((await new CheckpointStore(join(out, CHECKPOINTS)).last()) === undefined) return;
+  throw new MemformerError(
+    "CONFIG",
+    `${out} holds a run already: go on with it by --resume, or choose another --out`,
+    { details: { out } },
+  );
+}
+
+/** Everything that a run needs, opened and checked. */
+interface Prepared {
+  readonly data: Dataset;
+  readonly model: Memformer;
+  readonly stream: TokenStream;
+  readonly trainer: Trainer;
+  readonly settled: RunSettings;
+  readonly resume: boolean;
+  readonly interruption: Interruption;
+}
+
+/** The run itself, while no other process has its folder. */
+async function trainLocked({ data, model, stream, trainer, settled, resume, interruption }: Prepared): Promise<void> {
+  const { run, train: options } = settled;
+  const store = new CheckpointStore(join(run.out, CHECKPOINTS));
+  const last = await store.last();
+  const start = resume ? ((await store.list()).find(({ folder }) => folder === last)?.step ?? 0) : 0;
+  const before = resume ? await readIdentity(run.out) : undefined;
+  const now = identityOf(data);
+  if (before !== undefined) refuseOtherText(run.out, before, now);
+  // Of a run begun without noting its text it stays unknown what the steps so far were trained on.
+  const { splits, ...unknown } = now;
+  const identity = before ?? (resume ? unknown : now);
+  const notes = resume ? resumeNotes(start, before, (await fromFile(join(run.out, RUN))).train, options) : [];
+  await writeRun(run.out, placedSettings(settled));
+  await writeIdentity(run.out, identity);
 
   const log = await RunLog.open(run.out, { resumeAfter: start, tensorboard: run.tensorboard });
   const total = Math.max(options.steps, start);
@@ -101,17 +140,18 @@ async function train(
   const [size, state] = [`${formatNumber(model.size / 1e6, 3)} M parameters`, formatBytes(model.stateBytes)];
   const whence = start > 0 ? `; resumed after step ${start}` : "";
   progress.note(`${model.config.variant}, ${size}, memory of ${state} a document${whence}`);
+  for (const note of notes) progress.note(note);
   interruption.signal.addEventListener("abort", () => {
     trainer.stop();
     progress.note("finishing this step, then a checkpoint; once more ends at once");
   });
   if (interruption.signal.aborted) throw new MemformerError("ABORTED", "stopped before the first step");
+  const tokenizer = await tokenizerTexts(data.tokenizer);
   try {
-    const tokenizer = await tokenizerText(data.tokenizer);
     const steps = trainer.run(stream, {
       checkpoints: store.root,
       resume,
-      ...(tokenizer !== undefined && { tokenizer }),
+      ...tokenizer,
       ...(options.evaluateEvery > 0 && { evaluate: heldOutScore(data, run) }),
     });
     for await (const step of steps) {
@@ -128,7 +168,7 @@ async function train(
     );
     return;
   }
-  await saveModel(model, data.tokenizer, settled, join(run.out, MODEL));
+  await saveModel(model, join(run.out, MODEL), placedSettings(settled), { tokenizer, identity, step: trainer.step });
   process.stdout.write(`${join(run.out, MODEL)}\n`);
 }
 
@@ -141,7 +181,7 @@ async function noteRefusal(model: Memformer, progress: Progress): Promise<void> 
 function heldOutScore(data: Dataset, run: RunSettings["run"]): (model: Memformer) => Promise<number> {
   const source = data.valid; // throws here, before the first step, if there is none
   return async (model) => {
-    const { bitsPerByte } = await evaluateSource(model, source, data.tokenizer, {
+    const { bitsPerByte } = await evaluateSource(model, source, {
       lanes: run.lanes,
       segments: run.evaluateSegments,
       ablations: [],

@@ -1,17 +1,18 @@
 // Text to two token files: one to train on, one held out.
+import { createHash } from "node:crypto";
 import { mkdir, mkdtemp, rename, rm } from "node:fs/promises";
 import { join } from "node:path";
 import { MemformerError } from "../errors.ts";
 import { shown, wholeNumber } from "./arguments.ts";
-import type { DocumentOptions, TextDocument } from "./documents.ts";
-import { Random } from "./random.ts";
+import { cutPlace, cutPlaceInOrder, divide, divideInOrder, type Countable } from "./divide.ts";
+import { readDocuments, type DocumentOptions, type TextDocument } from "./documents.ts";
+import { documentHash } from "./text-hash.ts";
 import { openTokenFile } from "./token-file.ts";
-import type { TokenHeader } from "./token-format.ts";
-import type { TokenDocument, TokenSource } from "./token-source.ts";
-import { writeTokenFile, writeTokenParts } from "./token-writer.ts";
+import type { TokenHeader, TokenSplit } from "./token-format.ts";
+import { compact, type TokenPart } from "./token-source.ts";
+import { writeTokenParts } from "./token-writer.ts";
 import { tokenize, type TokenizeOptions } from "./tokenize.ts";
 import { writeTokenized } from "./tokenize-files.ts";
-import type { Tokenizer } from "./tokenizer.ts";
 
 /** How a corpus is prepared. */
 export interface CorpusOptions extends DocumentOptions, TokenizeOptions {
@@ -23,6 +24,18 @@ export interface CorpusOptions extends DocumentOptions, TokenizeOptions {
   readonly heldOut?: number;
   /** Which documents are held out. Default 0. */
   readonly seed?: number;
+  /** How documents are drawn: by their content, or in an order drawn by `seed`, as memformer 0.1 did. Default `content`. */
+  readonly division?: "content" | "order" | undefined;
+  /** Hold out what an earlier preparation did, as far as it is there, whatever `heldOut` and `seed` would draw. */
+  readonly keep?: HeldOutTexts | undefined;
+}
+
+/** What a preparation held out: so that another one of more text can hold out the same. */
+export interface HeldOutTexts {
+  /** Of documents held out whole: see {@link TokenSource.documentHash}. */
+  readonly hashes: ReadonlySet<bigint>;
+  /** The document, by its hash, of which the end alone was held out, from this character on. */
+  readonly cut?: { readonly hash: bigint; readonly at: number } | undefined;
 }
 
 /** The token files of a corpus. */
@@ -32,14 +45,15 @@ export interface PreparedCorpus {
 }
 
 /**
- * Tokenizes text into a training and a held-out file. Whole documents are held out, drawn by `seed` until their tokens
- * reach the share; at least one, never all. A corpus of a single document is cut at a line's end instead, its tail held
- * out. Both files appear when both are whole. Text may be larger than memory.
+ * Tokenizes text into a training and a held-out file. Documents are held out whole, drawn by a hash of their text and
+ * `seed` ({@link divide}): equal ones are on one side, and a corpus that grows holds out what it did, as long as that is
+ * between half the share and half as much again. Where documents are too few or too large for that, the end of one
+ * is held out. Both files appear when both are whole. Text may be larger than memory.
  * @throws MemformerError as `readDocuments` and `writeTokenFile`; what the tokenizer throws, else `DATA`, naming the document; `CONFIG` for a share out of range; `ABORTED` by
  * `signal`.
  */
 export async function prepareCorpus(options: CorpusOptions): Promise<PreparedCorpus> {
-  const { tokenizer, out, heldOut = 0.05, seed = 0 } = options;
+  const { out, heldOut = 0.05, seed = 0 } = options;
   if (!(typeof heldOut === "number" && heldOut >= 0 && heldOut < 1)) {
     throw new MemformerError("CONFIG", `heldOut must be a share from 0 to below 1, not ${shown(heldOut)}.`);
   }
@@ -54,16 +68,13 @@ export async function prepareCorpus(options: CorpusOptions): Promise<PreparedCor
   });
   try {
     const all = join(stage, "all.tokens");
-    const single = new SingleText();
-    const header = await writeTokenized(all, options.inputs, options, (document) => single.add(document));
+    const header = await writeTokenized(all, options.inputs, options);
     let headers: { train: TokenHeader; valid?: TokenHeader };
     if (heldOut === 0) {
       await rename(all, join(stage, "train.tokens"));
       headers = { train: header };
-    } else if (header.documents === 1) {
-      headers = await writeParts(stage, single.cut(1 - heldOut), options);
     } else {
-      headers = await writeSplit(stage, all, { heldOut, seed, tokenizer });
+      headers = await writeSplit(stage, all, { ...options, heldOut, seed });
     }
     const valid = join(out, "valid.tokens");
     if (headers.valid) await rename(join(stage, "valid.tokens"), valid);
@@ -79,77 +90,95 @@ export async function prepareCorpus(options: CorpusOptions): Promise<PreparedCor
   }
 }
 
-/** The documents to hold out, so many that their tokens reach the share. */
-function drawHeldOut(source: TokenSource, heldOut: number, seed: number): Set<number> {
-  const drawn = new Set<number>();
-  let tokens = 0;
-  for (const document of new Random(seed).permutation(source.documents)) {
-    if (drawn.size > 0 && (tokens >= heldOut * source.tokens || drawn.size === source.documents - 1)) break;
-    drawn.add(document);
-    tokens += source.documentLength(document);
-  }
-  return drawn;
-}
-
-async function writeSplit(
-  stage: string,
-  all: string,
-  { heldOut, seed, tokenizer }: { heldOut: number; seed: number; tokenizer: Tokenizer },
-): Promise<{ train: TokenHeader; valid: TokenHeader }> {
+/** Divides the documents of `all` into the two files of a preparation. */
+async function writeSplit(stage: string, all: string, options: CorpusOptions & { heldOut: number; seed: number }): Promise<{
+  train: TokenHeader;
+  valid: TokenHeader;
+}> {
+  const { heldOut, seed, tokenizer, keep } = options;
   const source = await openTokenFile(all);
   try {
-    const drawn = drawHeldOut(source, heldOut, seed);
-    const part = async function* (held: boolean): AsyncGenerator<TokenDocument, void, void> {
-      for (let i = 0; i < source.documents; i++) {
-        if (drawn.has(i) !== held) continue;
-        yield { tokens: await source.read(i, 0, source.documentLength(i)), bytes: source.documentBytes(i) };
+    const hashOf = (document: number): bigint => source.documentHash(document)!;
+    const countable = Array.from({ length: source.documents }, (_, i) => ({ hash: hashOf(i), tokens: source.documentLength(i) }));
+    const { held, cut } = (keep && await kept(options, keep, countable)) ?? await drawn(options, countable);
+    const split: TokenSplit = {
+      corpus: createHash("sha256").update(JSON.stringify([source.header.content, heldOut, seed])).digest("hex"),
+      ...cut && { cut: { hash: hex(cut.hash), at: cut.at } },
+    };
+    const { onProgress: _, ...quietly } = options; // it has heard of this text already
+    const part = async function* (valid: boolean, hashes: bigint[]): AsyncGenerator<readonly TokenPart[], void, void> {
+      for (const [i, { hash, tokens }] of countable.entries()) {
+        if (hash === cut?.hash) {
+          const text = valid ? cut.document.text.slice(cut.at) : cut.document.text.slice(0, cut.at);
+          hashes.push(documentHash(text));
+          yield* tokenize([{ ...cut.document, text }], text.length, quietly);
+        } else if (held(i) === valid) {
+          hashes.push(hash);
+          const whole = { tokens: await source.read(i, 0, tokens), bytes: source.documentBytes(i), hash };
+          yield [{ ...compact(whole, i, tokenizer), last: true }];
+        }
       }
     };
-    return {
-      valid: await writeTokenFile(join(stage, "valid.tokens"), part(true), tokenizer),
-      train: await writeTokenFile(join(stage, "train.tokens"), part(false), tokenizer),
+    const write = async (name: string, valid: boolean): Promise<TokenHeader> => {
+      const hashes: bigint[] = [];
+      return writeTokenParts(join(stage, name), part(valid, hashes), tokenizer, hashes, split);
     };
+    return { valid: await write("valid.tokens", true), train: await write("train.tokens", false) };
   } finally {
     await source.close();
   }
 }
 
-async function writeParts(
-  stage: string,
-  [head, tail]: [TextDocument, TextDocument],
-  { onProgress: _, ...options }: CorpusOptions, // it has heard of this text already
-): Promise<{ train: TokenHeader; valid: TokenHeader }> {
-  const write = async (name: string, part: TextDocument): Promise<TokenHeader> =>
-    writeTokenParts(join(stage, name), tokenize([part], part.text.length, options), options.tokenizer);
-  return { valid: await write("valid.tokens", tail), train: await write("train.tokens", head) };
+/** Whether a document, by its number, is held out whole, and the text of one that is cut. */
+interface Halves {
+  readonly held: (document: number) => boolean;
+  readonly cut?: { readonly hash: bigint; readonly document: TextDocument; readonly at: number } | undefined;
 }
 
-/** Keeps the first document's text until there is a second: it is needed only if it stays the only one. */
-class SingleText {
-  #text: string | undefined;
-  #file = "";
-  #number = 1;
-  #seen = 0;
-
-  add({ text, file, number }: TextDocument): void {
-    this.#text = this.#seen++ === 0 ? text : undefined;
-    [this.#file, this.#number] = [file, number];
+async function drawn(options: CorpusOptions & { heldOut: number; seed: number }, documents: readonly Countable[]): Promise<Halves> {
+  const { heldOut, seed, division = "content" } = options;
+  const inOrder = division === "order";
+  if (inOrder && documents.length > 1) {
+    const numbers = divideInOrder(documents.map(({ tokens }) => tokens), heldOut, seed);
+    return { held: (document) => numbers.has(document) };
   }
+  const { held, cut } = divide(documents, heldOut, seed);
+  const among = (hashes: ReadonlySet<bigint>) => (document: number): boolean => hashes.has(documents[document]!.hash);
+  if (cut === undefined) return { held: among(held) };
+  const document = await textOf(options, cut.hash, documents), { text, file } = document;
+  const at = inOrder ? cutPlaceInOrder(text, heldOut) : cutPlace(text, cut.share);
+  if (at !== undefined) return { held: among(held), cut: { hash: cut.hash, document, at } };
+  const whole = new Set([...held, cut.hash]);
+  if (documents.some(({ hash }) => !whole.has(hash))) return { held: among(whole) };
+  throw new MemformerError(
+    "DATA",
+    `${file} is too short to hold a part of it out: give more text, or heldOut 0.`,
+    { details: { path: file } },
+  );
+}
 
-  /** The text cut at `share` of it, moved back to a line's end if there is one not far before. */
-  cut(share: number): [TextDocument, TextDocument] {
-    const text = this.#text!;
-    const wanted = Math.min(Math.max(1, Math.floor(text.length * share)), text.length - 1);
-    const lineEnd = text.lastIndexOf("\n", wanted - 1) + 1;
-    let at = lineEnd > wanted / 2 ? lineEnd : wanted;
-    if (/[\udc00-\udfff]/.test(text[at] ?? "")) at--; // not inside a surrogate pair
-    if (at < 1 || text.length < 2) {
-      throw new MemformerError(
-        "DATA",
-        `${this.#file} is too short to hold a part of it out: give more text, or heldOut 0.`,
-      );
-    }
-    const [file, number] = [this.#file, this.#number];
-    return [{ text: text.slice(0, at), file, number }, { text: text.slice(at), file, number }];
+/** What an earlier preparation held out, as far as it is still there; undefined if nothing is. */
+async function kept(options: CorpusOptions, keep: HeldOutTexts, documents: readonly Countable[]): Promise<Halves | undefined> {
+  const { cut, hashes } = keep;
+  const held = (document: number): boolean => hashes.has(documents[document]!.hash);
+  if (cut !== undefined && documents.some(({ hash }) => hash === cut.hash)) {
+    return { held, cut: { ...cut, document: await textOf(options, cut.hash, documents) } };
   }
+  return documents.some((_, i) => held(i)) ? { held } : undefined;
+}
+
+/** The text of a document that has been counted: read again, for it is not kept. */
+async function textOf(options: CorpusOptions, hash: bigint, documents: readonly Countable[]): Promise<TextDocument> {
+  const place = documents.findIndex((document) => document.hash === hash);
+  let i = 0;
+  for await (const document of readDocuments(options.inputs, options)) {
+    if (i++ < place) continue;
+    if (documentHash(document.text) === hash) return document;
+    break;
+  }
+  throw new MemformerError("DATA", `The text of ${shown(options.inputs)} changed while it was being prepared: start again.`);
+}
+
+function hex(hash: bigint): string {
+  return hash.toString(16).padStart(16, "0");
 }

@@ -1,7 +1,6 @@
 // Text files to documents: what counts as one, and which files are read.
-import { readdir, stat } from "node:fs/promises";
-import { join } from "node:path";
 import { MemformerError } from "../errors.ts";
+import { textFiles } from "./text-files.ts";
 import { TitleFinder } from "./titles.ts";
 import { longestDocument, readLines, tooLong, type ReadCounter } from "./text-lines.ts";
 
@@ -33,20 +32,18 @@ export interface TextDocument {
   readonly number: number;
 }
 
-const readable = /\.(txt|text|md|jsonl)(\.gz)?$/i;
-
 /**
  * The documents of files and folders in the order given; a folder gives its .txt, .text, .md and .jsonl files (each
- * also as .gz), subfolders included, sorted by name. Memory holds one document at a time.
- * @throws MemformerError `IO` for what cannot be read; `DATA` for an empty document, a folder without text, text
- * that is
- * not UTF-8, a .jsonl line without its field; `CONFIG` for an unknown rule.
+ * also as .gz), subfolders included, sorted by name; names that begin with a dot and other litter of programs are
+ * passed over, with all below them. Memory holds one document at a time.
+ * @throws MemformerError `IO` for what cannot be read; `DATA` for an empty document, a folder without text, a file
+ * that is not UTF-8 text, a .jsonl line without its field; `CONFIG` for an unknown rule.
  */
 export async function* readDocuments(
   inputs: string | readonly string[],
   options: DocumentOptions = {},
 ): AsyncGenerator<TextDocument, void, void> {
-  yield* documentsOf(await textFiles(inputs), options);
+  yield* documentsOf((await textFiles(inputs)).files, options);
 }
 
 /** The documents of files, in their order. */
@@ -73,34 +70,6 @@ export async function* documentsOf(
     }
     if (number === 0 && !options.skipEmpty) throw emptyDocument(file, 1);
   }
-}
-
-/** The files that inputs stand for: files themselves, folders by what readable text lies in them. */
-export async function textFiles(inputs: string | readonly string[]): Promise<string[]> {
-  const files: string[] = [];
-  for (const input of typeof inputs === "string" ? [inputs] : inputs) {
-    const isFolder = await stat(input).then((found) => found.isDirectory(), (cause: unknown) => {
-      throw new MemformerError(
-        "IO",
-        `${input} cannot be read: ${(cause as Error).message}`,
-        { cause, details: { path: input } },
-      );
-    });
-    if (!isFolder) {
-      files.push(input);
-      continue;
-    }
-    const names = (await readdir(input, { recursive: true })).filter((name) => readable.test(name)).sort();
-    if (names.length === 0) {
-      throw new MemformerError(
-        "DATA",
-        `The folder ${input} holds no .txt, .md or .jsonl file.`,
-        { details: { path: input } },
-      );
-    }
-    files.push(...names.map((name) => join(input, name)));
-  }
-  return files;
 }
 
 async function* splitDocuments(

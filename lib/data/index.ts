@@ -1,9 +1,10 @@
 export type { TokenDecoder } from "./byte-decoder.ts";
-export { prepareCorpus, type CorpusOptions, type PreparedCorpus } from "./corpus.ts";
+export { prepareCorpus, type CorpusOptions, type HeldOutTexts, type PreparedCorpus } from "./corpus.ts";
 export { Dataset, type Split } from "./dataset.ts";
 export {
   documentRules, readDocuments, type DocumentOptions, type DocumentRule, type TextDocument,
 } from "./documents.ts";
+export { documentHash, sourceHash } from "./text-hash.ts";
 export { readIdx, type IdxArray } from "./idx.ts";
 export { imageSource, pixels } from "./mnist.ts";
 export { datasetNames, type DatasetName } from "./named.ts";

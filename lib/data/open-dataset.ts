@@ -5,17 +5,19 @@ import { basename, join } from "node:path";
 import { MemformerError, nearest } from "../errors.ts";
 import { prepareCorpus, type CorpusOptions } from "./corpus.ts";
 import { Dataset, type Split } from "./dataset.ts";
-import { textFiles, type DocumentOptions } from "./documents.ts";
+import type { DocumentOptions } from "./documents.ts";
 import { openMnist, pixels } from "./mnist.ts";
 import { datasetNames, namedText, needsFolder, type DatasetName, type NamedText } from "./named.ts";
-import { isTokenFile, openTokenFile } from "./token-file.ts";
+import { copiesNote, heldOutNote, readNote, unread } from "./dataset-notes.ts";
+import { inWords, isLitter, textFiles, type TextFiles } from "./text-files.ts";
+import { isTokenFile, openTokenFile, type TokenFile } from "./token-file.ts";
 import type { TokenSource } from "./token-source.ts";
 import type { TokenizeOptions } from "./tokenize.ts";
 import { writeTokenized } from "./tokenize-files.ts";
 import type { Tokenizer } from "./tokenizer.ts";
 
 /** How a data set is read. */
-export interface DatasetOptions extends DocumentOptions, TokenizeOptions, Pick<CorpusOptions, "seed"> {
+export interface DatasetOptions extends DocumentOptions, TokenizeOptions, Pick<CorpusOptions, "division" | "keep" | "seed"> {
   /**
    * Folder in which tokenized text is kept for the next time. Default `memformer/data` in `$XDG_CACHE_HOME` or
    * `~/.cache`.
@@ -29,6 +31,7 @@ export interface DatasetOptions extends DocumentOptions, TokenizeOptions, Pick<C
  * Opens a data set: a name (`moby-dick`, `sotu`), a name with the folder of its files (`tinyshakespeare:DIR`,
  * `wikitext-103:DIR`, `wikitext-103-raw:DIR`, `mnist:DIR`), a text file, or a folder. A folder with files called train,
  * valid (or validation, val) and test has these splits; of any other text, documents are held out.
+ * What was held out, what was read and what was passed over is told in the data set's `notes`.
  * A folder with the `train.tokens` and `valid.tokens` of `prepareCorpus` is opened as it is.
  * @throws MemformerError `DATA` for an unknown name, a missing package or file, text that is refused; `CONFIG` for a
  * tokenizer that does not fit; `IO` for what cannot be read or written.
@@ -68,14 +71,13 @@ async function openPath(path: string, options: DatasetOptions): Promise<Dataset>
   }
   const documents = options.documents ?? "formfeed";
   if (!found.isDirectory()) return openText(path, { whole: [path], documents, notes: [] }, options);
-  const names = await readdir(path);
   const splits: Partial<Record<Split, string>> = {};
-  for (const name of names.sort()) {
+  for (const name of (await readdir(path)).filter((entry) => !isLitter(entry)).sort()) {
     const split = splitFile.exec(name)?.[1]?.toLowerCase();
     if (split) splits[split.startsWith("val") ? "valid" : split as Split] ??= join(path, name);
   }
   if (!splits.train) return openText(path, { whole: [path], documents, notes: [] }, options);
-  return openText(path, { splits, documents, notes: [] }, options);
+  return openText(path, { splits, documents, notes: await unread(path, splits) }, options);
 }
 
 async function openText(spec: string, text: NamedText, options: DatasetOptions): Promise<Dataset> {
@@ -91,9 +93,13 @@ async function openText(spec: string, text: NamedText, options: DatasetOptions):
     }
     if (divide) {
       const heldOut = options.heldOut ?? text.heldOut ?? 0.05;
-      Object.assign(sources, await openHeldOut(spec, divide, { ...rules, heldOut }, options));
-      if (heldOut > 0) notes.push(`${heldOut} of the text is held out for validation`);
-    }
+      const read = await textFiles(divide);
+      if (inWords(read) || text.whole?.[0] === spec && read.files[0] !== spec) notes.push(readNote(read));
+      const { train, valid } = await openHeldOut(spec, divide, read, { ...rules, heldOut }, options);
+      Object.assign(sources, { train, ...valid && { valid } });
+      if (valid) notes.push(heldOutNote(train, valid));
+    } else refusePair(sources);
+    notes.push(...copiesNote(sources));
     return new Dataset(spec, options.tokenizer, sources, notes);
   } catch (error) {
     await Promise.all(Object.values(sources).map((source) => source.close()));
@@ -101,40 +107,79 @@ async function openText(spec: string, text: NamedText, options: DatasetOptions):
   }
 }
 
-/** Text of a split of its own: tokenized once, then found in the cache. */
+/** @throws MemformerError `DATA` where a prepared folder's files are of two preparations: one may hold the other's text. */
+function refusePair({ train, valid }: Partial<Record<Split, TokenSource>>): void {
+  if (train === undefined || valid === undefined || arePair(train as TokenFile, valid as TokenFile)) return;
+  const [a, b] = [(train as TokenFile).path, (valid as TokenFile).path];
+  throw new MemformerError("DATA", `${a} and ${b} are of two preparations, so that one may hold text of the other: prepare them anew.`, {
+    details: { train: a, valid: b },
+  });
+}
+
+/** False only where both say of which preparation they are, and it is not the same. */
+function arePair(train: TokenFile, valid: TokenFile): boolean {
+  const [a, b] = [train.header.split?.corpus, valid.header.split?.corpus];
+  return a === undefined || b === undefined || a === b;
+}
+
+/** Text of a split of its own: tokenized once, then found in the cache; made anew if it is damaged there. */
 async function openSplit(
   spec: string,
   path: string,
   rules: DocumentOptions,
   options: DatasetOptions,
-): Promise<TokenSource> {
+): Promise<TokenFile> {
   if (await isTokenFile(path)) return openFitting(path, options.tokenizer);
   const { tokenizer } = options;
-  const cached = `${await cachePlace(spec, [path], rules, options)}.tokens`;
-  if (!await isTokenFile(cached)) {
-    await writeTokenized(cached, path, { ...options, ...rules });
-  }
-  return openFitting(cached, tokenizer);
+  const cached = `${await cachePlace(spec, await textFiles(path), rules, options)}.tokens`;
+  const [source] = await fromCache(
+    async () => [await openFitting(cached, tokenizer)],
+    async () => { await writeTokenized(cached, path, { ...options, ...rules }); },
+  );
+  return source;
 }
 
-/** Text without a split: divided by `prepareCorpus` once, then found in the cache. */
+/** Text without a split: divided by `prepareCorpus` once, then found in the cache; both files are one thing there. */
 async function openHeldOut(
   spec: string,
   inputs: readonly string[],
+  read: TextFiles,
   rules: DocumentOptions & { readonly heldOut: number },
   options: DatasetOptions,
-): Promise<{ train: TokenSource; valid?: TokenSource }> {
-  const { tokenizer, seed = 0 } = options;
-  const out = await cachePlace(spec, inputs, { ...rules, seed }, options);
-  const [train, valid] = [join(out, "train.tokens"), join(out, "valid.tokens")];
-  if (!await isTokenFile(train)) await prepareCorpus({ ...options, ...rules, inputs, out, seed });
-  return {
-    train: await openFitting(train, tokenizer),
-    ...rules.heldOut > 0 && { valid: await openFitting(valid, tokenizer) },
-  };
+): Promise<{ train: TokenFile; valid?: TokenFile | undefined }> {
+  const { tokenizer, seed = 0, division, keep } = options;
+  const out = await cachePlace(spec, read, { ...rules, seed, division, keep }, options);
+  const names = rules.heldOut > 0 ? ["train.tokens", "valid.tokens"] : ["train.tokens"];
+  const [train, valid] = await fromCache(
+    async () => openAll(names.map((name) => join(out, name)), tokenizer),
+    async () => { await prepareCorpus({ ...options, ...rules, inputs, out, seed }); },
+  );
+  return { train: train!, valid };
 }
 
-async function openFitting(path: string, tokenizer: Tokenizer): Promise<TokenSource> {
+/** All of the files, or none is left open. @throws as the first that fails; `DATA` if two are not a pair. */
+async function openAll(paths: readonly string[], tokenizer: Tokenizer): Promise<TokenFile[]> {
+  const opened = await Promise.allSettled(paths.map((path) => openFitting(path, tokenizer)));
+  const files = opened.flatMap((result) => result.status === "fulfilled" ? [result.value] : []);
+  const failed = opened.find((result) => result.status === "rejected");
+  if (failed === undefined && (files.length < 2 || arePair(files[0]!, files[1]!))) return files;
+  await Promise.all(files.map((file) => file.close()));
+  throw failed?.reason ?? new MemformerError("DATA", `${paths.join(" and ")} are of two preparations.`);
+}
+
+/** What is missing or damaged in the cache is made (once) and opened again. */
+async function fromCache<T>(open: () => Promise<T>, make: () => Promise<void>): Promise<T> {
+  try {
+    return await open();
+  } catch (error) {
+    const code = (error as MemformerError).code;
+    if (code !== "ERR_MEMFORMER_IO" && code !== "ERR_MEMFORMER_DATA") throw error;
+  }
+  await make();
+  return open();
+}
+
+async function openFitting(path: string, tokenizer: Tokenizer): Promise<TokenFile> {
   const file = await openTokenFile(path);
   const { name, vocabulary, bos } = file.tokenizer;
   if (name === tokenizer.name && vocabulary === tokenizer.vocabulary && bos === tokenizer.bos) return file;
@@ -144,19 +189,23 @@ async function openFitting(path: string, tokenizer: Tokenizer): Promise<TokenSou
   });
 }
 
+/** Of the rule by which texts are divided and token files written: with another, what is in the cache is made anew. */
+const cacheVersion = 2;
+
 /**
  * A name in the cache that changes with the files' sizes and times, the tokenizer, and how documents are told apart.
  */
 async function cachePlace(
   spec: string,
-  inputs: readonly string[],
+  { files }: TextFiles,
   rules: Partial<DatasetOptions>,
   { cache, tokenizer }: DatasetOptions,
 ): Promise<string> {
-  const { documents, field, skipEmpty, heldOut, seed } = rules;
+  const { documents, field, skipEmpty, heldOut, seed, division, keep } = rules;
+  const kept = keep && [[...keep.hashes].map(String), keep.cut && [String(keep.cut.hash), keep.cut.at]];
   const key = createHash("sha256");
-  key.update(JSON.stringify([tokenizer.name, documents, field, skipEmpty, heldOut, seed]));
-  for (const file of await textFiles(inputs)) {
+  key.update(JSON.stringify([cacheVersion, tokenizer.name, tokenizer.vocabulary, tokenizer.bos, documents, field, skipEmpty, heldOut, seed, division, kept]));
+  for (const file of files) {
     const { size, mtimeMs } = await stat(file);
     key.update(JSON.stringify([file, size, mtimeMs]));
   }

@@ -7,6 +7,8 @@ const schema = z.strictObject({
   stream: z.strictObject({
     documents: whole, tokens: whole, lanes: whole, segment: whole,
     seed: whole.nullable(), documentLimit: whole.nullable(),
+    /** The tokenizer's name and the hash of the documents; null where a source has none, absent in positions of 0.1. */
+    text: z.string().nullable().optional(),
   }),
   epoch: whole,
   next: whole,
@@ -36,7 +38,9 @@ export function checkPosition(
   }
   for (const key of Object.keys(stream) as (keyof typeof stream)[]) {
     const [found, expected] = [parsed.data.stream[key], stream[key]];
-    if (found === expected) continue;
+    const isUnknown = key === "text" && !(found && expected);
+    if (found === expected || isUnknown) continue;
+    if (key === "text") throw bad(`The position is of a stream of another text or tokenizer (${found}); here it is ${expected}.`);
     throw bad(`The position is of a stream with ${key} ${found ?? "none"}; here it is ${expected ?? "none"}.`);
   }
   const { lanes, next } = parsed.data;

@@ -4,6 +4,7 @@ import { wholeNumber } from "./arguments.ts";
 import { limitForLanes, Pieces, type Piece } from "./pieces.ts";
 import type { SegmentStream } from "./segment-stream.ts";
 import { checkPosition, type StreamPosition } from "./stream-position.ts";
+import { sourceHash } from "./text-hash.ts";
 import type { TokenSource } from "./token-source.ts";
 
 /** Shape, order and place of a stream. */
@@ -75,6 +76,7 @@ export class TokenStream implements SegmentStream<StreamPosition> {
   #taken = 0; // pieces of this epoch given to lanes
   #segments = 0;
   #tokens = 0;
+  #text: string | null | undefined; // found out when it is first asked for
 
   constructor(source: TokenSource, options: TokenStreamOptions) {
     this.#source = source;
@@ -193,8 +195,14 @@ export class TokenStream implements SegmentStream<StreamPosition> {
       segment: this.segment,
       seed: this.#shuffle ? this.#seed : null,
       documentLimit: this.documentLimit === Infinity ? null : this.documentLimit,
+      text: this.#text ??= textOf(this.#source),
     };
   }
+}
+
+function textOf(source: TokenSource): string | null {
+  const hash = sourceHash(source);
+  return hash === undefined ? null : `${source.tokenizer.name} ${hash}`;
 }
 
 /** One pass over a source, in its own order, for evaluation. Documents stay whole unless `documentLimit` is given. */

@@ -3,6 +3,7 @@ import { open } from "node:fs/promises";
 import { pipeline, type Readable } from "node:stream";
 import { createGunzip } from "node:zlib";
 import { MemformerError } from "../errors.ts";
+import { holdsNul, toldByBytes, toldByStart } from "./not-text.ts";
 
 /** Bytes read of files on disk, and their size. */
 export interface ReadCounter {
@@ -37,22 +38,30 @@ export async function* readLines(path: string, counter?: ReadCounter): AsyncGene
   if (last !== "") yield [last];
 }
 
-/** The text of a file, plain or gzipped, in chunks that never split a character. */
+/**
+ * The text of a file, plain or gzipped, in chunks that never split a character.
+ * @throws MemformerError `IO` if it cannot be read; `DATA`, with what it is instead and a remedy, if it is not UTF-8
+ * text: UTF-16, another encoding, compressed otherwise, or binary (it holds a NUL).
+ */
 export async function* readText(path: string, counter?: ReadCounter): AsyncGenerator<string, void, void> {
   const decoder = new TextDecoder("utf-8", { fatal: true });
+  const refuse = (what: string, cause?: unknown): never => {
+    throw new MemformerError("DATA", `${path} ${what}.`, { cause, details: { path } });
+  };
   const decode = (bytes?: Uint8Array): string => {
     try {
       return bytes ? decoder.decode(bytes, { stream: true }) : decoder.decode();
     } catch (cause) {
-      throw new MemformerError(
-        "DATA",
-        `${path} is not UTF-8 text; convert it first (iconv -f latin1 -t utf8).`,
-        { cause, details: { path } },
-      );
+      return refuse(toldByStart(start!, false) ?? toldByBytes(bytes ?? new Uint8Array(0), bytes === undefined), cause);
     }
   };
+  let start: Uint8Array | undefined;
   for await (const bytes of readBytes(path, counter)) {
+    const told = start === undefined ? toldByStart(bytes) : undefined;
+    if (told !== undefined) refuse(told);
+    start ??= bytes.slice(0, 16);
     const text = decode(bytes);
+    if (text.includes("\0")) refuse(toldByStart(start, false) ?? holdsNul);
     if (text !== "") yield text;
   }
   const last = decode();

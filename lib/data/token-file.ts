@@ -2,7 +2,8 @@ import { open, type FileHandle } from "node:fs/promises";
 import { MemformerError } from "../errors.ts";
 import { wholeNumber } from "./arguments.ts";
 import {
-  checkTokens, decodeEnds, decodeHeader, documentBytes, hasMagic, headerBytes, type DocumentEnds, type TokenHeader,
+  checkTokens, decodeEnds, decodeHashes, decodeHeader, hasMagic, headerBytes, tableBytes, type DocumentEnds,
+  type TokenHeader,
 } from "./token-format.ts";
 import { arrays, checkRange, type TokenizerFacts, type TokenSource } from "./token-source.ts";
 
@@ -14,22 +15,30 @@ export interface TokenFileOptions {
   readonly cacheBytes?: number;
 }
 
-/** A token source on disk: a document table in memory, 16 bytes a document, and the tokens read where they lie. */
+/** A token source on disk: document tables in memory, 24 bytes per document, and the tokens read where they lie. */
 export class TokenFile implements TokenSource {
   readonly path: string;
   readonly header: TokenHeader;
   readonly #file: FileHandle;
   readonly #ends: DocumentEnds;
+  readonly #hashes: BigUint64Array | undefined;
   readonly #blocks = new Map<number, Promise<Buffer>>(); // in the order of their last use
   readonly #blockLimit: number;
   #closed = false;
 
   /** Use `openTokenFile`. */
-  constructor(path: string, file: FileHandle, header: TokenHeader, ends: DocumentEnds, blocks: number) {
+  constructor(
+    path: string,
+    file: FileHandle,
+    header: TokenHeader,
+    { ends, hashes }: { ends: DocumentEnds; hashes: BigUint64Array | undefined },
+    blocks: number,
+  ) {
     this.path = path;
     this.header = header;
     this.#file = file;
     this.#ends = ends;
+    this.#hashes = hashes;
     this.#blockLimit = blocks;
   }
 
@@ -56,6 +65,10 @@ export class TokenFile implements TokenSource {
 
   documentBytes(document: number): number {
     return this.#ends.bytes[document]! - this.#start("bytes", document);
+  }
+
+  documentHash(document: number): bigint | undefined {
+    return this.#hashes?.[document];
   }
 
   async read(document: number, from: number, to: number, into = new Int32Array(to - from)): Promise<Int32Array> {
@@ -121,10 +134,12 @@ export async function openTokenFile(path: string, options: TokenFileOptions = {}
   try {
     const { size } = await file.stat();
     const header = decodeHeader(path, await readFully(path, file, 0, headerBytes), size);
-    const tableBytes = header.documents * documentBytes;
-    const table = await readFully(path, file, size - tableBytes, tableBytes);
-    const ends = decodeEnds(path, header, new BigUint64Array(table.buffer, table.byteOffset, header.documents * 2));
-    return new TokenFile(path, file, header, ends, Math.max(1, Math.ceil(cacheBytes / blockBytes)));
+    const bytes = tableBytes(header);
+    const table = await readFully(path, file, size - bytes, bytes);
+    const numbers = new BigUint64Array(table.buffer, table.byteOffset, bytes / 8);
+    const hashes = decodeHashes(path, header, numbers.subarray(0, -2 * header.documents));
+    const ends = decodeEnds(path, header, numbers.subarray(-2 * header.documents));
+    return new TokenFile(path, file, header, { ends, hashes }, Math.max(1, Math.ceil(cacheBytes / blockBytes)));
   } catch (error) {
     await file.close();
     throw error;

@@ -1,16 +1,25 @@
 // The .tokens format, all numbers little-endian:
 //   0      "MFTOKENS", the header's length as uint32, the header as JSON, zeros up to byte 4096
 //   4096   the tokens of all documents, uint8, uint16 or uint32
+//   then   for each document a uint64, its hash (text-hash.ts); `content` in the header is SHA-256 of this table. Files
+//          of memformer 0.1 have neither.
 //   then   for each document two uint64: where its tokens end, where its UTF-8 bytes end (counted over all documents)
 import { z } from "zod";
 import { MemformerError } from "../errors.ts";
+import { hashOfTable } from "./text-hash.ts";
 import { arrays, idsInDocuments } from "./token-source.ts";
 
 const magic = "MFTOKENS";
 const version = 1;
 export const headerBytes = 4096;
-export const documentBytes = 16;
+const documentBytes = 16;
 
+/** Bytes of the tables for each document. */
+export function tableBytes({ documents, content }: Pick<TokenHeader, "documents" | "content">): number {
+  return documents * (documentBytes + (content === undefined ? 0 : hashBytes));
+}
+
+const hashBytes = 8;
 const count = z.int().min(1);
 const schema = z.strictObject({
   version: z.literal(version),
@@ -21,10 +30,21 @@ const schema = z.strictObject({
   documents: count,
   tokens: count,
   bytes: z.int().min(0),
+  /** What identifies the documents: SHA-256 of their hashes in order. */
+  content: z.string().regex(/^[0-9a-f]{64}$/).optional(),
+  /** Of a split drawn by `prepareCorpus`: what the training and the held-out file of one preparation have in common. */
+  split: z.strictObject({
+    /** SHA-256 of all documents' hashes and of how they were divided. */
+    corpus: z.string(),
+    /** The documents, by hash, of which the end alone is held out, from this character on. */
+    cut: z.strictObject({ hash: z.string(), at: count }).optional(),
+  }).optional(),
 });
 
 /** What a .tokens file says of itself. */
 export type TokenHeader = Readonly<z.infer<typeof schema>>;
+/** What a .tokens file says of the split it is a part of. */
+export type TokenSplit = NonNullable<TokenHeader["split"]>;
 
 export function encodeHeader(facts: Omit<TokenHeader, "version">): Buffer {
   const block = Buffer.alloc(headerBytes);
@@ -47,7 +67,7 @@ export function decodeHeader(path: string, block: Buffer, fileSize: number): Tok
     throw bad(path, `has a damaged header: ${issue.path.join(".")} ${issue.message}`);
   }
   const { documents, tokens, dtype, bos, vocabulary } = header.data;
-  const needed = headerBytes + tokens * arrays[dtype].BYTES_PER_ELEMENT + documents * documentBytes;
+  const needed = headerBytes + tokens * arrays[dtype].BYTES_PER_ELEMENT + tableBytes(header.data);
   if (fileSize < needed) throw bad(path, `is cut short: ${fileSize} bytes of ${needed}`);
   if (fileSize > needed) throw bad(path, `is longer than its header says: ${fileSize} bytes instead of ${needed}`);
   if (documents > tokens) throw bad(path, `claims more documents (${documents}) than tokens (${tokens})`);
@@ -58,7 +78,14 @@ export function decodeHeader(path: string, block: Buffer, fileSize: number): Tok
 /** Where each document ends, counted from the first one's start. */
 export type DocumentEnds = Readonly<Record<"tokens" | "bytes", Float64Array>>;
 
-/** Reads the table at the file's end. @throws MemformerError `DATA` if it is not that of the header. */
+/** Reads the table of hashes, if there is one. @throws MemformerError `DATA` if it is not that of the header. */
+export function decodeHashes(path: string, header: TokenHeader, table: BigUint64Array): BigUint64Array | undefined {
+  if (header.content === undefined) return undefined;
+  if (hashOfTable(table) !== header.content) throw bad(path, "has a damaged table of hashes");
+  return table;
+}
+
+/** Reads the table of ends. @throws MemformerError `DATA` if it is not that of the header. */
 export function decodeEnds(path: string, header: TokenHeader, table: BigUint64Array): DocumentEnds {
   const { documents } = header;
   const ends = { tokens: new Float64Array(documents), bytes: new Float64Array(documents) };

@@ -1,5 +1,6 @@
 // Documents of tokens, wherever they lie. A TokenFile reads them from disk; here are the twin in memory and a view.
 import { MemformerError } from "../errors.ts";
+import { documentHash } from "./text-hash.ts";
 import type { Tokenizer } from "./tokenizer.ts";
 
 /** Documents of tokens, read piece by piece. No document is empty. */
@@ -16,6 +17,11 @@ export interface TokenSource {
   /** UTF-8 bytes of one document. */
   documentBytes(document: number): number;
   /**
+   * What makes two documents the same: 64 bits of SHA-256 of its text, or of its tokens where the text is not known.
+   * Absent, or undefined, where a source does not have it, as a token file of memformer 0.1.
+   */
+  documentHash?(document: number): bigint | undefined;
+  /**
    * Tokens `from` (included) to `to` (excluded) of a document, written to the start of `into` if given.
    * @throws MemformerError `CONFIG` for a range outside the document, `DATA` or `IO` if the file is damaged or gone.
    */
@@ -27,8 +33,12 @@ export interface TokenSource {
 /** What a token file records of its tokenizer. */
 export type TokenizerFacts = Pick<Tokenizer, "name" | "vocabulary" | "bos">;
 
-/** One document on its way into a source; without `bytes`, the tokens are decoded to count them. */
-export type TokenDocument = Int32Array | { readonly tokens: ArrayLike<number>; readonly bytes: number };
+/**
+ * One document on its way into a source; without `bytes`, the tokens are decoded to count them. `hash`: of its text, as
+ * {@link TokenSource.documentHash}; without it, of its tokens.
+ */
+export type TokenDocument =
+  Int32Array | { readonly tokens: ArrayLike<number>; readonly bytes: number; readonly hash?: bigint | undefined };
 
 /** Tokens in the type that `dtypeOf` names. */
 export type CompactTokens = Uint8Array | Uint16Array | Uint32Array;
@@ -59,14 +69,14 @@ export function idsInDocuments({ bos, vocabulary }: TokenizerFacts): number {
 }
 
 /**
- * A document's tokens in their narrow type, and its bytes.
+ * A document's tokens in their narrow type, its bytes and its hash.
  * @throws MemformerError `DATA` if it is empty, `TOKEN_RANGE` if an id does not belong in a document.
  */
 export function compact(
   document: TokenDocument,
   number: number,
   tokenizer: Tokenizer,
-): { tokens: CompactTokens; bytes: number } {
+): { tokens: CompactTokens; bytes: number; hash: bigint } {
   const tokens = document instanceof Int32Array ? document : document.tokens;
   if (tokens.length === 0) throw emptyDocument(number);
   const ids = idsInDocuments(tokenizer);
@@ -76,7 +86,8 @@ export function compact(
     throw foreignToken(token, i, number, tokenizer);
   }
   const bytes = document instanceof Int32Array ? Buffer.byteLength(tokenizer.decode(document)) : document.bytes;
-  return { tokens: new arrays[dtypeOf(tokenizer)](tokens), bytes };
+  const hash = document instanceof Int32Array ? undefined : document.hash;
+  return { tokens: new arrays[dtypeOf(tokenizer)](tokens), bytes, hash: hash ?? documentHash(Int32Array.from(tokens)) };
 }
 
 export function emptyDocument(document: number): MemformerError {
@@ -119,7 +130,7 @@ export function checkRange(source: TokenSource, document: number, from: number, 
  * @throws MemformerError `DATA` for no or an empty document, `TOKEN_RANGE` for an id outside the vocabulary.
  */
 export function tokensInMemory(documents: Iterable<TokenDocument>, tokenizer: Tokenizer): TokenSource {
-  const held: { tokens: CompactTokens; bytes: number }[] = [];
+  const held: { tokens: CompactTokens; bytes: number; hash: bigint }[] = [];
   for (const document of documents) held.push(compact(document, held.length, tokenizer));
   if (held.length === 0) throw new MemformerError("DATA", "There are no documents.");
   const source: TokenSource = {
@@ -129,6 +140,7 @@ export function tokensInMemory(documents: Iterable<TokenDocument>, tokenizer: To
     bytes: held.reduce((sum, { bytes }) => sum + bytes, 0),
     documentLength: (document) => held[document]!.tokens.length,
     documentBytes: (document) => held[document]!.bytes,
+    documentHash: (document) => held[document]!.hash,
     async read(document, from, to, into = new Int32Array(to - from)) {
       checkRange(source, document, from, to, into);
       into.set(held[document]!.tokens.subarray(from, to));
@@ -155,6 +167,7 @@ export function documentRange(source: TokenSource, from: number, to: number): To
     bytes,
     documentLength: (document) => source.documentLength(from + document),
     documentBytes: (document) => source.documentBytes(from + document),
+    documentHash: (document) => source.documentHash?.(from + document),
     async read(document, first, last, into) {
       checkRange(view, document, first, last, into);
       return source.read(from + document, first, last, into);

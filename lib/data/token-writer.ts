@@ -2,7 +2,8 @@ import { randomBytes } from "node:crypto";
 import { mkdir, open, rename, rm, type FileHandle } from "node:fs/promises";
 import { dirname } from "node:path";
 import { MemformerError } from "../errors.ts";
-import { documentBytes, encodeHeader, headerBytes, type TokenHeader } from "./token-format.ts";
+import { hashOfTable } from "./text-hash.ts";
+import { encodeHeader, headerBytes, type TokenHeader, type TokenSplit } from "./token-format.ts";
 import {
   compact, dtypeOf, emptyDocument, type TokenDocument, type TokenizerFacts, type TokenPart,
 } from "./token-source.ts";
@@ -11,8 +12,9 @@ import type { Tokenizer } from "./tokenizer.ts";
 const flushBytes = 1 << 20;
 
 /**
- * Writes documents to a .tokens file as they come; memory holds one document, 16 bytes for each one written, and 1 MiB.
+ * Writes documents to a .tokens file as they come; memory holds one document, 24 bytes for each one written, and 1 MiB.
  * The file appears under its name only when it is whole; on any failure nothing is left. Missing folders are made.
+ * @param split of a file made by dividing a corpus: what it has in common with the other file.
  * @returns what the file says of itself.
  * @throws MemformerError `DATA` for no or an empty document, `TOKEN_RANGE` for a foreign id, `IO` if the disk refuses.
  */
@@ -20,22 +22,29 @@ export async function writeTokenFile(
   path: string,
   documents: AsyncIterable<TokenDocument> | Iterable<TokenDocument>,
   tokenizer: Tokenizer,
+  split?: TokenSplit,
 ): Promise<TokenHeader> {
-  return writeTokenParts(path, wholeDocuments(documents, tokenizer), tokenizer);
+  const hashes: bigint[] = [];
+  return writeTokenParts(path, wholeDocuments(documents, tokenizer, hashes), tokenizer, hashes, split);
 }
 
-/** As `writeTokenFile`, of documents that come in parts, which are trusted to hold ids of `tokenizer`. */
+/**
+ * As `writeTokenFile`, of documents that come in parts, which are trusted to hold ids of `tokenizer`. `hashes` gets
+ * each document's before its last part comes: see {@link TokenSource.documentHash}. Without it the file has none.
+ */
 export async function writeTokenParts(
   path: string,
   parts: AsyncIterable<readonly TokenPart[]>,
   tokenizer: TokenizerFacts,
+  hashes?: readonly bigint[],
+  split?: TokenSplit,
 ): Promise<TokenHeader> {
   const part = `${path}.${randomBytes(6).toString("hex")}.part`;
   let file: FileHandle | undefined;
   try {
     await refusing(path, () => mkdir(dirname(path), { recursive: true }));
     file = await refusing(path, () => open(part, "wx"));
-    const header = await writeAll(path, file, parts, tokenizer);
+    const header = await writeAll(path, file, parts, tokenizer, hashes, split);
     await refusing(path, () => file!.sync());
     await file.close();
     file = undefined;
@@ -51,9 +60,13 @@ export async function writeTokenParts(
 async function* wholeDocuments(
   documents: AsyncIterable<TokenDocument> | Iterable<TokenDocument>,
   tokenizer: Tokenizer,
+  hashes: bigint[],
 ): AsyncGenerator<readonly TokenPart[], void, void> {
-  let number = 0;
-  for await (const document of documents) yield [{ ...compact(document, number++, tokenizer), last: true }];
+  for await (const document of documents) {
+    const { hash, ...part } = compact(document, hashes.length, tokenizer);
+    hashes.push(hash);
+    yield [{ ...part, last: true }];
+  }
 }
 
 async function writeAll(
@@ -61,6 +74,8 @@ async function writeAll(
   file: FileHandle,
   batches: AsyncIterable<readonly TokenPart[]>,
   tokenizer: TokenizerFacts,
+  hashes: readonly bigint[] | undefined,
+  split: TokenSplit | undefined,
 ): Promise<TokenHeader> {
   const ends: number[] = []; // token end, byte end, token end, …
   let [tokens, bytes, pendingBytes] = [0, 0, 0];
@@ -87,12 +102,13 @@ async function writeAll(
     `There are no documents to write to ${path}.`,
     { details: { path } },
   );
-  pending.push(new Uint8Array(BigUint64Array.from(ends, BigInt).buffer));
+  const documents = ends.length / 2, table = BigUint64Array.from(hashes?.slice(0, documents) ?? []);
+  pending.push(new Uint8Array(table.buffer), new Uint8Array(BigUint64Array.from(ends, BigInt).buffer));
   await flush();
 
   const facts = {
     tokenizer: tokenizer.name, vocabulary: tokenizer.vocabulary, bos: tokenizer.bos, dtype: dtypeOf(tokenizer),
-    documents: (ends.length * 8) / documentBytes, tokens, bytes,
+    documents, tokens, bytes, ...hashes && { content: hashOfTable(table) }, ...split && { split },
   };
   await refusing(path, () => file.write(encodeHeader(facts), 0, headerBytes, 0));
   return { version: 1, ...facts };

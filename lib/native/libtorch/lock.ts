@@ -27,6 +27,20 @@ export interface LockOptions {
  * @throws MemformerError `BUSY` when the lock is still held after `patience` seconds.
  */
 export async function withLock<T>(path: string, options: LockOptions, work: () => Promise<T>): Promise<T> {
+  const release = await takeLock(path, options);
+  try {
+    return await work();
+  } finally {
+    await release();
+  }
+}
+
+/**
+ * Takes `path`, and gives what lets go of it again.
+ *
+ * @throws MemformerError `BUSY` when the lock is still held after `patience` seconds.
+ */
+export async function takeLock(path: string, options: LockOptions): Promise<() => Promise<void>> {
   await mkdir(dirname(path), { recursive: true });
   const deadline = Date.now() + (options.patience ?? 3600) * 1000;
   let waited = false;
@@ -47,11 +61,7 @@ export async function withLock<T>(path: string, options: LockOptions, work: () =
     }
     await sleep(100);
   }
-  try {
-    return await work();
-  } finally {
-    await rm(path, { force: true });
-  }
+  return async () => rm(path, { force: true });
 }
 
 async function tryTake(path: string): Promise<boolean> {
