@@ -126,6 +126,13 @@ void Engine::release(SlotPtr slot) {
   });
 }
 
+std::shared_ptr<const at::Tensor> Engine::freed_between_calls(at::Tensor tensor) {
+  return {new at::Tensor(std::move(tensor)), [weak = weak_from_this()](const at::Tensor* held) {
+            const std::shared_ptr<const at::Tensor> last(held);
+            if (const auto engine = weak.lock()) engine->calls_.add([last] {});
+          }};
+}
+
 void Engine::settle_after(const Call& call, std::function<void()> wait, Settle settle) {
   waiting_.add([call = call.number, wait = std::move(wait), settle = std::move(settle)] {
     std::shared_ptr<const CallFailure> failure;

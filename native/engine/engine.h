@@ -11,7 +11,7 @@ namespace memformer::engine {
 /// Set by an AbortSignal; calls that carry it are skipped, with code ABORTED, from then on.
 using CancelFlag = std::shared_ptr<std::atomic<bool>>;
 
-class Engine {
+class Engine : public std::enable_shared_from_this<Engine> {
  public:
   /// threads: OpenMP's team for the operators, 0: LibTorch's default (the number of cores).
   explicit Engine(int threads);
@@ -37,6 +37,10 @@ class Engine {
   void settle_after(const Call& call, std::function<void()> wait, Settle settle);
   /// Frees the slot's tensor when the calls made before have run.
   void release(SlotPtr slot);
+
+  /// The tensor, to be let go of on any thread, whose memory is freed between two calls: freeing pinned memory records an event on the
+  /// stream that has used it, and while a step is being recorded the event would belong to the recording.
+  std::shared_ptr<const at::Tensor> freed_between_calls(at::Tensor tensor);
 
   /// Drops what waits, lets the call that runs finish, joins the thread. Idempotent.
   void stop();

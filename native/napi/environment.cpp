@@ -20,7 +20,7 @@ Environment& Environment::of(Napi::Env env) { return *env.GetInstanceData<Enviro
 
 engine::Engine& Environment::engine() {
   require(!stopped_, "DISPOSED", "memformer's engine has been stopped in this environment");
-  if (!engine_) engine_ = std::make_unique<engine::Engine>(threads_);
+  if (!engine_) engine_ = std::make_shared<engine::Engine>(threads_);
   return *engine_;
 }
 

@@ -30,7 +30,7 @@ class Environment {
   using Settlement = std::function<void(Napi::Env)>;
   static void deliver(Napi::Env env, Napi::Function, Environment* environment, Settlement* settlement);
 
-  std::unique_ptr<engine::Engine> engine_;
+  std::shared_ptr<engine::Engine> engine_;
   Napi::TypedThreadSafeFunction<Environment, Settlement, &Environment::deliver> to_loop_;
   int threads_ = 0;
   int64_t waiting_ = 0;

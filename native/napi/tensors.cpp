@@ -69,10 +69,11 @@ Napi::Value read(const Napi::CallbackInfo& info) {
     std::function<void()> wait;
     if (!failure && barrier && cuda() != nullptr) wait = cuda()->mark();
     if (!failure && !barrier) value = host_copy(tensors[0], wait);
-    const auto settle = [&environment, deferred, value](const std::shared_ptr<const engine::CallFailure>& reason) {
-      environment.settle([deferred, reason, value](Napi::Env env) {
+    const auto kept = engine.freed_between_calls(std::move(value));
+    const auto settle = [&environment, deferred, kept](const std::shared_ptr<const engine::CallFailure>& reason) {
+      environment.settle([deferred, reason, kept](Napi::Env env) {
         if (reason) deferred->Reject(error(env, *reason));
-        else deferred->Resolve(value.defined() ? described(env, value) : env.Undefined());
+        else deferred->Resolve(kept->defined() ? described(env, *kept) : env.Undefined());
       });
     };
     if (wait) engine.settle_after(call, std::move(wait), settle);
