@@ -9,6 +9,7 @@ type Bench = (flags: readonly string[]) => Promise<boolean>;
 /** Each is read when it is asked for: the packages of one need not be there for another. */
 const benches: Record<string, () => Promise<Bench>> = {
   bandwidth: async () => (await import("./bandwidth.ts")).bandwidth,
+  beside: async () => (await import("./beside.ts")).beside,
   binding: async () => (await import("./binding.ts")).binding,
   cpu: async () => (await import("./cpu.ts")).cpu,
   cuda: async () => (await import("./cuda.ts")).cuda,
