@@ -8,7 +8,7 @@ export { evaluate, type Ablation, type EvaluateOptions, type Evaluation, type Sc
 export { importLucidrains, importSchema, type Imported, type ImportedTensor, type ImportOptions } from "./import/lucidrains.ts";
 export { gradientMethods, type GradientMethodName } from "./methods.ts";
 export { inMicroBatches } from "./micro-batch.ts";
-export { Memformer, type CreateOptions, type Parameter } from "./model.ts";
+export { Memformer, type CreateOptions, type Observed, type Parameter } from "./model.ts";
 export { mrbp } from "./mrbp.ts";
 export type { Device, DeviceName } from "./native/cuda.ts";
 export { AdamW, type AdamWOptions } from "./optimizer.ts";

@@ -65,6 +65,7 @@ export interface Addon {
   forward(call: number, model: ModelHandle, segment: SegmentHandles, padded: boolean, training: boolean, state: readonly TensorHandle[], withGraph: boolean): TensorHandle[];
   encode(call: number, model: ModelHandle, segment: SegmentHandles, padded: boolean, training: boolean, state: readonly TensorHandle[], withGraph: boolean): TensorHandle[];
   advance(call: number, model: ModelHandle, segment: SegmentHandles, padded: boolean, training: boolean, state: readonly TensorHandle[]): TensorHandle[];
+  observe(call: number, model: ModelHandle, segment: SegmentHandles, padded: boolean, training: boolean, state: readonly TensorHandle[]): TensorHandle[];
   replay(call: number, model: ModelHandle, segments: readonly TensorHandle[], padded: readonly boolean[], training: boolean, state: readonly TensorHandle[], weights: readonly number[], gradient: readonly TensorHandle[]): TensorHandle[];
   setRecording(call: number, model: ModelHandle, enabled: boolean): void;
   recording(call: number, model: ModelHandle): Promise<{ steps: number; refusal: string }>;

@@ -47,6 +47,8 @@ class Model {
   Outputs forward(const std::vector<SegmentInput>& segments, State state, const at::Tensor& weights = {}) const;
   /// The critical path alone: the next state, and what the stack that writes it computed. forward() takes the same path.
   Encoding encode(const SegmentInput& segment, const State& state) const;
+  /// What a whole step lets be seen of itself (observation.h), without gradient.
+  Observation observe(const SegmentInput& segment, const State& state) const;
   /// Logits (B, V) of the token after `prefix` (B, P >= 0), the start of the segment that follows segment.source.
   /// `state` is what forward() would be given. segment.target is not looked at.
   virtual at::Tensor logits(const SegmentInput& segment, const at::Tensor& prefix, const State& state) const = 0;
