@@ -3,6 +3,8 @@ export { bptt } from "./bptt.ts";
 export { checkpointing } from "./checkpointing.ts";
 export { modelConfig, modelSchema, plainOptions, presets, type ModelConfig, type ModelOptions, type PresetName } from "./config.ts";
 export * from "./data/index.ts";
+export { findings, type Findings, type Verdict } from "./diagnose/findings.ts";
+export { measure as diagnose, type Costs, type DiagnoseOptions, type Diagnosis, type LagMeasure, type LayerMeasure, type MemoryMeasure } from "./diagnose/measure.ts";
 export { MemformerError, isMemformerError, type ErrorCode } from "./errors.ts";
 export { evaluate, type Ablation, type EvaluateOptions, type Evaluation, type Score } from "./evaluate.ts";
 export { importLucidrains, importSchema, type Imported, type ImportedTensor, type ImportOptions } from "./import/lucidrains.ts";

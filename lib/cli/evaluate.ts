@@ -10,7 +10,7 @@ import { fromFlags, runSchema, settle, type Given } from "./run-config.ts";
 import { openRunData } from "./run-data.ts";
 import { table } from "./table.ts";
 
-const dataSchema = runSchema.pick({
+export const dataSchema = runSchema.pick({
   data: true,
   tokenizer: true,
   lanes: true,
@@ -19,7 +19,7 @@ const dataSchema = runSchema.pick({
   heldOut: true,
   threads: true,
 });
-const passSchema = z.strictObject({
+export const passSchema = z.strictObject({
   split: z.enum(["train", "valid", "test"]).default("valid").describe("the split to read"),
   segments: z.int().positive().optional().describe("segments to read; default: to the end"),
   device: runSchema.shape.device,
@@ -68,6 +68,6 @@ export function register(program: Command): void {
 }
 
 /** Of a run's settings, those that say what text is read. */
-function dataOf({ run }: Given): Given {
+export function dataOf({ run }: Given): Given {
   return { run: pick(dataSchema, run), model: {}, train: {} };
 }
