@@ -6,14 +6,14 @@ import { halfLife, norms, shares, slotClasses } from "../lib/diagnose/statistics
 
 const T = 4;
 
-/** Documents that show one of eight keys in their first segment and in every third after it: what stands between does not tell which. */
+/** Documents that show one of eight keys in their first segment and in every second after it: what stands between does not tell which. */
 async function keys(): Promise<TokenSource> {
-  const documents = Array.from({ length: 64 }, (_, i) => Int32Array.from({ length: 12 * T }, (_, n) => n % (3 * T) === 0 ? 65 + i % 8 : 32 + n % 3));
+  const documents = Array.from({ length: 64 }, (_, i) => Int32Array.from({ length: 12 * T }, (_, n) => n % (2 * T) === 0 ? 65 + i % 8 : 32 + n % 2));
   return tokensInMemory(documents, await openTokenizer("bytes"));
 }
 
 async function model(options: CreateOptions = {}): Promise<Memformer> {
-  return Memformer.create({ preset: "tiny", width: 32, segment: T, forgettingBias: 0.02, forgettingScaled: true, writerValueGain: 3, ...options });
+  return Memformer.create({ preset: "tiny", width: 64, segment: T, forgettingBias: 0.02, forgettingScaled: true, writerValueGain: 3, ...options });
 }
 
 async function told(one: Memformer): Promise<Diagnosis> {
@@ -25,8 +25,8 @@ describe("diagnose", function () {
 
   it("tells a memory that is used: another text's costs, and by how much it says", async () => {
     await using trained = await model();
-    using trainer = new Trainer(trained, { steps: 400, horizon: 6, rate: 5e-3, warmup: 20 });
-    for await (const _ of trainer.run(new TokenStream(await keys(), { lanes: 16, segment: T }))) { /* every step */ }
+    using trainer = new Trainer(trained, { steps: 300, horizon: 6, rate: 1e-3, warmup: 50, schedule: "linear", weightDecay: 0.01 });
+    for await (const _ of trainer.run(new TokenStream(await keys(), { lanes: 32, segment: T }))) { /* every step */ }
     const found = await told(trained), { verdict, sentences } = findings(found);
     expect(verdict).to.equal("used");
     expect(found.costs.shuffled).to.be.above(0.1);

@@ -43,7 +43,7 @@ export function findings(diagnosis: Diagnosis): Findings {
     say(logit > limits.logit, `${name}.${kind} has logits of ${logit.toFixed(0)}: its softmax is a maximum, and its gradient leaps (queryKeyNorm).`);
   }
   say(diagnosis.writerLogit > 4 * limits.logit, `The writer has logits of ${diagnosis.writerLogit.toFixed(0)} (writerQueryKeyNorm).`);
-  say(costs.otherSource < limits.source,
+  say(costs.otherSource < limits.source && costs.noSource < limits.source,
     `The decoder does not use its encoder: another text's source costs ${nats(costs.otherSource)}, none ${nats(costs.noSource)}; no memory can reach it.`);
   return { verdict, sentences };
 }
