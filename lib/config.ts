@@ -30,6 +30,7 @@ export const modelSchema = z.strictObject({
     .describe("last weights of the residual branches at the start: all branches add up to variance 1 (scaled), to that of the embeddings, or to zero"),
   readStart: z.enum(["same", "scaled", "balanced", "zero"]).default("same").describe("the same of the branches that read the memory or the encoder"),
   embeddingDeviation: z.number().positive().default(0.02).describe("standard deviation of the embeddings at the start"),
+  embeddingNorm: z.boolean().default(false).describe("divide embedded tokens by their root mean square, so that they enter at the size of what is added to them"),
   queryKeyNorm: z.boolean().default(false).describe("divide queries and keys of the layers' attentions by their root mean square"),
   writerQueryKeyNorm: z.boolean().default(false).describe("the same in the writer, with a learned gain a head"),
   writerValues: z.enum(["plain", "centered", "normed"]).default("plain")
@@ -67,7 +68,7 @@ export type ModelOptions = z.input<typeof modelSchema>;
  * of {@link modelSchema} that changes a model gets a line here.
  */
 export const plainOptions = {
-  memory: true, constantSlots: 0, readGate: false, residualStart: "scaled", readStart: "same", embeddingDeviation: 0.02, queryKeyNorm: false,
+  memory: true, constantSlots: 0, readGate: false, residualStart: "scaled", readStart: "same", embeddingDeviation: 0.02, embeddingNorm: false, queryKeyNorm: false,
   writerQueryKeyNorm: false, writerValues: "plain", writerValueGain: 1, forgettingBias: 1, forgettingBiasLeast: 0, forgettingScaled: false,
   memoryGradient: 1, memoryGradientLimit: 0,
 } as const satisfies ModelOptions;

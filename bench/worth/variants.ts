@@ -19,6 +19,7 @@ export const levers: Readonly<Record<string, Options>> = {
   balanced: model({ residualStart: "balanced" }),
   open: model({ residualStart: "zero", readStart: "scaled" }),
   mixed: model({ residualStart: "zero", readStart: "balanced" }),
+  unit: model({ embeddingNorm: true }),
   small: model({ forgettingBias: 0.1 }),
   slow: model({ forgettingBias: 0.02, forgettingScaled: true }),
   large: model({ writerValueGain: 3 }),

@@ -8,7 +8,8 @@ namespace {
 double residual_gain(const Config& config, const std::string& start, int64_t layers) {
   require(start == "scaled" || start == "balanced" || start == "zero", "CONFIG", "there is no residual start '", start,
           "'; known: scaled, balanced, zero");
-  const double sum = start == "scaled" ? 1.0 : start == "balanced" ? config.number("embeddingDeviation") : 0.0;
+  const double token = config.flag("embeddingNorm") ? 1.0 : config.number("embeddingDeviation");
+  const double sum = start == "scaled" ? 1.0 : start == "balanced" ? token : 0.0;
   return sum / std::sqrt(3.0 * static_cast<double>(layers));
 }
 
