@@ -61,7 +61,8 @@ function labelOf({ shape, side, model, train, rate, seed }: Run): string {
 function readRows(file: string): Map<string, Row> {
   if (!existsSync(file)) return new Map();
   const rows = readFileSync(file, "utf8").split("\n").filter((line) => line.endsWith("}")).map((line) => JSON.parse(line) as Row);
-  return new Map(rows.map((row) => [row.key, row]));
+  // A row older than an option of runs is one of its default.
+  return new Map(rows.map((row) => [keyOf({ ...row.run, cut: (row.run.cut as number | undefined) ?? 0 }), row]));
 }
 
 /** The value of a flag that may hold commas. */

@@ -26,7 +26,7 @@ describe("diagnose", function () {
   it("tells a memory that is used: another text's costs, and by how much it says", async () => {
     await using trained = await model();
     using trainer = new Trainer(trained, { steps: 300, horizon: 6, rate: 1e-3, warmup: 50, schedule: "linear", weightDecay: 0.01 });
-    for await (const _ of trainer.run(new TokenStream(await keys(), { lanes: 32, segment: T }))) { /* every step */ }
+    for await (const { loss } of trainer.run(new TokenStream(await keys(), { lanes: 32, segment: T }))) expect(loss).to.be.above(0);
     const found = await told(trained), { verdict, sentences } = findings(found);
     expect(verdict).to.equal("used");
     expect(found.costs.shuffled).to.be.above(0.1);
