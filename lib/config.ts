@@ -23,7 +23,7 @@ export const modelSchema = z.strictObject({
   writerSteps: count(1, "how many times over the slots take a segment in"),
   writerBias: z.boolean().default(false).describe("biases in the writer's query, key and value"),
   memory: z.boolean().default(true)
-    .describe("false: a twin, whose segments all start from the learned initial memory; what it is worse by is what the memory is worth"),
+    .describe("keep the memory from segment to segment; a twin, which does not, starts each from the learned initial memory"),
   constantSlots: z.int().nonnegative().default(0).describe("learned slots that nothing writes to, read beside the memory"),
   readGate: z.boolean().default(false).describe("a learned gate a channel on what a layer reads of the memory, starting at 0 (not with a readStart of zero)"),
   residualStart: z.enum(["scaled", "balanced", "zero"]).default("scaled")

@@ -1,9 +1,10 @@
 /** What measures mean, in words: the verdict first, then what may be its cause. */
 import type { Diagnosis } from "./measure.ts";
 
-/** used: another text's memory costs something; ignored: it costs nothing; collapsed: there is no other, all texts have the same. */
+/** How a memory stands. used: another text's memory costs something; ignored: it costs nothing; collapsed: there is no other, all texts have the same. */
 export type Verdict = "used" | "ignored" | "collapsed";
 
+/** A verdict in words. */
 export interface Findings {
   readonly verdict: Verdict;
   /** The verdict's sentence, then a sentence a cause. */
@@ -15,6 +16,7 @@ const limits = {
   textShare: 1e-4, shuffled: 0.003, slotShare: 0.05, tokenShare: 0.1, valueShare: 0.05, logit: 40, valueNorm: 4, halfLife: 2, gradient: 0.05, source: 0.01,
 };
 
+/** The verdict and its causes, of what {@link diagnose} measured. */
 export function findings(diagnosis: Diagnosis): Findings {
   const { costs, memory, layers, lags } = diagnosis, last = memory.at(-1)!, verdict = verdictOf(diagnosis);
   const percent = (share: number): string => `${(100 * share).toPrecision(2)} %`, nats = (value: number): string => `${value.toFixed(4)} nats a token`;

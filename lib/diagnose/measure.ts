@@ -47,6 +47,7 @@ export interface Costs {
   readonly noSource: number;
 }
 
+/** All measures of {@link diagnose}. */
 export interface Diagnosis {
   readonly tokens: number;
   readonly costs: Costs;
@@ -66,6 +67,7 @@ export interface Diagnosis {
   readonly lags: readonly LagMeasure[];
 }
 
+/** How much text is read. */
 export interface DiagnoseOptions {
   /** Texts side by side, at least 2. Default 8. */
   readonly lanes?: number;
