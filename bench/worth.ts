@@ -1,7 +1,7 @@
 /**
  * What a memory is worth: models trained with it and their twins without, on the same data in the same order, each at its best rate.
  *   npm run bench -- worth [--shape small-16] [--data tinyshakespeare:DIR | TRAIN.tokens,VALID.tokens] [--variants plain,zero+slow]
- *     [--rates 1e-3,2e-3] [--seeds 0,1] [--sides memory,twin] [--tokens 2e6] [--lanes 16] [--depth TOKENS] [--minutes 30] [--jobs 1] [--device auto] [--precision bfloat16]
+ *     [--rates 1e-3,2e-3] [--seeds 0,1] [--sides memory,twin] [--tokens 2e6] [--lanes 16] [--depth TOKENS] [--cut TOKENS] [--minutes 30] [--jobs 1] [--device auto] [--precision bfloat16]
  *     [--rows FILE] [--plot FILE] [--name worth]
  * A run whose row is in the file of rows is not made again. Variants are those of worth/variants.ts. Target: the best variant's memory pays.
  */
@@ -24,7 +24,7 @@ export async function worth(flags: readonly string[]): Promise<boolean> {
   const experiment: Experiment = {
     shape: shape!, data, variants: words(flags, "variants", ["plain", "default"]), rates: numbers("rates", ["1e-3", "2e-3", "4e-3"]),
     seeds: numbers("seeds", ["0"]), sides: choice<Side>(flags, "sides", ["memory", "twin"], ["memory", "twin"]),
-    tokens: flag(flags, "tokens", 1e6), lanes: flags.includes("--lanes") ? flag(flags, "lanes", 1) : undefined, depth: flag(flags, "depth", 0), precision: words(flags, "precision", ["float32"])[0]!,
+    tokens: flag(flags, "tokens", 1e6), lanes: flags.includes("--lanes") ? flag(flags, "lanes", 1) : undefined, depth: flag(flags, "depth", 0), cut: flag(flags, "cut", 0), precision: words(flags, "precision", ["float32"])[0]!,
   };
   experiment.variants.forEach(optionsOf); // a mistyped one is refused before the first run
   const [name = "worth"] = words(flags, "name", ["worth"]), [file = ""] = wordsWhole(flags, "rows", `bench/results/${name}.jsonl`);
@@ -61,7 +61,8 @@ function labelOf({ shape, side, model, train, rate, seed }: Run): string {
 function readRows(file: string): Map<string, Row> {
   if (!existsSync(file)) return new Map();
   const rows = readFileSync(file, "utf8").split("\n").filter((line) => line.endsWith("}")).map((line) => JSON.parse(line) as Row);
-  return new Map(rows.map((row) => [row.key, row]));
+  // A row older than an option of runs is one of its default.
+  return new Map(rows.map((row) => [keyOf({ ...row.run, cut: (row.run.cut as number | undefined) ?? 0 }), row]));
 }
 
 /** The value of a flag that may hold commas. */

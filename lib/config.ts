@@ -23,13 +23,14 @@ export const modelSchema = z.strictObject({
   writerSteps: count(1, "how many times over the slots take a segment in"),
   writerBias: z.boolean().default(false).describe("biases in the writer's query, key and value"),
   memory: z.boolean().default(true)
-    .describe("false: a twin, whose segments all start from the learned initial memory; what it is worse by is what the memory is worth"),
+    .describe("keep the memory from segment to segment; a twin, which does not, starts each from the learned initial memory"),
   constantSlots: z.int().nonnegative().default(0).describe("learned slots that nothing writes to, read beside the memory"),
   readGate: z.boolean().default(false).describe("a learned gate a channel on what a layer reads of the memory, starting at 0 (not with a readStart of zero)"),
   residualStart: z.enum(["scaled", "balanced", "zero"]).default("scaled")
     .describe("last weights of the residual branches at the start: all branches add up to variance 1 (scaled), to that of the embeddings, or to zero"),
   readStart: z.enum(["same", "scaled", "balanced", "zero"]).default("same").describe("the same of the branches that read the memory or the encoder"),
   embeddingDeviation: z.number().positive().default(0.02).describe("standard deviation of the embeddings at the start"),
+  embeddingNorm: z.boolean().default(false).describe("divide embedded tokens by their root mean square, so that they enter at the size of what is added to them"),
   queryKeyNorm: z.boolean().default(false).describe("divide queries and keys of the layers' attentions by their root mean square"),
   writerQueryKeyNorm: z.boolean().default(false).describe("the same in the writer, with a learned gain a head"),
   writerValues: z.enum(["plain", "centered", "normed"]).default("plain")
@@ -67,7 +68,7 @@ export type ModelOptions = z.input<typeof modelSchema>;
  * of {@link modelSchema} that changes a model gets a line here.
  */
 export const plainOptions = {
-  memory: true, constantSlots: 0, readGate: false, residualStart: "scaled", readStart: "same", embeddingDeviation: 0.02, queryKeyNorm: false,
+  memory: true, constantSlots: 0, readGate: false, residualStart: "scaled", readStart: "same", embeddingDeviation: 0.02, embeddingNorm: false, queryKeyNorm: false,
   writerQueryKeyNorm: false, writerValues: "plain", writerValueGain: 1, forgettingBias: 1, forgettingBiasLeast: 0, forgettingScaled: false,
   memoryGradient: 1, memoryGradientLimit: 0,
 } as const satisfies ModelOptions;

@@ -34,6 +34,12 @@ export interface Parameter {
   readonly decay: boolean;
 }
 
+/** A tensor that {@link Memformer.observe} saw. */
+export interface Observed {
+  readonly shape: readonly number[];
+  readonly data: Float32Array;
+}
+
 /** A Memformer. Make one with {@link Memformer.create} or {@link Memformer.load}; free it with `await using` or `dispose()`. */
 export class Memformer implements Recurrence, AsyncDisposable {
   readonly config: ModelConfig;
@@ -204,6 +210,25 @@ export class Memformer implements Recurrence, AsyncDisposable {
     const [hidden, ...next] = this.#step(segment, state, options, (addon, parts, given) =>
       addon.encode(call, this.handle, parts, options.training ?? false, given, options.graph ?? false));
     return { hidden: hidden!, state: next };
+  }
+
+  /**
+   * What a step over a segment lets be seen of itself: `<stack>.<layer>.stream` (B, T, D), `<stack>.embedding.stream`, `<layer>.self_attention.logits`
+   * and those of memory_read and cross_attention (H, the largest), `writer.self` (B, H, M, a slot's weight on itself), `writer.logits`,
+   * `writer.values` (B, T, D), `hidden` (B, T, D).
+   */
+  async observe(segment: SegmentTensors, state: State): Promise<Map<string, Observed>> {
+    const call = nextCall();
+    const [names, values] = this.#step(segment, state, {}, (addon, parts, given) =>
+      addon.observe(call, this.handle, parts, false, given)) as [Tensor, Tensor];
+    const [text, all] = await Promise.all([names.data(), values.data()]);
+    names.dispose();
+    values.dispose();
+    let at = 0;
+    return new Map((JSON.parse(Buffer.from(text as Uint8Array).toString()) as [string, number[]][]).map(([name, shape]) => {
+      const data = (all as Float32Array).subarray(at, at += shape.reduce((product, size) => product * size, 1));
+      return [name, { shape, data }];
+    }));
   }
 
   /** Logits (B, V) of the token after `prefix` (B, P), the beginning of the segment that follows `segment.source`. */

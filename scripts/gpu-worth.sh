@@ -34,9 +34,9 @@ worth() {
 screen() {
   local shape=$1 minutes=$2 variants lanes=64
   case $shape in
-    base-32) variants=zero+slow,balanced+slow,plain,zero+slow+grown,zero+slow+writerValueGain=3,mixed+slow,zero+slow+qk+wqk,zero+slow+damped+limited,slow,zero+slow+normed+writerValueGain=3 ;;
-    base-128) lanes=32 variants=zero+slow,balanced+slow,zero+slow+grown+writerValueGain=3 ;;
-    *) variants=zero+slow,balanced+slow,zero+slow+grown+writerValueGain=3,plain ;;
+    base-32) variants=zero+small+large,balanced+slow+large,plain,zero+slow+large,zero+small+large+grown,open+slow+large,zero+small+large+damped+limited,zero+small+large+qk+wqk,balanced+spread+large,zero+small ;;
+    base-128) lanes=32 variants=zero+small+large,balanced+slow+large,zero+small+large+grown ;;
+    *) variants=zero+small+large,balanced+slow+large,plain,zero+small+large+grown ;;
   esac
   worth "screen-$shape" "$minutes" --shape "$shape" --variants "${SCREEN_VARIANTS:-$variants}" --rates "${RATES:-2e-3}" --tokens "${TOKENS_A_RUN:-20e6}" \
     --lanes "${LANES:-$lanes}" --depth 6144

@@ -38,7 +38,7 @@ class Config:
     outputBias: bool = False
 
     # Options that the peer has in this form alone; a file that lacks one means it.
-    PLAIN: ClassVar[dict] = {"memory": True, "constantSlots": 0, "readGate": False, "queryKeyNorm": False, "writerQueryKeyNorm": False,
+    PLAIN: ClassVar[dict] = {"memory": True, "constantSlots": 0, "readGate": False, "embeddingNorm": False, "queryKeyNorm": False, "writerQueryKeyNorm": False,
              "writerValues": "plain", "forgettingScaled": False}
 
     CHOICES = {"variant": ("encoder-decoder", "encoder", "decoder"), "writer": ("slot-attention", "gru"),

@@ -38,7 +38,7 @@ export async function trainAndScore(run: Run, train: TokenSource, valid: TokenSo
   const { segment } = model.config, horizon = run.train.horizon ?? 8;
   const steps = Math.max(10, Math.round(run.tokens / (run.lanes * segment * horizon)));
   using trainer = new Trainer(model, { warmup: Math.min(200, Math.ceil(steps / 10)), ...run.train, steps, rate: run.rate, seed: run.seed });
-  const stream = new TokenStream(train, { lanes: run.lanes, segment, seed: run.seed });
+  const stream = new TokenStream(train, { lanes: run.lanes, segment, seed: run.seed, ...(run.cut > 0 && { documentLimit: run.cut }) });
   const losses: number[] = [], norms: number[] = [], began = performance.now();
   let trained = 0, error: string | undefined;
   try {

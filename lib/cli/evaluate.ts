@@ -13,7 +13,7 @@ import { identityOfRun } from "./run-identity.ts";
 import { openHeldOutOf } from "./run-text.ts";
 import { table } from "./table.ts";
 
-const dataSchema = runSchema.pick({
+export const dataSchema = runSchema.pick({
   data: true,
   tokenizer: true,
   lanes: true,
@@ -24,7 +24,7 @@ const dataSchema = runSchema.pick({
   threads: true,
   tokenizeThreads: true,
 });
-const passSchema = z.strictObject({
+export const passSchema = z.strictObject({
   split: z.enum(["train", "valid", "test"]).default("valid").describe("the split to read"),
   segments: z.int().positive().optional().describe("segments that each lane reads; default: to the end"),
   documentLimit: z
@@ -114,7 +114,7 @@ function parts({ documents, cuts }: Scored): string {
 }
 
 /** Of a run's settings, those that say what text is read. */
-function dataOf({ run }: Given): Given {
+export function dataOf({ run }: Given): Given {
   return { run: pick(dataSchema, run), model: {}, train: {} };
 }
 

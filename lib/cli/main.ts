@@ -4,6 +4,7 @@ import { readFileSync } from "node:fs";
 import { CommanderError, InvalidArgumentError, Command } from "commander";
 import { isMemformerError } from "../errors.ts";
 import { register as build } from "./build.ts";
+import { register as diagnose } from "./diagnose.ts";
 import { register as doctor } from "./doctor.ts";
 import { register as evaluate } from "./evaluate.ts";
 import { register as generate } from "./generate.ts";
@@ -26,7 +27,7 @@ program
     },
   })
   .exitOverride();
-for (const register of [doctor, setup, build, train, evaluate, generate, importModel, inspect]) register(program);
+for (const register of [doctor, setup, build, train, evaluate, diagnose, generate, importModel, inspect]) register(program);
 
 // Whoever reads our output may stop reading: `memformer generate … | head`.
 process.stdout.on("error", (error: NodeJS.ErrnoException) => {

@@ -67,6 +67,7 @@ export interface Addon {
   advance(call: number, model: ModelHandle, segment: SegmentHandles, training: boolean, state: readonly TensorHandle[]): TensorHandle[];
   replay(call: number, model: ModelHandle, segments: readonly TensorHandle[], training: boolean, state: readonly TensorHandle[], weights: readonly number[], gradient: readonly TensorHandle[]): TensorHandle[];
   score(call: number, model: ModelHandle, segments: readonly TensorHandle[], ablations: readonly string[], state: readonly TensorHandle[], held: readonly TensorHandle[]): TensorHandle[];
+  observe(call: number, model: ModelHandle, segment: SegmentHandles, training: boolean, state: readonly TensorHandle[]): TensorHandle[];
   setRecording(call: number, model: ModelHandle, enabled: boolean): void;
   recording(call: number, model: ModelHandle): Promise<{ steps: number; refusal: string }>;
   logits(call: number, model: ModelHandle, segment: SegmentHandles, training: boolean, state: readonly TensorHandle[], prefix: TensorHandle): TensorHandle[];

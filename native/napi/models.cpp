@@ -1,4 +1,6 @@
 // Models, their steps, their parameters.
+#include <sstream>
+
 #include "engine/gradients.h"
 #include "engine/threads.h"
 #include "napi/devices.h"
@@ -144,6 +146,27 @@ Napi::Value encode(const Napi::CallbackInfo& info) {
     Tensors results{encoding.hidden.to(held.model->parameters().dtype())};
     results.insert(results.end(), encoding.state.begin(), encoding.state.end());
     return results;
+  });
+}
+
+/// observe(call, model, segment, training, state): [names, values]: JSON of [name, shape] pairs as uint8, and all their numbers
+/// one behind the other in float32.
+Napi::Value observe(const Napi::CallbackInfo& info) {
+  const StepArguments step(info);
+  return enqueue(info, step.inputs, 2, [step](HeldModel& held, const Tensors& tensors) {
+    const auto seen = held.model->observe(step.moved(held, tensors), StepArguments::state(held, tensors));
+    std::ostringstream names;
+    Tensors values;
+    for (const auto& [name, value] : seen.parts) {
+      names << (values.empty() ? "[" : ",") << "[\"" << name << "\",[";
+      for (int64_t axis = 0; axis < value.dim(); ++axis) names << (axis == 0 ? "" : ",") << value.size(axis);
+      names << "]]";
+      values.push_back(value.reshape({-1}));
+    }
+    names << (values.empty() ? "[]" : "]");
+    const auto text = names.str();
+    const auto bytes = at::from_blob(const_cast<char*>(text.data()), {static_cast<int64_t>(text.size())}, at::kByte).clone();
+    return Tensors{bytes, at::cat(values)};
   });
 }
 
@@ -301,6 +324,7 @@ void export_models(Napi::Env env, Napi::Object exports) {
   export_function<forward>(env, exports, "forward");
   export_function<encode>(env, exports, "encode");
   export_function<advance>(env, exports, "advance");
+  export_function<observe>(env, exports, "observe");
   export_function<replay>(env, exports, "replay");
   export_function<score>(env, exports, "score");
   export_function<logits>(env, exports, "logits");

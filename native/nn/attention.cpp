@@ -12,18 +12,22 @@ std::string layer_prefix(const LayerPlace& place) { return place.stack + "." + s
 }  // namespace
 
 SelfAttention::SelfAttention(Parameters& parameters, const Config& config, const LayerPlace& place, double residual_gain)
-    : causal_(place.causal),
+    : name_(layer_prefix(place)),
+      causal_(place.causal),
       norm_(parameters, layer_prefix(place) + ".norm", config.integer("width")),
       qkv_(parameters, layer_prefix(place), config.integer("width"), config.integer("heads"), config.flag("queryKeyNorm")),
       out_(parameters, layer_prefix(place) + ".out", config.integer("width"), config.integer("width"), residual_gain),
       attention_(position_schemes().make(config.text("position"), parameters, config, place)) {}
 
 void SelfAttention::operator()(Residual& stream, const KeyMask& mask, Pass& pass) const {
-  stream.branch = out_.without_bias((*attention_)(norm_(stream, pass), qkv_, mask, causal_, pass), pass);
+  const auto normed = norm_(stream, pass);
+  if (auto* seen = pass.observation()) seen->add(name_ + ".logits", qkv_.largest_logits(normed, pass));
+  stream.branch = out_.without_bias((*attention_)(normed, qkv_, mask, causal_, pass), pass);
 }
 
 CrossAttention::CrossAttention(Parameters& parameters, const Config& config, const std::string& prefix, Context context, double residual_gain)
-    : heads_(config.integer("heads")),
+    : name_(prefix),
+      heads_(config.integer("heads")),
       normed_(config.flag("queryKeyNorm")),
       norm_(parameters, prefix + ".norm", config.integer("width")),
       memory_norm_(context == Context::memory && config.flag("memoryNorm")
@@ -72,6 +76,8 @@ void CrossAttention::operator()(Residual& stream, const KeysValues& seen, const 
   const int64_t B = normed.size(0), T = normed.size(1), H = heads_, E = normed.size(2) / H;
   const auto query = query_(normed, pass).view({B, T, H, E});
   const auto q = (normed_ ? over_root_mean_square(query) : query).transpose(1, 2);  // (B, H, T, E)
+  if (auto* seen_there = pass.observation())
+    seen_there->add(name_ + ".logits", largest_logits(q, seen.keys, 1.0 / std::sqrt(static_cast<double>(E))));
   const auto read = attend(q, seen.keys, seen.values, mask);
   if (!gate_) {
     stream.branch = out_.without_bias(read, pass);

@@ -13,6 +13,7 @@ class SelfAttention {
   void operator()(Residual& stream, const KeyMask& mask, Pass& pass) const;
 
  private:
+  std::string name_;
   bool causal_;
   LayerNorm norm_;
   QueryKeyValue qkv_;
@@ -42,6 +43,7 @@ class CrossAttention {
  private:
   std::vector<KeysValues> pairs(const std::vector<at::Tensor>& parts) const;
 
+  std::string name_;
   int64_t heads_;
   bool normed_;  // queries and keys
   LayerNorm norm_;

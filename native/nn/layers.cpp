@@ -1,6 +1,7 @@
 #include "nn/layers.h"
 
 #include "core/failure.h"
+#include "nn/root_mean_square.h"
 #include "ops/add_norm/add_norm.h"
 #include "ops/dropout/dropout.h"
 #include "ops/feed_forward/feed_forward.h"
@@ -66,15 +67,20 @@ void FeedForward::operator()(Residual& stream, Pass& pass) const {
 
 at::Tensor FeedForward::operator()(const at::Tensor& x, Pass& pass) const { return product(norm_(x, pass), true, pass); }
 
-Embedding::Embedding(Parameters& parameters, const std::string& prefix, int64_t vocabulary, int64_t width, double deviation)
-    : weight_(parameters.normal(prefix + ".weight", {vocabulary, width}, deviation, Parameters::Decay::no)) {}
+Embedding::Embedding(Parameters& parameters, const std::string& prefix, const Config& config)
+    : weight_(parameters.normal(prefix + ".weight", {config.integer("vocabulary"), config.integer("width")}, config.number("embeddingDeviation"),
+                                Parameters::Decay::no)),
+      normed_(config.flag("embeddingNorm")) {}
 
 at::Tensor Embedding::operator()(const at::Tensor& tokens, Pass& pass) const {
   const auto dropped = [&](const at::Tensor& x) {
     const auto dropout = pass.next_dropout();
     return dropout.rate == 0.0 ? x : ops::dropout(x, dropout.rate, *dropout.seed, dropout.site);
   };
-  if (!tokens.is_floating_point()) return dropped(ops::token_embedding(tokens, weight_, pass.sink(weight_)));
+  if (!tokens.is_floating_point()) {
+    const auto x = ops::token_embedding(tokens, weight_, pass.sink(weight_));
+    return dropped(normed_ ? over_root_mean_square(x) : x);
+  }
   require(tokens.dim() == 3 && tokens.size(2) == weight_.size(1), "SHAPE", "embedded source must be (B, T, ", weight_.size(1), "), got ",
           tokens.sizes());
   return dropped(tokens.to(weight_.scalar_type()));

@@ -1,5 +1,6 @@
 // The layers every model shares. Each makes its parameters under `prefix` when it is made; all are pre-LayerNorm building blocks.
 #pragma once
+#include "nn/config.h"
 #include "nn/parameters.h"
 #include "nn/pass.h"
 
@@ -65,8 +66,8 @@ class FeedForward {
 /// Token embedding, shared by the stacks of a model and by the output where the configuration says so.   `prefix`.weight (V, D)
 class Embedding {
  public:
-  /// W ~ N(0, deviation^2).
-  Embedding(Parameters& parameters, const std::string& prefix, int64_t vocabulary, int64_t width, double deviation);
+  /// W ~ N(0, embeddingDeviation^2); with embeddingNorm a token enters divided by its root mean square.
+  Embedding(Parameters& parameters, const std::string& prefix, const Config& config);
   /// tokens (B, T) int64, padding as token 0; or (B, T, D) floating: embedded already. Returns (B, T, D).
   /// Throws TOKEN_RANGE (checked on the CPU; lib/ checks for every device).
   at::Tensor operator()(const at::Tensor& tokens, Pass& pass) const;
@@ -74,6 +75,7 @@ class Embedding {
 
  private:
   at::Tensor weight_;
+  bool normed_;
 };
 
 }  // namespace memformer::nn

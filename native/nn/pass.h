@@ -3,6 +3,7 @@
 #include <memory>
 #include <unordered_map>
 
+#include "nn/observation.h"
 #include "nn/parameters.h"
 #include "ops/fold_norm/fold_norm.h"
 
@@ -62,6 +63,10 @@ class Pass {
   /// The number of the next dropout: where a pass over the rest of the same model goes on.
   int64_t site() const { return site_; }
 
+  /// Where what happens in the pass is noted, or null.
+  Observation* observation() const { return observation_; }
+  void observe(Observation* observation) { observation_ = observation; }
+
   at::ScalarType compute() const { return compute_; }
   at::Tensor cast(const at::Tensor& x) const { return x.to(compute_); }
 
@@ -74,6 +79,7 @@ class Pass {
   double dropout_;
   at::Tensor seed_;
   int64_t site_;
+  Observation* observation_ = nullptr;
   struct OfWeights {
     std::unordered_map<at::TensorImpl*, at::Tensor> copies;
     std::unordered_map<at::TensorImpl*, ops::FoldedNorms> folded;

@@ -18,6 +18,14 @@ class QueryKeyValue {
     return normed_ ? Projection{norm(linear_(x, pass)), {}, {}} : linear_.without_bias(x, pass);
   }
 
+  /// The largest logit of each head by content alone, before positions, (H).
+  at::Tensor largest_logits(const at::Tensor& x, Pass& pass) const {
+    const auto qkv = (*this)(x, pass);
+    const int64_t B = qkv.size(0), T = qkv.size(1), E = qkv.size(2) / (3 * heads_);
+    const auto parts = qkv.view({B, T, 3, heads_, E}).permute({2, 0, 3, 1, 4});
+    return nn::largest_logits(parts[0], parts[1], 1.0 / std::sqrt(static_cast<double>(E)));
+  }
+
  private:
   at::Tensor norm(const at::Tensor& qkv) const {
     const int64_t B = qkv.size(0), T = qkv.size(1), D = qkv.size(2) / 3;

@@ -8,7 +8,8 @@ namespace {
 double residual_gain(const Config& config, const std::string& start, int64_t layers) {
   require(start == "scaled" || start == "balanced" || start == "zero", "CONFIG", "there is no residual start '", start,
           "'; known: scaled, balanced, zero");
-  const double sum = start == "scaled" ? 1.0 : start == "balanced" ? config.number("embeddingDeviation") : 0.0;
+  const double token = config.flag("embeddingNorm") ? 1.0 : config.number("embeddingDeviation");
+  const double sum = start == "scaled" ? 1.0 : start == "balanced" ? token : 0.0;
   return sum / std::sqrt(3.0 * static_cast<double>(layers));
 }
 
@@ -18,10 +19,20 @@ double read_gain(const Config& config, int64_t layers) {
   return residual_gain(config, start == "same" ? config.text("residualStart") : start, layers);
 }
 
+/// Notes the stream after a layer, its last branch added: `name`.stream (B, T, D).
+void note(const Residual& stream, const std::string& name, const Pass& pass) {
+  if (pass.observation() == nullptr) return;
+  auto sum = stream.x;
+  if (stream.branch) sum = sum + stream.branch->product.to(sum.scalar_type());
+  if (stream.branch && stream.branch->bias.defined()) sum = sum + stream.branch->bias.to(sum.scalar_type());
+  pass.observation()->add(name + ".stream", sum);
+}
+
 }  // namespace
 
 ReadingStack::ReadingStack(Parameters& parameters, const Config& config, const std::string& name, int64_t layers, bool causal)
-    : layers_([&] {
+    : name_(name),
+      layers_([&] {
         std::vector<Layer> made;
         const double gain = residual_gain(config, config.text("residualStart"), layers), of_reads = read_gain(config, layers);
         for (int64_t i = 0; i < layers; ++i) {
@@ -39,10 +50,12 @@ at::Tensor ReadingStack::operator()(at::Tensor x, const Slots& slots, const KeyM
   for (const auto& layer : layers_) reads.push_back(&layer.memory_read);
   const auto seen = CrossAttention::look_at_memory(reads, slots, pass);
   Residual stream{std::move(x), std::nullopt};
+  note(stream, name_ + ".embedding", pass);
   for (size_t i = 0; i < layers_.size(); ++i) {
     layers_[i].self_attention(stream, mask, pass);
     layers_[i].memory_read(stream, seen[i], KeyMask(), pass);
     layers_[i].feed_forward(stream, pass);
+    note(stream, name_ + "." + std::to_string(i), pass);
   }
   return norm_(stream, pass);
 }
@@ -67,10 +80,12 @@ at::Tensor ContinuingStack::operator()(at::Tensor x, const KeyMask& mask, const 
   for (const auto& layer : layers_) cross_attentions.push_back(&layer.cross_attention);
   const auto seen = CrossAttention::look_at(cross_attentions, encoded, pass);
   Residual stream{std::move(x), std::nullopt};
+  note(stream, "decoder.embedding", pass);
   for (size_t i = 0; i < layers_.size(); ++i) {
     layers_[i].self_attention(stream, mask, pass);
     layers_[i].cross_attention(stream, seen[i], encoded_mask, pass);
     layers_[i].feed_forward(stream, pass);
+    note(stream, "decoder." + std::to_string(i), pass);
   }
   return norm_(stream, pass);
 }

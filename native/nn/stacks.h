@@ -18,6 +18,7 @@ class ReadingStack {
     CrossAttention memory_read;
     FeedForward feed_forward;
   };
+  std::string name_;
   std::vector<Layer> layers_;
   LayerNorm norm_;
 };

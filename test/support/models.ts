@@ -15,7 +15,7 @@ export async function tinyModel(options: CreateOptions = {}): Promise<Memformer>
 /** Options of a model that decide how it starts, what it normalizes and what it remembers, each away from its plain value. */
 export const recipeOptions = [
   { memory: false }, { constantSlots: 2 }, { constantSlots: 2, memoryNorm: false }, { readGate: true }, { residualStart: "zero" }, { residualStart: "zero", readStart: "balanced" },
-  { queryKeyNorm: true }, { queryKeyNorm: true, position: "relative" }, { queryKeyNorm: true, position: "t5" }, { writerQueryKeyNorm: true },
+  { embeddingNorm: true }, { queryKeyNorm: true }, { queryKeyNorm: true, position: "relative" }, { queryKeyNorm: true, position: "t5" }, { writerQueryKeyNorm: true },
   { writerValues: "centered" }, { writerValues: "normed", writerValueGain: 2 }, { writerValueGain: 3, embeddingDeviation: 0.5 },
   { forgettingBias: 0.1, forgettingBiasLeast: 0.01 }, { forgettingBias: 0.1, forgettingBiasLeast: 0.01, forgettingScaled: true },
   { memoryGradient: 0.5 }, { memoryGradient: 0.9, memoryGradientLimit: 0.8 },

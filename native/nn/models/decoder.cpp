@@ -14,7 +14,7 @@ class Decoder final : public Model {
  public:
   Decoder(const Config& config, uint64_t seed)
       : Model(config, seed),
-        embedding_(parameters_, "embedding", config.integer("vocabulary"), config.integer("width"), config.number("embeddingDeviation")),
+        embedding_(parameters_, "embedding", config),
         decoder_(parameters_, config, "decoder", config.integer("decoderLayers"), /*causal=*/true),
         memory_(parameters_, config) {
     make_output(config, embedding_.weight());

@@ -11,7 +11,7 @@ class Encoder final : public Model {
  public:
   Encoder(const Config& config, uint64_t seed)
       : Model(config, seed),
-        embedding_(parameters_, "embedding", config.integer("vocabulary"), config.integer("width"), config.number("embeddingDeviation")),
+        embedding_(parameters_, "embedding", config),
         encoder_(parameters_, config, "encoder", config.integer("encoderLayers"), /*causal=*/false),
         memory_(parameters_, config) {
     make_output(config, embedding_.weight());

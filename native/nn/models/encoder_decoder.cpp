@@ -15,10 +15,10 @@ class EncoderDecoder final : public Model {
  public:
   EncoderDecoder(const Config& config, uint64_t seed)
       : Model(config, seed),
-        source_embedding_(parameters_, "embedding", config.integer("vocabulary"), config.integer("width"), config.number("embeddingDeviation")),
+        source_embedding_(parameters_, "embedding", config),
         target_embedding_(config.flag("shareEmbedding")
                               ? source_embedding_
-                              : Embedding(parameters_, "decoder.embedding", config.integer("vocabulary"), config.integer("width"), config.number("embeddingDeviation"))),
+                              : Embedding(parameters_, "decoder.embedding", config)),
         encoder_(parameters_, config, "encoder", config.integer("encoderLayers"), /*causal=*/false),
         decoder_(parameters_, config, config.integer("decoderLayers")),
         memory_(parameters_, config) {

@@ -108,6 +108,17 @@ Encoding Model::encode(const SegmentInput& segment, const State& state) const {
   return {leaving(encoding.hidden, scale), each(encoding.state, leaving, scale)};
 }
 
+Observation Model::observe(const SegmentInput& segment, const State& state) const {
+  at::NoGradGuard no_grad;
+  Observation seen;
+  auto pass = start(segment);
+  pass.observe(&seen);
+  const auto encoding = encode(segment, state, pass);
+  seen.add("hidden", encoding.hidden);
+  decode(segment, encoding.hidden, pass);
+  return seen;
+}
+
 Registry<std::unique_ptr<Model>, const Config&, uint64_t>& models() {
   static Registry<std::unique_ptr<Model>, const Config&, uint64_t> registry("model variant");
   return registry;

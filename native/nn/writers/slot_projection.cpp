@@ -82,9 +82,21 @@ at::Tensor SlotProjection::values(const at::Tensor& x, const KeyMask& mask, Pass
   return (wide - (wide * real).sum(1, true) / real.sum(1, true).clamp_min(1)).to(v.scalar_type());
 }
 
+void SlotProjection::note(const at::Tensor& q, const at::Tensor& own_key, const at::Tensor& k, const at::Tensor& v, const KeyMask& mask,
+                          Observation& seen) const {
+  const auto split = [&](const at::Tensor& x) { return x.to(at::kFloat).view({x.size(0), x.size(1), heads_, -1}).transpose(1, 2); };
+  const auto own = (split(q) * split(own_key)).sum(-1, true) * scale_;                     // (B, H, M, 1)
+  auto tokens = at::matmul(split(q), split(k).transpose(2, 3)) * scale_;                   // (B, H, M, T)
+  if (!mask.none()) tokens = tokens.masked_fill(mask.tokens(k.size(1)).logical_not().view({q.size(0), 1, 1, -1}), -std::numeric_limits<float>::infinity());
+  seen.add("writer.self", at::softmax(at::cat({own, tokens}, 3), 3).select(3, 0));
+  seen.add("writer.logits", largest_logits(split(q), split(k), scale_));
+  seen.add("writer.values", v);
+}
+
 at::Tensor SlotProjection::attend(const Slots& slots, const at::Tensor& own, const at::Tensor& x, const KeyMask& mask, Pass& pass) const {
-  return ops::slot_attention(query(slots, pass), key(of_slots(slots, slots.for_key, 1, pass)), own, key(project(x, key_, pass)),
-                             values(x, mask, pass), mask.real(), heads_, scale_, mask.lengths());
+  const auto q = query(slots, pass), own_key = key(of_slots(slots, slots.for_key, 1, pass)), k = key(project(x, key_, pass)), v = values(x, mask, pass);
+  if (auto* seen = pass.observation()) note(q, own_key, k, v, mask, *seen);
+  return ops::slot_attention(q, own_key, own, k, v, mask.real(), heads_, scale_, mask.lengths());
 }
 
 }  // namespace memformer::nn

@@ -34,6 +34,8 @@ class SlotProjection {
   /// The slots by the projection of that number among query, key and value: `use` is what Slots holds for it.
   at::Tensor of_slots(const Slots& slots, const at::Tensor& use, size_t number, Pass& pass) const;
 
+  /// Notes writer.self (B, H, M), the weight of each slot on itself, writer.logits (H), the largest, and writer.values (B, T, D).
+  void note(const at::Tensor& q, const at::Tensor& own_key, const at::Tensor& k, const at::Tensor& v, const KeyMask& mask, Observation& seen) const;
   at::Tensor query(const Slots& slots, Pass& pass) const;
   at::Tensor key(const at::Tensor& projected) const;
   at::Tensor values(const at::Tensor& x, const KeyMask& mask, Pass& pass) const;

@@ -1,0 +1,23 @@
+// What a pass lets be seen of itself: tensors by name, in the order of their making, for those who want to know why a model does what it
+// does. Nothing is computed for it where nobody looks.
+#pragma once
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "core/torch.h"
+
+namespace memformer::nn {
+
+struct Observation {
+  std::vector<std::pair<std::string, at::Tensor>> parts;
+
+  void add(const std::string& name, const at::Tensor& value) { parts.emplace_back(name, value.detach().to(at::kFloat)); }
+};
+
+/// The largest |q k^T| scale of each head; q (B, H, N, E), k (B, H, M, E). (H)
+inline at::Tensor largest_logits(const at::Tensor& q, const at::Tensor& k, double scale) {
+  return (at::matmul(q.to(at::kFloat), k.to(at::kFloat).transpose(2, 3)) * scale).abs().amax(at::IntArrayRef{0, 2, 3});
+}
+
+}  // namespace memformer::nn
