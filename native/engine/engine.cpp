@@ -129,7 +129,7 @@ void Engine::release(SlotPtr slot) {
 std::shared_ptr<const at::Tensor> Engine::freed_between_calls(at::Tensor tensor) {
   return {new at::Tensor(std::move(tensor)), [weak = weak_from_this()](const at::Tensor* held) {
             const std::shared_ptr<const at::Tensor> last(held);
-            if (const auto engine = weak.lock()) engine->calls_.add([last] {});
+            if (const auto engine = weak.lock(); engine && !engine->calls_.is_current()) engine->calls_.add([last] {});
           }};
 }
 

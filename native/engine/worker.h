@@ -17,6 +17,9 @@ class Worker {
   /// Runs `step` on the thread, after those that were added before; not at all after stop().
   void add(std::function<void()> step);
 
+  /// Whether the caller is that thread.
+  bool is_current() const { return thread_.get_id() == std::this_thread::get_id(); }
+
   /// Drops what waits, lets the step that runs finish, joins the thread. Idempotent.
   void stop();
 
