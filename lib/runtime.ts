@@ -1,6 +1,6 @@
 /** The engine of this thread: memory in use, barriers, cancelling. */
 import type { CancelHandle } from "./native/addon.ts";
-import { addon, addonOrigin, configureThreads, guarded, nextCall, waited } from "./native/calls.ts";
+import { addon, addonOrigin, configureThreads, guarded, nextCall, operatorThreads, waited } from "./native/calls.ts";
 import { resolveDevice, type Device } from "./native/cuda.ts";
 
 /** Bytes on the host and on the device. */
@@ -32,7 +32,7 @@ export interface RuntimeFacts {
 
 /** Settings of the whole process. */
 export interface RuntimeOptions {
-  /** Of the operators, 0 (default) for one a core. */
+  /** Of the operators, 0 (default) for one a core, fewer where a control group's quota grants fewer. */
   readonly threads?: number;
   /** Whether a GPU's float32 products may round their factors to TF32 (10 bits of fraction). Default false. */
   readonly tf32?: boolean;
@@ -50,7 +50,7 @@ export function runtime(options: RuntimeOptions = {}): RuntimeFacts {
     math.deterministic = options.deterministic ?? math.deterministic;
     guarded((native) => { native.setMath(nextCall(), math.tf32, math.deterministic); });
   }
-  return { device: resolveDevice("auto"), libtorch: addonOrigin().libtorch.version, threads: addon().versions().threads };
+  return { device: resolveDevice("auto"), libtorch: addonOrigin().libtorch.version, threads: operatorThreads() };
 }
 
 /** What tensors hold now and held at most, in bytes, counted by the allocators. */

@@ -7,6 +7,7 @@ import { withIoErrors } from "../checkpoint/io-error.ts";
 import { Session } from "../session.ts";
 import { findModel, openModel } from "./model-folder.ts";
 import { addOptions } from "./options.ts";
+import { print } from "./output.ts";
 import { runSchema } from "./run-config.ts";
 
 const generateSchema = z.strictObject({
@@ -44,7 +45,7 @@ export function register(program: Command): void {
     await using model = opened.model;
     using session = await Session.open(model, opened.tokenizer);
     await session.read(before);
-    for await (const piece of session.generate(options)) process.stdout.write(piece);
-    process.stdout.write("\n");
+    for await (const piece of session.generate(options)) if (!(await print(piece))) return;
+    await print("\n");
   });
 }

@@ -11,7 +11,7 @@ import { createProgress, type Progress } from "../log/progress.ts";
 import { RunLog } from "../log/run-log.ts";
 import { Memformer } from "../model.ts";
 import { runtime } from "../runtime.ts";
-import { Trainer } from "../train.ts";
+import { Trainer, type RunOptions } from "../train.ts";
 import { trainSchema } from "../train-config.ts";
 import { evaluateSource } from "./held-out.ts";
 import { catchInterrupts, type Interruption } from "./interrupt.ts";
@@ -25,7 +25,7 @@ import { reportStep } from "./step-report.ts";
 /** By then every shape of a run has been met twice. */
 const STEPS_TO_RECORD = 4;
 
-/** Adds `memformer train`; its exit code is 130 or 143 when a signal ended it. */
+/** Adds `memformer train`; its exit code is 129, 130 or 143 when a signal ended it. */
 export function register(program: Command): void {
   const command = program
     .command("train")
@@ -92,9 +92,15 @@ async function train(
   await withIoErrors("make", run.out, () => mkdir(run.out, { recursive: true }));
   await writeRun(run.out, settled);
 
-  const log = await RunLog.open(run.out, { resumeAfter: start, tensorboard: run.tensorboard });
   const total = Math.max(options.steps, start);
   const progress = createProgress({ label: "train", total, start });
+  const log = await RunLog.open(run.out, {
+    resumeAfter: start,
+    tensorboard: run.tensorboard,
+    onFailure: ({ message }) => {
+      progress.note(`${message}; training goes on, what is to be logged waits until it can be written`);
+    },
+  });
   progress.note(
     `${data.spec}: ${data.train.tokens} tokens to train on${data.notes.map((note) => `; ${note}`).join("")}`,
   );
@@ -103,7 +109,7 @@ async function train(
   progress.note(`${model.config.variant}, ${size}, memory of ${state} a document${whence}`);
   interruption.signal.addEventListener("abort", () => {
     trainer.stop();
-    progress.note("finishing this step, then a checkpoint; once more ends at once");
+    progress.note("finishing this step, then a checkpoint; press Ctrl-C again to end at once");
   });
   if (interruption.signal.aborted) throw new MemformerError("ABORTED", "stopped before the first step");
   try {
@@ -129,7 +135,7 @@ async function train(
     return;
   }
   await saveModel(model, data.tokenizer, settled, join(run.out, MODEL));
-  process.stdout.write(`${join(run.out, MODEL)}\n`);
+  process.stdout.write(`${join(run.out, MODEL)}\n`); // for show: the run is whole, whether this is read or not
 }
 
 /** Says why steps run one kernel at a time, where a GPU's are not recorded. */
@@ -138,13 +144,14 @@ async function noteRefusal(model: Memformer, progress: Progress): Promise<void> 
   if (refusal !== "") progress.note(`steps cannot be recorded and run kernel by kernel: ${refusal}`);
 }
 
-function heldOutScore(data: Dataset, run: RunSettings["run"]): (model: Memformer) => Promise<number> {
+function heldOutScore(data: Dataset, run: RunSettings["run"]): NonNullable<RunOptions["evaluate"]> {
   const source = data.valid; // throws here, before the first step, if there is none
-  return async (model) => {
+  return async (model, _step, signal) => {
     const { bitsPerByte } = await evaluateSource(model, source, data.tokenizer, {
       lanes: run.lanes,
       segments: run.evaluateSegments,
       ablations: [],
+      signal,
     });
     return bitsPerByte;
   };

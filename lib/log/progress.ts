@@ -1,4 +1,7 @@
-/** Progress of a run: a bar on a terminal, a plain line every few seconds elsewhere (files, pipes, CI). */
+/**
+ * Progress of a run: a bar on a terminal, a plain line every few seconds elsewhere (files, pipes, CI). A stream that can no longer be
+ * written to (its reader gone, its disk full, its terminal closed) makes the display silent, and nothing else.
+ */
 import { SingleBar } from "cli-progress";
 import { MemformerError } from "../errors.ts";
 import { formatDuration } from "./format.ts";
@@ -38,7 +41,36 @@ export function createProgress(options: ProgressOptions): Progress {
     `a whole number from 0 to ${total}`);
   check("every", every, every >= 0, "a number of seconds of at least 0");
   const settled = { stream: process.stderr, now: () => performance.now(), ...options, start, every };
-  return settled.stream.isTTY ? barProgress(settled) : lineProgress(settled);
+  return silentOnFailure(settled.stream, settled.stream.isTTY ? barProgress(settled) : lineProgress(settled));
+}
+
+/** The same display until its stream fails, by an event or by throwing; nothing is shown from then on. */
+function silentOnFailure(stream: Settled["stream"], shown: Progress): Progress {
+  let lost = false;
+  const lose = (): void => {
+    if (lost) return;
+    lost = true;
+    try {
+      shown.stop(); // of a bar also the timer that draws it
+    } catch {
+      // It was to write its last state to the same stream.
+    }
+  };
+  const unlessLost = (show: () => void): void => {
+    if (lost) return;
+    try {
+      show();
+    } catch {
+      lose();
+    }
+  };
+  // Stays after stop(): what was written last may fail later.
+  stream.on("error", lose);
+  return {
+    update: (step, fields) => { unlessLost(() => { shown.update(step, fields); }); },
+    note: (line) => { unlessLost(() => { shown.note(line); }); },
+    stop: () => { unlessLost(() => { shown.stop(); }); },
+  };
 }
 
 type Settled = Required<ProgressOptions>;

@@ -61,15 +61,19 @@ export class EventWriter {
     this.#event(wallTime, step, bytesField(5, bytesField(1, point)));
   }
 
-  /** Hands all points so far to the operating system. Throws IO. */
+  /** Hands all points so far to the operating system. Throws IO; what could not be written waits for the next flush. */
   flush(): void {
     if (this.#descriptor === undefined) return;
     const bytes = Buffer.concat(this.#waiting);
-    this.#waiting = [];
-    this.#waitingBytes = 0;
-    withIoErrorsSync("write", this.path, () => {
-      for (let done = 0; done < bytes.length;) done += writeSync(this.#descriptor!, bytes, done);
-    });
+    let done = 0;
+    try {
+      withIoErrorsSync("write", this.path, () => {
+        while (done < bytes.length) done += writeSync(this.#descriptor!, bytes, done);
+      });
+    } finally {
+      this.#waiting = done < bytes.length ? [bytes.subarray(done)] : [];
+      this.#waitingBytes = bytes.length - done;
+    }
   }
 
   /** Flushes and closes; once more is harmless. */
