@@ -42,6 +42,23 @@ export function nearest(word: string, known: Iterable<string>): string | undefin
   return best;
 }
 
+/** That there is no option `path`, and which of `known` its last part, `key`, may have meant. */
+export function noOption(key: string, path: string, known: readonly string[]): string {
+  const meant = nearest(key, known);
+  return `there is no option "${path}"${meant === undefined ? "" : `; did you mean "${meant}"?`}`;
+}
+
+/**
+ * The check for calls of every step: `options` hold no other names than `known`. Throws MemformerError CONFIG with the known one
+ * nearest to it.
+ */
+export function knownOptions(known: readonly string[], options: object, where: string): void {
+  if (typeof options !== "object") throw new MemformerError("CONFIG", `${where}: expected an object of options, got ${String(options)}`);
+  for (const name in options) {
+    if (!known.includes(name)) throw new MemformerError("CONFIG", `${where}: ${noOption(name, name, known)}`, { details: { option: name } });
+  }
+}
+
 /** Letters to insert, drop, replace, or swap with their neighbour. */
 function editDistance(a: string, b: string): number {
   let before: number[] = [], previous = Array.from({ length: b.length + 1 }, (_, j) => j);

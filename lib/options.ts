@@ -1,6 +1,8 @@
 /** Options from one description: defaults, checks, and errors that name the option meant. */
 import { z } from "zod";
-import { MemformerError, nearest } from "./errors.ts";
+import { MemformerError, noOption } from "./errors.ts";
+
+export { knownOptions } from "./errors.ts";
 
 /**
  * Parses `input` by `schema`. Throws MemformerError CONFIG with every offence in one sentence each: an unknown option with the
@@ -29,18 +31,15 @@ export function checkOptions(schema: z.ZodObject, options: unknown, where: strin
   parseOptions(schema, options, where);
 }
 
-/** The check for calls of every step: `options` hold no other names than `known`. Throws as {@link parseOptions} does. */
-export function knownOptions(known: readonly string[], options: object, where: string): void {
-  for (const name in options) if (!known.includes(name)) throw unknownOption(name, known, where);
+/** The names of an interface's options: the compiler refuses one too few and one too many. */
+export function optionNames<Options extends object>(names: { readonly [Name in keyof Required<Options>]: true }): readonly string[] {
+  return Object.keys(names);
 }
 
-function unknownOption(name: string, known: readonly string[], where: string): MemformerError {
-  return new MemformerError("CONFIG", `${where}: ${noOption(name, name, known)}`, { details: { option: name } });
-}
-
-function noOption(key: string, path: string, known: readonly string[]): string {
-  const meant = nearest(key, known);
-  return `there is no option "${path}"${meant === undefined ? "" : `; did you mean "${meant}"?`}`;
+/** Throws MemformerError CONFIG unless 0 <= seed < 2^53. */
+export function wholeSeed(seed: number, where: string): void {
+  if (Number.isSafeInteger(seed) && seed >= 0) return;
+  throw new MemformerError("CONFIG", `${where}: seed must be a whole number from 0 to 2^53 - 1, got ${String(seed)}`);
 }
 
 /** Schemas of options that are objects or functions: their kind is checked, they stay the same. */

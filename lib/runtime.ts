@@ -1,7 +1,9 @@
 /** The engine of this thread: memory in use, barriers, cancelling. */
+import { z } from "zod";
 import type { CancelHandle } from "./native/addon.ts";
 import { addon, addonOrigin, configureThreads, guarded, nextCall, operatorThreads, waited } from "./native/calls.ts";
 import { resolveDevice, type Device } from "./native/cuda.ts";
+import { checkOptions, optionSchema } from "./options.ts";
 
 /** Bytes on the host and on the device. */
 export interface MemoryUse {
@@ -40,10 +42,18 @@ export interface RuntimeOptions {
   readonly deterministic?: boolean;
 }
 
+const runtimeSchema = optionSchema<RuntimeOptions>({
+  threads: z.int().nonnegative().optional(), tf32: z.boolean().optional(), deterministic: z.boolean().optional(),
+});
+
 const math = { tf32: false, deterministic: false };
 
-/** Loads the native core if it is not loaded yet, sets what is given, and says what runs. For the whole process. */
+/**
+ * Loads the native core if it is not loaded yet, sets what is given, and says what runs. For the whole process. Throws MemformerError
+ * CONFIG for unknown options and for those out of range, BUSY for another number of threads than the engine runs with.
+ */
 export function runtime(options: RuntimeOptions = {}): RuntimeFacts {
+  checkOptions(runtimeSchema, options, "runtime");
   if (options.threads !== undefined) configureThreads(options.threads);
   if (options.tf32 !== undefined || options.deterministic !== undefined) {
     math.tf32 = options.tf32 ?? math.tf32;

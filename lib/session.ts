@@ -139,17 +139,28 @@ export class Session {
     return this.#current.length;
   }
 
-  /** Everything to go on with, in another process, another day: M x D numbers and at most two segments of tokens. */
+  /**
+   * Everything to go on with, in another process, another day: M x D numbers, at most two segments of tokens, and a hash of the model's
+   * weights. Rejects with MemformerError NOT_FINITE when the memory holds NaN or infinity.
+   */
   async save(): Promise<Uint8Array> {
     return this.#alone("save", async () => packSession({
-      tokenizer: this.tokenizer.name, memory: await this.#state[0]!.read(),
+      tokenizer: this.tokenizer.name, weights: await this.model.weightsHash(), memory: await this.#state[0]!.read(),
       previous: this.#previous === undefined ? null : [...this.#previous], current: this.#current,
     }));
   }
 
-  /** The session that `save` gave. Throws MemformerError CHECKPOINT_FORMAT for other bytes, CHECKPOINT_MISMATCH for another model's. */
+  /**
+   * The session that `save` gave. Throws MemformerError CHECKPOINT_FORMAT for other bytes, CHECKPOINT_MISMATCH for another model's: of
+   * another shape, of other weights (also of the same model trained on), or with another tokenizer.
+   */
   static async restore(model: Memformer, bytes: Uint8Array, tokenizer: Tokenizer | (string & {}) = "bytes"): Promise<Session> {
     const { header, data } = unpackSession(bytes, model);
+    const weights = header.weights === undefined ? undefined : await model.weightsHash();
+    if (header.weights !== weights) {
+      throw new MemformerError("CHECKPOINT_MISMATCH", "the session is of another model: it was saved with other weights than this model's",
+        { details: { expected: weights, found: header.weights } });
+    }
     const session = await Session.open(model, tokenizer);
     if (header.tokenizer !== session.tokenizer.name) {
       const { name } = session.tokenizer;

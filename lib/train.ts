@@ -1,4 +1,5 @@
 /** The training loop: windows from a stream, their gradient by MRBP (or another method), one optimizer step a window. */
+import { z } from "zod";
 import { CheckpointStore } from "./checkpoint/folder.ts";
 import type { FileWriter } from "./checkpoint/atomic.ts";
 import type { SegmentStream } from "./data/segment-stream.ts";
@@ -6,7 +7,7 @@ import { MemformerError } from "./errors.ts";
 import { horizonOf } from "./horizon.ts";
 import type { Memformer } from "./model.ts";
 import { AdamW } from "./optimizer.ts";
-import { parseOptions } from "./options.ts";
+import { checkOptions, optionSchema, optionTypes, parseOptions } from "./options.ts";
 import type { State } from "./recurrence.ts";
 import { memory, synchronize, type MemoryUse } from "./runtime.ts";
 import { checkpointFiles, readCheckpoint } from "./train-checkpoint.ts";
@@ -64,6 +65,11 @@ interface Ahead {
   readonly halt: AbortController;
 }
 
+const { call, signal: abort, text } = optionTypes;
+const runSchema = optionSchema<RunOptions>({
+  signal: abort.optional(), checkpoints: text.min(1).optional(), resume: z.boolean().optional(), evaluate: call.optional(), tokenizer: text.optional(),
+});
+
 /** Trains one model. `new Trainer(model, options)`; unknown options are refused by name (MemformerError CONFIG). Free it with `using` or `dispose()`. */
 export class Trainer implements Disposable {
   readonly model: Memformer;
@@ -80,7 +86,8 @@ export class Trainer implements Disposable {
   constructor(model: Memformer, options: TrainOptions = {}) {
     this.model = model;
     this.config = parseOptions(trainSchema, options, "train");
-    this.#optimizer = new AdamW(model, this.config);
+    const { beta1, beta2, eps, weightDecay } = this.config;
+    this.#optimizer = new AdamW(model, { beta1, beta2, eps, weightDecay });
   }
 
   /** Steps made so far. */
@@ -104,6 +111,7 @@ export class Trainer implements Disposable {
    * for the disk, and `signal.reason`.
    */
   async *run(stream: SegmentStream, options: RunOptions = {}): AsyncGenerator<TrainStep, void, void> {
+    checkOptions(runSchema, options, "run");
     const { signal } = options;
     signal?.throwIfAborted();
     this.#refuseDisposed();

@@ -1,6 +1,7 @@
 // B lanes side by side, each walking through one document after another in segments of T tokens.
 import { PADDING, type Segment } from "../segment.ts";
-import { wholeNumber } from "./arguments.ts";
+import { knownOptions, optionNames } from "../options.ts";
+import { flag, wholeNumber } from "./arguments.ts";
 import { limitForLanes, Pieces, type Piece } from "./pieces.ts";
 import type { SegmentStream } from "./segment-stream.ts";
 import { checkPosition, type StreamPosition } from "./stream-position.ts";
@@ -27,6 +28,12 @@ export interface TokenStreamOptions {
    */
   readonly documentLimit?: number;
 }
+
+const streamNames = optionNames<TokenStreamOptions>({
+  lanes: true, segment: true, bos: true, seed: true, shuffle: true, repeat: true, documentLimit: true,
+});
+type PassOptions = Pick<TokenStreamOptions, "lanes" | "segment" | "bos" | "documentLimit">;
+const passNames = optionNames<PassOptions>({ lanes: true, segment: true, bos: true, documentLimit: true });
 
 /** Counts since the start of the stream. */
 export interface StreamStats {
@@ -77,14 +84,15 @@ export class TokenStream implements SegmentStream<StreamPosition> {
   #tokens = 0;
 
   constructor(source: TokenSource, options: TokenStreamOptions) {
+    knownOptions(streamNames, options, "TokenStream");
     this.#source = source;
     this.lanes = wholeNumber(options.lanes, "lanes", 1);
     this.segment = wholeNumber(options.segment, "segment", 1);
     this.bos = wholeNumber(options.bos ?? source.tokenizer.bos, "bos", 0);
     this.vocabulary = Math.max(source.tokenizer.vocabulary, this.bos + 1);
     this.#seed = wholeNumber(options.seed ?? 0, "seed", 0);
-    this.#shuffle = options.shuffle ?? true;
-    this.#repeat = options.repeat ?? true;
+    this.#shuffle = flag(options.shuffle ?? true, "shuffle");
+    this.#repeat = flag(options.repeat ?? true, "repeat");
     this.documentLimit = options.documentLimit !== undefined ? wholeNumber(options.documentLimit, "documentLimit", 1)
       : this.#repeat ? limitForLanes(source, this.lanes, this.segment) : Infinity;
     this.#pieces = new Pieces(source, this.documentLimit, this.#shuffle ? this.#seed : undefined);
@@ -200,7 +208,8 @@ export class TokenStream implements SegmentStream<StreamPosition> {
 /** One pass over a source, in its own order, for evaluation. Documents stay whole unless `documentLimit` is given. */
 export function evaluationPass(
   source: TokenSource,
-  options: Pick<TokenStreamOptions, "lanes" | "segment" | "bos" | "documentLimit">,
+  options: PassOptions,
 ): TokenStream {
+  knownOptions(passNames, options, "evaluationPass");
   return new TokenStream(source, { ...options, shuffle: false, repeat: false });
 }

@@ -8,6 +8,7 @@ import { dirname } from "node:path";
 import { truncate } from "node:fs/promises";
 import { errnoOf, withIoErrors, withIoErrorsSync } from "../checkpoint/io-error.ts";
 import { MemformerError } from "../errors.ts";
+import { knownOptions } from "../options.ts";
 
 export interface JsonlRecord {
   readonly step: number;
@@ -29,6 +30,7 @@ export class JsonlLog {
    * it. Throws IO.
    */
   static async open(path: string, options: { resumeAfter?: number | undefined } = {}): Promise<JsonlLog> {
+    knownOptions(["resumeAfter"], options, "JsonlLog");
     return await withIoErrors("open", path, async () => {
       mkdirSync(dirname(path), { recursive: true });
       await repair(path, options.resumeAfter ?? Infinity);

@@ -4,6 +4,7 @@
  */
 import { SingleBar } from "cli-progress";
 import { MemformerError } from "../errors.ts";
+import { knownOptions, optionNames } from "../options.ts";
 import { formatDuration } from "./format.ts";
 
 /** Names to already formatted texts, shown in this order. */
@@ -33,8 +34,11 @@ export interface ProgressOptions {
   readonly now?: () => number;
 }
 
+const names = optionNames<ProgressOptions>({ label: true, total: true, stream: true, start: true, every: true, now: true });
+
 /** Starts a display. Throws CONFIG for a total, start or interval that is none. */
 export function createProgress(options: ProgressOptions): Progress {
+  knownOptions(names, options, "progress");
   const { total, start = 0, every = 10 } = options;
   check("total", total, Number.isSafeInteger(total) && total >= 1, "a whole number of at least 1");
   check("start", start, Number.isSafeInteger(start) && start >= 0 && start <= total,

@@ -3,7 +3,9 @@
  * end the run that is logged: lines and points wait in memory until they can be written.
  */
 import { join } from "node:path";
+import { z } from "zod";
 import { isMemformerError, MemformerError } from "../errors.ts";
+import { checkOptions, optionSchema, optionTypes } from "../options.ts";
 import { JsonlLog, type JsonlRecord } from "./jsonl.ts";
 import { EventWriter } from "./tensorboard.ts";
 
@@ -22,6 +24,10 @@ export interface RunLogOptions {
   readonly onFailure?: ((error: MemformerError) => void) | undefined;
 }
 
+const optionsOf = optionSchema<RunLogOptions>({
+  resumeAfter: z.int().nonnegative().optional(), tensorboard: z.boolean().optional(), onFailure: optionTypes.call.optional(),
+});
+
 /** Open log files of one run. */
 export class RunLog {
   readonly #lines: JsonlLog;
@@ -38,6 +44,7 @@ export class RunLog {
 
   /** Opens the logs in `folder`, made if need be. Throws IO. */
   static async open(folder: string, options: RunLogOptions = {}): Promise<RunLog> {
+    checkOptions(optionsOf, options, "RunLog");
     const { resumeAfter, tensorboard = true, onFailure } = options;
     const lines = await JsonlLog.open(join(folder, "log.jsonl"), { resumeAfter });
     try {

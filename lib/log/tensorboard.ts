@@ -8,6 +8,7 @@ import { hostname } from "node:os";
 import { join } from "node:path";
 import { withIoErrorsSync } from "../checkpoint/io-error.ts";
 import { MemformerError } from "../errors.ts";
+import { knownOptions } from "../options.ts";
 import { maskedCrc32c } from "./crc32c.ts";
 
 /** Bytes kept back before they are written without a flush being asked for. */
@@ -32,6 +33,7 @@ export class EventWriter {
    * what earlier files of the folder hold beyond that step. Throws IO.
    */
   static create(folder: string, options: { resumeAfter?: number | undefined } = {}): EventWriter {
+    knownOptions(["resumeAfter"], options, "EventWriter");
     return withIoErrorsSync("write event file in", folder, () => {
       mkdirSync(folder, { recursive: true });
       const seconds = String(Math.floor(Date.now() / 1000)).padStart(10, "0");
