@@ -1,9 +1,9 @@
 /** `memformer train`: text in, a run's folder out. */
-import { mkdir } from "node:fs/promises";
 import { join } from "node:path";
 import type { Command } from "commander";
 import { CheckpointStore } from "../checkpoint/folder.ts";
 import { withIoErrors } from "../checkpoint/io-error.ts";
+import { makeFolder } from "../checkpoint/make-folder.ts";
 import { openTokenizer, TokenStream, type Dataset } from "../data/index.ts";
 import { isMemformerError, MemformerError } from "../errors.ts";
 import { formatBytes, formatNumber } from "../log/format.ts";
@@ -89,7 +89,7 @@ async function train(
   });
   const trainer = new Trainer(model, options);
   const settled: Given = { run, model: fromFlags(model.config).model, train: trainer.config };
-  await withIoErrors("make", run.out, () => mkdir(run.out, { recursive: true }));
+  await withIoErrors("make", run.out, () => makeFolder(run.out));
   await writeRun(run.out, settled);
 
   const total = Math.max(options.steps, start);

@@ -1,6 +1,7 @@
 import { randomBytes } from "node:crypto";
-import { mkdir, open, rename, rm, type FileHandle } from "node:fs/promises";
+import { open, rename, rm, type FileHandle } from "node:fs/promises";
 import { dirname } from "node:path";
+import { makeFolder } from "../checkpoint/make-folder.ts";
 import { MemformerError } from "../errors.ts";
 import { documentBytes, encodeHeader, headerBytes, type TokenHeader } from "./token-format.ts";
 import {
@@ -33,7 +34,7 @@ export async function writeTokenParts(
   const part = `${path}.${randomBytes(6).toString("hex")}.part`;
   let file: FileHandle | undefined;
   try {
-    await refusing(path, () => mkdir(dirname(path), { recursive: true }));
+    await refusing(path, () => makeFolder(dirname(path)));
     file = await refusing(path, () => open(part, "wx"));
     const header = await writeAll(path, file, parts, tokenizer);
     await refusing(path, () => file!.sync());

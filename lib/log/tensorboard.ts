@@ -3,10 +3,11 @@
  * each one an `Event` protobuf. Fields used: Event { 1 wall_time, 2 step, 3 file_version, 5 summary, 7 session_log },
  * Summary { 1 value }, Value { 1 tag, 2 simple_value }, SessionLog { 1 status }.
  */
-import { closeSync, mkdirSync, openSync, writeSync } from "node:fs";
+import { closeSync, openSync, writeSync } from "node:fs";
 import { hostname } from "node:os";
 import { join } from "node:path";
 import { withIoErrorsSync } from "../checkpoint/io-error.ts";
+import { makeFolderSync } from "../checkpoint/make-folder.ts";
 import { MemformerError } from "../errors.ts";
 import { knownOptions } from "../options.ts";
 import { maskedCrc32c } from "./crc32c.ts";
@@ -35,7 +36,7 @@ export class EventWriter {
   static create(folder: string, options: { resumeAfter?: number | undefined } = {}): EventWriter {
     knownOptions(["resumeAfter"], options, "EventWriter");
     return withIoErrorsSync("write event file in", folder, () => {
-      mkdirSync(folder, { recursive: true });
+      makeFolderSync(folder);
       const seconds = String(Math.floor(Date.now() / 1000)).padStart(10, "0");
       // Read in the order of their names: the counter keeps files of one second in the order of their making.
       const count = String(filesMade++).padStart(4, "0");
