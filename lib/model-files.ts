@@ -27,22 +27,22 @@ export function engineEntry(name: string, dtype: DType, shape: readonly number[]
   };
 }
 
-function modelParts(model: Memformer, tokenizer?: string): ModelParts {
+function modelParts(model: Memformer, tokenizer: string | undefined, finite: boolean): ModelParts {
   const dtype = masterType(model.config);
   return {
     config: model.config,
-    tensors: model.parameters.map(({ name, shape }) => engineEntry(name, dtype, shape, () => model.ownParameter(name), true)),
+    tensors: model.parameters.map(({ name, shape }) => engineEntry(name, dtype, shape, () => model.ownParameter(name), finite)),
     ...(tokenizer === undefined ? {} : { tokenizer }),
   };
 }
 
-/** The writers of a model's files, for a checkpoint that holds more. */
+/** The writers of a model's files, for a checkpoint that holds more. A run whose weights are not finite stops at the next step's loss. */
 export function modelWriters(model: Memformer, tokenizer?: string): ReturnType<typeof modelFiles> {
-  return modelFiles(modelParts(model, tokenizer));
+  return modelFiles(modelParts(model, tokenizer, false));
 }
 
 export async function writeModel(model: Memformer, folder: string, tokenizer?: string): Promise<void> {
-  await writeModelFolder(folder, modelParts(model, tokenizer));
+  await writeModelFolder(folder, modelParts(model, tokenizer, true));
 }
 
 /** Opens a model's folder; the caller closes `weights`. Options that its config.json is too old to name have the values of {@link plainOptions}. */

@@ -142,8 +142,15 @@ export class Memformer implements Recurrence, AsyncDisposable {
     return tensors(guarded((addon) => addon.initialState(call, this.handle, rows, this.#stateSize)));
   }
 
-  /** Hands a segment to the engine; throws TOKEN_RANGE for a token out of the vocabulary, SHAPE for arrays of the wrong length. */
+  /**
+   * Hands a segment to the engine. Throws MemformerError TOKEN_RANGE for a token out of the vocabulary, SHAPE for arrays of the wrong
+   * length, and for segments longer than the model's, which sessions never read.
+   */
   upload(segment: Segment): SegmentTensors {
+    if (segment.length > this.config.segment) {
+      throw new MemformerError("SHAPE", `segments have ${segment.length} tokens, more than the ${this.config.segment} of this model's: stream by its segment`,
+        { details: { found: segment.length, expected: this.config.segment } });
+    }
     return upload(segment, this.config.vocabulary);
   }
 

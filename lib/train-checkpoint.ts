@@ -43,7 +43,7 @@ export function checkpointFiles({ model, optimizer, state, progress, tokenizer }
       const dtype = masterType(model.config);
       const entries = await Promise.all(state.map(async (tensor, i) => {
         const { shape } = await tensor.read();
-        return engineEntry(`state.${i}`, dtype, shape, () => tensor.detach(), true);
+        return engineEntry(`state.${i}`, dtype, shape, () => tensor.detach());
       }));
       await writeSafetensors(path, entries);
     },

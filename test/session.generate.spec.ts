@@ -1,5 +1,7 @@
 import { expect } from "chai";
-import { sampler, Session, Tensor, type GenerateOptions, type Memformer } from "../lib/index.ts";
+import {
+  evaluate, evaluationPass, Memformer, openTokenizer, sampler, Session, Tensor, tokensInMemory, TokenStream, Trainer, type GenerateOptions,
+} from "../lib/index.ts";
 import { perturb, tinyModel } from "./support/models.ts";
 import { failure } from "./support/runs.ts";
 
@@ -145,6 +147,41 @@ describe("generation", function () {
     };
     expect(await failure(work())).to.be.instanceOf(Enough);
     expect((await session.logits()).length).to.equal(257);
+  });
+});
+
+describe("a model that was trained to end", function () {
+  this.timeout(120_000);
+
+  it("ends where a document does, and one that was not does not", async () => {
+    const tokenizer = await openTokenizer("bytes"), told = "A fable.";
+    const lengths = async (ends: boolean): Promise<number> => {
+      await using small = await Memformer.create({ preset: "tiny", width: 32, dropout: 0, device: "cpu", seed: 3 });
+      const source = tokensInMemory(Array.from({ length: 8 }, () => tokenizer.encode(told)), tokenizer);
+      using trainer = new Trainer(small, { steps: 120, horizon: 1, rate: 1e-2, warmup: 5 });
+      for await (const { step } of trainer.run(new TokenStream(source, { lanes: 4, segment: 16, ends }))) void step;
+      using session = await small.session();
+      let words = "";
+      for await (const piece of session.generate({ maxTokens: 30, temperature: 0 })) words += piece;
+      expect(words.startsWith(told)).to.be.true;
+      return session.pending;
+    };
+    expect(await lengths(true)).to.equal(told.length);
+    expect(await lengths(false)).to.not.equal(told.length);
+  });
+
+  it("refuses segments longer than its own", async () => {
+    await using small = await Memformer.create({ preset: "tiny", width: 32, device: "cpu" });
+    const tokenizer = await openTokenizer("bytes"), source = tokensInMemory([tokenizer.encode("a text of some length, and more")], tokenizer);
+    for (const work of [
+      async () => evaluate(small, evaluationPass(source, { lanes: 1, segment: 17 })),
+      async () => new Trainer(small, { steps: 1, horizon: 1 }).run(new TokenStream(source, { lanes: 1, segment: 17 })).next(),
+    ]) {
+      const error = await failure(work());
+      expect(error.code).to.equal("ERR_MEMFORMER_SHAPE");
+      expect(error.message).to.include("17 tokens, more than the 16");
+    }
+    await evaluate(small, evaluationPass(source, { lanes: 1, segment: 9 }));
   });
 });
 

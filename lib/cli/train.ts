@@ -85,6 +85,7 @@ async function train(
     lanes: run.lanes,
     segment: model.config.segment,
     seed: options.seed,
+    ends: run.ends,
     ...(run.documentLimit !== undefined && { documentLimit: run.documentLimit }),
   });
   const trainer = new Trainer(model, options);

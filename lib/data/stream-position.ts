@@ -6,7 +6,7 @@ const whole = z.int().min(0);
 const schema = z.strictObject({
   stream: z.strictObject({
     documents: whole, tokens: whole, lanes: whole, segment: whole,
-    seed: whole.nullable(), documentLimit: whole.nullable(),
+    seed: whole.nullable(), documentLimit: whole.nullable(), ends: z.boolean().optional(),
   }),
   epoch: whole,
   next: whole,
@@ -34,8 +34,9 @@ export function checkPosition(
     const issue = parsed.error.issues[0]!;
     throw bad(`This is no position of a token stream: ${issue.path.join(".")} ${issue.message}.`);
   }
-  for (const key of Object.keys(stream) as (keyof typeof stream)[]) {
-    const [found, expected] = [parsed.data.stream[key], stream[key]];
+  for (const key of [...Object.keys(stream), "ends"] as (keyof typeof stream)[]) {
+    // Positions of before there was an end to be predicted say nothing of it.
+    const [found, expected] = [parsed.data.stream[key] ?? null, stream[key] ?? null];
     if (found === expected) continue;
     throw bad(`The position is of a stream with ${key} ${found ?? "none"}; here it is ${expected ?? "none"}.`);
   }

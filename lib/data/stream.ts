@@ -27,10 +27,16 @@ export interface TokenStreamOptions {
    * text.
    */
   readonly documentLimit?: number;
+  /**
+   * Whether BOS is to be predicted after a document's last token, in the place where padding would begin, so that a model learns where
+   * documents end: generation ends when BOS is drawn. It takes no segment more: a document that fills its last segment has no such
+   * target. Default false; an evaluation's bits per byte count the text's tokens alone.
+   */
+  readonly ends?: boolean;
 }
 
 const streamNames = optionNames<TokenStreamOptions>({
-  lanes: true, segment: true, bos: true, seed: true, shuffle: true, repeat: true, documentLimit: true,
+  lanes: true, segment: true, bos: true, seed: true, shuffle: true, repeat: true, documentLimit: true, ends: true,
 });
 type PassOptions = Pick<TokenStreamOptions, "lanes" | "segment" | "bos" | "documentLimit">;
 const passNames = optionNames<PassOptions>({ lanes: true, segment: true, bos: true, documentLimit: true });
@@ -56,6 +62,8 @@ interface Row {
   readonly from: number;
   readonly to: number;
   readonly start: boolean;
+  /** Whether BOS follows, to be predicted. */
+  readonly end: boolean;
 }
 
 /**
@@ -76,6 +84,8 @@ export class TokenStream implements SegmentStream<StreamPosition> {
   readonly #seed: number;
   readonly #shuffle: boolean;
   readonly #repeat: boolean;
+  readonly #ends: boolean;
+  readonly #targets: number; // of an epoch
   readonly #pieces: Pieces;
   #lanes: (Lane | undefined)[];
   #epoch = 0;
@@ -95,18 +105,20 @@ export class TokenStream implements SegmentStream<StreamPosition> {
     this.#repeat = flag(options.repeat ?? true, "repeat");
     this.documentLimit = options.documentLimit !== undefined ? wholeNumber(options.documentLimit, "documentLimit", 1)
       : this.#repeat ? limitForLanes(source, this.lanes, this.segment) : Infinity;
+    this.#ends = flag(options.ends ?? false, "ends");
+    this.#targets = source.tokens + (this.#ends ? endsOf(source, this.documentLimit, this.segment) : 0);
     this.#pieces = new Pieces(source, this.documentLimit, this.#shuffle ? this.#seed : undefined);
     this.#lanes = new Array<undefined>(this.lanes).fill(undefined);
   }
 
   /** Whole passes over the source so far, counted in tokens. */
   get epoch(): number {
-    return Math.floor(this.#tokens / this.#source.tokens);
+    return Math.floor(this.#tokens / this.#targets);
   }
 
   /** How far the current pass is, from 0 to just below 1. */
   get fraction(): number {
-    return this.#tokens % this.#source.tokens / this.#source.tokens;
+    return this.#tokens % this.#targets / this.#targets;
   }
 
   /** What the stream has handed out so far. */
@@ -132,6 +144,7 @@ export class TokenStream implements SegmentStream<StreamPosition> {
       if (row === undefined || row.start) source[at] = this.bos;
       if (row === undefined) return;
       await this.#source.read(row.document, row.from, row.to, target.subarray(at, at + T));
+      if (row.end) target[at + row.to - row.from] = this.bos;
       if (!row.start) await this.#source.read(row.document, row.from - T, row.from, source.subarray(at, at + T));
     }));
     return { batch: B, length: T, source, target, reset };
@@ -176,8 +189,9 @@ export class TokenStream implements SegmentStream<StreamPosition> {
       const { piece, offset } = lane;
       const to = Math.min(offset + this.segment, piece.to);
       this.#lanes[b] = to < piece.to ? { piece, offset: to } : undefined;
-      this.#tokens += to - offset;
-      return { document: piece.document, from: offset, to, start: offset === piece.from };
+      const end = this.#ends && to - offset < this.segment && to === this.#source.documentLength(piece.document);
+      this.#tokens += to - offset + (end ? 1 : 0);
+      return { document: piece.document, from: offset, to, start: offset === piece.from, end };
     });
     if (rows.some((row) => row !== undefined)) this.#segments++;
     return rows;
@@ -201,8 +215,19 @@ export class TokenStream implements SegmentStream<StreamPosition> {
       segment: this.segment,
       seed: this.#shuffle ? this.#seed : null,
       documentLimit: this.documentLimit === Infinity ? null : this.documentLimit,
+      ...this.#ends && { ends: true },
     };
   }
+}
+
+/** How many documents have room behind their last token: where they are cut, their last piece. */
+function endsOf(source: TokenSource, limit: number, segment: number): number {
+  let ends = 0;
+  for (let document = 0; document < source.documents; document++) {
+    const length = source.documentLength(document), last = limit === Infinity ? length : (length - 1) % limit + 1;
+    if (last % segment !== 0) ends++;
+  }
+  return ends;
 }
 
 /** One pass over a source, in its own order, for evaluation. Documents stay whole unless `documentLimit` is given. */
