@@ -6,13 +6,13 @@
 
 /** Tokens to draw from, in any order, and each token's mass: exp((its logit - the largest) / temperature). */
 export interface Candidates {
-  readonly logits: ArrayLike<number>;
+  readonly logits: Float64Array;
   readonly order: Int32Array;
   readonly mass: Float64Array;
 }
 
 /** The likeliest token, the first of several. Undefined where none can be drawn: a logit is NaN or infinite, or all are -Infinity. */
-export function likeliest(logits: ArrayLike<number>): number | undefined {
+export function likeliest(logits: Float64Array): number | undefined {
   let best: number | undefined, top = -Infinity;
   for (let token = 0; token < logits.length; token++) {
     const logit = logits[token]!;
@@ -20,6 +20,14 @@ export function likeliest(logits: ArrayLike<number>): number | undefined {
     if (logit > top) [best, top] = [token, logit];
   }
   return best;
+}
+
+/** The k likeliest tokens, in any order. */
+export function likeliestOf(logits: Float64Array, k: number): Int32Array {
+  const all = new Int32Array(logits.length);
+  for (let token = 0; token < all.length; token++) all[token] = token;
+  if (k < all.length) split(logits, all, 0, all.length, k);
+  return all.subarray(0, k);
 }
 
 /** The token at `u` of [0, 1) of the mass of those likeliest ones that hold the share `topP` of it all. */
@@ -36,16 +44,17 @@ export function tokenAt(candidates: Candidates, topP: number, u: number): number
   return place === undefined ? walk(candidates, topP, u) : order[place]!;
 }
 
-/** Moves the `at` likeliest of the tokens from `from` to `to` before the others. */
-export function split(logits: ArrayLike<number>, order: Int32Array, from: number, to: number, at: number): void {
-  const likelier = (a: number, b: number): boolean => logits[a]! > logits[b]! || (logits[a] === logits[b] && a < b);
+/** Moves the likelier ones of the tokens in places `from` to `to` before place `at`. */
+function split(logits: Float64Array, order: Int32Array, from: number, to: number, at: number): void {
   for (let left = from, right = to - 1; left < right;) {
     // Somewhere in between: no order that a model may well give is the worst one.
-    const pivot = order[left + (Math.imul(left ^ right, 0x9e3779b1) >>> 0) % (right - left + 1)]!;
+    const token = order[left + (Math.imul(left ^ right, 0x9e3779b1) >>> 0) % (right - left + 1)]!;
+    const logit = logits[token]!;
     let i = left, j = right;
     while (i <= j) {
-      while (likelier(order[i]!, pivot)) i++;
-      while (likelier(pivot, order[j]!)) j--;
+      // While order[i] is likelier than the token, and the token likelier than order[j].
+      for (let other = logits[order[i]!]!; other > logit || (other === logit && order[i]! < token); other = logits[order[i]!]!) i++;
+      for (let other = logits[order[j]!]!; logit > other || (other === logit && token < order[j]!); other = logits[order[j]!]!) j--;
       if (i <= j) {
         const moved = order[i]!;
         order[i++] = order[j]!;

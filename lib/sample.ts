@@ -7,7 +7,7 @@ import { z } from "zod";
 import { Random } from "./data/random.ts";
 import { MemformerError } from "./errors.ts";
 import { checkOptions, optionSchema } from "./options.ts";
-import { likeliest, split, tokenAt } from "./sample-order.ts";
+import { likeliest, likeliestOf, tokenAt } from "./sample-order.ts";
 
 /** How the next token is drawn. */
 export interface SampleOptions {
@@ -66,13 +66,11 @@ export function unfitLogits(): MemformerError {
   return new MemformerError("NOT_FINITE", "no token can be drawn: the logits hold NaN or infinity, or nothing but -infinity; weights or memory are not finite");
 }
 
-function draw(logits: ArrayLike<number>, { temperature, topK, topP, next }: Draws): number {
-  const best = likeliest(logits);
+function draw(given: ArrayLike<number>, { temperature, topK, topP, next }: Draws): number {
+  const logits = new Float64Array(given), best = likeliest(logits); // one kind of array: what follows is compiled for it
   if (best === undefined) throw unfitLogits();
   if (temperature === 0) return best;
-  const all = Int32Array.from({ length: logits.length }, (_, token) => token);
-  if (topK < all.length) split(logits, all, 0, all.length, topK);
-  const order = all.subarray(0, Math.min(topK, all.length)), mass = new Float64Array(all.length), top = logits[best]!;
+  const order = likeliestOf(logits, Math.min(topK, logits.length)), mass = new Float64Array(logits.length), top = logits[best]!;
   for (const token of order) mass[token] = Math.exp((logits[token]! - top) / temperature);
   return tokenAt({ logits, order, mass }, topP, next());
 }
