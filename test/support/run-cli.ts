@@ -40,12 +40,14 @@ export class Bench {
   /** Node's arguments for the command line. */
   readonly program = ["--import", tsx, main];
 
-  /** One thread of operators: several wait for each other on a busy machine. */
-  readonly env = {
-    // The caches of text are the test's own; LibTorch is the one that this process found.
-    ...process.env, MEMFORMER_LIBTORCH: resolveLibtorch().root, XDG_CACHE_HOME: this.path("cache"),
-    OMP_NUM_THREADS: "1", NODE_NO_WARNINGS: "1",
-  };
+  /** Of this process, as it is now. One thread of operators: several wait for each other on a busy machine. */
+  get env(): NodeJS.ProcessEnv {
+    return {
+      // The caches of text are the test's own; LibTorch is the one that this process found.
+      ...process.env, MEMFORMER_LIBTORCH: resolveLibtorch().root, XDG_CACHE_HOME: this.path("cache"),
+      OMP_NUM_THREADS: "1", NODE_NO_WARNINGS: "1",
+    };
+  }
 
   /** Starts a TypeScript program. */
   node(program: string, ...args: string[]): { child: ChildProcess; ended: Promise<Outcome> } {
