@@ -7,6 +7,7 @@ import { withIoErrors } from "../checkpoint/io-error.ts";
 import { Session } from "../session.ts";
 import { findModel, modelName, openModel } from "./model-folder.ts";
 import { addOptions } from "./options.ts";
+import { print } from "./output.ts";
 import { runSchema } from "./run-config.ts";
 
 const generateSchema = z.strictObject({
@@ -16,7 +17,7 @@ const generateSchema = z.strictObject({
   temperature: z.number().nonnegative().default(0.8).describe("0: always the likeliest token"),
   topK: z.int().positive().optional().describe("only the k likeliest tokens; default: all"),
   topP: z.number().positive().max(1).default(1).describe("only the likeliest tokens that together hold this share"),
-  seed: z.int().nonnegative().default(0).describe("decides what is drawn"),
+  seed: z.int().nonnegative().optional().describe("decides what is drawn; default: another each time, which is told"),
   // A model knows its own tokenizer.
   tokenizer: z.string().optional().describe(runSchema.shape.tokenizer.description!),
   device: runSchema.shape.device,
@@ -46,7 +47,12 @@ export function register(program: Command): void {
     await using model = opened.model;
     using session = await Session.open(model, opened.tokenizer);
     await session.read(before);
-    for await (const piece of session.generate(options)) process.stdout.write(piece);
-    process.stdout.write("\n");
+    try {
+      for await (const piece of session.generate(options)) if (!(await print(piece))) return;
+      await print("\n");
+    } finally {
+      const told = options.seed === undefined && options.temperature > 0 && session.lastSeed !== undefined;
+      if (told) process.stderr.write(`Drawn with --seed ${session.lastSeed}\n`);
+    }
   });
 }

@@ -1,7 +1,8 @@
 // Text to two token files: one to train on, one held out.
 import { createHash } from "node:crypto";
-import { mkdir, mkdtemp, rename, rm } from "node:fs/promises";
+import { mkdtemp, rename, rm } from "node:fs/promises";
 import { join } from "node:path";
+import { makeFolder } from "../checkpoint/make-folder.ts";
 import { MemformerError } from "../errors.ts";
 import { shown, wholeNumber } from "./arguments.ts";
 import { cutPlace, cutPlaceInOrder, divide, divideInOrder, type Countable } from "./divide.ts";
@@ -58,8 +59,7 @@ export async function prepareCorpus(options: CorpusOptions): Promise<PreparedCor
     throw new MemformerError("CONFIG", `heldOut must be a share from 0 to below 1, not ${shown(heldOut)}.`);
   }
   wholeNumber(seed, "seed", 0);
-  await mkdir(out, { recursive: true }).catch(() => {}); // the next line tells why it failed
-  const stage = await mkdtemp(join(out, ".preparing-")).catch((cause: unknown) => {
+  const stage = await makeFolder(out).then(() => mkdtemp(join(out, ".preparing-"))).catch((cause: unknown) => {
     throw new MemformerError(
       "IO",
       `The folder ${out} cannot be written: ${(cause as Error).message}`,
