@@ -33,7 +33,8 @@ export function catchInterrupts(): Interruption {
     },
     signal: controller.signal,
     release() {
-      for (const name of names) process.off(name, handle);
+      // What is left of a hang-up, which sends several, does not take the exit code away.
+      for (const name of names) if (name !== "SIGHUP" || exitCode === undefined) process.off(name, handle);
     },
   };
 }
