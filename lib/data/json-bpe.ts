@@ -8,7 +8,7 @@ const longPiece = 256; // characters: longer ones are cut where no token can cro
 /** Merges characters (or the bytes that stand for them) by rank. */
 export function bytePairModel(component: Component, { vocab, special }: ModelFacts): PieceModel {
   if (component["dropout"]) {
-    throw new UnsupportedError(`its model drops merges at random (dropout ${String(component["dropout"])}): set dropout to null`);
+    throw new UnsupportedError(`its model drops merges at random (dropout ${JSON.stringify(component["dropout"])}): set dropout to null`);
   }
   const prefix = (component["continuing_subword_prefix"] as string | null | undefined) ?? "";
   const suffix = (component["end_of_word_suffix"] as string | null | undefined) ?? "";

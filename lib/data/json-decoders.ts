@@ -23,7 +23,7 @@ export function createDecoder(given: Component | null | undefined): (write: (tex
     isJoined ||= step.type === "ByteLevel" || step.type === "Fuse";
     return stage;
   }) ?? [spaced];
-  return (write) => stages.reduceRight((next, stage) => stage(next), { token: write, end() {} } as Sink);
+  return (write) => stages.reduceRight<Sink>((next, stage) => stage(next), { token: write, end() {} });
 }
 
 function flatten(given: Component): Component[] {
@@ -208,18 +208,15 @@ function tidied(text: string): string {
 /** A suffix marks a word's end: a space, but for the last. */
 function wordEnds(suffix: string): Stage {
   return (next) => {
-    let held: string | undefined;
+    let ended = false; // the token before: its space waits for another
     return {
       token(text) {
-        if (held !== undefined) next.token(held.replaceAll(suffix, " "));
-        held = undefined;
-        if (text.includes(suffix)) held = text;
-        else next.token(text);
+        const isEnd = suffix !== "" && text.endsWith(suffix);
+        const word = isEnd ? text.slice(0, -suffix.length) : text;
+        next.token(`${ended ? " " : ""}${word.replaceAll(suffix, " ")}`);
+        ended = isEnd;
       },
-      end() {
-        if (held !== undefined) next.token(held.replaceAll(suffix, ""));
-        next.end();
-      },
+      end: () => next.end(),
     };
   };
 }

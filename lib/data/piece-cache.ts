@@ -11,8 +11,13 @@ export function cached(encode: (piece: string) => readonly number[]): (piece: st
     let tokens = known.get(piece);
     if (tokens === undefined) {
       if (known.size >= mostKept) known = new Map();
-      known.set(piece, tokens = encode(piece));
+      known.set(detached(piece), tokens = encode(piece));
     }
     return tokens;
   };
+}
+
+/** A copy: a part of a longer string would keep all of that string in memory. */
+function detached(text: string): string {
+  return Buffer.from(text, "utf16le").toString("utf16le");
 }

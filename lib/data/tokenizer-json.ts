@@ -44,9 +44,10 @@ export async function openTokenizerJson(path: string): Promise<Tokenizer> {
   const name = `json:${createHash("sha256").update(text).digest("hex").slice(0, 12)}`;
 
   const special = new Set(added.filter((token) => token.special).map(({ id }) => id)).add(bos);
+  const silent = new Set([...special].filter((id) => id === bos || !isFallbackByte(tokens[id], parsed.file)));
   const parts = refusing(path, () => encoder(parsed, { special, bos, normalize, foundAs }, (cause) => encodingError(path, cause)));
   const chain = refusing(path, () => createDecoder(parsed.file["decoder"] as Component | null));
-  const addedIds = new Set(added.map(({ id }) => id));
+  const addedIds = new Set(added.filter(({ content }) => !isFallbackByte(content, parsed.file)).map(({ id }) => id));
   const isToken = (id: number): boolean => id === bos || tokens[id] !== undefined;
 
   const start = (): TokenDecoder => {
@@ -62,7 +63,7 @@ export async function openTokenizerJson(path: string): Promise<Tokenizer> {
       push(ids) {
         for (const id of ids) {
           if (!Number.isInteger(id) || id < 0 || id >= vocabulary) throw outOfVocabulary(id, name, vocabulary);
-          if (!special.has(id) && tokens[id] !== undefined) sink.token(tokens[id], addedIds.has(id));
+          if (!silent.has(id) && tokens[id] !== undefined) sink.token(tokens[id], addedIds.has(id));
         }
         return taken();
       },
@@ -130,6 +131,11 @@ function encoder(
       throw fail(cause);
     }
   };
+}
+
+/** Whether a token is a byte that the model falls back to: text, also where a trainer has made it special. */
+function isFallbackByte(token: string | undefined, { model }: Component): boolean {
+  return (model as Component)["byte_fallback"] === true && /^<0x[0-9A-F]{2}>$/.test(token ?? "");
 }
 
 function parse(text: string): Parsed {
