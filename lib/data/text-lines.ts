@@ -31,8 +31,14 @@ export async function* readLines(path: string): AsyncGenerator<string[], void, v
   if (last !== "") yield [last];
 }
 
-/** The text of a file, plain or gzipped, in chunks that never split a character. */
-export async function* readText(path: string): AsyncGenerator<string, void, void> {
+/**
+ * The text of a file, plain or gzipped, in chunks that never split a character. `bytes`: what is read instead of the
+ * file, which `path` then names in messages.
+ */
+export async function* readText(
+  path: string,
+  bytes: AsyncIterable<Uint8Array> = readBytes(path),
+): AsyncGenerator<string, void, void> {
   const decoder = new TextDecoder("utf-8", { fatal: true });
   const decode = (bytes?: Uint8Array): string => {
     try {
@@ -45,8 +51,8 @@ export async function* readText(path: string): AsyncGenerator<string, void, void
       );
     }
   };
-  for await (const bytes of readBytes(path)) {
-    const text = decode(bytes);
+  for await (const chunk of bytes) {
+    const text = decode(chunk);
     if (text !== "") yield text;
   }
   const last = decode();
