@@ -1,6 +1,6 @@
 // Added tokens of a tokenizer.json: found in text before it is cut into pieces. Special ones are not looked for: text
 // that spells one is text.
-import { component, type AddedToken } from "./json-format.ts";
+import { component, isWellFormed, type AddedToken } from "./json-format.ts";
 import { escape } from "./json-pattern.ts";
 
 /** A stretch of text, or the added token that stood there. */
@@ -14,7 +14,7 @@ export function readAddedTokens(given: unknown): AddedToken[] {
     const token = component(entry, "an added token");
     const { id, content } = token as { id?: unknown; content?: unknown };
     if (!Number.isInteger(id) || (id as number) < 0) throw new Error(`an added token has the id ${JSON.stringify(id)}`);
-    if (typeof content !== "string" || content === "" || /\p{Surrogate}/u.test(content)) {
+    if (typeof content !== "string" || content === "" || !isWellFormed(content)) {
       throw new Error(`added token ${id as number} has no text`);
     }
     const flag = (name: string, otherwise = false): boolean => (token[name] as boolean | undefined) ?? otherwise;

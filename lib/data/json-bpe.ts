@@ -58,15 +58,24 @@ export function bytePairModel(component: Component, { vocab, special }: ModelFac
 function pairTable(merges: unknown, vocab: ReadonlyMap<string, number>, special: ReadonlySet<number>, prefix: string): PairTable {
   if (!Array.isArray(merges)) throw new Error("its model has no merges");
   const table = new PairTable(merges.length);
-  for (const [rank, merge] of merges.entries()) {
-    const pair: unknown = typeof merge === "string" ? merge.split(" ") : merge;
-    const [left, right] = Array.isArray(pair) && pair.length === 2 ? pair as [unknown, unknown] : [undefined, undefined];
-    if (typeof left !== "string" || typeof right !== "string") throw new Error(`merge ${rank} is not a pair`);
-    const ids = [left, right, left + right.slice(prefix.length)].map((token) => vocab.get(token));
-    if (ids.includes(undefined)) throw new Error(`merge ${rank} (${left} ${right}) is of tokens that the vocabulary lacks`);
-    if (!special.has(ids[2]!)) table.set(ids[0]!, ids[1]!, rank, ids[2]!);
+  for (let rank = 0; rank < merges.length; rank++) {
+    const [left, right] = pairOf(merges[rank], rank);
+    const [first, second] = [vocab.get(left), vocab.get(right)];
+    const merged = vocab.get(left + (prefix === "" ? right : right.slice(prefix.length)));
+    if (first === undefined || second === undefined || merged === undefined) {
+      throw new Error(`merge ${rank} (${left} ${right}) is of tokens that the vocabulary lacks`);
+    }
+    if (!special.has(merged)) table.set(first, second, rank, merged);
   }
   return table;
+}
+
+function pairOf(merge: unknown, rank: number): readonly [string, string] {
+  const pair: unknown = typeof merge === "string" ? merge.split(" ") : merge;
+  if (Array.isArray(pair) && pair.length === 2 && typeof pair[0] === "string" && typeof pair[1] === "string") {
+    return pair as unknown as readonly [string, string];
+  }
+  throw new Error(`merge ${rank} is not a pair`);
 }
 
 /** Places where a text may be cut without changing its tokens: between characters that no token has side by side. */

@@ -55,3 +55,8 @@ export function countOption(component: Component, name: string, otherwise?: numb
 export function byteNames(text: string): string[] {
   return [...Buffer.from(text, "utf8")].map((byte) => `<0x${byte.toString(16).toUpperCase().padStart(2, "0")}>`);
 }
+
+/** Whether a text has no half of a surrogate pair. */
+export function isWellFormed(text: string): boolean {
+  return (text as unknown as { isWellFormed(): boolean }).isWellFormed(); // ES2024; every supported Node has it
+}

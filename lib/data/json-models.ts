@@ -1,6 +1,6 @@
 // The models of a tokenizer.json: a piece of text to ids.
 import { bytePairModel } from "./json-bpe.ts";
-import { component, type Component, countOption, textOption, unsupported } from "./json-format.ts";
+import { component, type Component, countOption, isWellFormed, textOption, unsupported } from "./json-format.ts";
 import { unigramModel } from "./json-unigram.ts";
 
 /** A piece of text, as pre-tokenizing left it, to ids. */
@@ -25,14 +25,15 @@ function typeOf(model: Component): string | undefined {
 /** The tokens of a model. */
 export function vocabulary(model: Component): Map<string, number> {
   const vocab = model["vocab"];
-  const entries: [string, unknown][] = Array.isArray(vocab)
-    ? vocab.map((entry: unknown, id) => [(entry as [string])[0], id])
-    : Object.entries(component(vocab, "its model's vocabulary"));
-  for (const [token, id] of entries) {
-    if (typeof token !== "string" || /\p{Surrogate}/u.test(token)) throw new Error(`token ${JSON.stringify(token)} is not text`);
+  const tokens = new Map<string, number>();
+  const add = (token: unknown, id: unknown): void => {
+    if (typeof token !== "string" || !isWellFormed(token)) throw new Error(`token ${JSON.stringify(token)} is not text`);
     if (!Number.isInteger(id) || (id as number) < 0) throw new Error(`the id of ${JSON.stringify(token)} is ${JSON.stringify(id)}`);
-  }
-  return new Map(entries as [string, number][]);
+    tokens.set(token, id as number);
+  };
+  if (Array.isArray(vocab)) for (const [id, entry] of vocab.entries()) add((entry as unknown[])[0], id);
+  else for (const [token, id] of Object.entries(component(vocab, "its model's vocabulary"))) add(token, id);
+  return tokens;
 }
 
 /** @throws Error for a model that is damaged, UnsupportedError for one that is unknown. */
