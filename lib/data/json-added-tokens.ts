@@ -1,6 +1,6 @@
 // Added tokens of a tokenizer.json: found in text before it is cut into pieces. Special ones are not looked for: text
 // that spells one is text.
-import { component, isWellFormed, type AddedToken } from "./json-format.ts";
+import { component, isId, isWellFormed, type AddedToken } from "./json-format.ts";
 import { escape } from "./json-pattern.ts";
 
 /** A stretch of text, or the added token that stood there. */
@@ -13,14 +13,14 @@ export function readAddedTokens(given: unknown): AddedToken[] {
   return given.map((entry: unknown) => {
     const token = component(entry, "an added token");
     const { id, content } = token as { id?: unknown; content?: unknown };
-    if (!Number.isInteger(id) || (id as number) < 0) throw new Error(`an added token has the id ${JSON.stringify(id)}`);
+    if (!isId(id)) throw new Error(`an added token has the id ${JSON.stringify(id)}`);
     if (typeof content !== "string" || content === "" || !isWellFormed(content)) {
-      throw new Error(`added token ${id as number} has no text`);
+      throw new Error(`added token ${id} has no text`);
     }
     const flag = (name: string, otherwise = false): boolean => (token[name] as boolean | undefined) ?? otherwise;
     const special = flag("special");
     return {
-      id: id as number, content, special, normalized: flag("normalized", !special),
+      id, content, special, normalized: flag("normalized", !special),
       single_word: flag("single_word"), lstrip: flag("lstrip"), rstrip: flag("rstrip"),
     };
   });

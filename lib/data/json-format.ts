@@ -37,6 +37,11 @@ export function component(value: unknown, name: string): Component {
   return value as Component;
 }
 
+/** Whether a value can be an id: tokens are kept in 32 bits. */
+export function isId(value: unknown): value is number {
+  return Number.isInteger(value) && (value as number) >= 0 && (value as number) < 2 ** 31 - 1;
+}
+
 /** An option's text, or what stands for it where there is none. */
 export function textOption(component: Component, name: string, otherwise?: string): string {
   const value = component[name] ?? otherwise;

@@ -1,6 +1,6 @@
 // The models of a tokenizer.json: a piece of text to ids.
 import { bytePairModel } from "./json-bpe.ts";
-import { component, type Component, countOption, isWellFormed, textOption, unsupported } from "./json-format.ts";
+import { component, type Component, countOption, isId, isWellFormed, textOption, unsupported } from "./json-format.ts";
 import { unigramModel } from "./json-unigram.ts";
 
 /** A piece of text, as pre-tokenizing left it, to ids. */
@@ -28,8 +28,8 @@ export function vocabulary(model: Component): Map<string, number> {
   const tokens = new Map<string, number>();
   const add = (token: unknown, id: unknown): void => {
     if (typeof token !== "string" || !isWellFormed(token)) throw new Error(`token ${JSON.stringify(token)} is not text`);
-    if (!Number.isInteger(id) || (id as number) < 0) throw new Error(`the id of ${JSON.stringify(token)} is ${JSON.stringify(id)}`);
-    tokens.set(token, id as number);
+    if (!isId(id)) throw new Error(`the id of ${JSON.stringify(token)} is ${JSON.stringify(id)}`);
+    tokens.set(token, id);
   };
   if (Array.isArray(vocab)) for (const [id, entry] of vocab.entries()) add((entry as unknown[])[0], id);
   else for (const [token, id] of Object.entries(component(vocab, "its model's vocabulary"))) add(token, id);

@@ -7,7 +7,7 @@ import type { TokenDecoder } from "./byte-decoder.ts";
 import { readAddedTokens, tokenFinder } from "./json-added-tokens.ts";
 import { bosId, configuredBos, parseJson } from "./json-bos.ts";
 import { createDecoder } from "./json-decoders.ts";
-import { component, UnsupportedError, type AddedToken, type Component } from "./json-format.ts";
+import { component, isWellFormed, UnsupportedError, type AddedToken, type Component } from "./json-format.ts";
 import { createModel, NoTokenError, vocabulary as vocabularyOf } from "./json-models.ts";
 import { createNormalizer, type Normalizer } from "./json-normalizers.ts";
 import { createPreTokenizer } from "./json-pretokenizers.ts";
@@ -118,7 +118,7 @@ function encoder(
   return function* (text, options = {}) {
     let place: "start" | "continued" | "inside" = options.continues === true ? "continued" : "start";
     try {
-      for (const section of exact(text.replace(/\p{Surrogate}/gu, "\ufffd"))) {
+      for (const section of exact(isWellFormed(text) ? text : text.replace(/\p{Surrogate}/gu, "\ufffd"))) {
         if ("id" in section) yield [section.id];
         else for (const part of normal(normalize(section.text, place === "continued"))) {
           if ("id" in part) yield [part.id];
@@ -150,8 +150,9 @@ function refusing<T>(path: string, action: () => T): T {
   try {
     return action();
   } catch (cause) {
-    const what = cause instanceof UnsupportedError ? "cannot be used" : "is not a tokenizer.json";
-    throw new MemformerError("DATA", `${path} ${what}: ${(cause as Error).message}`, { cause, details: { path } });
+    const why = (cause as Error).message;
+    const message = cause instanceof UnsupportedError ? `${path} cannot be used: ${why}` : `${path} is not a tokenizer.json: ${why}`;
+    throw new MemformerError("DATA", message, { cause, details: { path } });
   }
 }
 
