@@ -83,7 +83,8 @@ describe("encoding a long text", () => {
 
   it("gives what encode gives, also for a tokenizer of one's own", async () => {
     const bytes = await openTokenizer("bytes");
-    const { encodeParts: _, ...own } = bytes;
+    const own: Tokenizer = { ...bytes };
+    Reflect.deleteProperty(own, "encodeParts");
     expect([...await encodeAsync(own, "naïve")]).to.eql([...bytes.encode("naïve")]);
     expect([...await encodeAsync(bytes, "")]).to.eql([]);
   });

@@ -19,4 +19,4 @@ export {
   documentRange, tokensInMemory, type TokenDocument, type TokenizerFacts, type TokenSource,
 } from "./token-source.ts";
 export { writeTokenFile } from "./token-writer.ts";
-export { openTokenizer, type Tokenizer } from "./tokenizer.ts";
+export { openTokenizer, type EncodeOptions, type Tokenizer } from "./tokenizer.ts";
