@@ -17,6 +17,7 @@ const benches: Record<string, () => Promise<Bench>> = {
   profile: async () => (await import("./profile.ts")).profiled,
   recall: async () => (await import("./recall.ts")).recall,
   service: async () => (await import("./service.ts")).service,
+  tokenize: async () => (await import("./tokenize.ts")).tokenizing,
 };
 
 const [name = "", ...flags] = process.argv.slice(2);

@@ -1,12 +1,14 @@
 /** `memformer evaluate`: how well a model predicts text, and what its memory has to do with it. */
 import type { Command } from "commander";
 import { z } from "zod";
+import type { Dataset, Tokenizer } from "../data/index.ts";
 import type { Score } from "../evaluate.ts";
 import { formatDuration, formatNumber } from "../log/format.ts";
 import { evaluateSource } from "./held-out.ts";
+import { catchInterrupts } from "./interrupt.ts";
 import { findModel, openModel, runOf } from "./model-folder.ts";
 import { addOptions, pick } from "./options.ts";
-import { fromFlags, runSchema, settle, type Given } from "./run-config.ts";
+import { fromFlags, runSchema, settle, type Given, type RunSettings } from "./run-config.ts";
 import { openRunData } from "./run-data.ts";
 import { table } from "./table.ts";
 
@@ -18,6 +20,7 @@ const dataSchema = runSchema.pick({
   skipEmpty: true,
   heldOut: true,
   threads: true,
+  tokenizeThreads: true,
 });
 const passSchema = z.strictObject({
   split: z.enum(["train", "valid", "test"]).default("valid").describe("the split to read"),
@@ -45,7 +48,8 @@ export function register(program: Command): void {
       threads: run.threads,
     });
     await using model = opened.model;
-    await using data = await openRunData(run, opened.tokenizer);
+    await using data = await openUnlessInterrupted(run, opened.tokenizer);
+    if (data === undefined) return;
     const result = await evaluateSource(model, data.split(split), data.tokenizer, { lanes: run.lanes, segments });
     const { ablations, ...whole } = result;
     const facts = { model: folder, data: data.spec, split, lanes: run.lanes };
@@ -70,4 +74,21 @@ export function register(program: Command): void {
 /** Of a run's settings, those that say what text is read. */
 function dataOf({ run }: Given): Given {
   return { run: pick(dataSchema, run), model: {}, train: {} };
+}
+
+/** Opens the text. A signal ends that without litter: undefined then, and the exit code is the signal's. */
+async function openUnlessInterrupted(
+  run: RunSettings["run"],
+  tokenizer: Tokenizer,
+): Promise<Dataset | undefined> {
+  const interruption = catchInterrupts();
+  try {
+    return await openRunData(run, tokenizer, interruption.signal);
+  } catch (error) {
+    if (interruption.exitCode === undefined) throw error;
+    process.exitCode = interruption.exitCode;
+    return undefined;
+  } finally {
+    interruption.release();
+  }
 }

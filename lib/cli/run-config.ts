@@ -59,6 +59,11 @@ export const runSchema = z.strictObject({
     .default(false)
     .describe("the same input gives the same bits on a GPU too, at some speed"),
   threads: z.int().nonnegative().default(0).describe("threads of the operators; 0: one a core"),
+  tokenizeThreads: z
+    .int()
+    .nonnegative()
+    .default(0)
+    .describe("worker threads that tokenize new text; 0: one per available core"),
 });
 
 /** Vocabulary and BOS follow from the tokenizer. */

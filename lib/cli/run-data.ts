@@ -1,18 +1,19 @@
 /** Opens the text that a run names, telling how far the tokenizing of new text is. */
-import { openDataset, type Dataset, type Tokenizer } from "../data/index.ts";
-import { formatBytes } from "../log/format.ts";
+import { openDataset, type Dataset, type TokenizeProgress, type Tokenizer } from "../data/index.ts";
+import { formatBytes, formatDuration } from "../log/format.ts";
 import type { RunSettings } from "./run-config.ts";
 
-type DataSettings = Pick<RunSettings["run"], "data" | "skipEmpty" | "documents" | "heldOut">;
+type DataSettings = Pick<RunSettings["run"], "data" | "skipEmpty" | "documents" | "heldOut" | "tokenizeThreads">;
 
 export async function openRunData(
-  { data, skipEmpty, documents, heldOut }: DataSettings,
+  { data, skipEmpty, documents, heldOut, tokenizeThreads }: DataSettings,
   tokenizer: Tokenizer,
   signal?: AbortSignal,
 ): Promise<Dataset> {
   return openDataset(data, {
     tokenizer,
     skipEmpty,
+    tokenizeThreads,
     onProgress: telling(process.stderr),
     ...(signal !== undefined && { signal }),
     ...(documents !== undefined && { documents }),
@@ -22,11 +23,15 @@ export async function openRunData(
 
 const patience = 2000; // milliseconds before the first word, and between words
 
-function telling(stream: NodeJS.WritableStream): (done: { documents: number; bytes: number }) => void {
+function telling(stream: NodeJS.WritableStream): (done: TokenizeProgress) => void {
   let told = performance.now();
-  return ({ documents, bytes }) => {
+  return ({ documents, bytes, bytesPerSecond, share, secondsLeft }) => {
     if (performance.now() - told < patience) return;
     told = performance.now();
-    stream.write(`tokenizing: ${documents} documents, ${formatBytes(bytes)}\n`);
+    const percent = `${Math.floor(100 * share)} %`;
+    const rate = `${formatBytes(bytesPerSecond)}/s`;
+    stream.write(
+      `tokenizing ${percent}: ${documents} documents, ${formatBytes(bytes)}, ${rate}, ${formatDuration(secondsLeft)} left\n`,
+    );
   };
 }

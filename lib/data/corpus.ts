@@ -3,28 +3,26 @@ import { mkdir, mkdtemp, rename, rm } from "node:fs/promises";
 import { join } from "node:path";
 import { MemformerError } from "../errors.ts";
 import { shown, wholeNumber } from "./arguments.ts";
-import { readDocuments, type DocumentOptions, type TextDocument } from "./documents.ts";
+import type { DocumentOptions, TextDocument } from "./documents.ts";
 import { Random } from "./random.ts";
 import { openTokenFile } from "./token-file.ts";
 import type { TokenHeader } from "./token-format.ts";
 import type { TokenDocument, TokenSource } from "./token-source.ts";
-import { writeTokenFile } from "./token-writer.ts";
+import { writeTokenFile, writeTokenParts } from "./token-writer.ts";
+import { tokenize, type TokenizeOptions } from "./tokenize.ts";
+import { writeTokenized } from "./tokenize-files.ts";
 import type { Tokenizer } from "./tokenizer.ts";
 
 /** How a corpus is prepared. */
-export interface CorpusOptions extends DocumentOptions {
+export interface CorpusOptions extends DocumentOptions, TokenizeOptions {
   /** Files and folders. */
   readonly inputs: string | readonly string[];
-  readonly tokenizer: Tokenizer;
   /** The folder for `train.tokens` and `valid.tokens`; made if missing. */
   readonly out: string;
   /** The share of tokens to hold out, 0 to below 1; 0 writes no `valid.tokens`. Default 0.05. */
   readonly heldOut?: number;
   /** Which documents are held out. Default 0. */
   readonly seed?: number;
-  /** Called after each document. */
-  readonly onProgress?: (done: { readonly documents: number; readonly tokens: number; readonly bytes: number }) => void;
-  readonly signal?: AbortSignal;
 }
 
 /** The token files of a corpus. */
@@ -37,7 +35,7 @@ export interface PreparedCorpus {
  * Tokenizes text into a training and a held-out file. Whole documents are held out, drawn by `seed` until their tokens
  * reach the share; at least one, never all. A corpus of a single document is cut at a line's end instead, its tail held
  * out. Both files appear when both are whole. Text may be larger than memory.
- * @throws MemformerError as `readDocuments` and `writeTokenFile`; `CONFIG` for a share out of range; `ABORTED` by
+ * @throws MemformerError as `readDocuments` and `writeTokenFile`; what the tokenizer throws, else `DATA`, naming the document; `CONFIG` for a share out of range; `ABORTED` by
  * `signal`.
  */
 export async function prepareCorpus(options: CorpusOptions): Promise<PreparedCorpus> {
@@ -57,13 +55,13 @@ export async function prepareCorpus(options: CorpusOptions): Promise<PreparedCor
   try {
     const all = join(stage, "all.tokens");
     const single = new SingleText();
-    const header = await writeTokenFile(all, tokenized(options, single), tokenizer);
+    const header = await writeTokenized(all, options.inputs, options, (document) => single.add(document));
     let headers: { train: TokenHeader; valid?: TokenHeader };
     if (heldOut === 0) {
       await rename(all, join(stage, "train.tokens"));
       headers = { train: header };
     } else if (header.documents === 1) {
-      headers = await writeParts(stage, single.cut(1 - heldOut), tokenizer);
+      headers = await writeParts(stage, single.cut(1 - heldOut), options);
     } else {
       headers = await writeSplit(stage, all, { heldOut, seed, tokenizer });
     }
@@ -79,29 +77,6 @@ export async function prepareCorpus(options: CorpusOptions): Promise<PreparedCor
   } finally {
     await rm(stage, { recursive: true, force: true });
   }
-}
-
-async function* tokenized(options: CorpusOptions, single: SingleText): AsyncGenerator<TokenDocument, void, void> {
-  let [documents, tokens, bytes] = [0, 0, 0];
-  for await (const document of readDocuments(options.inputs, options)) {
-    if (options.signal?.aborted) throw new MemformerError(
-      "ABORTED",
-      "Preparing the corpus was aborted.",
-      { cause: options.signal.reason },
-    );
-    single.add(document);
-    const encoded = encodeDocument(document.text, options.tokenizer);
-    yield encoded;
-    documents++;
-    tokens += encoded.tokens.length;
-    bytes += encoded.bytes;
-    options.onProgress?.({ documents, tokens, bytes });
-  }
-}
-
-/** A text as a document of a token source. */
-export function encodeDocument(text: string, tokenizer: Tokenizer): { tokens: Int32Array; bytes: number } {
-  return { tokens: tokenizer.encode(text), bytes: Buffer.byteLength(text) };
 }
 
 /** The documents to hold out, so many that their tokens reach the share. */
@@ -141,28 +116,28 @@ async function writeSplit(
 
 async function writeParts(
   stage: string,
-  [head, tail]: [string, string],
-  tokenizer: Tokenizer,
+  [head, tail]: [TextDocument, TextDocument],
+  { onProgress: _, ...options }: CorpusOptions, // it has heard of this text already
 ): Promise<{ train: TokenHeader; valid: TokenHeader }> {
-  return {
-    valid: await writeTokenFile(join(stage, "valid.tokens"), [encodeDocument(tail, tokenizer)], tokenizer),
-    train: await writeTokenFile(join(stage, "train.tokens"), [encodeDocument(head, tokenizer)], tokenizer),
-  };
+  const write = async (name: string, part: TextDocument): Promise<TokenHeader> =>
+    writeTokenParts(join(stage, name), tokenize([part], part.text.length, options), options.tokenizer);
+  return { valid: await write("valid.tokens", tail), train: await write("train.tokens", head) };
 }
 
 /** Keeps the first document's text until there is a second: it is needed only if it stays the only one. */
 class SingleText {
   #text: string | undefined;
   #file = "";
+  #number = 1;
   #seen = 0;
 
-  add({ text, file }: TextDocument): void {
+  add({ text, file, number }: TextDocument): void {
     this.#text = this.#seen++ === 0 ? text : undefined;
-    this.#file = file;
+    [this.#file, this.#number] = [file, number];
   }
 
   /** The text cut at `share` of it, moved back to a line's end if there is one not far before. */
-  cut(share: number): [string, string] {
+  cut(share: number): [TextDocument, TextDocument] {
     const text = this.#text!;
     const wanted = Math.min(Math.max(1, Math.floor(text.length * share)), text.length - 1);
     const lineEnd = text.lastIndexOf("\n", wanted - 1) + 1;
@@ -174,6 +149,7 @@ class SingleText {
         `${this.#file} is too short to hold a part of it out: give more text, or heldOut 0.`,
       );
     }
-    return [text.slice(0, at), text.slice(at)];
+    const [file, number] = [this.#file, this.#number];
+    return [{ text: text.slice(0, at), file, number }, { text: text.slice(at), file, number }];
   }
 }

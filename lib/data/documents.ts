@@ -3,7 +3,7 @@ import { readdir, stat } from "node:fs/promises";
 import { join } from "node:path";
 import { MemformerError } from "../errors.ts";
 import { TitleFinder } from "./titles.ts";
-import { longestDocument, readLines, tooLong } from "./text-lines.ts";
+import { longestDocument, readLines, tooLong, type ReadCounter } from "./text-lines.ts";
 
 /**
  * What one document is in a text file:
@@ -46,6 +46,15 @@ export async function* readDocuments(
   inputs: string | readonly string[],
   options: DocumentOptions = {},
 ): AsyncGenerator<TextDocument, void, void> {
+  yield* documentsOf(await textFiles(inputs), options);
+}
+
+/** The documents of files, in their order. */
+export async function* documentsOf(
+  files: readonly string[],
+  options: DocumentOptions,
+  counter?: ReadCounter,
+): AsyncGenerator<TextDocument, void, void> {
   const rule = options.documents ?? "formfeed";
   if (!documentRules.includes(rule)) {
     throw new MemformerError(
@@ -53,10 +62,10 @@ export async function* readDocuments(
       `documents must be one of ${documentRules.join(", ")}, not ${JSON.stringify(rule)}.`,
     );
   }
-  for (const file of await textFiles(inputs)) {
+  for (const file of files) {
     let number = 0;
     const isJson = /\.jsonl(\.gz)?$/i.test(file);
-    const texts = isJson ? jsonDocuments(file, options.field ?? "text") : splitDocuments(file, rule);
+    const texts = isJson ? jsonDocuments(file, options.field ?? "text", counter) : splitDocuments(file, rule, counter);
     for await (const text of texts) {
       number++;
       if (text.trim() !== "") yield { text, file, number };
@@ -94,7 +103,11 @@ export async function textFiles(inputs: string | readonly string[]): Promise<str
   return files;
 }
 
-async function* splitDocuments(path: string, rule: DocumentRule): AsyncGenerator<string, void, void> {
+async function* splitDocuments(
+  path: string,
+  rule: DocumentRule,
+  counter?: ReadCounter,
+): AsyncGenerator<string, void, void> {
   let pieces: string[] = [];
   let length = 0;
   const finish = (): string => {
@@ -105,7 +118,7 @@ async function* splitDocuments(path: string, rule: DocumentRule): AsyncGenerator
   let blank = true; // the document so far is white space
   let separated = false;
   const titles = new TitleFinder();
-  for await (const lines of readLines(path)) {
+  for await (const lines of readLines(path, counter)) {
     for (const line of lines) {
       if (rule === "lines") {
         yield line.replace(/\r?\n$/, "");
@@ -127,9 +140,13 @@ async function* splitDocuments(path: string, rule: DocumentRule): AsyncGenerator
   if (rule !== "lines" && pieces.length > 0 && !(separated && blank)) yield finish();
 }
 
-async function* jsonDocuments(path: string, field: string): AsyncGenerator<string, void, void> {
+async function* jsonDocuments(
+  path: string,
+  field: string,
+  counter?: ReadCounter,
+): AsyncGenerator<string, void, void> {
   let number = 0;
-  for await (const lines of readLines(path)) {
+  for await (const lines of readLines(path, counter)) {
     for (const line of lines) {
       number++;
       if (line.trim() === "") continue;

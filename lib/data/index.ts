@@ -18,5 +18,7 @@ export type { TokenHeader } from "./token-format.ts";
 export {
   documentRange, tokensInMemory, type TokenDocument, type TokenizerFacts, type TokenSource,
 } from "./token-source.ts";
+export type { TokenizeProgress } from "./tokenize-progress.ts";
+export type { TokenizeOptions } from "./tokenize.ts";
 export { writeTokenFile } from "./token-writer.ts";
 export { openTokenizer, type EncodeOptions, type Tokenizer } from "./tokenizer.ts";

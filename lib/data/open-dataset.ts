@@ -3,19 +3,19 @@ import { readdir, stat } from "node:fs/promises";
 import { homedir } from "node:os";
 import { basename, join } from "node:path";
 import { MemformerError, nearest } from "../errors.ts";
-import { encodeDocument, prepareCorpus, type CorpusOptions } from "./corpus.ts";
+import { prepareCorpus, type CorpusOptions } from "./corpus.ts";
 import { Dataset, type Split } from "./dataset.ts";
-import { readDocuments, textFiles, type DocumentOptions } from "./documents.ts";
+import { textFiles, type DocumentOptions } from "./documents.ts";
 import { openMnist, pixels } from "./mnist.ts";
 import { datasetNames, namedText, needsFolder, type DatasetName, type NamedText } from "./named.ts";
 import { isTokenFile, openTokenFile } from "./token-file.ts";
 import type { TokenSource } from "./token-source.ts";
-import { writeTokenFile } from "./token-writer.ts";
+import type { TokenizeOptions } from "./tokenize.ts";
+import { writeTokenized } from "./tokenize-files.ts";
 import type { Tokenizer } from "./tokenizer.ts";
 
 /** How a data set is read. */
-export interface DatasetOptions extends DocumentOptions, Pick<CorpusOptions, "seed" | "onProgress" | "signal"> {
-  readonly tokenizer: Tokenizer;
+export interface DatasetOptions extends DocumentOptions, TokenizeOptions, Pick<CorpusOptions, "seed"> {
   /**
    * Folder in which tokenized text is kept for the next time. Default `memformer/data` in `$XDG_CACHE_HOME` or
    * `~/.cache`.
@@ -112,17 +112,7 @@ async function openSplit(
   const { tokenizer } = options;
   const cached = `${await cachePlace(spec, [path], rules, options)}.tokens`;
   if (!await isTokenFile(cached)) {
-    const documents = async function* (): AsyncGenerator<{ tokens: Int32Array; bytes: number }, void, void> {
-      for await (const { text } of readDocuments(path, rules)) {
-        if (options.signal?.aborted) throw new MemformerError(
-          "ABORTED",
-          "Preparing the data set was aborted.",
-          { cause: options.signal.reason },
-        );
-        yield encodeDocument(text, tokenizer);
-      }
-    };
-    await writeTokenFile(cached, documents(), tokenizer);
+    await writeTokenized(cached, path, { ...options, ...rules });
   }
   return openFitting(cached, tokenizer);
 }

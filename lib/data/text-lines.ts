@@ -4,6 +4,12 @@ import { pipeline, type Readable } from "node:stream";
 import { createGunzip } from "node:zlib";
 import { MemformerError } from "../errors.ts";
 
+/** Bytes read of files on disk, and their size. */
+export interface ReadCounter {
+  read: number;
+  readonly size: number;
+}
+
 /** The most text one document may hold: it is tokenized in one go. */
 export const longestDocument = 1 << 28;
 
@@ -12,10 +18,10 @@ export const longestDocument = 1 << 28;
  * they come from the disk. A byte order mark is dropped.
  * @throws MemformerError `IO` if the file cannot be read, `DATA` if it is not UTF-8, or a line exceeds 2^28 characters.
  */
-export async function* readLines(path: string): AsyncGenerator<string[], void, void> {
+export async function* readLines(path: string, counter?: ReadCounter): AsyncGenerator<string[], void, void> {
   let rest: string[] = []; // the pieces of an unfinished line
   let restLength = 0;
-  for await (const text of readText(path)) {
+  for await (const text of readText(path, counter)) {
     const lines = text.split(/(?<=\n)/);
     const open = text.endsWith("\n") ? "" : lines.pop()!;
     if (lines.length > 0) {
@@ -37,7 +43,8 @@ export async function* readLines(path: string): AsyncGenerator<string[], void, v
  */
 export async function* readText(
   path: string,
-  bytes: AsyncIterable<Uint8Array> = readBytes(path),
+  counter?: ReadCounter,
+  bytes: AsyncIterable<Uint8Array> = readBytes(path, counter),
 ): AsyncGenerator<string, void, void> {
   const decoder = new TextDecoder("utf-8", { fatal: true });
   const decode = (bytes?: Uint8Array): string => {
@@ -59,12 +66,17 @@ export async function* readText(
   if (last !== "") yield last;
 }
 
-/** The bytes of a file, gunzipped if its first two say so. */
-export async function* readBytes(path: string): AsyncGenerator<Uint8Array, void, void> {
+/** The bytes of a file, gunzipped if its first two say so; `counter` counts those on disk. */
+export async function* readBytes(path: string, counter?: ReadCounter): AsyncGenerator<Uint8Array, void, void> {
   try {
     const file = createReadStream(path, { highWaterMark: 1 << 18 });
     const bytes: Readable = await isGzip(path) ? pipeline(file, createGunzip(), () => {}) : file;
-    for await (const chunk of bytes) yield chunk as Uint8Array;
+    let counted = 0;
+    for await (const chunk of bytes) {
+      if (counter) counter.read += file.bytesRead - counted;
+      counted = file.bytesRead;
+      yield chunk as Uint8Array;
+    }
   } catch (cause) {
     const damaged = String((cause as NodeJS.ErrnoException).code).startsWith("Z_");
     const what = damaged ? "is damaged gzip" : "cannot be read";

@@ -30,7 +30,17 @@ export type TokenizerFacts = Pick<Tokenizer, "name" | "vocabulary" | "bos">;
 /** One document on its way into a source; without `bytes`, the tokens are decoded to count them. */
 export type TokenDocument = Int32Array | { readonly tokens: ArrayLike<number>; readonly bytes: number };
 
-type Compact = Uint8Array | Uint16Array | Uint32Array;
+/** Tokens in the type that `dtypeOf` names. */
+export type CompactTokens = Uint8Array | Uint16Array | Uint32Array;
+/** Tokens of a document, or of a part of it: the next ones. */
+export interface TokenPart {
+  readonly tokens: CompactTokens;
+  /** UTF-8 bytes of their text. */
+  readonly bytes: number;
+  /** Whether the document ends here. */
+  readonly last: boolean;
+}
+
 export type Dtype = "uint8" | "uint16" | "uint32";
 export const arrays = { uint8: Uint8Array, uint16: Uint16Array, uint32: Uint32Array } as const;
 
@@ -56,26 +66,35 @@ export function compact(
   document: TokenDocument,
   number: number,
   tokenizer: Tokenizer,
-): { tokens: Compact; bytes: number } {
+): { tokens: CompactTokens; bytes: number } {
   const tokens = document instanceof Int32Array ? document : document.tokens;
-  if (tokens.length === 0) throw new MemformerError(
-    "DATA",
-    `Document ${number} is empty.`,
-    { details: { document: number } },
-  );
+  if (tokens.length === 0) throw emptyDocument(number);
   const ids = idsInDocuments(tokenizer);
   for (let i = 0; i < tokens.length; i++) {
     const token = tokens[i]!;
     if (Number.isInteger(token) && token >= 0 && token < ids) continue;
-    throw new MemformerError(
-      "TOKEN_RANGE",
-      `Token ${i} of document ${number} is ${token}; ` +
-        `documents of tokenizer "${tokenizer.name}" hold ids from 0 to ${ids - 1}.`,
-      { details: { document: number, position: i, token } },
-    );
+    throw foreignToken(token, i, number, tokenizer);
   }
   const bytes = document instanceof Int32Array ? Buffer.byteLength(tokenizer.decode(document)) : document.bytes;
   return { tokens: new arrays[dtypeOf(tokenizer)](tokens), bytes };
+}
+
+export function emptyDocument(document: number): MemformerError {
+  return new MemformerError("DATA", `Document ${document} is empty.`, { details: { document } });
+}
+
+export function foreignToken(
+  token: number,
+  position: number,
+  document: number,
+  tokenizer: TokenizerFacts,
+): MemformerError {
+  return new MemformerError(
+    "TOKEN_RANGE",
+    `Token ${position} of document ${document} is ${token}; ` +
+      `documents of tokenizer "${tokenizer.name}" hold ids from 0 to ${idsInDocuments(tokenizer) - 1}.`,
+    { details: { document, position, token } },
+  );
 }
 
 /** @throws MemformerError `CONFIG` unless `from` to `to` lies inside the document. */
@@ -100,7 +119,7 @@ export function checkRange(source: TokenSource, document: number, from: number, 
  * @throws MemformerError `DATA` for no or an empty document, `TOKEN_RANGE` for an id outside the vocabulary.
  */
 export function tokensInMemory(documents: Iterable<TokenDocument>, tokenizer: Tokenizer): TokenSource {
-  const held: { tokens: Compact; bytes: number }[] = [];
+  const held: { tokens: CompactTokens; bytes: number }[] = [];
   for (const document of documents) held.push(compact(document, held.length, tokenizer));
   if (held.length === 0) throw new MemformerError("DATA", "There are no documents.");
   const source: TokenSource = {

@@ -3,7 +3,9 @@ import { mkdir, open, rename, rm, type FileHandle } from "node:fs/promises";
 import { dirname } from "node:path";
 import { MemformerError } from "../errors.ts";
 import { documentBytes, encodeHeader, headerBytes, type TokenHeader } from "./token-format.ts";
-import { compact, dtypeOf, type TokenDocument } from "./token-source.ts";
+import {
+  compact, dtypeOf, emptyDocument, type TokenDocument, type TokenizerFacts, type TokenPart,
+} from "./token-source.ts";
 import type { Tokenizer } from "./tokenizer.ts";
 
 const flushBytes = 1 << 20;
@@ -19,12 +21,21 @@ export async function writeTokenFile(
   documents: AsyncIterable<TokenDocument> | Iterable<TokenDocument>,
   tokenizer: Tokenizer,
 ): Promise<TokenHeader> {
+  return writeTokenParts(path, wholeDocuments(documents, tokenizer), tokenizer);
+}
+
+/** As `writeTokenFile`, of documents that come in parts, which are trusted to hold ids of `tokenizer`. */
+export async function writeTokenParts(
+  path: string,
+  parts: AsyncIterable<readonly TokenPart[]>,
+  tokenizer: TokenizerFacts,
+): Promise<TokenHeader> {
   const part = `${path}.${randomBytes(6).toString("hex")}.part`;
   let file: FileHandle | undefined;
   try {
     await refusing(path, () => mkdir(dirname(path), { recursive: true }));
     file = await refusing(path, () => open(part, "wx"));
-    const header = await writeAll(path, file, documents, tokenizer);
+    const header = await writeAll(path, file, parts, tokenizer);
     await refusing(path, () => file!.sync());
     await file.close();
     file = undefined;
@@ -37,11 +48,19 @@ export async function writeTokenFile(
   }
 }
 
+async function* wholeDocuments(
+  documents: AsyncIterable<TokenDocument> | Iterable<TokenDocument>,
+  tokenizer: Tokenizer,
+): AsyncGenerator<readonly TokenPart[], void, void> {
+  let number = 0;
+  for await (const document of documents) yield [{ ...compact(document, number++, tokenizer), last: true }];
+}
+
 async function writeAll(
   path: string,
   file: FileHandle,
-  documents: AsyncIterable<TokenDocument> | Iterable<TokenDocument>,
-  tokenizer: Tokenizer,
+  batches: AsyncIterable<readonly TokenPart[]>,
+  tokenizer: TokenizerFacts,
 ): Promise<TokenHeader> {
   const ends: number[] = []; // token end, byte end, token end, …
   let [tokens, bytes, pendingBytes] = [0, 0, 0];
@@ -51,13 +70,16 @@ async function writeAll(
     [pending, pendingBytes] = [[], 0];
     await refusing(path, () => file.writeFile(block));
   };
-  for await (const document of documents) {
-    const { tokens: written, bytes: text } = compact(document, ends.length / 2, tokenizer);
-    tokens += written.length;
-    bytes += text;
-    ends.push(tokens, bytes);
-    pending.push(new Uint8Array(written.buffer, written.byteOffset, written.byteLength));
-    pendingBytes += written.byteLength;
+  for await (const parts of batches) {
+    for (const { tokens: written, bytes: text, last } of parts) {
+      tokens += written.length;
+      bytes += text;
+      pending.push(new Uint8Array(written.buffer, written.byteOffset, written.byteLength));
+      pendingBytes += written.byteLength;
+      if (!last) continue;
+      if (tokens === (ends.at(-2) ?? 0)) throw emptyDocument(ends.length / 2);
+      ends.push(tokens, bytes);
+    }
     if (pendingBytes >= flushBytes) await flush();
   }
   if (ends.length === 0) throw new MemformerError(

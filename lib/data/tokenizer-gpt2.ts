@@ -4,6 +4,7 @@ import { mergePairs, type Merges } from "./bpe.ts";
 import { cached } from "./piece-cache.ts";
 import { gpt2Words } from "./json-pretokenizers.ts";
 import { split } from "./json-split.ts";
+import { cutAfterWord } from "./text-cuts.ts";
 import { byteTokenizer, inParts, type Tokenizer } from "./tokenizer.ts";
 
 /** The tokenizer of GPT-2. Text that spells `<|endoftext|>` is text, not BOS. */
@@ -22,5 +23,5 @@ export function gpt2(): Tokenizer {
   const pieces = function* (text: string): Generator<readonly number[], void, void> {
     for (const piece of split(text, gpt2Words, "Isolated", false)) yield tokensOf(piece);
   };
-  return byteTokenizer({ name: "gpt2", bos: 50256 }, (text) => inParts(pieces(text)), (token) => bytes[token]!);
+  return byteTokenizer({ name: "gpt2", bos: 50256 }, (text) => inParts(pieces(text)), (token) => bytes[token]!, cutAfterWord);
 }

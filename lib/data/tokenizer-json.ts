@@ -11,7 +11,9 @@ import { component, isWellFormed, UnsupportedError, type AddedToken, type Compon
 import { createModel, NoTokenError, vocabulary as vocabularyOf } from "./json-models.ts";
 import { createNormalizer, type Normalizer } from "./json-normalizers.ts";
 import { createPreTokenizer } from "./json-pretokenizers.ts";
+import { mayCutAfterWords } from "./json-cuts.ts";
 import { cached } from "./piece-cache.ts";
+import { cutAfterWord } from "./text-cuts.ts";
 import { inParts, joined, outOfVocabulary, type EncodeOptions, type Tokenizer } from "./tokenizer.ts";
 
 /** What a file holds, read but for its BOS. */
@@ -76,6 +78,7 @@ export async function openTokenizerJson(path: string): Promise<Tokenizer> {
   };
   return {
     name, spec: path, vocabulary, bos, isToken,
+    ...mayCutAfterWords(parsed.file, added.filter(({ id }) => !special.has(id))) && { cut: cutAfterWord },
     encode: (piece, options) => joined([...inParts(parts(piece, options))]),
     encodeParts: (piece, options) => inParts(parts(piece, options)),
     decode(ids) {

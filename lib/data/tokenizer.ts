@@ -1,4 +1,5 @@
 import { MemformerError, nearest } from "../errors.ts";
+import { cutAnywhere, type Cut } from "./text-cuts.ts";
 import { ByteDecoder, type TokenDecoder } from "./byte-decoder.ts";
 
 /** Text to tokens and back. Ids run from 0 to `vocabulary` - 1. */
@@ -25,6 +26,11 @@ export interface Tokenizer {
    * `vocabulary`.
    */
   isToken?(id: number): boolean;
+  /**
+   * A place at or after `from` where `text` may be cut, so that the tokens of both sides put together are those of the
+   * whole; the text's length where there is none. Without it a document is encoded in one go.
+   */
+  readonly cut?: Cut;
   /** Special tokens decode to nothing. @throws MemformerError `TOKEN_RANGE` for an id outside the vocabulary. */
   decode(tokens: Iterable<number>): string;
   /**
@@ -47,6 +53,21 @@ export interface EncodeOptions {
  * tokenizer.
  */
 export async function openTokenizer(spec: string): Promise<Tokenizer> {
+  const tokenizer = await openBySpec(spec);
+  opened.set(tokenizer, { ...tokenizer });
+  return tokenizer;
+}
+
+/** Every tokenizer that `openTokenizer` gave, with what it was then. */
+const opened = new WeakMap<Tokenizer, Tokenizer>();
+
+/** Whether another thread gets the same tokenizer from its spec: a user's own, or a changed one, stays where it is. */
+export function opensAgain(tokenizer: Tokenizer): boolean {
+  const then = opened.get(tokenizer);
+  return then !== undefined && Object.entries(then).every(([key, value]) => tokenizer[key as keyof Tokenizer] === value);
+}
+
+async function openBySpec(spec: string): Promise<Tokenizer> {
   if (spec === "bytes") return bytes;
   if (spec === "gpt2") return (await import("./tokenizer-gpt2.ts")).gpt2();
   if (typeof spec === "string" && (spec.endsWith(".json") || spec.includes("/"))) {
@@ -95,6 +116,7 @@ export function byteTokenizer(
   facts: { readonly name: string; readonly bos: number },
   parts: (text: string) => Iterable<Int32Array>,
   bytesOf: (token: number) => Uint8Array,
+  cut?: Cut,
 ): Tokenizer {
   const vocabulary = facts.bos + 1;
   const nothing = new Uint8Array(0);
@@ -105,7 +127,7 @@ export function byteTokenizer(
     throw outOfVocabulary(token, facts.name, vocabulary);
   };
   return {
-    ...facts, spec: facts.name, vocabulary, isToken,
+    ...facts, spec: facts.name, vocabulary, isToken, ...cut && { cut },
     encode: (text) => joined([...parts(text)]),
     encodeParts: parts,
     decode(tokens) {
@@ -134,4 +156,5 @@ const bytes = byteTokenizer(
   { name: "bytes", bos: 256 },
   (text) => [Int32Array.from(Buffer.from(text, "utf8"))],
   (token) => everyByte[token]!,
+  cutAnywhere,
 );

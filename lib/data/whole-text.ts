@@ -10,7 +10,7 @@ import { MemformerError } from "../errors.ts";
  */
 export async function readWholeText(path: string, stream?: Readable): Promise<string> {
   let text = "";
-  for await (const piece of readText(path, stream === undefined ? readBytes(path) : plainBytes(path, stream))) text += piece;
+  for await (const piece of readText(path, undefined, stream === undefined ? readBytes(path) : plainBytes(path, stream))) text += piece;
   return text;
 }
 
