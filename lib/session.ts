@@ -1,5 +1,6 @@
 /** A stream of text of any length through a memory of constant size: read, generate, save, go on tomorrow. */
 import { z } from "zod";
+import { encodeAsync } from "./data/encode-async.ts";
 import { openTokenizer, type Tokenizer } from "./data/tokenizer.ts";
 import { MemformerError } from "./errors.ts";
 import type { Memformer } from "./model.ts";
@@ -52,7 +53,9 @@ export class Session {
   }
 
   /**
-   * Takes text (or tokens) in. Only whole segments reach the memory; the rest is the beginning of the next one.
+   * Takes text (or tokens) in. Only whole segments reach the memory; the rest is the beginning of the next one. Text
+   * continues what the session holds: nothing is put before it, but no token spans two calls. A long text is encoded in
+   * turns with the thread's other work.
    * Throws MemformerError TOKEN_RANGE for a token outside the vocabulary; nothing is taken in then.
    */
   async read(text: string | ArrayLike<number>): Promise<void> {
@@ -60,7 +63,8 @@ export class Session {
   }
 
   async #read(text: string | ArrayLike<number>): Promise<void> {
-    const tokens = typeof text === "string" ? this.tokenizer.encode(text) : text, { vocabulary } = this.model.config;
+    const { vocabulary } = this.model.config, continues = this.#context().length > 0;
+    const tokens = typeof text === "string" ? await encodeAsync(this.tokenizer, text, { continues }) : text;
     for (let i = 0; i < tokens.length; i++) {
       const token = tokens[i]!;
       if (Number.isInteger(token) && token >= 0 && token < vocabulary) continue;
@@ -82,10 +86,11 @@ export class Session {
    */
   async *generate(options: GenerateOptions = {}): AsyncGenerator<string, void, void> {
     checkOptions(generateSchema, options, "generate");
-    const draws = drawsOf(options), decoder = this.tokenizer.decoder();
+    const draws = drawsOf(options);
     this.#begin("generate");
     this.#seed = draws.seed;
     try {
+      const decoder = this.tokenizer.decoder(this.#context()); // a token's text may depend on the one before
       for (let made = 0; made < (options.maxTokens ?? 256); made++) {
         options.signal?.throwIfAborted();
         const token = await this.#draw(draws);
@@ -132,6 +137,11 @@ export class Session {
     const token = await drawn.item();
     if (token < 0) throw unfitLogits();
     return token;
+  }
+
+  /** The last tokens read or generated, at most two segments of them. */
+  #context(): number[] {
+    return [...this.#previous ?? [], ...this.#current];
   }
 
   /** Tokens read or generated that have not reached the memory yet. */

@@ -23,4 +23,4 @@ export {
 export type { TokenizeProgress } from "./tokenize-progress.ts";
 export type { TokenizeOptions } from "./tokenize.ts";
 export { writeTokenFile } from "./token-writer.ts";
-export { openTokenizer, type Tokenizer } from "./tokenizer.ts";
+export { openTokenizer, type EncodeOptions, type Tokenizer } from "./tokenizer.ts";
