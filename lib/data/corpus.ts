@@ -45,14 +45,7 @@ export interface PreparedCorpus {
   readonly valid?: { readonly path: string; readonly header: TokenHeader };
 }
 
-/**
- * Tokenizes text into a training and a held-out file. Documents are held out whole, drawn by a hash of their text and
- * `seed` ({@link divide}): equal ones are on one side, and a corpus that grows holds out what it did, as long as that is
- * between half the share and half as much again. Where documents are too few or too large for that, the end of one
- * is held out. Both files appear when both are whole. Text may be larger than memory.
- * @throws MemformerError as `readDocuments` and `writeTokenFile`; what the tokenizer throws, else `DATA`, naming the document; `CONFIG` for a share out of range; `ABORTED` by
- * `signal`.
- */
+/** `prepareCorpus` of strict.ts, its options not checked for what it does not know. */
 export async function prepareCorpus(options: CorpusOptions): Promise<PreparedCorpus> {
   const { out, heldOut = 0.05, seed = 0 } = options;
   if (!(typeof heldOut === "number" && heldOut >= 0 && heldOut < 1)) {

@@ -29,19 +29,40 @@ const datasetSchema = optionSchema<DatasetOptions>({
   seed: optionTypes.seed.optional(), division, keep, tokenizeThreads: checkedThere, onProgress: call.optional(), signal: signal.optional(),
 });
 
-/** {@inheritDoc open} */
+/**
+ * Opens a data set: a name (`moby-dick`, `sotu`), a name with the folder of its files (`tinyshakespeare:DIR`,
+ * `wikitext-103:DIR`, `wikitext-103-raw:DIR`, `mnist:DIR`), a text file, or a folder. A folder with files called train,
+ * valid (or validation, val) and test has these splits; of any other text, documents are held out.
+ * What was held out, what was read and what was passed over is told in the data set's `notes`.
+ * A folder with the `train.tokens` and `valid.tokens` of `prepareCorpus` is opened as it is.
+ * @throws MemformerError `DATA` for an unknown name, a missing package or file, text that is refused; `CONFIG` for a
+ * tokenizer that does not fit; `IO` for what cannot be read or written.
+ */
 export async function openDataset(spec: string, options: DatasetOptions): Promise<Dataset> {
   checkOptions(datasetSchema, options, "openDataset");
   return open(spec, options);
 }
 
-/** {@inheritDoc prepare} */
+/**
+ * Tokenizes text into a training and a held-out file. Documents are held out whole, drawn by a hash of their text and
+ * `seed`: equal ones are on one side, and a corpus that grows holds out what it did, as long as that is
+ * between half the share and half as much again. Where documents are too few or too large for that, the end of one
+ * is held out. Both files appear when both are whole. Text may be larger than memory.
+ * @throws MemformerError as `readDocuments` and `writeTokenFile`; what the tokenizer throws, else `DATA`, naming the document; `CONFIG` for a share out of range; `ABORTED` by
+ * `signal`.
+ */
 export async function prepareCorpus(options: CorpusOptions): Promise<PreparedCorpus> {
   checkOptions(corpusSchema, options, "prepareCorpus");
   return prepare(options);
 }
 
-/** {@inheritDoc read} */
+/**
+ * The documents of files and folders in the order given; a folder gives its .txt, .text, .md and .jsonl files (each
+ * also as .gz), subfolders included, sorted by name; names that begin with a dot and other litter of programs are
+ * passed over, with all below them. Memory holds one document at a time.
+ * @throws MemformerError `IO` for what cannot be read; `DATA` for an empty document, a folder without text, a file
+ * that is not UTF-8 text, a .jsonl line without its field; `CONFIG` for an unknown rule.
+ */
 export async function* readDocuments(inputs: string | readonly string[], options: DocumentOptions = {}): AsyncGenerator<TextDocument, void, void> {
   checkOptions(documentSchema, options, "readDocuments");
   yield* read(inputs, options);
