@@ -12,6 +12,7 @@ import { disposeSegment, type SegmentTensors } from "./segment-tensors.ts";
 import { PADDING } from "./segment.ts";
 import { packSession, unpackSession } from "./session-format.ts";
 import { apply, Tensor } from "./tensor.ts";
+import { tokenGaps } from "./token-gaps.ts";
 
 /** How much to generate, how to draw it, and what stops it. */
 export interface GenerateOptions extends SampleOptions {
@@ -36,6 +37,7 @@ export class Session {
   #current: number[] = []; // the segment under way, shorter than T
   #running: string | undefined; // the call under way
   #seed: number | undefined; // of the latest generation
+  #gaps: Tensor | null | undefined; // ids never drawn; made by the first draw, null where there are none
 
   private constructor(model: Memformer, tokenizer: Tokenizer, state: State) {
     this.model = model;
@@ -128,10 +130,20 @@ export class Session {
     return logits;
   }
 
+  /** (1, V), -infinity for ids that the tokenizer has no token for. */
+  #drawable(): Tensor {
+    const logits = this.#logits();
+    if (this.#gaps === undefined) this.#gaps = tokenGaps(this.tokenizer, this.model) ?? null;
+    if (this.#gaps === null) return logits;
+    const masked = apply("aten::add.Tensor", logits, this.#gaps);
+    logits.dispose();
+    return masked;
+  }
+
   /** Draws where the logits are: only the token's id comes back. */
   async #draw({ temperature, topK, topP, next }: Draws): Promise<number> {
     const { bos } = this.model.config, k = topK === Infinity ? 0 : topK;
-    using logits = this.#logits();
+    using logits = this.#drawable();
     using point = Tensor.from(Float64Array.of(temperature === 0 ? 0 : next()), [1]);
     using drawn = apply("memformer::sample_token", logits, point, temperature, k, topP, this.tokenizer.vocabulary, bos);
     const token = await drawn.item();
@@ -187,6 +199,7 @@ export class Session {
   /** Gives the memory's tensors back; the session cannot be used any more. */
   dispose(): void {
     for (const tensor of this.#state) tensor.dispose();
+    this.#gaps?.dispose();
   }
 
   /** For `using`: as `dispose`. */

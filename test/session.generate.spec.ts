@@ -1,6 +1,7 @@
 import { expect } from "chai";
 import {
   evaluate, evaluationPass, Memformer, openTokenizer, sampler, Session, Tensor, tokensInMemory, TokenStream, Trainer, type GenerateOptions,
+  type Tokenizer,
 } from "../lib/index.ts";
 import { perturb, tinyModel } from "./support/models.ts";
 import { failure } from "./support/runs.ts";
@@ -74,6 +75,19 @@ describe("generation", function () {
     let tokens = 0;
     for await (const piece of session.generate({ maxTokens: 200, seed: 1, temperature: 2 })) tokens += piece.length;
     expect(tokens).to.be.above(20);
+  });
+
+  it("never draws an id in a gap of the tokenizer's vocabulary", async () => {
+    const tokenizer: Tokenizer = { ...await openTokenizer("bytes"), isToken: (id) => id === 256 || (id >= 0x41 && id < 0x51) };
+    for (const temperature of [0, 2]) {
+      using session = await Session.open(model, tokenizer);
+      await session.read([0x41]);
+      let text = "";
+      for (let seed = 0; text.length < 50 && seed < 50; seed++) {
+        for await (const piece of session.generate({ maxTokens: 50, seed, temperature })) text += piece;
+      }
+      expect(text).to.match(/^[A-P]+$/);
+    }
   });
 
   it("fails, and takes nothing in, when the model's logits are not finite", async () => {
