@@ -4,7 +4,7 @@ import { isNativeError } from "node:util/types";
 export type ErrorCode =
   | "ABORTED" | "BUSY" | "CHECKPOINT_FORMAT" | "CHECKPOINT_VERSION" | "CHECKPOINT_MISMATCH" | "CONFIG" | "DATA"
   | "DEVICE_MISMATCH" | "DISPOSED" | "DTYPE" | "IO" | "LIBTORCH_HASH" | "LIBTORCH_MISMATCH" | "LIBTORCH_NOT_FOUND"
-  | "LOAD_FAILED" | "NAN_LOSS" | "NATIVE" | "NO_CUDA" | "DRIVER_TOO_OLD" | "OUT_OF_MEMORY" | "SHAPE" | "TIDY_ASYNC"
+  | "LOAD_FAILED" | "NAN_LOSS" | "NATIVE" | "NOT_FINITE" | "NO_CUDA" | "DRIVER_TOO_OLD" | "OUT_OF_MEMORY" | "SHAPE" | "TIDY_ASYNC"
   | "TOKEN_RANGE" | "TOOLS_MISSING" | "UNSUPPORTED_PLATFORM";
 
 export interface ErrorFacts {
@@ -40,6 +40,23 @@ export function nearest(word: string, known: Iterable<string>): string | undefin
     if (distance < bestDistance) [best, bestDistance] = [candidate, distance];
   }
   return best;
+}
+
+/** That there is no option `path`, and which of `known` its last part, `key`, may have meant. */
+export function noOption(key: string, path: string, known: readonly string[]): string {
+  const meant = nearest(key, known);
+  return `there is no option "${path}"${meant === undefined ? "" : `; did you mean "${meant}"?`}`;
+}
+
+/**
+ * The check for calls of every step: `options` hold no other names than `known`. Throws MemformerError CONFIG with the known one
+ * nearest to it.
+ */
+export function knownOptions(known: readonly string[], options: object, where: string): void {
+  if (typeof options !== "object") throw new MemformerError("CONFIG", `${where}: expected an object of options, got ${String(options)}`);
+  for (const name in options) {
+    if (!known.includes(name)) throw new MemformerError("CONFIG", `${where}: ${noOption(name, name, known)}`, { details: { option: name } });
+  }
 }
 
 /** Letters to insert, drop, replace, or swap with their neighbour. */

@@ -19,7 +19,7 @@ export type { Recurrence, Replayed, State, Step, StepOptions } from "./recurrenc
 export {
   cancellable, memory, profile, resetPeakMemory, runtime, synchronize, trimMemory, type MemoryUse, type RuntimeFacts, type RuntimeOptions,
 } from "./runtime.ts";
-export { sampler, type SampleOptions } from "./sample.ts";
+export { sampler, type Sampler, type SampleOptions } from "./sample.ts";
 export { learningRate, type Schedule } from "./schedule.ts";
 export { disposeSegment, upload, type SegmentTensors } from "./segment-tensors.ts";
 export { PADDING, type Segment } from "./segment.ts";

@@ -7,11 +7,13 @@ import { MemformerError } from "./errors.ts";
 import type { State } from "./recurrence.ts";
 import { rowsOf, scoredTargets } from "./segment-tensors.ts";
 import { apply, tidy, type Tensor } from "./tensor.ts";
+import { checkWindowOptions } from "./window-options.ts";
 import { segmentSeed, windowWeights, type GradientMethod, type WindowResult } from "./window.ts";
 
 /** The same method, which heeds `microBatch`: over so many rows at once, all results being those of the batch. */
 export function inMicroBatches(method: GradientMethod): GradientMethod {
   return (model, window, state, options = {}) => {
+    checkWindowOptions(options);
     const { microBatch, ...others } = options, B = window[0]?.batch ?? 0;
     if (microBatch !== undefined && (!Number.isInteger(microBatch) || microBatch < 1)) {
       throw new MemformerError("CONFIG", `microBatch must be a whole number from 1 up, got ${microBatch}`);

@@ -4,6 +4,7 @@ import { tensorBytes } from "./checkpoint/host-tensor.ts";
 import { modelFiles, openWeights, readConfig, readTokenizer, writeModelFolder, type ModelParts, type TokenizerTexts } from "./checkpoint/model-folder.ts";
 import type { SafetensorsFile, TensorEntry } from "./checkpoint/safetensors.ts";
 import { MemformerError } from "./errors.ts";
+import { isFinite, notFinite } from "./finite.ts";
 import type { Memformer } from "./model.ts";
 import { parseOptions } from "./options.ts";
 import { Tensor, typedArray, type DType } from "./tensor.ts";
@@ -13,33 +14,35 @@ export function masterType(config: ModelConfig): DType {
   return config.precision === "float64" ? "float64" : "float32";
 }
 
-/** An entry that reads its tensor from the engine when its turn comes. */
-export function engineEntry(name: string, dtype: DType, shape: readonly number[], tensor: () => Tensor): TensorEntry {
+/** An entry that reads its tensor from the engine when its turn comes; with `finite`, throws NOT_FINITE then for NaN and infinity. */
+export function engineEntry(name: string, dtype: DType, shape: readonly number[], tensor: () => Tensor, finite = false): TensorEntry {
   return {
     name, dtype, shape,
     async read() {
       using value = tensor();
-      return new Uint8Array((await value.read()).data);
+      const [{ data }, sound] = await Promise.all([value.read(), !finite || isFinite(value)]);
+      if (!sound) throw notFinite(`"${name}"`, { tensor: name });
+      return new Uint8Array(data);
     },
   };
 }
 
-function modelParts(model: Memformer, tokenizer: TokenizerTexts): ModelParts {
+function modelParts(model: Memformer, tokenizer: TokenizerTexts, finite: boolean): ModelParts {
   const dtype = masterType(model.config);
   return {
     config: model.config,
-    tensors: model.parameters.map(({ name, shape }) => engineEntry(name, dtype, shape, () => model.parameter(name))),
+    tensors: model.parameters.map(({ name, shape }) => engineEntry(name, dtype, shape, () => model.ownParameter(name), finite)),
     ...tokenizer,
   };
 }
 
-/** The writers of a model's files, for a checkpoint that holds more. */
+/** The writers of a model's files, for a checkpoint that holds more. A run whose weights are not finite stops at the next step's loss. */
 export function modelWriters(model: Memformer, tokenizer: TokenizerTexts = {}): ReturnType<typeof modelFiles> {
-  return modelFiles(modelParts(model, tokenizer));
+  return modelFiles(modelParts(model, tokenizer, false));
 }
 
 export async function writeModel(model: Memformer, folder: string, tokenizer: TokenizerTexts = {}): Promise<void> {
-  await writeModelFolder(folder, modelParts(model, tokenizer));
+  await writeModelFolder(folder, modelParts(model, tokenizer, true));
 }
 
 /** Opens a model's folder; the caller closes `weights`. Options that its config.json is too old to name have the values of {@link plainOptions}. */
@@ -51,7 +54,11 @@ export async function readModelFolder(folder: string): Promise<{ config: ModelCo
 interface Wanted {
   readonly name: string;
   readonly shape: readonly number[];
+  /** Whether it holds whole numbers; the others are weights and what is averaged of their gradients. */
+  readonly whole?: boolean;
 }
+
+const FLOATING: readonly string[] = ["float64", "float32", "float16", "bfloat16"] satisfies DType[];
 
 /** Throws MemformerError CHECKPOINT_MISMATCH, naming the first option that differs. */
 export function expectConfig(folder: string, found: ModelConfig, wanted: ModelConfig): void {
@@ -62,26 +69,40 @@ export function expectConfig(folder: string, found: ModelConfig, wanted: ModelCo
   }
 }
 
-/** Throws MemformerError CHECKPOINT_MISMATCH when a file lacks a wanted tensor, holds one too many, or has another shape for it. */
+/**
+ * Throws MemformerError CHECKPOINT_MISMATCH when a file lacks a wanted tensor, holds one too many, or has another shape for it;
+ * CHECKPOINT_FORMAT when it has whole numbers for weights, as a quantised file has.
+ */
 export function expectTensors(what: string, wanted: readonly Wanted[], file: SafetensorsFile): void {
   const names = new Set(file.names);
   const refuse = (sentence: string): never => {
     throw new MemformerError("CHECKPOINT_MISMATCH", `${file.path} does not fit the ${what}: ${sentence}`, { details: { path: file.path } });
   };
-  for (const { name, shape } of wanted) {
+  for (const { name, shape, whole = false } of wanted) {
     if (!names.delete(name)) refuse(`it lacks "${name}"`);
-    const found = file.entry(name).shape;
+    const { shape: found, dtype } = file.entry(name);
     if (found.join() !== shape.join()) refuse(`"${name}" has shape [${found.join(", ")}], expected [${shape.join(", ")}]`);
+    if (!whole) expectFloating(file, name, dtype);
   }
   if (names.size > 0) refuse(`it holds "${[...names][0]}", which the ${what} has not`);
 }
 
-/** Copies every wanted tensor of a file into place, after {@link expectTensors}: nothing is copied from a file that does not fit. */
+function expectFloating(file: SafetensorsFile, name: string, dtype: DType): void {
+  if (FLOATING.includes(dtype)) return;
+  throw new MemformerError("CHECKPOINT_FORMAT", `${file.path}: tensor "${name}" is ${dtype}, and weights are ${FLOATING.join(", ")}: a quantised file is not read`,
+    { details: { path: file.path, tensor: name, dtype } });
+}
+
+/**
+ * Copies every wanted tensor of a file into place, after {@link expectTensors}: nothing is copied from a file that does not fit. Throws
+ * NOT_FINITE for a tensor that holds NaN or infinity; those before it have been copied then.
+ */
 export async function assignAll(what: string, wanted: readonly Wanted[], file: SafetensorsFile,
   assign: (name: string, value: Tensor) => void): Promise<void> {
   expectTensors(what, wanted, file);
-  for (const { name } of wanted) {
+  for (const { name, whole = false } of wanted) {
     using value = await readTensor(file, name);
+    if (!whole && !(await isFinite(value))) throw notFinite(`${file.path}: tensor "${name}"`, { path: file.path, tensor: name });
     assign(name, value);
   }
 }

@@ -1,9 +1,10 @@
 /** The model: its making, its steps, its parameters, its checkpoint. One native call a method. */
-import { modelConfig, presets, type ModelConfig, type ModelOptions, type PresetName } from "./config.ts";
+import { modelConfig, modelSchema, presets, type ModelConfig, type ModelOptions, type PresetName } from "./config.ts";
 import { MemformerError, nearest } from "./errors.ts";
 import type { ModelHandle, SegmentHandles } from "./native/addon.ts";
 import { guarded, nextCall, waited } from "./native/calls.ts";
 import { gpuBytes, resolveDevice, type Device, type DeviceName } from "./native/cuda.ts";
+import { knownOptions, optionNames, wholeSeed } from "./options.ts";
 import { runtime } from "./runtime.ts";
 import { assignAll, readModelFolder, writeModel } from "./model-files.ts";
 import type { Recurrence, Replayed, State, Step, StepOptions } from "./recurrence.ts";
@@ -13,6 +14,7 @@ import type { Ablation, Scored, ScoringState } from "./scoring.ts";
 import { Session } from "./session.ts";
 import { Tensor } from "./tensor.ts";
 import { segmentsScoredTogether, segmentsTogether } from "./together.ts";
+import { weightsHash } from "./weights-hash.ts";
 import { threadBound } from "./thread-bound.ts";
 
 export interface CreateOptions extends ModelOptions {
@@ -40,6 +42,12 @@ export interface Observed {
   readonly data: Float32Array;
 }
 
+type LoadOptions = Pick<CreateOptions, "device" | "threads" | "precision">;
+const beside = { preset: true, seed: true, device: true, threads: true } as const satisfies Record<Exclude<keyof CreateOptions, keyof ModelOptions>, true>;
+const createNames = [...Object.keys(modelSchema.shape), ...Object.keys(beside)];
+const loadNames = optionNames<LoadOptions>({ device: true, threads: true, precision: true });
+const stepNames = optionNames<StepOptions & { readonly graph?: boolean }>({ seed: true, training: true, graph: true });
+
 /** A Memformer. Make one with {@link Memformer.create} or {@link Memformer.load}; free it with `await using` or `dispose()`. */
 export class Memformer implements Recurrence, AsyncDisposable {
   readonly config: ModelConfig;
@@ -55,6 +63,8 @@ export class Memformer implements Recurrence, AsyncDisposable {
   #recordSteps = true;
   #revision = 0;
   readonly #stateSize: number;
+  #weightsHash: Promise<string> | undefined;
+  #lent = false; // whether somebody holds a parameter, and may change it unseen
 
   private constructor(config: ModelConfig, device: Device, made: { model: ModelHandle; stateSize: number; parameters: readonly Parameter[] }) {
     this.config = config;
@@ -70,12 +80,13 @@ export class Memformer implements Recurrence, AsyncDisposable {
    * LIBTORCH_NOT_FOUND when the native core is not there, NO_CUDA or DRIVER_TOO_OLD for a GPU that is asked for and is not.
    */
   static async create(options: CreateOptions = {}): Promise<Memformer> {
+    knownOptions(createNames, options, "model");
     const { preset = "small", seed = 0, device = "auto", threads, ...given } = options;
     if (!Object.hasOwn(presets, preset)) {
-      const meant = nearest(preset, Object.keys(presets));
+      const meant = nearest(String(preset), Object.keys(presets));
       throw new MemformerError("CONFIG", `there is no preset "${preset}"${meant === undefined ? "" : `; did you mean "${meant}"?`}`);
     }
-    if (!Number.isSafeInteger(seed) || seed < 0) throw new MemformerError("CONFIG", `seed must be a whole number of at least 0, got ${seed}`);
+    wholeSeed(seed, "model");
     for (const key of Object.keys(given)) if (given[key as keyof ModelOptions] === undefined) delete given[key as keyof ModelOptions];
     const config = modelConfig({ ...presets[preset], ...given });
     runtime(threads === undefined ? {} : { threads });
@@ -88,20 +99,26 @@ export class Memformer implements Recurrence, AsyncDisposable {
 
   /**
    * The model a folder holds: config.json and model.safetensors. Throws MemformerError CHECKPOINT_FORMAT, CHECKPOINT_VERSION,
-   * CHECKPOINT_MISMATCH (its tensors are not those of its configuration), IO. `precision` is by default the configuration's.
+   * CHECKPOINT_MISMATCH (its tensors are not those of its configuration), NOT_FINITE for weights with NaN or infinity, IO. `precision` is by default the configuration's.
    */
-  static async load(folder: string, options: Pick<CreateOptions, "device" | "threads" | "precision"> = {}): Promise<Memformer> {
-    const { config, weights } = await readModelFolder(folder);
+  static async load(folder: string, options: LoadOptions = {}): Promise<Memformer> {
+    knownOptions(loadNames, options, "load");
+    const { config, weights } = await readModelFolder(folder), { precision = config.precision, ...others } = options;
     try {
-      const model = await Memformer.create({ ...config, ...options });
-      await model.readWeights(weights);
+      const model = await Memformer.create({ ...config, ...others, precision });
+      try {
+        await model.readWeights(weights);
+      } catch (error) {
+        await model.dispose();
+        throw error;
+      }
       return model;
     } finally {
       await weights.close();
     }
   }
 
-  /** Writes config.json and model.safetensors into `folder`, whole or not at all. */
+  /** Writes config.json and model.safetensors into `folder`, whole or not at all. Throws MemformerError NOT_FINITE, IO. */
   async save(folder: string): Promise<void> {
     await writeModel(this, folder);
   }
@@ -126,12 +143,20 @@ export class Memformer implements Recurrence, AsyncDisposable {
 
   /** The state at time 0 of `rows` rows. */
   initialState(rows: number): State {
+    if (!Number.isSafeInteger(rows) || rows < 0) throw new MemformerError("CONFIG", `rows must be a whole number of at least 0, got ${String(rows)}`);
     const call = nextCall();
     return tensors(guarded((addon) => addon.initialState(call, this.handle, rows, this.#stateSize)));
   }
 
-  /** Hands a segment to the engine; throws TOKEN_RANGE for a token out of the vocabulary, SHAPE for arrays of the wrong length. */
+  /**
+   * Hands a segment to the engine. Throws MemformerError TOKEN_RANGE for a token out of the vocabulary, SHAPE for arrays of the wrong
+   * length, and for segments longer than the model's, which sessions never read.
+   */
   upload(segment: Segment): SegmentTensors {
+    if (segment.length > this.config.segment) {
+      throw new MemformerError("SHAPE", `segments have ${segment.length} tokens, more than the ${this.config.segment} of this model's: stream by its segment`,
+        { details: { found: segment.length, expected: this.config.segment } });
+    }
     return upload(segment, this.config.vocabulary);
   }
 
@@ -238,8 +263,24 @@ export class Memformer implements Recurrence, AsyncDisposable {
       addon.logits(call, this.handle, parts, false, given, prefix.handle))[0]!;
   }
 
+  /** @internal Tells this model's weights from another's of the same shape; computed once, until the weights change. */
+  async weightsHash(): Promise<string> {
+    if (this.#weightsHash !== undefined) return this.#weightsHash;
+    const computed = weightsHash(this);
+    if (!this.#lent) this.#weightsHash = computed;
+    computed.catch(() => { this.#weightsHash = undefined; });
+    return computed;
+  }
+
   /** A parameter's values, shared with the model. Throws MemformerError CONFIG at the read if there is none of that name. */
   parameter(name: string): Tensor {
+    this.#lent = true;
+    this.#weightsHash = undefined;
+    return this.ownParameter(name);
+  }
+
+  /** @internal The same for reading alone. */
+  ownParameter(name: string): Tensor {
     return tensors(guarded((addon) => addon.parameter(nextCall(), this.handle, name)))[0]!;
   }
 
@@ -262,6 +303,7 @@ export class Memformer implements Recurrence, AsyncDisposable {
 
   /** The L2 norm over all gradients, (); they are scaled so that it is at most `most` (0: never). */
   clipGradients(most: number): Tensor {
+    if (!(most >= 0)) throw new MemformerError("CONFIG", `the norm to clip to must be at least 0, got ${String(most)}`);
     if (most > 0) this.revise();
     return tensors(guarded((addon) => addon.clipGradients(nextCall(), this.handle, most)))[0]!;
   }
@@ -274,6 +316,7 @@ export class Memformer implements Recurrence, AsyncDisposable {
   /** @internal For what changes them from outside: an optimizer. */
   revise(): void {
     this.#revision += 1;
+    this.#weightsHash = undefined;
   }
 
   /** @internal */
@@ -309,6 +352,7 @@ export class Memformer implements Recurrence, AsyncDisposable {
   #step(segment: SegmentTensors, state: State, options: StepOptions,
     call: (addon: Parameters<Parameters<typeof guarded>[0]>[0], segment: SegmentHandles, state: Tensor["handle"][]) => Tensor["handle"][]): Tensor[] {
     this.#checkState(state);
+    knownOptions(stepNames, options, "step");
     const seed = seedTensor(options);
     try {
       return tensors(guarded((addon) => call(addon, segmentHandles(segment, seed), state.map((tensor) => tensor.handle))));
@@ -323,6 +367,7 @@ function segmentHandles({ source, target, reset, lengths }: SegmentTensors, seed
 }
 
 function seedTensor({ seed = 0 }: StepOptions): Tensor {
+  wholeSeed(seed, "step");
   return Tensor.from(BigInt64Array.of(BigInt(seed)), []);
 }
 

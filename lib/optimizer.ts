@@ -1,10 +1,12 @@
 /** AdamW over a model's parameters, LibTorch's fused kernel. */
+import { z } from "zod";
 import type { TensorEntry } from "./checkpoint/safetensors.ts";
 import { MemformerError } from "./errors.ts";
 import { engineEntry, masterType } from "./model-files.ts";
 import type { Memformer } from "./model.ts";
 import type { OptimizerHandle } from "./native/addon.ts";
 import { guarded, nextCall, waited } from "./native/calls.ts";
+import { checkOptions, optionSchema } from "./options.ts";
 import type { State } from "./recurrence.ts";
 import type { SegmentTensors } from "./segment-tensors.ts";
 import { Tensor, type DType } from "./tensor.ts";
@@ -23,6 +25,11 @@ export interface AdamWOptions {
   readonly weightDecay?: number;
 }
 
+const optimizerSchema = optionSchema<AdamWOptions>({
+  beta1: z.number().min(0).lt(1).optional(), beta2: z.number().min(0).lt(1).optional(), eps: z.number().positive().optional(),
+  weightDecay: z.number().nonnegative().optional(),
+});
+
 /** Training steps by MRBP as {@link AdamW.timeInside} takes them. */
 export interface InsideOptions {
   /** Segments that go back at once. */
@@ -40,6 +47,7 @@ export class AdamW implements Disposable {
   readonly #model: Memformer;
 
   constructor(model: Memformer, options: AdamWOptions = {}) {
+    checkOptions(optimizerSchema, options, "AdamW");
     const { beta1 = 0.9, beta2 = 0.95, eps = 1e-8, weightDecay = 0.1 } = options;
     this.#model = model;
     this.#handle = guarded((addon) => addon.createAdamW(model.handle, beta1, beta2, eps, weightDecay));
@@ -56,6 +64,8 @@ export class AdamW implements Disposable {
    * gradients as they are, from {@link Memformer.clipGradients}; with `clip` above 0 they are scaled to a norm of at most that.
    */
   step(rate: number, norm: Tensor, clip = 0): void {
+    if (!(rate >= 0 && rate < Infinity)) throw new MemformerError("CONFIG", `rate must be a number of at least 0, got ${String(rate)}`);
+    if (!(clip >= 0)) throw new MemformerError("CONFIG", `clip must be at least 0, got ${String(clip)}`);
     this.#model.revise();
     guarded((addon) => { addon.adamwStep(nextCall(), this.handle, rate, norm.handle, clip); });
   }
@@ -65,11 +75,11 @@ export class AdamW implements Disposable {
    * are multiplied by on their way so that small ones are not lost, and `good_steps`, steps since it changed: it doubles after 2,000,
    * and halves when gradients are not finite.
    */
-  get tensors(): readonly { name: string; shape: readonly number[] }[] {
+  get tensors(): readonly { name: string; shape: readonly number[]; whole?: boolean }[] {
     const scaled = this.#model.config.precision === "float16";
     return [...this.#model.parameters.flatMap(({ name, shape }) =>
       [{ name: `${name}.exp_avg`, shape }, { name: `${name}.exp_avg_sq`, shape }, { name: `${name}.step`, shape: [] }]),
-    ...(scaled ? [{ name: "loss_scale", shape: [] }, { name: "good_steps", shape: [] }] : [])];
+    ...(scaled ? [{ name: "loss_scale", shape: [] }, { name: "good_steps", shape: [], whole: true }] : [])];
   }
 
   /** What it carries, as entries of a safetensors file. */
@@ -98,6 +108,7 @@ export class AdamW implements Disposable {
   async timeInside(window: readonly SegmentTensors[], state: State, { together, windows, rate, clip }: InsideOptions): Promise<number> {
     using seed = Tensor.from(BigInt64Array.of(0n), []);
     const segments = window.flatMap(({ source, target, reset, lengths }) => [source, target, reset, seed, lengths]).map((tensor) => tensor.handle);
+    this.#model.revise();
     const weights = lossWeights("segments", window.length);
     return await waited((addon) => addon.timeWindows(
       nextCall(), this.handle, segments, state.map((tensor) => tensor.handle), weights, together, windows, rate, clip));

@@ -1,7 +1,9 @@
 /** The engine of this thread: memory in use, barriers, cancelling. */
+import { z } from "zod";
 import type { CancelHandle } from "./native/addon.ts";
-import { addon, addonOrigin, configureThreads, guarded, nextCall, waited } from "./native/calls.ts";
+import { addon, addonOrigin, configureThreads, guarded, nextCall, operatorThreads, waited } from "./native/calls.ts";
 import { resolveDevice, type Device } from "./native/cuda.ts";
+import { checkOptions, optionSchema } from "./options.ts";
 
 /** Bytes on the host and on the device. */
 export interface MemoryUse {
@@ -32,7 +34,7 @@ export interface RuntimeFacts {
 
 /** Settings of the whole process. */
 export interface RuntimeOptions {
-  /** Of the operators, 0 (default) for one a core. */
+  /** Of the operators, 0 (default) for one a core, fewer where a control group's quota grants fewer. */
   readonly threads?: number;
   /** Whether a GPU's float32 products may round their factors to TF32 (10 bits of fraction). Default false. */
   readonly tf32?: boolean;
@@ -40,17 +42,25 @@ export interface RuntimeOptions {
   readonly deterministic?: boolean;
 }
 
+const runtimeSchema = optionSchema<RuntimeOptions>({
+  threads: z.int().nonnegative().optional(), tf32: z.boolean().optional(), deterministic: z.boolean().optional(),
+});
+
 const math = { tf32: false, deterministic: false };
 
-/** Loads the native core if it is not loaded yet, sets what is given, and says what runs. For the whole process. */
+/**
+ * Loads the native core if it is not loaded yet, sets what is given, and says what runs. For the whole process. Throws MemformerError
+ * CONFIG for unknown options and for those out of range, BUSY for another number of threads than the engine runs with.
+ */
 export function runtime(options: RuntimeOptions = {}): RuntimeFacts {
+  checkOptions(runtimeSchema, options, "runtime");
   if (options.threads !== undefined) configureThreads(options.threads);
   if (options.tf32 !== undefined || options.deterministic !== undefined) {
     math.tf32 = options.tf32 ?? math.tf32;
     math.deterministic = options.deterministic ?? math.deterministic;
     guarded((native) => { native.setMath(nextCall(), math.tf32, math.deterministic); });
   }
-  return { device: resolveDevice("auto"), libtorch: addonOrigin().libtorch.version, threads: addon().versions().threads };
+  return { device: resolveDevice("auto"), libtorch: addonOrigin().libtorch.version, threads: operatorThreads() };
 }
 
 /** What tensors hold now and held at most, in bytes, counted by the allocators. */

@@ -1,6 +1,10 @@
-/** The bytes of a saved session: the length of the header (4, little-endian), the header (JSON), the memory (M x D numbers). */
+/**
+ * The bytes of a saved session: the length of the header (4, little-endian), the header (JSON), the memory (M x D numbers). The header
+ * holds a hash of the weights that made the memory; sessions saved before it did are read without.
+ */
 import { z } from "zod";
 import { MemformerError } from "./errors.ts";
+import { notFinite } from "./finite.ts";
 import type { Memformer } from "./model.ts";
 import { masterType } from "./model-files.ts";
 import { typedArray, type DType, type NumberArray } from "./tensor.ts";
@@ -9,16 +13,20 @@ const FORMAT = "memformer-session";
 const tokenList = z.array(z.int().nonnegative());
 const headerSchema = z.object({
   format: z.literal(FORMAT), version: z.literal(1), tokenizer: z.string(), shape: z.array(z.int()),
-  previous: tokenList.nullable(), current: tokenList,
+  weights: z.string().optional(), previous: tokenList.nullable(), current: tokenList,
 });
 type SessionHeader = z.output<typeof headerSchema>;
 
 export interface SessionParts extends Pick<SessionHeader, "tokenizer" | "previous" | "current"> {
+  /** Of `model.weightsHash()`. */
+  readonly weights: string;
   readonly memory: { readonly dtype: DType; readonly shape: number[]; readonly data: ArrayBuffer };
 }
 
-export function packSession({ memory, tokenizer, previous, current }: SessionParts): Uint8Array {
-  const header = { format: FORMAT, version: 1, tokenizer, shape: memory.shape, dtype: memory.dtype, previous, current };
+/** Throws MemformerError NOT_FINITE for a memory that no model can go on with. */
+export function packSession({ memory, tokenizer, weights, previous, current }: SessionParts): Uint8Array {
+  if (!allFinite(typedArray(memory.dtype, memory.data))) throw notFinite("the session's memory");
+  const header = { format: FORMAT, version: 1, tokenizer, weights, shape: memory.shape, dtype: memory.dtype, previous, current };
   const text = new TextEncoder().encode(JSON.stringify(header));
   const bytes = new Uint8Array(4 + text.length + memory.data.byteLength);
   new DataView(bytes.buffer).setUint32(0, text.length, true);
@@ -51,9 +59,13 @@ export function unpackSession(bytes: Uint8Array, model: Memformer): { header: Se
   const memory = Uint8Array.from(bytes.subarray(4 + length));
   if (memory.byteLength !== model.stateBytes) bad(`${memory.byteLength} bytes of memory, expected ${model.stateBytes}`);
   const data = typedArray(masterType(model.config), memory.buffer);
-  if (!data.every((value: number | bigint) => Number.isFinite(value))) bad("its memory holds numbers that are not finite");
+  if (!allFinite(data)) bad("its memory holds numbers that are not finite");
   const { previous, current } = header, valid = (tokens: readonly number[]): boolean => tokens.every((token) => token < vocabulary);
   if (previous !== null && (previous.length !== segment || !valid(previous))) bad("its tokens do not fit the model");
   if (current.length >= segment || !valid(current)) bad("its tokens do not fit the model");
   return { header, data };
+}
+
+function allFinite(numbers: NumberArray): boolean {
+  return numbers.every((value: number | bigint) => Number.isFinite(value));
 }

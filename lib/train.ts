@@ -1,4 +1,5 @@
 /** The training loop: windows from a stream, their gradient by MRBP (or another method), one optimizer step a window. */
+import { z } from "zod";
 import { CheckpointStore } from "./checkpoint/folder.ts";
 import type { FileWriter } from "./checkpoint/atomic.ts";
 import type { TokenizerTexts } from "./checkpoint/model-folder.ts";
@@ -7,7 +8,7 @@ import { MemformerError } from "./errors.ts";
 import { horizonOf } from "./horizon.ts";
 import type { Memformer } from "./model.ts";
 import { AdamW } from "./optimizer.ts";
-import { parseOptions } from "./options.ts";
+import { checkOptions, optionSchema, optionTypes, parseOptions } from "./options.ts";
 import type { State } from "./recurrence.ts";
 import { memory, synchronize, type MemoryUse } from "./runtime.ts";
 import { checkpointFiles, readCheckpoint } from "./train-checkpoint.ts";
@@ -46,8 +47,12 @@ export interface RunOptions extends TokenizerTexts {
   readonly checkpoints?: string;
   /** Goes on from the last checkpoint in `checkpoints`, to the bit. Default false: starts anew. */
   readonly resume?: boolean;
-  /** Measures the model every `evaluateEvery` steps; lower is better, the best checkpoint is kept. */
-  readonly evaluate?: (model: Memformer, step: number) => Promise<number>;
+  /**
+   * Measures the model every `evaluateEvery` steps; lower is better, the best checkpoint is kept. `signal` aborts when the run is
+   * stopped or aborted, and the evaluation may then reject: a stopped run ends without it. Whatever it fails by, the step before it
+   * gets its checkpoint.
+   */
+  readonly evaluate?: (model: Memformer, step: number, signal: AbortSignal) => Promise<number>;
 }
 
 /** The gradient of the next step, enqueued before anybody has asked for that step. */
@@ -59,6 +64,12 @@ interface Ahead {
   readonly halt: AbortController;
 }
 
+const { call, signal: abort, text } = optionTypes;
+const runSchema = optionSchema<RunOptions>({
+  signal: abort.optional(), checkpoints: text.min(1).optional(), resume: z.boolean().optional(), evaluate: call.optional(), tokenizer: text.optional(),
+  tokenizerConfig: text.optional(),
+});
+
 /** Trains one model. `new Trainer(model, options)`; unknown options are refused by name (MemformerError CONFIG). Free it with `using` or `dispose()`. */
 export class Trainer implements Disposable {
   readonly model: Memformer;
@@ -68,14 +79,15 @@ export class Trainer implements Disposable {
   #step = 0;
   #tokens = 0;
   #best = Infinity;
-  #stopping = false;
+  #stopping = new AbortController();
   #disposed = false;
   #ahead: Ahead | undefined;
 
   constructor(model: Memformer, options: TrainOptions = {}) {
     this.model = model;
     this.config = parseOptions(trainSchema, options, "train");
-    this.#optimizer = new AdamW(model, this.config);
+    const { beta1, beta2, eps, weightDecay } = this.config;
+    this.#optimizer = new AdamW(model, { beta1, beta2, eps, weightDecay });
   }
 
   /** Steps made so far. */
@@ -83,9 +95,12 @@ export class Trainer implements Disposable {
     return this.#step;
   }
 
-  /** Finishes the step that is under way, writes a checkpoint if there is a folder for them, and ends the run. */
+  /**
+   * Finishes the step that is under way, writes a checkpoint if there is a folder for them, and ends the run. An evaluation that is
+   * under way is told to end by its signal.
+   */
   stop(): void {
-    this.#stopping = true;
+    this.#stopping.abort(new MemformerError("ABORTED", "the run was stopped"));
   }
 
   /**
@@ -96,11 +111,12 @@ export class Trainer implements Disposable {
    * for the disk, and `signal.reason`.
    */
   async *run(stream: SegmentStream, options: RunOptions = {}): AsyncGenerator<TrainStep, void, void> {
+    checkOptions(runSchema, options, "run");
     const { signal } = options;
     signal?.throwIfAborted();
     this.#refuseDisposed();
     const store = options.checkpoints === undefined ? undefined : new CheckpointStore(options.checkpoints, { keep: this.config.keep });
-    this.#stopping = false;
+    this.#stopping = new AbortController();
     await this.#dropAhead();
     if (options.resume === true) await this.#resume(store, stream);
     if (this.#state.length === 0) this.#state = this.model.initialState(stream.lanes);
@@ -122,7 +138,7 @@ export class Trainer implements Disposable {
     const abort = (): void => { this.#ahead?.halt.abort(signal?.reason); };
     signal?.addEventListener("abort", abort);
     try {
-      while (this.#step < this.config.steps && !this.#stopping) {
+      while (this.#step < this.config.steps && !this.#stopping.signal.aborted) {
         signal?.throwIfAborted();
         const step = this.#step + 1;
         if (this.#ahead !== undefined && this.#ahead.revision !== this.model.revision) {
@@ -220,17 +236,17 @@ export class Trainer implements Disposable {
 
   /** Whether the gradient of the step after `step` may be begun before `step` is done. */
   #runsAhead(step: number, store: CheckpointStore | undefined, options: RunOptions): boolean {
-    return step < this.config.steps && !this.#stopping && !this.#evaluates(step, options) && !this.#saves(step, store);
+    return step < this.config.steps && !this.#stopping.signal.aborted && !this.#evaluates(step, options) && !this.#saves(step, store);
   }
 
   #evaluates(step: number, { evaluate }: RunOptions): boolean {
     const { evaluateEvery, steps } = this.config;
-    return evaluate !== undefined && evaluateEvery > 0 && (step % evaluateEvery === 0 || step === steps);
+    return evaluate !== undefined && !this.#stopping.signal.aborted && evaluateEvery > 0 && (step % evaluateEvery === 0 || step === steps);
   }
 
   #saves(step: number, store: CheckpointStore | undefined): boolean {
     const { saveEvery, steps } = this.config;
-    return store !== undefined && (step === steps || this.#stopping || (saveEvery > 0 && step % saveEvery === 0));
+    return store !== undefined && (step === steps || this.#stopping.signal.aborted || (saveEvery > 0 && step % saveEvery === 0));
   }
 
   /** Forgets a gradient that no update will be made of; what of it has not run yet is skipped. */
@@ -261,9 +277,17 @@ export class Trainer implements Disposable {
     const { step } = record;
     let evaluation: number | undefined, best = false;
     if (this.#evaluates(step, options)) {
-      evaluation = await options.evaluate!(this.model, step);
-      best = evaluation < this.#best;
-      if (best) this.#best = evaluation;
+      const stopping = this.#stopping.signal;
+      try {
+        evaluation = await options.evaluate!(this.model, step, options.signal === undefined ? stopping : AbortSignal.any([stopping, options.signal]));
+      } catch (error) {
+        if (!stopping.aborted) {
+          await store?.write(step, this.#files(position, options)); // an evaluation that fails costs no step
+          throw error;
+        }
+      }
+      best = evaluation !== undefined && evaluation < this.#best;
+      if (best) this.#best = evaluation!;
     }
     let checkpoint: string | undefined;
     if (store !== undefined && (best || this.#saves(step, store))) {

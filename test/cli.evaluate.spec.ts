@@ -1,9 +1,10 @@
 import { expect } from "chai";
 import fc from "fast-check";
 import { cp, rm, writeFile } from "node:fs/promises";
+import { gzipSync } from "node:zlib";
 import { Memformer, openTokenizer, tokensInMemory, type Evaluation } from "../lib/index.ts";
 import { evaluateSource } from "../lib/cli/held-out.ts";
-import { Bench, tiny } from "./support/run-cli.ts";
+import { Bench, tiny, type Outcome } from "./support/run-cli.ts";
 
 describe("memformer evaluate, generate, inspect", function () {
   let bench: Bench;
@@ -124,35 +125,30 @@ describe("memformer evaluate, generate, inspect", function () {
     expect(greedy).to.equal(await generate("--top-k", "1", "--seed", "2"));
   });
 
-  it("reads the prompt from a file or the standard input", async () => {
-    await writeFile(bench.path("prompt.txt"), "Chapter 1. The whale, naïve as");
-    const fromFile = await bench.run(
-      "generate",
-      "run",
-      "--prompt-file",
-      "prompt.txt",
-      "--max-tokens",
-      "20",
-      "--temperature",
-      "0",
-      "--threads",
-      "1",
-    );
-    expect(fromFile.code, fromFile.stderr).to.equal(0);
-    const { child, ended } = bench.start(
-      "generate",
-      "run",
-      "--prompt",
-      "-",
-      "--max-tokens",
-      "20",
-      "--temperature",
-      "0",
-      "--threads",
-      "1",
-    );
-    child.stdin!.end("Chapter 1. The whale, naïve as");
-    expect((await ended).stdout).to.equal(fromFile.stdout);
+  it("reads the prompt from a file or the standard input by the rules of data", async () => {
+    const text = "Chapter 1. The whale, naïve as";
+    const options = ["--max-tokens", "20", "--temperature", "0", "--threads", "1"];
+    const fromFile = (name: string): Promise<Outcome> => bench.run("generate", "run", "--prompt-file", name, ...options);
+    const fromInput = (bytes: Uint8Array): Promise<Outcome> => {
+      const { child, ended } = bench.start("generate", "run", "--prompt", "-", ...options);
+      child.stdin!.end(bytes);
+      return ended;
+    };
+    await writeFile(bench.path("prompt.txt"), text);
+    await writeFile(bench.path("marked.txt"), `\ufeff${text}`);
+    const plain = await fromFile("prompt.txt");
+    expect(plain.code, plain.stderr).to.equal(0);
+    expect((await fromFile("marked.txt")).stdout).to.equal(plain.stdout);
+    for (const bytes of [Buffer.from(text), Buffer.from(`\ufeff${text}`), gzipSync(text)]) {
+      expect((await fromInput(bytes)).stdout).to.equal(plain.stdout);
+    }
+    const latin1 = Buffer.from(text, "latin1");
+    await writeFile(bench.path("latin1.txt"), latin1);
+    for (const refused of [await fromFile("latin1.txt"), await fromInput(latin1)]) {
+      expect(refused.code).to.equal(1);
+      expect(refused.stderr).to.match(/(latin1\.txt|the standard input) is not UTF-8/);
+      expect(refused.stdout).to.equal("");
+    }
   });
 
   it("inspects a run: configuration, parameters by group, checkpoints", async () => {

@@ -115,6 +115,38 @@ describe("memformer train", function () {
     expect(resumed.code, resumed.stderr).to.equal(0);
   });
 
+  it("predicts the ends of documents, unless told not to; a run of before that goes on without", async () => {
+    for (const [out, args] of [["ends", []], ["endless", ["--no-ends"]]] as const) {
+      expect((await train(out, "--steps", "2", ...args)).code).to.equal(0);
+    }
+    const settings = async (out: string): Promise<Record<string, unknown>> =>
+      JSON.parse(await readFile(bench.path(out, "run.json"), "utf8")) as Record<string, unknown>;
+    expect([(await settings("ends"))["ends"], (await settings("endless"))["ends"]]).to.deep.equal([true, false]);
+    const { ends: _, ...before } = await settings("endless");
+    await writeFile(bench.path("endless", "run.json"), JSON.stringify(before));
+    const { code, stderr } = await bench.run("train", "--resume", "--out", "endless", "--steps", "4");
+    expect(code, stderr).to.equal(0);
+    expect((await settings("endless"))["ends"]).to.equal(false);
+    const changed = await bench.run("train", "--resume", "--out", "endless", "--steps", "5", "--ends");
+    expect(changed.stderr).to.include("has ends false, which cannot become true on the way");
+  });
+
+  it("names what a resumed run cannot change, also where it was not given", async () => {
+    expect((await train("unnamed", "--steps", "1")).code).to.equal(0);
+    const { code, stderr } = await bench.run("train", "--resume", "--out", "unnamed", "--steps", "2", "--documents", "lines");
+    expect(stderr).to.include("has documents by default, which cannot become lines on the way").and.not.include("undefined");
+    expect(code).to.equal(1);
+  });
+
+  it("reads a run's file and a model's configuration that begin with a byte order mark", async () => {
+    await writeFile(bench.path("bom.json"), `\ufeff${JSON.stringify({ data: "text.txt", out: "bom", preset: "tiny", train: { steps: 1 } })}`);
+    const { code, stderr } = await bench.run("train", "bom.json", "--threads", "1", "--lanes", "2");
+    expect(code, stderr).to.equal(0);
+    const config = bench.path("bom", "model", "config.json");
+    await writeFile(config, `\ufeff${await readFile(config, "utf8")}`);
+    expect((await bench.run("inspect", "bom")).code).to.equal(0);
+  });
+
   it("takes a run from a file, flags winning", async () => {
     const file = {
       data: "text.txt",

@@ -1,17 +1,13 @@
-/** Words remembered and merged by ids give what the package itself gives, whole or cut. */
+/** A tokenizer.json gives the same tokens for a text, whole or cut. What they are is compared with Python's in data.tokenizer-*.spec.ts. */
 import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import * as huggingface from "@huggingface/tokenizers";
 import { expect } from "chai";
 import fc from "fast-check";
 import { openTokenizer } from "../lib/data/index.ts";
 import { patternsOfWords } from "../lib/data/text-cuts.ts";
 import { byteLevelJson } from "./support/byte-level.ts";
 
-const { Tokenizer: Package } = huggingface as unknown as {
-  Tokenizer: new (json: object, config: object) => { encode(text: string, options: object): { ids: number[] } };
-};
 const sample = "the then there than that this thing think they're don't aaaa aaaaaaaa naïve 1234 12 ... !!! über über\n\nthe end\n";
 const special = (content: string, id: number, more: object = {}): object =>
   ({ content, id, single_word: false, lstrip: false, rstrip: false, normalized: false, special: true, ...more });
@@ -45,19 +41,15 @@ describe("a tokenizer.json", () => {
   after(() => rmSync(folder, { recursive: true }));
 
   for (const [kind, changes] of kinds) {
-    it(`${kind} encodes as the package does, cut or whole`, async () => {
-      const path = join(folder, `${kind.replace(/\W/g, "-")}.json`), json = byteLevelJson(sample, 40, changes);
-      writeFileSync(path, json);
-      const ours = await openTokenizer(path), theirs = new Package(JSON.parse(json) as object, {});
-      const expected = (given: string): number[] => theirs.encode(given, { add_special_tokens: false }).ids;
+    it(`${kind} encodes the same, cut or whole`, async () => {
+      const path = join(folder, `${kind.replace(/\W/g, "-")}.json`);
+      writeFileSync(path, byteLevelJson(sample, 40, changes));
+      const ours = await openTokenizer(path);
       fc.assert(fc.property(text, fc.nat(120), (given, from) => {
         const ids = [...ours.encode(given)];
-        expect(ids).to.eql(expected(given));
         const at = ours.cut?.(given, Math.min(from, given.length));
         if (at !== undefined) expect([...ours.encode(given.slice(0, at)), ...ours.encode(given.slice(at))]).to.eql(ids);
       }), { numRuns: 300 });
-      const long = "then".repeat(400); // longer than a word that is scanned
-      expect([...ours.encode(long)]).to.eql(expected(long));
     });
   }
 
@@ -68,6 +60,6 @@ describe("a tokenizer.json", () => {
       writeFileSync(path, byteLevelJson(sample, 1, changes));
       if ((await openTokenizer(path)).cut !== undefined) cuts.push(kind);
     }
-    expect(cuts).to.eql(["as GPT-2's", "with NFC", ...[...patternsOfWords].map((_, i) => `with published pattern ${i + 1}`)]);
+    expect(cuts).to.eql(["as GPT-2's", "with special tokens", "with NFC", ...[...patternsOfWords].map((_, i) => `with published pattern ${i + 1}`)]);
   });
 });

@@ -214,6 +214,49 @@ describe("a token stream", () => {
     }
   });
 
+  it("with ends has BOS to predict behind each document whose last segment has room, and is else the same", async () => {
+    await fc.assert(fc.asyncProperty(
+      fc.array(fc.integer({ min: 1, max: 20 }), { minLength: 1, maxLength: 6 }), fc.integer({ min: 1, max: 3 }), fc.integer({ min: 2, max: 6 }),
+      fc.option(fc.integer({ min: 1, max: 9 }), { nil: undefined }),
+      async (lengths, lanes, segment, documentLimit) => {
+        const source = sourceOf(lengths), given = { lanes, segment, repeat: false, ...documentLimit !== undefined && { documentLimit } };
+        const [without, stream] = [new TokenStream(source, given), new TokenStream(source, { ...given, ends: true })];
+        let ends = 0;
+        for (let plain = await without.next(); plain !== undefined; plain = await without.next()) {
+          const found = (await stream.next())!;
+          const added = [...found.target.keys()].filter((i) => found.target[i] !== plain.target[i]);
+          for (const i of added) {
+            expect([plain.target[i], found.target[i]]).to.eql([PADDING, stream.bos]);
+            expect(i % segment === 0 || plain.target[i - 1] !== PADDING, "right behind the text").to.equal(i % segment !== 0);
+            expect(plain.target.subarray(i, Math.ceil((i + 1) / segment) * segment).every((token) => token === PADDING)).to.be.true;
+          }
+          ends += added.length;
+          expect([found.source, found.reset]).to.eql([plain.source, plain.reset]);
+        }
+        expect(await stream.next()).to.equal(undefined);
+        const room = lengths.filter((length) => (documentLimit === undefined ? length : (length - 1) % documentLimit + 1) % segment !== 0);
+        expect(ends).to.equal(room.length);
+        expect(stream.stats.tokens).to.equal(without.stats.tokens + ends);
+        expect([stream.epoch, stream.fraction]).to.eql([1, 0]);
+      },
+    ));
+  });
+
+  it("goes on from a position of before there were ends, but not with them", async () => {
+    const source = sourceOf([5, 6]), given = { lanes: 1, segment: 4 };
+    const before = new TokenStream(source, given), ending = new TokenStream(source, { ...given, ends: true });
+    await before.next();
+    await ending.next();
+    expect(before.position().stream).to.not.have.property("ends");
+    new TokenStream(source, { ...given, ends: false }).seek(before.position());
+    new TokenStream(source, { ...given, ends: true }).seek(ending.position());
+    for (const [ends, position] of [[true, before.position()], [false, ending.position()]] as const) {
+      const error = await failure(() => { new TokenStream(source, { ...given, ends }).seek(position); });
+      expect(error.code).to.equal("ERR_MEMFORMER_DATA");
+      expect(error.message).to.match(/ends (true|none)/);
+    }
+  });
+
   it("refuses options out of range, naming them", async () => {
     const source = sourceOf([10, 10]);
     const cases: [Partial<Record<keyof TokenStreamOptions, unknown>>, string][] = [
@@ -222,6 +265,7 @@ describe("a token stream", () => {
       [{ segment: 1.5 }, "segment must be a whole number of at least 1, not 1.5"],
       [{ segment: undefined }, "segment must be a whole number of at least 1, not undefined"],
       [{ seed: -1 }, "seed must be a whole number of at least 0, not -1"],
+      [{ ends: "yes" }, 'ends must be true or false, not "yes"'],
       [{ bos: NaN }, "bos must be a whole number of at least 0, not NaN"],
       [{ documentLimit: 0 }, "documentLimit must be a whole number of at least 1, not 0"],
       [{ lanes: 50 }, "20 tokens are too few for 50 lanes of segments of 4: they make 6 pieces"],

@@ -4,6 +4,7 @@ import { join } from "node:path";
 import { expect } from "chai";
 import fc from "fast-check";
 import { openTokenizer, pixels, type Tokenizer } from "../lib/data/index.ts";
+import { addedToken, byteLevelJson } from "./support/tokenizers.ts";
 
 const text = fc.oneof(
   fc.string({ unit: "binary" }), fc.string({ unit: "grapheme" }), fc.constantFrom("\ufeffx", "naïve 😀\r\n\f"),
@@ -18,22 +19,8 @@ async function failure(action: () => unknown): Promise<{ code?: string; message:
   throw new Error("nothing failed");
 }
 
-/** A byte-level BPE whose alphabet is every byte, with two merges, as Python's tokenizers writes it. */
-function tinyJson(specials: { content: string; id: number }[]): string {
-  const printable = (b: number): boolean => (b >= 33 && b <= 126) || (b >= 161 && b <= 172) || b >= 174;
-  let moved = 256;
-  const alphabet = Array.from({ length: 256 }, (_, b) => String.fromCharCode(printable(b) ? b : moved++));
-  const vocab = Object.fromEntries([...alphabet, "th", "the"].map((piece, id) => [piece, id]));
-  const byteLevel = { type: "ByteLevel", add_prefix_space: false, trim_offsets: true, use_regex: true };
-  return JSON.stringify({
-    version: "1.0",
-    added_tokens: specials.map((special) => ({
-      ...special, single_word: false, lstrip: false, rstrip: false, normalized: false, special: true,
-    })),
-    normalizer: null, pre_tokenizer: byteLevel, post_processor: null, decoder: byteLevel,
-    model: { type: "BPE", vocab, merges: [["t", "h"], ["th", "e"]], byte_fallback: false, ignore_merges: false },
-  });
-}
+const tinyJson = (specials: { content: string; id: number }[]): string =>
+  JSON.stringify(byteLevelJson(specials.map(({ id, content }) => addedToken(id, content))));
 
 describe("tokenizers", () => {
   let folder: string;

@@ -1,5 +1,6 @@
 import { expect } from "chai";
 import { Writable } from "node:stream";
+import { setImmediate as turn } from "node:timers/promises";
 import { createProgress } from "../lib/log/progress.ts";
 
 /** A stream that keeps what it is given; as a terminal it also has the width that a bar asks for. */
@@ -96,6 +97,32 @@ describe("progress", () => {
       "first note", "second note", "third note", "train ████████████████████ 100 % 4/4 · loss 3.3", "after",
     ]);
   });
+
+  for (const isTTY of [false, true]) {
+    it(`falls silent where its stream fails, ${isTTY ? "a terminal" : "a pipe"}`, async () => {
+      let asked = 0;
+      const stream = capture(isTTY);
+      stream._write = (_chunk, _encoding, done) => {
+        asked++;
+        done(Object.assign(new Error("write EPIPE"), { code: "EPIPE" }));
+      };
+      const progress = createProgress({ stream, total: 4, label: "train", every: 0 });
+      progress.note("a note");
+      await turn();
+      const before = asked;
+      progress.update(1);
+      progress.note("another");
+      progress.stop();
+      await turn();
+      expect(asked).to.equal(before);
+      const throwing = Object.assign(capture(isTTY), { write: (): never => { throw new Error("gone"); } });
+      if (isTTY) return; // a bar draws when it is made
+      const other = createProgress({ stream: throwing, total: 4, label: "train", every: 0 });
+      other.update(1);
+      other.note("a note");
+      other.stop();
+    });
+  }
 
   it("leaves signals to the program", () => {
     const before = process.listenerCount("SIGINT");

@@ -4,6 +4,8 @@ import { mkdtemp, readFile, readdir, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { crc32c, maskedCrc32c } from "../lib/log/crc32c.ts";
+import { MemformerError } from "../lib/errors.ts";
+import { JsonlLog } from "../lib/log/jsonl.ts";
 import { RunLog } from "../lib/log/run-log.ts";
 import { EventWriter } from "../lib/log/tensorboard.ts";
 
@@ -202,6 +204,31 @@ describe("a run's log", () => {
     log.flush();
     log.close();
     expect(await readdir(folder)).to.deep.equal(["log.jsonl"]);
+  });
+
+  it("keeps what the disk has no room for until it has, and tells the first failure", async () => {
+    const told: string[] = [];
+    const log = await RunLog.open(folder, { onFailure: ({ code, message }) => told.push(`${code} ${message}`) });
+    const original = Object.getOwnPropertyDescriptor(JsonlLog.prototype, "append")!, full = { lines: false };
+    JsonlLog.prototype.append = function (this: JsonlLog, record) {
+      if (full.lines) throw new MemformerError("IO", "no space left");
+      (original.value as JsonlLog["append"]).call(this, record);
+    };
+    try {
+      log.record({ step: 1, loss: 3 });
+      full.lines = true;
+      for (const step of [2, 3]) log.record({ step, loss: 3 });
+      expect(told).to.deep.equal(["ERR_MEMFORMER_IO no space left"]);
+      full.lines = false;
+      log.record({ step: 4, loss: 3 });
+      full.lines = true;
+      log.record({ step: 5, loss: 3 });
+      expect(told.length).to.equal(2);
+      expect(() => { log.close(); }).to.throw("no space left").with.property("code", "ERR_MEMFORMER_IO");
+    } finally {
+      Object.defineProperty(JsonlLog.prototype, "append", original);
+    }
+    expect((await lines()).map(({ step }) => step)).to.deep.equal([1, 2, 3, 4]);
   });
 
   it("refuses a record that it could write only in part", async () => {

@@ -1,5 +1,8 @@
 import { expect } from "chai";
-import { sampler, Session, Tensor, type GenerateOptions, type Memformer } from "../lib/index.ts";
+import {
+  evaluate, evaluationPass, Memformer, openTokenizer, sampler, Session, Tensor, tokensInMemory, TokenStream, Trainer, type GenerateOptions,
+  type Tokenizer,
+} from "../lib/index.ts";
 import { perturb, tinyModel } from "./support/models.ts";
 import { failure } from "./support/runs.ts";
 
@@ -33,6 +36,80 @@ describe("generation", function () {
     const first = await generate({ maxTokens: 30, seed: 1 });
     expect(await generate({ maxTokens: 30, seed: 1 })).to.equal(first);
     expect(await generate({ maxTokens: 30, seed: 2 })).to.not.equal(first);
+  });
+
+  it("without a seed draws anew each time, and tells by what seed", async () => {
+    using session = await Session.open(model);
+    expect(session.lastSeed).to.equal(undefined);
+    await session.read("Once upon a time");
+    let first = "";
+    for await (const piece of session.generate({ maxTokens: 30 })) first += piece;
+    const seed = session.lastSeed!;
+    expect(seed).to.be.within(0, 2 ** 53 - 1);
+    expect(await generate({ maxTokens: 30, seed })).to.equal(first);
+    expect(await generate({ maxTokens: 30 })).to.not.equal(first);
+    const logits = new Float32Array(1000), drawn = Array.from({ length: 4 }, () => sampler()(logits));
+    expect(new Set(drawn).size).to.be.above(1);
+    expect(sampler({ seed: sampler().seed }).seed).to.be.within(0, 2 ** 53 - 1);
+  });
+
+  it("refuses options that are unknown or out of range, before anything is drawn", async () => {
+    const wrong: [object, RegExp][] = [
+      [{ max_tokens: 3 }, /no option "max_tokens"; did you mean "maxTokens"\?/], [{ top_k: 3 }, /did you mean "topK"\?/],
+      [{ maxTokens: -5 }, /maxTokens: .*got -5/], [{ maxTokens: NaN }, /maxTokens: .*got NaN/], [{ maxTokens: 2.5 }, /maxTokens: .*got 2.5/],
+      [{ seed: -1 }, /seed/], [{ seed: 1.5 }, /seed/], [{ seed: NaN }, /seed/], [{ seed: "x" }, /seed/], [{ seed: 2 ** 53 }, /seed/],
+      [{ temperature: "hot" }, /temperature: .*got "hot"/], [{ signal: {} }, /signal: expected an AbortSignal/],
+    ];
+    for (const [options, message] of wrong) {
+      const error = await failure(generate(options));
+      expect(error.code, JSON.stringify(options)).to.equal("ERR_MEMFORMER_CONFIG");
+      expect(error.message).to.match(message);
+    }
+  });
+
+  it("never draws an id that the tokenizer has no text for", async () => {
+    await using padded = await tinyModel({ vocabulary: 512, bos: 256, precision: "float32" });
+    await perturb(padded, 0.2);
+    using session = await Session.open(padded);
+    await session.read("Hello");
+    let tokens = 0;
+    for await (const piece of session.generate({ maxTokens: 200, seed: 1, temperature: 2 })) tokens += piece.length;
+    expect(tokens).to.be.above(20);
+  });
+
+  it("never draws an id in a gap of the tokenizer's vocabulary", async () => {
+    const tokenizer: Tokenizer = { ...await openTokenizer("bytes"), isToken: (id) => id === 256 || (id >= 0x41 && id < 0x51) };
+    for (const temperature of [0, 2]) {
+      using session = await Session.open(model, tokenizer);
+      await session.read([0x41]);
+      let text = "";
+      for (let seed = 0; text.length < 50 && seed < 50; seed++) {
+        for await (const piece of session.generate({ maxTokens: 50, seed, temperature })) text += piece;
+      }
+      expect(text).to.match(/^[A-P]+$/);
+    }
+  });
+
+  it("fails, and takes nothing in, when the model's logits are not finite", async () => {
+    await using broken = await tinyModel({ vocabulary: 257, bos: 256, precision: "float32" });
+    const { name, shape } = broken.parameters.find((parameter) => parameter.name.includes("embedding"))!;
+    using weights = Tensor.from(new Float32Array(shape.reduce((a, b) => a * b)).fill(NaN), shape);
+    broken.assign(name, weights);
+    using session = await Session.open(broken);
+    await session.read("Hello");
+    for (const temperature of [0, 1]) {
+      const error = await failure(session.generate({ temperature }).next());
+      expect(error.code).to.equal("ERR_MEMFORMER_NOT_FINITE");
+    }
+    expect(session.pending).to.equal(5);
+  });
+
+  it("leaves the event loop alone while it draws from a large vocabulary", async () => {
+    await using large = await tinyModel({ vocabulary: 50_257, bos: 50_256, precision: "float32" });
+    using session = await Session.open(large);
+    const before = performance.eventLoopUtilization();
+    for await (const piece of session.generate({ maxTokens: 30, seed: 1 })) void piece;
+    expect(performance.eventLoopUtilization(before).active / 30, "milliseconds a token").to.be.below(10);
   });
 
   it("remembers what it made as if it had read it", async () => {
@@ -87,6 +164,41 @@ describe("generation", function () {
   });
 });
 
+describe("a model that was trained to end", function () {
+  this.timeout(120_000);
+
+  it("ends where a document does, and one that was not does not", async () => {
+    const tokenizer = await openTokenizer("bytes"), told = "A fable.";
+    const lengths = async (ends: boolean): Promise<number> => {
+      await using small = await Memformer.create({ preset: "tiny", width: 32, dropout: 0, device: "cpu", seed: 3 });
+      const source = tokensInMemory(Array.from({ length: 8 }, () => tokenizer.encode(told)), tokenizer);
+      using trainer = new Trainer(small, { steps: 120, horizon: 1, rate: 1e-2, warmup: 5 });
+      for await (const { step } of trainer.run(new TokenStream(source, { lanes: 4, segment: 16, ends }))) void step;
+      using session = await small.session();
+      let words = "";
+      for await (const piece of session.generate({ maxTokens: 30, temperature: 0 })) words += piece;
+      expect(words.startsWith(told)).to.be.true;
+      return session.pending;
+    };
+    expect(await lengths(true)).to.equal(told.length);
+    expect(await lengths(false)).to.not.equal(told.length);
+  });
+
+  it("refuses segments longer than its own", async () => {
+    await using small = await Memformer.create({ preset: "tiny", width: 32, device: "cpu" });
+    const tokenizer = await openTokenizer("bytes"), source = tokensInMemory([tokenizer.encode("a text of some length, and more")], tokenizer);
+    for (const work of [
+      async () => evaluate(small, evaluationPass(source, { lanes: 1, segment: 17 })),
+      async () => new Trainer(small, { steps: 1, horizon: 1 }).run(new TokenStream(source, { lanes: 1, segment: 17 })).next(),
+    ]) {
+      const error = await failure(work());
+      expect(error.code).to.equal("ERR_MEMFORMER_SHAPE");
+      expect(error.message).to.include("17 tokens, more than the 16");
+    }
+    await evaluate(small, evaluationPass(source, { lanes: 1, segment: 9 }));
+  });
+});
+
 describe("a sampler", () => {
   const logits = [0, Math.log(2), Math.log(4), Math.log(1), -Infinity]; // shares 1/8, 2/8, 4/8, 1/8, 0
 
@@ -114,8 +226,19 @@ describe("a sampler", () => {
     expectShares(shares({ seed: 4, topP: 0.7, topK: 3 }), [0, 2 / 6, 4 / 6, 0, 0]);
   });
 
-  it("refuses options out of range by name", () => {
-    const wrong = [{ temperature: -1 }, { temperature: NaN }, { topK: 0 }, { topK: 1.5 }, { topP: 0 }, { topP: 1.1 }];
+  it("refuses logits that are not finite", () => {
+    for (const bad of [[1, NaN, 5], [NaN, NaN], [1, Infinity], [-Infinity], []]) {
+      for (const temperature of [0, 1]) {
+        expect(() => sampler({ temperature })(bad)).to.throw(/logits/).with.property("code", "ERR_MEMFORMER_NOT_FINITE");
+      }
+    }
+  });
+
+  it("refuses options that it does not know, and those out of range by name", () => {
+    const wrong = [
+      { temperature: -1 }, { temperature: NaN }, { topK: 0 }, { topK: 1.5 }, { topP: 0 }, { topP: 1.1 }, { top_k: 3 },
+      { seed: -1 }, { seed: 1.5 }, { seed: NaN }, { seed: "x" as never },
+    ];
     for (const options of wrong) {
       expect(() => sampler(options)).to.throw(new RegExp(Object.keys(options)[0]!))
         .with.property("code", "ERR_MEMFORMER_CONFIG");

@@ -1,7 +1,7 @@
 import { expect } from "chai";
 import { writeFile } from "node:fs/promises";
 import { setImmediate as turn } from "node:timers/promises";
-import { memory, Random, Session, synchronize, type Memformer, type Tokenizer } from "../lib/index.ts";
+import { AdamW, memory, mrbp, Random, Session, synchronize, type Memformer, type Tokenizer } from "../lib/index.ts";
 import { run } from "./support/children.ts";
 import { perturb, tinyModel } from "./support/models.ts";
 import { failure, temporary } from "./support/runs.ts";
@@ -185,6 +185,56 @@ describe("a saved session", function () {
     expect(error.code).to.equal("ERR_MEMFORMER_CHECKPOINT_MISMATCH");
     expect(error.message).to.include("json:0123456789ab");
   });
+
+  it("of a model with other weights is refused, also of the same one trained on", async () => {
+    await using model = await reader(), other = await reader({ seed: 9 }), twin = await reader();
+    using session = await Session.open(model);
+    await session.read(text);
+    const bytes = await session.save();
+    using same = await Session.restore(twin, bytes);
+    expect([...await same.logits()]).to.deep.equal([...await session.logits()]);
+    for (const change of [async () => other, async () => trained(model)]) {
+      const error = await failure(Session.restore(await change(), bytes));
+      expect(error.code).to.equal("ERR_MEMFORMER_CHECKPOINT_MISMATCH");
+      expect(error.message).to.include("other weights");
+    }
+    // Saved before a hash was kept: there is nothing to compare.
+    const length = new DataView(bytes.buffer).getUint32(0, true);
+    const header = JSON.parse(new TextDecoder().decode(bytes.subarray(4, 4 + length))) as Record<string, unknown>;
+    delete header["weights"];
+    const words = new TextEncoder().encode(JSON.stringify(header)), old = new Uint8Array(4 + words.length + bytes.length - 4 - length);
+    new DataView(old.buffer).setUint32(0, words.length, true);
+    old.set(words, 4);
+    old.set(bytes.subarray(4 + length), 4 + words.length);
+    using restored = await Session.restore(other, old);
+    expect(restored.pending).to.equal(session.pending);
+  });
+
+  it("costs a hash of the weights once, until they change", async () => {
+    await using model = await tinyModel({ vocabulary: 257, bos: 256, precision: "float32" });
+    const hash = await model.weightsHash(), read = model.ownParameter.bind(model);
+    let reads = 0;
+    model.ownParameter = (name) => {
+      reads++;
+      return read(name);
+    };
+    using session = await Session.open(model);
+    await session.save();
+    expect(reads).to.equal(0);
+    await trained(model);
+    expect(await model.weightsHash()).to.not.equal(hash);
+    expect(reads).to.equal(model.parameters.length);
+  });
+
+  async function trained(model: Memformer): Promise<Memformer> {
+    const { segment: length, bos } = model.config, target = new Int32Array(length).fill(65);
+    const window = [model.upload({ batch: 1, length, source: target.with(0, bos), target, reset: Uint8Array.of(1) })];
+    mrbp(model, window, model.initialState(1));
+    using optimizer = new AdamW(model), norm = model.clipGradients(0);
+    optimizer.step(0.1, norm);
+    await synchronize();
+    return model;
+  }
 
   it("that is hostile is refused with CHECKPOINT_FORMAT, and leaves nothing behind", async () => {
     await using model = await reader();

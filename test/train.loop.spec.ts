@@ -149,6 +149,32 @@ describe("training", function () {
     expect(await new CheckpointStore(folder.path).last()).to.match(/step-000003$/);
   });
 
+  it("stopped while it evaluates ends at once, with a checkpoint of the step before", async () => {
+    await using model = await runModel();
+    const trainer = new Trainer(model, { steps: 9, horizon: 1, evaluateEvery: 2 }), seen: unknown[] = [];
+    const evaluate = async (_: unknown, __: number, signal: AbortSignal): Promise<number> => {
+      trainer.stop();
+      await new Promise((_resolve, reject) => {
+        if (signal.aborted) reject(signal.reason as Error);
+        signal.addEventListener("abort", () => { reject(signal.reason as Error); });
+      });
+      return 0;
+    };
+    for await (const { step, evaluation, checkpoint } of trainer.run(task(), { checkpoints: folder.path, evaluate })) {
+      seen.push([step, evaluation, checkpoint !== undefined]);
+    }
+    expect(seen).to.deep.equal([[1, undefined, false], [2, undefined, true]]);
+    expect((await new CheckpointStore(folder.path).list()).map(({ step }) => step)).to.deep.equal([2]);
+  });
+
+  it("keeps the step before an evaluation that fails", async () => {
+    await using model = await runModel();
+    const evaluate = async (): Promise<number> => Promise.reject(new Error("no such text"));
+    const error = await failure(train(model, { steps: 9, horizon: 1, evaluateEvery: 3 }, { checkpoints: folder.path, evaluate }));
+    expect(error.message).to.equal("no such text");
+    expect((await new CheckpointStore(folder.path).list()).map(({ step }) => step)).to.deep.equal([3]);
+  });
+
   it("stopped from inside the loop ends with a checkpoint of that step", async () => {
     await using model = await runModel();
     const trainer = new Trainer(model, { steps: 100, horizon: 2 });

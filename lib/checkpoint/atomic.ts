@@ -9,6 +9,7 @@ import { open, mkdir, readdir, rename, rm, stat, type FileHandle } from "node:fs
 import { basename, dirname, join } from "node:path";
 import { MemformerError } from "../errors.ts";
 import { withIoErrors } from "./io-error.ts";
+import { makeFolder } from "./make-folder.ts";
 
 /** Writes one file of a folder; it is given the path to write to. */
 export type FileWriter = (path: string) => Promise<void>;
@@ -49,7 +50,7 @@ export type Publish = (partial: string) => Promise<void>;
  */
 export async function fillFolder(path: string, files: Record<string, FileWriter>, publish: Publish): Promise<void> {
   Object.keys(files).forEach(checkFileName);
-  await withIoErrors("create folder", dirname(path), () => mkdir(dirname(path), { recursive: true }));
+  await withIoErrors("create folder", dirname(path), () => makeFolder(dirname(path)));
   await whileUnderway(path, async (partial) => {
     await mkdir(partial);
     for (const [name, write] of Object.entries(files)) {

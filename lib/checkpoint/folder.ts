@@ -11,7 +11,7 @@
  */
 import { readdir, readFile, rename } from "node:fs/promises";
 import { basename, dirname, join, resolve } from "node:path";
-import { MemformerError } from "../errors.ts";
+import { knownOptions, MemformerError } from "../errors.ts";
 import { fillFolder, removeFolder, sweepPartials, syncFolder, writeFileAtomic, type FileWriter } from "./atomic.ts";
 import { errnoOf, withIoErrors } from "./io-error.ts";
 import { MANIFEST, wholeManifest, writeManifest } from "./manifest.ts";
@@ -37,6 +37,7 @@ export class CheckpointStore {
 
   /** `keep`: how many of the newest checkpoints stay, beside the best one (default 2). Throws CONFIG below 1. */
   constructor(root: string, options: { keep?: number } = {}) {
+    knownOptions(["keep"], options, "CheckpointStore");
     const keep = options.keep ?? 2;
     if (!Number.isSafeInteger(keep) || keep < 1) {
       throw new MemformerError("CONFIG", `keep: expected a whole number of at least 1, got ${keep}`,
@@ -52,6 +53,7 @@ export class CheckpointStore {
    * writer threw; the checkpoints before it are then untouched and nothing partial is left.
    */
   async write(step: number, files: Record<string, FileWriter>, options: { best?: boolean } = {}): Promise<string> {
+    knownOptions(["best"], options, "checkpoint");
     if (!Number.isSafeInteger(step) || step < 0) {
       throw new MemformerError("CONFIG", `step: expected a whole number of at least 0, got ${step}`,
         { details: { step } });

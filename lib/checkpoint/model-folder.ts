@@ -82,7 +82,7 @@ export async function readConfig(folder: string): Promise<ConfigFile> {
   const path = join(await findModelFolder(folder), CONFIG);
   const text = await withIoErrors("read", path, async () => {
     const { size } = await stat(path);
-    return size > MAX_CONFIG_BYTES ? "" : await readFile(path, "utf8");
+    return size > MAX_CONFIG_BYTES ? "" : (await readFile(path, "utf8")).replace(/^\ufeff/, ""); // no byte order mark
   });
   const fail = (words: string): never => {
     throw new MemformerError("CHECKPOINT_FORMAT", `${path} ${words}`, { details: { path } });

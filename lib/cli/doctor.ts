@@ -1,5 +1,6 @@
 import type { Command } from "commander";
 import { doctor, isHealthy, type Row } from "../native/doctor.ts";
+import { print } from "./output.ts";
 
 function show(rows: readonly Row[]): string {
   const width = Math.max(...rows.map(({ name }) => name.length));
@@ -18,11 +19,11 @@ export function register(program: Command): void {
     .command("doctor")
     .description("what this machine has of what memformer needs, and the line that mends the rest")
     .option("--json", "print the rows as JSON")
-    .action(({ json }: { json?: boolean }) => {
+    .action(async ({ json }: { json?: boolean }) => {
       const rows = doctor();
       const ok = isHealthy(rows);
       const text = json === true ? JSON.stringify({ ok, rows }, null, 2) : show(rows);
-      process.stdout.write(`${text}\n`);
+      await print(`${text}\n`);
       if (!ok) process.exitCode = 1;
     });
 }

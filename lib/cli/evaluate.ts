@@ -8,6 +8,7 @@ import { evaluateSource, type Scored } from "./held-out.ts";
 import { catchInterrupts } from "./interrupt.ts";
 import { findModel, openModel, runOf } from "./model-folder.ts";
 import { addOptions, pick } from "./options.ts";
+import { print } from "./output.ts";
 import { fromFlags, runSchema, settle, type Given } from "./run-config.ts";
 import { identityOfRun } from "./run-identity.ts";
 import { openHeldOutOf } from "./run-text.ts";
@@ -84,14 +85,14 @@ export function register(program: Command): void {
     const { ablations, ...whole } = result;
     const facts = { model: folder, step: found.step ?? null, data: data.spec, split, lanes: run.lanes, notes };
     if (json) {
-      process.stdout.write(`${JSON.stringify({ ...facts, ...whole, ablations }, null, 2)}\n`);
+      await print(`${JSON.stringify({ ...facts, ...whole, ablations }, null, 2)}\n`);
       return;
     }
     const line = (name: string, { bitsPerByte, bitsPerToken, perplexity }: Score): string[] => [
       name,
       ...[bitsPerByte, bitsPerToken, perplexity].map((value) => formatNumber(value)),
     ];
-    process.stdout.write(
+    await print(
       `${table([
         ["memory", "bits per byte", "bits per token", "perplexity"],
         line("whole", whole),

@@ -1,22 +1,21 @@
 /** `memformer generate`: a prompt of any length in, its continuation out, piece by piece. */
-import { readFile } from "node:fs/promises";
-import { text } from "node:stream/consumers";
 import { InvalidArgumentError, type Command } from "commander";
 import { z } from "zod";
-import { withIoErrors } from "../checkpoint/io-error.ts";
+import { readWholeText } from "../data/whole-text.ts";
 import { Session } from "../session.ts";
 import { findModel, modelName, openModel } from "./model-folder.ts";
 import { addOptions } from "./options.ts";
+import { print } from "./output.ts";
 import { runSchema } from "./run-config.ts";
 
 const generateSchema = z.strictObject({
   prompt: z.string().optional().describe("the text to continue; - reads it from the standard input; default: none"),
-  promptFile: z.string().optional().describe("a file with the text to continue"),
+  promptFile: z.string().optional().describe("a file with the text to continue: UTF-8, plain or gzipped, as data is"),
   maxTokens: z.int().positive().default(256).describe("tokens to make at most"),
   temperature: z.number().nonnegative().default(0.8).describe("0: always the likeliest token"),
   topK: z.int().positive().optional().describe("only the k likeliest tokens; default: all"),
   topP: z.number().positive().max(1).default(1).describe("only the likeliest tokens that together hold this share"),
-  seed: z.int().nonnegative().default(0).describe("decides what is drawn"),
+  seed: z.int().nonnegative().optional().describe("decides what is drawn; default: another each time, which is told"),
   // A model knows its own tokenizer.
   tokenizer: z.string().optional().describe(runSchema.shape.tokenizer.description!),
   device: runSchema.shape.device,
@@ -36,9 +35,9 @@ export function register(program: Command): void {
       throw new InvalidArgumentError("--prompt and --prompt-file exclude each other");
     const before =
       promptFile !== undefined
-        ? await withIoErrors("read", promptFile, () => readFile(promptFile, "utf8"))
+        ? await readWholeText(promptFile)
         : prompt === "-"
-          ? await text(process.stdin)
+          ? await readWholeText("the standard input", process.stdin)
           : (prompt ?? "");
     const found = await findModel(path);
     const opened = await openModel(found.folder, { tokenizer, device, threads });
@@ -46,7 +45,12 @@ export function register(program: Command): void {
     await using model = opened.model;
     using session = await Session.open(model, opened.tokenizer);
     await session.read(before);
-    for await (const piece of session.generate(options)) process.stdout.write(piece);
-    process.stdout.write("\n");
+    try {
+      for await (const piece of session.generate(options)) if (!(await print(piece))) return;
+      await print("\n");
+    } finally {
+      const told = options.seed === undefined && options.temperature > 0 && session.lastSeed !== undefined;
+      if (told) process.stderr.write(`Drawn with --seed ${session.lastSeed}\n`);
+    }
   });
 }

@@ -2,6 +2,7 @@ import type { Command } from "commander";
 import { importLucidrains, importSchema, type Imported, type ImportOptions } from "../import/lucidrains.ts";
 import { MemformerError } from "../errors.ts";
 import { addOptions, pick } from "./options.ts";
+import { print } from "./output.ts";
 import { table } from "./table.ts";
 
 interface Options extends ImportOptions {
@@ -25,7 +26,7 @@ export function register(program: Command): void {
     if (out === undefined && !dryRun) throw new MemformerError("CONFIG", "name a folder with --out, or look first with --dry-run");
     const imported = await importLucidrains(file, dryRun ? undefined : out, pick(importSchema, { ...options }));
     const facts = { file, ...(dryRun ? {} : { out }), ...imported };
-    process.stdout.write(json ? `${JSON.stringify(facts, null, 2)}\n` : show(imported, dryRun ? undefined : out));
+    await print(json ? `${JSON.stringify(facts, null, 2)}\n` : show(imported, dryRun ? undefined : out));
   });
 }
 

@@ -7,6 +7,7 @@ import { CheckpointStore } from "../checkpoint/folder.ts";
 import { openWeights, readConfig } from "../checkpoint/model-folder.ts";
 import { formatBytes } from "../log/format.ts";
 import { CHECKPOINTS, findModel, modelName } from "./model-folder.ts";
+import { print } from "./output.ts";
 import { table } from "./table.ts";
 
 interface Group {
@@ -30,7 +31,7 @@ export function register(program: Command): void {
         total = sum("total", groups);
       const checkpoints = await checkpointsOf(path);
       const facts = { model, ...(step !== undefined && { step }), format, formatVersion, config, groups, total, checkpoints };
-      process.stdout.write(json ? `${JSON.stringify(facts, null, 2)}\n` : show(facts));
+      await print(json ? `${JSON.stringify(facts, null, 2)}\n` : show(facts));
     });
 }
 

@@ -1,8 +1,9 @@
 #!/usr/bin/env node
-/** `memformer <command>`. Exit codes: 0; 1 for a failure that is told; 2 for misuse; 130 and 143 for signals. */
+/** `memformer <command>`. Exit codes: 0; 1 for a failure that is told; 2 for misuse; 129, 130 and 143 for signals. */
 import { readFileSync } from "node:fs";
 import { CommanderError, InvalidArgumentError, Command } from "commander";
 import { isMemformerError } from "../errors.ts";
+import { requireWorkingFolder } from "../native/working-folder.ts";
 import { register as build } from "./build.ts";
 import { register as diagnose } from "./diagnose.ts";
 import { register as doctor } from "./doctor.ts";
@@ -10,6 +11,7 @@ import { register as evaluate } from "./evaluate.ts";
 import { register as generate } from "./generate.ts";
 import { register as importModel } from "./import.ts";
 import { register as inspect } from "./inspect.ts";
+import { silenceLostStreams } from "./output.ts";
 import { register as setup } from "./setup.ts";
 import { register as train } from "./train.ts";
 
@@ -21,6 +23,7 @@ program
   .description("a transformer with a memory of constant size, trained through long time")
   .version(version)
   .enablePositionalOptions()
+  .hook("preAction", requireWorkingFolder)
   .configureOutput({
     outputError: (text, write) => {
       write(text.replace(/^error: /, "memformer: "));
@@ -29,11 +32,7 @@ program
   .exitOverride();
 for (const register of [doctor, setup, build, train, evaluate, diagnose, generate, importModel, inspect]) register(program);
 
-// Whoever reads our output may stop reading: `memformer generate … | head`.
-process.stdout.on("error", (error: NodeJS.ErrnoException) => {
-  if (error.code !== "EPIPE") throw error;
-  process.exit(0);
-});
+silenceLostStreams();
 
 try {
   await program.parseAsync();

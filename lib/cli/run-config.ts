@@ -37,6 +37,10 @@ export const runSchema = z.strictObject({
     .positive()
     .optional()
     .describe("tokens after which a document is cut; default: none is, unless there are fewer documents than lanes"),
+  ends: z
+    .boolean()
+    .default(true)
+    .describe("predict BOS after a document's last token, so that a model learns where to end"),
   skipEmpty: z.boolean().default(false).describe("leave out empty documents instead of refusing them"),
   heldOut: z
     .number()
@@ -91,7 +95,8 @@ export function fromFlags(flags: Readonly<Record<string, unknown>>): Given {
 
 /** Reads `{ data, lanes, …, model: {…}, train: {…} }`. Throws IO; CONFIG with an unknown key's near miss. */
 export async function fromFile(path: string): Promise<Given> {
-  const text = await withIoErrors("read", path, () => readFile(path, "utf8"));
+  // A byte order mark, as some editors write it, is no part of the text.
+  const text = (await withIoErrors("read", path, () => readFile(path, "utf8"))).replace(/^\ufeff/, "");
   const refuse = (words: string): never => {
     throw new MemformerError("CONFIG", `${path} ${words}`, { details: { path } });
   };

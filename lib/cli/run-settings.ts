@@ -17,15 +17,18 @@ export async function runSettings(
   if (!resume) return settle(...given);
   const out = runSchema.shape.out.parse(given.map(({ run }) => run["out"]).findLast((value) => value !== undefined));
   const written = await fromFile(join(out, RUN));
-  const before = { ...written, model: { ...plainOptions, ...written.model } }; // a run older than an option
+  const before = { ...written, run: { ...runOptions, ...written.run }, model: { ...plainOptions, ...written.model } }; // a run older than an option
   const settled = settle(before, ...given);
   refuseChanges(out, settled, before);
   return settled;
 }
 
+/** Options of a run that came later than some runs, with the values that these had: they are not in their run.json. */
+const runOptions = { ends: false };
+
 /** What the run has learned so far, and where its stream stands, would mean something else. */
 const fixed = {
-  run: ["data", "tokenizer", "lanes", "documents", "field", "documentLimit", "skipEmpty", "heldOut"],
+  run: ["data", "tokenizer", "lanes", "documents", "field", "documentLimit", "ends", "skipEmpty", "heldOut"],
   model: Object.keys(shapeSchema.shape),
   train: ["seed"],
 } as const satisfies Record<keyof Given, readonly string[]>;
@@ -59,9 +62,13 @@ function refuseChanges(out: string, now: Given, before: Given): void {
       if (JSON.stringify(found) === JSON.stringify(wanted)) continue;
       throw new MemformerError(
         "CHECKPOINT_MISMATCH",
-        `the run in ${out} has ${flagName(key)} ${String(wanted)}, which cannot become ${String(found)} on the way`,
+        `the run in ${out} has ${flagName(key)} ${shown(wanted)}, which cannot become ${shown(found)} on the way`,
         { details: { out, option: key } },
       );
     }
   }
+}
+
+function shown(value: unknown): string {
+  return value === undefined ? "by default" : typeof value === "string" ? value : JSON.stringify(value);
 }

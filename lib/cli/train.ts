@@ -1,9 +1,9 @@
 /** `memformer train`: text in, a run's folder out. */
-import { mkdir } from "node:fs/promises";
 import { join } from "node:path";
 import type { Command } from "commander";
 import { CheckpointStore } from "../checkpoint/folder.ts";
 import { withIoErrors } from "../checkpoint/io-error.ts";
+import { makeFolder } from "../checkpoint/make-folder.ts";
 import { openTokenizer, TokenStream, type Dataset } from "../data/index.ts";
 import { isMemformerError, MemformerError } from "../errors.ts";
 import { formatBytes, formatNumber } from "../log/format.ts";
@@ -12,7 +12,7 @@ import { RunLog } from "../log/run-log.ts";
 import { Memformer } from "../model.ts";
 import { takeLock } from "../native/libtorch/lock.ts";
 import { runtime } from "../runtime.ts";
-import { Trainer } from "../train.ts";
+import { Trainer, type RunOptions } from "../train.ts";
 import { trainSchema } from "../train-config.ts";
 import { evaluateSource } from "./held-out.ts";
 import { catchInterrupts, type Interruption } from "./interrupt.ts";
@@ -28,7 +28,7 @@ import { reportStep } from "./step-report.ts";
 /** By then every shape of a run has been met twice. */
 const STEPS_TO_RECORD = 4;
 
-/** Adds `memformer train`; its exit code is 130 or 143 when a signal ended it. */
+/** Adds `memformer train`; its exit code is 129, 130 or 143 when a signal ended it. */
 export function register(program: Command): void {
   const command = program
     .command("train")
@@ -81,11 +81,12 @@ async function train(
     lanes: run.lanes,
     segment: model.config.segment,
     seed: options.seed,
+    ends: run.ends,
     ...(run.documentLimit !== undefined && { documentLimit: run.documentLimit }),
   });
   const trainer = new Trainer(model, options);
   const settled = { run, model: fromFlags(model.config).model as RunSettings["model"], train: trainer.config };
-  await withIoErrors("make", run.out, () => mkdir(run.out, { recursive: true }));
+  await withIoErrors("make", run.out, () => makeFolder(run.out));
   const release = await withIoErrors("lock", run.out, () => takeLock(join(run.out, LOCK), { patience: 0 }));
   try {
     if (!resume) await refuseRun(run.out);
@@ -131,9 +132,15 @@ async function trainLocked({ data, model, stream, trainer, settled, resume, inte
   await writeRun(run.out, placedSettings(settled));
   await writeIdentity(run.out, identity);
 
-  const log = await RunLog.open(run.out, { resumeAfter: start, tensorboard: run.tensorboard });
   const total = Math.max(options.steps, start);
   const progress = createProgress({ label: "train", total, start });
+  const log = await RunLog.open(run.out, {
+    resumeAfter: start,
+    tensorboard: run.tensorboard,
+    onFailure: ({ message }) => {
+      progress.note(`${message}; training goes on, what is to be logged waits until it can be written`);
+    },
+  });
   progress.note(
     `${data.spec}: ${data.train.tokens} tokens to train on${data.notes.map((note) => `; ${note}`).join("")}`,
   );
@@ -143,7 +150,7 @@ async function trainLocked({ data, model, stream, trainer, settled, resume, inte
   for (const note of notes) progress.note(note);
   interruption.signal.addEventListener("abort", () => {
     trainer.stop();
-    progress.note("finishing this step, then a checkpoint; once more ends at once");
+    progress.note("finishing this step, then a checkpoint; press Ctrl-C again to end at once");
   });
   if (interruption.signal.aborted) throw new MemformerError("ABORTED", "stopped before the first step");
   const tokenizer = await tokenizerTexts(data.tokenizer);
@@ -169,7 +176,7 @@ async function trainLocked({ data, model, stream, trainer, settled, resume, inte
     return;
   }
   await saveModel(model, join(run.out, MODEL), placedSettings(settled), { tokenizer, identity, step: trainer.step });
-  process.stdout.write(`${join(run.out, MODEL)}\n`);
+  process.stdout.write(`${join(run.out, MODEL)}\n`); // for show: the run is whole, whether this is read or not
 }
 
 /** Says why steps run one kernel at a time, where a GPU's are not recorded. */
@@ -178,13 +185,14 @@ async function noteRefusal(model: Memformer, progress: Progress): Promise<void> 
   if (refusal !== "") progress.note(`steps cannot be recorded and run kernel by kernel: ${refusal}`);
 }
 
-function heldOutScore(data: Dataset, run: RunSettings["run"]): (model: Memformer) => Promise<number> {
+function heldOutScore(data: Dataset, run: RunSettings["run"]): NonNullable<RunOptions["evaluate"]> {
   const source = data.valid; // throws here, before the first step, if there is none
-  return async (model) => {
+  return async (model, _step, signal) => {
     const { bitsPerByte } = await evaluateSource(model, source, {
       lanes: run.lanes,
       segments: run.evaluateSegments,
       ablations: [],
+      signal,
     });
     return bitsPerByte;
   };

@@ -11,6 +11,15 @@ export function wholeNumber(value: unknown, name: string, least: number): number
   });
 }
 
+/**
+ * `value`, checked to be true or false.
+ * @throws MemformerError `CONFIG`, naming the option and what came.
+ */
+export function flag(value: unknown, name: string): boolean {
+  if (typeof value === "boolean") return value;
+  throw new MemformerError("CONFIG", `${name} must be true or false, not ${shown(value)}.`, { details: { option: name, found: value } });
+}
+
 /** A value as an error message shows it. */
 export function shown(value: unknown): string {
   return typeof value === "string" ? JSON.stringify(value) : String(value);

@@ -1,7 +1,8 @@
 // Text to two token files: one to train on, one held out.
 import { createHash } from "node:crypto";
-import { mkdir, mkdtemp, rename, rm } from "node:fs/promises";
+import { mkdtemp, rename, rm } from "node:fs/promises";
 import { join } from "node:path";
+import { makeFolder } from "../checkpoint/make-folder.ts";
 import { MemformerError } from "../errors.ts";
 import { shown, wholeNumber } from "./arguments.ts";
 import { cutPlace, cutPlaceInOrder, divide, divideInOrder, type Countable } from "./divide.ts";
@@ -44,22 +45,14 @@ export interface PreparedCorpus {
   readonly valid?: { readonly path: string; readonly header: TokenHeader };
 }
 
-/**
- * Tokenizes text into a training and a held-out file. Documents are held out whole, drawn by a hash of their text and
- * `seed` ({@link divide}): equal ones are on one side, and a corpus that grows holds out what it did, as long as that is
- * between half the share and half as much again. Where documents are too few or too large for that, the end of one
- * is held out. Both files appear when both are whole. Text may be larger than memory.
- * @throws MemformerError as `readDocuments` and `writeTokenFile`; what the tokenizer throws, else `DATA`, naming the document; `CONFIG` for a share out of range; `ABORTED` by
- * `signal`.
- */
+/** `prepareCorpus` of strict.ts, its options not checked for what it does not know. */
 export async function prepareCorpus(options: CorpusOptions): Promise<PreparedCorpus> {
   const { out, heldOut = 0.05, seed = 0 } = options;
   if (!(typeof heldOut === "number" && heldOut >= 0 && heldOut < 1)) {
     throw new MemformerError("CONFIG", `heldOut must be a share from 0 to below 1, not ${shown(heldOut)}.`);
   }
   wholeNumber(seed, "seed", 0);
-  await mkdir(out, { recursive: true }).catch(() => {}); // the next line tells why it failed
-  const stage = await mkdtemp(join(out, ".preparing-")).catch((cause: unknown) => {
+  const stage = await makeFolder(out).then(() => mkdtemp(join(out, ".preparing-"))).catch((cause: unknown) => {
     throw new MemformerError(
       "IO",
       `The folder ${out} cannot be written: ${(cause as Error).message}`,

@@ -32,13 +32,7 @@ export interface TextDocument {
   readonly number: number;
 }
 
-/**
- * The documents of files and folders in the order given; a folder gives its .txt, .text, .md and .jsonl files (each
- * also as .gz), subfolders included, sorted by name; names that begin with a dot and other litter of programs are
- * passed over, with all below them. Memory holds one document at a time.
- * @throws MemformerError `IO` for what cannot be read; `DATA` for an empty document, a folder without text, a file
- * that is not UTF-8 text, a .jsonl line without its field; `CONFIG` for an unknown rule.
- */
+/** `readDocuments` of strict.ts, its options not checked for what it does not know. */
 export async function* readDocuments(
   inputs: string | readonly string[],
   options: DocumentOptions = {},

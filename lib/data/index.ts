@@ -1,17 +1,18 @@
 export type { TokenDecoder } from "./byte-decoder.ts";
-export { prepareCorpus, type CorpusOptions, type HeldOutTexts, type PreparedCorpus } from "./corpus.ts";
+export type { CorpusOptions, HeldOutTexts, PreparedCorpus } from "./corpus.ts";
 export { Dataset, type Split } from "./dataset.ts";
 export {
-  documentRules, readDocuments, type DocumentOptions, type DocumentRule, type TextDocument,
+  documentRules, type DocumentOptions, type DocumentRule, type TextDocument,
 } from "./documents.ts";
 export { documentHash, sourceHash } from "./text-hash.ts";
 export { readIdx, type IdxArray } from "./idx.ts";
 export { imageSource, pixels } from "./mnist.ts";
 export { datasetNames, type DatasetName } from "./named.ts";
-export { openDataset, type DatasetOptions } from "./open-dataset.ts";
+export type { DatasetOptions } from "./open-dataset.ts";
 export { Random } from "./random.ts";
 export { RecallStream, type RecallOptions, type RecallPosition } from "./recall.ts";
 export type { SegmentStream } from "./segment-stream.ts";
+export { openDataset, prepareCorpus, readDocuments } from "./strict.ts";
 export { evaluationPass, TokenStream, type StreamStats, type TokenStreamOptions } from "./stream.ts";
 export type { StreamPosition } from "./stream-position.ts";
 export { isTokenFile, openTokenFile, TokenFile, type TokenFileOptions } from "./token-file.ts";
@@ -22,4 +23,4 @@ export {
 export type { TokenizeProgress } from "./tokenize-progress.ts";
 export type { TokenizeOptions } from "./tokenize.ts";
 export { writeTokenFile } from "./token-writer.ts";
-export { openTokenizer, type Tokenizer } from "./tokenizer.ts";
+export { openTokenizer, type EncodeOptions, type Tokenizer } from "./tokenizer.ts";

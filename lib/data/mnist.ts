@@ -18,10 +18,10 @@ const validImages = 5_000;
 /** Pixels as tokens: text is their levels, 0 to 255, with white space between them. */
 export const pixels: Tokenizer = byteTokenizer(
   { name: "pixels", bos: 256 },
-  (text) => Int32Array.from(text.split(/\s+/).filter((word) => word !== ""), (word) => {
+  (text) => [Int32Array.from(text.split(/\s+/).filter((word) => word !== ""), (word) => {
     if (/^\d{1,3}$/.test(word) && Number(word) < 256) return Number(word);
     throw new MemformerError("DATA", `${JSON.stringify(word)} is not the level of a pixel, 0 to 255.`);
-  }),
+  })],
   (token) => Buffer.from(`${token} `),
 );
 

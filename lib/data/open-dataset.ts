@@ -27,15 +27,7 @@ export interface DatasetOptions extends DocumentOptions, TokenizeOptions, Pick<C
   readonly heldOut?: number;
 }
 
-/**
- * Opens a data set: a name (`moby-dick`, `sotu`), a name with the folder of its files (`tinyshakespeare:DIR`,
- * `wikitext-103:DIR`, `wikitext-103-raw:DIR`, `mnist:DIR`), a text file, or a folder. A folder with files called train,
- * valid (or validation, val) and test has these splits; of any other text, documents are held out.
- * What was held out, what was read and what was passed over is told in the data set's `notes`.
- * A folder with the `train.tokens` and `valid.tokens` of `prepareCorpus` is opened as it is.
- * @throws MemformerError `DATA` for an unknown name, a missing package or file, text that is refused; `CONFIG` for a
- * tokenizer that does not fit; `IO` for what cannot be read or written.
- */
+/** `openDataset` of strict.ts, its options not checked for what it does not know. */
 export async function openDataset(spec: string, options: DatasetOptions): Promise<Dataset> {
   const colon = spec.indexOf(":");
   const name = (colon < 0 ? spec : spec.slice(0, colon)) as DatasetName;

@@ -1,5 +1,6 @@
 // A task that memory alone can solve: a key is shown, and must be named some segments later, when it is out of sight.
 import { MemformerError } from "../errors.ts";
+import { knownOptions, optionNames } from "../options.ts";
 import { PADDING, type Segment } from "../segment.ts";
 import { shown, wholeNumber } from "./arguments.ts";
 import { Random } from "./random.ts";
@@ -24,6 +25,10 @@ export interface RecallOptions {
   /** Default 0. */
   readonly seed?: number;
 }
+
+const recallNames = optionNames<RecallOptions>({
+  lanes: true, segment: true, keys: true, symbols: true, fillers: true, minLag: true, maxLag: true, seed: true,
+});
 
 /** For each lane the document it is in, and the next segment of it. */
 export interface RecallPosition {
@@ -61,6 +66,7 @@ export class RecallStream implements SegmentStream<RecallPosition> {
   #position: { document: number; step: number }[];
 
   constructor(options: RecallOptions) {
+    knownOptions(recallNames, options, "RecallStream");
     this.lanes = wholeNumber(options.lanes, "lanes", 1);
     this.segment = wholeNumber(options.segment ?? 8, "segment", 2);
     this.keys = wholeNumber(options.keys ?? 16, "keys", 2);

@@ -6,7 +6,7 @@ const whole = z.int().min(0);
 const schema = z.strictObject({
   stream: z.strictObject({
     documents: whole, tokens: whole, lanes: whole, segment: whole,
-    seed: whole.nullable(), documentLimit: whole.nullable(),
+    seed: whole.nullable(), documentLimit: whole.nullable(), ends: z.boolean().optional(),
     /** The tokenizer's name and the hash of the documents; null where a source has none, absent in positions of 0.1. */
     text: z.string().nullable().optional(),
   }),
@@ -36,8 +36,9 @@ export function checkPosition(
     const issue = parsed.error.issues[0]!;
     throw bad(`This is no position of a token stream: ${issue.path.join(".")} ${issue.message}.`);
   }
-  for (const key of Object.keys(stream) as (keyof typeof stream)[]) {
-    const [found, expected] = [parsed.data.stream[key], stream[key]];
+  for (const key of [...Object.keys(stream), "ends"] as (keyof typeof stream)[]) {
+    // Positions of before there was an end to be predicted say nothing of it.
+    const [found, expected] = [parsed.data.stream[key] ?? null, stream[key] ?? null];
     const isUnknown = key === "text" && !(found && expected);
     if (found === expected || isUnknown) continue;
     if (key === "text") throw bad(`The position is of a stream of another text or tokenizer (${found}); here it is ${expected}.`);

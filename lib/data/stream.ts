@@ -1,6 +1,7 @@
 // B lanes side by side, each walking through one document after another in segments of T tokens.
 import { PADDING, type Segment } from "../segment.ts";
-import { wholeNumber } from "./arguments.ts";
+import { knownOptions, optionNames } from "../options.ts";
+import { flag, wholeNumber } from "./arguments.ts";
 import { limitForLanes, Pieces, type Piece } from "./pieces.ts";
 import type { SegmentStream } from "./segment-stream.ts";
 import { checkPosition, type StreamPosition } from "./stream-position.ts";
@@ -27,7 +28,19 @@ export interface TokenStreamOptions {
    * text.
    */
   readonly documentLimit?: number;
+  /**
+   * Whether BOS is to be predicted after a document's last token, in the place where padding would begin, so that a model learns where
+   * documents end: generation ends when BOS is drawn. It takes no segment more: a document that fills its last segment has no such
+   * target. Default false; an evaluation's bits per byte count the text's tokens alone.
+   */
+  readonly ends?: boolean;
 }
+
+const streamNames = optionNames<TokenStreamOptions>({
+  lanes: true, segment: true, bos: true, seed: true, shuffle: true, repeat: true, documentLimit: true, ends: true,
+});
+type PassOptions = Pick<TokenStreamOptions, "lanes" | "segment" | "bos" | "documentLimit">;
+const passNames = optionNames<PassOptions>({ lanes: true, segment: true, bos: true, documentLimit: true });
 
 /** Counts since the start of the stream. */
 export interface StreamStats {
@@ -50,6 +63,8 @@ interface Row {
   readonly from: number;
   readonly to: number;
   readonly start: boolean;
+  /** Whether BOS follows, to be predicted. */
+  readonly end: boolean;
 }
 
 /**
@@ -70,6 +85,8 @@ export class TokenStream implements SegmentStream<StreamPosition> {
   readonly #seed: number;
   readonly #shuffle: boolean;
   readonly #repeat: boolean;
+  readonly #ends: boolean;
+  readonly #targets: number; // of an epoch
   readonly #pieces: Pieces;
   #lanes: (Lane | undefined)[];
   #epoch = 0;
@@ -79,28 +96,31 @@ export class TokenStream implements SegmentStream<StreamPosition> {
   #text: string | null | undefined; // found out when it is first asked for
 
   constructor(source: TokenSource, options: TokenStreamOptions) {
+    knownOptions(streamNames, options, "TokenStream");
     this.#source = source;
     this.lanes = wholeNumber(options.lanes, "lanes", 1);
     this.segment = wholeNumber(options.segment, "segment", 1);
     this.bos = wholeNumber(options.bos ?? source.tokenizer.bos, "bos", 0);
     this.vocabulary = Math.max(source.tokenizer.vocabulary, this.bos + 1);
     this.#seed = wholeNumber(options.seed ?? 0, "seed", 0);
-    this.#shuffle = options.shuffle ?? true;
-    this.#repeat = options.repeat ?? true;
+    this.#shuffle = flag(options.shuffle ?? true, "shuffle");
+    this.#repeat = flag(options.repeat ?? true, "repeat");
     this.documentLimit = options.documentLimit !== undefined ? wholeNumber(options.documentLimit, "documentLimit", 1)
       : this.#repeat ? limitForLanes(source, this.lanes, this.segment) : Infinity;
+    this.#ends = flag(options.ends ?? false, "ends");
+    this.#targets = source.tokens + (this.#ends ? endsOf(source, this.documentLimit, this.segment) : 0);
     this.#pieces = new Pieces(source, this.documentLimit, this.#shuffle ? this.#seed : undefined);
     this.#lanes = new Array<undefined>(this.lanes).fill(undefined);
   }
 
   /** Whole passes over the source so far, counted in tokens. */
   get epoch(): number {
-    return Math.floor(this.#tokens / this.#source.tokens);
+    return Math.floor(this.#tokens / this.#targets);
   }
 
   /** How far the current pass is, from 0 to just below 1. */
   get fraction(): number {
-    return this.#tokens % this.#source.tokens / this.#source.tokens;
+    return this.#tokens % this.#targets / this.#targets;
   }
 
   /** What the stream has handed out so far. */
@@ -126,6 +146,7 @@ export class TokenStream implements SegmentStream<StreamPosition> {
       if (row === undefined || row.start) source[at] = this.bos;
       if (row === undefined) return;
       await this.#source.read(row.document, row.from, row.to, target.subarray(at, at + T));
+      if (row.end) target[at + row.to - row.from] = this.bos;
       if (!row.start) await this.#source.read(row.document, row.from - T, row.from, source.subarray(at, at + T));
     }));
     return { batch: B, length: T, source, target, reset };
@@ -170,8 +191,9 @@ export class TokenStream implements SegmentStream<StreamPosition> {
       const { piece, offset } = lane;
       const to = Math.min(offset + this.segment, piece.to);
       this.#lanes[b] = to < piece.to ? { piece, offset: to } : undefined;
-      this.#tokens += to - offset;
-      return { document: piece.document, from: offset, to, start: offset === piece.from };
+      const end = this.#ends && to - offset < this.segment && to === this.#source.documentLength(piece.document);
+      this.#tokens += to - offset + (end ? 1 : 0);
+      return { document: piece.document, from: offset, to, start: offset === piece.from, end };
     });
     if (rows.some((row) => row !== undefined)) this.#segments++;
     return rows;
@@ -196,6 +218,7 @@ export class TokenStream implements SegmentStream<StreamPosition> {
       seed: this.#shuffle ? this.#seed : null,
       documentLimit: this.documentLimit === Infinity ? null : this.documentLimit,
       text: this.#text ??= textOf(this.#source),
+      ...this.#ends && { ends: true },
     };
   }
 }
@@ -205,10 +228,21 @@ function textOf(source: TokenSource): string | null {
   return hash === undefined ? null : `${source.tokenizer.name} ${hash}`;
 }
 
+/** How many documents have room behind their last token: where they are cut, their last piece. */
+function endsOf(source: TokenSource, limit: number, segment: number): number {
+  let ends = 0;
+  for (let document = 0; document < source.documents; document++) {
+    const length = source.documentLength(document), last = limit === Infinity ? length : (length - 1) % limit + 1;
+    if (last % segment !== 0) ends++;
+  }
+  return ends;
+}
+
 /** One pass over a source, in its own order, for evaluation. Documents stay whole unless `documentLimit` is given. */
 export function evaluationPass(
   source: TokenSource,
-  options: Pick<TokenStreamOptions, "lanes" | "segment" | "bos" | "documentLimit">,
+  options: PassOptions,
 ): TokenStream {
+  knownOptions(passNames, options, "evaluationPass");
   return new TokenStream(source, { ...options, shuffle: false, repeat: false });
 }

@@ -39,28 +39,33 @@ export async function* readLines(path: string, counter?: ReadCounter): AsyncGene
 }
 
 /**
- * The text of a file, plain or gzipped, in chunks that never split a character.
+ * The text of a file, plain or gzipped, in chunks that never split a character. `bytes`: what is read instead of the
+ * file, which `path` then names in messages.
  * @throws MemformerError `IO` if it cannot be read; `DATA`, with what it is instead and a remedy, if it is not UTF-8
  * text: UTF-16, another encoding, compressed otherwise, or binary (it holds a NUL).
  */
-export async function* readText(path: string, counter?: ReadCounter): AsyncGenerator<string, void, void> {
+export async function* readText(
+  path: string,
+  counter?: ReadCounter,
+  bytes: AsyncIterable<Uint8Array> = readBytes(path, counter),
+): AsyncGenerator<string, void, void> {
   const decoder = new TextDecoder("utf-8", { fatal: true });
   const refuse = (what: string, cause?: unknown): never => {
     throw new MemformerError("DATA", `${path} ${what}.`, { cause, details: { path } });
   };
-  const decode = (bytes?: Uint8Array): string => {
+  const decode = (chunk?: Uint8Array): string => {
     try {
-      return bytes ? decoder.decode(bytes, { stream: true }) : decoder.decode();
+      return chunk ? decoder.decode(chunk, { stream: true }) : decoder.decode();
     } catch (cause) {
-      return refuse(toldByStart(start!, false) ?? toldByBytes(bytes ?? new Uint8Array(0), bytes === undefined), cause);
+      return refuse(toldByStart(start!, false) ?? toldByBytes(chunk ?? new Uint8Array(0), chunk === undefined), cause);
     }
   };
   let start: Uint8Array | undefined;
-  for await (const bytes of readBytes(path, counter)) {
-    const told = start === undefined ? toldByStart(bytes) : undefined;
+  for await (const chunk of bytes) {
+    const told = start === undefined ? toldByStart(chunk) : undefined;
     if (told !== undefined) refuse(told);
-    start ??= bytes.slice(0, 16);
-    const text = decode(bytes);
+    start ??= chunk.slice(0, 16);
+    const text = decode(chunk);
     if (text.includes("\0")) refuse(toldByStart(start, false) ?? holdsNul);
     if (text !== "") yield text;
   }

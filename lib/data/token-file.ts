@@ -1,5 +1,6 @@
 import { open, type FileHandle } from "node:fs/promises";
 import { MemformerError } from "../errors.ts";
+import { knownOptions, optionNames } from "../options.ts";
 import { wholeNumber } from "./arguments.ts";
 import {
   checkTokens, decodeEnds, decodeHashes, decodeHeader, hasMagic, headerBytes, tableBytes, type DocumentEnds,
@@ -127,6 +128,7 @@ export class TokenFile implements TokenSource {
  * @throws MemformerError `IO` if it cannot be read, `DATA` if it is foreign, damaged, cut short or of another version.
  */
 export async function openTokenFile(path: string, options: TokenFileOptions = {}): Promise<TokenFile> {
+  knownOptions(optionNames<TokenFileOptions>({ cacheBytes: true }), options, "openTokenFile");
   const cacheBytes = wholeNumber(options.cacheBytes ?? 16 << 20, "cacheBytes", 0);
   const file = await open(path, "r").catch((cause: unknown) => {
     throw unreadable(path, cause);

@@ -1,6 +1,7 @@
 import { randomBytes } from "node:crypto";
-import { mkdir, open, rename, rm, type FileHandle } from "node:fs/promises";
+import { open, rename, rm, type FileHandle } from "node:fs/promises";
 import { dirname } from "node:path";
+import { makeFolder } from "../checkpoint/make-folder.ts";
 import { MemformerError } from "../errors.ts";
 import { hashOfTable } from "./text-hash.ts";
 import { encodeHeader, headerBytes, type TokenHeader, type TokenSplit } from "./token-format.ts";
@@ -42,7 +43,7 @@ export async function writeTokenParts(
   const part = `${path}.${randomBytes(6).toString("hex")}.part`;
   let file: FileHandle | undefined;
   try {
-    await refusing(path, () => mkdir(dirname(path), { recursive: true }));
+    await refusing(path, () => makeFolder(dirname(path)));
     file = await refusing(path, () => open(part, "wx"));
     const header = await writeAll(path, file, parts, tokenizer, hashes, split);
     await refusing(path, () => file!.sync());

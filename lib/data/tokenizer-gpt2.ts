@@ -1,19 +1,27 @@
-// GPT-2's byte-pair encoding. Its tables take a tenth of a second and 20 MB, so this file is imported on first use.
+// GPT-2's byte-pair encoding. Its table takes a tenth of a second and 20 MB, so this file is imported on first use.
 import ranks from "gpt-tokenizer/bpeRanks/r50k_base";
-import { encode } from "gpt-tokenizer/encoding/r50k_base";
+import { mergePairs, type Merges } from "./bpe.ts";
+import { cached } from "./piece-cache.ts";
+import { gpt2Words } from "./json-pretokenizers.ts";
+import { split } from "./json-split.ts";
 import { cutAfterWord } from "./text-cuts.ts";
-import { byteTokenizer, type Tokenizer } from "./tokenizer.ts";
+import { byteTokenizer, inParts, type Tokenizer } from "./tokenizer.ts";
 
 /** The tokenizer of GPT-2. Text that spells `<|endoftext|>` is text, not BOS. */
 export function gpt2(): Tokenizer {
-  const ordinary = { disallowedSpecial: new Set<string>() };
-  return byteTokenizer(
-    { name: "gpt2", bos: 50256 },
-    (text) => Int32Array.from(encode(text, ordinary)),
-    (token) => {
-      const entry = ranks[token]!;
-      return typeof entry === "string" ? Buffer.from(entry, "utf8") : Uint8Array.from(entry);
-    },
-    cutAfterWord,
-  );
+  const bytes = ranks.map((entry) => typeof entry === "string" ? Buffer.from(entry, "utf8") : Uint8Array.from(entry));
+  const binary = bytes.map((token) => Buffer.from(token).toString("latin1")); // a character a byte
+  const ids = new Map(binary.map((token, id) => [token, id]));
+  const merges: Merges = { // a token's id is its rank, and names what the pair becomes
+    rank: (left, right) => ids.get(binary[left]! + binary[right]!) ?? -1,
+    merged: (rank) => rank,
+  };
+  const tokensOf = cached((piece) => {
+    const symbols = Array.from(Buffer.from(piece, "utf8"), (byte) => ids.get(String.fromCharCode(byte))!);
+    return mergePairs(symbols, merges);
+  });
+  const pieces = function* (text: string): Generator<readonly number[], void, void> {
+    for (const piece of split(text, gpt2Words, "Isolated", false)) yield tokensOf(piece);
+  };
+  return byteTokenizer({ name: "gpt2", bos: 50256 }, (text) => inParts(pieces(text)), (token) => bytes[token]!, cutAfterWord);
 }

@@ -3,11 +3,13 @@
  * at most one torn line at the end, and opening drops it. A resumed run cuts the lines its dead predecessor wrote after
  * the checkpoint, so that each step appears once.
  */
-import { closeSync, createReadStream, fstatSync, ftruncateSync, mkdirSync, openSync, writeSync } from "node:fs";
+import { closeSync, createReadStream, fstatSync, ftruncateSync, openSync, writeSync } from "node:fs";
 import { dirname } from "node:path";
 import { truncate } from "node:fs/promises";
 import { errnoOf, withIoErrors, withIoErrorsSync } from "../checkpoint/io-error.ts";
+import { makeFolderSync } from "../checkpoint/make-folder.ts";
 import { MemformerError } from "../errors.ts";
+import { knownOptions } from "../options.ts";
 
 export interface JsonlRecord {
   readonly step: number;
@@ -29,8 +31,9 @@ export class JsonlLog {
    * it. Throws IO.
    */
   static async open(path: string, options: { resumeAfter?: number | undefined } = {}): Promise<JsonlLog> {
+    knownOptions(["resumeAfter"], options, "JsonlLog");
     return await withIoErrors("open", path, async () => {
-      mkdirSync(dirname(path), { recursive: true });
+      makeFolderSync(dirname(path));
       await repair(path, options.resumeAfter ?? Infinity);
       return new JsonlLog(path, openSync(path, "a"));
     });

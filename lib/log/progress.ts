@@ -1,6 +1,10 @@
-/** Progress of a run: a bar on a terminal, a plain line every few seconds elsewhere (files, pipes, CI). */
+/**
+ * Progress of a run: a bar on a terminal, a plain line every few seconds elsewhere (files, pipes, CI). A stream that can no longer be
+ * written to (its reader gone, its disk full, its terminal closed) makes the display silent, and nothing else.
+ */
 import { SingleBar } from "cli-progress";
 import { MemformerError } from "../errors.ts";
+import { knownOptions, optionNames } from "../options.ts";
 import { formatDuration } from "./format.ts";
 
 /** Names to already formatted texts, shown in this order. */
@@ -30,15 +34,47 @@ export interface ProgressOptions {
   readonly now?: () => number;
 }
 
+const names = optionNames<ProgressOptions>({ label: true, total: true, stream: true, start: true, every: true, now: true });
+
 /** Starts a display. Throws CONFIG for a total, start or interval that is none. */
 export function createProgress(options: ProgressOptions): Progress {
+  knownOptions(names, options, "progress");
   const { total, start = 0, every = 10 } = options;
   check("total", total, Number.isSafeInteger(total) && total >= 1, "a whole number of at least 1");
   check("start", start, Number.isSafeInteger(start) && start >= 0 && start <= total,
     `a whole number from 0 to ${total}`);
   check("every", every, every >= 0, "a number of seconds of at least 0");
   const settled = { stream: process.stderr, now: () => performance.now(), ...options, start, every };
-  return settled.stream.isTTY ? barProgress(settled) : lineProgress(settled);
+  return silentOnFailure(settled.stream, settled.stream.isTTY ? barProgress(settled) : lineProgress(settled));
+}
+
+/** The same display until its stream fails, by an event or by throwing; nothing is shown from then on. */
+function silentOnFailure(stream: Settled["stream"], shown: Progress): Progress {
+  let lost = false;
+  const lose = (): void => {
+    if (lost) return;
+    lost = true;
+    try {
+      shown.stop(); // of a bar also the timer that draws it
+    } catch {
+      // It was to write its last state to the same stream.
+    }
+  };
+  const unlessLost = (show: () => void): void => {
+    if (lost) return;
+    try {
+      show();
+    } catch {
+      lose();
+    }
+  };
+  // Stays after stop(): what was written last may fail later.
+  stream.on("error", lose);
+  return {
+    update: (step, fields) => { unlessLost(() => { shown.update(step, fields); }); },
+    note: (line) => { unlessLost(() => { shown.note(line); }); },
+    stop: () => { unlessLost(() => { shown.stop(); }); },
+  };
 }
 
 type Settled = Required<ProgressOptions>;

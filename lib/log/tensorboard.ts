@@ -3,11 +3,13 @@
  * each one an `Event` protobuf. Fields used: Event { 1 wall_time, 2 step, 3 file_version, 5 summary, 7 session_log },
  * Summary { 1 value }, Value { 1 tag, 2 simple_value }, SessionLog { 1 status }.
  */
-import { closeSync, mkdirSync, openSync, writeSync } from "node:fs";
+import { closeSync, openSync, writeSync } from "node:fs";
 import { hostname } from "node:os";
 import { join } from "node:path";
 import { withIoErrorsSync } from "../checkpoint/io-error.ts";
+import { makeFolderSync } from "../checkpoint/make-folder.ts";
 import { MemformerError } from "../errors.ts";
+import { knownOptions } from "../options.ts";
 import { maskedCrc32c } from "./crc32c.ts";
 
 /** Bytes kept back before they are written without a flush being asked for. */
@@ -32,8 +34,9 @@ export class EventWriter {
    * what earlier files of the folder hold beyond that step. Throws IO.
    */
   static create(folder: string, options: { resumeAfter?: number | undefined } = {}): EventWriter {
+    knownOptions(["resumeAfter"], options, "EventWriter");
     return withIoErrorsSync("write event file in", folder, () => {
-      mkdirSync(folder, { recursive: true });
+      makeFolderSync(folder);
       const seconds = String(Math.floor(Date.now() / 1000)).padStart(10, "0");
       // Read in the order of their names: the counter keeps files of one second in the order of their making.
       const count = String(filesMade++).padStart(4, "0");
@@ -61,15 +64,19 @@ export class EventWriter {
     this.#event(wallTime, step, bytesField(5, bytesField(1, point)));
   }
 
-  /** Hands all points so far to the operating system. Throws IO. */
+  /** Hands all points so far to the operating system. Throws IO; what could not be written waits for the next flush. */
   flush(): void {
     if (this.#descriptor === undefined) return;
     const bytes = Buffer.concat(this.#waiting);
-    this.#waiting = [];
-    this.#waitingBytes = 0;
-    withIoErrorsSync("write", this.path, () => {
-      for (let done = 0; done < bytes.length;) done += writeSync(this.#descriptor!, bytes, done);
-    });
+    let done = 0;
+    try {
+      withIoErrorsSync("write", this.path, () => {
+        while (done < bytes.length) done += writeSync(this.#descriptor!, bytes, done);
+      });
+    } finally {
+      this.#waiting = done < bytes.length ? [bytes.subarray(done)] : [];
+      this.#waitingBytes = bytes.length - done;
+    }
   }
 
   /** Flushes and closes; once more is harmless. */

@@ -6,10 +6,12 @@ import { isNativeError } from "node:util/types"; // of any realm: tests in Jest 
 import { isMemformerError, MemformerError, type ErrorCode } from "../errors.ts";
 import type { Addon } from "./addon.ts";
 import type { Libtorch } from "./libtorch/resolve.ts";
+import { threadsOfQuota } from "./cpu-quota.ts";
 import { loadAddon } from "./load.ts";
 
 let loaded: Addon | undefined;
-let threads = 0;
+let threads = 0; // as asked for
+let team = 0; // as set
 let origin: Origin | undefined;
 
 /** Where the addon came from. */
@@ -23,7 +25,8 @@ export interface Origin {
 export function addon(): Addon {
   if (loaded !== undefined) return loaded;
   const { addon: fresh, libtorch, folder } = loadAddon();
-  if (threads > 0) fresh.configure(threads);
+  team = threads || defaultThreads();
+  if (team > 0) fresh.configure(team);
   // Environment cleanup hooks do not run on process.exit(): the engine's thread has to be joined here.
   process.once("exit", () => { fresh.stop(); });
   origin = { libtorch, folder };
@@ -36,6 +39,18 @@ export function configureThreads(count: number): void {
     throw new MemformerError("BUSY", `threads must be set before the first model is made: the engine runs with ${threads || "the default"}`);
   }
   threads = count;
+}
+
+/** One a core is LibTorch's own default (0), which heeds OMP_NUM_THREADS; it does not know a control group's quota. */
+function defaultThreads(): number {
+  const asked = process.env["OMP_NUM_THREADS"] ?? process.env["MKL_NUM_THREADS"];
+  return asked ? 0 : threadsOfQuota() ?? 0;
+}
+
+/** Threads of the operators' team. */
+export function operatorThreads(): number {
+  const native = addon();
+  return team > 0 ? team : native.versions().threads;
 }
 
 /** The LibTorch in use and the addon's folder. */

@@ -12,6 +12,7 @@ import { resolveLibtorch, type Libtorch } from "./libtorch/resolve.ts";
 import { demands, readIfAllowed, thisMachine, type Machine } from "./platform.ts";
 import { probe } from "./probe.ts";
 import { toldError, type Attempt } from "./told-error.ts";
+import { requireWorkingFolder } from "./working-folder.ts";
 
 const require = createRequire(import.meta.url);
 
@@ -38,11 +39,12 @@ export interface Loaded {
 }
 
 /**
- * Loads the addon. Throws MemformerError: UNSUPPORTED_PLATFORM, LIBTORCH_NOT_FOUND, LIBTORCH_MISMATCH, or LOAD_FAILED with what
+ * Loads the addon. Throws MemformerError: UNSUPPORTED_PLATFORM, IO when the working folder is gone, LIBTORCH_NOT_FOUND, LIBTORCH_MISMATCH, or LOAD_FAILED with what
  * was tried.
  */
 export function loadAddon(): Loaded {
   requireMachine(thisMachine());
+  requireWorkingFolder();
   const libtorch = findLibtorch();
   const binary = findBinary(libtorch);
   if ("attempts" in binary) throw noBinary(libtorch, binary.attempts);

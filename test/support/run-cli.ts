@@ -37,16 +37,21 @@ export class Bench {
     return this.node(main, ...args);
   }
 
-  /** Starts a TypeScript program. One thread of operators: several wait for each other on a busy machine. */
+  /** Node's arguments for the command line. */
+  readonly program = ["--import", tsx, main];
+
+  /** Of this process, as it is now. One thread of operators: several wait for each other on a busy machine. */
+  get env(): NodeJS.ProcessEnv {
+    return {
+      // The caches of text are the test's own; LibTorch is the one that this process found.
+      ...process.env, MEMFORMER_LIBTORCH: resolveLibtorch().root, XDG_CACHE_HOME: this.path("cache"),
+      OMP_NUM_THREADS: "1", NODE_NO_WARNINGS: "1",
+    };
+  }
+
+  /** Starts a TypeScript program. */
   node(program: string, ...args: string[]): { child: ChildProcess; ended: Promise<Outcome> } {
-    const child = spawn(process.execPath, ["--import", tsx, program, ...args], {
-      cwd: this.folder,
-      env: {
-        // The caches of text are the test's own; LibTorch is the one that this process found.
-        ...process.env, MEMFORMER_LIBTORCH: resolveLibtorch().root, XDG_CACHE_HOME: this.path("cache"),
-        OMP_NUM_THREADS: "1", NODE_NO_WARNINGS: "1",
-      },
-    });
+    const child = spawn(process.execPath, ["--import", tsx, program, ...args], { cwd: this.folder, env: this.env });
     let [stdout, stderr] = ["", ""];
     child.stdout.on("data", (piece) => {
       stdout += String(piece);
