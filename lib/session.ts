@@ -11,7 +11,7 @@ import { drawsOf, sampleShape, unfitLogits, type Draws, type SampleOptions } fro
 import { disposeSegment, type SegmentTensors } from "./segment-tensors.ts";
 import { PADDING } from "./segment.ts";
 import { packSession, unpackSession } from "./session-format.ts";
-import { apply, Tensor } from "./tensor.ts";
+import { apply, placed, Tensor } from "./tensor.ts";
 import { tokenGaps } from "./token-gaps.ts";
 
 /** How much to generate, how to draw it, and what stops it. */
@@ -144,7 +144,7 @@ export class Session {
   async #draw({ temperature, topK, topP, next }: Draws): Promise<number> {
     const { bos } = this.model.config, k = topK === Infinity ? 0 : topK;
     using logits = this.#drawable();
-    using point = Tensor.from(Float64Array.of(temperature === 0 ? 0 : next()), [1]);
+    using point = placed(Tensor.from(Float64Array.of(temperature === 0 ? 0 : next()), [1]), this.model.device);
     using drawn = apply("memformer::sample_token", logits, point, temperature, k, topP, this.tokenizer.vocabulary, bos);
     const token = await drawn.item();
     if (token < 0) throw unfitLogits();

@@ -188,3 +188,11 @@ export function typedArray(dtype: DType, data: ArrayBuffer): NumberArray {
     default: return new Uint8Array(data);
   }
 }
+
+/** @internal A tensor that was made on the host, on `device`: itself on a CPU; on a GPU a copy, and the tensor is disposed of. */
+export function placed(tensor: Tensor, device: string): Tensor {
+  if (device === "cpu") return tensor;
+  const there = apply("aten::_to_copy", tensor, null, null, device);
+  tensor.dispose();
+  return there;
+}

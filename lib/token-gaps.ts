@@ -1,7 +1,7 @@
 /** Ids that a tokenizer counts in its vocabulary and has no token for, kept from being drawn. */
 import type { Tokenizer } from "./data/tokenizer.ts";
 import type { Memformer } from "./model.ts";
-import { apply, Tensor } from "./tensor.ts";
+import { placed, Tensor } from "./tensor.ts";
 
 /**
  * (1, V) float32 on the model's device, to be added to logits: -infinity for the tokenizer's gaps, but for the model's BOS, else 0.
@@ -11,9 +11,5 @@ export function tokenGaps(tokenizer: Tokenizer, { config, device }: Memformer): 
   const mask = new Float32Array(config.vocabulary);
   for (let id = 0; id < tokenizer.vocabulary; id++) if (id !== config.bos && tokenizer.isToken?.(id) === false) mask[id] = -Infinity;
   if (!mask.includes(-Infinity)) return undefined;
-  const here = Tensor.from(mask, [1, mask.length]);
-  if (device === "cpu") return here;
-  const there = apply("aten::_to_copy", here, null, null, device);
-  here.dispose();
-  return there;
+  return placed(Tensor.from(mask, [1, mask.length]), device);
 }

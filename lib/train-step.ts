@@ -11,7 +11,7 @@ import type { State } from "./recurrence.ts";
 import { cancellable } from "./runtime.ts";
 import { learningRate } from "./schedule.ts";
 import { disposeSegment } from "./segment-tensors.ts";
-import { apply, Tensor, tidy } from "./tensor.ts";
+import { apply, placed, Tensor, tidy } from "./tensor.ts";
 import type { TrainConfig } from "./train-config.ts";
 import type { Window } from "./window-reader.ts";
 import { segmentSeed, stepWeights } from "./window.ts";
@@ -93,7 +93,7 @@ export function enqueueUpdate(model: Memformer, optimizer: AdamW, gradient: Enqu
 function passed(state: State, { statePassing, seed }: TrainConfig, step: number, rows: number, device: Device): State {
   if (statePassing === 0) return state;
   const random = new Random(seed, step), drawn = Uint8Array.from({ length: rows }, () => random.next() < statePassing * 2 ** 32 ? 1 : 0);
-  const mask = apply("aten::_to_copy", Tensor.from(drawn, [rows, 1, 1], "bool"), null, null, device);
+  const mask = placed(Tensor.from(drawn, [rows, 1, 1], "bool"), device);
   return state.map((tensor) => apply("aten::where.self", mask, apply("aten::roll", tensor, [1], [0]), tensor));
 }
 
