@@ -11,7 +11,7 @@ export { ABLATIONS, evaluate, type Ablation, type EvaluateOptions, type Evaluati
 export { importLucidrains, importSchema, type Imported, type ImportedTensor, type ImportOptions } from "./import/lucidrains.ts";
 export { gradientMethods, type GradientMethodName } from "./methods.ts";
 export { inMicroBatches } from "./micro-batch.ts";
-export { Memformer, type CreateOptions, type Observed, type Parameter } from "./model.ts";
+export { Memformer, type CreateOptions, type LoadOptions, type Observed, type Parameter } from "./model.ts";
 export { mrbp } from "./mrbp.ts";
 export type { Device, DeviceName } from "./native/cuda.ts";
 export { AdamW, type AdamWOptions } from "./optimizer.ts";

@@ -42,7 +42,8 @@ export interface Observed {
   readonly data: Float32Array;
 }
 
-type LoadOptions = Pick<CreateOptions, "device" | "threads" | "precision">;
+/** Where and how {@link Memformer.load} computes. */
+export type LoadOptions = Pick<CreateOptions, "device" | "threads" | "precision">;
 const beside = { preset: true, seed: true, device: true, threads: true } as const satisfies Record<Exclude<keyof CreateOptions, keyof ModelOptions>, true>;
 const createNames = [...Object.keys(modelSchema.shape), ...Object.keys(beside)];
 const loadNames = optionNames<LoadOptions>({ device: true, threads: true, precision: true });

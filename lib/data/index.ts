@@ -13,7 +13,7 @@ export { Random } from "./random.ts";
 export { RecallStream, type RecallOptions, type RecallPosition } from "./recall.ts";
 export type { SegmentStream } from "./segment-stream.ts";
 export { openDataset, prepareCorpus, readDocuments } from "./strict.ts";
-export { evaluationPass, TokenStream, type StreamStats, type TokenStreamOptions } from "./stream.ts";
+export { evaluationPass, TokenStream, type EvaluationPassOptions, type StreamStats, type TokenStreamOptions } from "./stream.ts";
 export type { StreamPosition } from "./stream-position.ts";
 export { isTokenFile, openTokenFile, TokenFile, type TokenFileOptions } from "./token-file.ts";
 export type { TokenHeader } from "./token-format.ts";
@@ -23,4 +23,5 @@ export {
 export type { TokenizeProgress } from "./tokenize-progress.ts";
 export type { TokenizeOptions } from "./tokenize.ts";
 export { writeTokenFile } from "./token-writer.ts";
+export type { TextCut } from "./text-cuts.ts";
 export { openTokenizer, type EncodeOptions, type Tokenizer } from "./tokenizer.ts";

@@ -39,8 +39,9 @@ export interface TokenStreamOptions {
 const streamNames = optionNames<TokenStreamOptions>({
   lanes: true, segment: true, bos: true, seed: true, shuffle: true, repeat: true, documentLimit: true, ends: true,
 });
-type PassOptions = Pick<TokenStreamOptions, "lanes" | "segment" | "bos" | "documentLimit">;
-const passNames = optionNames<PassOptions>({ lanes: true, segment: true, bos: true, documentLimit: true });
+/** Options of {@link evaluationPass}. */
+export type EvaluationPassOptions = Pick<TokenStreamOptions, "lanes" | "segment" | "bos" | "documentLimit">;
+const passNames = optionNames<EvaluationPassOptions>({ lanes: true, segment: true, bos: true, documentLimit: true });
 
 /** Counts since the start of the stream. */
 export interface StreamStats {
@@ -241,7 +242,7 @@ function endsOf(source: TokenSource, limit: number, segment: number): number {
 /** One pass over a source, in its own order, for evaluation. Documents stay whole unless `documentLimit` is given. */
 export function evaluationPass(
   source: TokenSource,
-  options: PassOptions,
+  options: EvaluationPassOptions,
 ): TokenStream {
   knownOptions(passNames, options, "evaluationPass");
   return new TokenStream(source, { ...options, shuffle: false, repeat: false });

@@ -4,10 +4,10 @@
  * A place at or after `from` where the tokens of both sides, put together, are those of the whole text; the text's
  * length where there is none.
  */
-export type Cut = (text: string, from: number) => number;
+export type TextCut = (text: string, from: number) => number;
 
 /** Between any two characters: for tokenizers that take characters one by one. */
-export const cutAnywhere: Cut = (text, from) =>
+export const cutAnywhere: TextCut = (text, from) =>
   from < text.length && /[\udc00-\udfff]/.test(text[from]!) && from > 0 && /[\ud800-\udbff]/.test(text[from - 1]!)
     ? from + 1
     : Math.min(from, text.length);
@@ -16,7 +16,7 @@ export const cutAnywhere: Cut = (text, from) =>
  * Between a letter and a space or line feed. That is safe where words are matched by a pattern none of whose matches
  * holds white space after a letter, or looks further than the white space it has begun.
  */
-export const cutAfterWord: Cut = (text, from) => {
+export const cutAfterWord: TextCut = (text, from) => {
   const wordEnd = /\p{L}(?=[ \n])/gu;
   wordEnd.lastIndex = from;
   return wordEnd.test(text) ? wordEnd.lastIndex : text.length;

@@ -1,5 +1,5 @@
 import { MemformerError, nearest } from "../errors.ts";
-import { cutAnywhere, type Cut } from "./text-cuts.ts";
+import { cutAnywhere, type TextCut } from "./text-cuts.ts";
 import { ByteDecoder, type TokenDecoder } from "./byte-decoder.ts";
 
 /** Text to tokens and back. Ids run from 0 to `vocabulary` - 1. */
@@ -30,7 +30,7 @@ export interface Tokenizer {
    * A place at or after `from` where `text` may be cut, so that the tokens of both sides put together are those of the
    * whole; the text's length where there is none. Without it a document is encoded in one go.
    */
-  readonly cut?: Cut;
+  readonly cut?: TextCut;
   /** Special tokens decode to nothing. @throws MemformerError `TOKEN_RANGE` for an id outside the vocabulary. */
   decode(tokens: Iterable<number>): string;
   /**
@@ -116,7 +116,7 @@ export function byteTokenizer(
   facts: { readonly name: string; readonly bos: number },
   parts: (text: string) => Iterable<Int32Array>,
   bytesOf: (token: number) => Uint8Array,
-  cut?: Cut,
+  cut?: TextCut,
 ): Tokenizer {
   const vocabulary = facts.bos + 1;
   const nothing = new Uint8Array(0);
