@@ -54,6 +54,14 @@ describeOnGpu("on a GPU, MRBP gives the gradient of BPTT", function () {
         }
         model.recordSteps(false);
         expectClose("not recorded", await gather(model, mrbp, options, start), exact, tolerance);
+        model.recordSteps(true);
+        const behind = { ragged: "behind" } as const, told = await composed(model, options, start, behind); // padding that lengths tell
+        for (const together of [1, 3]) {
+          for (let i = 0; i < 3; i++) {
+            const found = await gather(model, mrbp, { ...options, together }, start, behind);
+            expectClose(`padding behind, window ${i}, ${together} a step`, found, told, tolerance);
+          }
+        }
         expect(Math.max(...exact.gradient.flat().map(Math.abs)), "gradient at the window's start").to.be.above(1e-9);
       });
     }
