@@ -106,7 +106,8 @@ async function windowOf(
   const window = randomWindow(model).map((segment, t) => shortened(segment, T, t === 0));
   await writeWindow(join(folder, "batch.safetensors"), window);
   const uploaded = window.map((segment) => model.upload(segment));
-  const { losses, state } = bptt(model, uploaded, model.initialState(window[0]!.batch), { training: false });
+  // The peer's loss is the mean of its segments' losses.
+  const { losses, state } = bptt(model, uploaded, model.initialState(window[0]!.batch), { training: false, weights: "segments" });
   const found = new Map<string, Float64Array>([
     ["losses", Float64Array.from((await numbers(losses)).flat())],
     ["memory", Float64Array.from((await numbers(state)).flat())],
