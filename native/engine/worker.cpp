@@ -24,6 +24,7 @@ void Worker::stop() {
 }
 
 void Worker::loop() {
+  id_.store(std::this_thread::get_id());
   begin_();
   for (;;) {
     std::function<void()> step;

@@ -1,5 +1,6 @@
 // One thread and its queue: what is added runs in that order.
 #pragma once
+#include <atomic>
 #include <condition_variable>
 #include <deque>
 #include <functional>
@@ -18,7 +19,7 @@ class Worker {
   void add(std::function<void()> step);
 
   /// Whether the caller is that thread.
-  bool is_current() const { return thread_.get_id() == std::this_thread::get_id(); }
+  bool is_current() const { return id_.load() == std::this_thread::get_id(); }
 
   /// Drops what waits, lets the step that runs finish, joins the thread. Idempotent.
   void stop();
@@ -32,6 +33,7 @@ class Worker {
   std::deque<std::function<void()>> queue_;
   bool stopping_ = false;
   std::thread thread_;
+  std::atomic<std::thread::id> id_{};  // of the thread, for those who ask while it is joined
 };
 
 }  // namespace memformer::engine
