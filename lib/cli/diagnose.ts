@@ -1,15 +1,17 @@
 /** `memformer diagnose`: why a model's memory is used, or is not. */
-import { mkdir, writeFile } from "node:fs/promises";
+import { writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import type { Command } from "commander";
 import { z } from "zod";
 import { withIoErrors } from "../checkpoint/io-error.ts";
+import { makeFolder } from "../checkpoint/make-folder.ts";
 import { findings } from "../diagnose/findings.ts";
 import { measure } from "../diagnose/measure.ts";
 import { page } from "../diagnose/page.ts";
 import { dataOf, dataSchema, passSchema } from "./evaluate.ts";
 import { findModel, openModel, runOf } from "./model-folder.ts";
 import { addOptions, pick } from "./options.ts";
+import { print } from "./output.ts";
 import { fromFlags, settle } from "./run-config.ts";
 import { openRunData } from "./run-data.ts";
 
@@ -40,10 +42,10 @@ export function register(program: Command): void {
     const diagnosis = await measure(model, data.split(split), { lanes: texts, segments }), found = findings(diagnosis);
     const facts = { model: folder, data: data.spec, split, ...found, ...diagnosis };
     await withIoErrors("write", out, async () => {
-      await mkdir(out, { recursive: true });
+      await makeFolder(out);
       await writeFile(join(out, "diagnosis.json"), `${JSON.stringify(facts, null, 2)}\n`);
       await writeFile(join(out, "diagnosis.html"), page(folder, found, diagnosis));
     });
-    process.stdout.write(json ? `${JSON.stringify(facts, null, 2)}\n` : `${found.sentences.join("\n")}\n${join(out, "diagnosis.html")}\n`);
+    await print(json ? `${JSON.stringify(facts, null, 2)}\n` : `${found.sentences.join("\n")}\n${join(out, "diagnosis.html")}\n`);
   });
 }
