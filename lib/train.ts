@@ -167,10 +167,12 @@ export class Trainer implements Disposable {
           if (this.#runsAhead(step, store, options)) {
             const upcoming = await Promise.race([windows.catch(() => undefined), reading.then(() => undefined)]);
             if (upcoming !== undefined) {
-              tryTo(() => {
+              try {
                 begin(step + 1, upcoming, made.state);
                 windows = readAhead(step + 2);
-              });
+              } catch {
+                // What is refused here is refused again, and told, when its step begins.
+              }
             }
           }
           result = await reading;
@@ -309,14 +311,5 @@ export class Trainer implements Disposable {
     this.#step = progress.step;
     this.#tokens = progress.tokens;
     this.#best = progress.best ?? Infinity;
-  }
-}
-
-/** What throws here throws again where it is waited for. */
-function tryTo(work: () => void): void {
-  try {
-    work();
-  } catch {
-    return;
   }
 }

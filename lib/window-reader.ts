@@ -23,11 +23,6 @@ export class WindowReader {
     this.#overlap = overlap;
   }
 
-  /** How many segments after a window's start the next one starts. */
-  get carry(): number {
-    return this.#horizon - this.#overlap;
-  }
-
   /** The next window, of `horizon` segments; undefined when the stream ends before it is full. */
   async next(horizon = this.#horizon): Promise<Window | undefined> {
     const read = this.#tail;

@@ -7,7 +7,7 @@ import { withIoErrors } from "../checkpoint/io-error.ts";
 import { sourceHash, TokenFile, type Dataset, type HeldOutTexts, type Split, type Tokenizer, type TokenSource } from "../data/index.ts";
 import { MemformerError } from "../errors.ts";
 
-export const TRAINING = "training.json";
+const TRAINING = "training.json";
 
 const count = z.int().nonnegative();
 const splitSchema = z.object({
