@@ -28,7 +28,7 @@ export async function evaluation(flags: readonly string[]): Promise<boolean> {
     const { segment, vocabulary, bos } = model.config, source = randomDocuments({ tokens, vocabulary, bos });
     for (const count of lanes) {
       const pass = async (ablations: readonly Ablation[]): Promise<number> => {
-        const stream = evaluationPass(source, { lanes: count, segment, bos });
+        const stream = evaluationPass(source, { lanes: count, segment, bos, longestFirst: true });
         return (await evaluate(model, stream, { ablations })).seconds;
       };
       const rates: string[] = [];

@@ -4,7 +4,7 @@ import { join } from "node:path";
 import { expect } from "chai";
 import fc from "fast-check";
 import {
-  evaluationPass, openTokenFile, openTokenizer, Random, tokensInMemory, TokenStream, writeTokenFile,
+  evaluationPass, MemformerError, openTokenFile, openTokenizer, Random, tokensInMemory, TokenStream, writeTokenFile,
   type StreamPosition, type Tokenizer, type TokenSource, type TokenStreamOptions,
 } from "../lib/data/index.ts";
 import { PADDING, type Segment } from "../lib/segment.ts";
@@ -182,6 +182,19 @@ describe("a token stream", () => {
     expect(stream.stats).to.eql({ segments: 2, tokens: 6, padding: 0.25 });
     await take(stream, 3);
     expect([stream.epoch, stream.fraction]).to.eql([1, 4 / 12]);
+  });
+
+  it("takes the longest documents first where asked, so that lanes end together", async () => {
+    const lengths = [3, 9, 1, 12, 6, 9], source = sourceOf(lengths);
+    const order = async (lanes: number): Promise<number[]> =>
+      walks(await take(evaluationPass(source, { lanes, segment: 4, longestFirst: true }), 20)).flat().map((document) => document[0]! >> 4);
+    expect(await order(1)).to.eql([3, 1, 5, 4, 0, 2]);
+    expect((await order(3)).sort()).to.eql([0, 1, 2, 3, 4, 5]);
+    const own = evaluationPass(source, { lanes: 1, segment: 4 }), longest = evaluationPass(source, { lanes: 1, segment: 4, longestFirst: true });
+    expect(() => { own.seek(longest.position()); }).to.throw(MemformerError, "longestFirst").with.property("code", "ERR_MEMFORMER_DATA");
+    const cut = evaluationPass(source, { lanes: 1, segment: 4, documentLimit: 8, longestFirst: true });
+    expect(walks(await take(cut, 20))[0]!.map((piece) => piece.length)).to.eql([8, 8, 8, 6, 4, 3, 1, 1, 1].slice(0, 9));
+    expect(() => new TokenStream(source, { lanes: 1, segment: 4, longestFirst: true })).to.throw(MemformerError, "shuffle").with.property("code", "ERR_MEMFORMER_CONFIG");
   });
 
   it("can be walked by for await", async () => {

@@ -18,10 +18,11 @@ export class Pieces {
   readonly #seed: number | undefined;
   readonly #documents: Uint32Array;
   readonly #starts: Float64Array;
+  readonly #longestFirst: Uint32Array | undefined;
   #order: { epoch: number; pieces: Uint32Array } | undefined;
 
-  /** Without a seed, the order is the documents' own in every epoch. */
-  constructor(source: TokenSource, limit: number, seed: number | undefined) {
+  /** Without a seed, the order is the documents' own in every epoch, or `longestFirst`: by length, equals in their own. */
+  constructor(source: TokenSource, limit: number, seed: number | undefined, longestFirst = false) {
     this.#source = source;
     this.#limit = limit;
     this.#seed = seed;
@@ -37,6 +38,10 @@ export class Pieces {
         this.#starts[piece++] = start;
       }
     }
+    if (longestFirst) {
+      const lengths = Float64Array.from(this.#documents, (document, i) => Math.min(source.documentLength(document) - this.#starts[i]!, limit));
+      this.#longestFirst = Uint32Array.from(lengths.keys()).sort((a, b) => lengths[b]! - lengths[a]! || a - b);
+    }
   }
 
   /** The piece in place `place` of an epoch's order. */
@@ -44,7 +49,7 @@ export class Pieces {
     if (this.#seed !== undefined && this.#order?.epoch !== epoch) {
       this.#order = { epoch, pieces: new Random(this.#seed, epoch).permutation(this.count) };
     }
-    const piece = this.#seed === undefined ? place : this.#order!.pieces[place]!;
+    const piece = (this.#seed !== undefined ? this.#order!.pieces : this.#longestFirst)?.[place] ?? place;
     return this.containing(this.#documents[piece]!, this.#starts[piece]!);
   }
 

@@ -7,6 +7,7 @@ const schema = z.strictObject({
   stream: z.strictObject({
     documents: whole, tokens: whole, lanes: whole, segment: whole,
     seed: whole.nullable(), documentLimit: whole.nullable(), ends: z.boolean().optional(),
+    longestFirst: z.boolean().optional(),
     /** The tokenizer's name and the hash of the documents; null where a source has none, absent in positions of 0.1. */
     text: z.string().nullable().optional(),
   }),
@@ -36,8 +37,8 @@ export function checkPosition(
     const issue = parsed.error.issues[0]!;
     throw bad(`This is no position of a token stream: ${issue.path.join(".")} ${issue.message}.`);
   }
-  for (const key of [...Object.keys(stream), "ends"] as (keyof typeof stream)[]) {
-    // Positions of before there was an end to be predicted say nothing of it.
+  for (const key of [...Object.keys(stream), "ends", "longestFirst"] as (keyof typeof stream)[]) {
+    // Positions leave out what is not on.
     const [found, expected] = [parsed.data.stream[key] ?? null, stream[key] ?? null];
     const isUnknown = key === "text" && !(found && expected);
     if (found === expected || isUnknown) continue;

@@ -1,4 +1,5 @@
 // B lanes side by side, each walking through one document after another in segments of T tokens.
+import { MemformerError } from "../errors.ts";
 import { PADDING, type Segment } from "../segment.ts";
 import { knownOptions, optionNames } from "../options.ts";
 import { flag, wholeNumber } from "./arguments.ts";
@@ -34,14 +35,18 @@ export interface TokenStreamOptions {
    * target. Default false; an evaluation's bits per byte count the text's tokens alone.
    */
   readonly ends?: boolean;
+  /**
+   * Whether the longest documents come first, so that all lanes are busy almost to the end of a pass. Not with `shuffle`. Default false.
+   */
+  readonly longestFirst?: boolean;
 }
 
 const streamNames = optionNames<TokenStreamOptions>({
-  lanes: true, segment: true, bos: true, seed: true, shuffle: true, repeat: true, documentLimit: true, ends: true,
+  lanes: true, segment: true, bos: true, seed: true, shuffle: true, repeat: true, documentLimit: true, ends: true, longestFirst: true,
 });
 /** Options of {@link evaluationPass}. */
-export type EvaluationPassOptions = Pick<TokenStreamOptions, "lanes" | "segment" | "bos" | "documentLimit">;
-const passNames = optionNames<EvaluationPassOptions>({ lanes: true, segment: true, bos: true, documentLimit: true });
+export type EvaluationPassOptions = Pick<TokenStreamOptions, "lanes" | "segment" | "bos" | "documentLimit" | "longestFirst">;
+const passNames = optionNames<EvaluationPassOptions>({ lanes: true, segment: true, bos: true, documentLimit: true, longestFirst: true });
 
 /** Counts since the start of the stream. */
 export interface StreamStats {
@@ -87,6 +92,7 @@ export class TokenStream implements SegmentStream<StreamPosition> {
   readonly #shuffle: boolean;
   readonly #repeat: boolean;
   readonly #ends: boolean;
+  readonly #longestFirst: boolean;
   readonly #targets: number; // of an epoch
   readonly #pieces: Pieces;
   #lanes: (Lane | undefined)[];
@@ -110,7 +116,11 @@ export class TokenStream implements SegmentStream<StreamPosition> {
       : this.#repeat ? limitForLanes(source, this.lanes, this.segment) : Infinity;
     this.#ends = flag(options.ends ?? false, "ends");
     this.#targets = source.tokens + (this.#ends ? endsOf(source, this.documentLimit, this.segment) : 0);
-    this.#pieces = new Pieces(source, this.documentLimit, this.#shuffle ? this.#seed : undefined);
+    this.#longestFirst = flag(options.longestFirst ?? false, "longestFirst");
+    if (this.#longestFirst && this.#shuffle) {
+      throw new MemformerError("CONFIG", "longestFirst is an order of its own: it needs shuffle to be false.", { details: { argument: "longestFirst" } });
+    }
+    this.#pieces = new Pieces(source, this.documentLimit, this.#shuffle ? this.#seed : undefined, this.#longestFirst);
     this.#lanes = new Array<undefined>(this.lanes).fill(undefined);
   }
 
@@ -220,6 +230,7 @@ export class TokenStream implements SegmentStream<StreamPosition> {
       documentLimit: this.documentLimit === Infinity ? null : this.documentLimit,
       text: this.#text ??= textOf(this.#source),
       ...this.#ends && { ends: true },
+      ...this.#longestFirst && { longestFirst: true },
     };
   }
 }
@@ -239,7 +250,7 @@ function endsOf(source: TokenSource, limit: number, segment: number): number {
   return ends;
 }
 
-/** One pass over a source, in its own order, for evaluation. Documents stay whole unless `documentLimit` is given. */
+/** One pass over a source for evaluation, in its own order or the longest documents first. Documents stay whole unless `documentLimit` is given. */
 export function evaluationPass(
   source: TokenSource,
   options: EvaluationPassOptions,

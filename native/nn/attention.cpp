@@ -78,7 +78,8 @@ void CrossAttention::operator()(Residual& stream, const KeysValues& seen, const 
   const auto q = (normed_ ? over_root_mean_square(query) : query).transpose(1, 2);  // (B, H, T, E)
   if (auto* seen_there = pass.observation())
     seen_there->add(name_ + ".logits", largest_logits(q, seen.keys, 1.0 / std::sqrt(static_cast<double>(E))));
-  const auto read = attend(q, seen.keys, seen.values, mask);
+  const auto for_all = [&](const at::Tensor& part) { return part.size(0) == B ? part : part.expand({B, -1, -1, -1}); };
+  const auto read = attend(q, for_all(seen.keys), for_all(seen.values), mask);
   if (!gate_) {
     stream.branch = out_.without_bias(read, pass);
     return;

@@ -31,7 +31,7 @@ class CrossAttention {
   CrossAttention(Parameters& parameters, const Config& config, const std::string& prefix, Context context, double residual_gain);
 
   struct KeysValues {
-    at::Tensor keys, values;  ///< (B, H, N, E)
+    at::Tensor keys, values;  ///< (B, H, N, E), or (1, H, N, E): every row sees the same
   };
   /// What each layer sees of a context that all of them share.
   static std::vector<KeysValues> look_at(const std::vector<const CrossAttention*>& layers, const at::Tensor& context, Pass& pass);

@@ -96,8 +96,8 @@ Scores Model::score(const std::vector<SegmentInput>& segments, State state, Held
     auto segment = all;
     State memory;
     switch (which) {
-      case Ablation::initial: memory = initial_state(G * B); break;
-      case Ablation::zeroed: memory = each(initial_state(G * B), [](const at::Tensor& part) { return at::zeros_like(part); }); break;
+      case Ablation::initial: memory = initial_state(1); break;  // one row, which all of them read
+      case Ablation::zeroed: memory = each(initial_state(1), [](const at::Tensor& part) { return at::zeros_like(part); }); break;
       case Ablation::shuffled: memory = above(neighbours); break;
       case Ablation::frozen: memory = above(kept); break;
     }
