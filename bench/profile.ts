@@ -1,8 +1,8 @@
 /**
- * Where a training window's time on the GPU goes, by kernel: `npm run bench -- profile [--configuration wiki] [--batch 16] [--together 1]
- * [--micro-batch 16] [--top 30]`.
+ * Where the time on a GPU goes, by kernel: `npm run bench -- profile [--of training | evaluation] [--configuration wiki] [--batch 16]
+ * [--together 1] [--micro-batch 16] [--top 30]`, of a training window, or of one step of an evaluation with all ablations.
  */
-import { AdamW, Memformer, synchronize } from "../lib/index.ts";
+import { ABLATIONS, AdamW, Memformer, synchronize, type ScoringState } from "../lib/index.ts";
 import { configurations } from "./support/configurations.ts";
 import { deviceEvents, occupancy } from "./support/kernels.ts";
 import { choice, flag, report } from "./support/report.ts";
@@ -11,12 +11,19 @@ import { cutFlags, disposeWindow, enqueueWindow, randomSegments, resident, segme
 export async function profiled(flags: readonly string[]): Promise<boolean> {
   const [name] = choice(flags, "configuration", Object.keys(configurations), ["wiki"]);
   const batch = flag(flags, "batch", 16), top = flag(flags, "top", 30), { horizon, ...options } = configurations[name!]!;
+  const [of = ""] = choice(flags, "of", ["training", "evaluation"], ["training"]), evaluates = of === "evaluation";
   await using model = await Memformer.create({ ...options, precision: "bfloat16", device: "cuda" });
   using optimizer = new AdamW(model);
-  const window = resident(model, randomSegments(model, batch, horizon, false));
-  let state = model.initialState(batch);
+  const window = resident(model, randomSegments(model, batch, evaluates ? model.scoredTogether(batch, model.config.segment) : horizon, false));
+  let state = model.initialState(batch), held: ScoringState["held"] = [];
   const cut = cutFlags(flags);
   const step = (): void => {
+    if (evaluates) {
+      const { losses, counts, state: next } = model.score(window, { memory: state, held }, ABLATIONS);
+      for (const tensor of [...state, ...held, losses, counts]) tensor.dispose();
+      ({ memory: state, held } = next);
+      return;
+    }
     const made = enqueueWindow(model, window, "mrbp", state, 0, optimizer, cut);
     state = made.state;
     for (const tensor of [...made.losses, made.norm]) tensor.dispose();
@@ -35,12 +42,13 @@ export async function profiled(flags: readonly string[]): Promise<boolean> {
     kernel: kernel.length > 110 ? `${kernel.slice(0, 107)}...` : kernel,
   }));
   const { refusal } = await model.recording();
-  report(`profile-${name}-${batch}`, `Kernels of one ${name} window at batch ${batch}`, rows, {
+  const what = evaluates ? "evaluation step" : "window";
+  report(`profile-${evaluates ? "evaluation-" : ""}${name}-${batch}`, `Kernels of one ${name} ${what} at batch ${batch}`, rows, {
     "kernels' ms": (sum / 1000).toFixed(2), "window's ms": (span / 1000).toFixed(2), "GPU busy": `${(100 * busy / span).toFixed(1)} %`,
-    kernels: events.length, "segments a step": segmentsAStep(model, window, cut),
+    kernels: events.length, "segments a step": evaluates ? window.length : segmentsAStep(model, window, cut),
     "rows a step": Math.min(batch, cut.microBatch ?? batch), ...(refusal === "" ? {} : { "not recorded": refusal }),
   });
-  for (const tensor of state) tensor.dispose();
+  for (const tensor of [...state, ...held]) tensor.dispose();
   disposeWindow(window);
   return true;
 }

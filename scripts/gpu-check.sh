@@ -2,7 +2,7 @@
 # Everything that needs a GPU, on any machine that has one, with PyTorch, nvcc, Node and node_modules (npm itself is not needed):
 #   scripts/gpu-check.sh [build] [test] [job] [sanitize] [bench] [binding] [-- flags of the bench]        default: all six
 #   build     the addon and its CUDA half, against PyTorch's own LibTorch, into out/cuda/
-#   test      test/cuda.*.spec.ts and test/device.*spec.ts
+#   test      test/cuda.*.spec.ts, test/device.*spec.ts, and what the operators' own specs have for a GPU
 #   job       every command of the package with a small corpus, on JOB_DEVICE (default cuda:0; cpu for a machine without a GPU)
 #   sanitize  compute-sanitizer over our kernels (memcheck, racecheck, initcheck) in the operators' tests, memcheck over training steps
 #   bench     npm run bench -- cuda, without npm
@@ -50,7 +50,8 @@ build() {
 }
 
 test_stage() {
-  local specs=(test/cuda.*.spec.ts test/device.*spec.ts)
+  local specs
+  mapfile -t specs < <(ls test/cuda.*.spec.ts test/device.*spec.ts; grep -l describeOnGpu native/ops/*/*.spec.ts)
   # The operators' file declares their tests on the CPU too; these have been run elsewhere.
   mocha --grep 'GPU|device|recorded' "${specs[@]}"
 }

@@ -3,8 +3,9 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { expect } from "chai";
 import fc from "fast-check";
+import { MemformerError } from "../lib/errors.ts";
 import {
-  evaluationPass, MemformerError, openTokenFile, openTokenizer, Random, tokensInMemory, TokenStream, writeTokenFile,
+  evaluationPass, openTokenFile, openTokenizer, Random, tokensInMemory, TokenStream, writeTokenFile,
   type StreamPosition, type Tokenizer, type TokenSource, type TokenStreamOptions,
 } from "../lib/data/index.ts";
 import { PADDING, type Segment } from "../lib/segment.ts";
