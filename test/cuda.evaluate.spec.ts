@@ -24,7 +24,7 @@ describeOnGpu("evaluation on the GPU", function () {
     await using cpu = await tinyModel({ ...given, device: "cpu" });
     await using gpu = await tinyModel({ ...given, device: GPU });
     for (const model of [cpu, gpu]) await perturb(model, 0.2);
-    return body(cpu, gpu);
+    return await body(cpu, gpu); // both live until it has ended
   }
 
   function expectSame(found: Evaluation, expected: Evaluation, tolerance: number, title: string): void {
@@ -79,7 +79,7 @@ describeOnGpu("evaluation on the GPU", function () {
   it("ends soon after a signal, with its reason", async () => {
     await using gpu = await tinyModel({ vocabulary: 257, bos: 256, device: GPU });
     const controller = new AbortController(), reason = new Error("enough"), stream = await pass(6, [200_000], 2);
-    const work = failure(evaluate(gpu, stream, { signal: controller.signal }));
+    const work = failure(evaluate(gpu, stream, { signal: controller.signal, together: 8 }));
     setTimeout(() => { controller.abort(reason); }, 500);
     const began = performance.now();
     expect(await work).to.equal(reason);

@@ -34,7 +34,7 @@ async function drawn(name: string, rows: readonly (readonly number[])[], us: rea
   const { temperature = 1, topK = 0, topP = 1, tokens = ALL, also = -1 } = options;
   const array = dtype === "float32" ? Float32Array : Float64Array;
   using logits = place(Tensor.from(array.from(rows.flat()), [rows.length, rows[0]?.length ?? 0]));
-  using draws = Tensor.from(Float64Array.from(us), [us.length]);
+  using draws = place(Tensor.from(Float64Array.from(us), [us.length]));
   using ids = op(name, logits, draws, temperature, topK === Infinity ? 0 : topK, topP, tokens, also)[0]!;
   const data: NumberArray = await ids.data();
   return Array.from(data as BigInt64Array, Number);
