@@ -1,0 +1,1 @@
+export function reflowComments(text: string, width: number): string;
