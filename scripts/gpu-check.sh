@@ -140,24 +140,24 @@ sanitize() {
   wait
   cat "$reports"/*.log >"$out/sanitize-reports.log"
   [ ! -e "$reports/failed" ] || failed=1
-  echo "sanitized: $(cat "$reports"/*.line | wc -l) runs, $(grep -h '0 reports on our kernels.* 0 failed' "$reports"/*.line | wc -l) to their end and" \
+  echo "sanitized: $(cat "$reports"/*.line | wc -l) runs, $(cat "$reports"/*.line | grep -c '0 reports on our kernels.* 0 failed') to their end and" \
     "without a report; not so: $(grep -hv '0 reports on our kernels.* 0 failed' "$reports"/*.line | cut -d: -f1 | paste -sd';')"
   rm -r "$reports"
-  return $failed
+  return "$failed"
 }
 
 bench() {
   local code=0
   run_node bench/main.ts cuda "${flags[@]}" || code=$?
   [ ! -f bench/results/cuda.json ] || cp bench/results/cuda.json "$out/"
-  return $code
+  return "$code"
 }
 
 binding() {
   local code=0
   run_node bench/main.ts binding || code=$?
   [ ! -f bench/results/binding-gpu.json ] || cp bench/results/binding-gpu.json "$out/"
-  return $code
+  return "$code"
 }
 
 table=()
