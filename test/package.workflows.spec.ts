@@ -58,7 +58,7 @@ describe("workflows", () => {
     const [first, last] = [from, to].map((version) => Number(version.split(".")[1])) as [number, number];
     expect(minors).to.deep.equal(Array.from({ length: last - first + 1 }, (_, i) => `2.${first + i}`));
     // And install.md says for which ones there are binaries.
-    const table = [...read("docs/install.md").matchAll(/^\| ([\d.]+) \| `variants\/torch-([\d.]+)` \| ([\d.]+),/gm)];
+    const table = [...read("docs/install.md").matchAll(/^\| ([\d.]+) +\| `variants\/torch-([\d.]+)` +\| ([\d.]+),/gm)];
     expect(table.map(([, minor, torch]) => [minor, torch])).to.deep.equal(minors.map((minor) => [minor, minor]));
     expect(table.map(([, , , version]) => version)).to.deep.equal(jobs["compile"]!.strategy!.matrix["libtorch"]!.map(String));
     const publishing = Object.entries(jobs).filter(([, { permissions }]) => permissions?.["id-token"] === "write");
