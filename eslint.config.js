@@ -1,7 +1,20 @@
 import eslint from "typescript-eslint";
 
 export default eslint.config(
-  { ignores: [".*/", "dist/", "docs/api/", "out/", "build/", "node_modules/", "coverage/", "runs/", "variants/", "prebuilds/"] },
+  {
+    ignores: [
+      ".*/",
+      "dist/",
+      "docs/api/",
+      "out/",
+      "build/",
+      "node_modules/",
+      "coverage/",
+      "runs/",
+      "variants/",
+      "prebuilds/",
+    ],
+  },
   {
     files: ["**/*.ts"],
     extends: [eslint.configs.recommendedTypeChecked],

@@ -1,7 +1,8 @@
 /**
- * This checkout's training beside another one's, built likewise, on the machine that runs both: the unpadded pipeline of `bench -- cuda` in
- * processes of their own, in turns. `npm run bench -- beside FOLDER [--configurations wiki,mnist] [--batches 16,64] [--rounds 2]
- * [--seconds 2]`. Exits with 1 where this one is more than 2 % slower.
+ * This checkout's training beside another one's, built likewise, on the machine that runs both: the unpadded pipeline
+ * of `bench -- cuda` in processes of their own, in turns.
+ * `npm run bench -- beside FOLDER [--configurations wiki,mnist] [--batches 16,64] [--rounds 2] [--seconds 2]`. Exits
+ * with 1 where this one is more than 2 % slower.
  */
 import { execFileSync } from "node:child_process";
 import { fileURLToPath } from "node:url";
@@ -13,22 +14,38 @@ const allowed = 0.98;
 export async function beside(flags: readonly string[]): Promise<boolean> {
   const other = flags[0];
   if (other === undefined || other.startsWith("--")) throw new TypeError("beside needs the folder of another checkout");
-  const rounds = flag(flags, "rounds", 2), seconds = flag(flags, "seconds", 2), sizes = Array.from({ length: 1024 }, (_, i) => String(i + 1));
-  const here = fileURLToPath(new URL("..", import.meta.url)), child = fileURLToPath(new URL("support/time-checkout.ts", import.meta.url));
-  const time = (root: string, name: string, batch: string): number => Number(execFileSync(process.execPath,
-    [...process.execArgv, child, root, name, batch, String(seconds)], { encoding: "utf8", cwd: root, stdio: ["ignore", "pipe", "inherit"] }).trim());
+  const rounds = flag(flags, "rounds", 2),
+    seconds = flag(flags, "seconds", 2),
+    sizes = Array.from({ length: 1024 }, (_, i) => String(i + 1));
+  const here = fileURLToPath(new URL("..", import.meta.url)),
+    child = fileURLToPath(new URL("support/time-checkout.ts", import.meta.url));
+  const time = (root: string, name: string, batch: string): number =>
+    Number(
+      execFileSync(process.execPath, [...process.execArgv, child, root, name, batch, String(seconds)], {
+        encoding: "utf8",
+        cwd: root,
+        stdio: ["ignore", "pipe", "inherit"],
+      }).trim(),
+    );
   const rows: Row[] = [];
   let kept = true;
   for (const name of choice(flags, "configurations", Object.keys(configurations), Object.keys(configurations))) {
     for (const batch of choice(flags, "batches", sizes, ["16", "64"])) {
-      const ours: number[] = [], theirs: number[] = [];
+      const ours: number[] = [],
+        theirs: number[] = [];
       for (let round = 0; round < rounds; round++) {
         theirs.push(time(other, name, batch));
         ours.push(time(here, name, batch));
       }
       const ratio = median(ours) / median(theirs);
       kept &&= ratio >= allowed;
-      rows.push({ configuration: name, batch, "tok/s": Math.round(median(ours)), "tok/s there": Math.round(median(theirs)), ratio: ratio.toFixed(3) });
+      rows.push({
+        configuration: name,
+        batch,
+        "tok/s": Math.round(median(ours)),
+        "tok/s there": Math.round(median(theirs)),
+        ratio: ratio.toFixed(3),
+      });
       console.log(`${name}, batch ${batch}: ${ratio.toFixed(3)}`);
     }
   }

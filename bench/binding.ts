@@ -1,7 +1,8 @@
 /**
- * What it costs to drive training from JavaScript: the same MRBP steps, windows back to back, driven by lib/mrbp.ts and by C++ inside
- * the engine, in turns. On a GPU the two configurations of `bench -- cuda`, else one that fits a CPU. Exit code 1 when JavaScript's
- * takes over 3 % more.   [--batches 1,16,64] [--configurations wiki,mnist] [--windows 20] [--rounds 5]
+ * What it costs to drive training from JavaScript: the same MRBP steps, windows back to back, driven by lib/mrbp.ts and
+ * by C++ inside the engine, in turns. On a GPU the two configurations of `bench -- cuda`, else one that fits a CPU.
+ * Exit code 1 when JavaScript's takes over 3 % more.   [--batches 1,16,64] [--configurations wiki,mnist] [--windows 20]
+ * [--rounds 5]
  */
 import { AdamW, Memformer, type ModelOptions, synchronize } from "../lib/index.ts";
 import { configurations } from "./support/configurations.ts";
@@ -9,16 +10,28 @@ import { choice, flag, median, report, type Row } from "./support/report.ts";
 import { disposeWindow, enqueueWindow, randomSegments, resident } from "./support/window.ts";
 
 const most = 1.03;
-const rate = 3e-4, clip = 1;
+const rate = 3e-4,
+  clip = 1;
 
 const onCpu: Record<string, ModelOptions & { horizon: number }> = {
-  demo: { width: 128, heads: 4, feedForward: 512, encoderLayers: 2, decoderLayers: 2, memorySlots: 32, segment: 64, horizon: 4 },
+  demo: {
+    width: 128,
+    heads: 4,
+    feedForward: 512,
+    encoderLayers: 2,
+    decoderLayers: 2,
+    memorySlots: 32,
+    segment: 64,
+    horizon: 4,
+  },
 };
 
 export async function binding(flags: readonly string[]): Promise<boolean> {
-  const windows = flag(flags, "windows", 20), rounds = flag(flags, "rounds", 5);
+  const windows = flag(flags, "windows", 20),
+    rounds = flag(flags, "rounds", 5);
   await using any = await Memformer.create({ preset: "tiny" });
-  const gpu = any.device !== "cpu", known = gpu ? configurations : onCpu;
+  const gpu = any.device !== "cpu",
+    known = gpu ? configurations : onCpu;
   const sizes = Array.from({ length: 1024 }, (_, i) => String(i + 1));
   const rows: Row[] = [];
   let sound = true;
@@ -28,9 +41,12 @@ export async function binding(flags: readonly string[]): Promise<boolean> {
       await using model = await Memformer.create({ ...options, precision: gpu ? "bfloat16" : "float32" });
       using optimizer = new AdamW(model);
       const window = resident(model, randomSegments(model, batch, horizon, false));
-      const together = Math.min(horizon, model.together(window[0]!)), outside: number[] = [], inside: number[] = [];
+      const together = Math.min(horizon, model.together(window[0]!)),
+        outside: number[] = [],
+        inside: number[] = [];
       const drive = async (count: number): Promise<number> => {
-        let state = model.initialState(batch), before = Promise.resolve();
+        let state = model.initialState(batch),
+          before = Promise.resolve();
         await synchronize();
         const began = performance.now();
         for (let i = 0; i < count; i++) {
@@ -46,9 +62,9 @@ export async function binding(flags: readonly string[]): Promise<boolean> {
       };
       await drive(3); // what is recorded is recorded by now
       for (let round = 0; round < rounds; round++) {
-        outside.push(await drive(windows) / windows);
+        outside.push((await drive(windows)) / windows);
         const state = model.initialState(batch);
-        inside.push(await optimizer.timeInside(window, state, { together, windows, rate, clip }) / windows);
+        inside.push((await optimizer.timeInside(window, state, { together, windows, rate, clip })) / windows);
         for (const tensor of state) tensor.dispose();
       }
       disposeWindow(window);
@@ -56,8 +72,14 @@ export async function binding(flags: readonly string[]): Promise<boolean> {
       sound &&= ratio <= most;
       const ms = (seconds: readonly number[]): string => (1000 * median(seconds)).toFixed(2);
       rows.push({
-        configuration: name, batch, device: model.device, horizon, "segments a step": together, "ms a window, JavaScript": ms(outside),
-        "ms a window, C++": ms(inside), "ratio (median of rounds)": ratio.toFixed(3),
+        configuration: name,
+        batch,
+        device: model.device,
+        horizon,
+        "segments a step": together,
+        "ms a window, JavaScript": ms(outside),
+        "ms a window, C++": ms(inside),
+        "ratio (median of rounds)": ratio.toFixed(3),
       });
       console.error(`${name}, batch ${batch}: ${ratio.toFixed(3)}`);
     }

@@ -1,6 +1,7 @@
 /**
- * Training tokens a second beside the careful PyTorch program of bench/peers: same configuration, threads and method, window after
- * window with clipping and fused AdamW. The two take turns. Needs a python with torch: MEMFORMER_PYTHON, else python3.
+ * Training tokens a second beside the careful PyTorch program of bench/peers: same configuration, threads and method,
+ * window after window with clipping and fused AdamW. The two take turns. Needs a python with torch: MEMFORMER_PYTHON,
+ * else python3.
  */
 import { execFileSync } from "node:child_process";
 import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
@@ -12,9 +13,40 @@ import { flag, median, report, type Row } from "./support/report.ts";
 import { disposeWindow, randomWindow, timeSteps } from "./support/window.ts";
 
 const configurations: Record<string, ModelOptions & { batch: number; horizon: number }> = {
-  demo: { width: 128, heads: 4, feedForward: 512, encoderLayers: 2, decoderLayers: 2, memorySlots: 32, segment: 64, batch: 16, horizon: 4 },
-  wider: { width: 256, heads: 4, feedForward: 1024, encoderLayers: 4, decoderLayers: 4, memorySlots: 64, segment: 64, batch: 8, horizon: 4 },
-  dropout: { width: 128, heads: 4, feedForward: 512, encoderLayers: 2, decoderLayers: 2, memorySlots: 32, segment: 64, dropout: 0.1, batch: 16, horizon: 4 },
+  demo: {
+    width: 128,
+    heads: 4,
+    feedForward: 512,
+    encoderLayers: 2,
+    decoderLayers: 2,
+    memorySlots: 32,
+    segment: 64,
+    batch: 16,
+    horizon: 4,
+  },
+  wider: {
+    width: 256,
+    heads: 4,
+    feedForward: 1024,
+    encoderLayers: 4,
+    decoderLayers: 4,
+    memorySlots: 64,
+    segment: 64,
+    batch: 8,
+    horizon: 4,
+  },
+  dropout: {
+    width: 128,
+    heads: 4,
+    feedForward: 512,
+    encoderLayers: 2,
+    decoderLayers: 2,
+    memorySlots: 32,
+    segment: 64,
+    dropout: 0.1,
+    batch: 16,
+    horizon: 4,
+  },
 };
 
 interface PeerRow {
@@ -23,10 +55,13 @@ interface PeerRow {
 }
 
 export async function cpu(flags: readonly string[]): Promise<boolean> {
-  const threads = flag(flags, "threads", 2), rounds = flag(flags, "rounds", 3), windows = flag(flags, "windows", 12);
+  const threads = flag(flags, "threads", 2),
+    rounds = flag(flags, "rounds", 3),
+    windows = flag(flags, "windows", 12);
   const python = process.env["MEMFORMER_PYTHON"] ?? "python3";
   const folder = mkdtempSync(join(tmpdir(), "memformer-bench-"));
-  const rows: Row[] = [], ratios: number[] = [];
+  const rows: Row[] = [],
+    ratios: number[] = [];
   let torch = "";
   try {
     for (const [name, { batch, horizon, ...options }] of Object.entries(configurations)) {
@@ -34,16 +69,36 @@ export async function cpu(flags: readonly string[]): Promise<boolean> {
         await using model = await Memformer.create({ ...options, precision, threads });
         const config = join(folder, "config.json");
         writeFileSync(config, JSON.stringify(model.config));
-        const window = randomWindow(model, batch, horizon), optimizer = new AdamW(model);
+        const window = randomWindow(model, batch, horizon),
+          optimizer = new AdamW(model);
         const tokens = batch * model.config.segment * horizon;
-        const ours: number[] = [], theirs: number[] = [];
+        const ours: number[] = [],
+          theirs: number[] = [];
         for (let round = 0; round < rounds; round++) {
           const seconds = await timeSteps(model, window, "mrbp", 5 + windows, optimizer);
           ours.push(tokens / median(seconds.slice(5)));
-          const row = JSON.parse(execFileSync(python, [
-            fileURLToPath(new URL("peers/train.py", import.meta.url)), "--config", config, "--batch", String(batch), "--horizon", String(horizon),
-            "--windows", String(windows), "--threads", String(threads), "--precision", precision, "--json",
-          ], { encoding: "utf8" })) as PeerRow;
+          const row = JSON.parse(
+            execFileSync(
+              python,
+              [
+                fileURLToPath(new URL("peers/train.py", import.meta.url)),
+                "--config",
+                config,
+                "--batch",
+                String(batch),
+                "--horizon",
+                String(horizon),
+                "--windows",
+                String(windows),
+                "--threads",
+                String(threads),
+                "--precision",
+                precision,
+                "--json",
+              ],
+              { encoding: "utf8" },
+            ),
+          ) as PeerRow;
           theirs.push(row.tokensPerSecond);
           torch = row.torch;
         }
@@ -51,8 +106,12 @@ export async function cpu(flags: readonly string[]): Promise<boolean> {
         const ratio = median(ours.map((rate, i) => rate / theirs[i]!));
         ratios.push(ratio);
         rows.push({
-          configuration: name, precision, "parameters": model.size, "memformer tok/s": Math.round(median(ours)),
-          "PyTorch tok/s": Math.round(median(theirs)), "ratio (median of rounds)": ratio.toFixed(2),
+          configuration: name,
+          precision,
+          parameters: model.size,
+          "memformer tok/s": Math.round(median(ours)),
+          "PyTorch tok/s": Math.round(median(theirs)),
+          "ratio (median of rounds)": ratio.toFixed(2),
         });
       }
     }

@@ -1,6 +1,6 @@
 /**
- * `npm run bench -- NAME [flags]`: one measurement each, printed as a table and kept in bench/results/NAME.json with the machine,
- * the versions and the commit. A bench that has a target exits with 1 when it is missed.
+ * `npm run bench -- NAME [flags]`: one measurement each, printed as a table and kept in bench/results/NAME.json with
+ * the machine, the versions and the commit. A bench that has a target exits with 1 when it is missed.
  */
 import { nearest } from "../lib/errors.ts";
 
@@ -28,7 +28,9 @@ const [name = "", ...flags] = process.argv.slice(2);
 const bench = benches[name];
 if (bench === undefined) {
   const meant = nearest(name, Object.keys(benches));
-  console.error(`there is no bench "${name}"${meant === undefined ? "" : `; did you mean "${meant}"?`}\nbenches: ${Object.keys(benches).join(", ")}`);
+  console.error(
+    `there is no bench "${name}"${meant === undefined ? "" : `; did you mean "${meant}"?`}\nbenches: ${Object.keys(benches).join(", ")}`,
+  );
   process.exit(2);
 }
-process.exitCode = await (await bench())(flags) ? 0 : 1;
+process.exitCode = (await (await bench())(flags)) ? 0 : 1;

@@ -1,6 +1,7 @@
 /**
- * Peak memory and time of a window's gradient by BPTT, checkpointing a segment, and MRBP, as the horizon grows. Targets: MRBP's peak
- * grows by at most two memories a segment, BPTT's linearly with whole activations, and MRBP takes at most 1.35x BPTT's time.
+ * Peak memory and time of a window's gradient by BPTT, checkpointing a segment, and MRBP, as the horizon grows.
+ * Targets: MRBP's peak grows by at most two memories a segment, BPTT's linearly with whole activations, and MRBP takes
+ * at most 1.35x BPTT's time.
  */
 import { memory, Memformer, resetPeakMemory, synchronize } from "../lib/index.ts";
 import type { GradientMethodName } from "../lib/index.ts";
@@ -11,12 +12,22 @@ const methods = ["bptt", "checkpointing", "mrbp"] as const satisfies readonly Gr
 const MiB = 2 ** 20;
 
 export async function mrbpMemory(flags: readonly string[]): Promise<boolean> {
-  const batch = flag(flags, "batch", 8), rounds = flag(flags, "rounds", 5);
+  const batch = flag(flags, "batch", 8),
+    rounds = flag(flags, "rounds", 5);
   await using model = await Memformer.create({
-    width: 128, heads: 4, feedForward: 512, encoderLayers: 2, decoderLayers: 4, memorySlots: 32, segment: 64, dropout: 0.1,
+    width: 128,
+    heads: 4,
+    feedForward: 512,
+    encoderLayers: 2,
+    decoderLayers: 4,
+    memorySlots: 32,
+    segment: 64,
+    dropout: 0.1,
   });
   const memoryBytes = batch * model.stateBytes;
-  const peaks = new Map<string, number>(), times = new Map<string, number>(), rows: Row[] = [];
+  const peaks = new Map<string, number>(),
+    times = new Map<string, number>(),
+    rows: Row[] = [];
   for (const horizon of [1, 2, 4, 8, 16, 32]) {
     const window = randomWindow(model, batch, horizon);
     const seconds = new Map<string, number[]>();
@@ -28,22 +39,37 @@ export async function mrbpMemory(flags: readonly string[]): Promise<boolean> {
         resetPeakMemory();
         const [time] = await timeSteps(model, window, method, 1);
         peaks.set(`${method} ${horizon}`, memory().peakHostBytes - before);
-        if (round > 0) seconds.set(method, [...seconds.get(method) ?? [], time!]);
+        if (round > 0) seconds.set(method, [...(seconds.get(method) ?? []), time!]);
       }
     }
     disposeWindow(window);
     for (const method of methods) times.set(`${method} ${horizon}`, median(seconds.get(method)!));
-    rows.push(Object.fromEntries([["horizon", horizon], ...methods.flatMap((method) => [
-      [`${method} MiB`, (peaks.get(`${method} ${horizon}`)! / MiB).toFixed(1)],
-      [`${method} ms`, (times.get(`${method} ${horizon}`)! * 1000).toFixed(1)],
-    ]), ["mrbp / bptt time", (times.get(`mrbp ${horizon}`)! / times.get(`bptt ${horizon}`)!).toFixed(2)]]) as Row);
+    rows.push(
+      Object.fromEntries([
+        ["horizon", horizon],
+        ...methods.flatMap((method) => [
+          [`${method} MiB`, (peaks.get(`${method} ${horizon}`)! / MiB).toFixed(1)],
+          [`${method} ms`, (times.get(`${method} ${horizon}`)! * 1000).toFixed(1)],
+        ]),
+        ["mrbp / bptt time", (times.get(`mrbp ${horizon}`)! / times.get(`bptt ${horizon}`)!).toFixed(2)],
+      ]) as Row,
+    );
   }
-  report("mrbp", "Memory above weights and tokens, and time, of one window's gradient", rows,
-    { batch, segment: model.config.segment, parameters: model.size, memoryKiB: memoryBytes / 1024, package: "memformer" });
+  report("mrbp", "Memory above weights and tokens, and time, of one window's gradient", rows, {
+    batch,
+    segment: model.config.segment,
+    parameters: model.size,
+    memoryKiB: memoryBytes / 1024,
+    package: "memformer",
+  });
   const growth = (method: string): number => (peaks.get(`${method} 32`)! - peaks.get(`${method} 2`)!) / 30;
-  const ratio = Math.max(...[4, 8, 16, 32].map((horizon) => times.get(`mrbp ${horizon}`)! / times.get(`bptt ${horizon}`)!));
+  const ratio = Math.max(
+    ...[4, 8, 16, 32].map((horizon) => times.get(`mrbp ${horizon}`)! / times.get(`bptt ${horizon}`)!),
+  );
   const memories = growth("mrbp") / memoryBytes;
-  console.log(`\nA segment more costs MRBP ${memories.toFixed(2)} memories, BPTT ${(growth("bptt") / memoryBytes).toFixed(1)}.`);
+  console.log(
+    `\nA segment more costs MRBP ${memories.toFixed(2)} memories, BPTT ${(growth("bptt") / memoryBytes).toFixed(1)}.`,
+  );
   console.log(`MRBP takes at most ${ratio.toFixed(2)}x BPTT's time at horizons 4 to 32.`);
   return memories <= 2 && ratio <= 1.35;
 }

@@ -1,6 +1,7 @@
 /**
- * Where the time on a GPU goes, by kernel: `npm run bench -- profile [--of training | evaluation] [--configuration wiki] [--batch 16]
- * [--together 1] [--micro-batch 16] [--top 30]`, of a training window, or of one step of an evaluation with all ablations.
+ * Where the time on a GPU goes, by kernel:
+ * `npm run bench -- profile [--of training | evaluation] [--configuration wiki] [--batch 16] [--together 1] [--micro-batch 16] [--top 30]`,
+ * of a training window, or of one step of an evaluation with all ablations.
  */
 import { ABLATIONS, AdamW, Memformer, synchronize, type ScoringState } from "../lib/index.ts";
 import { configurations } from "./support/configurations.ts";
@@ -10,12 +11,19 @@ import { cutFlags, disposeWindow, enqueueWindow, randomSegments, resident, segme
 
 export async function profiled(flags: readonly string[]): Promise<boolean> {
   const [name] = choice(flags, "configuration", Object.keys(configurations), ["wiki"]);
-  const batch = flag(flags, "batch", 16), top = flag(flags, "top", 30), { horizon, ...options } = configurations[name!]!;
-  const [of = ""] = choice(flags, "of", ["training", "evaluation"], ["training"]), evaluates = of === "evaluation";
+  const batch = flag(flags, "batch", 16),
+    top = flag(flags, "top", 30),
+    { horizon, ...options } = configurations[name!]!;
+  const [of = ""] = choice(flags, "of", ["training", "evaluation"], ["training"]),
+    evaluates = of === "evaluation";
   await using model = await Memformer.create({ ...options, precision: "bfloat16", device: "cuda" });
   using optimizer = new AdamW(model);
-  const window = resident(model, randomSegments(model, batch, evaluates ? model.scoredTogether(batch, model.config.segment) : horizon, false));
-  let state = model.initialState(batch), held: ScoringState["held"] = [];
+  const window = resident(
+    model,
+    randomSegments(model, batch, evaluates ? model.scoredTogether(batch, model.config.segment) : horizon, false),
+  );
+  let state = model.initialState(batch),
+    held: ScoringState["held"] = [];
   const cut = cutFlags(flags);
   const step = (): void => {
     if (evaluates) {
@@ -30,24 +38,40 @@ export async function profiled(flags: readonly string[]): Promise<boolean> {
   };
   for (let i = 0; i < 4; i++) step();
   await synchronize();
-  const events = await deviceEvents(step), { span, busy } = occupancy(events);
+  const events = await deviceEvents(step),
+    { span, busy } = occupancy(events);
   const kernels = new Map<string, { count: number; us: number }>();
   for (const { name: kernel, duration } of events) {
     const { count, us } = kernels.get(kernel) ?? { count: 0, us: 0 };
     kernels.set(kernel, { count: count + 1, us: us + duration });
   }
   const sum = events.reduce((us, { duration }) => us + duration, 0);
-  const rows = [...kernels].sort((a, b) => b[1].us - a[1].us).slice(0, top).map(([kernel, { count, us }]) => ({
-    "of the kernels' time": `${(100 * us / sum).toFixed(1)} %`, "us a window": Math.round(us), count, "us each": (us / count).toFixed(1),
-    kernel: kernel.length > 110 ? `${kernel.slice(0, 107)}...` : kernel,
-  }));
+  const rows = [...kernels]
+    .sort((a, b) => b[1].us - a[1].us)
+    .slice(0, top)
+    .map(([kernel, { count, us }]) => ({
+      "of the kernels' time": `${((100 * us) / sum).toFixed(1)} %`,
+      "us a window": Math.round(us),
+      count,
+      "us each": (us / count).toFixed(1),
+      kernel: kernel.length > 110 ? `${kernel.slice(0, 107)}...` : kernel,
+    }));
   const { refusal } = await model.recording();
   const what = evaluates ? "evaluation step" : "window";
-  report(`profile-${evaluates ? "evaluation-" : ""}${name}-${batch}`, `Kernels of one ${name} ${what} at batch ${batch}`, rows, {
-    "kernels' ms": (sum / 1000).toFixed(2), "window's ms": (span / 1000).toFixed(2), "GPU busy": `${(100 * busy / span).toFixed(1)} %`,
-    kernels: events.length, "segments a step": evaluates ? window.length : segmentsAStep(model, window, cut),
-    "rows a step": Math.min(batch, cut.microBatch ?? batch), ...(refusal === "" ? {} : { "not recorded": refusal }),
-  });
+  report(
+    `profile-${evaluates ? "evaluation-" : ""}${name}-${batch}`,
+    `Kernels of one ${name} ${what} at batch ${batch}`,
+    rows,
+    {
+      "kernels' ms": (sum / 1000).toFixed(2),
+      "window's ms": (span / 1000).toFixed(2),
+      "GPU busy": `${((100 * busy) / span).toFixed(1)} %`,
+      kernels: events.length,
+      "segments a step": evaluates ? window.length : segmentsAStep(model, window, cut),
+      "rows a step": Math.min(batch, cut.microBatch ?? batch),
+      ...(refusal === "" ? {} : { "not recorded": refusal }),
+    },
+  );
   for (const tensor of [...state, ...held]) tensor.dispose();
   disposeWindow(window);
   return true;

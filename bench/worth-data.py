@@ -6,6 +6,7 @@
 A document ends with a line that holds a form feed. Writes OUT/train.tokens, OUT/valid.tokens (docs/data.md, "Token files") and
 OUT/tokenizer.json. Needs `tokenizers`; the same text gives the same files.
 """
+
 import argparse
 import array
 import json
@@ -33,8 +34,12 @@ def trained(documents: list[str], vocabulary: int) -> Tokenizer:
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(vocab_size=vocabulary, special_tokens=[START], initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-                                  show_progress=False)
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocabulary,
+        special_tokens=[START],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
     tokenizer.train_from_iterator(documents, trainer)
     return tokenizer
 
@@ -49,8 +54,14 @@ def write_tokens(path: pathlib.Path, documents: list[str], tokenizer: Tokenizer)
             size += len(document.encode())
             ends.extend((len(ids), size))
     facts = {
-        "version": 1, "tokenizer": f"json:{path.parent.name}", "vocabulary": vocabulary, "bos": tokenizer.token_to_id(START),
-        "dtype": "uint16" if ids.itemsize == 2 else "uint32", "documents": len(documents), "tokens": len(ids), "bytes": size,
+        "version": 1,
+        "tokenizer": f"json:{path.parent.name}",
+        "vocabulary": vocabulary,
+        "bos": tokenizer.token_to_id(START),
+        "dtype": "uint16" if ids.itemsize == 2 else "uint32",
+        "documents": len(documents),
+        "tokens": len(ids),
+        "bytes": size,
     }
     header = json.dumps(facts).encode()
     with open(path, "wb") as file:
@@ -75,7 +86,10 @@ def main() -> None:
     tokenizer.save(str(given.out / "tokenizer.json"))
     for name, documents in (("train", train), ("valid", documents_of(given.valid))):
         facts = write_tokens(given.out / f"{name}.tokens", documents, tokenizer)
-        print(f"{given.out / name}.tokens: {facts['documents']} documents, {facts['tokens']} tokens, {facts['bytes']} bytes", flush=True)
+        print(
+            f"{given.out / name}.tokens: {facts['documents']} documents, {facts['tokens']} tokens, {facts['bytes']} bytes",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

@@ -1,9 +1,13 @@
 /**
- * What a memory is worth: models trained with it and their twins without, on the same data in the same order, each at its best rate.
- *   npm run bench -- worth [--shape small-16] [--data tinyshakespeare:DIR | TRAIN.tokens,VALID.tokens] [--variants plain,zero+slow]
- *     [--rates 1e-3,2e-3] [--seeds 0,1] [--sides memory,twin] [--tokens 2e6] [--lanes 16] [--depth TOKENS] [--cut TOKENS] [--minutes 30] [--jobs 1] [--device auto] [--precision bfloat16]
- *     [--rows FILE] [--plot FILE] [--name worth]
- * A run whose row is in the file of rows is not made again. Variants are those of worth/variants.ts. Target: the best variant's memory pays.
+ * What a memory is worth: models trained with it and their twins without, on the same data in the same order, each at
+ * its best rate.
+ *   npm run bench -- worth [--shape small-16] [--data tinyshakespeare:DIR | TRAIN.tokens,VALID.tokens] [--variants
+ *   plain,zero+slow]
+ *     [--rates 1e-3,2e-3] [--seeds 0,1] [--sides memory,twin] [--tokens 2e6] [--lanes 16] [--depth TOKENS] [--cut
+ *     TOKENS] [--minutes 30] [--jobs 1] [--device auto] [--precision bfloat16] [--rows FILE] [--plot FILE] [--name
+ *     worth]
+ * A run whose row is in the file of rows is not made again. Variants are those of worth/variants.ts. Target: the best
+ * variant's memory pays.
  */
 import { appendFileSync, existsSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { dirname } from "node:path";
@@ -19,27 +23,47 @@ import type { Row } from "./worth/train-and-score.ts";
 import { optionsOf } from "./worth/variants.ts";
 
 export async function worth(flags: readonly string[]): Promise<boolean> {
-  const began = performance.now(), numbers = (name: string, fallback: readonly string[]): number[] => words(flags, name, fallback).map(Number);
-  const [shape] = choice(flags, "shape", Object.keys(shapes), ["small-16"]), [data = ""] = wordsWhole(flags, "data", "moby-dick");
+  const began = performance.now(),
+    numbers = (name: string, fallback: readonly string[]): number[] => words(flags, name, fallback).map(Number);
+  const [shape] = choice(flags, "shape", Object.keys(shapes), ["small-16"]),
+    [data = ""] = wordsWhole(flags, "data", "moby-dick");
   const experiment: Experiment = {
-    shape: shape!, data, variants: words(flags, "variants", ["plain", "default"]), rates: numbers("rates", ["1e-3", "2e-3", "4e-3"]),
-    seeds: numbers("seeds", ["0"]), sides: choice<Side>(flags, "sides", ["memory", "twin"], ["memory", "twin"]),
-    tokens: flag(flags, "tokens", 1e6), lanes: flags.includes("--lanes") ? flag(flags, "lanes", 1) : undefined, depth: flag(flags, "depth", 0), cut: flag(flags, "cut", 0), precision: words(flags, "precision", ["float32"])[0]!,
+    shape: shape!,
+    data,
+    variants: words(flags, "variants", ["plain", "default"]),
+    rates: numbers("rates", ["1e-3", "2e-3", "4e-3"]),
+    seeds: numbers("seeds", ["0"]),
+    sides: choice<Side>(flags, "sides", ["memory", "twin"], ["memory", "twin"]),
+    tokens: flag(flags, "tokens", 1e6),
+    lanes: flags.includes("--lanes") ? flag(flags, "lanes", 1) : undefined,
+    depth: flag(flags, "depth", 0),
+    cut: flag(flags, "cut", 0),
+    precision: words(flags, "precision", ["float32"])[0]!,
   };
   experiment.variants.forEach(optionsOf); // a mistyped one is refused before the first run
-  const [name = "worth"] = words(flags, "name", ["worth"]), [file = ""] = wordsWhole(flags, "rows", `bench/results/${name}.jsonl`);
-  const jobs = flag(flags, "jobs", 1), deadline = began + 60_000 * flag(flags, "minutes", 1e4);
-  const rows = readRows(file), runs = plan(experiment).filter((run) => !rows.has(keyOf(run)));
+  const [name = "worth"] = words(flags, "name", ["worth"]),
+    [file = ""] = wordsWhole(flags, "rows", `bench/results/${name}.jsonl`);
+  const jobs = flag(flags, "jobs", 1),
+    deadline = began + 60_000 * flag(flags, "minutes", 1e4);
+  const rows = readRows(file),
+    runs = plan(experiment).filter((run) => !rows.has(keyOf(run)));
   mkdirSync(dirname(file), { recursive: true });
   console.log(`${runs.length} of ${plan(experiment).length} runs to make`);
   const unmade = await makeAll(runs, {
-    jobs, deadline, device: words(flags, "device", ["auto"])[0] as DeviceName, threads: jobs === 1 ? 0 : Math.max(1, Math.floor(cpus().length / jobs)),
+    jobs,
+    deadline,
+    device: words(flags, "device", ["auto"])[0] as DeviceName,
+    threads: jobs === 1 ? 0 : Math.max(1, Math.floor(cpus().length / jobs)),
     onRow: (row) => {
       rows.set(row.key, row);
       appendFileSync(file, `${JSON.stringify(row)}\n`);
-      console.log(`${labelOf(row.run)}: ${row.error ?? natsOf(row.scores).toFixed(4)} nats, ${Math.round(row.seconds)} s, ${Math.round(row.tokensPerSecond)} tok/s`);
+      console.log(
+        `${labelOf(row.run)}: ${row.error ?? natsOf(row.scores).toFixed(4)} nats, ${Math.round(row.seconds)} s, ${Math.round(row.tokensPerSecond)} tok/s`,
+      );
     },
-    onFailure: (run, failure) => { console.error(`${labelOf(run)} failed: ${failure}`); },
+    onFailure: (run, failure) => {
+      console.error(`${labelOf(run)} failed: ${failure}`);
+    },
   });
   if (unmade.length > 0) console.log(`no time for ${unmade.length} runs: the same command makes them`);
   const pairs = pairsOf(experiment, rows);
@@ -53,14 +77,20 @@ export async function worth(flags: readonly string[]): Promise<boolean> {
 
 /** A run by what differs from its shape and from the defaults. */
 function labelOf({ shape, side, model, train, rate, seed }: Run): string {
-  const of = shapes[shape]!, usual: Record<string, unknown> = { ...modelConfig(of.model), ...trainSchema.parse(of.train) };
-  const differing = Object.entries({ ...model, ...train }).filter(([key, value]) => key !== "memory" && usual[key] !== value);
+  const of = shapes[shape]!,
+    usual: Record<string, unknown> = { ...modelConfig(of.model), ...trainSchema.parse(of.train) };
+  const differing = Object.entries({ ...model, ...train }).filter(
+    ([key, value]) => key !== "memory" && usual[key] !== value,
+  );
   return `${shape} ${side} ${differing.map(([key, value]) => `${key}=${value}`).join("+") || "default"} rate ${rate} seed ${seed}`;
 }
 
 function readRows(file: string): Map<string, Row> {
   if (!existsSync(file)) return new Map();
-  const rows = readFileSync(file, "utf8").split("\n").filter((line) => line.endsWith("}")).map((line) => JSON.parse(line) as Row);
+  const rows = readFileSync(file, "utf8")
+    .split("\n")
+    .filter((line) => line.endsWith("}"))
+    .map((line) => JSON.parse(line) as Row);
   // A row older than an option of runs is one of its default.
   return new Map(rows.map((row) => [keyOf({ ...row.run, cut: (row.run.cut as number | undefined) ?? 0 }), row]));
 }

@@ -1,7 +1,5 @@
 /** Trains a small Memformer on Moby-Dick, a token a byte, and lets it write on: `npx tsx examples/train.ts [steps]` */
-import {
-  evaluate, evaluationPass, Memformer, openDataset, openTokenizer, TokenStream, Trainer,
-} from "../lib/index.ts";
+import { evaluate, evaluationPass, Memformer, openDataset, openTokenizer, TokenStream, Trainer } from "../lib/index.ts";
 
 const steps = Number(process.argv[2] ?? 120);
 const tokenizer = await openTokenizer("bytes");
@@ -9,7 +7,13 @@ await using book = await openDataset("moby-dick", { tokenizer });
 
 // A segment has 64 bytes; memory, 16 slots of 128 numbers, is all that crosses from one segment to the next.
 await using model = await Memformer.create({
-  width: 128, heads: 4, feedForward: 512, encoderLayers: 2, decoderLayers: 2, memorySlots: 16, segment: 64,
+  width: 128,
+  heads: 4,
+  feedForward: 512,
+  encoderLayers: 2,
+  decoderLayers: 2,
+  memorySlots: 16,
+  segment: 64,
 });
 console.log(`${model.size} parameters; memory of ${model.stateBytes} bytes, however long the book`);
 
@@ -24,7 +28,9 @@ for await (const made of trainer.run(stream, { checkpoints: "runs/example/checkp
 
 const held = await evaluate(model, evaluationPass(book.valid, { lanes: 4, segment: 64 }), { segments: 40 });
 const initial = held.ablations.initial!;
-console.log(`held out: ${held.bitsPerToken.toFixed(3)} bits a byte, ${initial.bitsPerToken.toFixed(3)} with every segment from the initial memory`);
+console.log(
+  `held out: ${held.bitsPerToken.toFixed(3)} bits a byte, ${initial.bitsPerToken.toFixed(3)} with every segment from the initial memory`,
+);
 
 await model.save("runs/example/model");
 using session = await model.session(tokenizer);

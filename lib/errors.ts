@@ -2,10 +2,32 @@ import { isNativeError } from "node:util/types";
 
 /** Stable error codes of memformer; messages may change, codes do not. */
 export type ErrorCode =
-  | "ABORTED" | "BUSY" | "CHECKPOINT_FORMAT" | "CHECKPOINT_VERSION" | "CHECKPOINT_MISMATCH" | "CONFIG" | "DATA"
-  | "DEVICE_MISMATCH" | "DISPOSED" | "DTYPE" | "IO" | "LIBTORCH_HASH" | "LIBTORCH_MISMATCH" | "LIBTORCH_NOT_FOUND"
-  | "LOAD_FAILED" | "NAN_LOSS" | "NATIVE" | "NOT_FINITE" | "NO_CUDA" | "DRIVER_TOO_OLD" | "OUT_OF_MEMORY" | "SHAPE" | "TIDY_ASYNC"
-  | "TOKEN_RANGE" | "TOOLS_MISSING" | "UNSUPPORTED_PLATFORM";
+  | "ABORTED"
+  | "BUSY"
+  | "CHECKPOINT_FORMAT"
+  | "CHECKPOINT_VERSION"
+  | "CHECKPOINT_MISMATCH"
+  | "CONFIG"
+  | "DATA"
+  | "DEVICE_MISMATCH"
+  | "DISPOSED"
+  | "DTYPE"
+  | "IO"
+  | "LIBTORCH_HASH"
+  | "LIBTORCH_MISMATCH"
+  | "LIBTORCH_NOT_FOUND"
+  | "LOAD_FAILED"
+  | "NAN_LOSS"
+  | "NATIVE"
+  | "NOT_FINITE"
+  | "NO_CUDA"
+  | "DRIVER_TOO_OLD"
+  | "OUT_OF_MEMORY"
+  | "SHAPE"
+  | "TIDY_ASYNC"
+  | "TOKEN_RANGE"
+  | "TOOLS_MISSING"
+  | "UNSUPPORTED_PLATFORM";
 
 export interface ErrorFacts {
   /** Machine-readable facts: the argument, what was expected, what came. */
@@ -31,7 +53,9 @@ export function isMemformerError(error: unknown): error is Error & { code: `ERR_
   return isNativeError(error) && String((error as { code?: unknown }).code).startsWith("ERR_MEMFORMER_");
 }
 
-/** The member of `known` closest to `word`, if it is close enough to have been meant (at most a third of it mistyped). */
+/**
+ * The member of `known` closest to `word`, if it is close enough to have been meant (at most a third of it mistyped).
+ */
 export function nearest(word: string, known: Iterable<string>): string | undefined {
   let best: string | undefined;
   let bestDistance = Math.max(1, Math.floor(word.length / 3)) + 1;
@@ -49,19 +73,22 @@ export function noOption(key: string, path: string, known: readonly string[]): s
 }
 
 /**
- * The check for calls of every step: `options` hold no other names than `known`. Throws MemformerError CONFIG with the known one
- * nearest to it.
+ * The check for calls of every step: `options` hold no other names than `known`. Throws MemformerError CONFIG with the
+ * known one nearest to it.
  */
 export function knownOptions(known: readonly string[], options: object, where: string): void {
-  if (typeof options !== "object") throw new MemformerError("CONFIG", `${where}: expected an object of options, got ${String(options)}`);
+  if (typeof options !== "object")
+    throw new MemformerError("CONFIG", `${where}: expected an object of options, got ${String(options)}`);
   for (const name in options) {
-    if (!known.includes(name)) throw new MemformerError("CONFIG", `${where}: ${noOption(name, name, known)}`, { details: { option: name } });
+    if (!known.includes(name))
+      throw new MemformerError("CONFIG", `${where}: ${noOption(name, name, known)}`, { details: { option: name } });
   }
 }
 
 /** Letters to insert, drop, replace, or swap with their neighbour. */
 function editDistance(a: string, b: string): number {
-  let before: number[] = [], previous = Array.from({ length: b.length + 1 }, (_, j) => j);
+  let before: number[] = [],
+    previous = Array.from({ length: b.length + 1 }, (_, j) => j);
   for (let i = 1; i <= a.length; i++) {
     const row = [i];
     for (let j = 1; j <= b.length; j++) {

@@ -30,8 +30,9 @@ export interface Evaluation extends Score {
   readonly tokens: number;
   readonly seconds: number;
   /**
-   * The same text scored by the same weights with something else in place of the memory, see {@link Ablation}. What an ablation costs
-   * is how far the model depends on its memory, not what the memory is worth: only a twin trained without memory measures that.
+   * The same text scored by the same weights with something else in place of the memory, see {@link Ablation}. What an
+   * ablation costs is how far the model depends on its memory, not what the memory is worth: only a twin trained
+   * without memory measures that.
    */
   readonly ablations: Partial<Record<Ablation, Score>>;
 }
@@ -44,7 +45,9 @@ export interface EvaluateOptions {
   readonly ablations?: readonly Ablation[] | undefined;
   /** Stop after so many segments. Default: at the stream's end. */
   readonly segments?: number | undefined;
-  /** Consecutive segments scored by one step. Default: on a CPU 1, on a GPU as many as keep it busy and fit its memory. */
+  /**
+   * Consecutive segments scored by one step. Default: on a CPU 1, on a GPU as many as keep it busy and fit its memory.
+   */
   readonly together?: number | undefined;
   readonly signal?: AbortSignal | undefined;
 }
@@ -69,21 +72,37 @@ interface Pending {
 }
 
 /**
- * Reads `stream` to its end, memory carried from segment to segment. Rejects with `signal.reason` when aborted, with MemformerError
- * DATA when no token of it is to be predicted, NAN_LOSS when a loss is not a finite number, CONFIG for an unknown option or ablation.
+ * Reads `stream` to its end, memory carried from segment to segment. Rejects with `signal.reason` when aborted, with
+ * MemformerError DATA when no token of it is to be predicted, NAN_LOSS when a loss is not a finite number, CONFIG for
+ * an unknown option or ablation.
  */
-export async function evaluate(model: Memformer, stream: SegmentStream, options: EvaluateOptions = {}): Promise<Evaluation> {
-  const { bytes = NaN, segments: most = Infinity, together, signal, ablations } = parseOptions(schema, options, "evaluate") as EvaluateOptions;
+export async function evaluate(
+  model: Memformer,
+  stream: SegmentStream,
+  options: EvaluateOptions = {},
+): Promise<Evaluation> {
+  const {
+    bytes = NaN,
+    segments: most = Infinity,
+    together,
+    signal,
+    ablations,
+  } = parseOptions(schema, options, "evaluate") as EvaluateOptions;
   const wanted = known(ablations ?? ABLATIONS).filter((name) => name !== "shuffled" || stream.lanes > 1);
-  const names = ["whole", ...wanted] as const, totals = names.map(() => 0);
-  const began = performance.now(), rows = new LiveRows(stream, wanted.includes("shuffled") ? 2 : 1);
+  const names = ["whole", ...wanted] as const,
+    totals = names.map(() => 0);
+  const began = performance.now(),
+    rows = new LiveRows(stream, wanted.includes("shuffled") ? 2 : 1);
   const pending: Pending[] = [];
-  let tokens = 0, read = 0, state: ScoringState = { memory: model.initialState(stream.lanes), held: [] };
+  let tokens = 0,
+    read = 0,
+    state: ScoringState = { memory: model.initialState(stream.lanes), held: [] };
   const settle = async ({ segment, numbers }: Pending): Promise<void> => {
     const [losses, counts] = await numbers;
     names.forEach((name, i) => {
       for (let g = 0; g < counts.length; g++) {
-        const loss = Number(losses[i * counts.length + g]), count = Number(counts[g]);
+        const loss = Number(losses[i * counts.length + g]),
+          count = Number(counts[g]);
         if (!Number.isFinite(loss)) throw notFinite(name, segment + g, loss);
         totals[i]! += loss * count;
         if (i === 0) tokens += count;
@@ -94,7 +113,8 @@ export async function evaluate(model: Memformer, stream: SegmentStream, options:
     for (let over = false; !over;) {
       const kept = rows.drop();
       if (kept !== undefined) state = narrowed(state, kept);
-      const perStep = Math.min(together ?? model.scoredTogether(rows.count, stream.segment), most - read), segments: Segment[] = [];
+      const perStep = Math.min(together ?? model.scoredTogether(rows.count, stream.segment), most - read),
+        segments: Segment[] = [];
       // Rows are dropped between steps: one ends where some are to be, so that scores do not depend on its length.
       while (segments.length < perStep && (segments.length === 0 || !rows.due())) {
         const segment = await stream.next();
@@ -104,7 +124,11 @@ export async function evaluate(model: Memformer, stream: SegmentStream, options:
       }
       over ||= segments.length === 0;
       if (segments.length > 0) {
-        const { losses, counts, state: next } = cancellable(signal, () => scoreSegments(model, segments, state, wanted));
+        const {
+          losses,
+          counts,
+          state: next,
+        } = cancellable(signal, () => scoreSegments(model, segments, state, wanted));
         disposeState(state);
         state = next;
         const numbers = numbersOf(losses, counts);
@@ -121,14 +145,20 @@ export async function evaluate(model: Memformer, stream: SegmentStream, options:
     await Promise.allSettled(pending.map(({ numbers }) => numbers));
   }
   if (tokens === 0) {
-    throw new MemformerError("DATA", `there is nothing to score: ${read} segment(s) were read, without a token to be predicted`, { details: { segments: read } });
+    throw new MemformerError(
+      "DATA",
+      `there is nothing to score: ${read} segment(s) were read, without a token to be predicted`,
+      { details: { segments: read } },
+    );
   }
   const scores = totals.map((nats): Score => {
     const bits = nats / Math.LN2;
     return { nats, perplexity: Math.exp(nats / tokens), bitsPerToken: bits / tokens, bitsPerByte: bits / bytes };
   });
   return {
-    ...scores[0]!, tokens, seconds: (performance.now() - began) / 1000,
+    ...scores[0]!,
+    tokens,
+    seconds: (performance.now() - began) / 1000,
     ablations: Object.fromEntries(wanted.map((name, i) => [name, scores[i + 1]!])),
   };
 }
@@ -138,13 +168,21 @@ function known(names: readonly string[]): Ablation[] {
   for (const name of names) {
     if ((ABLATIONS as readonly string[]).includes(name)) continue;
     const meant = nearest(String(name), ABLATIONS);
-    throw new MemformerError("CONFIG", `evaluate: there is no ablation "${name}"${meant === undefined ? "" : `; did you mean "${meant}"?`}; known: ${ABLATIONS.join(", ")}`,
-      { details: { argument: "ablations", got: name, expected: ABLATIONS } });
+    throw new MemformerError(
+      "CONFIG",
+      `evaluate: there is no ablation "${name}"${meant === undefined ? "" : `; did you mean "${meant}"?`}; known: ${ABLATIONS.join(", ")}`,
+      { details: { argument: "ablations", got: name, expected: ABLATIONS } },
+    );
   }
   return [...new Set(names)] as Ablation[];
 }
 
-function scoreSegments(model: Memformer, segments: readonly Segment[], state: ScoringState, ablations: readonly Ablation[]): ReturnType<Memformer["score"]> {
+function scoreSegments(
+  model: Memformer,
+  segments: readonly Segment[],
+  state: ScoringState,
+  ablations: readonly Ablation[],
+): ReturnType<Memformer["score"]> {
   return tidy(() => {
     const given = segments.map((segment) => model.upload(segment));
     const made = model.score(given, state, ablations);
@@ -163,12 +201,23 @@ async function numbersOf(losses: Tensor, counts: Tensor): Pending["numbers"] {
 
 function notFinite(memory: string, segment: number, loss: number): MemformerError {
   const where = memory === "whole" ? "" : ` with the memory ${memory}`;
-  return new MemformerError("NAN_LOSS", `evaluate: the loss of segment ${segment}${where} is ${loss}; the model's weights may not be finite`, { details: { memory, segment, loss } });
+  return new MemformerError(
+    "NAN_LOSS",
+    `evaluate: the loss of segment ${segment}${where} is ${loss}; the model's weights may not be finite`,
+    { details: { memory, segment, loss } },
+  );
 }
 
 /** The state of these rows alone; the whole one is freed. */
 function narrowed(state: ScoringState, rows: readonly number[]): ScoringState {
-  const only = (tensors: State): State => tensors.map((tensor) => apply("aten::cat", rows.map((row) => apply("aten::narrow", tensor, 0, row, 1)), 0));
+  const only = (tensors: State): State =>
+    tensors.map((tensor) =>
+      apply(
+        "aten::cat",
+        rows.map((row) => apply("aten::narrow", tensor, 0, row, 1)),
+        0,
+      ),
+    );
   const kept = tidy(() => ({ memory: only(state.memory), held: only(state.held) }));
   disposeState(state);
   return kept;

@@ -5,7 +5,7 @@ import { apply, tidy, type Tensor } from "./tensor.ts";
 /** Whether all numbers of a tensor are finite. */
 export async function isFinite(tensor: Tensor): Promise<boolean> {
   using all = tidy(() => apply("aten::all", apply("aten::isfinite", tensor)));
-  return await all.item() === 1;
+  return (await all.item()) === 1;
 }
 
 /** Of `what`, a tensor or a file's tensor, that holds NaN or infinity. */

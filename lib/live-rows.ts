@@ -37,12 +37,20 @@ export class LiveRows {
   /** The rows of a segment that are kept. */
   of(segment: Segment): Segment {
     if (this.count === segment.batch) return segment;
-    const { length: T } = segment, source = new Int32Array(this.count * T), target = new Int32Array(this.count * T);
+    const { length: T } = segment,
+      source = new Int32Array(this.count * T),
+      target = new Int32Array(this.count * T);
     this.#rows.forEach((row, place) => {
       source.set(segment.source.subarray(row * T, (row + 1) * T), place * T);
       target.set(segment.target.subarray(row * T, (row + 1) * T), place * T);
     });
-    return { ...segment, batch: this.count, source, target, reset: Uint8Array.from(this.#rows, (row) => segment.reset[row]!) };
+    return {
+      ...segment,
+      batch: this.count,
+      source,
+      target,
+      reset: Uint8Array.from(this.#rows, (row) => segment.reset[row]!),
+    };
   }
 
   #kept(): number[] | undefined {

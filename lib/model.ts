@@ -44,12 +44,18 @@ export interface Observed {
 
 /** Where and how {@link Memformer.load} computes. */
 export type LoadOptions = Pick<CreateOptions, "device" | "threads" | "precision">;
-const beside = { preset: true, seed: true, device: true, threads: true } as const satisfies Record<Exclude<keyof CreateOptions, keyof ModelOptions>, true>;
+const beside = { preset: true, seed: true, device: true, threads: true } as const satisfies Record<
+  Exclude<keyof CreateOptions, keyof ModelOptions>,
+  true
+>;
 const createNames = [...Object.keys(modelSchema.shape), ...Object.keys(beside)];
 const loadNames = optionNames<LoadOptions>({ device: true, threads: true, precision: true });
 const stepNames = optionNames<StepOptions & { readonly graph?: boolean }>({ seed: true, training: true, graph: true });
 
-/** A Memformer. Make one with {@link Memformer.create} or {@link Memformer.load}; free it with `await using` or `dispose()`. */
+/**
+ * A Memformer. Make one with {@link Memformer.create} or {@link Memformer.load}; free it with `await using` or
+ * `dispose()`.
+ */
 export class Memformer implements Recurrence, AsyncDisposable {
   readonly config: ModelConfig;
   /** Where it computes. */
@@ -67,7 +73,11 @@ export class Memformer implements Recurrence, AsyncDisposable {
   #weightsHash: Promise<string> | undefined;
   #lent = false; // whether somebody holds a parameter, and may change it unseen
 
-  private constructor(config: ModelConfig, device: Device, made: { model: ModelHandle; stateSize: number; parameters: readonly Parameter[] }) {
+  private constructor(
+    config: ModelConfig,
+    device: Device,
+    made: { model: ModelHandle; stateSize: number; parameters: readonly Parameter[] },
+  ) {
     this.config = config;
     this.device = device;
     this.#handle = made.model;
@@ -77,34 +87,49 @@ export class Memformer implements Recurrence, AsyncDisposable {
   }
 
   /**
-   * A model with fresh weights. Throws MemformerError CONFIG for an unknown option, naming the one meant, LOAD_FAILED or
-   * LIBTORCH_NOT_FOUND when the native core is not there, NO_CUDA or DRIVER_TOO_OLD for a GPU that is asked for and is not.
+   * A model with fresh weights. Throws MemformerError CONFIG for an unknown option, naming the one meant, LOAD_FAILED
+   * or LIBTORCH_NOT_FOUND when the native core is not there, NO_CUDA or DRIVER_TOO_OLD for a GPU that is asked for and
+   * is not.
    */
   static async create(options: CreateOptions = {}): Promise<Memformer> {
     knownOptions(createNames, options, "model");
     const { preset = "small", seed = 0, device = "auto", threads, ...given } = options;
     if (!Object.hasOwn(presets, preset)) {
       const meant = nearest(String(preset), Object.keys(presets));
-      throw new MemformerError("CONFIG", `there is no preset "${preset}"${meant === undefined ? "" : `; did you mean "${meant}"?`}`);
+      throw new MemformerError(
+        "CONFIG",
+        `there is no preset "${preset}"${meant === undefined ? "" : `; did you mean "${meant}"?`}`,
+      );
     }
     wholeSeed(seed, "model");
-    for (const key of Object.keys(given)) if (given[key as keyof ModelOptions] === undefined) delete given[key as keyof ModelOptions];
+    for (const key of Object.keys(given))
+      if (given[key as keyof ModelOptions] === undefined) delete given[key as keyof ModelOptions];
     const config = modelConfig({ ...presets[preset], ...given });
     runtime(threads === undefined ? {} : { threads });
-    const place = resolveDevice(device), call = nextCall();
+    const place = resolveDevice(device),
+      call = nextCall();
     if (config.precision === "float16" && place === "cpu") {
-      throw new MemformerError("CONFIG", 'model: precision "float16" needs a GPU, and this is the CPU; "bfloat16" is for both');
+      throw new MemformerError(
+        "CONFIG",
+        'model: precision "float16" needs a GPU, and this is the CPU; "bfloat16" is for both',
+      );
     }
-    return new Memformer(config, place, await waited((addon) => addon.createModel(call, config.variant, config, seed, place)));
+    return new Memformer(
+      config,
+      place,
+      await waited((addon) => addon.createModel(call, config.variant, config, seed, place)),
+    );
   }
 
   /**
-   * The model a folder holds: config.json and model.safetensors. Throws MemformerError CHECKPOINT_FORMAT, CHECKPOINT_VERSION,
-   * CHECKPOINT_MISMATCH (its tensors are not those of its configuration), NOT_FINITE for weights with NaN or infinity, IO. `precision` is by default the configuration's.
+   * The model a folder holds: config.json and model.safetensors. Throws MemformerError CHECKPOINT_FORMAT,
+   * CHECKPOINT_VERSION, CHECKPOINT_MISMATCH (its tensors are not those of its configuration), NOT_FINITE for weights
+   * with NaN or infinity, IO. `precision` is by default the configuration's.
    */
   static async load(folder: string, options: LoadOptions = {}): Promise<Memformer> {
     knownOptions(loadNames, options, "load");
-    const { config, weights } = await readModelFolder(folder), { precision = config.precision, ...others } = options;
+    const { config, weights } = await readModelFolder(folder),
+      { precision = config.precision, ...others } = options;
     try {
       const model = await Memformer.create({ ...config, ...others, precision });
       try {
@@ -119,14 +144,21 @@ export class Memformer implements Recurrence, AsyncDisposable {
     }
   }
 
-  /** Writes config.json and model.safetensors into `folder`, whole or not at all. Throws MemformerError NOT_FINITE, IO. */
+  /**
+   * Writes config.json and model.safetensors into `folder`, whole or not at all. Throws MemformerError NOT_FINITE, IO.
+   */
   async save(folder: string): Promise<void> {
     await writeModel(this, folder);
   }
 
-  /** @internal Reads every parameter from an open safetensors file; refuses missing, extra and misshapen tensors by name. */
+  /**
+   * @internal Reads every parameter from an open safetensors file; refuses missing, extra and misshapen tensors by
+   * name.
+   */
   async readWeights(weights: Awaited<ReturnType<typeof readModelFolder>>["weights"]): Promise<void> {
-    await assignAll("model", this.parameters, weights, (name, value) => { this.assign(name, value); });
+    await assignAll("model", this.parameters, weights, (name, value) => {
+      this.assign(name, value);
+    });
   }
 
   /** Bytes of the state of one row: M x D numbers, however long the history. */
@@ -144,19 +176,23 @@ export class Memformer implements Recurrence, AsyncDisposable {
 
   /** The state at time 0 of `rows` rows. */
   initialState(rows: number): State {
-    if (!Number.isSafeInteger(rows) || rows < 0) throw new MemformerError("CONFIG", `rows must be a whole number of at least 0, got ${String(rows)}`);
+    if (!Number.isSafeInteger(rows) || rows < 0)
+      throw new MemformerError("CONFIG", `rows must be a whole number of at least 0, got ${String(rows)}`);
     const call = nextCall();
     return tensors(guarded((addon) => addon.initialState(call, this.handle, rows, this.#stateSize)));
   }
 
   /**
-   * Hands a segment to the engine. Throws MemformerError TOKEN_RANGE for a token out of the vocabulary, SHAPE for arrays of the wrong
-   * length, and for segments longer than the model's, which sessions never read.
+   * Hands a segment to the engine. Throws MemformerError TOKEN_RANGE for a token out of the vocabulary, SHAPE for
+   * arrays of the wrong length, and for segments longer than the model's, which sessions never read.
    */
   upload(segment: Segment): SegmentTensors {
     if (segment.length > this.config.segment) {
-      throw new MemformerError("SHAPE", `segments have ${segment.length} tokens, more than the ${this.config.segment} of this model's: stream by its segment`,
-        { details: { found: segment.length, expected: this.config.segment } });
+      throw new MemformerError(
+        "SHAPE",
+        `segments have ${segment.length} tokens, more than the ${this.config.segment} of this model's: stream by its segment`,
+        { details: { found: segment.length, expected: this.config.segment } },
+      );
     }
     return upload(segment, this.config.vocabulary);
   }
@@ -164,63 +200,105 @@ export class Memformer implements Recurrence, AsyncDisposable {
   advance(segment: SegmentTensors, state: State, options: StepOptions = {}): State {
     const call = nextCall();
     return this.#step(segment, state, options, (addon, parts, given) =>
-      addon.advance(call, this.handle, parts, options.training ?? false, given));
+      addon.advance(call, this.handle, parts, options.training ?? false, given),
+    );
   }
 
   forward(segment: SegmentTensors, state: State, options: StepOptions & { readonly graph?: boolean } = {}): Step {
     const call = nextCall();
     const [loss, count, ...next] = this.#step(segment, state, options, (addon, parts, given) =>
-      addon.forward(call, this.handle, parts, options.training ?? false, given, options.graph ?? false));
+      addon.forward(call, this.handle, parts, options.training ?? false, given, options.graph ?? false),
+    );
     return { loss: loss!, count: count!, state: next };
   }
 
   /** On a GPU one launch, once segments of these shapes have been met twice; see {@link recordSteps}. */
-  replay(segments: readonly SegmentTensors[], state: State, weights: readonly number[], gradient: State, options: readonly StepOptions[]): Replayed {
+  replay(
+    segments: readonly SegmentTensors[],
+    state: State,
+    weights: readonly number[],
+    gradient: State,
+    options: readonly StepOptions[],
+  ): Replayed {
     this.#checkState(state);
-    const call = nextCall(), seeds = options.map(seedTensor);
+    const call = nextCall(),
+      seeds = options.map(seedTensor);
     const parts = segments.flatMap((segment, g) => segmentHandles(segment, seeds[g]!));
-    const [loss, count, ...rest] = tensors(guarded((addon) => addon.replay(call, this.handle, parts,
-      options[0]?.training ?? false, state.map((tensor) => tensor.handle), weights, gradient.map((tensor) => tensor.handle))));
+    const [loss, count, ...rest] = tensors(
+      guarded((addon) =>
+        addon.replay(
+          call,
+          this.handle,
+          parts,
+          options[0]?.training ?? false,
+          state.map((tensor) => tensor.handle),
+          weights,
+          gradient.map((tensor) => tensor.handle),
+        ),
+      ),
+    );
     for (const seed of seeds) seed.dispose();
     const made = gradient.length === 0 ? this.#stateSize : 0;
     return { loss: loss!, count: count!, state: rest.slice(0, made), gradient: rest.slice(made) };
   }
 
   /**
-   * On a GPU as many as make a step large enough to keep it busy, and as three fifths of the memory that the parameters leave hold the
-   * activations of; on a CPU 1.
+   * On a GPU as many as make a step large enough to keep it busy, and as three fifths of the memory that the parameters
+   * leave hold the activations of; on a CPU 1.
    */
   together({ batch, length }: SegmentTensors): number {
     return this.device === "cpu" ? 1 : segmentsTogether(this.config, this.size, batch, length, gpuBytes(this.device));
   }
 
   /**
-   * The losses of consecutive segments, without gradient and dropout, with the memory and with each of `ablations` in its place. On a GPU
-   * one launch, once segments of these shapes have been met twice. Throws MemformerError SHAPE for a state of the wrong size.
+   * The losses of consecutive segments, without gradient and dropout, with the memory and with each of `ablations` in
+   * its place. On a GPU one launch, once segments of these shapes have been met twice. Throws MemformerError SHAPE for
+   * a state of the wrong size.
    */
   score(segments: readonly SegmentTensors[], { memory, held }: ScoringState, ablations: readonly Ablation[]): Scored {
     this.#checkState(memory);
-    const call = nextCall(), seed = seedTensor({});
+    const call = nextCall(),
+      seed = seedTensor({});
     const parts = segments.flatMap((segment) => segmentHandles(segment, seed));
-    const [losses, counts, ...rest] = tensors(guarded((addon) => addon.score(call, this.handle, parts, ablations,
-      memory.map((tensor) => tensor.handle), held.map((tensor) => tensor.handle))));
+    const [losses, counts, ...rest] = tensors(
+      guarded((addon) =>
+        addon.score(
+          call,
+          this.handle,
+          parts,
+          ablations,
+          memory.map((tensor) => tensor.handle),
+          held.map((tensor) => tensor.handle),
+        ),
+      ),
+    );
     seed.dispose();
-    return { losses: losses!, counts: counts!, state: { memory: rest.slice(0, this.#stateSize), held: rest.slice(this.#stateSize) } };
+    return {
+      losses: losses!,
+      counts: counts!,
+      state: { memory: rest.slice(0, this.#stateSize), held: rest.slice(this.#stateSize) },
+    };
   }
 
   /** How many consecutive segments of `batch` rows of `length` tokens {@link score} best takes at once; on a CPU 1. */
   scoredTogether(batch: number, length: number): number {
-    return this.device === "cpu" ? 1 : segmentsScoredTogether(this.config, this.size, batch, length, gpuBytes(this.device));
+    return this.device === "cpu"
+      ? 1
+      : segmentsScoredTogether(this.config, this.size, batch, length, gpuBytes(this.device));
   }
 
-  /** Whether `advance` and `replay` are recorded as CUDA graphs: on a GPU, unless {@link recordSteps} has turned it off. */
+  /**
+   * Whether `advance` and `replay` are recorded as CUDA graphs: on a GPU, unless {@link recordSteps} has turned it off.
+   */
   get recorded(): boolean {
     return this.device !== "cpu" && this.#recordSteps;
   }
 
   /** Whether `advance` and `replay` are recorded as CUDA graphs on a GPU. They are unless this says no. */
   recordSteps(enabled: boolean): void {
-    guarded((addon) => { addon.setRecording(nextCall(), this.handle, enabled); });
+    guarded((addon) => {
+      addon.setRecording(nextCall(), this.handle, enabled);
+    });
     this.#recordSteps = enabled;
   }
 
@@ -231,37 +309,46 @@ export class Memformer implements Recurrence, AsyncDisposable {
   }
 
   /** The hidden states (B, T, D) of the stack that writes the memory, and the next state. */
-  encode(segment: SegmentTensors, state: State, options: StepOptions & { readonly graph?: boolean } = {}): { hidden: Tensor; state: State } {
+  encode(
+    segment: SegmentTensors,
+    state: State,
+    options: StepOptions & { readonly graph?: boolean } = {},
+  ): { hidden: Tensor; state: State } {
     const call = nextCall();
     const [hidden, ...next] = this.#step(segment, state, options, (addon, parts, given) =>
-      addon.encode(call, this.handle, parts, options.training ?? false, given, options.graph ?? false));
+      addon.encode(call, this.handle, parts, options.training ?? false, given, options.graph ?? false),
+    );
     return { hidden: hidden!, state: next };
   }
 
   /**
-   * What a step over a segment lets be seen of itself: `<stack>.<layer>.stream` (B, T, D), `<stack>.embedding.stream`, `<layer>.self_attention.logits`
-   * and those of memory_read and cross_attention (H, the largest), `writer.self` (B, H, M, a slot's weight on itself), `writer.logits`,
-   * `writer.values` (B, T, D), `hidden` (B, T, D).
+   * What a step over a segment lets be seen of itself: `<stack>.<layer>.stream` (B, T, D), `<stack>.embedding.stream`,
+   * `<layer>.self_attention.logits` and those of memory_read and cross_attention (H, the largest), `writer.self` (B, H,
+   * M, a slot's weight on itself), `writer.logits`, `writer.values` (B, T, D), `hidden` (B, T, D).
    */
   async observe(segment: SegmentTensors, state: State): Promise<Map<string, Observed>> {
     const call = nextCall();
     const [names, values] = this.#step(segment, state, {}, (addon, parts, given) =>
-      addon.observe(call, this.handle, parts, false, given)) as [Tensor, Tensor];
+      addon.observe(call, this.handle, parts, false, given),
+    ) as [Tensor, Tensor];
     const [text, all] = await Promise.all([names.data(), values.data()]);
     names.dispose();
     values.dispose();
     let at = 0;
-    return new Map((JSON.parse(Buffer.from(text as Uint8Array).toString()) as [string, number[]][]).map(([name, shape]) => {
-      const data = (all as Float32Array).subarray(at, at += shape.reduce((product, size) => product * size, 1));
-      return [name, { shape, data }];
-    }));
+    return new Map(
+      (JSON.parse(Buffer.from(text as Uint8Array).toString()) as [string, number[]][]).map(([name, shape]) => {
+        const data = (all as Float32Array).subarray(at, (at += shape.reduce((product, size) => product * size, 1)));
+        return [name, { shape, data }];
+      }),
+    );
   }
 
   /** Logits (B, V) of the token after `prefix` (B, P), the beginning of the segment that follows `segment.source`. */
   logits(segment: SegmentTensors, prefix: Tensor, state: State): Tensor {
     const call = nextCall();
     return this.#step(segment, state, {}, (addon, parts, given) =>
-      addon.logits(call, this.handle, parts, false, given, prefix.handle))[0]!;
+      addon.logits(call, this.handle, parts, false, given, prefix.handle),
+    )[0]!;
   }
 
   /** @internal Tells this model's weights from another's of the same shape; computed once, until the weights change. */
@@ -269,11 +356,16 @@ export class Memformer implements Recurrence, AsyncDisposable {
     if (this.#weightsHash !== undefined) return this.#weightsHash;
     const computed = weightsHash(this);
     if (!this.#lent) this.#weightsHash = computed;
-    computed.catch(() => { this.#weightsHash = undefined; });
+    computed.catch(() => {
+      this.#weightsHash = undefined;
+    });
     return computed;
   }
 
-  /** A parameter's values, shared with the model. Throws MemformerError CONFIG at the read if there is none of that name. */
+  /**
+   * A parameter's values, shared with the model. Throws MemformerError CONFIG at the read if there is none of that
+   * name.
+   */
   parameter(name: string): Tensor {
     this.#lent = true;
     this.#weightsHash = undefined;
@@ -293,13 +385,17 @@ export class Memformer implements Recurrence, AsyncDisposable {
   /** Copies `value` into a parameter. */
   assign(name: string, value: Tensor): void {
     this.revise();
-    guarded((addon) => { addon.assign(nextCall(), this.handle, name, value.handle); });
+    guarded((addon) => {
+      addon.assign(nextCall(), this.handle, name, value.handle);
+    });
   }
 
   /** Drops the gradients gathered so far. */
   zeroGradients(): void {
     this.revise();
-    guarded((addon) => { addon.zeroGradients(nextCall(), this.handle); });
+    guarded((addon) => {
+      addon.zeroGradients(nextCall(), this.handle);
+    });
   }
 
   /** The L2 norm over all gradients, (); they are scaled so that it is at most `most` (0: never). */
@@ -336,7 +432,9 @@ export class Memformer implements Recurrence, AsyncDisposable {
     const handle = this.#handle;
     if (handle === undefined) return;
     this.#handle = undefined;
-    guarded((addon) => { addon.dropModel(handle); });
+    guarded((addon) => {
+      addon.dropModel(handle);
+    });
     await waited((addon) => addon.read(nextCall()));
   }
 
@@ -350,13 +448,29 @@ export class Memformer implements Recurrence, AsyncDisposable {
     throw new MemformerError("SHAPE", `this model's state is ${this.#stateSize} tensor(s), got ${state.length}`);
   }
 
-  #step(segment: SegmentTensors, state: State, options: StepOptions,
-    call: (addon: Parameters<Parameters<typeof guarded>[0]>[0], segment: SegmentHandles, state: Tensor["handle"][]) => Tensor["handle"][]): Tensor[] {
+  #step(
+    segment: SegmentTensors,
+    state: State,
+    options: StepOptions,
+    call: (
+      addon: Parameters<Parameters<typeof guarded>[0]>[0],
+      segment: SegmentHandles,
+      state: Tensor["handle"][],
+    ) => Tensor["handle"][],
+  ): Tensor[] {
     this.#checkState(state);
     knownOptions(stepNames, options, "step");
     const seed = seedTensor(options);
     try {
-      return tensors(guarded((addon) => call(addon, segmentHandles(segment, seed), state.map((tensor) => tensor.handle))));
+      return tensors(
+        guarded((addon) =>
+          call(
+            addon,
+            segmentHandles(segment, seed),
+            state.map((tensor) => tensor.handle),
+          ),
+        ),
+      );
     } finally {
       seed.dispose();
     }

@@ -26,7 +26,9 @@ export interface AdamWOptions {
 }
 
 const optimizerSchema = optionSchema<AdamWOptions>({
-  beta1: z.number().min(0).lt(1).optional(), beta2: z.number().min(0).lt(1).optional(), eps: z.number().positive().optional(),
+  beta1: z.number().min(0).lt(1).optional(),
+  beta2: z.number().min(0).lt(1).optional(),
+  eps: z.number().positive().optional(),
   weightDecay: z.number().nonnegative().optional(),
 });
 
@@ -60,33 +62,50 @@ export class AdamW implements Disposable {
   }
 
   /**
-   * One update at learning rate `rate`, after which the gradients are dropped; none is made when `norm` is not finite. `norm`, of all
-   * gradients as they are, from {@link Memformer.clipGradients}; with `clip` above 0 they are scaled to a norm of at most that.
+   * One update at learning rate `rate`, after which the gradients are dropped; none is made when `norm` is not finite.
+   * `norm`, of all gradients as they are, from {@link Memformer.clipGradients}; with `clip` above 0 they are scaled to
+   * a norm of at most that.
    */
   step(rate: number, norm: Tensor, clip = 0): void {
-    if (!(rate >= 0 && rate < Infinity)) throw new MemformerError("CONFIG", `rate must be a number of at least 0, got ${String(rate)}`);
+    if (!(rate >= 0 && rate < Infinity))
+      throw new MemformerError("CONFIG", `rate must be a number of at least 0, got ${String(rate)}`);
     if (!(clip >= 0)) throw new MemformerError("CONFIG", `clip must be at least 0, got ${String(clip)}`);
     this.#model.revise();
-    guarded((addon) => { addon.adamwStep(nextCall(), this.handle, rate, norm.handle, clip); });
+    guarded((addon) => {
+      addon.adamwStep(nextCall(), this.handle, rate, norm.handle, clip);
+    });
   }
 
   /**
-   * Names and shapes of what it carries: `<parameter>.exp_avg`, `.exp_avg_sq`, `.step`. In float16 also `loss_scale`, which gradients
-   * are multiplied by on their way so that small ones are not lost, and `good_steps`, steps since it changed: it doubles after 2,000,
-   * and halves when gradients are not finite.
+   * Names and shapes of what it carries: `<parameter>.exp_avg`, `.exp_avg_sq`, `.step`. In float16 also `loss_scale`,
+   * which gradients are multiplied by on their way so that small ones are not lost, and `good_steps`, steps since it
+   * changed: it doubles after 2,000, and halves when gradients are not finite.
    */
   get tensors(): readonly { name: string; shape: readonly number[]; whole?: boolean }[] {
     const scaled = this.#model.config.precision === "float16";
-    return [...this.#model.parameters.flatMap(({ name, shape }) =>
-      [{ name: `${name}.exp_avg`, shape }, { name: `${name}.exp_avg_sq`, shape }, { name: `${name}.step`, shape: [] }]),
-    ...(scaled ? [{ name: "loss_scale", shape: [] }, { name: "good_steps", shape: [], whole: true }] : [])];
+    return [
+      ...this.#model.parameters.flatMap(({ name, shape }) => [
+        { name: `${name}.exp_avg`, shape },
+        { name: `${name}.exp_avg_sq`, shape },
+        { name: `${name}.step`, shape: [] },
+      ]),
+      ...(scaled
+        ? [
+            { name: "loss_scale", shape: [] },
+            { name: "good_steps", shape: [], whole: true },
+          ]
+        : []),
+    ];
   }
 
   /** What it carries, as entries of a safetensors file. */
   entries(): TensorEntry[] {
     const dtypes: Record<string, DType> = { step: "float32", loss_scale: "float32", good_steps: "int32" };
     return this.tensors.map(({ name, shape }) =>
-      engineEntry(name, dtypes[name.split(".").at(-1)!] ?? masterType(this.#model.config), shape, () => this.tensor(name)));
+      engineEntry(name, dtypes[name.split(".").at(-1)!] ?? masterType(this.#model.config), shape, () =>
+        this.tensor(name),
+      ),
+    );
   }
 
   /** One of them, copied when it is read. Throws MemformerError CONFIG for an unknown name, once it is read. */
@@ -96,22 +115,41 @@ export class AdamW implements Disposable {
 
   /** Copies one of them back. */
   assign(name: string, value: Tensor): void {
-    guarded((addon) => { addon.adamwAssign(nextCall(), this.handle, name, value.handle); });
+    guarded((addon) => {
+      addon.adamwAssign(nextCall(), this.handle, name, value.handle);
+    });
   }
 
   /**
-   * Seconds that training steps by MRBP take when C++ drives them, the window and its first memory given: for comparing with those
-   * that JavaScript drives. The model is trained by them.
+   * Seconds that training steps by MRBP take when C++ drives them, the window and its first memory given: for comparing
+   * with those that JavaScript drives. The model is trained by them.
    *
    * @internal
    */
-  async timeInside(window: readonly SegmentTensors[], state: State, { together, windows, rate, clip }: InsideOptions): Promise<number> {
+  async timeInside(
+    window: readonly SegmentTensors[],
+    state: State,
+    { together, windows, rate, clip }: InsideOptions,
+  ): Promise<number> {
     using seed = Tensor.from(BigInt64Array.of(0n), []);
-    const segments = window.flatMap(({ source, target, reset, lengths }) => [source, target, reset, seed, lengths]).map((tensor) => tensor.handle);
+    const segments = window
+      .flatMap(({ source, target, reset, lengths }) => [source, target, reset, seed, lengths])
+      .map((tensor) => tensor.handle);
     this.#model.revise();
     const weights = lossWeights("segments", window.length);
-    return await waited((addon) => addon.timeWindows(
-      nextCall(), this.handle, segments, state.map((tensor) => tensor.handle), weights, together, windows, rate, clip));
+    return await waited((addon) =>
+      addon.timeWindows(
+        nextCall(),
+        this.handle,
+        segments,
+        state.map((tensor) => tensor.handle),
+        weights,
+        together,
+        windows,
+        rate,
+        clip,
+      ),
+    );
   }
 
   /** Frees its moments once the calls made before have run; the model stays. Idempotent. */
@@ -119,7 +157,9 @@ export class AdamW implements Disposable {
     const handle = this.#handle;
     if (handle === undefined) return;
     this.#handle = undefined;
-    guarded((addon) => { addon.dropAdamW(handle); });
+    guarded((addon) => {
+      addon.dropAdamW(handle);
+    });
   }
 
   /** For `using`: as `dispose`. */

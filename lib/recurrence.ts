@@ -1,13 +1,21 @@
-/** A model as the gradient methods see it: a recurrence over a state. Your own composition of models fits it as well as ours. */
+/**
+ * A model as the gradient methods see it: a recurrence over a state. Your own composition of models fits it as well as
+ * ours.
+ */
 import type { Tensor } from "./tensor.ts";
 import type { SegmentTensors } from "./segment-tensors.ts";
 
-/** What a model carries from segment to segment: its memory, a cache, or nothing. The first dimension of each tensor is the rows, B. */
+/**
+ * What a model carries from segment to segment: its memory, a cache, or nothing. The first dimension of each tensor is
+ * the rows, B.
+ */
 export type State = readonly Tensor[];
 
 /** How one step is computed. */
 export interface StepOptions {
-  /** Decides every random draw of the step: the same seed, the same draws. A whole number, 0 <= seed < 2^53. Default 0. */
+  /**
+   * Decides every random draw of the step: the same seed, the same draws. A whole number, 0 <= seed < 2^53. Default 0.
+   */
   readonly seed?: number;
   /** Whether dropout is on. Default false. */
   readonly training?: boolean;
@@ -27,7 +35,10 @@ export interface Replayed {
   /** (G) each: as in {@link Step}, without history. */
   readonly loss: Tensor;
   readonly count: Tensor;
-  /** The state after the last, without history; empty when a gradient of it was given, for then it had been known before. */
+  /**
+   * The state after the last, without history; empty when a gradient of it was given, for then it had been known
+   * before.
+   */
   readonly state: State;
   /** dL/dstate of the state the first began with. */
   readonly gradient: State;
@@ -41,10 +52,16 @@ export interface Recurrence {
   forward(segment: SegmentTensors, state: State, options?: StepOptions & { readonly graph?: boolean }): Step;
   /**
    * Consecutive segments from `state` as a leaf and back at once: adds to the parameters' gradients that of
-   * sum_g weights_g loss_g + <gradient, last state> (an empty gradient: of the losses alone). What has none of its own gets the one
-   * that lib/mrbp.ts composes.
+   * sum_g weights_g loss_g + <gradient, last state> (an empty gradient: of the losses alone). What has none of its own
+   * gets the one that lib/mrbp.ts composes.
    */
-  replay?(segments: readonly SegmentTensors[], state: State, weights: readonly number[], gradient: State, options: readonly StepOptions[]): Replayed;
+  replay?(
+    segments: readonly SegmentTensors[],
+    state: State,
+    weights: readonly number[],
+    gradient: State,
+    options: readonly StepOptions[],
+  ): Replayed;
   /** Whether what `replay` does is recorded, and a window that it takes whole is one launch. Default false. */
   readonly recorded?: boolean;
   /** How many consecutive segments of a shape are best replayed together. Default 1. */

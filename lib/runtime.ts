@@ -43,14 +43,17 @@ export interface RuntimeOptions {
 }
 
 const runtimeSchema = optionSchema<RuntimeOptions>({
-  threads: z.int().nonnegative().optional(), tf32: z.boolean().optional(), deterministic: z.boolean().optional(),
+  threads: z.int().nonnegative().optional(),
+  tf32: z.boolean().optional(),
+  deterministic: z.boolean().optional(),
 });
 
 const math = { tf32: false, deterministic: false };
 
 /**
- * Loads the native core if it is not loaded yet, sets what is given, and says what runs. For the whole process. Throws MemformerError
- * CONFIG for unknown options and for those out of range, BUSY for another number of threads than the engine runs with.
+ * Loads the native core if it is not loaded yet, sets what is given, and says what runs. For the whole process. Throws
+ * MemformerError CONFIG for unknown options and for those out of range, BUSY for another number of threads than the
+ * engine runs with.
  */
 export function runtime(options: RuntimeOptions = {}): RuntimeFacts {
   checkOptions(runtimeSchema, options, "runtime");
@@ -58,7 +61,9 @@ export function runtime(options: RuntimeOptions = {}): RuntimeFacts {
   if (options.tf32 !== undefined || options.deterministic !== undefined) {
     math.tf32 = options.tf32 ?? math.tf32;
     math.deterministic = options.deterministic ?? math.deterministic;
-    guarded((native) => { native.setMath(nextCall(), math.tf32, math.deterministic); });
+    guarded((native) => {
+      native.setMath(nextCall(), math.tf32, math.deterministic);
+    });
   }
   return { device: resolveDevice("auto"), libtorch: addonOrigin().libtorch.version, threads: operatorThreads() };
 }
@@ -70,12 +75,16 @@ export function memory(): MemoryUse {
 
 /** Starts the peak anew, once the calls made before have run. */
 export function resetPeakMemory(): void {
-  guarded((native) => { native.resetPeak(nextCall()); });
+  guarded((native) => {
+    native.resetPeak(nextCall());
+  });
 }
 
 /** Gives memory kept for reuse back to the system. */
 export function trimMemory(): void {
-  guarded((native) => { native.trim(); });
+  guarded((native) => {
+    native.trim();
+  });
 }
 
 /** Resolves when all calls made before have run; rejects with the error of one that nobody has read. */
@@ -86,11 +95,15 @@ export async function synchronize(): Promise<void> {
 
 /** Runs `body` under LibTorch's profiler and writes a trace to `path`, for chrome://tracing or ui.perfetto.dev. */
 export async function profile(path: string, body: () => void | Promise<void>): Promise<void> {
-  guarded((native) => { native.startProfile(nextCall()); });
+  guarded((native) => {
+    native.startProfile(nextCall());
+  });
   try {
     await body();
   } finally {
-    guarded((native) => { native.stopProfile(nextCall(), path); });
+    guarded((native) => {
+      native.stopProfile(nextCall(), path);
+    });
     await synchronize();
   }
 }
@@ -99,8 +112,8 @@ const flags = new WeakMap<AbortSignal, CancelHandle>();
 let inForce: CancelHandle | null = null;
 
 /**
- * Runs `body`, whose calls are skipped from the moment `signal` aborts: they fail with code ABORTED. `body` only enqueues, so
- * the flag stays with its calls until they have run. Throws `signal.reason` if it has aborted already.
+ * Runs `body`, whose calls are skipped from the moment `signal` aborts: they fail with code ABORTED. `body` only
+ * enqueues, so the flag stays with its calls until they have run. Throws `signal.reason` if it has aborted already.
  */
 export function cancellable<T>(signal: AbortSignal | undefined, body: () => T): T {
   if (signal === undefined) return body();
@@ -108,15 +121,21 @@ export function cancellable<T>(signal: AbortSignal | undefined, body: () => T): 
   const native = addon();
   let flag = flags.get(signal);
   if (flag === undefined) {
-    const made = flag = native.newCancel();
+    const made = (flag = native.newCancel());
     flags.set(signal, made);
-    signal.addEventListener("abort", () => { native.cancel(made); }, { once: true });
+    signal.addEventListener(
+      "abort",
+      () => {
+        native.cancel(made);
+      },
+      { once: true },
+    );
   }
   const outer = inForce;
-  native.useCancel(inForce = flag);
+  native.useCancel((inForce = flag));
   try {
     return body();
   } finally {
-    native.useCancel(inForce = outer);
+    native.useCancel((inForce = outer));
   }
 }

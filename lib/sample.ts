@@ -1,6 +1,7 @@
 /**
- * Choosing the next token from logits: the sampler for logits of one's own, and the measure of native/ops/sample_token, which sessions
- * draw by. A point of [0, 1) is drawn, and the tokens are walked through from the likeliest on until their probability passes it.
+ * Choosing the next token from logits: the sampler for logits of one's own, and the measure of native/ops/sample_token,
+ * which sessions draw by. A point of [0, 1) is drawn, and the tokens are walked through from the likeliest on until
+ * their probability passes it.
  */
 import { randomInt } from "node:crypto";
 import { z } from "zod";
@@ -46,14 +47,20 @@ export interface Draws {
 }
 
 /** What is drawn by: checked options have their defaults, and where no seed was given a new one. */
-export function drawsOf({ temperature = 1, topK = Infinity, topP = 1, seed = randomInt(2 ** 48 - 1) }: SampleOptions): Draws {
+export function drawsOf({
+  temperature = 1,
+  topK = Infinity,
+  topP = 1,
+  seed = randomInt(2 ** 48 - 1),
+}: SampleOptions): Draws {
   const random = new Random(seed);
   return { temperature, topK, topP, seed, next: () => random.next() / 2 ** 32 };
 }
 
 /**
- * A sampler with its own random numbers. Throws MemformerError CONFIG for unknown options and for those out of range; the sampler throws
- * NOT_FINITE for logits that hold NaN or infinity, or nothing but -Infinity, which stands for a token that is never drawn.
+ * A sampler with its own random numbers. Throws MemformerError CONFIG for unknown options and for those out of range;
+ * the sampler throws NOT_FINITE for logits that hold NaN or infinity, or nothing but -Infinity, which stands for a
+ * token that is never drawn.
  */
 export function sampler(options: SampleOptions = {}): Sampler {
   checkOptions(sampleSchema, options, "sampler");
@@ -63,14 +70,20 @@ export function sampler(options: SampleOptions = {}): Sampler {
 
 /** Of logits that no token can be drawn from. */
 export function unfitLogits(): MemformerError {
-  return new MemformerError("NOT_FINITE", "no token can be drawn: the logits hold NaN or infinity, or nothing but -infinity; weights or memory are not finite");
+  return new MemformerError(
+    "NOT_FINITE",
+    "no token can be drawn: the logits hold NaN or infinity, or nothing but -infinity; weights or memory are not finite",
+  );
 }
 
 function draw(given: ArrayLike<number>, { temperature, topK, topP, next }: Draws): number {
-  const logits = new Float64Array(given), best = likeliest(logits); // one kind of array: what follows is compiled for it
+  const logits = new Float64Array(given),
+    best = likeliest(logits); // one kind of array: what follows is compiled for it
   if (best === undefined) throw unfitLogits();
   if (temperature === 0) return best;
-  const order = likeliestOf(logits, Math.min(topK, logits.length)), mass = new Float64Array(logits.length), top = logits[best]!;
+  const order = likeliestOf(logits, Math.min(topK, logits.length)),
+    mass = new Float64Array(logits.length),
+    top = logits[best]!;
   for (const token of order) mass[token] = Math.exp((logits[token]! - top) / temperature);
   return tokenAt({ logits, order, mass }, topP, next());
 }

@@ -22,7 +22,9 @@ export interface GenerateOptions extends SampleOptions {
 }
 
 const generateSchema = optionSchema<GenerateOptions>({
-  ...sampleShape, maxTokens: z.int().nonnegative().optional(), signal: optionTypes.signal.optional(),
+  ...sampleShape,
+  maxTokens: z.int().nonnegative().optional(),
+  signal: optionTypes.signal.optional(),
 });
 
 /**
@@ -46,10 +48,16 @@ export class Session {
   }
 
   /** A session at the start of a document. `tokenizer`: as in training, default "bytes". */
-  static async open(model: Memformer, tokenizer: Tokenizer | "bytes" | "gpt2" | (string & {}) = "bytes"): Promise<Session> {
+  static async open(
+    model: Memformer,
+    tokenizer: Tokenizer | "bytes" | "gpt2" | (string & {}) = "bytes",
+  ): Promise<Session> {
     const opened = typeof tokenizer === "string" ? await openTokenizer(tokenizer) : tokenizer;
     if (opened.vocabulary > model.config.vocabulary) {
-      throw new MemformerError("CONFIG", `tokenizer "${opened.name}" has ${opened.vocabulary} tokens, the model ${model.config.vocabulary}`);
+      throw new MemformerError(
+        "CONFIG",
+        `tokenizer "${opened.name}" has ${opened.vocabulary} tokens, the model ${model.config.vocabulary}`,
+      );
     }
     return new Session(model, opened, model.initialState(1));
   }
@@ -65,13 +73,17 @@ export class Session {
   }
 
   async #read(text: string | ArrayLike<number>): Promise<void> {
-    const { vocabulary } = this.model.config, continues = this.#context().length > 0;
+    const { vocabulary } = this.model.config,
+      continues = this.#context().length > 0;
     const tokens = typeof text === "string" ? await encodeAsync(this.tokenizer, text, { continues }) : text;
     for (let i = 0; i < tokens.length; i++) {
       const token = tokens[i]!;
       if (Number.isInteger(token) && token >= 0 && token < vocabulary) continue;
-      throw new MemformerError("TOKEN_RANGE", `token ${token} at position ${i} is outside the vocabulary of ${vocabulary}`,
-        { details: { token, position: i, vocabulary } });
+      throw new MemformerError(
+        "TOKEN_RANGE",
+        `token ${token} at position ${i} is outside the vocabulary of ${vocabulary}`,
+        { details: { token, position: i, vocabulary } },
+      );
     }
     const piece = 256 * this.model.config.segment; // what is enqueued at once: a text of any length takes bounded memory
     for (let from = 0; from < tokens.length; from += piece) {
@@ -81,10 +93,10 @@ export class Session {
   }
 
   /**
-   * Continues the text, piece by piece; a piece never splits a character. What is generated is remembered as if read. Ends with the
-   * document: when BOS is drawn. Ids that the tokenizer has no text for are never drawn. Without a seed each call draws anew;
-   * {@link lastSeed} tells by what. The iterator rejects with MemformerError CONFIG for unknown options and for those out of range,
-   * NOT_FINITE when the model's logits are not finite, and the signal's reason.
+   * Continues the text, piece by piece; a piece never splits a character. What is generated is remembered as if read.
+   * Ends with the document: when BOS is drawn. Ids that the tokenizer has no text for are never drawn. Without a seed
+   * each call draws anew; {@link lastSeed} tells by what. The iterator rejects with MemformerError CONFIG for unknown
+   * options and for those out of range, NOT_FINITE when the model's logits are not finite, and the signal's reason.
    */
   async *generate(options: GenerateOptions = {}): AsyncGenerator<string, void, void> {
     checkOptions(generateSchema, options, "generate");
@@ -108,7 +120,10 @@ export class Session {
     }
   }
 
-  /** The seed of the generation that began last: `generate({ seed })` of a session in the same place makes the same text. */
+  /**
+   * The seed of the generation that began last:
+   * `generate({ seed })` of a session in the same place makes the same text.
+   */
   get lastSeed(): number | undefined {
     return this.#seed;
   }
@@ -117,7 +132,7 @@ export class Session {
   async logits(): Promise<Float32Array | Float64Array> {
     return this.#alone("logits", async () => {
       using logits = this.#logits();
-      return await logits.data() as Float32Array | Float64Array;
+      return (await logits.data()) as Float32Array | Float64Array;
     });
   }
 
@@ -142,7 +157,8 @@ export class Session {
 
   /** Draws where the logits are: only the token's id comes back. */
   async #draw({ temperature, topK, topP, next }: Draws): Promise<number> {
-    const { bos } = this.model.config, k = topK === Infinity ? 0 : topK;
+    const { bos } = this.model.config,
+      k = topK === Infinity ? 0 : topK;
     using logits = this.#drawable();
     using point = placed(Tensor.from(Float64Array.of(temperature === 0 ? 0 : next()), [1]), this.model.device);
     using drawn = apply("memformer::sample_token", logits, point, temperature, k, topP, this.tokenizer.vocabulary, bos);
@@ -153,7 +169,7 @@ export class Session {
 
   /** The last tokens read or generated, at most two segments of them. */
   #context(): number[] {
-    return [...this.#previous ?? [], ...this.#current];
+    return [...(this.#previous ?? []), ...this.#current];
   }
 
   /** Tokens read or generated that have not reached the memory yet. */
@@ -162,32 +178,47 @@ export class Session {
   }
 
   /**
-   * Everything to go on with, in another process, another day: M x D numbers, at most two segments of tokens, and a hash of the model's
-   * weights. Rejects with MemformerError NOT_FINITE when the memory holds NaN or infinity.
+   * Everything to go on with, in another process, another day: M x D numbers, at most two segments of tokens, and a
+   * hash of the model's weights. Rejects with MemformerError NOT_FINITE when the memory holds NaN or infinity.
    */
   async save(): Promise<Uint8Array> {
-    return this.#alone("save", async () => packSession({
-      tokenizer: this.tokenizer.name, weights: await this.model.weightsHash(), memory: await this.#state[0]!.read(),
-      previous: this.#previous === undefined ? null : [...this.#previous], current: this.#current,
-    }));
+    return this.#alone("save", async () =>
+      packSession({
+        tokenizer: this.tokenizer.name,
+        weights: await this.model.weightsHash(),
+        memory: await this.#state[0]!.read(),
+        previous: this.#previous === undefined ? null : [...this.#previous],
+        current: this.#current,
+      }),
+    );
   }
 
   /**
-   * The session that `save` gave. Throws MemformerError CHECKPOINT_FORMAT for other bytes, CHECKPOINT_MISMATCH for another model's: of
-   * another shape, of other weights (also of the same model trained on), or with another tokenizer.
+   * The session that `save` gave. Throws MemformerError CHECKPOINT_FORMAT for other bytes, CHECKPOINT_MISMATCH for
+   * another model's: of another shape, of other weights (also of the same model trained on), or with another tokenizer.
    */
-  static async restore(model: Memformer, bytes: Uint8Array, tokenizer: Tokenizer | (string & {}) = "bytes"): Promise<Session> {
+  static async restore(
+    model: Memformer,
+    bytes: Uint8Array,
+    tokenizer: Tokenizer | (string & {}) = "bytes",
+  ): Promise<Session> {
     const { header, data } = unpackSession(bytes, model);
     const weights = header.weights === undefined ? undefined : await model.weightsHash();
     if (header.weights !== weights) {
-      throw new MemformerError("CHECKPOINT_MISMATCH", "the session is of another model: it was saved with other weights than this model's",
-        { details: { expected: weights, found: header.weights } });
+      throw new MemformerError(
+        "CHECKPOINT_MISMATCH",
+        "the session is of another model: it was saved with other weights than this model's",
+        { details: { expected: weights, found: header.weights } },
+      );
     }
     const session = await Session.open(model, tokenizer);
     if (header.tokenizer !== session.tokenizer.name) {
       const { name } = session.tokenizer;
       session.dispose();
-      throw new MemformerError("CHECKPOINT_MISMATCH", `the session was made with tokenizer "${header.tokenizer}", not "${name}"`);
+      throw new MemformerError(
+        "CHECKPOINT_MISMATCH",
+        `the session was made with tokenizer "${header.tokenizer}", not "${name}"`,
+      );
     }
     for (const tensor of session.#state) tensor.dispose();
     session.#state = [Tensor.from(data, header.shape, masterType(model.config))];

@@ -11,7 +11,10 @@ export type NumberArray = Float64Array | Float32Array | BigInt64Array | Int32Arr
 
 const scopes: Set<Tensor>[] = [];
 
-/** One tensor of the engine. Free it with `dispose()`, `using` or inside {@link tidy}; the garbage collector is only the net. */
+/**
+ * One tensor of the engine. Free it with `dispose()`, `using` or inside {@link tidy}; the garbage collector is only the
+ * net.
+ */
 export class Tensor implements Disposable {
   /** @internal */
   readonly threadBound = threadBound;
@@ -24,13 +27,14 @@ export class Tensor implements Disposable {
   }
 
   /**
-   * A tensor of these numbers, copied now. float64, float32, int64 (BigInt64Array), int32 and uint8 follow from the array;
-   * bool takes a Uint8Array, float16 and bfloat16 a Uint16Array of their bits.
+   * A tensor of these numbers, copied now. float64, float32, int64 (BigInt64Array), int32 and uint8 follow from the
+   * array; bool takes a Uint8Array, float16 and bfloat16 a Uint16Array of their bits.
    * Throws MemformerError SHAPE when the shape does not hold exactly as many numbers.
    */
   static from(data: NumberArray, shape: readonly number[], dtype: DType = dtypeOf(data)): Tensor {
     for (const size of shape) {
-      if (!Number.isSafeInteger(size) || size < 0) throw new RangeError(`shape must hold whole numbers of at least 0, got [${shape.join(", ")}]`);
+      if (!Number.isSafeInteger(size) || size < 0)
+        throw new RangeError(`shape must hold whole numbers of at least 0, got [${shape.join(", ")}]`);
     }
     const bytes = new Uint8Array(data.buffer, data.byteOffset, data.byteLength);
     return new Tensor(guarded((addon) => addon.tensor(dtype, shape, bytes)));
@@ -47,9 +51,13 @@ export class Tensor implements Disposable {
     return this.#handle === undefined;
   }
 
-  /** Its numbers, dtype and shape, copied out, once they are there. Rejects with the error of the call that should have made it. */
+  /**
+   * Its numbers, dtype and shape, copied out, once they are there. Rejects with the error of the call that should have
+   * made it.
+   */
   async read(): Promise<{ dtype: DType; shape: number[]; data: ArrayBuffer }> {
-    const handle = this.handle, call = nextCall();
+    const handle = this.handle,
+      call = nextCall();
     return waited((addon) => addon.read(call, handle));
   }
 
@@ -63,8 +71,10 @@ export class Tensor implements Disposable {
   async item(): Promise<number> {
     const { dtype, data } = await this.read();
     const numbers = typedArray(dtype, data);
-    if (numbers.length !== 1) throw new MemformerError("SHAPE", `item() needs a tensor of one number, this one has ${numbers.length}`);
-    if (dtype === "bfloat16" || dtype === "float16") throw new MemformerError("DTYPE", `item() cannot read ${dtype}; convert to float32 first`);
+    if (numbers.length !== 1)
+      throw new MemformerError("SHAPE", `item() needs a tensor of one number, this one has ${numbers.length}`);
+    if (dtype === "bfloat16" || dtype === "float16")
+      throw new MemformerError("DTYPE", `item() cannot read ${dtype}; convert to float32 first`);
     return Number(numbers[0]);
   }
 
@@ -88,7 +98,9 @@ export class Tensor implements Disposable {
     const handle = this.#handle;
     if (handle === undefined) return;
     this.#handle = undefined;
-    guarded((addon) => { addon.release(handle); });
+    guarded((addon) => {
+      addon.release(handle);
+    });
   }
 
   /** For `using`: as `dispose`. */
@@ -116,19 +128,29 @@ export function apply(name: string, ...args: Given): Tensor {
 
 function dispatched(name: string, args: Given, results?: number): Tensor[] {
   const [base, overload = ""] = name.split(".");
-  const handles = args.map((arg) => Array.isArray(arg)
-    ? arg.map((element) => element instanceof Tensor ? element.handle : element as number)
-    : arg instanceof Tensor ? arg.handle : arg) as OperatorArgument[];
-  return guarded((addon) => addon.op(nextCall(), base!, overload, handles, results)).map((handle) => new Tensor(handle));
+  const handles = args.map((arg) =>
+    Array.isArray(arg)
+      ? arg.map((element) => (element instanceof Tensor ? element.handle : (element as number)))
+      : arg instanceof Tensor
+        ? arg.handle
+        : arg,
+  ) as OperatorArgument[];
+  return guarded((addon) => addon.op(nextCall(), base!, overload, handles, results)).map(
+    (handle) => new Tensor(handle),
+  );
 }
 
 /**
- * Back-propagates from `outputs`, weighted by `grads` (a tensor of the output's shape, or a number for scalars), into every leaf
- * that led to them, and frees the graph. Enqueues only: a failure surfaces at the next read.
+ * Back-propagates from `outputs`, weighted by `grads` (a tensor of the output's shape, or a number for scalars), into
+ * every leaf that led to them, and frees the graph. Enqueues only: a failure surfaces at the next read.
  */
 export function backward(outputs: readonly Tensor[], grads: readonly (Tensor | number)[]): void {
   guarded((addon) => {
-    addon.backward(nextCall(), outputs.map((output) => output.handle), grads.map((grad) => grad instanceof Tensor ? grad.handle : grad));
+    addon.backward(
+      nextCall(),
+      outputs.map((output) => output.handle),
+      grads.map((grad) => (grad instanceof Tensor ? grad.handle : grad)),
+    );
   });
 }
 
@@ -154,7 +176,8 @@ export function tidy<T>(body: () => T): T {
     if (!kept.has(tensor)) tensor.dispose();
     else scopes.at(-1)?.add(tensor);
   }
-  if (isPromise(result)) throw new MemformerError("TIDY_ASYNC", "tidy takes a synchronous function: this one returned a promise");
+  if (isPromise(result))
+    throw new MemformerError("TIDY_ASYNC", "tidy takes a synchronous function: this one returned a promise");
   return result;
 }
 
@@ -167,7 +190,11 @@ function collect(value: unknown, tensors: Set<Tensor>): void {
 }
 
 const dtypes: Readonly<Record<string, DType | undefined>> = {
-  Float32Array: "float32", Float64Array: "float64", BigInt64Array: "int64", Int32Array: "int32", Uint8Array: "uint8",
+  Float32Array: "float32",
+  Float64Array: "float64",
+  BigInt64Array: "int64",
+  Int32Array: "int32",
+  Uint8Array: "uint8",
 };
 
 /** By its name, for an array of another realm (a `vm` context, a test in Jest) is no instance of the classes here. */
@@ -180,16 +207,26 @@ function dtypeOf(data: NumberArray): DType {
 /** @internal */
 export function typedArray(dtype: DType, data: ArrayBuffer): NumberArray {
   switch (dtype) {
-    case "float32": return new Float32Array(data);
-    case "float64": return new Float64Array(data);
-    case "int64": return new BigInt64Array(data);
-    case "int32": return new Int32Array(data);
-    case "float16": case "bfloat16": return new Uint16Array(data);
-    default: return new Uint8Array(data);
+    case "float32":
+      return new Float32Array(data);
+    case "float64":
+      return new Float64Array(data);
+    case "int64":
+      return new BigInt64Array(data);
+    case "int32":
+      return new Int32Array(data);
+    case "float16":
+    case "bfloat16":
+      return new Uint16Array(data);
+    default:
+      return new Uint8Array(data);
   }
 }
 
-/** @internal A tensor that was made on the host, on `device`: itself on a CPU; on a GPU a copy, and the tensor is disposed of. */
+/**
+ * @internal A tensor that was made on the host, on `device`: itself on a CPU; on a GPU a copy, and the tensor is
+ * disposed of.
+ */
 export function placed(tensor: Tensor, device: string): Tensor {
   if (device === "cpu") return tensor;
   const there = apply("aten::_to_copy", tensor, null, null, device);

@@ -8,7 +8,14 @@ import { openSafetensors, writeSafetensors } from "./checkpoint/safetensors.ts";
 import type { SegmentStream } from "./data/segment-stream.ts";
 import { MemformerError } from "./errors.ts";
 import {
-  assignAll, engineEntry, expectConfig, expectTensors, masterType, modelWriters, readModelFolder, readTensor,
+  assignAll,
+  engineEntry,
+  expectConfig,
+  expectTensors,
+  masterType,
+  modelWriters,
+  readModelFolder,
+  readTensor,
 } from "./model-files.ts";
 import type { Memformer } from "./model.ts";
 import type { AdamW } from "./optimizer.ts";
@@ -35,16 +42,24 @@ export interface TrainParts {
 }
 
 /** The writers of a checkpoint's files, for {@link CheckpointStore.write}. */
-export function checkpointFiles({ model, optimizer, state, progress, tokenizer }: TrainParts): Record<string, FileWriter> {
+export function checkpointFiles({
+  model,
+  optimizer,
+  state,
+  progress,
+  tokenizer,
+}: TrainParts): Record<string, FileWriter> {
   return {
     ...modelWriters(model, tokenizer),
     "optimizer.safetensors": async (path) => writeSafetensors(path, optimizer.entries()),
     "state.safetensors": async (path) => {
       const dtype = masterType(model.config);
-      const entries = await Promise.all(state.map(async (tensor, i) => {
-        const { shape } = await tensor.read();
-        return engineEntry(`state.${i}`, dtype, shape, () => tensor.detach());
-      }));
+      const entries = await Promise.all(
+        state.map(async (tensor, i) => {
+          const { shape } = await tensor.read();
+          return engineEntry(`state.${i}`, dtype, shape, () => tensor.detach());
+        }),
+      );
       await writeSafetensors(path, entries);
     },
     "trainer.json": async (path) => writeFile(path, `${JSON.stringify(progress, null, 2)}\n`),
@@ -52,15 +67,22 @@ export function checkpointFiles({ model, optimizer, state, progress, tokenizer }
 }
 
 /**
- * Puts the last checkpoint of `store` into model, optimizer and stream. Everything is checked before anything is copied: throws
- * MemformerError IO when there is none, CHECKPOINT_FORMAT for a damaged one, CHECKPOINT_MISMATCH for one of another model or stream.
+ * Puts the last checkpoint of `store` into model, optimizer and stream. Everything is checked before anything is
+ * copied: throws MemformerError IO when there is none, CHECKPOINT_FORMAT for a damaged one, CHECKPOINT_MISMATCH for one
+ * of another model or stream.
  */
-export async function readCheckpoint(store: CheckpointStore | undefined, model: Memformer, optimizer: AdamW, stream: SegmentStream):
-  Promise<{ state: State; progress: TrainProgress }> {
+export async function readCheckpoint(
+  store: CheckpointStore | undefined,
+  model: Memformer,
+  optimizer: AdamW,
+  stream: SegmentStream,
+): Promise<{ state: State; progress: TrainProgress }> {
   const folder = await store?.last();
   if (store === undefined || folder === undefined) {
-    throw new MemformerError("IO",
-      `there is no checkpoint to resume from${store === undefined ? ": name their folder in `checkpoints`" : ` in ${store.root}`}`);
+    throw new MemformerError(
+      "IO",
+      `there is no checkpoint to resume from${store === undefined ? ": name their folder in `checkpoints`" : ` in ${store.root}`}`,
+    );
   }
   await verify(folder);
   const progress = JSON.parse(await readFile(join(folder, "trainer.json"), "utf8")) as TrainProgress;
@@ -73,12 +95,22 @@ export async function readCheckpoint(store: CheckpointStore | undefined, model: 
     expectTensors("optimizer", optimizer.tensors, moments);
     const lanes = memories.entry("state.0").shape[0];
     if (lanes !== stream.lanes) {
-      throw new MemformerError("CHECKPOINT_MISMATCH", `${folder} was trained on ${lanes} lanes, the stream has ${stream.lanes}`);
+      throw new MemformerError(
+        "CHECKPOINT_MISMATCH",
+        `${folder} was trained on ${lanes} lanes, the stream has ${stream.lanes}`,
+      );
     }
     stream.seek(progress.position);
-    await assignAll("model", model.parameters, weights, (name, value) => { model.assign(name, value); });
-    await assignAll("optimizer", optimizer.tensors, moments, (name, value) => { optimizer.assign(name, value); });
-    return { state: await Promise.all([...memories.names].sort().map(async (name) => readTensor(memories, name))), progress };
+    await assignAll("model", model.parameters, weights, (name, value) => {
+      model.assign(name, value);
+    });
+    await assignAll("optimizer", optimizer.tensors, moments, (name, value) => {
+      optimizer.assign(name, value);
+    });
+    return {
+      state: await Promise.all([...memories.names].sort().map(async (name) => readTensor(memories, name))),
+      progress,
+    };
   } finally {
     await Promise.all([weights.close(), moments.close(), memories.close()]);
   }

@@ -12,21 +12,51 @@ const weightsExpected = "expected tokens, segments, doubling, or a number per se
 export const trainSchema = z.strictObject({
   steps: z.int().positive().default(1000).describe("optimizer steps"),
   horizon: z.int().positive().default(8).describe("S, segments of a window: how far gradients travel through memory"),
-  horizonGrowth: z.number().min(0).max(1).default(0)
-    .describe("share of the steps in which the horizon grows to its whole by doubling; a step's segments are cut into shorter windows until then"),
-  statePassing: z.number().min(0).max(1).default(0).describe("share of rows that a step starts from the memory of another row"),
+  horizonGrowth: z
+    .number()
+    .min(0)
+    .max(1)
+    .default(0)
+    .describe(
+      "share of the steps in which the horizon grows to its whole by doubling; a step's segments are cut into shorter windows until then",
+    ),
+  statePassing: z
+    .number()
+    .min(0)
+    .max(1)
+    .default(0)
+    .describe("share of rows that a step starts from the memory of another row"),
   overlap: z.int().nonnegative().default(0).describe("segments that a window shares with the one before"),
   method: z.enum(methodNames).default("mrbp").describe("mrbp, bptt, or checkpointing a segment"),
-  together: z.int().positive().optional().describe("segments that mrbp recomputes at once; default: what the device is best at, 1 on a CPU"),
-  microBatch: z.int().positive().optional().describe("rows that go forward and back at once, for less memory; default: all lanes"),
-  weights: z.union([z.enum(["tokens", "segments", "uniform", "doubling"]), shares], { error: weightsExpected }).default("tokens")
-    .describe("what weighs alike: tokens, all that a step scores; segments, each one's mean; doubling: a segment weighs twice the one before; or shares"),
+  together: z
+    .int()
+    .positive()
+    .optional()
+    .describe("segments that mrbp recomputes at once; default: what the device is best at, 1 on a CPU"),
+  microBatch: z
+    .int()
+    .positive()
+    .optional()
+    .describe("rows that go forward and back at once, for less memory; default: all lanes"),
+  weights: z
+    .union([z.enum(["tokens", "segments", "uniform", "doubling"]), shares], { error: weightsExpected })
+    .default("tokens")
+    .describe(
+      "what weighs alike: tokens, all that a step scores; segments, each one's mean; doubling: a segment weighs twice the one before; or shares",
+    ),
   accumulate: z.int().positive().default(1).describe("windows whose gradients make one step"),
   rate: z.number().positive().default(1e-3).describe("peak learning rate"),
-  schedule: z.enum(["cosine", "linear", "constant"]).default("cosine").describe("how the learning rate falls after the warm-up"),
+  schedule: z
+    .enum(["cosine", "linear", "constant"])
+    .default("cosine")
+    .describe("how the learning rate falls after the warm-up"),
   warmup: z.int().nonnegative().default(100).describe("steps of linear warm-up"),
   finalRate: z.number().min(0).max(1).default(0.1).describe("learning rate of the last step, as a share of the peak"),
-  weightDecay: z.number().nonnegative().default(0.1).describe("decay of matrices; norms, biases, embeddings and v_bias have none"),
+  weightDecay: z
+    .number()
+    .nonnegative()
+    .default(0.1)
+    .describe("decay of matrices; norms, biases, embeddings and v_bias have none"),
   beta1: z.number().min(0).lt(1).default(0.9).describe("AdamW's decay of the mean"),
   beta2: z.number().min(0).lt(1).default(0.95).describe("AdamW's decay of the square"),
   eps: z.number().positive().default(1e-8).describe("AdamW's epsilon"),

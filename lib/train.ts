@@ -1,4 +1,6 @@
-/** The training loop: windows from a stream, their gradient by MRBP (or another method), one optimizer step a window. */
+/**
+ * The training loop: windows from a stream, their gradient by MRBP (or another method), one optimizer step a window.
+ */
 import { z } from "zod";
 import { CheckpointStore } from "./checkpoint/folder.ts";
 import type { FileWriter } from "./checkpoint/atomic.ts";
@@ -14,7 +16,13 @@ import { memory, synchronize, type MemoryUse } from "./runtime.ts";
 import { checkpointFiles, readCheckpoint } from "./train-checkpoint.ts";
 import { trainSchema, type TrainConfig, type TrainOptions } from "./train-config.ts";
 import {
-  disposeGradient, enqueueGradient, enqueueUpdate, readStep, type EnqueuedGradient, type StepPlan, type StepResult,
+  disposeGradient,
+  enqueueGradient,
+  enqueueUpdate,
+  readStep,
+  type EnqueuedGradient,
+  type StepPlan,
+  type StepResult,
 } from "./train-step.ts";
 import { WindowReader, type Window } from "./window-reader.ts";
 
@@ -30,7 +38,10 @@ export interface TrainStep {
   readonly rate: number;
   /** Scored tokens since the run's very start. */
   readonly tokens: number;
-  /** Scored tokens of this step, over the time since the last one's result, or since this one began after an evaluation or a checkpoint. */
+  /**
+   * Scored tokens of this step, over the time since the last one's result, or since this one began after an evaluation
+   * or a checkpoint.
+   */
   readonly tokensPerSecond: number;
   readonly memory: MemoryUse;
   /** What `evaluate` returned, at the steps where it ran. */
@@ -48,9 +59,9 @@ export interface RunOptions extends TokenizerTexts {
   /** Goes on from the last checkpoint in `checkpoints`, to the bit. Default false: starts anew. */
   readonly resume?: boolean;
   /**
-   * Measures the model every `evaluateEvery` steps; lower is better, the best checkpoint is kept. `signal` aborts when the run is
-   * stopped or aborted, and the evaluation may then reject: a stopped run ends without it. Whatever it fails by, the step before it
-   * gets its checkpoint.
+   * Measures the model every `evaluateEvery` steps; lower is better, the best checkpoint is kept. `signal` aborts when
+   * the run is stopped or aborted, and the evaluation may then reject: a stopped run ends without it. Whatever it fails
+   * by, the step before it gets its checkpoint.
    */
   readonly evaluate?: (model: Memformer, step: number, signal: AbortSignal) => Promise<number>;
 }
@@ -66,11 +77,18 @@ interface Ahead {
 
 const { call, signal: abort, text } = optionTypes;
 const runSchema = optionSchema<RunOptions>({
-  signal: abort.optional(), checkpoints: text.min(1).optional(), resume: z.boolean().optional(), evaluate: call.optional(), tokenizer: text.optional(),
+  signal: abort.optional(),
+  checkpoints: text.min(1).optional(),
+  resume: z.boolean().optional(),
+  evaluate: call.optional(),
+  tokenizer: text.optional(),
   tokenizerConfig: text.optional(),
 });
 
-/** Trains one model. `new Trainer(model, options)`; unknown options are refused by name (MemformerError CONFIG). Free it with `using` or `dispose()`. */
+/**
+ * Trains one model. `new Trainer(model, options)`; unknown options are refused by name (MemformerError CONFIG). Free it
+ * with `using` or `dispose()`.
+ */
 export class Trainer implements Disposable {
   readonly model: Memformer;
   readonly config: TrainConfig;
@@ -96,32 +114,36 @@ export class Trainer implements Disposable {
   }
 
   /**
-   * Finishes the step that is under way, writes a checkpoint if there is a folder for them, and ends the run. An evaluation that is
-   * under way is told to end by its signal.
+   * Finishes the step that is under way, writes a checkpoint if there is a folder for them, and ends the run. An
+   * evaluation that is under way is told to end by its signal.
    */
   stop(): void {
     this.#stopping.abort(new MemformerError("ABORTED", "the run was stopped"));
   }
 
   /**
-   * Runs to `steps`, yielding a record per step. Between two steps the model's weights, the optimizer and the carried memory are exactly
-   * what the last step left, while the gradient of the next one is being computed; what changes weights or drops gradients there
-   * ({@link Memformer.assign}, another optimizer's step) makes it start anew. It does not run ahead of an evaluation or a checkpoint.
-   * Throws MemformerError NAN_LOSS (nothing was updated by that step; the last checkpoint is whole), DATA when the stream ends early, IO
-   * for the disk, and `signal.reason`.
+   * Runs to `steps`, yielding a record per step. Between two steps the model's weights, the optimizer and the carried
+   * memory are exactly what the last step left, while the gradient of the next one is being computed; what changes
+   * weights or drops gradients there ({@link Memformer.assign}, another optimizer's step) makes it start anew. It does
+   * not run ahead of an evaluation or a checkpoint. Throws MemformerError NAN_LOSS (nothing was updated by that step;
+   * the last checkpoint is whole), DATA when the stream ends early, IO for the disk, and `signal.reason`.
    */
   async *run(stream: SegmentStream, options: RunOptions = {}): AsyncGenerator<TrainStep, void, void> {
     checkOptions(runSchema, options, "run");
     const { signal } = options;
     signal?.throwIfAborted();
     this.#refuseDisposed();
-    const store = options.checkpoints === undefined ? undefined : new CheckpointStore(options.checkpoints, { keep: this.config.keep });
+    const store =
+      options.checkpoints === undefined
+        ? undefined
+        : new CheckpointStore(options.checkpoints, { keep: this.config.keep });
     this.#stopping = new AbortController();
     await this.#dropAhead();
     if (options.resume === true) await this.#resume(store, stream);
     if (this.#state.length === 0) this.#state = this.model.initialState(stream.lanes);
     const reader = new WindowReader(stream, this.config.horizon, this.config.overlap);
-    let position: unknown, written = true; // whether the last step made has a checkpoint
+    let position: unknown,
+      written = true; // whether the last step made has a checkpoint
     let ended = false;
 
     const readAhead = (step: number): Promise<Window[] | undefined> => {
@@ -129,13 +151,17 @@ export class Trainer implements Disposable {
       windows.catch(() => undefined); // a failure is for the step that waits for them
       return windows;
     };
-    let windows = readAhead(this.#step + 1), began = 0;
+    let windows = readAhead(this.#step + 1),
+      began = 0;
     const begin = (step: number, current: readonly Window[], state: State): void => {
-      const halt = new AbortController(), plan = { config: this.config, step, windows: current, overlap: this.config.overlap };
+      const halt = new AbortController(),
+        plan = { config: this.config, step, windows: current, overlap: this.config.overlap };
       const gradient = enqueueGradient(this.model, state, { ...plan, signal: halt.signal });
       this.#ahead = { plan: { ...plan, signal }, gradient, revision: this.model.revision, halt };
     };
-    const abort = (): void => { this.#ahead?.halt.abort(signal?.reason); };
+    const abort = (): void => {
+      this.#ahead?.halt.abort(signal?.reason);
+    };
     signal?.addEventListener("abort", abort);
     try {
       while (this.#step < this.config.steps && !this.#stopping.signal.aborted) {
@@ -159,7 +185,8 @@ export class Trainer implements Disposable {
           windows = readAhead(step + 1); // while the engine works
         }
         const { plan, gradient } = this.#ahead!;
-        const made = enqueueUpdate(this.model, this.#optimizer, gradient, plan), reading = readStep(made);
+        const made = enqueueUpdate(this.model, this.#optimizer, gradient, plan),
+          reading = readStep(made);
         this.#ahead = undefined;
         let result: StepResult;
         try {
@@ -187,9 +214,12 @@ export class Trainer implements Disposable {
         if (!Number.isFinite(loss) || !Number.isFinite(norm)) {
           const last = await store?.last();
           for (const tensor of made.state) tensor.dispose();
-          throw new MemformerError("NAN_LOSS",
+          throw new MemformerError(
+            "NAN_LOSS",
             `step ${step}: the loss is ${loss} and the gradient's norm ${norm}; this step changed nothing` +
-            (last === undefined ? "" : `, and the last checkpoint, ${last}, is whole`), { details: { step, loss, norm, checkpoint: last } });
+              (last === undefined ? "" : `, and the last checkpoint, ${last}, is whole`),
+            { details: { step, loss, norm, checkpoint: last } },
+          );
         }
         for (const tensor of this.#state) tensor.dispose();
         this.#state = made.state;
@@ -197,10 +227,21 @@ export class Trainer implements Disposable {
         this.#tokens += scored;
         position = plan.windows.at(-1)!.next;
         const now = performance.now();
-        const record = await this.#finish({
-          step, loss, gradientNorm: norm, memoryGradientNorm: memoryNorm, rate: made.rate, tokens: this.#tokens,
-          tokensPerSecond: scored / ((now - began) / 1000), memory: memory(),
-        }, position, store, options);
+        const record = await this.#finish(
+          {
+            step,
+            loss,
+            gradientNorm: norm,
+            memoryGradientNorm: memoryNorm,
+            rate: made.rate,
+            tokens: this.#tokens,
+            tokensPerSecond: scored / ((now - began) / 1000),
+            memory: memory(),
+          },
+          position,
+          store,
+          options,
+        );
         written = record.checkpoint !== undefined;
         began = now;
         yield record;
@@ -211,10 +252,17 @@ export class Trainer implements Disposable {
     }
     // Stopped too late for the last step's own checkpoint: while it was evaluated, or yielded; or the stream has ended.
     if (!written) await store?.write(this.#step, this.#files(position, options));
-    if (ended) throw new MemformerError("DATA", `the stream ended after step ${this.#step} of ${this.config.steps}; let it repeat, or ask for fewer steps`);
+    if (ended)
+      throw new MemformerError(
+        "DATA",
+        `the stream ended after step ${this.#step} of ${this.config.steps}; let it repeat, or ask for fewer steps`,
+      );
   }
 
-  /** Frees the optimizer's moments and the memory carried along; the model stays. A run under way ends with DISPOSED. Idempotent. */
+  /**
+   * Frees the optimizer's moments and the memory carried along; the model stays. A run under way ends with DISPOSED.
+   * Idempotent.
+   */
   dispose(): void {
     this.#disposed = true;
     if (this.#ahead !== undefined) {
@@ -238,17 +286,30 @@ export class Trainer implements Disposable {
 
   /** Whether the gradient of the step after `step` may be begun before `step` is done. */
   #runsAhead(step: number, store: CheckpointStore | undefined, options: RunOptions): boolean {
-    return step < this.config.steps && !this.#stopping.signal.aborted && !this.#evaluates(step, options) && !this.#saves(step, store);
+    return (
+      step < this.config.steps &&
+      !this.#stopping.signal.aborted &&
+      !this.#evaluates(step, options) &&
+      !this.#saves(step, store)
+    );
   }
 
   #evaluates(step: number, { evaluate }: RunOptions): boolean {
     const { evaluateEvery, steps } = this.config;
-    return evaluate !== undefined && !this.#stopping.signal.aborted && evaluateEvery > 0 && (step % evaluateEvery === 0 || step === steps);
+    return (
+      evaluate !== undefined &&
+      !this.#stopping.signal.aborted &&
+      evaluateEvery > 0 &&
+      (step % evaluateEvery === 0 || step === steps)
+    );
   }
 
   #saves(step: number, store: CheckpointStore | undefined): boolean {
     const { saveEvery, steps } = this.config;
-    return store !== undefined && (step === steps || this.#stopping.signal.aborted || (saveEvery > 0 && step % saveEvery === 0));
+    return (
+      store !== undefined &&
+      (step === steps || this.#stopping.signal.aborted || (saveEvery > 0 && step % saveEvery === 0))
+    );
   }
 
   /** Forgets a gradient that no update will be made of; what of it has not run yet is skipped. */
@@ -265,8 +326,10 @@ export class Trainer implements Disposable {
 
   /** The windows of a step; undefined when the stream ends before they are whole. */
   async #read(reader: WindowReader, step: number): Promise<Window[] | undefined> {
-    const windows: Window[] = [], { horizon, accumulate, steps } = this.config;
-    const reach = horizonOf(step, this.config), count = accumulate * horizon / reach;
+    const windows: Window[] = [],
+      { horizon, accumulate, steps } = this.config;
+    const reach = horizonOf(step, this.config),
+      count = (accumulate * horizon) / reach;
     for (let i = 0; step <= steps && i < count; i++) {
       const window = await reader.next(reach);
       if (window === undefined) return undefined;
@@ -275,13 +338,23 @@ export class Trainer implements Disposable {
     return windows;
   }
 
-  async #finish(record: TrainStep, position: unknown, store: CheckpointStore | undefined, options: RunOptions): Promise<TrainStep> {
+  async #finish(
+    record: TrainStep,
+    position: unknown,
+    store: CheckpointStore | undefined,
+    options: RunOptions,
+  ): Promise<TrainStep> {
     const { step } = record;
-    let evaluation: number | undefined, best = false;
+    let evaluation: number | undefined,
+      best = false;
     if (this.#evaluates(step, options)) {
       const stopping = this.#stopping.signal;
       try {
-        evaluation = await options.evaluate!(this.model, step, options.signal === undefined ? stopping : AbortSignal.any([stopping, options.signal]));
+        evaluation = await options.evaluate!(
+          this.model,
+          step,
+          options.signal === undefined ? stopping : AbortSignal.any([stopping, options.signal]),
+        );
       } catch (error) {
         if (!stopping.aborted) {
           await store?.write(step, this.#files(position, options)); // an evaluation that fails costs no step
@@ -295,13 +368,23 @@ export class Trainer implements Disposable {
     if (store !== undefined && (best || this.#saves(step, store))) {
       checkpoint = await store.write(step, this.#files(position, options), { best });
     }
-    return { ...record, ...(evaluation === undefined ? {} : { evaluation }), ...(checkpoint === undefined ? {} : { checkpoint }) };
+    return {
+      ...record,
+      ...(evaluation === undefined ? {} : { evaluation }),
+      ...(checkpoint === undefined ? {} : { checkpoint }),
+    };
   }
 
   #files(position: unknown, { tokenizer, tokenizerConfig }: TokenizerTexts): Record<string, FileWriter> {
     const best = Number.isFinite(this.#best) ? this.#best : null;
     const progress = { step: this.#step, tokens: this.#tokens, best, position, train: this.config };
-    return checkpointFiles({ model: this.model, optimizer: this.#optimizer, state: this.#state, progress, tokenizer: { tokenizer, tokenizerConfig } });
+    return checkpointFiles({
+      model: this.model,
+      optimizer: this.#optimizer,
+      state: this.#state,
+      progress,
+      tokenizer: { tokenizer, tokenizerConfig },
+    });
   }
 
   async #resume(store: CheckpointStore | undefined, stream: SegmentStream): Promise<void> {

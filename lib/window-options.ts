@@ -4,7 +4,13 @@ import { knownOptions, optionNames, wholeSeed } from "./options.ts";
 import type { WindowOptions } from "./window.ts";
 
 const names = optionNames<WindowOptions>({
-  seed: true, weights: true, scale: true, carry: true, training: true, together: true, microBatch: true,
+  seed: true,
+  weights: true,
+  scale: true,
+  carry: true,
+  training: true,
+  together: true,
+  microBatch: true,
 });
 
 /** Throws MemformerError CONFIG for an unknown name and for a value that no later check has a sentence for. */

@@ -17,7 +17,8 @@ export class WindowReader {
 
   /** Throws MemformerError CONFIG unless 0 <= overlap < horizon. */
   constructor(stream: SegmentStream, horizon: number, overlap: number) {
-    if (overlap >= horizon) throw new MemformerError("CONFIG", `overlap must be below horizon ${horizon}, got ${overlap}`);
+    if (overlap >= horizon)
+      throw new MemformerError("CONFIG", `overlap must be below horizon ${horizon}, got ${overlap}`);
     this.#stream = stream;
     this.#horizon = horizon;
     this.#overlap = overlap;

@@ -6,7 +6,8 @@ import type { Tensor } from "./tensor.ts";
 
 /**
  * How the losses of a window's segments, each the mean over its scored targets, add up:
- * - `"tokens"`: by the targets scored in each, so that every one of them weighs alike and the sum is the window's mean loss;
+ * - `"tokens"`: by the targets scored in each, so that every one of them weighs alike and the sum is the window's mean
+ *   loss;
  * - `"segments"`: equally, the mean of the segments' means; `"uniform"` is an earlier name of it;
  * - `"doubling"`: each segment twice as much as the one before it, together 1;
  * - a list: one factor per segment, taken as it is.
@@ -26,14 +27,15 @@ export interface WindowOptions {
   /** Whether dropout is on. Default true. */
   readonly training?: boolean | undefined;
   /**
-   * Of MRBP: how many consecutive segments a step goes over. The gradient is the same for every number; memory holds that many
-   * segments' activations. Default: what the model thinks best, 1 on a CPU.
+   * Of MRBP: how many consecutive segments a step goes over. The gradient is the same for every number; memory holds
+   * that many segments' activations. Default: what the model thinks best, 1 on a CPU.
    */
   readonly together?: number | undefined;
   /**
-   * How many rows of the batch the method goes over at once, one group of so many after the other. Losses, state and gradient are those
-   * of the whole batch, a segment's loss being the mean over all its scored targets; activations and the memories that are kept are of
-   * so many rows only. Only dropout draws other masks: each group has a seed of its own. Default: all rows.
+   * How many rows of the batch the method goes over at once, one group of so many after the other. Losses, state and
+   * gradient are those of the whole batch, a segment's loss being the mean over all its scored targets; activations and
+   * the memories that are kept are of so many rows only. Only dropout draws other masks: each group has a seed of its
+   * own. Default: all rows.
    */
   readonly microBatch?: number | undefined;
 }
@@ -51,25 +53,37 @@ export interface WindowResult {
 }
 
 /**
- * Adds to the parameters' gradients that of  scale * sum_t weights_t loss_t  over the window, starting from `state`, which it
- * leaves alone. Enqueues only.
+ * Adds to the parameters' gradients that of  scale * sum_t weights_t loss_t  over the window, starting from `state`,
+ * which it leaves alone. Enqueues only.
  */
-export type GradientMethod = (model: Recurrence, window: readonly SegmentTensors[], state: State, options?: WindowOptions) => WindowResult;
+export type GradientMethod = (
+  model: Recurrence,
+  window: readonly SegmentTensors[],
+  state: State,
+  options?: WindowOptions,
+) => WindowResult;
 
 /**
- * The weights of S segments, of which `scored` has the number of scored targets ("tokens" alone asks for it). Throws MemformerError
- * CONFIG when a list does not hold S finite numbers.
+ * The weights of S segments, of which `scored` has the number of scored targets ("tokens" alone asks for it). Throws
+ * MemformerError CONFIG when a list does not hold S finite numbers.
  */
 export function lossWeights(weights: LossWeights, S: number, scored: readonly number[] = []): readonly number[] {
   if (weights === "tokens") {
-    if (scored.length !== S) throw new MemformerError("CONFIG", `weights "tokens" need the scored targets of ${S} segments, got ${scored.length}`);
+    if (scored.length !== S)
+      throw new MemformerError(
+        "CONFIG",
+        `weights "tokens" need the scored targets of ${S} segments, got ${scored.length}`,
+      );
     const all = Math.max(1, total(scored));
     return scored.map((count) => count / all);
   }
   if (weights === "segments" || weights === "uniform") return Array.from({ length: S }, () => 1 / S);
   if (weights === "doubling") return Array.from({ length: S }, (_, t) => 2 ** t / (2 ** S - 1));
   if (weights.length !== S || weights.some((weight) => !Number.isFinite(weight))) {
-    throw new MemformerError("CONFIG", `weights must be ${S} finite numbers, one a segment, got [${weights.join(", ")}]`);
+    throw new MemformerError(
+      "CONFIG",
+      `weights must be ${S} finite numbers, one a segment, got [${weights.join(", ")}]`,
+    );
   }
   return weights;
 }
@@ -80,17 +94,21 @@ export function windowWeights(window: readonly SegmentTensors[], weights: LossWe
 }
 
 /**
- * The weights of every window of one optimizer step: by "tokens" every scored target of the step weighs alike, else every window does.
- * A list is divided by its sum.
+ * The weights of every window of one optimizer step: by "tokens" every scored target of the step weighs alike, else
+ * every window does. A list is divided by its sum.
  */
-export function stepWeights(windows: readonly (readonly SegmentTensors[])[], weights: LossWeights): readonly (readonly number[])[] {
+export function stepWeights(
+  windows: readonly (readonly SegmentTensors[])[],
+  weights: LossWeights,
+): readonly (readonly number[])[] {
   if (weights === "tokens") {
     const all = lossWeights("tokens", total(windows.map(({ length }) => length)), windows.flat().map(scoredTargets));
     let first = 0;
-    return windows.map(({ length }) => all.slice(first, first += length));
+    return windows.map(({ length }) => all.slice(first, (first += length)));
   }
   return windows.map((window) => {
-    const given = windowWeights(window, weights), sum = total(given);
+    const given = windowWeights(window, weights),
+      sum = total(given);
     return given.map((weight) => weight / sum / windows.length);
   });
 }
@@ -100,12 +118,19 @@ function total(numbers: readonly number[]): number {
 }
 
 /** What the methods share: checked options, the weights and the step options of every segment. */
-export function planWindow(window: readonly SegmentTensors[], options: WindowOptions): { weights: number[]; steps: StepOptions[]; carry: number } {
-  const S = window.length, carry = options.carry ?? S, scale = options.scale ?? 1;
+export function planWindow(
+  window: readonly SegmentTensors[],
+  options: WindowOptions,
+): { weights: number[]; steps: StepOptions[]; carry: number } {
+  const S = window.length,
+    carry = options.carry ?? S,
+    scale = options.scale ?? 1;
   if (S === 0) throw new MemformerError("CONFIG", "a window needs at least one segment, got none");
-  if (!Number.isInteger(carry) || carry < 1 || carry > S) throw new MemformerError("CONFIG", `carry must be a whole number from 1 to ${S}, got ${carry}`);
+  if (!Number.isInteger(carry) || carry < 1 || carry > S)
+    throw new MemformerError("CONFIG", `carry must be a whole number from 1 to ${S}, got ${carry}`);
   const { together } = options;
-  if (together !== undefined && (!Number.isInteger(together) || together < 1)) throw new MemformerError("CONFIG", `together must be a whole number from 1 up, got ${together}`);
+  if (together !== undefined && (!Number.isInteger(together) || together < 1))
+    throw new MemformerError("CONFIG", `together must be a whole number from 1 up, got ${together}`);
   const training = options.training ?? true;
   return {
     weights: windowWeights(window, options.weights).map((weight) => weight * scale),

@@ -1,8 +1,8 @@
 /**
  * The plain-Node door to the native build, for node-gyp and prebuildify:
  *   node scripts/build-native.mjs --out DIR [--loader-out DIR] [--debug]
- * compiles, then copies memformer.node and, where it was built, the CUDA half into --out, and loader.node into --loader-out
- * (default: --out).
+ * compiles, then copies memformer.node and, where it was built, the CUDA half into --out, and loader.node into
+ * --loader-out (default: --out).
  */
 import { copyFileSync, existsSync, mkdirSync } from "node:fs";
 import { join, resolve } from "node:path";

@@ -1,11 +1,22 @@
 /**
  * Makes the npm package that brings LibTorch for the CPU, and packs it:
  *   node scripts/build-platform-package.mjs [--libtorch DIR] [--licences WHEEL|DIR] [--version X.Y.Z] [--out DIR]
- * Of a LibTorch (default: the one that is found) goes in what running needs: the libraries `libtorch.so` is linked with,
- * stripped, each a real file under its SONAME, for npm drops links. The licences come from PyTorch's wheel.
+ * Of a LibTorch (default: the one that is found) goes in what running needs: the libraries `libtorch.so` is linked
+ * with, stripped, each a real file under its SONAME, for npm drops links. The licences come from PyTorch's wheel.
  */
 import { execFileSync } from "node:child_process";
-import { copyFileSync, cpSync, existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
+import {
+  copyFileSync,
+  cpSync,
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  statSync,
+  writeFileSync,
+} from "node:fs";
 import { tmpdir } from "node:os";
 import { dirname, join, resolve } from "node:path";
 import { parseArgs } from "node:util";
@@ -49,7 +60,9 @@ function licencesOf(source, named) {
   if (named === undefined) {
     const place = readdirSync(dirname(source)).find((name) => /^torch-.*\.dist-info$/.test(name));
     if (place !== undefined) return join(dirname(source), place, "licenses");
-    throw new Error(`There are no licences beside ${source}. Name PyTorch's wheel, or a folder that holds them: --licences FILE.`);
+    throw new Error(
+      `There are no licences beside ${source}. Name PyTorch's wheel, or a folder that holds them: --licences FILE.`,
+    );
   }
   if (!existsSync(named)) throw new Error(`--licences ${named}: there is no such file.`);
   return resolve(named);
@@ -73,7 +86,12 @@ async function takeLicences(source, target) {
 /** Staged in a folder of its own, which goes however it ends. */
 async function build() {
   const { values } = parseArgs({
-    options: { libtorch: { type: "string" }, licences: { type: "string" }, version: { type: "string" }, out: { type: "string", default: "out/release" } },
+    options: {
+      libtorch: { type: "string" },
+      licences: { type: "string" },
+      version: { type: "string" },
+      out: { type: "string", default: "out/release" },
+    },
   });
   const { resolveLibtorch } = await fromDist("native/libtorch/resolve.js");
   const libtorch = resolveLibtorch({ libtorch: values.libtorch, variant: "cpu" });
@@ -89,7 +107,10 @@ async function build() {
     const manifest = JSON.parse(readFileSync(join(stage, "package.json"), "utf8"));
     manifest.version = values.version ?? manifest.version;
     writeFileSync(join(stage, "package.json"), `${JSON.stringify(manifest, null, 2)}\n`);
-    const packed = execFileSync("npm", ["pack", "--json", "--ignore-scripts", "--pack-destination", out, stage], { encoding: "utf8", stdio: ["ignore", "pipe", "inherit"] });
+    const packed = execFileSync("npm", ["pack", "--json", "--ignore-scripts", "--pack-destination", out, stage], {
+      encoding: "utf8",
+      stdio: ["ignore", "pipe", "inherit"],
+    });
     const [{ filename, size, unpackedSize, entryCount }] = Object.values(JSON.parse(packed));
     console.log(`LibTorch ${libtorch.version} from ${libtorch.source}: ${names.join(" ")}`);
     console.log(`${join(out, filename)}: ${size} bytes packed, ${unpackedSize} unpacked, ${entryCount} files`);

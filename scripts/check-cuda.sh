@@ -41,7 +41,13 @@ fi
 out=out/check-cuda
 mkdir -p "$out"
 cmake -S . -B "$out" -G Ninja -DCMAKE_BUILD_TYPE=Release -DMEMFORMER_LIBTORCH="$cache/site/torch" -DMEMFORMER_CUDA=ON >"$out/cmake.log" 2>&1 ||
-  { cat "$out/cmake.log" >&2; exit 1; }
-cmake --build "$out" --target memformer_cuda >"$out/build.log" 2>&1 || { grep -E 'error|FAILED' "$out/build.log" | head -40 >&2; exit 1; }
+  {
+    cat "$out/cmake.log" >&2
+    exit 1
+  }
+cmake --build "$out" --target memformer_cuda >"$out/build.log" 2>&1 || {
+  grep -E 'error|FAILED' "$out/build.log" | head -40 >&2
+  exit 1
+}
 echo "compiled $(find native -name '*.cu' | wc -l) kernel files and $(find native -name '*_cuda.cpp' | wc -l) bridges against LibTorch $version"
 python3 scripts/load-cuda-half.py "$cache/site/torch/lib" "$out/libmemformer_cuda.so"

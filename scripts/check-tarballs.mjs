@@ -1,7 +1,7 @@
 /**
- * The two packages of a release as they would be published:  node scripts/check-tarballs.mjs MAIN PLATFORM [--node BIN]...
- * installs both into an empty project, without install scripts, and there, with an empty cache and nothing else on the PATH, trains two
- * steps under every --node (default: this one), with the LibTorch of the platform package.
+ * The two packages of a release as they would be published:  node scripts/check-tarballs.mjs MAIN PLATFORM [--node
+ * BIN]... installs both into an empty project, without install scripts, and there, with an empty cache and nothing else
+ * on the PATH, trains two steps under every --node (default: this one), with the LibTorch of the platform package.
  */
 import { execFileSync } from "node:child_process";
 import { mkdirSync, mkdtempSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
@@ -10,7 +10,10 @@ import { join, resolve } from "node:path";
 import { parseArgs } from "node:util";
 import { fail, main } from "./dist.mjs";
 
-const { values, positionals } = parseArgs({ allowPositionals: true, options: { node: { type: "string", multiple: true } } });
+const { values, positionals } = parseArgs({
+  allowPositionals: true,
+  options: { node: { type: "string", multiple: true } },
+});
 
 await main(async () => {
   if (positionals.length !== 2) fail("Name two tarballs: memformer's and its platform package's.");
@@ -18,7 +21,10 @@ await main(async () => {
   try {
     writeFileSync(join(project, "package.json"), JSON.stringify({ private: true }));
     const tarballs = positionals.map((path) => resolve(path));
-    execFileSync("npm", ["install", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error", ...tarballs], { cwd: project, stdio: "inherit" });
+    execFileSync("npm", ["install", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error", ...tarballs], {
+      cwd: project,
+      stdio: "inherit",
+    });
     writeFileSync(join(project, "text.txt"), "A key is shown, and asked for later. ".repeat(500));
     for (const [index, node] of (values.node ?? [process.execPath]).entries()) tryOut(project, node, `run-${index}`);
   } finally {
@@ -33,11 +39,32 @@ function tryOut(project, node, run) {
   const env = { PATH: bin, HOME: project, XDG_CACHE_HOME: join(project, "cache") };
   const memformer = (...args) => {
     const program = [join(project, "node_modules/memformer/dist/cli/main.js"), ...args];
-    return execFileSync(join(bin, "node"), program, { cwd: project, env, encoding: "utf8", stdio: ["ignore", "pipe", "inherit"] });
+    return execFileSync(join(bin, "node"), program, {
+      cwd: project,
+      env,
+      encoding: "utf8",
+      stdio: ["ignore", "pipe", "inherit"],
+    });
   };
   const { rows } = JSON.parse(memformer("doctor", "--json"));
   const libtorch = rows.find(({ name }) => name === "libtorch").found;
   if (!libtorch.includes("@memformer/")) throw new Error(`The platform package was not taken: ${libtorch}`);
-  memformer("train", "--data", "text.txt", "--preset", "tiny", "--lanes", "4", "--steps", "2", "--out", run, "--device", "cpu");
-  console.log(`${execFileSync(join(bin, "node"), ["--version"], { encoding: "utf8" }).trim()} trained with LibTorch ${libtorch}`);
+  memformer(
+    "train",
+    "--data",
+    "text.txt",
+    "--preset",
+    "tiny",
+    "--lanes",
+    "4",
+    "--steps",
+    "2",
+    "--out",
+    run,
+    "--device",
+    "cpu",
+  );
+  console.log(
+    `${execFileSync(join(bin, "node"), ["--version"], { encoding: "utf8" }).trim()} trained with LibTorch ${libtorch}`,
+  );
 }

@@ -1,18 +1,26 @@
 /**
- * What npm would publish, seen by those who read packages: publint for its fields and files, arethetypeswrong for its types under every
- * way of resolving them. Fails on anything either says, with one exception.
+ * What npm would publish, seen by those who read packages: publint for its fields and files, arethetypeswrong for its
+ * types under every way of resolving them. Fails on anything either says, with one exception.
  */
 import { spawnSync } from "node:child_process";
 import { join } from "node:path";
 import { fail, main, root } from "./dist.mjs";
 
-// The package is ES modules alone, and `require` of them is what its `engines` begin with: this rule knows no such Node.
+// The package is ES modules alone, and `require` of them is what its `engines` begin with: this rule knows no such
+// Node.
 const knowingly = ["cjs-resolves-to-esm"];
 
 await main(async () => {
   const failed = [
     run("publint", "node_modules/publint/src/cli.js", ["--strict", "."]),
-    run("attw", "node_modules/@arethetypeswrong/cli/dist/index.js", ["--pack", ".", "--ignore-rules", ...knowingly, "--format", "ascii"]),
+    run("attw", "node_modules/@arethetypeswrong/cli/dist/index.js", [
+      "--pack",
+      ".",
+      "--ignore-rules",
+      ...knowingly,
+      "--format",
+      "ascii",
+    ]),
   ].filter((name) => name !== undefined);
   if (failed.length > 0) fail(`the package is not as it should be, says ${failed.join(" and ")}; see above`);
 });

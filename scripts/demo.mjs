@@ -19,7 +19,18 @@ rmSync(join(root, out), { recursive: true, force: true });
 await run("train", "configs/demo.json", "--out", out);
 await run("evaluate", out);
 await run("inspect", out);
-await run("generate", out, "--prompt", "CHAPTER 136.\n\n", "--max-tokens", "400", "--temperature", "0.7", "--seed", "1");
+await run(
+  "generate",
+  out,
+  "--prompt",
+  "CHAPTER 136.\n\n",
+  "--max-tokens",
+  "400",
+  "--temperature",
+  "0.7",
+  "--seed",
+  "1",
+);
 console.log(
   `The demo took ${((performance.now() - began) / 60_000).toFixed(1)} minutes; the model is in ${out}/model.`,
 );

@@ -24,9 +24,16 @@ stages=()
 flags=()
 while [ $# -gt 0 ]; do
   case $1 in
-    build | test | job | sanitize | bench | binding) stages+=("$1") ;;
-    --) shift; flags=("$@"); break ;;
-    *) echo "there is no stage \"$1\"; stages: build, test, job, sanitize, bench, binding" >&2; exit 2 ;;
+  build | test | job | sanitize | bench | binding) stages+=("$1") ;;
+  --)
+    shift
+    flags=("$@")
+    break
+    ;;
+  *)
+    echo "there is no stage \"$1\"; stages: build, test, job, sanitize, bench, binding" >&2
+    exit 2
+    ;;
   esac
   shift
 done
@@ -51,7 +58,10 @@ build() {
 
 test_stage() {
   local specs
-  mapfile -t specs < <(ls test/cuda.*.spec.ts test/device.*spec.ts; grep -l describeOnGpu native/ops/*/*.spec.ts)
+  mapfile -t specs < <(
+    ls test/cuda.*.spec.ts test/device.*spec.ts
+    grep -l describeOnGpu native/ops/*/*.spec.ts
+  )
   # The operators' file declares their tests on the CPU too; these have been run elsewhere.
   mocha --grep 'GPU|device|recorded' "${specs[@]}"
 }
@@ -63,7 +73,10 @@ kernel_filter() {
   local help option
   help=$(compute-sanitizer --help 2>&1)
   for option in --kernel-regex --kernel-name --filter; do
-    if grep -q -e "$option" <<<"$help"; then echo "$option kns=memformer"; return; fi
+    if grep -q -e "$option" <<<"$help"; then
+      echo "$option kns=memformer"
+      return
+    fi
   done
 }
 
@@ -87,12 +100,18 @@ sanitized() {
   ended=$(grep -o -E '[0-9]+ passed, [0-9]+ failed' "$log" | tail -1)
   local words="$ours reports on our kernels"
   [ "$code" != 86 ] || [ "$ours" != 0 ] || words+=" (others' have some)"
-  if grep -q 'Internal Sanitizer Error' "$log"; then words+=", THE TOOL ITSELF BROKE after $(grep -c '✔' "$log") tests"
-  elif [ "$code" = 124 ] || [ "$code" = 137 ]; then words+=", OUT OF TIME after $(grep -c '✔' "$log") tests"
-  else words+=", ${ended:-DID NOT END, exit $code}"
+  if grep -q 'Internal Sanitizer Error' "$log"; then
+    words+=", THE TOOL ITSELF BROKE after $(grep -c '✔' "$log") tests"
+  elif [ "$code" = 124 ] || [ "$code" = 137 ]; then
+    words+=", OUT OF TIME after $(grep -c '✔' "$log") tests"
+  else
+    words+=", ${ended:-DID NOT END, exit $code}"
   fi
   echo "$tool, $name: $words" | tee "$reports/$tool.$name.line"
-  { echo "== $tool, $name"; tail -c 1000000 "$log"; } >"$reports/$tool.$name.log"
+  {
+    echo "== $tool, $name"
+    tail -c 1000000 "$log"
+  } >"$reports/$tool.$name.log"
   rm -f "$log"
   [ "$ours" = 0 ] || return 1
   case $words in *", 0 passed"*) return 1 ;; *"TOOL ITSELF BROKE"* | *"OUT OF TIME"* | *", 0 failed") ;; *) return 1 ;; esac
@@ -100,12 +119,18 @@ sanitized() {
 
 # Each operator in a process of its own, some at a time: what breaks one tool on one operator hides no other.
 sanitize() {
-  command -v compute-sanitizer >/dev/null || { echo "compute-sanitizer is not on the PATH" >&2; return 1; }
+  command -v compute-sanitizer >/dev/null || {
+    echo "compute-sanitizer is not on the PATH" >&2
+    return 1
+  }
   local which='(of odd sizes|without rows|in groups|of many rows|that start anew|of heads that a GPU|of such heads|of few queries over many keys|of such, of odd sizes)'
   which=${SANITIZE_GREP:-on the GPU.*$which.*(exactly|exact) as composed}
   local operators operator tool reports failed=0
   operators=$(mocha --dry-run --grep "$which" test/cuda.operators.spec.ts | grep -o -E '^ +memformer::[a-z_]+ on the GPU' | sed -E 's/.*::([a-z_]+) on.*/\1/' | sort -u)
-  [ -n "$operators" ] || { echo "there is no GPU, or no test by that name" >&2; return 1; }
+  [ -n "$operators" ] || {
+    echo "there is no GPU, or no test by that name" >&2
+    return 1
+  }
   reports=$(mktemp -d)
   export CUDA_MODULE_LOADING=LAZY
   one() { # TOOL NAME arguments of mocha
@@ -118,18 +143,22 @@ sanitize() {
     for operator in $operators; do
       local file=test/cuda.operators.spec.ts tests="^memformer::$operator $which"
       case $tool.$operator in
-        racecheck.feed_forward)
-          echo "racecheck, feed_forward: skipped: its kernels share out their registers by hand, which breaks that tool"
-          continue ;;
-        racecheck.slot_attention)
-          echo "racecheck, slot_attention: skipped but for our kernel with shared memory: kernels of LibTorch beside it break that tool"
-          file=test/cuda.slot-attention.spec.ts tests='after any forward pass' ;;
-        initcheck.feed_forward)
-          echo "initcheck, feed_forward: skipped but for float32: that tool does not see what Hopper's copy engine writes"
-          tests+=' ATen in float32' ;;
-        initcheck.attention)
-          echo "initcheck, attention: skipped where cuDNN goes forward: that tool does not see what Hopper's copy engine writes"
-          tests="^(?!.*(few queries|of such, of odd)).*${tests#^}" ;;
+      racecheck.feed_forward)
+        echo "racecheck, feed_forward: skipped: its kernels share out their registers by hand, which breaks that tool"
+        continue
+        ;;
+      racecheck.slot_attention)
+        echo "racecheck, slot_attention: skipped but for our kernel with shared memory: kernels of LibTorch beside it break that tool"
+        file=test/cuda.slot-attention.spec.ts tests='after any forward pass'
+        ;;
+      initcheck.feed_forward)
+        echo "initcheck, feed_forward: skipped but for float32: that tool does not see what Hopper's copy engine writes"
+        tests+=' ATen in float32'
+        ;;
+      initcheck.attention)
+        echo "initcheck, attention: skipped where cuDNN goes forward: that tool does not see what Hopper's copy engine writes"
+        tests="^(?!.*(few queries|of such, of odd)).*${tests#^}"
+        ;;
       esac
       one "$tool" "$operator" --grep "$tests" "$file"
     done
@@ -167,7 +196,10 @@ for stage in "${stages[@]}"; do
   echo "== $stage"
   call=$stage
   [ "$stage" = test ] && call=test_stage
-  if "$call" 2>&1 | tee "$out/$stage.log"; then result=passed; else result=FAILED; failed=1; fi
+  if "$call" 2>&1 | tee "$out/$stage.log"; then result=passed; else
+    result=FAILED
+    failed=1
+  fi
   last=$(grep -E 'passed, .*failed|sanitized:|Built|Compiled' "$out/$stage.log" | tail -1)
   table+=("$(printf '%-9s %-7s %5d s  %s' "$stage" "$result" $((SECONDS - began)) "$last")")
 done

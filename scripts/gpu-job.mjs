@@ -1,6 +1,7 @@
 /**
- * Every command of the built package on one device, with a corpus of documents: train, interrupt, resume, evaluate, generate, import,
- * inspect, doctor, a session. A line for each check, then as the last line `N passed, N failed, N skipped`; exits with 1 if one failed.
+ * Every command of the built package on one device, with a corpus of documents: train, interrupt, resume, evaluate,
+ * generate, import, inspect, doctor, a session. A line for each check, then as the last line
+ * `N passed, N failed, N skipped`; exits with 1 if one failed.
  *   JOB_DEVICE=cuda:0 node --import tsx scripts/gpu-job.mjs        default: cuda:0; a Node from 24 on needs no tsx
  * The checks themselves are in test/support/job.ts. Needs dist/, node_modules and no network.
  */

@@ -19,7 +19,10 @@ mkdir -p "$out"
 rows=$out/worth-rows.jsonl
 [ -f "$rows" ] || cp "${ROWS:-.worth/worth-rows.jsonl}" "$rows" 2>/dev/null || true
 
-build() { OUT=$out bash scripts/gpu-check.sh build >"$out/build.log" 2>&1 || { tail -5 "$out/build.log"; return 1; }; }
+build() { OUT=$out bash scripts/gpu-check.sh build >"$out/build.log" 2>&1 || {
+  tail -5 "$out/build.log"
+  return 1
+}; }
 data() { [ -f "$tokens/valid.tokens" ] || "$MEMFORMER_PYTHON" bench/worth-data.py "$texts/wiki15.train.txt.xz" "$texts/wiki15.valid.txt.xz" "$tokens"; }
 
 # NAME MINUTES flags: one table.
@@ -34,9 +37,9 @@ worth() {
 screen() {
   local shape=$1 minutes=$2 variants lanes=64
   case $shape in
-    base-32) variants=zero+small+large,balanced+slow+large,plain,zero+slow+large,zero+small+large+grown,open+slow+large,zero+small+large+damped+limited,zero+small+large+qk+wqk,balanced+spread+large,zero+small ;;
-    base-128) lanes=32 variants=zero+small+large,balanced+slow+large,zero+small+large+grown ;;
-    *) variants=zero+small+large,balanced+slow+large,plain,zero+small+large+grown ;;
+  base-32) variants=zero+small+large,balanced+slow+large,plain,zero+slow+large,zero+small+large+grown,open+slow+large,zero+small+large+damped+limited,zero+small+large+qk+wqk,balanced+spread+large,zero+small ;;
+  base-128) lanes=32 variants=zero+small+large,balanced+slow+large,zero+small+large+grown ;;
+  *) variants=zero+small+large,balanced+slow+large,plain,zero+small+large+grown ;;
   esac
   worth "screen-$shape" "$minutes" --shape "$shape" --variants "${SCREEN_VARIANTS:-$variants}" --rates "${RATES:-2e-3}" --tokens "${TOKENS_A_RUN:-20e6}" \
     --lanes "${LANES:-$lanes}" --depth 6144
@@ -53,11 +56,20 @@ for stage in "$@"; do
   shape=base-${name#*-}
   [ "$shape" != base-decoder ] || shape=base-decoder-64
   case $name in
-    build) data >"$out/data.log" 2>&1 & making=$!; build || failed=1; wait "$making" || failed=1; tail -2 "$out/data.log" ;;
-    data) data || failed=1 ;;
-    screen-*) screen "$shape" "$minutes" || failed=1 ;;
-    confirm-*) confirm "$shape" "$minutes" || failed=1 ;;
-    *) echo "there is no stage \"$stage\"" >&2; exit 2 ;;
+  build)
+    data >"$out/data.log" 2>&1 &
+    making=$!
+    build || failed=1
+    wait "$making" || failed=1
+    tail -2 "$out/data.log"
+    ;;
+  data) data || failed=1 ;;
+  screen-*) screen "$shape" "$minutes" || failed=1 ;;
+  confirm-*) confirm "$shape" "$minutes" || failed=1 ;;
+  *)
+    echo "there is no stage \"$stage\"" >&2
+    exit 2
+    ;;
   esac
   echo "== $stage: $((SECONDS - began)) s"
 done

@@ -1,8 +1,8 @@
 #!/usr/bin/env node
 /**
  * Stands in for node-gyp under prebuildify (`prebuildify --napi --node-gyp scripts/gyp-shim.mjs`), which would fetch
- * headers we do not need. prebuildify takes the first `.node` it finds in build/Release, so the loader goes elsewhere; it takes
- * every `.so` too: the CUDA half.
+ * headers we do not need. prebuildify takes the first `.node` it finds in build/Release, so the loader goes elsewhere;
+ * it takes every `.so` too: the CUDA half.
  */
 import { spawnSync } from "node:child_process";
 import { rmSync } from "node:fs";

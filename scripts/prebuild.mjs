@@ -2,8 +2,8 @@
  * Makes the binaries that are published, one folder a LibTorch version, with prebuildify through the one CMake build:
  *   node scripts/prebuild.mjs [--libtorch DIR|python]...      default: the LibTorch that is found
  * leaves variants/torch-<minor>/prebuilds/<platform>-<arch>/{memformer.node, libmemformer_cuda.so} and, shared by all,
- * prebuilds/<platform>-<arch>/loader.node. The CUDA half is there for a LibTorch with CUDA and an nvcc; a binary made with
- * such a LibTorch serves the CPU as well. Everything is stripped.
+ * prebuilds/<platform>-<arch>/loader.node. The CUDA half is there for a LibTorch with CUDA and an nvcc; a binary made
+ * with such a LibTorch serves the CPU as well. Everything is stripped.
  */
 import { spawnSync } from "node:child_process";
 import { copyFileSync, existsSync, mkdirSync, readdirSync, rmSync, statSync } from "node:fs";
@@ -19,18 +19,22 @@ await main(async () => {
   for (const named of values.libtorch ?? [undefined]) {
     const libtorch = resolveLibtorch({ libtorch: named });
     const variant = join("variants", `torch-${minorVersion(libtorch.version)}`);
-    const binaries = join(root, variant, "prebuilds", target), loader = join(root, "prebuilds", target);
+    const binaries = join(root, variant, "prebuilds", target),
+      loader = join(root, "prebuilds", target);
     rmSync(binaries, { recursive: true, force: true });
     const args = ["--napi", "--strip", "--node-gyp", join(root, "scripts/gyp-shim.mjs"), "--out", variant];
     run(join(root, "node_modules/.bin/prebuildify"), args, { ...process.env, MEMFORMER_LIBTORCH: libtorch.root });
     mkdirSync(loader, { recursive: true });
     copyFileSync(join(root, "build/loader/loader.node"), join(loader, "loader.node"));
     run("strip", ["--strip-all", join(loader, "loader.node")], process.env);
-    if (!existsSync(join(binaries, "memformer.node"))) throw new Error(`prebuildify left no ${join(binaries, "memformer.node")}`);
+    if (!existsSync(join(binaries, "memformer.node")))
+      throw new Error(`prebuildify left no ${join(binaries, "memformer.node")}`);
     for (const folder of [binaries, loader]) {
       for (const name of readdirSync(folder)) {
         const path = join(folder, name);
-        console.log(`${String(statSync(path).size).padStart(10)}  ${relative(root, path)}  (LibTorch ${libtorch.version}, ${libtorch.variant})`);
+        console.log(
+          `${String(statSync(path).size).padStart(10)}  ${relative(root, path)}  (LibTorch ${libtorch.version}, ${libtorch.variant})`,
+        );
       }
     }
   }

@@ -3,7 +3,11 @@ import { mkdir, mkdtemp, readFile, readdir, rename, rm, symlink, writeFile } fro
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import {
-  openWeights, readConfig, readTokenizer, writeModelFolder, type ModelParts
+  openWeights,
+  readConfig,
+  readTokenizer,
+  writeModelFolder,
+  type ModelParts,
 } from "../lib/checkpoint/model-folder.ts";
 import { tensorEntry } from "../lib/checkpoint/safetensors.ts";
 
@@ -120,8 +124,11 @@ describe("a model folder", () => {
       ["[]", /is valid JSON, but not an object/, "CHECKPOINT_FORMAT"],
       ["{}", /its format is missing, expected "memformer"/, "CHECKPOINT_FORMAT"],
       ['{"format":"gguf"}', /its format is "gguf", expected "memformer"/, "CHECKPOINT_FORMAT"],
-      ['{"format":"memformer","formatVersion":2}',
-        /version 2, but this memformer reads version 1; a newer memformer wrote it/, "CHECKPOINT_VERSION"],
+      [
+        '{"format":"memformer","formatVersion":2}',
+        /version 2, but this memformer reads version 1; a newer memformer wrote it/,
+        "CHECKPOINT_VERSION",
+      ],
       ['{"format":"memformer"}', /version missing, but this memformer reads version 1$/, "CHECKPOINT_VERSION"],
     ];
     for (const [text, words, code] of cases) {

@@ -23,8 +23,12 @@ interface Expected {
 
 describe("a checkpoint of PyTorch's", function () {
   let folder: string;
-  before(async () => { folder = await mkdtemp(join(tmpdir(), "memformer-pytorch-")); });
-  after(async () => { await rm(folder, { recursive: true }); });
+  before(async () => {
+    folder = await mkdtemp(join(tmpdir(), "memformer-pytorch-"));
+  });
+  after(async () => {
+    await rm(folder, { recursive: true });
+  });
 
   const write = async (name: string, bytes: Uint8Array | string): Promise<string> => {
     await writeFile(join(folder, name), bytes);
@@ -49,7 +53,11 @@ describe("a checkpoint of PyTorch's", function () {
     expect([...dict.tensors.keys()]).to.deep.equal(Object.keys(expected));
     for (const [name, { dtype, shape, data }] of Object.entries(expected)) {
       const tensor = await dict.tensors.get(name)!.read();
-      expect({ dtype: tensor.dtype, shape: tensor.shape, data: spelled(tensor) }, name).to.deep.equal({ dtype, shape, data });
+      expect({ dtype: tensor.dtype, shape: tensor.shape, data: spelled(tensor) }, name).to.deep.equal({
+        dtype,
+        shape,
+        data,
+      });
     }
   });
 
@@ -58,7 +66,12 @@ describe("a checkpoint of PyTorch's", function () {
     const root = file.root as Map<string, unknown>;
     expect([...root.keys()]).to.deep.equal(["model", "epoch", "rate", "best", "args"]);
     expect([root.get("epoch"), root.get("rate"), root.get("best")]).to.deep.equal([3, 1e-4, null]);
-    expect(root.get("args")).to.deep.equal(new Map<string, unknown>([["amp", false], ["betas", [0.9, 0.99]]]));
+    expect(root.get("args")).to.deep.equal(
+      new Map<string, unknown>([
+        ["amp", false],
+        ["betas", [0.9, 0.99]],
+      ]),
+    );
   });
 
   it("that names a function of the system is refused by the name, and nothing of it is run", async () => {
@@ -71,20 +84,32 @@ describe("a checkpoint of PyTorch's", function () {
       ["cargparse\nNamespace\n)R.", "argparse.Namespace"],
       ["cconstructor\nconstructor\n.", "constructor.constructor"],
     ] as const) {
-      expect(await pickled(pickle)).to.equal(`ERR_MEMFORMER_CHECKPOINT_FORMAT: /made.pt: it names "${name}", which no tensor needs; ` +
-        "nothing of it was run. Save the state dict alone: torch.save(model.state_dict(), file)");
+      expect(await pickled(pickle)).to.equal(
+        `ERR_MEMFORMER_CHECKPOINT_FORMAT: /made.pt: it names "${name}", which no tensor needs; ` +
+          "nothing of it was run. Save the state dict alone: torch.save(model.state_dict(), file)",
+      );
     }
     expect(await readFile(marker).catch(() => undefined)).to.be.undefined;
   });
 
   it("is told in a sentence when it is none, or another format", async () => {
     const legacy = Buffer.from("\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19.", "latin1");
-    expect(await refusal(await write("legacy.pt", legacy))).to.match(/FORMAT: \/legacy\.pt is a pickle without a zip around it, PyTorch's format before version 1\.6, which is not read; load it in PyTorch and save it again/);
-    expect(await refusal(await write("text.pt", "These are no weights at all."))).to.match(/FORMAT: \/text\.pt is no checkpoint: neither a zip of PyTorch's nor safetensors$/);
+    expect(await refusal(await write("legacy.pt", legacy))).to.match(
+      /FORMAT: \/legacy\.pt is a pickle without a zip around it, PyTorch's format before version 1\.6, which is not read; load it in PyTorch and save it again/,
+    );
+    expect(await refusal(await write("text.pt", "These are no weights at all."))).to.match(
+      /FORMAT: \/text\.pt is no checkpoint: neither a zip of PyTorch's nor safetensors$/,
+    );
     expect(await refusal(await write("empty.pt", ""))).to.match(/FORMAT: \/empty\.pt is no checkpoint/);
-    expect(await refusal(await write("other.zip", zipOf({ "readme.txt": "no weights" })))).to.match(/FORMAT: \/other\.zip: a zip without data\.pkl/);
-    expect(await refusal(await write("packed.zip", zipOf({ "a/data.pkl": "\x80\x02}." }, 8)))).to.match(/"a\/data\.pkl" is compressed, which PyTorch never does/);
-    expect(await refusal(await write("big.pt", zipOf({ "a/data.pkl": "", "a/byteorder": "big" })))).to.match(/its numbers are not little-endian/);
+    expect(await refusal(await write("other.zip", zipOf({ "readme.txt": "no weights" })))).to.match(
+      /FORMAT: \/other\.zip: a zip without data\.pkl/,
+    );
+    expect(await refusal(await write("packed.zip", zipOf({ "a/data.pkl": "\x80\x02}." }, 8)))).to.match(
+      /"a\/data\.pkl" is compressed, which PyTorch never does/,
+    );
+    expect(await refusal(await write("big.pt", zipOf({ "a/data.pkl": "", "a/byteorder": "big" })))).to.match(
+      /its numbers are not little-endian/,
+    );
     expect(await refusal(folder)).to.match(/^ERR_MEMFORMER_IO: cannot read .*EISDIR/);
     expect(await refusal(join(folder, "absent.pt"))).to.match(/^ERR_MEMFORMER_IO: cannot read .*ENOENT/);
     expect(await pickled("}.")).to.match(/holds no state dict: there are no tensors by name/);
@@ -107,41 +132,77 @@ describe("a checkpoint of PyTorch's", function () {
       ["c\n.", /ends before it is complete/],
       ["\x81.", /it holds the pickle instruction 0x81, which no tensor needs$/],
       ["\x80\x09.", /its protocol is newer than 5$/],
-    ] as const) expect(await pickled(pickle), JSON.stringify(pickle)).to.match(words);
+    ] as const)
+      expect(await pickled(pickle), JSON.stringify(pickle)).to.match(words);
   });
 
   it("is refused when a view leaves its storage, repeats it without end, or its storage is of another size", async () => {
-    const small = (n: number): string => `K${String.fromCharCode(n)}`, tuple = (...items: string[]): string => `(${items.join("")}t`;
+    const small = (n: number): string => `K${String.fromCharCode(n)}`,
+      tuple = (...items: string[]): string => `(${items.join("")}t`;
     const text = (words: string): string => `\x8c${String.fromCharCode(words.length)}${words}`;
     const tensor = (shape: string, stride: string, offset = small(0), length = small(4)): string =>
       `}${text("w")}ctorch._utils\n_rebuild_tensor_v2\n${tuple(
-        `${tuple(text("storage"), "ctorch\nFloatStorage\n", text("0"), text("cpu"), length)}Q`, offset, shape, stride, "\x89", "}")}Rs.`;
+        `${tuple(text("storage"), "ctorch\nFloatStorage\n", text("0"), text("cpu"), length)}Q`,
+        offset,
+        shape,
+        stride,
+        "\x89",
+        "}",
+      )}Rs.`;
     const data = { "made/data/0": new Uint8Array(16) };
-    expect(await pickled(tensor(tuple(small(2), small(2)), tuple(small(2), small(1))), data)).to.equal("read, 1 tensors");
+    expect(await pickled(tensor(tuple(small(2), small(2)), tuple(small(2), small(1))), data)).to.equal(
+      "read, 1 tensors",
+    );
     for (const [made, words] of [
-      [tensor(tuple(small(2), small(2)), tuple(small(3), small(1))), /storage "0": it reaches to element 4 of a storage of 4$/],
+      [
+        tensor(tuple(small(2), small(2)), tuple(small(3), small(1))),
+        /storage "0": it reaches to element 4 of a storage of 4$/,
+      ],
       [tensor(tuple(small(4)), tuple(small(1)), small(1)), /it reaches to element 4 of a storage of 4$/],
-      [tensor(tuple(small(4)), tuple("J\xff\xff\xff\xff"), small(3)), /its offset and strides are not whole numbers from 0/],
-      [tensor(tuple(small(4)), tuple(small(1)), "J\xff\xff\xff\xff"), /its offset and strides are not whole numbers from 0/],
+      [
+        tensor(tuple(small(4)), tuple("J\xff\xff\xff\xff"), small(3)),
+        /its offset and strides are not whole numbers from 0/,
+      ],
+      [
+        tensor(tuple(small(4)), tuple(small(1)), "J\xff\xff\xff\xff"),
+        /its offset and strides are not whole numbers from 0/,
+      ],
       [tensor(tuple("J\xff\xff\xff\xff"), tuple(small(1))), /has a size that is not a whole number/],
-      [tensor(tuple(small(2)), tuple(small(1), small(1))), /its offset and strides are not whole numbers from 0, one an axis/],
+      [
+        tensor(tuple(small(2)), tuple(small(1), small(1))),
+        /its offset and strides are not whole numbers from 0, one an axis/,
+      ],
       [tensor(tuple("J\xff\xff\xff\x7f"), tuple(small(0))), /it repeats a storage of 4 to 2147483647 numbers$/],
-      [tensor(tuple("J\xff\xff\xff\x7f", "J\xff\xff\xff\x7f", "J\xff\xff\xff\x7f"), tuple(small(0), small(0), small(0))), /overflows/],
+      [
+        tensor(
+          tuple("J\xff\xff\xff\x7f", "J\xff\xff\xff\x7f", "J\xff\xff\xff\x7f"),
+          tuple(small(0), small(0), small(0)),
+        ),
+        /overflows/,
+      ],
       [tensor(tuple(small(1)), tuple(small(1)), small(0), small(5)), /storage "0" should have 20 bytes and has 16$/],
       [tensor(small(1), tuple(small(1))), /a shape is damaged$/],
-    ] as const) expect(await pickled(made, data)).to.match(words);
-    expect(await pickled(tensor(tuple(small(1)), tuple(small(1))))).to.match(/storage "0" should have 16 bytes and has none$/);
+    ] as const)
+      expect(await pickled(made, data)).to.match(words);
+    expect(await pickled(tensor(tuple(small(1)), tuple(small(1))))).to.match(
+      /storage "0" should have 16 bytes and has none$/,
+    );
   });
 
   it("with a changed weight fails its checksum", async () => {
     const bytes = await readFile(fixture("lucidrains.pt"));
     await using file = await openPytorch(fixture("lucidrains.pt"));
-    const first = ((file.root as Map<string, unknown>).get("model") as Map<string, StridedTensor>).get("module.memory_slots")!;
-    const number = (await file.read(first)).data.slice(0, 4), at = bytes.indexOf(number);
+    const first = ((file.root as Map<string, unknown>).get("model") as Map<string, StridedTensor>).get(
+      "module.memory_slots",
+    )!;
+    const number = (await file.read(first)).data.slice(0, 4),
+      at = bytes.indexOf(number);
     bytes[at]! ^= 1;
     await using changed = await openPytorch(await write("changed.pt", bytes));
     let said = "";
-    await changed.read(first).catch((error: Error) => { said = error.message; });
+    await changed.read(first).catch((error: Error) => {
+      said = error.message;
+    });
     expect(said).to.match(/data\/0" fails its checksum$/);
   });
 
@@ -150,10 +211,15 @@ describe("a checkpoint of PyTorch's", function () {
     const locator = bytes.lastIndexOf(Buffer.from("504b0607", "hex")); // of zip64's directory: 8 bytes on stands where it lies
     expect(locator).to.be.above(0);
     bytes.writeBigUInt64LE(2n ** 54n, locator + 8);
-    const error = await openStateDict(await write("outside.pt", bytes)).then(() => undefined, (reason: unknown) => reason);
+    const error = await openStateDict(await write("outside.pt", bytes)).then(
+      () => undefined,
+      (reason: unknown) => reason,
+    );
     if (!isMemformerError(error)) throw error ?? new Error("nothing was thrown");
     expect(error.code).to.equal("ERR_MEMFORMER_CHECKPOINT_FORMAT");
-    expect(error.message).to.match(/its zip is damaged .*: it names bytes 18014398509481984 to 18014398509482040, which it has not/);
+    expect(error.message).to.match(
+      /its zip is damaged .*: it names bytes 18014398509481984 to 18014398509482040, which it has not/,
+    );
   });
 
   it("cut or changed anywhere is read or refused, soon, and with a code", async function () {
@@ -163,27 +229,38 @@ describe("a checkpoint of PyTorch's", function () {
       cut: fc.option(fc.nat(whole.length)),
       changes: fc.array(fc.tuple(fc.oneof(fc.nat(whole.length - 1), fc.nat(9000)), fc.nat(255)), { maxLength: 8 }),
     });
-    await fc.assert(fc.asyncProperty(damage, async ({ cut, changes }) => {
-      const bytes = Buffer.from(whole);
-      for (const [at, to] of changes) bytes[at] = to;
-      const path = await write("fuzzed.pt", bytes.subarray(0, cut ?? bytes.length));
-      try {
-        await using dict = await openStateDict(path);
-        for (const tensor of dict.tensors.values()) await tensor.read();
-      } catch (error) {
-        if (!isMemformerError(error)) throw error;
-      }
-    }), { numRuns: 400, interruptAfterTimeLimit: 60_000, markInterruptAsFailure: false });
+    await fc.assert(
+      fc.asyncProperty(damage, async ({ cut, changes }) => {
+        const bytes = Buffer.from(whole);
+        for (const [at, to] of changes) bytes[at] = to;
+        const path = await write("fuzzed.pt", bytes.subarray(0, cut ?? bytes.length));
+        try {
+          await using dict = await openStateDict(path);
+          for (const tensor of dict.tensors.values()) await tensor.read();
+        } catch (error) {
+          if (!isMemformerError(error)) throw error;
+        }
+      }),
+      { numRuns: 400, interruptAfterTimeLimit: 60_000, markInterruptAsFailure: false },
+    );
   });
 
   it("with any bytes for a pickle is read or refused, soon, and with a code", async function () {
     this.timeout(120_000);
     const said: string[] = [];
     // Instructions that exist, so that most programs go on for a while.
-    const known = fc.constantFrom(...Buffer.from("(}])K\x01M\x02N\x88\x89X\x03\x8c\x85\x86\x87tauseq\x02r\x94h\x02jc\x93QRb.", "latin1"));
-    await fc.assert(fc.asyncProperty(fc.array(fc.oneof({ weight: 5, arbitrary: known }, fc.nat(255)), { maxLength: 60 }), async (program) => {
-      said.push(await pickled(Buffer.from(program).toString("latin1")));
-    }), { numRuns: 400, interruptAfterTimeLimit: 60_000, markInterruptAsFailure: false });
+    const known = fc.constantFrom(
+      ...Buffer.from("(}])K\x01M\x02N\x88\x89X\x03\x8c\x85\x86\x87tauseq\x02r\x94h\x02jc\x93QRb.", "latin1"),
+    );
+    await fc.assert(
+      fc.asyncProperty(
+        fc.array(fc.oneof({ weight: 5, arbitrary: known }, fc.nat(255)), { maxLength: 60 }),
+        async (program) => {
+          said.push(await pickled(Buffer.from(program).toString("latin1")));
+        },
+      ),
+      { numRuns: 400, interruptAfterTimeLimit: 60_000, markInterruptAsFailure: false },
+    );
     // It was the pickle that was refused, and not the zip around it.
     expect(said.filter((words) => !/pickle|no state dict|it names|is damaged/.test(words))).to.deep.equal([]);
   });

@@ -9,25 +9,35 @@ import { openSafetensors, tensorEntry, writeSafetensors, type TensorEntry } from
 let folder = "";
 
 const bytesOf = (array: ArrayBufferView) => new Uint8Array(array.buffer, array.byteOffset, array.byteLength);
-const float32 = (shape: number[], values: number[]): HostTensor =>
-  ({ dtype: "float32", shape, data: bytesOf(Float32Array.from(values)) });
+const float32 = (shape: number[], values: number[]): HostTensor => ({
+  dtype: "float32",
+  shape,
+  data: bytesOf(Float32Array.from(values)),
+});
 
 /** One tensor of every dtype, odd sizes, narrow ones first so that a writer in this order would misalign. */
 function everyDType(): [string, HostTensor][] {
   const dtypes: DType[] = ["bool", "uint8", "bfloat16", "float16", "int32", "float32", "int64", "float64"];
   return dtypes.map((dtype, i) => {
     const count = 3 * (i + 1);
-    const data = Uint8Array.from({ length: count * ITEM_BYTES[dtype] },
-      (_, j) => (dtype === "bool" ? j % 2 : (j * 37 + i) % 120));
+    const data = Uint8Array.from({ length: count * ITEM_BYTES[dtype] }, (_, j) =>
+      dtype === "bool" ? j % 2 : (j * 37 + i) % 120,
+    );
     return [`t.${dtype}`, { dtype, shape: [3, i + 1], data }];
   });
 }
 
 async function write(
-  name: string, tensors: [string, HostTensor][], metadata?: Record<string, string>,
+  name: string,
+  tensors: [string, HostTensor][],
+  metadata?: Record<string, string>,
 ): Promise<string> {
   const path = join(folder, name);
-  await writeSafetensors(path, tensors.map(([key, tensor]) => tensorEntry(key, tensor)), metadata);
+  await writeSafetensors(
+    path,
+    tensors.map(([key, tensor]) => tensorEntry(key, tensor)),
+    metadata,
+  );
   return path;
 }
 
@@ -51,17 +61,23 @@ async function forge(header: string | Buffer, dataBytes: number, declared?: bigi
 }
 
 describe("safetensors", () => {
-  beforeEach(async () => { folder = await mkdtemp(join(tmpdir(), "memformer-safetensors-")); });
+  beforeEach(async () => {
+    folder = await mkdtemp(join(tmpdir(), "memformer-safetensors-"));
+  });
   afterEach(() => rm(folder, { recursive: true, force: true }));
 
   it("gives back every dtype, shape and byte it was given, and the metadata", async () => {
     const tensors: [string, HostTensor][] = [
-      ...everyDType(), ["scalar", float32([], [4.5])], ["empty", float32([0, 7], [])], ["7", float32([1], [7])],
-      ["__proto__", float32([2], [1, 2])], ["ü \"\\ \u{1f600}", float32([1], [9])],
+      ...everyDType(),
+      ["scalar", float32([], [4.5])],
+      ["empty", float32([0, 7], [])],
+      ["7", float32([1], [7])],
+      ["__proto__", float32([2], [1, 2])],
+      ['ü "\\ \u{1f600}', float32([1], [9])],
     ];
-    const path = await write("all.safetensors", tensors, { note: "hello", "__proto__x": "y" });
+    const path = await write("all.safetensors", tensors, { note: "hello", __proto__x: "y" });
     await using file = await openSafetensors(path);
-    expect(file.metadata).to.deep.equal({ note: "hello", "__proto__x": "y" });
+    expect(file.metadata).to.deep.equal({ note: "hello", __proto__x: "y" });
     const read = await file.readAll();
     expect([...read.keys()].sort()).to.deep.equal(tensors.map(([name]) => name).sort());
     for (const [name, tensor] of tensors) expect(read.get(name), name).to.deep.equal(tensor);
@@ -90,7 +106,10 @@ describe("safetensors", () => {
     let open = 0;
     let most = 0;
     const entry = (name: string): TensorEntry => ({
-      name, dtype: "uint8", shape: [1000], async read() {
+      name,
+      dtype: "uint8",
+      shape: [1000],
+      async read() {
         most = Math.max(most, ++open);
         await new Promise((resolve) => setTimeout(resolve, 1));
         open--;
@@ -104,7 +123,14 @@ describe("safetensors", () => {
   it("leaves the old file and nothing else when a tensor cannot be had", async () => {
     const path = await write("kept.safetensors", [["x", float32([1], [1])]]);
     const before = await readFile(path);
-    const broken: TensorEntry = { name: "x", dtype: "float32", shape: [1], read: () => { throw new Error("lost"); } };
+    const broken: TensorEntry = {
+      name: "x",
+      dtype: "float32",
+      shape: [1],
+      read: () => {
+        throw new Error("lost");
+      },
+    };
     expect((await failure(writeSafetensors(path, [broken]))).message).to.equal("lost");
     expect(await readFile(path)).to.deep.equal(before);
     expect(await readdir(folder)).to.deep.equal(["kept.safetensors"]);
@@ -148,7 +174,10 @@ describe("safetensors", () => {
   });
 
   it("refuses a file cut off at any byte", async () => {
-    const path = await write("cut.safetensors", [["x", float32([2], [1, 2])], ["y", float32([1], [3])]]);
+    const path = await write("cut.safetensors", [
+      ["x", float32([2], [1, 2])],
+      ["y", float32([1], [3])],
+    ]);
     const whole = await readFile(path);
     for (let size = 0; size < whole.length; size++) {
       await writeFile(path, whole.subarray(0, size));
@@ -173,42 +202,82 @@ describe("safetensors", () => {
     ["a list in place of an object", "[]", 0, /valid JSON, but not an object/],
     ["null in place of an object", "null", 0, /valid JSON, but not an object/],
     ["a name twice", `{"x":${x("F32", [1], [0, 4])},"x":${x("F32", [1], [4, 8])}}`, 8, /holds the key "x" twice/],
-    ["a name twice, once escaped", `{"x":${x("U8", [1], [0, 1])},"\\u0078":${x("U8", [1], [1, 2])}}`, 2,
-      /the key "x" twice/],
+    [
+      "a name twice, once escaped",
+      `{"x":${x("U8", [1], [0, 1])},"\\u0078":${x("U8", [1], [1, 2])}}`,
+      2,
+      /the key "x" twice/,
+    ],
     ["a field twice", '{"x":{"dtype":"U8","shape":[1],"shape":[2],"data_offsets":[0,1]}}', 1, /the key "shape" twice/],
     ["metadata that is a list", '{"__metadata__":[]}', 0, /"__metadata__" is not an object/],
     ["metadata that holds numbers", '{"__metadata__":{"a":1}}', 0, /holds a number under "a"; only strings/],
     ["a tensor that is a number", '{"x":3}', 0, /tensor "x": its entry in the header is not an object/],
     ["an unknown dtype", `{"x":${x("F8_E4M3", [1], [0, 1])}}`, 1, /unknown dtype "F8_E4M3"; known are F64, F32/],
-    ["a dtype that is a property of objects", `{"x":${x("constructor", [1], [0, 1])}}`, 1,
-      /unknown dtype "constructor"/],
+    [
+      "a dtype that is a property of objects",
+      `{"x":${x("constructor", [1], [0, 1])}}`,
+      1,
+      /unknown dtype "constructor"/,
+    ],
     ["a dtype of megabytes", `{"x":${x("F".repeat(2e6), [1], [0, 1])}}`, 1, /unknown dtype.{0,700}$/],
     ["no shape", '{"x":{"dtype":"F32","data_offsets":[0,4]}}', 4, /its shape is not a list/],
     ["a negative size", `{"x":${x("F32", [-1], [0, 4])}}`, 4, /its shape \[-1\] has a size that is not a whole number/],
     ["two negative sizes", `{"x":${x("F32", [-1, -1], [0, 4])}}`, 4, /not a whole number/],
     ["a size of a half", `{"x":${x("F32", [0.5, 2], [0, 4])}}`, 4, /not a whole number/],
-    ["a size beyond 2^53", '{"x":{"dtype":"F32","shape":[9007199254740993],"data_offsets":[0,4]}}', 4,
-      /not a whole number/],
+    [
+      "a size beyond 2^53",
+      '{"x":{"dtype":"F32","shape":[9007199254740993],"data_offsets":[0,4]}}',
+      4,
+      /not a whole number/,
+    ],
     ["a size as text", `{"x":${x("F32", ["1"], [0, 4])}}`, 4, /not a whole number/],
-    ["a product that overflows", `{"x":${x("F32", [2 ** 32, 2 ** 32], [0, 4])}}`, 4,
-      /overflows: more than 2\^53 - 1 bytes/],
+    [
+      "a product that overflows",
+      `{"x":${x("F32", [2 ** 32, 2 ** 32], [0, 4])}}`,
+      4,
+      /overflows: more than 2\^53 - 1 bytes/,
+    ],
     ["sixty-five dimensions", `{"x":${x("F32", Array(65).fill(1), [0, 4])}}`, 4, /65 dimensions; at most 64/],
     ["no offsets", '{"x":{"dtype":"F32","shape":[1]}}', 4, /not two whole numbers/],
     ["three offsets", `{"x":${x("F32", [1], [0, 4, 4])}}`, 4, /not two whole numbers/],
     ["a negative offset", `{"x":${x("F32", [1], [-4, 0])}}`, 4, /not two whole numbers/],
     ["offsets that run backwards", `{"x":${x("F32", [1], [4, 0])}}`, 4, /\[4, 0\] run backwards/],
-    ["data past the end", `{"x":${x("F32", [2], [0, 8])}}`, 4,
-      /ends at byte 8, but the file holds only 4 bytes of data/],
-    ["offsets that do not match the shape", `{"x":${x("F32", [2], [0, 4])}}`, 4,
-      /span 4 bytes, but F32 of shape \[2\] needs 8/],
-    ["tensors that overlap", `{"x":${x("U8", [4], [0, 4])},"y":${x("U8", [4], [2, 6])}}`, 6,
-      /"x" and "y" overlap at byte 2/],
-    ["tensors that share all", `{"x":${x("U8", [4], [0, 4])},"y":${x("U8", [4], [0, 4])}}`, 4,
-      /"x" and "y" overlap at byte 0/],
-    ["a hole at the start", `{"x":${x("U8", [4], [2, 6])}}`, 6,
-      /no tensor covers the bytes 0 to 2 of the data, before "x"/],
-    ["a hole in the middle", `{"x":${x("U8", [1], [0, 1])},"y":${x("U8", [1], [3, 4])}}`, 4,
-      /the bytes 1 to 3 of the data, before "y"/],
+    [
+      "data past the end",
+      `{"x":${x("F32", [2], [0, 8])}}`,
+      4,
+      /ends at byte 8, but the file holds only 4 bytes of data/,
+    ],
+    [
+      "offsets that do not match the shape",
+      `{"x":${x("F32", [2], [0, 4])}}`,
+      4,
+      /span 4 bytes, but F32 of shape \[2\] needs 8/,
+    ],
+    [
+      "tensors that overlap",
+      `{"x":${x("U8", [4], [0, 4])},"y":${x("U8", [4], [2, 6])}}`,
+      6,
+      /"x" and "y" overlap at byte 2/,
+    ],
+    [
+      "tensors that share all",
+      `{"x":${x("U8", [4], [0, 4])},"y":${x("U8", [4], [0, 4])}}`,
+      4,
+      /"x" and "y" overlap at byte 0/,
+    ],
+    [
+      "a hole at the start",
+      `{"x":${x("U8", [4], [2, 6])}}`,
+      6,
+      /no tensor covers the bytes 0 to 2 of the data, before "x"/,
+    ],
+    [
+      "a hole in the middle",
+      `{"x":${x("U8", [1], [0, 1])},"y":${x("U8", [1], [3, 4])}}`,
+      4,
+      /the bytes 1 to 3 of the data, before "y"/,
+    ],
     ["bytes left over", `{"x":${x("U8", [1], [0, 1])}}`, 5, /no tensor covers the last 4 bytes/],
   ];
   for (const [what, header, dataBytes, words] of hostile) {
@@ -246,14 +315,19 @@ describe("safetensors", () => {
     const tensors = everyDType().filter(([, { dtype }]) => dtype !== "bfloat16"); // numpy has none
     const ours = await write("ours.safetensors", [...tensors, ["empty", float32([0, 2], [])]], { by: "node" });
     const theirs = join(folder, "theirs.safetensors");
-    execFileSync(python, ["-c", `
+    execFileSync(python, [
+      "-c",
+      `
 import sys
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 tensors = load_file(sys.argv[1])
 assert safe_open(sys.argv[1], "np").metadata() == {"by": "node"}
 save_file(tensors, sys.argv[2], metadata={"by": "python"})
-`, ours, theirs]);
+`,
+      ours,
+      theirs,
+    ]);
     await using file = await openSafetensors(theirs);
     expect(file.metadata).to.deep.equal({ by: "python" });
     const back = await file.readAll();

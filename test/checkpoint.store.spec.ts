@@ -30,7 +30,9 @@ async function failure(work: Promise<unknown>): Promise<Error & { code: string; 
 }
 
 describe("a checkpoint store", () => {
-  beforeEach(async () => { root = await mkdtemp(join(tmpdir(), "memformer-store-")); });
+  beforeEach(async () => {
+    root = await mkdtemp(join(tmpdir(), "memformer-store-"));
+  });
   afterEach(() => rm(root, { recursive: true, force: true }));
 
   it("has no last and no best checkpoint before the first write, and makes its folder then", async () => {
@@ -129,12 +131,18 @@ describe("a checkpoint store", () => {
     const cases: [string, RegExp, string][] = [
       ["{", /is not valid JSON/, "CHECKPOINT_FORMAT"],
       ["null", /is not the manifest of a memformer checkpoint/, "CHECKPOINT_FORMAT"],
-      [JSON.stringify({ ...good, formatVersion: 2 }), /format version 2; this memformer reads version 1/,
-        "CHECKPOINT_VERSION"],
+      [
+        JSON.stringify({ ...good, formatVersion: 2 }),
+        /format version 2; this memformer reads version 1/,
+        "CHECKPOINT_VERSION",
+      ],
       [JSON.stringify({ ...good, step: -1 }), /lacks a valid step/, "CHECKPOINT_FORMAT"],
       [JSON.stringify({ ...good, files: 3 }), /lacks the list of files/, "CHECKPOINT_FORMAT"],
-      [JSON.stringify({ ...good, files: { "../x": { bytes: 1, sha256: "" } } }),
-        /"..\/x", which is no plain file name/, "CHECKPOINT_FORMAT"],
+      [
+        JSON.stringify({ ...good, files: { "../x": { bytes: 1, sha256: "" } } }),
+        /"..\/x", which is no plain file name/,
+        "CHECKPOINT_FORMAT",
+      ],
       [JSON.stringify({ ...good, files: { x: null } }), /lists "x" without a byte count/, "CHECKPOINT_FORMAT"],
     ];
     for (const [text, words, code] of cases) {
@@ -215,8 +223,11 @@ describe("a checkpoint store", () => {
 
   it("sweeps what dead writers left, but not what a living one writes or what is not its own", async () => {
     const gone = spawnSync(process.execPath, ["-e", ""]).pid;
-    const left = [`.step-000009.partial-${gone}-00000000`, `.last.json.partial-${gone}-00000000`,
-      `.step-000009.partial-${process.pid}-00000000`];
+    const left = [
+      `.step-000009.partial-${gone}-00000000`,
+      `.last.json.partial-${gone}-00000000`,
+      `.step-000009.partial-${process.pid}-00000000`,
+    ];
     const kept = [".notes", ".step-000009.partial-1-00000000", "step-000001", "my.txt"];
     for (const name of [...left, ...kept]) await mkdir(join(root, name));
     await new CheckpointStore(root).write(5, filesOf(5));
@@ -255,7 +266,9 @@ describe("a checkpoint store", () => {
     this.timeout(60_000);
     const script = join(root, "writer.mjs");
     await compileInto(root);
-    await writeFile(script, `
+    await writeFile(
+      script,
+      `
       import { writeFile } from "node:fs/promises";
       import { CheckpointStore } from "./checkpoint/folder.js";
       const store = new CheckpointStore(process.argv[2], { keep: 1 });
@@ -266,14 +279,17 @@ describe("a checkpoint store", () => {
           "state.json": (path) => writeFile(path, JSON.stringify({ step })),
         }, { best: step % 5 === 0 });
         console.log(step);
-      }`);
+      }`,
+    );
     // Each lane kills and resumes in one folder, so that every child also meets what the killed ones left.
     const lane = async (folder: string, kills: number) => {
       let reached = 0;
       for (let kill = 0; kill < kills; kill++) {
         const child = spawn(process.execPath, [script, folder], { stdio: ["ignore", "pipe", "inherit"] });
         let printed = "";
-        child.stdout.on("data", (text) => { printed += String(text); });
+        child.stdout.on("data", (text) => {
+          printed += String(text);
+        });
         await Promise.race([once(child.stdout, "data"), once(child, "exit")]);
         expect(child.exitCode, "the writer ended by itself").to.equal(null);
         await new Promise((resolve) => setTimeout(resolve, Math.random() * 100));
@@ -298,8 +314,11 @@ async function compileInto(folder: string): Promise<void> {
   const sources = ["errors.ts", ...(await readdir(join(LIB, "checkpoint"))).map((name) => `checkpoint/${name}`)];
   for (const source of sources) {
     const { outputText } = ts.transpileModule(await readFile(join(LIB, source), "utf8"), {
-      compilerOptions: { module: ts.ModuleKind.ESNext, target: ts.ScriptTarget.ES2022,
-        rewriteRelativeImportExtensions: true },
+      compilerOptions: {
+        module: ts.ModuleKind.ESNext,
+        target: ts.ScriptTarget.ES2022,
+        rewriteRelativeImportExtensions: true,
+      },
     });
     await writeFile(join(folder, source.replace(/ts$/, "js")), outputText);
   }
@@ -312,7 +331,9 @@ function freezeBefore(n: number): { frozen: Promise<"frozen">; restore: () => vo
   const originals = patched.map((name) => [name, api[name]!] as const);
   let count = 0;
   let freeze: (value: "frozen") => void;
-  const frozen = new Promise<"frozen">((resolve) => { freeze = resolve; });
+  const frozen = new Promise<"frozen">((resolve) => {
+    freeze = resolve;
+  });
   for (const [name, original] of originals) {
     api[name] = (...args) => {
       if (++count < n) return original(...args);

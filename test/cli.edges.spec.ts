@@ -23,17 +23,25 @@ describe("a command at its process's edges", function () {
     bench.start("train", "--data", bench.text, "--out", out, ...tiny, ...args);
 
   /** The command line with its standard streams on a disk that is full, where `full` names them. */
-  async function onFullDisk(full: readonly ("stdout" | "stderr")[], ...args: string[]): Promise<{ code: number | null; stderr: string }> {
+  async function onFullDisk(
+    full: readonly ("stdout" | "stderr")[],
+    ...args: string[]
+  ): Promise<{ code: number | null; stderr: string }> {
     const disk = openSync("/dev/full", "w");
     try {
       const child = spawn(process.execPath, [...bench.program, ...args], {
-        cwd: bench.folder, env: bench.env,
+        cwd: bench.folder,
+        env: bench.env,
         stdio: ["ignore", full.includes("stdout") ? disk : "pipe", full.includes("stderr") ? disk : "pipe"],
       });
       let stderr = "";
       child.stdout?.resume();
-      child.stderr?.on("data", (piece) => { stderr += String(piece); });
-      const code = await new Promise<number | null>((resolve) => { child.on("close", resolve); });
+      child.stderr?.on("data", (piece) => {
+        stderr += String(piece);
+      });
+      const code = await new Promise<number | null>((resolve) => {
+        child.on("close", resolve);
+      });
       return { code, stderr };
     } finally {
       closeSync(disk);
@@ -52,13 +60,27 @@ describe("a command at its process's edges", function () {
   });
 
   it("trains on when its words have no room on the disk", async () => {
-    const { code } = await onFullDisk(["stdout", "stderr"], "train", "--data", bench.text, "--out", "full", ...tiny, "--steps", "3");
+    const { code } = await onFullDisk(
+      ["stdout", "stderr"],
+      "train",
+      "--data",
+      bench.text,
+      "--out",
+      "full",
+      ...tiny,
+      "--steps",
+      "3",
+    );
     expect(code).to.equal(0);
     expect(existsSync(bench.path("full", "model", "model.safetensors"))).to.be.true;
   });
 
   it("fails when what it was asked for has no room, and says so", async () => {
-    for (const args of [["evaluate", "run", "--threads", "1"], ["generate", "run", "--max-tokens", "3", "--threads", "1"], ["inspect", "run"]]) {
+    for (const args of [
+      ["evaluate", "run", "--threads", "1"],
+      ["generate", "run", "--max-tokens", "3", "--threads", "1"],
+      ["inspect", "run"],
+    ]) {
       const { code, stderr } = await onFullDisk(["stdout"], ...args);
       expect(stderr, args[0]).to.include("cannot write to the standard output: ENOSPC").and.include("ERR_MEMFORMER_IO");
       expect(code, args[0]).to.equal(1);
@@ -67,7 +89,9 @@ describe("a command at its process's edges", function () {
 
   it("stops generating, without a word of failure, when nobody reads any more", async () => {
     const { child, ended } = bench.start("generate", "run", "--max-tokens", "1000000", "--threads", "1");
-    child.stdout!.once("data", () => { child.stdout!.destroy(); });
+    child.stdout!.once("data", () => {
+      child.stdout!.destroy();
+    });
     const { code, stderr } = await ended;
     expect(code, stderr).to.equal(0);
   });
@@ -84,8 +108,24 @@ describe("a command at its process's edges", function () {
 
   it("ends an evaluation at Ctrl-C at once, and keeps the step before it", async () => {
     // Held-out text that takes minutes, on one lane.
-    const { child, ended } = bench.start("train", "--data", bench.text, "--held-out", "0.9", "--out", "evaluating", ...tiny,
-      "--lanes", "1", "--segment", "4", "--steps", "1000000", "--evaluate-every", "1");
+    const { child, ended } = bench.start(
+      "train",
+      "--data",
+      bench.text,
+      "--held-out",
+      "0.9",
+      "--out",
+      "evaluating",
+      ...tiny,
+      "--lanes",
+      "1",
+      "--segment",
+      "4",
+      "--steps",
+      "1000000",
+      "--evaluate-every",
+      "1",
+    );
     let evaluating = 0;
     child.stderr!.on("data", (piece) => {
       if (evaluating > 0 || !String(piece).includes("memory of")) return;
@@ -102,13 +142,22 @@ describe("a command at its process's edges", function () {
 
   it("says that the working folder is gone", async () => {
     for (const args of [["evaluate", bench.path("run")], ["generate", bench.path("run")], ["doctor"]]) {
-      const child = spawn("sh", ["-c", 'mkdir gone && cd gone && rmdir ../gone && exec "$@"', "sh", process.execPath, built, ...args], {
-        cwd: bench.folder, env: bench.env,
-      });
+      const child = spawn(
+        "sh",
+        ["-c", 'mkdir gone && cd gone && rmdir ../gone && exec "$@"', "sh", process.execPath, built, ...args],
+        {
+          cwd: bench.folder,
+          env: bench.env,
+        },
+      );
       let output = "";
-      child.stderr.on("data", (piece) => { output += String(piece); });
+      child.stderr.on("data", (piece) => {
+        output += String(piece);
+      });
       child.stdout.resume();
-      const code = await new Promise((resolve) => { child.on("close", resolve); });
+      const code = await new Promise((resolve) => {
+        child.on("close", resolve);
+      });
       expect(output).to.include("the working folder is gone").and.include("ERR_MEMFORMER_IO");
       expect(code).to.equal(1);
     }

@@ -78,15 +78,27 @@ describe("memformer evaluate, generate, inspect", function () {
       "train",
     );
     expect(code, stderr).to.equal(0);
-    expect(stdout).to.match(/^memory( +bits per (byte|token)){2} +perplexity\nwhole .*\ninitial .*\nzeroed .*\nfrozen .*\n/);
+    expect(stdout).to.match(
+      /^memory( +bits per (byte|token)){2} +perplexity\nwhole .*\ninitial .*\nzeroed .*\nfrozen .*\n/,
+    );
     expect(stdout).to.match(/\n48 tokens, 48 bytes of .*text\.txt \(train\), [^\n]+\n/);
     // What each row measures, and what none of them does.
-    expect(stdout).to.match(/\n {2}initial +[^\n]+\n {2}zeroed +[^\n]+\n {2}frozen +[^\n]+\nAblations [^\n]+ twin trained without [^\n]+\n$/);
+    expect(stdout).to.match(
+      /\n {2}initial +[^\n]+\n {2}zeroed +[^\n]+\n {2}frozen +[^\n]+\nAblations [^\n]+ twin trained without [^\n]+\n$/,
+    );
   });
 
   it("takes the ablations asked for, or none, and refuses one that there is not", async () => {
     const take = async (names: string): Promise<string[]> => {
-      const { code, stdout, stderr } = await bench.run("evaluate", "run", "--json", "--segments", "2", "--ablations", names);
+      const { code, stdout, stderr } = await bench.run(
+        "evaluate",
+        "run",
+        "--json",
+        "--segments",
+        "2",
+        "--ablations",
+        names,
+      );
       expect(code, stderr).to.equal(0);
       return Object.keys((JSON.parse(stdout) as Evaluation).ablations);
     };
@@ -95,7 +107,9 @@ describe("memformer evaluate, generate, inspect", function () {
     const { code, stderr } = await bench.run("evaluate", "run", "--ablations", "shufled");
     expect(code).to.equal(2);
     expect(stderr).to.include('there is no ablation "shufled"; did you mean "shuffled"?');
-    expect((await bench.run("evaluate", "--help")).stdout).to.match(/initial .*zeroed .*shuffled .*frozen /s).and.include("twin trained without");
+    expect((await bench.run("evaluate", "--help")).stdout)
+      .to.match(/initial .*zeroed .*shuffled .*frozen /s)
+      .and.include("twin trained without");
   });
 
   it("continues a prompt, the same for the same seed, another for another", async () => {
@@ -128,7 +142,8 @@ describe("memformer evaluate, generate, inspect", function () {
   it("reads the prompt from a file or the standard input by the rules of data", async () => {
     const text = "Chapter 1. The whale, naïve as";
     const options = ["--max-tokens", "20", "--temperature", "0", "--threads", "1"];
-    const fromFile = (name: string): Promise<Outcome> => bench.run("generate", "run", "--prompt-file", name, ...options);
+    const fromFile = (name: string): Promise<Outcome> =>
+      bench.run("generate", "run", "--prompt-file", name, ...options);
     const fromInput = (bytes: Uint8Array): Promise<Outcome> => {
       const { child, ended } = bench.start("generate", "run", "--prompt", "-", ...options);
       child.stdin!.end(bytes);
@@ -235,13 +250,21 @@ describe("memformer evaluate, generate, inspect", function () {
       fc.asyncProperty(lengths, options, async (documents, { lanes, segments }) => {
         // As a normalizer has it: the text has other bytes than its tokens spell.
         const source = tokensInMemory(
-          documents.map((length, i) => ({ tokens: tokenizer.encode("whale ".repeat(10).slice(0, length)), bytes: 3 * length + i })),
+          documents.map((length, i) => ({
+            tokens: tokenizer.encode("whale ".repeat(10).slice(0, length)),
+            bytes: 3 * length + i,
+          })),
           tokenizer,
         );
         const score = async (more: object): ReturnType<typeof evaluateSource> =>
           evaluateSource(model, source, { lanes: 1, ablations: [], ...more });
         const whole = await score({});
-        expect(whole).to.deep.include({ tokens: source.tokens, bytes: source.bytes, documents: documents.length, cuts: 0 });
+        expect(whole).to.deep.include({
+          tokens: source.tokens,
+          bytes: source.bytes,
+          documents: documents.length,
+          cuts: 0,
+        });
         for (const asked of [{ lanes }, { lanes, segments: 9999 }]) {
           const found = await score(asked);
           expect(found).to.deep.include({ tokens: source.tokens, bytes: source.bytes, cuts: 0 });

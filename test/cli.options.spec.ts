@@ -58,10 +58,13 @@ describe("command-line options from schemas", () => {
   });
 
   it("takes weights of a window by name or as a list; a list with a gap, or of zeros, is refused in words", () => {
-    for (const name of ["tokens", "segments", "doubling"]) expect(parse(trainSchema, "--weights", name)).to.deep.equal({ weights: name });
+    for (const name of ["tokens", "segments", "doubling"])
+      expect(parse(trainSchema, "--weights", name)).to.deep.equal({ weights: name });
     expect(parse(trainSchema, "--weights", "1,0.5")).to.deep.equal({ weights: [1, 0.5] });
     for (const bad of ["1,,2", "0,0,0", "1,-1", "", "token"]) {
-      expect(() => parse(trainSchema, "--weights", bad), bad).to.throw(/invalid. expected tokens, segments, doubling, or a number per segment/);
+      expect(() => parse(trainSchema, "--weights", bad), bad).to.throw(
+        /invalid. expected tokens, segments, doubling, or a number per segment/,
+      );
     }
   });
 

@@ -116,7 +116,10 @@ describe("memformer train", function () {
   });
 
   it("predicts the ends of documents, unless told not to; a run of before that goes on without", async () => {
-    for (const [out, args] of [["ends", []], ["endless", ["--no-ends"]]] as const) {
+    for (const [out, args] of [
+      ["ends", []],
+      ["endless", ["--no-ends"]],
+    ] as const) {
       expect((await train(out, "--steps", "2", ...args)).code).to.equal(0);
     }
     const settings = async (out: string): Promise<Record<string, unknown>> =>
@@ -133,13 +136,27 @@ describe("memformer train", function () {
 
   it("names what a resumed run cannot change, also where it was not given", async () => {
     expect((await train("unnamed", "--steps", "1")).code).to.equal(0);
-    const { code, stderr } = await bench.run("train", "--resume", "--out", "unnamed", "--steps", "2", "--documents", "lines");
-    expect(stderr).to.include("has documents by default, which cannot become lines on the way").and.not.include("undefined");
+    const { code, stderr } = await bench.run(
+      "train",
+      "--resume",
+      "--out",
+      "unnamed",
+      "--steps",
+      "2",
+      "--documents",
+      "lines",
+    );
+    expect(stderr)
+      .to.include("has documents by default, which cannot become lines on the way")
+      .and.not.include("undefined");
     expect(code).to.equal(1);
   });
 
   it("reads a run's file and a model's configuration that begin with a byte order mark", async () => {
-    await writeFile(bench.path("bom.json"), `\ufeff${JSON.stringify({ data: "text.txt", out: "bom", preset: "tiny", train: { steps: 1 } })}`);
+    await writeFile(
+      bench.path("bom.json"),
+      `\ufeff${JSON.stringify({ data: "text.txt", out: "bom", preset: "tiny", train: { steps: 1 } })}`,
+    );
     const { code, stderr } = await bench.run("train", "bom.json", "--threads", "1", "--lanes", "2");
     expect(code, stderr).to.equal(0);
     const config = bench.path("bom", "model", "config.json");

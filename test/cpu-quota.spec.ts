@@ -21,11 +21,19 @@ describe("the CPU quota of a control group", () => {
   it("is read from cgroup v2, of the group and of those above it", async () => {
     const group = { "proc/self/cgroup": "0::/machine/job\n" };
     expect(cpuQuota(await machine({ ...group, "sys/fs/cgroup/machine/job/cpu.max": "250000 100000\n" }))).to.equal(2.5);
-    expect(cpuQuota(await machine({
-      ...group, "sys/fs/cgroup/machine/cpu.max": "150000 50000\n", "sys/fs/cgroup/machine/job/cpu.max": "max 100000\n",
-    }))).to.equal(3);
+    expect(
+      cpuQuota(
+        await machine({
+          ...group,
+          "sys/fs/cgroup/machine/cpu.max": "150000 50000\n",
+          "sys/fs/cgroup/machine/job/cpu.max": "max 100000\n",
+        }),
+      ),
+    ).to.equal(3);
     // A container that sees its own group as the uppermost.
-    expect(cpuQuota(await machine({ "proc/self/cgroup": "0::/\n", "sys/fs/cgroup/cpu.max": "400000 100000\n" }))).to.equal(4);
+    expect(
+      cpuQuota(await machine({ "proc/self/cgroup": "0::/\n", "sys/fs/cgroup/cpu.max": "400000 100000\n" })),
+    ).to.equal(4);
     expect(cpuQuota(await machine({ ...group, "sys/fs/cgroup/cpu.max": "400000 100000\n" }))).to.equal(4);
   });
 
@@ -34,7 +42,8 @@ describe("the CPU quota of a control group", () => {
     for (const folder of ["cpu,cpuacct/docker/abc", "cpu,cpuacct", "cpu/docker/abc", "cpu"]) {
       const root = await machine({
         "proc/self/cgroup": groups,
-        [`sys/fs/cgroup/${folder}/cpu.cfs_quota_us`]: "150000\n", [`sys/fs/cgroup/${folder}/cpu.cfs_period_us`]: "100000\n",
+        [`sys/fs/cgroup/${folder}/cpu.cfs_quota_us`]: "150000\n",
+        [`sys/fs/cgroup/${folder}/cpu.cfs_period_us`]: "100000\n",
       });
       expect(cpuQuota(root), folder).to.equal(1.5);
     }
@@ -42,8 +51,14 @@ describe("the CPU quota of a control group", () => {
 
   it("is none where nothing limits, or nothing can be read", async () => {
     const unlimited: Record<string, string>[] = [
-      {}, { "proc/self/cgroup": "nonsense\n" }, { "proc/self/cgroup": "0::/\n", "sys/fs/cgroup/cpu.max": "max 100000\n" },
-      { "proc/self/cgroup": "2:cpu:/\n", "sys/fs/cgroup/cpu/cpu.cfs_quota_us": "-1\n", "sys/fs/cgroup/cpu/cpu.cfs_period_us": "100000\n" },
+      {},
+      { "proc/self/cgroup": "nonsense\n" },
+      { "proc/self/cgroup": "0::/\n", "sys/fs/cgroup/cpu.max": "max 100000\n" },
+      {
+        "proc/self/cgroup": "2:cpu:/\n",
+        "sys/fs/cgroup/cpu/cpu.cfs_quota_us": "-1\n",
+        "sys/fs/cgroup/cpu/cpu.cfs_period_us": "100000\n",
+      },
     ];
     for (const files of unlimited) expect(cpuQuota(await machine(files))).to.equal(undefined);
   });

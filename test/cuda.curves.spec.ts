@@ -1,24 +1,46 @@
 import { expect } from "chai";
 import {
-  AdamW, disposeSegment, Memformer, type ModelOptions, mrbp, PADDING, Random, type Segment, type State, type Tensor, tidy,
+  AdamW,
+  disposeSegment,
+  Memformer,
+  type ModelOptions,
+  mrbp,
+  PADDING,
+  Random,
+  type Segment,
+  type State,
+  type Tensor,
+  tidy,
 } from "../lib/index.ts";
 import type { Device } from "../lib/native/cuda.ts";
 import { describeOnGpu, GPU } from "./support/gpu.ts";
 
-const STEPS = 200, BATCH = 8, HORIZON = 4, LENGTH = 16, VOCABULARY = 33;
+const STEPS = 200,
+  BATCH = 8,
+  HORIZON = 4,
+  LENGTH = 16,
+  VOCABULARY = 33;
 
 /** Endless text, a word of its own a row: the next letter follows from the last, mostly. */
 function* text(): Generator<Segment[]> {
-  const random = new Random(4), next = Array.from({ length: VOCABULARY - 1 }, () => random.below(VOCABULARY - 1));
+  const random = new Random(4),
+    next = Array.from({ length: VOCABULARY - 1 }, () => random.below(VOCABULARY - 1));
   const last = Array.from({ length: BATCH }, () => random.below(VOCABULARY - 1));
-  let source = new Int32Array(BATCH * LENGTH).fill(PADDING), first = true;
+  let source = new Int32Array(BATCH * LENGTH).fill(PADDING),
+    first = true;
   for (;;) {
     yield Array.from({ length: HORIZON }, () => {
       const target = Int32Array.from({ length: BATCH * LENGTH }, (_, i) => {
         const row = Math.floor(i / LENGTH);
-        return last[row] = random.below(8) === 0 ? random.below(VOCABULARY - 1) : next[last[row]!]!;
+        return (last[row] = random.below(8) === 0 ? random.below(VOCABULARY - 1) : next[last[row]!]!);
       });
-      const segment = { batch: BATCH, length: LENGTH, source, target, reset: new Uint8Array(BATCH).fill(first ? 1 : 0) };
+      const segment = {
+        batch: BATCH,
+        length: LENGTH,
+        source,
+        target,
+        reset: new Uint8Array(BATCH).fill(first ? 1 : 0),
+      };
       source = target;
       first = false;
       return segment;
@@ -29,10 +51,17 @@ function* text(): Generator<Segment[]> {
 /** The mean loss of every step of a training run. */
 async function curve(device: Device, precision: NonNullable<ModelOptions["precision"]>): Promise<number[]> {
   await using model = await Memformer.create({
-    preset: "tiny", vocabulary: VOCABULARY, bos: VOCABULARY - 1, segment: LENGTH, dropout: 0.1, precision, device,
+    preset: "tiny",
+    vocabulary: VOCABULARY,
+    bos: VOCABULARY - 1,
+    segment: LENGTH,
+    dropout: 0.1,
+    precision,
+    device,
   });
   using optimizer = new AdamW(model);
-  const windows = text(), losses: Promise<number>[] = [];
+  const windows = text(),
+    losses: Promise<number>[] = [];
   let state: State = model.initialState(BATCH);
   for (let step = 0; step < STEPS; step++) {
     const made = tidy(() => {
@@ -65,7 +94,9 @@ describeOnGpu(`the losses of ${STEPS} training steps on a GPU`, function () {
   this.timeout(300_000);
   let expected: number[];
 
-  before(async () => { expected = await curve("cpu", "float32"); });
+  before(async () => {
+    expected = await curve("cpu", "float32");
+  });
 
   it("fall", () => {
     expect(average(expected.slice(-20))).to.be.below(0.6 * average(expected.slice(0, 20)));
@@ -78,12 +109,15 @@ describeOnGpu(`the losses of ${STEPS} training steps on a GPU`, function () {
     }
   });
 
-  for (const precision of ["bfloat16", "float16"] as const) it(`are near them in ${precision}: 5 % a step, 2 % over twenty`, async () => {
-    const found = await curve(GPU, precision);
-    for (const [step, loss] of expected.entries()) expect(Math.abs(found[step]! - loss) / loss, `step ${step}`).to.be.at.most(0.05);
-    for (let from = 0; from < STEPS; from += 20) {
-      const there = average(found.slice(from, from + 20)), here = average(expected.slice(from, from + 20));
-      expect(Math.abs(there - here) / here, `steps from ${from}`).to.be.at.most(0.02);
-    }
-  });
+  for (const precision of ["bfloat16", "float16"] as const)
+    it(`are near them in ${precision}: 5 % a step, 2 % over twenty`, async () => {
+      const found = await curve(GPU, precision);
+      for (const [step, loss] of expected.entries())
+        expect(Math.abs(found[step]! - loss) / loss, `step ${step}`).to.be.at.most(0.05);
+      for (let from = 0; from < STEPS; from += 20) {
+        const there = average(found.slice(from, from + 20)),
+          here = average(expected.slice(from, from + 20));
+        expect(Math.abs(there - here) / here, `steps from ${from}`).to.be.at.most(0.02);
+      }
+    });
 });

@@ -1,6 +1,16 @@
 import { expect } from "chai";
 import {
-  ABLATIONS, evaluate, evaluationPass, Memformer, openTokenizer, Random, synchronize, tokensInMemory, type CreateOptions, type Evaluation, type TokenStream,
+  ABLATIONS,
+  evaluate,
+  evaluationPass,
+  Memformer,
+  openTokenizer,
+  Random,
+  synchronize,
+  tokensInMemory,
+  type CreateOptions,
+  type Evaluation,
+  type TokenStream,
 } from "../lib/index.ts";
 import { describeOnGpu, GPU } from "./support/gpu.ts";
 import { perturb, tinyModel } from "./support/models.ts";
@@ -8,7 +18,8 @@ import { failure } from "./support/runs.ts";
 
 /** Documents of random bytes: some of one segment, one of many, lanes that idle at the end. */
 async function pass(segment: number, lengths: readonly number[], lanes = 3): Promise<TokenStream> {
-  const random = new Random(2), tokenizer = await openTokenizer("bytes");
+  const random = new Random(2),
+    tokenizer = await openTokenizer("bytes");
   const documents = lengths.map((length) => Int32Array.from({ length }, () => 97 + random.below(26)));
   return evaluationPass(tokensInMemory(documents, tokenizer), { lanes, segment });
 }
@@ -41,7 +52,12 @@ describeOnGpu("evaluation on the GPU", function () {
       await both({ variant }, async (cpu, gpu) => {
         const expected = await evaluate(cpu, await pass(6, lengths));
         for (const together of [undefined, 1, 2, 5]) {
-          expectSame(await evaluate(gpu, await pass(6, lengths), { together }), expected, 1e-12, `${variant}, ${together}`);
+          expectSame(
+            await evaluate(gpu, await pass(6, lengths), { together }),
+            expected,
+            1e-12,
+            `${variant}, ${together}`,
+          );
         }
       });
     });
@@ -69,18 +85,36 @@ describeOnGpu("evaluation on the GPU", function () {
 
   it("is within bfloat16's reach of the CPU", async () => {
     // Heads that the GPU's kernels take, and no more than a CPU computes in bfloat16 in seconds.
-    const options = { preset: "tiny", vocabulary: 257, bos: 256, width: 64, heads: 2, precision: "bfloat16", seed: 1 } as const;
+    const options = {
+      preset: "tiny",
+      vocabulary: 257,
+      bos: 256,
+      width: 64,
+      heads: 2,
+      precision: "bfloat16",
+      seed: 1,
+    } as const;
     await using cpu = await Memformer.create({ ...options, device: "cpu" });
     await using gpu = await Memformer.create({ ...options, device: GPU });
-    const { segment } = cpu.config, long = lengths.map((length) => length * 3);
-    expectSame(await evaluate(gpu, await pass(segment, long)), await evaluate(cpu, await pass(segment, long)), 2 ** -8, "bfloat16");
+    const { segment } = cpu.config,
+      long = lengths.map((length) => length * 3);
+    expectSame(
+      await evaluate(gpu, await pass(segment, long)),
+      await evaluate(cpu, await pass(segment, long)),
+      2 ** -8,
+      "bfloat16",
+    );
   });
 
   it("ends soon after a signal, with its reason", async () => {
     await using gpu = await tinyModel({ vocabulary: 257, bos: 256, device: GPU });
-    const controller = new AbortController(), reason = new Error("enough"), stream = await pass(6, [200_000], 2);
+    const controller = new AbortController(),
+      reason = new Error("enough"),
+      stream = await pass(6, [200_000], 2);
     const work = failure(evaluate(gpu, stream, { signal: controller.signal, together: 8 }));
-    setTimeout(() => { controller.abort(reason); }, 500);
+    setTimeout(() => {
+      controller.abort(reason);
+    }, 500);
     const began = performance.now();
     expect(await work).to.equal(reason);
     await synchronize();

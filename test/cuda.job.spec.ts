@@ -16,5 +16,8 @@ describeOnGpu("the whole job on the GPU", function () {
 
 function declare(check: Check): void {
   if (check.skip !== undefined) it.skip(check.name);
-  else it(check.name, async () => { await check.run(); });
+  else
+    it(check.name, async () => {
+      await check.run();
+    });
 }

@@ -1,7 +1,18 @@
 import { expect } from "chai";
 import {
-  AdamW, disposeSegment, isMemformerError, memory, Memformer, type MemformerError, mrbp, resetPeakMemory, type State, synchronize, Tensor,
-  tidy, trimMemory,
+  AdamW,
+  disposeSegment,
+  isMemformerError,
+  memory,
+  Memformer,
+  type MemformerError,
+  mrbp,
+  resetPeakMemory,
+  type State,
+  synchronize,
+  Tensor,
+  tidy,
+  trimMemory,
 } from "../lib/index.ts";
 import { activationBytes } from "../lib/together.ts";
 import { describeOnGpu, GPU, toGpu } from "./support/gpu.ts";
@@ -25,7 +36,14 @@ async function train(model: Memformer, optimizer: AdamW, count: number, state: S
 
 /** Losses and gradients of one small window; nothing stays behind. */
 async function measured(model: Memformer): Promise<{ losses: number[]; gradients: Map<string, Float64Array> }> {
-  const result = tidy(() => mrbp(model, randomWindow(model).map((segment) => model.upload(segment)), model.initialState(4), { seed: 1 }));
+  const result = tidy(() =>
+    mrbp(
+      model,
+      randomWindow(model).map((segment) => model.upload(segment)),
+      model.initialState(4),
+      { seed: 1 },
+    ),
+  );
   const losses = await Promise.all(result.losses.map(async (loss) => loss.item()));
   for (const tensor of [...result.losses, ...result.counts, ...result.state, ...result.gradient]) tensor.dispose();
   return { losses, gradients: await takeGradients(model) };
@@ -37,14 +55,23 @@ describeOnGpu("GPU memory", function () {
   it("that runs out is an error with numbers; the model and handles live on, and a smaller batch works", async () => {
     // 2 MiB of memory a row: 100,000 rows fit on no device.
     await using model = await Memformer.create({
-      preset: "tiny", width: 512, heads: 8, memorySlots: 1024, segment: 8, precision: "bfloat16", device: GPU,
+      preset: "tiny",
+      width: 512,
+      heads: 8,
+      memorySlots: 1024,
+      segment: 8,
+      precision: "bfloat16",
+      device: GPU,
     });
     for (let i = 0; i < 3; i++) await measured(model);
     const before = await measured(model);
-    using given = Tensor.from(Float32Array.of(1, 2, 3), [3]), kept = toGpu(given);
+    using given = Tensor.from(Float32Array.of(1, 2, 3), [3]),
+      kept = toGpu(given);
     const rows = 100_000;
     const far = tidy(() => {
-      const window = randomWindow(model, { batch: rows, segments: 2, ragged: false }).map((segment) => model.upload(segment));
+      const window = randomWindow(model, { batch: rows, segments: 2, ragged: false }).map((segment) =>
+        model.upload(segment),
+      );
       return mrbp(model, window, model.initialState(rows));
     });
     const error: unknown = await far.losses[0]!.item().catch((caught: unknown) => caught);
@@ -52,7 +79,9 @@ describeOnGpu("GPU memory", function () {
     if (!isMemformerError(error)) throw error;
     const { code, details } = error as Error as MemformerError;
     expect(code).to.equal("ERR_MEMFORMER_OUT_OF_MEMORY");
-    expect(details!["requestedBytes"]).to.be.a("number").above(2 ** 20);
+    expect(details!["requestedBytes"])
+      .to.be.a("number")
+      .above(2 ** 20);
     expect(details!["freeBytes"]).to.be.a("number").at.least(0);
     await synchronize().catch(() => undefined);
     expect(Array.from(await kept.data(), Number)).to.deep.equal([1, 2, 3]);
@@ -95,33 +124,45 @@ describeOnGpu("GPU memory", function () {
     expect(memory().reservedDeviceBytes).to.be.at.most(start.reservedDeviceBytes + 64 * 2 ** 20); // cuBLAS keeps its workspaces
   });
 
-  for (const together of [1, 4]) it(`of MRBP grows by no more than two memories a segment of the window, ${together} segments a step`, async () => {
-    await using model = await tinyModel({ precision: "float32", memorySlots: 64, width: 64, device: GPU });
-    const peak = async (segments: number): Promise<number> => {
-      const window = randomWindow(model, { segments, ragged: false }).map((segment) => model.upload(segment));
-      await synchronize();
-      const start = memory().deviceBytes;
-      resetPeakMemory();
-      const result = tidy(() => mrbp(model, window, model.initialState(4), { together }));
-      await synchronize();
-      const most = memory().peakDeviceBytes - start;
-      for (const tensor of Object.values(result).flat() as Tensor[]) tensor.dispose();
-      window.forEach(disposeSegment);
-      model.zeroGradients();
-      return most;
-    };
-    for (let i = 0; i < 3; i++) await peak(8);
-    const small = await peak(8), large = await peak(24);
-    expect((large - small) / 16).to.be.at.most(2 * 4 * model.stateBytes + 4 * 512);
-  });
+  for (const together of [1, 4])
+    it(`of MRBP grows by no more than two memories a segment of the window, ${together} segments a step`, async () => {
+      await using model = await tinyModel({ precision: "float32", memorySlots: 64, width: 64, device: GPU });
+      const peak = async (segments: number): Promise<number> => {
+        const window = randomWindow(model, { segments, ragged: false }).map((segment) => model.upload(segment));
+        await synchronize();
+        const start = memory().deviceBytes;
+        resetPeakMemory();
+        const result = tidy(() => mrbp(model, window, model.initialState(4), { together }));
+        await synchronize();
+        const most = memory().peakDeviceBytes - start;
+        for (const tensor of Object.values(result).flat() as Tensor[]) tensor.dispose();
+        window.forEach(disposeSegment);
+        model.zeroGradients();
+        return most;
+      };
+      for (let i = 0; i < 3; i++) await peak(8);
+      const small = await peak(8),
+        large = await peak(24);
+      expect((large - small) / 16).to.be.at.most(2 * 4 * model.stateBytes + 4 * 512);
+    });
 
   it("of a segment that goes back with others is about what the choice of their number reckons with", async () => {
     await using model = await tinyModel({
-      precision: "bfloat16", vocabulary: 1000, bos: 0, width: 256, heads: 4, feedForward: 1024, encoderLayers: 2, decoderLayers: 4,
-      memorySlots: 128, segment: 128, device: GPU,
+      precision: "bfloat16",
+      vocabulary: 1000,
+      bos: 0,
+      width: 256,
+      heads: 4,
+      feedForward: 1024,
+      encoderLayers: 2,
+      decoderLayers: 4,
+      memorySlots: 128,
+      segment: 128,
+      device: GPU,
     });
     model.recordSteps(false);
-    const batch = 8, window = randomWindow(model, { batch, segments: 4, ragged: false }).map((segment) => model.upload(segment));
+    const batch = 8,
+      window = randomWindow(model, { batch, segments: 4, ragged: false }).map((segment) => model.upload(segment));
     const peak = async (together: number): Promise<number> => {
       await synchronize();
       resetPeakMemory();
@@ -131,7 +172,7 @@ describeOnGpu("GPU memory", function () {
       return memory().peakDeviceBytes;
     };
     await peak(4); // what is made once is there
-    const measured = (await peak(4) - await peak(1)) / 3;
+    const measured = ((await peak(4)) - (await peak(1))) / 3;
     expect(measured / activationBytes(model.config, batch, 128)).to.be.within(0.7, 1.4);
     window.forEach(disposeSegment);
   });

@@ -1,4 +1,7 @@
-/** Every operator that has a spec, on the GPU. Its file declares its tests on the CPU as well, once, whoever reads it first. */
+/**
+ * Every operator that has a spec, on the GPU. Its file declares its tests on the CPU as well, once, whoever reads it
+ * first.
+ */
 import { expect } from "chai";
 import { readdirSync } from "node:fs";
 import { createRequire } from "node:module";
@@ -9,7 +12,9 @@ import { describeOnGpu } from "./support/gpu.ts";
 // As mocha loads it, so that both get the same module.
 const load = createRequire(import.meta.url);
 const operators = new URL("../native/ops/", import.meta.url);
-for (const file of readdirSync(operators, { recursive: true, encoding: "utf8" }).filter((name) => name.endsWith(".spec.ts")).sort()) {
+for (const file of readdirSync(operators, { recursive: true, encoding: "utf8" })
+  .filter((name) => name.endsWith(".spec.ts"))
+  .sort()) {
   load(new URL(file, operators).pathname);
 }
 
@@ -18,7 +23,9 @@ for (const spec of registered) {
     for (const shape of spec.cases) {
       describe(shape.what, () => {
         for (const [sentence, check] of Object.entries(cudaChecks(spec, shape))) {
-          it(sentence, async () => { expect(await check()).to.deep.equal([]); });
+          it(sentence, async () => {
+            expect(await check()).to.deep.equal([]);
+          });
         }
       });
     }

@@ -4,7 +4,13 @@ import { join } from "node:path";
 import { gzipSync } from "node:zlib";
 import { expect } from "chai";
 import {
-  openTokenFile, openTokenizer, prepareCorpus, readDocuments, type CorpusOptions, type DocumentOptions, type Tokenizer,
+  openTokenFile,
+  openTokenizer,
+  prepareCorpus,
+  readDocuments,
+  type CorpusOptions,
+  type DocumentOptions,
+  type Tokenizer,
 } from "../lib/data/index.ts";
 
 async function failure(action: () => unknown): Promise<{ code?: string; message: string }> {
@@ -50,8 +56,8 @@ describe("a corpus", () => {
     });
 
     it("from headings, not from sections or formulas, without losing a byte", async () => {
-      const first = "\n = One = \n\n Text of one .\n which has = signs = \n = k = \n more .\n\n" +
-        " = = Part = = \n\n Text .\n";
+      const first =
+        "\n = One = \n\n Text of one .\n which has = signs = \n = k = \n more .\n\n" + " = = Part = = \n\n Text .\n";
       const second = " \n = Two = \n \n Text = two .\n";
       const found = await texts(put("wiki.txt", first + second), { documents: "headings" });
       expect(found.join("")).to.equal(first + second);
@@ -111,7 +117,13 @@ describe("a corpus", () => {
       ["damaged gzip", () => put("d.txt", gzipSync("some text").subarray(0, 15)), {}, "DATA", /is damaged gzip/],
       ["an absent file", () => join(folder, "absent.txt"), {}, "IO", /absent\.txt cannot be read: ENOENT/],
       ["a folder without text", () => join(put("none/x.jpg", "x"), ".."), {}, "DATA", /holds no \.txt, \.md or/],
-      ["an unknown rule", () => put("r.txt", "a"), { documents: "words" as "lines" }, "CONFIG", /must be one .*"words"/],
+      [
+        "an unknown rule",
+        () => put("r.txt", "a"),
+        { documents: "words" as "lines" },
+        "CONFIG",
+        /must be one .*"words"/,
+      ],
     ];
     for (const [what, inputs, options, code, message] of cases) {
       it(what, async () => {
@@ -139,7 +151,12 @@ describe("a corpus", () => {
     const prepare = async (out: string, options: Partial<CorpusOptions> = {}): Promise<Parts> => {
       const inputs = put("lines200.txt", lines.join("\n"));
       const made = await prepareCorpus({
-        inputs, tokenizer: bytes, out: join(folder, out), documents: "lines", heldOut: 0.1, ...options,
+        inputs,
+        tokenizer: bytes,
+        out: join(folder, out),
+        documents: "lines",
+        heldOut: 0.1,
+        ...options,
       });
       const written = readdirSync(join(folder, out)).sort();
       expect(written).to.eql(made.valid ? ["train.tokens", "valid.tokens"] : ["train.tokens"]);
@@ -206,14 +223,16 @@ describe("a corpus", () => {
       for (const [options, code, message] of cases) {
         const inputs = join(folder, "lines200.txt");
         const error = await failure(async () =>
-          prepareCorpus({ inputs, tokenizer: bytes, out, documents: "lines", ...options }));
+          prepareCorpus({ inputs, tokenizer: bytes, out, documents: "lines", ...options }),
+        );
         expect(error.code).to.equal(`ERR_MEMFORMER_${code}`);
         expect(error.message).to.match(message);
         expect(readdirSync(out).sort()).to.eql(["train.tokens", "valid.tokens"]);
       }
       expect(await read(join(out, "train.tokens"))).to.eql(before.train);
       const blocked = await failure(async () =>
-        prepareCorpus({ inputs: join(folder, "tiny.txt"), tokenizer: bytes, out: join(put("file", ""), "out") }));
+        prepareCorpus({ inputs: join(folder, "tiny.txt"), tokenizer: bytes, out: join(put("file", ""), "out") }),
+      );
       expect(blocked.code).to.equal("ERR_MEMFORMER_IO");
       expect(blocked.message).to.match(/The folder .*out cannot be written/);
     });

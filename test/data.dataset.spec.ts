@@ -1,5 +1,12 @@
 import {
-  copyFileSync, existsSync, mkdirSync, mkdtempSync, readdirSync, rmSync, utimesSync, writeFileSync,
+  copyFileSync,
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  rmSync,
+  utimesSync,
+  writeFileSync,
 } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -7,7 +14,14 @@ import { fileURLToPath } from "node:url";
 import { gzipSync } from "node:zlib";
 import { expect } from "chai";
 import {
-  imageSource, openDataset, openTokenizer, pixels, prepareCorpus, readIdx, type DatasetOptions, type Tokenizer,
+  imageSource,
+  openDataset,
+  openTokenizer,
+  pixels,
+  prepareCorpus,
+  readIdx,
+  type DatasetOptions,
+  type Tokenizer,
 } from "../lib/data/index.ts";
 
 const shared = fileURLToPath(new URL("../../shared/data/", import.meta.url));
@@ -100,7 +114,10 @@ describe("a data set", () => {
     for (const name of ["a", "b", "c"]) put(`texts/${name}.md`, name.repeat(10));
     await using dataset = await openDataset(join(folder, "texts"), { ...options, heldOut: 0.3 });
     expect([dataset.train.documents, dataset.valid.documents]).to.eql([2, 1]);
-    expect(dataset.notes).to.eql(["3 files read", "1 document of 10 tokens held out (33 %), 2 documents of 20 tokens trained on"]);
+    expect(dataset.notes).to.eql([
+      "3 files read",
+      "1 document of 10 tokens held out (33 %), 2 documents of 20 tokens trained on",
+    ]);
     await using less = await openDataset(join(folder, "texts"), { ...options, heldOut: 0.15 });
     expect([less.train.documents, less.train.tokens, less.valid.documents, less.valid.tokens]).to.eql([3, 25, 1, 5]);
     expect(less.notes[1]).to.include("(17 %, the end of a document among them)");
@@ -180,7 +197,7 @@ describe("a data set", () => {
       const file = put("i.gz", gzipSync(idx([2, 2, 3], [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 255])));
       const source = imageSource(await readIdx(file));
       expect([source.documents, source.tokenizer.bos]).to.eql([2, 256]);
-      expect([...await source.read(1, 0, 6)]).to.eql([7, 8, 9, 10, 11, 255]);
+      expect([...(await source.read(1, 0, 6))]).to.eql([7, 8, 9, 10, 11, 255]);
     });
 
     it("refuses files that are no IDX, of other elements, or cut short", async () => {

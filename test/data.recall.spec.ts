@@ -36,7 +36,14 @@ function documents(segments: Segment[], lane: number): Step[][] {
 
 describe("the recall task", () => {
   const options: RecallOptions = {
-    lanes: 3, segment: 6, keys: 10, symbols: 2, fillers: 5, minLag: 1, maxLag: 4, seed: 9,
+    lanes: 3,
+    segment: 6,
+    keys: 10,
+    symbols: 2,
+    fillers: 5,
+    minLag: 1,
+    maxLag: 4,
+    seed: 9,
   };
 
   it("shows the key in a document's first segment and asks for it in its last, and scores nothing else", async () => {
@@ -46,7 +53,9 @@ describe("the recall task", () => {
       documents(segments, lane).forEach((steps, d) => {
         const keysShown = steps[0]!.source.filter((token) => token < 10);
         expect(keysShown).to.have.length(2);
-        expect(steps.length - 1).to.equal(stream.lag(lane, d)).and.be.within(1, 4);
+        expect(steps.length - 1)
+          .to.equal(stream.lag(lane, d))
+          .and.be.within(1, 4);
         expect(steps.at(-1)!.target).to.eql([...keysShown, PADDING, PADDING, PADDING, PADDING]);
         const early = steps.slice(0, -1).flatMap(({ target }) => target);
         expect(early.every((token) => token === PADDING)).to.be.true;
@@ -64,7 +73,7 @@ describe("the recall task", () => {
         for (const { source } of steps.slice(1)) expect(Math.min(...source)).to.be.at.least(10);
         expect(steps.at(-1)!.source[0]).to.equal(stream.query);
         const key = steps.at(-1)!.target[0]!;
-        byKey.set(key, [...byKey.get(key) ?? [], steps.at(-1)!.source[1]!]);
+        byKey.set(key, [...(byKey.get(key) ?? []), steps.at(-1)!.source[1]!]);
       }
     }
     // The fillers of the asking segment do not tell the key: every key saw most of them.

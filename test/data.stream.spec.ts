@@ -5,8 +5,17 @@ import { expect } from "chai";
 import fc from "fast-check";
 import { MemformerError } from "../lib/errors.ts";
 import {
-  evaluationPass, openTokenFile, openTokenizer, Random, tokensInMemory, TokenStream, writeTokenFile,
-  type StreamPosition, type Tokenizer, type TokenSource, type TokenStreamOptions,
+  evaluationPass,
+  openTokenFile,
+  openTokenizer,
+  Random,
+  tokensInMemory,
+  TokenStream,
+  writeTokenFile,
+  type StreamPosition,
+  type Tokenizer,
+  type TokenSource,
+  type TokenStreamOptions,
 } from "../lib/data/index.ts";
 import { PADDING, type Segment } from "../lib/segment.ts";
 
@@ -53,13 +62,18 @@ describe("a token stream", () => {
   });
 
   /** Documents of the given lengths; each token tells its document, and its place modulo 16. */
-  const sourceOf = (lengths: number[]): TokenSource => tokensInMemory(lengths.map((length, d) => ({
-    tokens: Array.from({ length }, (_, i) => (d % 16) * 16 + i % 16), bytes: length,
-  })), bytes);
+  const sourceOf = (lengths: number[]): TokenSource =>
+    tokensInMemory(
+      lengths.map((length, d) => ({
+        tokens: Array.from({ length }, (_, i) => (d % 16) * 16 + (i % 16)),
+        bytes: length,
+      })),
+      bytes,
+    );
   const documentsOf = async (source: TokenSource, limit = Infinity): Promise<string[]> => {
     const pieces: string[] = [];
     for (let d = 0; d < source.documents; d++) {
-      const tokens = [...await source.read(d, 0, source.documentLength(d))];
+      const tokens = [...(await source.read(d, 0, source.documentLength(d)))];
       for (let from = 0; from < tokens.length; from += limit) pieces.push(tokens.slice(from, from + limit).join());
     }
     return pieces.sort();
@@ -74,62 +88,75 @@ describe("a token stream", () => {
     documentLimit: fc.option(fc.integer({ min: 1, max: 30 }), { nil: undefined }),
   });
   type Given = { documentLimit: number | undefined; lanes: number; segment: number; seed: number };
-  const optionsOf = ({ documentLimit, ...rest }: Given): TokenStreamOptions =>
-    ({ ...rest, ...documentLimit !== undefined && { documentLimit } });
+  const optionsOf = ({ documentLimit, ...rest }: Given): TokenStreamOptions => ({
+    ...rest,
+    ...(documentLimit !== undefined && { documentLimit }),
+  });
 
   it("gives every token exactly once in a pass, each document whole and in one lane", async () => {
-    await fc.assert(fc.asyncProperty(shape, async ({ lengths, ...given }) => {
-      const source = sourceOf(lengths);
-      const stream = new TokenStream(source, { ...optionsOf(given), repeat: false });
-      const segments = await take(stream, 1000);
-      const walked = walks(segments).flat().map((document) => document.join());
-      expect(walked.sort()).to.eql(await documentsOf(source, given.documentLimit));
-      expect(await stream.next()).to.equal(undefined);
-      expect(stream.stats.tokens).to.equal(source.tokens);
-      expect(stream.stats.segments).to.equal(segments.length);
-      expect([stream.epoch, stream.fraction]).to.eql([1, 0]);
-    }), { numRuns: 100 });
+    await fc.assert(
+      fc.asyncProperty(shape, async ({ lengths, ...given }) => {
+        const source = sourceOf(lengths);
+        const stream = new TokenStream(source, { ...optionsOf(given), repeat: false });
+        const segments = await take(stream, 1000);
+        const walked = walks(segments)
+          .flat()
+          .map((document) => document.join());
+        expect(walked.sort()).to.eql(await documentsOf(source, given.documentLimit));
+        expect(await stream.next()).to.equal(undefined);
+        expect(stream.stats.tokens).to.equal(source.tokens);
+        expect(stream.stats.segments).to.equal(segments.length);
+        expect([stream.epoch, stream.fraction]).to.eql([1, 0]);
+      }),
+      { numRuns: 100 },
+    );
   });
 
   it("shows the segment before as source, BOS alone at a document's start, and pads only at ends", async () => {
-    await fc.assert(fc.asyncProperty(shape, async ({ lengths, ...given }) => {
-      const stream = new TokenStream(sourceOf(lengths), { ...optionsOf(given), repeat: false });
-      let before: number[][] | undefined;
-      for (const segment of await take(stream, 1000)) {
-        const [source, target] = [rowsOf(segment.source, segment), rowsOf(segment.target, segment)];
-        for (let b = 0; b < segment.batch; b++) {
-          const start = [BOS, ...new Array<number>(segment.length - 1).fill(PADDING)];
-          expect(source[b]).to.eql(segment.reset[b] === 1 ? start : before![b]);
-          const end = target[b]!.indexOf(PADDING);
-          if (end >= 0) expect(target[b]!.slice(end).every((token) => token === PADDING)).to.be.true;
+    await fc.assert(
+      fc.asyncProperty(shape, async ({ lengths, ...given }) => {
+        const stream = new TokenStream(sourceOf(lengths), { ...optionsOf(given), repeat: false });
+        let before: number[][] | undefined;
+        for (const segment of await take(stream, 1000)) {
+          const [source, target] = [rowsOf(segment.source, segment), rowsOf(segment.target, segment)];
+          for (let b = 0; b < segment.batch; b++) {
+            const start = [BOS, ...new Array<number>(segment.length - 1).fill(PADDING)];
+            expect(source[b]).to.eql(segment.reset[b] === 1 ? start : before![b]);
+            const end = target[b]!.indexOf(PADDING);
+            if (end >= 0) expect(target[b]!.slice(end).every((token) => token === PADDING)).to.be.true;
+          }
+          before = target;
         }
-        before = target;
-      }
-    }), { numRuns: 100 });
+      }),
+      { numRuns: 100 },
+    );
   });
 
   it("continues from every position exactly as it went on the first time", async () => {
-    await fc.assert(fc.asyncProperty(shape, fc.boolean(), async ({ lengths, ...given }, repeat) => {
-      const source = sourceOf(lengths);
-      const options = { ...optionsOf(given), repeat, documentLimit: given.documentLimit ?? 5 };
-      if (repeat && Math.ceil(source.tokens / 5) < given.lanes) return;
-      const stream = new TokenStream(source, options);
-      const positions: string[] = [];
-      const segments: (Segment | undefined)[] = [];
-      for (let i = 0; i < 25; i++) {
-        positions.push(JSON.stringify(stream.position()));
-        segments.push(await stream.next());
-      }
-      const again = new TokenStream(source, options);
-      for (const i of [24, 0, 13, 7, 1]) {
-        again.seek(JSON.parse(positions[i]!) as StreamPosition);
-        for (let j = i; j < 25; j++) {
-          expect(JSON.stringify(again.position())).to.equal(positions[j]);
-          expect(await again.next()).to.eql(segments[j]);
+    await fc.assert(
+      fc.asyncProperty(shape, fc.boolean(), async ({ lengths, ...given }, repeat) => {
+        const source = sourceOf(lengths);
+        const options = { ...optionsOf(given), repeat, documentLimit: given.documentLimit ?? 5 };
+        if (repeat && Math.ceil(source.tokens / 5) < given.lanes) return;
+        const stream = new TokenStream(source, options);
+        const positions: string[] = [];
+        const segments: (Segment | undefined)[] = [];
+        for (let i = 0; i < 25; i++) {
+          positions.push(JSON.stringify(stream.position()));
+          segments.push(await stream.next());
         }
-        expect(again.stats).to.eql(stream.stats);
-      }
-    }), { numRuns: 40 });
+        const again = new TokenStream(source, options);
+        for (const i of [24, 0, 13, 7, 1]) {
+          again.seek(JSON.parse(positions[i]!) as StreamPosition);
+          for (let j = i; j < 25; j++) {
+            expect(JSON.stringify(again.position())).to.equal(positions[j]);
+            expect(await again.next()).to.eql(segments[j]);
+          }
+          expect(again.stats).to.eql(stream.stats);
+        }
+      }),
+      { numRuns: 40 },
+    );
   });
 
   it("is the same for the same seed, another for another, and shuffles anew in each epoch", async () => {
@@ -186,16 +213,26 @@ describe("a token stream", () => {
   });
 
   it("takes the longest documents first where asked, so that lanes end together", async () => {
-    const lengths = [3, 9, 1, 12, 6, 9], source = sourceOf(lengths);
+    const lengths = [3, 9, 1, 12, 6, 9],
+      source = sourceOf(lengths);
     const order = async (lanes: number): Promise<number[]> =>
-      walks(await take(evaluationPass(source, { lanes, segment: 4, longestFirst: true }), 20)).flat().map((document) => document[0]! >> 4);
+      walks(await take(evaluationPass(source, { lanes, segment: 4, longestFirst: true }), 20))
+        .flat()
+        .map((document) => document[0]! >> 4);
     expect(await order(1)).to.eql([3, 1, 5, 4, 0, 2]);
     expect((await order(3)).sort()).to.eql([0, 1, 2, 3, 4, 5]);
-    const own = evaluationPass(source, { lanes: 1, segment: 4 }), longest = evaluationPass(source, { lanes: 1, segment: 4, longestFirst: true });
-    expect(() => { own.seek(longest.position()); }).to.throw(MemformerError, "longestFirst").with.property("code", "ERR_MEMFORMER_DATA");
+    const own = evaluationPass(source, { lanes: 1, segment: 4 }),
+      longest = evaluationPass(source, { lanes: 1, segment: 4, longestFirst: true });
+    expect(() => {
+      own.seek(longest.position());
+    })
+      .to.throw(MemformerError, "longestFirst")
+      .with.property("code", "ERR_MEMFORMER_DATA");
     const cut = evaluationPass(source, { lanes: 1, segment: 4, documentLimit: 8, longestFirst: true });
     expect(walks(await take(cut, 20))[0]!.map((piece) => piece.length)).to.eql([8, 8, 8, 6, 4, 3, 1, 1, 1].slice(0, 9));
-    expect(() => new TokenStream(source, { lanes: 1, segment: 4, longestFirst: true })).to.throw(MemformerError, "shuffle").with.property("code", "ERR_MEMFORMER_CONFIG");
+    expect(() => new TokenStream(source, { lanes: 1, segment: 4, longestFirst: true }))
+      .to.throw(MemformerError, "shuffle")
+      .with.property("code", "ERR_MEMFORMER_CONFIG");
   });
 
   it("can be walked by for await", async () => {
@@ -209,7 +246,8 @@ describe("a token stream", () => {
     try {
       const random = new Random(3);
       const documents = Array.from({ length: 9 }, () => ({
-        tokens: Array.from({ length: 1000 + random.below(60_000) }, () => random.below(256)), bytes: 1,
+        tokens: Array.from({ length: 1000 + random.below(60_000) }, () => random.below(256)),
+        bytes: 1,
       }));
       const path = join(folder, "x.tokens");
       await writeTokenFile(path, documents, bytes);
@@ -229,43 +267,61 @@ describe("a token stream", () => {
   });
 
   it("with ends has BOS to predict behind each document whose last segment has room, and is else the same", async () => {
-    await fc.assert(fc.asyncProperty(
-      fc.array(fc.integer({ min: 1, max: 20 }), { minLength: 1, maxLength: 6 }), fc.integer({ min: 1, max: 3 }), fc.integer({ min: 2, max: 6 }),
-      fc.option(fc.integer({ min: 1, max: 9 }), { nil: undefined }),
-      async (lengths, lanes, segment, documentLimit) => {
-        const source = sourceOf(lengths), given = { lanes, segment, repeat: false, ...documentLimit !== undefined && { documentLimit } };
-        const [without, stream] = [new TokenStream(source, given), new TokenStream(source, { ...given, ends: true })];
-        let ends = 0;
-        for (let plain = await without.next(); plain !== undefined; plain = await without.next()) {
-          const found = (await stream.next())!;
-          const added = [...found.target.keys()].filter((i) => found.target[i] !== plain.target[i]);
-          for (const i of added) {
-            expect([plain.target[i], found.target[i]]).to.eql([PADDING, stream.bos]);
-            expect(i % segment === 0 || plain.target[i - 1] !== PADDING, "right behind the text").to.equal(i % segment !== 0);
-            expect(plain.target.subarray(i, Math.ceil((i + 1) / segment) * segment).every((token) => token === PADDING)).to.be.true;
+    await fc.assert(
+      fc.asyncProperty(
+        fc.array(fc.integer({ min: 1, max: 20 }), { minLength: 1, maxLength: 6 }),
+        fc.integer({ min: 1, max: 3 }),
+        fc.integer({ min: 2, max: 6 }),
+        fc.option(fc.integer({ min: 1, max: 9 }), { nil: undefined }),
+        async (lengths, lanes, segment, documentLimit) => {
+          const source = sourceOf(lengths),
+            given = { lanes, segment, repeat: false, ...(documentLimit !== undefined && { documentLimit }) };
+          const [without, stream] = [new TokenStream(source, given), new TokenStream(source, { ...given, ends: true })];
+          let ends = 0;
+          for (let plain = await without.next(); plain !== undefined; plain = await without.next()) {
+            const found = (await stream.next())!;
+            const added = [...found.target.keys()].filter((i) => found.target[i] !== plain.target[i]);
+            for (const i of added) {
+              expect([plain.target[i], found.target[i]]).to.eql([PADDING, stream.bos]);
+              expect(i % segment === 0 || plain.target[i - 1] !== PADDING, "right behind the text").to.equal(
+                i % segment !== 0,
+              );
+              expect(
+                plain.target.subarray(i, Math.ceil((i + 1) / segment) * segment).every((token) => token === PADDING),
+              ).to.be.true;
+            }
+            ends += added.length;
+            expect([found.source, found.reset]).to.eql([plain.source, plain.reset]);
           }
-          ends += added.length;
-          expect([found.source, found.reset]).to.eql([plain.source, plain.reset]);
-        }
-        expect(await stream.next()).to.equal(undefined);
-        const room = lengths.filter((length) => (documentLimit === undefined ? length : (length - 1) % documentLimit + 1) % segment !== 0);
-        expect(ends).to.equal(room.length);
-        expect(stream.stats.tokens).to.equal(without.stats.tokens + ends);
-        expect([stream.epoch, stream.fraction]).to.eql([1, 0]);
-      },
-    ));
+          expect(await stream.next()).to.equal(undefined);
+          const room = lengths.filter(
+            (length) => (documentLimit === undefined ? length : ((length - 1) % documentLimit) + 1) % segment !== 0,
+          );
+          expect(ends).to.equal(room.length);
+          expect(stream.stats.tokens).to.equal(without.stats.tokens + ends);
+          expect([stream.epoch, stream.fraction]).to.eql([1, 0]);
+        },
+      ),
+    );
   });
 
   it("goes on from a position of before there were ends, but not with them", async () => {
-    const source = sourceOf([5, 6]), given = { lanes: 1, segment: 4 };
-    const before = new TokenStream(source, given), ending = new TokenStream(source, { ...given, ends: true });
+    const source = sourceOf([5, 6]),
+      given = { lanes: 1, segment: 4 };
+    const before = new TokenStream(source, given),
+      ending = new TokenStream(source, { ...given, ends: true });
     await before.next();
     await ending.next();
     expect(before.position().stream).to.not.have.property("ends");
     new TokenStream(source, { ...given, ends: false }).seek(before.position());
     new TokenStream(source, { ...given, ends: true }).seek(ending.position());
-    for (const [ends, position] of [[true, before.position()], [false, ending.position()]] as const) {
-      const error = await failure(() => { new TokenStream(source, { ...given, ends }).seek(position); });
+    for (const [ends, position] of [
+      [true, before.position()],
+      [false, ending.position()],
+    ] as const) {
+      const error = await failure(() => {
+        new TokenStream(source, { ...given, ends }).seek(position);
+      });
       expect(error.code).to.equal("ERR_MEMFORMER_DATA");
       expect(error.message).to.match(/ends (true|none)/);
     }
@@ -297,21 +353,29 @@ describe("a token stream", () => {
   });
 
   it("refuses a position in another text of the same size, or of another tokenizer; one that does not tell is taken", async () => {
-    const [a, b] = await Promise.all(["abcdefgh", "abcdefgx"].map(async (text) => {
-      const bytes = await openTokenizer("bytes");
-      return tokensInMemory([bytes.encode(text)], bytes);
-    }));
-    const options = { lanes: 1, segment: 4 }, stream = new TokenStream(a!, options), other = new TokenStream(b!, options);
+    const [a, b] = await Promise.all(
+      ["abcdefgh", "abcdefgx"].map(async (text) => {
+        const bytes = await openTokenizer("bytes");
+        return tokensInMemory([bytes.encode(text)], bytes);
+      }),
+    );
+    const options = { lanes: 1, segment: 4 },
+      stream = new TokenStream(a!, options),
+      other = new TokenStream(b!, options);
     await stream.next();
     const position = stream.position();
     const error = await failure(() => other.seek(position));
     expect(error.code).to.equal("ERR_MEMFORMER_DATA");
-    expect(error.message).to.match(/is of a stream of another text or tokenizer \(bytes \w{64}\); here it is bytes \w{64}/);
+    expect(error.message).to.match(
+      /is of a stream of another text or tokenizer \(bytes \w{64}\); here it is bytes \w{64}/,
+    );
     const { text, ...early } = position.stream;
     other.seek({ ...position, stream: early });
     expect(text).to.be.a("string");
     const named = { ...a!, tokenizer: { ...a!.tokenizer, name: "other" } };
-    expect((await failure(() => new TokenStream(named, options).seek(position))).message).to.include("another text or tokenizer");
+    expect((await failure(() => new TokenStream(named, options).seek(position))).message).to.include(
+      "another text or tokenizer",
+    );
   });
 
   it("refuses a position that is none, or is of another stream, and stays where it is", async () => {
@@ -359,9 +423,11 @@ describe("random numbers", () => {
   });
 
   it("permute every place", () => {
-    fc.assert(fc.property(fc.nat(200), fc.nat(), (count, seed) => {
-      const sorted = [...new Random(seed).permutation(count)].sort((a, b) => a - b);
-      expect(sorted).to.eql(Array.from({ length: count }, (_, i) => i));
-    }));
+    fc.assert(
+      fc.property(fc.nat(200), fc.nat(), (count, seed) => {
+        const sorted = [...new Random(seed).permutation(count)].sort((a, b) => a - b);
+        expect(sorted).to.eql(Array.from({ length: count }, (_, i) => i));
+      }),
+    );
   });
 });

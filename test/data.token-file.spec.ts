@@ -5,8 +5,15 @@ import { join } from "node:path";
 import { expect } from "chai";
 import fc from "fast-check";
 import {
-  documentRange, isTokenFile, openTokenFile, openTokenizer, tokensInMemory, writeTokenFile,
-  type Tokenizer, type TokenDocument, type TokenSource,
+  documentRange,
+  isTokenFile,
+  openTokenFile,
+  openTokenizer,
+  tokensInMemory,
+  writeTokenFile,
+  type Tokenizer,
+  type TokenDocument,
+  type TokenSource,
 } from "../lib/data/index.ts";
 
 async function failure(action: () => unknown): Promise<{ code?: string; message: string }> {
@@ -19,8 +26,9 @@ async function failure(action: () => unknown): Promise<{ code?: string; message:
 }
 
 async function wholeDocuments(source: TokenSource): Promise<number[][]> {
-  return Promise.all(Array.from({ length: source.documents }, async (_, i) =>
-    [...await source.read(i, 0, source.documentLength(i))]));
+  return Promise.all(
+    Array.from({ length: source.documents }, async (_, i) => [...(await source.read(i, 0, source.documentLength(i)))]),
+  );
 }
 
 /** A tokenizer of `vocabulary` ids, its last one BOS, for documents that are never text. */
@@ -47,40 +55,56 @@ describe("token files", () => {
   };
 
   it("give back what was written, in 1, 2 or 4 bytes a token, as the twin in memory does", async () => {
-    const vocabularies = [[257, "uint8"], [258, "uint16"], [65537, "uint16"], [65538, "uint32"]] as const;
+    const vocabularies = [
+      [257, "uint8"],
+      [258, "uint16"],
+      [65537, "uint16"],
+      [65538, "uint32"],
+    ] as const;
     for (const [vocabulary, dtype] of vocabularies) {
       const tokenizer = numbers(vocabulary);
       const document = fc.array(fc.integer({ min: 0, max: vocabulary - 2 }), { minLength: 1, maxLength: 50 });
-      await fc.assert(fc.asyncProperty(fc.array(document, { minLength: 1, maxLength: 8 }), async (documents) => {
-        const given = documents.map((tokens) => ({ tokens, bytes: tokens.length * 3 }));
-        const path = await write("round.tokens", given, tokenizer);
-        await using file = await openTokenFile(path);
-        expect(file.header.dtype).to.equal(dtype);
-        for (const source of [file, tokensInMemory(given, tokenizer)]) {
-          expect(await wholeDocuments(source)).to.eql(documents);
-          expect(source.tokens).to.equal(documents.flat().length);
-          expect(source.bytes).to.equal(source.tokens * 3);
-          expect(source.documentBytes(documents.length - 1)).to.equal(documents.at(-1)!.length * 3);
-          expect(source.tokenizer).to.eql({ name: "numbers", vocabulary, bos: vocabulary - 1 });
-        }
-      }), { numRuns: 15 });
+      await fc.assert(
+        fc.asyncProperty(fc.array(document, { minLength: 1, maxLength: 8 }), async (documents) => {
+          const given = documents.map((tokens) => ({ tokens, bytes: tokens.length * 3 }));
+          const path = await write("round.tokens", given, tokenizer);
+          await using file = await openTokenFile(path);
+          expect(file.header.dtype).to.equal(dtype);
+          for (const source of [file, tokensInMemory(given, tokenizer)]) {
+            expect(await wholeDocuments(source)).to.eql(documents);
+            expect(source.tokens).to.equal(documents.flat().length);
+            expect(source.bytes).to.equal(source.tokens * 3);
+            expect(source.documentBytes(documents.length - 1)).to.equal(documents.at(-1)!.length * 3);
+            expect(source.tokenizer).to.eql({ name: "numbers", vocabulary, bos: vocabulary - 1 });
+          }
+        }),
+        { numRuns: 15 },
+      );
     }
   });
 
   it("read any part of a file larger than the cache", async () => {
     const documents = [1_000, 300_000, 65_536, 7, 131_072].map((length, d) =>
-      Int32Array.from({ length }, (_, i) => (i * 7 + d) % 251));
-    const path = await write("large.tokens", documents.map((tokens) => ({ tokens, bytes: tokens.length })));
+      Int32Array.from({ length }, (_, i) => (i * 7 + d) % 251),
+    );
+    const path = await write(
+      "large.tokens",
+      documents.map((tokens) => ({ tokens, bytes: tokens.length })),
+    );
     await using file = await openTokenFile(path, { cacheBytes: 1 });
-    const part = fc.integer({ min: 0, max: 4 }).chain((d) => fc.tuple(
-      fc.constant(d), fc.nat(documents[d]!.length), fc.nat(documents[d]!.length)));
-    await fc.assert(fc.asyncProperty(fc.array(part, { minLength: 1, maxLength: 5 }), async (parts) => {
-      const found = await Promise.all(parts.map(async ([d, a, b]) => file.read(d, Math.min(a, b), Math.max(a, b))));
-      parts.forEach(([d, a, b], i) => {
-        const expected = documents[d]!.subarray(Math.min(a, b), Math.max(a, b));
-        expect(Buffer.compare(Buffer.from(found[i]!), Buffer.from(expected))).to.equal(0);
-      });
-    }), { numRuns: 60 });
+    const part = fc
+      .integer({ min: 0, max: 4 })
+      .chain((d) => fc.tuple(fc.constant(d), fc.nat(documents[d]!.length), fc.nat(documents[d]!.length)));
+    await fc.assert(
+      fc.asyncProperty(fc.array(part, { minLength: 1, maxLength: 5 }), async (parts) => {
+        const found = await Promise.all(parts.map(async ([d, a, b]) => file.read(d, Math.min(a, b), Math.max(a, b))));
+        parts.forEach(([d, a, b], i) => {
+          const expected = documents[d]!.subarray(Math.min(a, b), Math.max(a, b));
+          expect(Buffer.compare(Buffer.from(found[i]!), Buffer.from(expected))).to.equal(0);
+        });
+      }),
+      { numRuns: 60 },
+    );
   });
 
   it("read into an array they are given, and leave the rest of it alone", async () => {
@@ -182,15 +206,15 @@ describe("token files", () => {
     it("by more bytes, another version or a foreign beginning are refused, each in its words", async () => {
       const cases: [Buffer, string][] = [
         [Buffer.concat([whole, Buffer.from("x")]), "is longer than its header says"],
-        [withHeader((h) => h["version"] = 2), "is of another version; this memformer reads version 1"],
+        [withHeader((h) => (h["version"] = 2)), "is of another version; this memformer reads version 1"],
         [Buffer.from("\x93NUMPY and so on"), "is not a token file"],
-        [withHeader((h) => h["dtype"] = "float64"), "damaged header: dtype"],
-        [withHeader((h) => h["tokens"] = -1), "damaged header: tokens"],
-        [withHeader((h) => h["tokens"] = 2 ** 60), "damaged header: tokens"],
-        [withHeader((h) => h["documents"] = 1e15), "is cut short"],
-        [withHeader((h) => h["bos"] = 257), "BOS 257 outside its vocabulary of 257"],
-        [withHeader((h) => h["extra"] = 1), "damaged header"],
-        [withHeader((h) => h["bytes"] = 12), "table that disagrees with its header"],
+        [withHeader((h) => (h["dtype"] = "float64")), "damaged header: dtype"],
+        [withHeader((h) => (h["tokens"] = -1)), "damaged header: tokens"],
+        [withHeader((h) => (h["tokens"] = 2 ** 60)), "damaged header: tokens"],
+        [withHeader((h) => (h["documents"] = 1e15)), "is cut short"],
+        [withHeader((h) => (h["bos"] = 257)), "BOS 257 outside its vocabulary of 257"],
+        [withHeader((h) => (h["extra"] = 1)), "damaged header"],
+        [withHeader((h) => (h["bytes"] = 12)), "table that disagrees with its header"],
       ];
       for (const [content, message] of cases) {
         const error = await opening(content);
@@ -212,7 +236,7 @@ describe("token files", () => {
       content.writeUInt16LE(299, 4096 + 2);
       writeFileSync(path, content);
       await using file = await openTokenFile(path);
-      expect([...await file.read(0, 0, 1)]).to.eql([1]);
+      expect([...(await file.read(0, 0, 1))]).to.eql([1]);
       const error = await failure(async () => file.read(0, 0, 3));
       expect(error.code).to.equal("ERR_MEMFORMER_DATA");
       expect(error.message).to.include("it holds token 299, its ids run from 0 to 298");
@@ -231,7 +255,15 @@ describe("token files", () => {
   it("refuse ranges outside a document, arrays too small, and reading after close", async () => {
     const file = await openTokenFile(await write("ranges.tokens", [bytes.encode("abc")]));
     for (const source of [file, tokensInMemory([bytes.encode("abc")], bytes)]) {
-      const ranges = [[0, 0, 4], [0, -1, 2], [0, 2, 1], [1, 0, 0], [-1, 0, 1], [0.5, 0, 1], [0, 0.5, 1]] as const;
+      const ranges = [
+        [0, 0, 4],
+        [0, -1, 2],
+        [0, 2, 1],
+        [1, 0, 0],
+        [-1, 0, 1],
+        [0.5, 0, 1],
+        [0, 0.5, 1],
+      ] as const;
       for (const [d, from, to] of ranges) {
         const error = await failure(async () => source.read(d, from, to, new Int32Array(9)));
         expect(error.code, `${d} ${from} ${to}`).to.equal("ERR_MEMFORMER_CONFIG");
@@ -251,7 +283,10 @@ describe("token files", () => {
   });
 
   it("can be looked at in part", async () => {
-    const source = tokensInMemory(["a", "bc", "def"].map((text) => bytes.encode(text)), bytes);
+    const source = tokensInMemory(
+      ["a", "bc", "def"].map((text) => bytes.encode(text)),
+      bytes,
+    );
     const view = documentRange(source, 1, 3);
     expect([view.documents, view.tokens, view.bytes]).to.eql([2, 5, 5]);
     expect((await wholeDocuments(view)).map((tokens) => bytes.decode(tokens))).to.eql(["bc", "def"]);

@@ -5,7 +5,13 @@ import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { expect } from "chai";
 import fc from "fast-check";
-import { openTokenizer, prepareCorpus, type CorpusOptions, type TokenizeProgress, type Tokenizer } from "../lib/data/index.ts";
+import {
+  openTokenizer,
+  prepareCorpus,
+  type CorpusOptions,
+  type TokenizeProgress,
+  type Tokenizer,
+} from "../lib/data/index.ts";
 import { EncodePool } from "../lib/data/encode-pool.ts";
 import { tokenize } from "../lib/data/tokenize.ts";
 import { writeTokenParts } from "../lib/data/token-writer.ts";
@@ -15,14 +21,20 @@ type Failure = Error & { code?: string; details?: Record<string, unknown> };
 const megabytes = 1 << 20;
 
 async function failure(action: () => Promise<unknown>): Promise<Failure> {
-  return action().then(() => {
-    throw new Error("nothing failed");
-  }, (error: unknown) => error as Failure);
+  return action().then(
+    () => {
+      throw new Error("nothing failed");
+    },
+    (error: unknown) => error as Failure,
+  );
 }
 
 describe("tokenizing", () => {
   let folder: string, json: string, tokenizer: Tokenizer, opened: Record<string, Tokenizer>;
-  const lines = Array.from({ length: 4000 }, (_, i) => `Document ${i} says naïve things ${"to the thinking reader ".repeat(i % 60)}😀 ${i * 7919}`);
+  const lines = Array.from(
+    { length: 4000 },
+    (_, i) => `Document ${i} says naïve things ${"to the thinking reader ".repeat(i % 60)}😀 ${i * 7919}`,
+  );
   before(async () => {
     folder = mkdtempSync(join(tmpdir(), "memformer-test-"));
     json = join(folder, "tokenizer.json");
@@ -38,7 +50,12 @@ describe("tokenizing", () => {
     return path;
   };
   /** The token file of texts, as so many workers write it although there is little of it. */
-  const fileOf = async (texts: readonly string[], given: Tokenizer, tokenizeThreads: number, size = Infinity): Promise<Buffer> => {
+  const fileOf = async (
+    texts: readonly string[],
+    given: Tokenizer,
+    tokenizeThreads: number,
+    size = Infinity,
+  ): Promise<Buffer> => {
     const path = join(folder, "written.tokens");
     const documents = texts.map((text, i) => ({ text, file: "memory", number: i + 1 }));
     await writeTokenParts(path, tokenize(documents, size, { tokenizer: given, tokenizeThreads }), given);
@@ -53,13 +70,18 @@ describe("tokenizing", () => {
   };
 
   it("writes the same bytes by 1, 2 and 5 workers as by the calling thread, whatever the documents", async () => {
-    const document = fc.tuple(fc.string({ unit: "grapheme", minLength: 1 }), fc.integer({ min: 1, max: 5 }), fc.boolean())
+    const document = fc
+      .tuple(fc.string({ unit: "grapheme", minLength: 1 }), fc.integer({ min: 1, max: 5 }), fc.boolean())
       .map(([text, power, long]) => text.repeat(long ? 4 ** power / 4 : 1));
     for (const given of Object.values(opened)) {
-      await fc.assert(fc.asyncProperty(fc.array(document, { minLength: 1, maxLength: 30 }), async (texts) => {
-        const alone = await fileOf(texts, given, 1, 0);
-        for (const threads of [1, 2, 5]) expect(Buffer.compare(await fileOf(texts, given, threads), alone)).to.equal(0);
-      }), { numRuns: 2 });
+      await fc.assert(
+        fc.asyncProperty(fc.array(document, { minLength: 1, maxLength: 30 }), async (texts) => {
+          const alone = await fileOf(texts, given, 1, 0);
+          for (const threads of [1, 2, 5])
+            expect(Buffer.compare(await fileOf(texts, given, threads), alone)).to.equal(0);
+        }),
+        { numRuns: 2 },
+      );
     }
   });
 
@@ -68,14 +90,17 @@ describe("tokenizing", () => {
     expect(readFileSync(inputs).length).to.be.above(2 * megabytes);
     const alone = await prepared({ inputs, tokenizer: { ...tokenizer } });
     for (const tokenizeThreads of [1, 2, 5]) {
-      expect(Buffer.compare(await prepared({ inputs, tokenizeThreads }), alone), `${tokenizeThreads} workers`).to.equal(0);
+      expect(Buffer.compare(await prepared({ inputs, tokenizeThreads }), alone), `${tokenizeThreads} workers`).to.equal(
+        0,
+      );
     }
   });
 
   it("cuts one huge document, of which every worker takes parts", async () => {
     const text = Array.from({ length: 4 }, () => lines.join(" ")).join(" ");
     const alone = await fileOf([text], { ...tokenizer, cut: undefined as never }, 1, 0);
-    for (const threads of [0, 1, 3]) expect(Buffer.compare(await fileOf([text], tokenizer, threads), alone)).to.equal(0);
+    for (const threads of [0, 1, 3])
+      expect(Buffer.compare(await fileOf([text], tokenizer, threads), alone)).to.equal(0);
   });
 
   it("holds out the tail of a single document by workers too", async () => {
@@ -91,18 +116,24 @@ describe("tokenizing", () => {
   it("takes a user's own tokenizer, one wrapped around ours included, on the calling thread", async () => {
     const texts = lines.slice(0, 300);
     let calls = 0;
-    const wrapped: Tokenizer = { ...tokenizer, encode: (text) => {
-      calls++;
-      return tokenizer.encode(text);
-    } };
+    const wrapped: Tokenizer = {
+      ...tokenizer,
+      encode: (text) => {
+        calls++;
+        return tokenizer.encode(text);
+      },
+    };
     expect((await fileOf(texts, wrapped, 2)).equals(await fileOf(texts, tokenizer, 2))).to.equal(true);
     expect(calls).to.be.at.least(texts.length);
-    const changed = await openTokenizer(json), again = await openTokenizer(json);
+    const changed = await openTokenizer(json),
+      again = await openTokenizer(json);
     calls = 0;
-    Object.assign(changed, { encode: (text: string) => {
-      calls++;
-      return again.encode(text);
-    } });
+    Object.assign(changed, {
+      encode: (text: string) => {
+        calls++;
+        return again.encode(text);
+      },
+    });
     await fileOf(texts, changed, 2);
     expect(calls).to.be.at.least(texts.length);
   });
@@ -131,16 +162,23 @@ describe("tokenizing", () => {
       expect(readdirSync(join(folder, "out"))).to.eql([]);
     }
     expect(errors[0]).to.include({ code: "ERR_MEMFORMER_DATA" });
-    expect(errors[1]!.message).to.equal(errors[0]!.message).and.match(/Document 4001 of .*gap\.txt is empty/);
+    expect(errors[1]!.message)
+      .to.equal(errors[0]!.message)
+      .and.match(/Document 4001 of .*gap\.txt is empty/);
     expect(errors[1]!.details).to.eql(errors[0]!.details);
   });
 
   it("names the document that a tokenizer throws at, by threads as on one", async () => {
-    const message = (given: Tokenizer): Tokenizer => ({ ...given, encode: (text) => {
-      if (text.includes("<bad>")) throw new Error("no such word");
-      return given.encode(text);
-    } });
-    const error = await failure(async () => fileOf([...lines.slice(0, 900), "ab<bad>", ...lines], message(tokenizer), 2));
+    const message = (given: Tokenizer): Tokenizer => ({
+      ...given,
+      encode: (text) => {
+        if (text.includes("<bad>")) throw new Error("no such word");
+        return given.encode(text);
+      },
+    });
+    const error = await failure(async () =>
+      fileOf([...lines.slice(0, 900), "ab<bad>", ...lines], message(tokenizer), 2),
+    );
     expect(error.code).to.equal("ERR_MEMFORMER_DATA");
     expect(error.message).to.equal("Document 901 of memory cannot be tokenized: no such word");
     expect(error.details).to.eql({ path: "memory", document: 901 });
@@ -158,12 +196,16 @@ describe("tokenizing", () => {
         };
         if (when === "before") abort();
         if (when === "later") setTimeout(abort, 100);
-        const error = await failure(async () => prepared({
-          inputs, tokenizer: given, signal: controller.signal,
-          onProgress: () => {
-            if (when === "at the first document") abort();
-          },
-        }));
+        const error = await failure(async () =>
+          prepared({
+            inputs,
+            tokenizer: given,
+            signal: controller.signal,
+            onProgress: () => {
+              if (when === "at the first document") abort();
+            },
+          }),
+        );
         expect(performance.now() - asked, when).to.be.below(2000);
         expect(error.code).to.equal("ERR_MEMFORMER_ABORTED");
         expect((error.cause as Error).message).to.equal("enough");
@@ -178,7 +220,9 @@ describe("tokenizing", () => {
     await prepared({ inputs, tokenizeThreads: 2, onProgress: (done) => void seen.push(done) });
     for (const [i, now] of seen.entries()) {
       const { documents, tokens, bytes, share } = seen[i - 1] ?? { documents: 0, tokens: 0, bytes: 0, share: 0 };
-      expect(now.documents >= documents && now.tokens >= tokens && now.bytes >= bytes && now.share >= share).to.equal(true);
+      expect(now.documents >= documents && now.tokens >= tokens && now.bytes >= bytes && now.share >= share).to.equal(
+        true,
+      );
     }
     const last = seen.at(-1)!;
     expect(last).to.include({ documents: 12_000, share: 1, secondsLeft: 0 });
@@ -232,7 +276,8 @@ describe("tokenizing", () => {
   it("fails the text that a worker dies at, and has others do the rest", async () => {
     const pool = new EncodePool(tokenizer, 1);
     await pool.started;
-    const endless = pool.run(["a", "b ".repeat(30e6)]), next = pool.run(["c"]);
+    const endless = pool.run(["a", "b ".repeat(30e6)]),
+      next = pool.run(["c"]);
     await sleep(300);
     await pool.kill();
     const batch = await endless;
@@ -253,7 +298,10 @@ describe("tokenizing", () => {
       const common = { inputs: ${JSON.stringify(inputs)}, tokenizer, out: ${JSON.stringify(join(folder, "ends"))}, documents: "lines" };
       await prepareCorpus(common);
       await prepareCorpus({ ...common, onProgress: () => { throw new Error("mine"); } }).catch((error) => console.log(error.message));`;
-    const child = spawnSync(process.execPath, ["--import", "tsx", "--input-type=module", "-e", script], { encoding: "utf8", timeout: 60_000 });
+    const child = spawnSync(process.execPath, ["--import", "tsx", "--input-type=module", "-e", script], {
+      encoding: "utf8",
+      timeout: 60_000,
+    });
     expect(child.stderr).to.equal("");
     expect([child.status, child.stdout]).to.eql([0, "mine\n"]);
     expect(readdirSync(join(folder, "ends")).sort()).to.eql(["train.tokens", "valid.tokens"]);

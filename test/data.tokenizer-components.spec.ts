@@ -39,7 +39,7 @@ describe(`components of a tokenizer.json do as those of Python's tokenizers ${re
           sink.end();
           return text;
         };
-        expect(words.map((tokens, i) => expected[i] === null ? null : decode(tokens))).to.eql(expected);
+        expect(words.map((tokens, i) => (expected[i] === null ? null : decode(tokens)))).to.eql(expected);
       });
     }
   });

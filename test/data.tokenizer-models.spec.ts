@@ -36,12 +36,15 @@ describe(`small tokenizers give what Python's tokenizers ${reference.tokenizers}
 
       it("one by one what it gives for the whole, for any ids", () => {
         const id = fc.nat(tokenizer.vocabulary - 1);
-        fc.assert(fc.property(fc.array(fc.array(id, { maxLength: 4 }), { maxLength: 12 }), (pieces) => {
-          const decoder = tokenizer.decoder();
-          const texts = [...pieces.map((piece) => decoder.push(piece)), decoder.end()];
-          expect(texts.join("")).to.equal(tokenizer.decode(pieces.flat()));
-          expect(texts.every((text) => !/\p{Surrogate}/u.test(text))).to.equal(true);
-        }), { numRuns: 200 });
+        fc.assert(
+          fc.property(fc.array(fc.array(id, { maxLength: 4 }), { maxLength: 12 }), (pieces) => {
+            const decoder = tokenizer.decoder();
+            const texts = [...pieces.map((piece) => decoder.push(piece)), decoder.end()];
+            expect(texts.join("")).to.equal(tokenizer.decode(pieces.flat()));
+            expect(texts.every((text) => !/\p{Surrogate}/u.test(text))).to.equal(true);
+          }),
+          { numRuns: 200 },
+        );
       });
     });
   }

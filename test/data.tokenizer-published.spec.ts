@@ -10,17 +10,26 @@ import reference from "./fixtures/tokenizers/published.json" with { type: "json"
 
 const digest = (text: string): string => createHash("sha256").update(text).digest("hex").slice(0, 10);
 const facts: Record<string, [vocabulary: number, bos: number]> = {
-  "Llama 2": [32000, 1], "Llama 3": [128256, 128000], "Qwen 3": [151669, 151643],
-  "DeepSeek V3": [128815, 0], "Claude": [65000, 0], "Gemma 3": [262145, 2],
+  "Llama 2": [32000, 1],
+  "Llama 3": [128256, 128000],
+  "Qwen 3": [151669, 151643],
+  "DeepSeek V3": [128815, 0],
+  Claude: [65000, 0],
+  "Gemma 3": [262145, 2],
 };
 
 /** The tokenizer.json of a package; undefined if it, or its version, is not installed. */
 function find(name: string, version: string): string | undefined {
-  const folders = [process.env["MEMFORMER_TEST_TOKENIZERS"], ...createRequire(import.meta.url).resolve.paths(name) ?? []];
+  const folders = [
+    process.env["MEMFORMER_TEST_TOKENIZERS"],
+    ...(createRequire(import.meta.url).resolve.paths(name) ?? []),
+  ];
   for (const folder of folders) {
     if (folder === undefined) continue;
     try {
-      const { version: installed } = createRequire(import.meta.url)(join(folder, name, "package.json")) as { version: string };
+      const { version: installed } = createRequire(import.meta.url)(join(folder, name, "package.json")) as {
+        version: string;
+      };
       if (installed === version) return join(folder, name, "models", "tokenizer.json");
     } catch {
       // not in this folder
@@ -56,12 +65,15 @@ describe(`published tokenizers give what Python's tokenizers ${reference.tokeniz
 
       it("token by token what it gives for the whole, for any ids", () => {
         const id = fc.nat(tokenizer.vocabulary - 1);
-        fc.assert(fc.property(fc.array(id, { maxLength: 30 }), (tokens) => {
-          const decoder = tokenizer.decoder();
-          const pieces = [...tokens.map((token) => decoder.push([token])), decoder.end()];
-          expect(pieces.join("")).to.equal(tokenizer.decode(tokens));
-          expect(pieces.some((piece) => /\p{Surrogate}/u.test(piece))).to.equal(false);
-        }), { numRuns: 300 });
+        fc.assert(
+          fc.property(fc.array(id, { maxLength: 30 }), (tokens) => {
+            const decoder = tokenizer.decoder();
+            const pieces = [...tokens.map((token) => decoder.push([token])), decoder.end()];
+            expect(pieces.join("")).to.equal(tokenizer.decode(tokens));
+            expect(pieces.some((piece) => /\p{Surrogate}/u.test(piece))).to.equal(false);
+          }),
+          { numRuns: 300 },
+        );
       });
     });
   }

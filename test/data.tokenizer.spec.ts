@@ -7,7 +7,9 @@ import { openTokenizer, pixels, type Tokenizer } from "../lib/data/index.ts";
 import { addedToken, byteLevelJson } from "./support/tokenizers.ts";
 
 const text = fc.oneof(
-  fc.string({ unit: "binary" }), fc.string({ unit: "grapheme" }), fc.constantFrom("\ufeffx", "naïve 😀\r\n\f"),
+  fc.string({ unit: "binary" }),
+  fc.string({ unit: "grapheme" }),
+  fc.constantFrom("\ufeffx", "naïve 😀\r\n\f"),
 );
 
 async function failure(action: () => unknown): Promise<{ code?: string; message: string }> {
@@ -33,7 +35,9 @@ describe("tokenizers", () => {
   after(() => rmSync(folder, { recursive: true }));
 
   const specs: [string, () => string][] = [
-    ["bytes", () => "bytes"], ["gpt2", () => "gpt2"], ["a tokenizer.json", () => json],
+    ["bytes", () => "bytes"],
+    ["gpt2", () => "gpt2"],
+    ["a tokenizer.json", () => json],
   ];
   for (const [label, spec] of specs) {
     describe(label, () => {
@@ -43,19 +47,25 @@ describe("tokenizers", () => {
       });
 
       it("gives back the text it was given", () => {
-        fc.assert(fc.property(text, (written) => {
-          expect(tokenizer.decode(tokenizer.encode(written))).to.equal(written);
-        }), { numRuns: 300 });
+        fc.assert(
+          fc.property(text, (written) => {
+            expect(tokenizer.decode(tokenizer.encode(written))).to.equal(written);
+          }),
+          { numRuns: 300 },
+        );
       });
 
       it("decodes token by token to the same text, never splitting a character", () => {
-        fc.assert(fc.property(text, (written) => {
-          const decoder = tokenizer.decoder();
-          const pieces = [...tokenizer.encode(written)].map((token) => decoder.push([token]));
-          pieces.push(decoder.end());
-          expect(pieces.join("")).to.equal(written);
-          if (!written.includes("\ufffd")) expect(pieces.join("|")).not.to.include("\ufffd");
-        }), { numRuns: 300 });
+        fc.assert(
+          fc.property(text, (written) => {
+            const decoder = tokenizer.decoder();
+            const pieces = [...tokenizer.encode(written)].map((token) => decoder.push([token]));
+            pieces.push(decoder.end());
+            expect(pieces.join("")).to.equal(written);
+            if (!written.includes("\ufffd")) expect(pieces.join("|")).not.to.include("\ufffd");
+          }),
+          { numRuns: 300 },
+        );
       });
 
       it("keeps ids below its vocabulary, and BOS out of ordinary text", () => {
@@ -69,7 +79,9 @@ describe("tokenizers", () => {
         for (const token of [-1, tokenizer.vocabulary, 0.5]) {
           const error = await failure(() => tokenizer.decode([token]));
           expect(error.code).to.equal("ERR_MEMFORMER_TOKEN_RANGE");
-          expect(error.message).to.include(String(token)).and.include(String(tokenizer.vocabulary - 1));
+          expect(error.message)
+            .to.include(String(token))
+            .and.include(String(tokenizer.vocabulary - 1));
         }
       });
 
@@ -93,11 +105,19 @@ describe("tokenizers", () => {
 
   it("merge as a tokenizer.json says, and take BOS from its special tokens", async () => {
     const path = join(folder, "special.json");
-    writeFileSync(path, tinyJson([{ content: "<s>", id: 258 }, { content: "</s>", id: 259 }]));
+    writeFileSync(
+      path,
+      tinyJson([
+        { content: "<s>", id: 258 },
+        { content: "</s>", id: 259 },
+      ]),
+    );
     const tokenizer = await openTokenizer(path);
     expect([tokenizer.vocabulary, tokenizer.bos]).to.eql([260, 258]);
     expect([...tokenizer.encode("the")]).to.eql([257]);
-    expect(tokenizer.name).to.match(/^json:[0-9a-f]{12}$/).and.not.equal((await openTokenizer(json)).name);
+    expect(tokenizer.name)
+      .to.match(/^json:[0-9a-f]{12}$/)
+      .and.not.equal((await openTokenizer(json)).name);
   });
 
   it("finish a cut character with U+FFFD at the end", async () => {

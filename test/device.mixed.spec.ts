@@ -1,9 +1,24 @@
 import { expect } from "chai";
-import { AdamW, apply, backward, isMemformerError, op, synchronize, Tensor, tidy, type Memformer, type SegmentTensors, type State } from "../lib/index.ts";
+import {
+  AdamW,
+  apply,
+  backward,
+  isMemformerError,
+  op,
+  synchronize,
+  Tensor,
+  tidy,
+  type Memformer,
+  type SegmentTensors,
+  type State,
+} from "../lib/index.ts";
 import { describeOnGpu, GPU, toGpu } from "./support/gpu.ts";
 import { numbers, randomWindow, tinyModel } from "./support/models.ts";
 
-/** A tensor on LibTorch's "meta" device, which every machine has: as one on another device, and without numbers to bring. */
+/**
+ * A tensor on LibTorch's "meta" device, which every machine has: as one on another device, and without numbers to
+ * bring.
+ */
 function elsewhere(shape: readonly number[], dtype = "float64"): Tensor {
   return apply("aten::empty.memory_format", shape, dtype, null, "meta");
 }
@@ -32,10 +47,26 @@ async function readFailure(call: () => Tensor): Promise<{ code: string; message:
 
 describe("tensors of several devices in one operator", () => {
   for (const [name, call, names] of [
-    ["aten::add.Tensor", () => apply("aten::add.Tensor", Tensor.from(new Float64Array(3), [3]), elsewhere([3])), /self lies on cpu, other on meta/],
-    ["aten::where.self", () => apply("aten::where.self", Tensor.from(new Uint8Array(3), [3], "bool"), elsewhere([3]), elsewhere([3])), /condition lies on cpu, self on meta, other on meta/],
-    ["aten::mm", () => apply("aten::mm", elsewhere([2, 2]), Tensor.from(new Float64Array(4), [2, 2])), /self lies on meta, mat2 on cpu/],
-    ["memformer::biased_norm", () => apply("memformer::biased_norm", Tensor.from(new Float64Array(4), [1, 2, 2]), elsewhere([2, 2]), 1e-6), /memory lies on cpu, bias on meta/],
+    [
+      "aten::add.Tensor",
+      () => apply("aten::add.Tensor", Tensor.from(new Float64Array(3), [3]), elsewhere([3])),
+      /self lies on cpu, other on meta/,
+    ],
+    [
+      "aten::where.self",
+      () => apply("aten::where.self", Tensor.from(new Uint8Array(3), [3], "bool"), elsewhere([3]), elsewhere([3])),
+      /condition lies on cpu, self on meta, other on meta/,
+    ],
+    [
+      "aten::mm",
+      () => apply("aten::mm", elsewhere([2, 2]), Tensor.from(new Float64Array(4), [2, 2])),
+      /self lies on meta, mat2 on cpu/,
+    ],
+    [
+      "memformer::biased_norm",
+      () => apply("memformer::biased_norm", Tensor.from(new Float64Array(4), [1, 2, 2]), elsewhere([2, 2]), 1e-6),
+      /memory lies on cpu, bias on meta/,
+    ],
   ] as const) {
     it(`${name} says which argument lies where`, async () => {
       const { code, message } = await readFailure(call);
@@ -45,19 +76,25 @@ describe("tensors of several devices in one operator", () => {
   }
 
   it("says so of the elements of a list", async () => {
-    const { code, message } = await readFailure(() => op("aten::cat", [Tensor.from(new Float64Array(3), [3]), elsewhere([3])], 0)[0]!);
+    const { code, message } = await readFailure(
+      () => op("aten::cat", [Tensor.from(new Float64Array(3), [3]), elsewhere([3])], 0)[0]!,
+    );
     expect(code).to.equal("ERR_MEMFORMER_DEVICE_MISMATCH");
     expect(message).to.match(/tensors\[0\] lies on cpu, tensors\[1\] on meta/);
   });
 
   it("leaves other failures what they are", async () => {
-    const { code, message } = await readFailure(() => apply("aten::add.Tensor", Tensor.from(new Float64Array(3), [3]), Tensor.from(new Float64Array(2), [2])));
+    const { code, message } = await readFailure(() =>
+      apply("aten::add.Tensor", Tensor.from(new Float64Array(3), [3]), Tensor.from(new Float64Array(2), [2])),
+    );
     expect(code).to.equal("ERR_MEMFORMER_NATIVE");
     expect(message).to.include("size of tensor");
   });
 
   it("knows no device by another name", async () => {
-    const { code, message } = await readFailure(() => apply("aten::_to_copy", Tensor.from(new Float64Array(3), [3]), null, null, "gpu"));
+    const { code, message } = await readFailure(() =>
+      apply("aten::_to_copy", Tensor.from(new Float64Array(3), [3]), null, null, "gpu"),
+    );
     expect(code).to.equal("ERR_MEMFORMER_CONFIG");
     expect(message).to.include('there is no device "gpu"');
   });
@@ -76,7 +113,9 @@ describe("a model's call with a tensor that cannot be brought to it", () => {
     segment = model.upload(randomWindow(model, { segments: 1 })[0]!);
     state = model.initialState(4);
   });
-  after(async () => { await model.dispose(); });
+  after(async () => {
+    await model.dispose();
+  });
 
   const memory = (): State => [elsewhere([4, 3, 16])];
   const target = (): SegmentTensors => ({ ...segment, target: elsewhere([4, 6], "int32") });
@@ -103,15 +142,21 @@ describe("a model's call with a tensor that cannot be brought to it", () => {
 
   it("names what is assigned to a parameter or to a moment, a norm, a gradient", async () => {
     const { name, shape } = model.parameters[0]!;
-    const assigned = await failure(() => { model.assign(name, elsewhere(shape)); });
+    const assigned = await failure(() => {
+      model.assign(name, elsewhere(shape));
+    });
     expect(assigned.code).to.equal("ERR_MEMFORMER_DEVICE_MISMATCH");
     expect(assigned.message).to.include(`'${name}'`);
     using optimizer = new AdamW(model);
-    const step = await failure(() => { optimizer.step(1e-3, elsewhere([])); });
+    const step = await failure(() => {
+      optimizer.step(1e-3, elsewhere([]));
+    });
     expect(step).to.include({ code: "ERR_MEMFORMER_DEVICE_MISMATCH" });
     expect(step.message).to.include("norm");
     const back = await failure(() => {
-      tidy(() => { backward([apply("aten::mul.Scalar", Tensor.from(new Float64Array(2), [2]).leaf(), 2)], [elsewhere([2])]); });
+      tidy(() => {
+        backward([apply("aten::mul.Scalar", Tensor.from(new Float64Array(2), [2]).leaf(), 2)], [elsewhere([2])]);
+      });
     });
     expect(back.code).to.equal("ERR_MEMFORMER_DEVICE_MISMATCH");
     expect(back.message).to.include("grads[0]");
@@ -123,17 +168,27 @@ describeOnGpu("tensors of host and GPU", function () {
 
   it("are brought together by every call of a model, with gradient too", async () => {
     const [onCpu, onGpu] = [await tinyModel({ device: "cpu", seed: 3 }), await tinyModel({ device: GPU, seed: 3 })];
-    await using first = onCpu, second = onGpu;
-    const window = randomWindow(first, { segments: 1 })[0]!, prefix = Tensor.from(new Int32Array(4), [4, 1]);
+    await using first = onCpu,
+      second = onGpu;
+    const window = randomWindow(first, { segments: 1 })[0]!,
+      prefix = Tensor.from(new Int32Array(4), [4, 1]);
     const results = async (model: Memformer, place: (tensor: Tensor) => Tensor): Promise<number[][]> => {
-      const segment = model.upload(window), state = first.initialState(4).map(place);
-      const leaves = state.map((tensor) => tensor.leaf()), step = model.forward(segment, leaves, { graph: true });
+      const segment = model.upload(window),
+        state = first.initialState(4).map(place);
+      const leaves = state.map((tensor) => tensor.leaf()),
+        step = model.forward(segment, leaves, { graph: true });
       backward([step.loss], [1]);
       const replayed = model.replay([segment], state, [1], first.initialState(4).map(place), [{}]);
       const scored = model.score([segment], { memory: state, held: [] }, ["initial", "zeroed", "shuffled", "frozen"]);
       const all = [
-        step.loss, leaves[0]!.gradient(), model.advance(segment, state)[0]!, model.encode(segment, state).hidden,
-        model.logits(segment, prefix, state), replayed.loss, replayed.gradient[0]!, scored.losses,
+        step.loss,
+        leaves[0]!.gradient(),
+        model.advance(segment, state)[0]!,
+        model.encode(segment, state).hidden,
+        model.logits(segment, prefix, state),
+        replayed.loss,
+        replayed.gradient[0]!,
+        scored.losses,
       ];
       return numbers(all);
     };
@@ -141,19 +196,27 @@ describeOnGpu("tensors of host and GPU", function () {
     for (const place of [(tensor: Tensor): Tensor => tensor, toGpu]) {
       const found = await results(second, place);
       found.forEach((values, i) => {
-        values.forEach((value, j) => { expect(value, `${i}, ${j}`).to.be.closeTo(expected[i]![j]!, 1e-9); });
+        values.forEach((value, j) => {
+          expect(value, `${i}, ${j}`).to.be.closeTo(expected[i]![j]!, 1e-9);
+        });
       });
     }
     // A tensor of the GPU in a model of the CPU.
     const back = await results(first, toGpu);
-    back.forEach((values, i) => { values.forEach((value, j) => { expect(value).to.be.closeTo(expected[i]![j]!, 1e-9); }); });
+    back.forEach((values, i) => {
+      values.forEach((value, j) => {
+        expect(value).to.be.closeTo(expected[i]![j]!, 1e-9);
+      });
+    });
   });
 
   it("in an operator are refused, with the argument that lies elsewhere", async () => {
     const here = Tensor.from(new Float64Array(4), [2, 2]);
     for (const call of [
-      () => apply("aten::add.Tensor", here, toGpu(here)), () => apply("aten::where.self", Tensor.from(new Uint8Array(4), [2, 2], "bool"), toGpu(here), toGpu(here)),
-      () => apply("aten::mm", toGpu(here), here), () => apply("memformer::biased_norm", toGpu(Tensor.from(new Float64Array(4), [1, 2, 2])), here, 1e-6),
+      () => apply("aten::add.Tensor", here, toGpu(here)),
+      () => apply("aten::where.self", Tensor.from(new Uint8Array(4), [2, 2], "bool"), toGpu(here), toGpu(here)),
+      () => apply("aten::mm", toGpu(here), here),
+      () => apply("memformer::biased_norm", toGpu(Tensor.from(new Float64Array(4), [1, 2, 2])), here, 1e-6),
     ]) {
       const { code, message } = await readFailure(call);
       expect(code).to.equal("ERR_MEMFORMER_DEVICE_MISMATCH");

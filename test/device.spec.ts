@@ -35,9 +35,12 @@ describe("a model's device", () => {
   });
 
   it("must be a GPU for float16", async () => {
-    const error = await tinyModel({ device: "cpu", precision: "float16" }).catch((caught: unknown) => caught as Error & { code: string });
+    const error = await tinyModel({ device: "cpu", precision: "float16" }).catch(
+      (caught: unknown) => caught as Error & { code: string },
+    );
     expect(error).to.include({
-      code: "ERR_MEMFORMER_CONFIG", message: 'model: precision "float16" needs a GPU, and this is the CPU; "bfloat16" is for both',
+      code: "ERR_MEMFORMER_CONFIG",
+      message: 'model: precision "float16" needs a GPU, and this is the CPU; "bfloat16" is for both',
     });
   });
 
@@ -53,8 +56,12 @@ describe("a model's device", () => {
     for (const device of ["cuda", "cuda:0", "cuda:7"]) {
       const { code, message } = await failure(device);
       expect(code).to.equal("ERR_MEMFORMER_NO_CUDA");
-      expect(message).to.match(/^device "cuda" is not to be had: this LibTorch is for the CPU\.\n {2}looked at {2}LibTorch {2}2\.\d+\.\d+ for the CPU/);
-      expect(message).to.match(/ 1\. fetch a LibTorch with CUDA once: +npx memformer setup --variant cu\d+\n/).and.match(/ 3\. or run on the CPU: /);
+      expect(message).to.match(
+        /^device "cuda" is not to be had: this LibTorch is for the CPU\.\n {2}looked at {2}LibTorch {2}2\.\d+\.\d+ for the CPU/,
+      );
+      expect(message)
+        .to.match(/ 1\. fetch a LibTorch with CUDA once: +npx memformer setup --variant cu\d+\n/)
+        .and.match(/ 3\. or run on the CPU: /);
     }
   });
 
@@ -69,36 +76,58 @@ describe("a model's device", () => {
     let folder: string, env: NodeJS.ProcessEnv;
     before(function () {
       folder = scratchFolder();
-      env = { ...process.env, MEMFORMER_LIBTORCH: "", MEMFORMER_VARIANT: "", LD_LIBRARY_PATH: folder, XDG_CACHE_HOME: join(folder, "cache") };
+      env = {
+        ...process.env,
+        MEMFORMER_LIBTORCH: "",
+        MEMFORMER_VARIANT: "",
+        LD_LIBRARY_PATH: folder,
+        XDG_CACHE_HOME: join(folder, "cache"),
+      };
       // A cache with the LibTorch of these tests alone: beside a driver, one with CUDA would be taken first.
-      const { version, variant, root } = resolveLibtorch(), cached = join(cacheFolder(env), `${version}-${variant}`);
+      const { version, variant, root } = resolveLibtorch(),
+        cached = join(cacheFolder(env), `${version}-${variant}`);
       mkdirSync(cached, { recursive: true });
       symlinkSync(root, join(cached, "torch"));
       writeFileSync(join(cached, recordName), "{}");
       // As much of a driver as its version: 12.4.
       writeFileSync(join(folder, "driver.c"), "int cuDriverGetVersion(int* version) { *version = 12040; return 0; }\n");
-      const { error } = spawnSync("cc", ["-shared", "-fPIC", "-o", join(folder, "libcuda.so.1"), join(folder, "driver.c")]);
+      const { error } = spawnSync("cc", [
+        "-shared",
+        "-fPIC",
+        "-o",
+        join(folder, "libcuda.so.1"),
+        join(folder, "driver.c"),
+      ]);
       if (error !== undefined) this.skip();
     });
-    after(() => { rmSync(folder, { recursive: true, force: true }); });
+    after(() => {
+      rmSync(folder, { recursive: true, force: true });
+    });
 
     /** What a process prints that makes a model on `device`. */
     function making(device: string): string {
       const program = `import(${JSON.stringify(new URL("../lib/index.ts", import.meta.url).href)}).then(({ Memformer }) =>
         Memformer.create({ preset: "tiny", device: "${device}" })).then((model) => console.log(model.device), (error) => console.log(error.message))`;
-      const { stdout, stderr } = spawnSync(process.execPath, ["--import", "tsx", "-e", program], { encoding: "utf8", env });
+      const { stdout, stderr } = spawnSync(process.execPath, ["--import", "tsx", "-e", program], {
+        encoding: "utf8",
+        env,
+      });
       return `${stdout}${stderr}`;
     }
 
     it("says which version it serves, and how to get a LibTorch for it", function () {
       if (resolveLibtorch().variant !== "cpu" || whyNoGpu() === undefined) this.skip();
-      expect(making("cuda")).to.match(/driver +serves CUDA up to 12\.4\n {2}1\. fetch a LibTorch with CUDA once: +npx memformer setup/);
+      expect(making("cuda")).to.match(
+        /driver +serves CUDA up to 12\.4\n {2}1\. fetch a LibTorch with CUDA once: +npx memformer setup/,
+      );
     });
 
     it("the CPU is taken with a warning where LibTorch is for the CPU", function () {
       if (resolveLibtorch().variant !== "cpu" || whyNoGpu() === undefined) this.skip();
       const said = making("auto");
-      expect(said).to.match(/^cpu\n/).and.match(/\[ERR_MEMFORMER_NO_CUDA\] Warning: device "auto" is the CPU: this LibTorch is for the CPU;/);
+      expect(said)
+        .to.match(/^cpu\n/)
+        .and.match(/\[ERR_MEMFORMER_NO_CUDA\] Warning: device "auto" is the CPU: this LibTorch is for the CPU;/);
     });
   });
 });

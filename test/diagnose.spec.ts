@@ -1,19 +1,43 @@
 /** Three memories that `diagnose` has to tell apart: one that is used, one that is ignored, one that has collapsed. */
 import { expect } from "chai";
-import { diagnose, findings, Memformer, openTokenizer, tokensInMemory, TokenStream, Trainer, type CreateOptions, type Diagnosis, type TokenSource } from "../lib/index.ts";
+import {
+  diagnose,
+  findings,
+  Memformer,
+  openTokenizer,
+  tokensInMemory,
+  TokenStream,
+  Trainer,
+  type CreateOptions,
+  type Diagnosis,
+  type TokenSource,
+} from "../lib/index.ts";
 import { page } from "../lib/diagnose/page.ts";
 import { halfLife, norms, shares, slotClasses } from "../lib/diagnose/statistics.ts";
 
 const T = 4;
 
-/** Documents that show one of eight keys in their first segment and in every second after it: what stands between does not tell which. */
+/**
+ * Documents that show one of eight keys in their first segment and in every second after it: what stands between does
+ * not tell which.
+ */
 async function keys(): Promise<TokenSource> {
-  const documents = Array.from({ length: 64 }, (_, i) => Int32Array.from({ length: 12 * T }, (_, n) => n % (2 * T) === 0 ? 65 + i % 8 : 32 + n % 2));
+  const documents = Array.from({ length: 64 }, (_, i) =>
+    Int32Array.from({ length: 12 * T }, (_, n) => (n % (2 * T) === 0 ? 65 + (i % 8) : 32 + (n % 2))),
+  );
   return tokensInMemory(documents, await openTokenizer("bytes"));
 }
 
 async function model(options: CreateOptions = {}): Promise<Memformer> {
-  return Memformer.create({ preset: "tiny", width: 64, segment: T, forgettingBias: 0.02, forgettingScaled: true, writerValueGain: 3, ...options });
+  return Memformer.create({
+    preset: "tiny",
+    width: 64,
+    segment: T,
+    forgettingBias: 0.02,
+    forgettingScaled: true,
+    writerValueGain: 3,
+    ...options,
+  });
 }
 
 async function told(one: Memformer): Promise<Diagnosis> {
@@ -25,16 +49,34 @@ describe("diagnose", function () {
 
   it("tells a memory that is used: another text's costs, and by how much it says", async () => {
     await using trained = await model();
-    using trainer = new Trainer(trained, { steps: 300, horizon: 6, rate: 1e-3, warmup: 50, schedule: "linear", weightDecay: 0.01 });
-    for await (const { loss } of trainer.run(new TokenStream(await keys(), { lanes: 32, segment: T }))) expect(loss).to.be.above(0);
-    const found = await told(trained), { verdict, sentences } = findings(found);
+    using trainer = new Trainer(trained, {
+      steps: 300,
+      horizon: 6,
+      rate: 1e-3,
+      warmup: 50,
+      schedule: "linear",
+      weightDecay: 0.01,
+    });
+    for await (const { loss } of trainer.run(new TokenStream(await keys(), { lanes: 32, segment: T })))
+      expect(loss).to.be.above(0);
+    const found = await told(trained),
+      { verdict, sentences } = findings(found);
     expect(verdict).to.equal("used");
     expect(found.costs.shuffled).to.be.above(0.1);
     expect(sentences[0]).to.match(/^The memory is used: that of another text costs \d/);
-    expect(found.layers.map(({ name }) => name)).to.deep.equal(["encoder.embedding", "encoder.0", "decoder.embedding", "decoder.0"]);
+    expect(found.layers.map(({ name }) => name)).to.deep.equal([
+      "encoder.embedding",
+      "encoder.0",
+      "decoder.embedding",
+      "decoder.0",
+    ]);
     expect(found.lags.map(({ lag }) => lag)).to.deep.equal([0, 1, 2, 4, 8]);
-    for (const { memory, readers, writer, bias } of found.lags) for (const norm of [memory, readers, writer, bias]) expect(norm).to.be.at.least(0);
-    expect(page("runs/<one>", { verdict, sentences }, found)).to.match(/^<!doctype html>/).and.include("runs/&lt;one>").and.not.match(/https?:|NaN/);
+    for (const { memory, readers, writer, bias } of found.lags)
+      for (const norm of [memory, readers, writer, bias]) expect(norm).to.be.at.least(0);
+    expect(page("runs/<one>", { verdict, sentences }, found))
+      .to.match(/^<!doctype html>/)
+      .and.include("runs/&lt;one>")
+      .and.not.match(/https?:|NaN/);
   });
 
   it("tells a memory that is ignored: it differs from text to text, and nobody reads it", async () => {
@@ -47,25 +89,38 @@ describe("diagnose", function () {
 
   it("tells a memory that has collapsed: it is its own start, whatever was read", async () => {
     await using forgetful = await model({ forgettingBias: 1e4, forgettingScaled: false });
-    const found = await told(forgetful), { verdict, sentences } = findings(found);
+    const found = await told(forgetful),
+      { verdict, sentences } = findings(found);
     expect(verdict).to.equal("collapsed");
     expect(sentences.join()).to.include("forget quickly");
     expect(found.biasNorm).to.be.within(5e3, 2e4);
   });
 
   it("works for every variant, and drops the gradients it takes", async () => {
-    for (const variant of ["encoder-decoder", "decoder"] as const) for (const writer of ["slot-attention", "gru"] as const) {
-      await using one = await model({ variant, writer, queryKeyNorm: true, writerQueryKeyNorm: true, constantSlots: 2 });
-      const { costs } = await told(one);
-      expect(Number.isNaN(costs.otherSource)).to.equal(variant === "decoder");
-      using norm = one.clipGradients(0);
-      expect(await norm.item()).to.equal(0);
-    }
+    for (const variant of ["encoder-decoder", "decoder"] as const)
+      for (const writer of ["slot-attention", "gru"] as const) {
+        await using one = await model({
+          variant,
+          writer,
+          queryKeyNorm: true,
+          writerQueryKeyNorm: true,
+          constantSlots: 2,
+        });
+        const { costs } = await told(one);
+        expect(Number.isNaN(costs.otherSource)).to.equal(variant === "decoder");
+        using norm = one.clipGradients(0);
+        expect(await norm.item()).to.equal(0);
+      }
   });
 
   it("refuses fewer than two texts, which have no neighbour", async () => {
     await using one = await model();
-    await diagnose(one, await keys(), { lanes: 1 }).then(() => expect.fail("no error"), (error: Error) => { expect(error.message).to.include("from 2 up"); });
+    await diagnose(one, await keys(), { lanes: 1 }).then(
+      () => expect.fail("no error"),
+      (error: Error) => {
+        expect(error.message).to.include("from 2 up");
+      },
+    );
   });
 });
 
@@ -79,7 +134,11 @@ describe("the statistics of a diagnosis", () => {
 
   it("are norms, classes by the mean over heads, and half-lives", () => {
     expect(norms({ shape: [1, 2, 2], data: [3, 4, 0, 2] })).to.deep.equal([5, 2]);
-    expect(slotClasses({ shape: [1, 2, 4], data: [1, 0.05, 0.5, 0.9, 1, 0.1, 0.5, 0.92] })).to.deep.equal({ latching: 0.5, mixing: 0.25, overwritten: 0.25 });
+    expect(slotClasses({ shape: [1, 2, 4], data: [1, 0.05, 0.5, 0.9, 1, 0.1, 0.5, 0.92] })).to.deep.equal({
+      latching: 0.5,
+      mixing: 0.25,
+      overwritten: 0.25,
+    });
     expect(halfLife(1, 1)).to.equal(1);
     expect(halfLife(1, 0.02)).to.be.closeTo(35, 0.1);
   });

@@ -6,14 +6,21 @@ import { toldError } from "../lib/native/told-error.ts";
 
 const root = fileURLToPath(new URL("../", import.meta.url));
 const page = readFileSync(join(root, "docs/troubleshooting.md"), "utf8");
-const sections = page.split(/^### /m).slice(1).map((text) => ({ code: text.split("\n", 1)[0]!, text }));
+const sections = page
+  .split(/^### /m)
+  .slice(1)
+  .map((text) => ({ code: text.split("\n", 1)[0]!, text }));
 
 /** The text of our sources, with sentences that are written on two lines put together again. */
-const sources = ["lib", "native"].flatMap((top) =>
-  readdirSync(join(root, top), { recursive: true, encoding: "utf8" })
-    .filter((path) => /\.(ts|cpp|h)$/.test(path) && !path.endsWith(".spec.ts"))
-    .map((path) => readFileSync(join(root, top, path), "utf8")),
-).join("\n").replace(/["`]\s*\+?\s*\n\s*["`]/g, "").replaceAll('\\"', '"');
+const sources = ["lib", "native"]
+  .flatMap((top) =>
+    readdirSync(join(root, top), { recursive: true, encoding: "utf8" })
+      .filter((path) => /\.(ts|cpp|h)$/.test(path) && !path.endsWith(".spec.ts"))
+      .map((path) => readFileSync(join(root, top, path), "utf8")),
+  )
+  .join("\n")
+  .replace(/["`]\s*\+?\s*\n\s*["`]/g, "")
+  .replaceAll('\\"', '"');
 
 describe("docs/troubleshooting.md", () => {
   it("has a heading for every code, and no other", () => {
@@ -29,7 +36,10 @@ describe("docs/troubleshooting.md", () => {
       expect(parts, "```text, **Cause.**, **Remedy.**").not.to.equal(null);
       // Between what differs, a message is in the sources to the letter.
       for (const message of parts![1]!.split("\n")) {
-        const fixed = message.split(/<[^>]*>/).map((part) => part.trim()).filter((part) => /\w{2}/.test(part));
+        const fixed = message
+          .split(/<[^>]*>/)
+          .map((part) => part.trim())
+          .filter((part) => /\w{2}/.test(part));
         expect(fixed, message).not.to.deep.equal([]);
         for (const part of fixed) expect(sources.includes(part), `"${part}" of: ${message}`).to.equal(true);
       }

@@ -10,14 +10,20 @@ const page = readFileSync(new URL("../docs/migration.md", import.meta.url), "utf
 
 describe("docs/migration.md", () => {
   it("names options that are there", () => {
-    const rows = page.split("\n").filter((line) => /^\| (?!-)/.test(line)).map((line) => line.split("|")[2]!);
+    const rows = page
+      .split("\n")
+      .filter((line) => /^\| (?!-)/.test(line))
+      .map((line) => line.split("|")[2]!);
     const names = rows.flatMap((cell) => [...cell.matchAll(/`(\w+)`/g)].map(([, name]) => name!));
     expect(names).to.have.length.above(25);
     expect([...Object.keys(modelSchema.shape), ...Object.keys(trainSchema.shape), "lanes"]).to.include.members(names);
     const values = rows.flatMap((cell) => [...cell.matchAll(/`(\w+)`: `"([\w-]+)"`/g)]);
     for (const [, option, value] of values) {
       const schema = option === "method" ? trainSchema : modelSchema;
-      expect(schema.safeParse({ ...(option === "method" ? { steps: 1 } : {}), [option!]: value }).success, `${option}: ${value}`).to.equal(true);
+      expect(
+        schema.safeParse({ ...(option === "method" ? { steps: 1 } : {}), [option!]: value }).success,
+        `${option}: ${value}`,
+      ).to.equal(true);
     }
   });
 
@@ -26,7 +32,10 @@ describe("docs/migration.md", () => {
     try {
       const [, example] = /```ts\n([^]*?)```/.exec(page)!;
       const program = bench.path("example.ts");
-      await writeFile(program, example!.replace('"memformer"', JSON.stringify(fileURLToPath(new URL("../lib/index.ts", import.meta.url)))));
+      await writeFile(
+        program,
+        example!.replace('"memformer"', JSON.stringify(fileURLToPath(new URL("../lib/index.ts", import.meta.url)))),
+      );
       await writeFile(bench.path("package.json"), '{"type": "module"}');
       const { code, stdout, stderr } = await bench.node(program).ended;
       expect(code, stderr).to.equal(0);

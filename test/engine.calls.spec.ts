@@ -1,6 +1,17 @@
 import { expect } from "chai";
 import {
-  AdamW, apply, backward, cancellable, isMemformerError, mrbp, op, opList, synchronize, Tensor, tidy, type Memformer,
+  AdamW,
+  apply,
+  backward,
+  cancellable,
+  isMemformerError,
+  mrbp,
+  op,
+  opList,
+  synchronize,
+  Tensor,
+  tidy,
+  type Memformer,
 } from "../lib/index.ts";
 import { bits, numbers, randomWindow, takeGradients, tinyModel } from "./support/models.ts";
 import { failure } from "./support/runs.ts";
@@ -26,7 +37,9 @@ describe("a call", function () {
     using product = longWork(30);
     const enqueued = performance.now() - began;
     let turns = 0;
-    const beat = setInterval(() => { turns++; }, 1);
+    const beat = setInterval(() => {
+      turns++;
+    }, 1);
     const { data } = await product.read();
     clearInterval(beat);
     const took = performance.now() - began;
@@ -39,13 +52,14 @@ describe("a call", function () {
     const x = Tensor.from(Float64Array.of(1), [1]);
     const before = x.detach().data(); // asked for before the next call changes it
     for (const tensor of op("aten::add_.Scalar", x, 41)) tensor.dispose();
-    expect([...await x.data()]).to.deep.equal([42]);
-    expect([...await before]).to.deep.equal([1]);
+    expect([...(await x.data())]).to.deep.equal([42]);
+    expect([...(await before)]).to.deep.equal([1]);
     x.dispose();
   });
 
   it("that fails gives its error to all that is made of it, with its code and this file in the stack", async () => {
-    const a = Tensor.from(new Float32Array(6), [2, 3]), b = Tensor.from(new Float32Array(8), [4, 2]);
+    const a = Tensor.from(new Float32Array(6), [2, 3]),
+      b = Tensor.from(new Float32Array(8), [4, 2]);
     const product = apply("aten::mm", a, b);
     const further = apply("aten::neg", apply("aten::add.Tensor", product, a));
     for (const tensor of [further, product]) {
@@ -69,21 +83,31 @@ describe("a call", function () {
       return product.data();
     }
     const error = await failure(theReader());
-    expect(error.stack).to.match(/theCulprit/).and.not.match(/theReader/);
+    expect(error.stack)
+      .to.match(/theCulprit/)
+      .and.not.match(/theReader/);
   });
 
   it("takes lists, empty ones too, and gives the tensors of a list, as many as it was told", async () => {
-    const x = Tensor.from(Float32Array.of(1, 2, 3, 4, 5, 6), [3, 2]), rows = opList("aten::unbind.int", 3, x);
+    const x = Tensor.from(Float32Array.of(1, 2, 3, 4, 5, 6), [3, 2]),
+      rows = opList("aten::unbind.int", 3, x);
     const back = apply("aten::stack", rows.toReversed());
-    expect(await numbers([...rows, back])).to.deep.equal([[1, 2], [3, 4], [5, 6], [5, 6, 3, 4, 1, 2]]);
-    const two = opList("aten::unbind.int", 2, x), nothing = apply("aten::stack", []);
+    expect(await numbers([...rows, back])).to.deep.equal([
+      [1, 2],
+      [3, 4],
+      [5, 6],
+      [5, 6, 3, 4, 1, 2],
+    ]);
+    const two = opList("aten::unbind.int", 2, x),
+      nothing = apply("aten::stack", []);
     expect((await failure(two[0]!.data())).message).to.match(/made 3 tensors, 2 /);
     expect((await failure(nothing.data())).message).to.match(/stack expects a non-empty TensorList/);
     for (const tensor of [x, ...two, nothing]) tensor.dispose();
   });
 
   it("of an operator that is not there, or with arguments it does not take, says so", async () => {
-    expect(() => op("aten::no_such_thing")).to.throw(/aten::no_such_thing/)
+    expect(() => op("aten::no_such_thing"))
+      .to.throw(/aten::no_such_thing/)
       .with.property("code", "ERR_MEMFORMER_NATIVE");
     const x = Tensor.from(Float32Array.of(1, 2), [2]);
     expect((await failure(apply("aten::neg", x, 1, 2, 3).data())).message).to.match(/takes 1 arguments, got 4/);
@@ -101,7 +125,9 @@ describe("a call", function () {
     const segment = tidy(() => model.upload(randomWindow(model)[0]!));
     expect(() => model.forward({ ...segment, source: fake }, model.initialState(4))).to.throw(TypeError, /handle/);
     expect(() => model.assign("writer.v_bias", fake)).to.throw(TypeError, /handle/);
-    expect(() => { backward([fake], [1]); }).to.throw(TypeError, /handle/);
+    expect(() => {
+      backward([fake], [1]);
+    }).to.throw(TypeError, /handle/);
     x.dispose();
   });
 });
@@ -127,15 +153,21 @@ describe("a failed backward", function () {
     };
     good();
     const loose = Tensor.from(Float64Array.of(1), []);
-    const theCulprit = (): void => { backward([loose], [1]); }; // depends on nothing that wants a gradient
+    const theCulprit = (): void => {
+      backward([loose], [1]);
+    }; // depends on nothing that wants a gradient
     theCulprit();
-    tidy(() => { optimizer.step(1e-2, model.clipGradients(1)); });
+    tidy(() => {
+      optimizer.step(1e-2, model.clipGradients(1));
+    });
     const error = await failure(weight());
     expect(error.code).to.equal("ERR_MEMFORMER_NATIVE");
     expect(error.message).to.match(/backward/);
     expect(error.stack).to.match(/theCulprit/);
     expect(await weight()).to.equal(before);
-    tidy(() => { optimizer.step(1e-2, model.clipGradients(1)); });
+    tidy(() => {
+      optimizer.step(1e-2, model.clipGradients(1));
+    });
     expect(await weight()).to.not.equal(before);
     loose.dispose();
   });
@@ -152,7 +184,8 @@ describe("an AbortSignal", function () {
   this.timeout(60_000);
 
   it("in the middle of a window skips what has not run, with code ABORTED, and harms nothing else", async () => {
-    await using model = await tinyModel(), other = await tinyModel();
+    await using model = await tinyModel(),
+      other = await tinyModel();
     const controller = new AbortController();
     const work = longWork(10);
     const window = (of: Memformer) => randomWindow(of).map((segment) => of.upload(segment));
@@ -174,12 +207,18 @@ describe("an AbortSignal", function () {
   });
 
   it("of an inner scope ends with it: the outer one goes on", async () => {
-    const outer = new AbortController(), inner = new AbortController(), work = longWork(10);
-    const [a, b, c] = cancellable(outer.signal, () => [
-      apply("aten::ones", [1], "float32"),
-      cancellable(inner.signal, () => apply("aten::ones", [1], "float32")),
-      apply("aten::ones", [1], "float32"),
-    ] as const);
+    const outer = new AbortController(),
+      inner = new AbortController(),
+      work = longWork(10);
+    const [a, b, c] = cancellable(
+      outer.signal,
+      () =>
+        [
+          apply("aten::ones", [1], "float32"),
+          cancellable(inner.signal, () => apply("aten::ones", [1], "float32")),
+          apply("aten::ones", [1], "float32"),
+        ] as const,
+    );
     outer.abort();
     for (const tensor of [a, c]) expect((await failure(tensor.item())).code).to.equal("ERR_MEMFORMER_ABORTED");
     expect(await b.item()).to.equal(1);
@@ -207,6 +246,6 @@ describe("two models at once", () => {
       return read;
     };
     const together = await losses([a, b]);
-    expect(together).to.deep.equal([...await losses([a]), ...await losses([b])]);
+    expect(together).to.deep.equal([...(await losses([a])), ...(await losses([b]))]);
   });
 });

@@ -9,7 +9,8 @@ describe("disposing", function () {
 
   it("frees at once and is idempotent; what was enqueued before still runs", async () => {
     const start = (await settled()).hostBytes;
-    const x = apply("aten::zeros", [1 << 20], "float32"), y = apply("aten::add.Scalar", x, 1);
+    const x = apply("aten::zeros", [1 << 20], "float32"),
+      y = apply("aten::add.Scalar", x, 1);
     x.dispose();
     x.dispose();
     expect(x.disposed).to.be.true;
@@ -23,18 +24,27 @@ describe("disposing", function () {
     const x = Tensor.from(Float32Array.of(1), [1]);
     x.dispose();
     for (const use of [() => x.detach(), () => x.leaf(), () => x.gradient(), () => apply("aten::neg", x)]) {
-      expect(use).to.throw(/disposed/).with.property("code", "ERR_MEMFORMER_DISPOSED");
+      expect(use)
+        .to.throw(/disposed/)
+        .with.property("code", "ERR_MEMFORMER_DISPOSED");
     }
     expect((await failure(x.data())).code).to.equal("ERR_MEMFORMER_DISPOSED");
-    const model = await tinyModel(), window = randomWindow(model).map((segment) => model.upload(segment));
+    const model = await tinyModel(),
+      window = randomWindow(model).map((segment) => model.upload(segment));
     const state = model.initialState(4);
     await model.dispose();
     await model.dispose();
-    expect(() => model.forward(window[0]!, state)).to.throw().with.property("code", "ERR_MEMFORMER_DISPOSED");
+    expect(() => model.forward(window[0]!, state))
+      .to.throw()
+      .with.property("code", "ERR_MEMFORMER_DISPOSED");
     const other = await tinyModel();
     const optimizer = new AdamW(other);
     optimizer.dispose();
-    expect(() => { optimizer.step(1, state[0]!); }).to.throw().with.property("code", "ERR_MEMFORMER_DISPOSED");
+    expect(() => {
+      optimizer.step(1, state[0]!);
+    })
+      .to.throw()
+      .with.property("code", "ERR_MEMFORMER_DISPOSED");
     await other.dispose();
   });
 
@@ -80,14 +90,18 @@ describe("disposing", function () {
     expect(result).to.have.length(2);
     for (const tensor of made) tensor.dispose();
     const thrown: Tensor[] = [];
-    expect(() => tidy(() => {
-      thrown.push(make());
-      throw new RangeError("on the way");
-    })).to.throw(RangeError, "on the way");
+    expect(() =>
+      tidy(() => {
+        thrown.push(make());
+        throw new RangeError("on the way");
+      }),
+    ).to.throw(RangeError, "on the way");
     expect(thrown[0]!.disposed).to.be.true;
   });
 
   it("by tidy refuses a promise", () => {
-    expect(() => tidy(async () => Promise.resolve(1))).to.throw().with.property("code", "ERR_MEMFORMER_TIDY_ASYNC");
+    expect(() => tidy(async () => Promise.resolve(1)))
+      .to.throw()
+      .with.property("code", "ERR_MEMFORMER_TIDY_ASYNC");
   });
 });

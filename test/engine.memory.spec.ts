@@ -1,6 +1,15 @@
 import { expect } from "chai";
 import {
-  AdamW, disposeSegment, memory, mrbp, resetPeakMemory, synchronize, tidy, type Memformer, type State, type Tensor,
+  AdamW,
+  disposeSegment,
+  memory,
+  mrbp,
+  resetPeakMemory,
+  synchronize,
+  tidy,
+  type Memformer,
+  type State,
+  type Tensor,
 } from "../lib/index.ts";
 import { randomWindow, tinyModel } from "./support/models.ts";
 import { settled } from "./support/settled.ts";
@@ -63,7 +72,8 @@ describe("memory", function () {
       return most;
     };
     await peak(2);
-    const small = await peak(4), large = await peak(20);
+    const small = await peak(4),
+      large = await peak(20);
     // The losses and counts come on top, a block of 512 bytes each.
     expect((large - small) / 16).to.be.at.most(2 * 4 * model.stateBytes + 4 * 512);
   });
@@ -73,9 +83,11 @@ describe("memory", function () {
     await using model = await tinyModel({ precision: "float32", dropout: 0.1 });
     using optimizer = new AdamW(model);
     let state = await windows(model, optimizer, 1000, model.initialState(4)); // until then JavaScript's own heap finds its size
-    const start = await settled(), rss = process.memoryUsage.rss();
+    const start = await settled(),
+      rss = process.memoryUsage.rss();
     state = await windows(model, optimizer, 2000, state);
-    const { hostBytes, tensors } = await settled(), after = process.memoryUsage.rss();
+    const { hostBytes, tensors } = await settled(),
+      after = process.memoryUsage.rss();
     console.log(`      resident: ${(rss / 2 ** 20).toFixed(1)} MiB before, ${(after / 2 ** 20).toFixed(1)} MiB after`);
     expect({ hostBytes, tensors }).to.deep.equal({ hostBytes: start.hostBytes, tensors: start.tensors });
     expect(after / rss).to.be.at.most(1.02);

@@ -1,7 +1,23 @@
 import { expect } from "chai";
 import {
-  apply, evaluate, evaluationPass, memory, openTokenizer, PADDING, Random, RecallStream, synchronize, Tensor, tidy, tokensInMemory,
-  type Ablation, type EvaluateOptions, type Memformer, type Segment, type State, type TokenStream,
+  apply,
+  evaluate,
+  evaluationPass,
+  memory,
+  openTokenizer,
+  PADDING,
+  Random,
+  RecallStream,
+  synchronize,
+  Tensor,
+  tidy,
+  tokensInMemory,
+  type Ablation,
+  type EvaluateOptions,
+  type Memformer,
+  type Segment,
+  type State,
+  type TokenStream,
 } from "../lib/index.ts";
 import { numbers, perturb, tinyModel } from "./support/models.ts";
 import { failure, runModel, train } from "./support/runs.ts";
@@ -24,25 +40,38 @@ const ablationNames = ["initial", "zeroed", "shuffled", "frozen"] as const;
 
 /** Nats of the whole and of every ablation, a forward pass for each segment and memory. */
 async function byHand(model: Memformer, stream: TokenStream): Promise<Record<Ablation | "whole", number>> {
-  const nats = { whole: 0, initial: 0, zeroed: 0, shuffled: 0, frozen: 0 }, { lanes } = stream, { bos, variant } = model.config;
-  let state = model.initialState(lanes), held = state, holds = new Uint8Array(lanes);
+  const nats = { whole: 0, initial: 0, zeroed: 0, shuffled: 0, frozen: 0 },
+    { lanes } = stream,
+    { bos, variant } = model.config;
+  let state = model.initialState(lanes),
+    held = state,
+    holds = new Uint8Array(lanes);
   for (let segment = await stream.next(); segment !== undefined; segment = await stream.next()) {
-    const { reset, source, target, length, batch } = segment, of = async (memory: State, restart: number | Uint8Array = reset): Promise<number> => {
-      const flags = typeof restart === "number" ? new Uint8Array(batch).fill(restart) : restart;
-      const { loss, count } = model.forward(model.upload({ ...segment, reset: flags }), memory);
-      return await loss.item() * await count.item();
-    };
+    const { reset, source, target, length, batch } = segment,
+      of = async (memory: State, restart: number | Uint8Array = reset): Promise<number> => {
+        const flags = typeof restart === "number" ? new Uint8Array(batch).fill(restart) : restart;
+        const { loss, count } = model.forward(model.upload({ ...segment, reset: flags }), memory);
+        return (await loss.item()) * (await count.item());
+      };
     nats.whole += await of(state);
     nats.initial += await of(state, 1);
-    nats.zeroed += await of(state.map((part) => apply("aten::zeros_like", part)), 0);
+    nats.zeroed += await of(
+      state.map((part) => apply("aten::zeros_like", part)),
+      0,
+    );
     nats.shuffled += await of(state.map((part) => apply("aten::roll", part, [1], [0])));
     nats.frozen += await of(held);
     const next = model.forward(model.upload(segment), state).state;
-    const before = Uint8Array.from(holds, (flag, b) => flag && !reset[b] ? 1 : 0), mask = Tensor.from(before, [lanes, 1, 1], "bool");
+    const before = Uint8Array.from(holds, (flag, b) => (flag && !reset[b] ? 1 : 0)),
+      mask = Tensor.from(before, [lanes, 1, 1], "bool");
     held = next.map((part, i) => apply("aten::where.self", mask, held[i]!, part));
-    // Text: anything real but BOS in what the memory is written from. A decoder's is its target without the last, behind one token.
+    // Text: anything real but BOS in what the memory is written from. A decoder's is its target without the last,
+    // behind one token.
     holds = Uint8Array.from(before, (flag, b) => {
-      const read = variant === "decoder" ? target.subarray(b * length, (b + 1) * length - 1) : source.subarray(b * length, (b + 1) * length);
+      const read =
+        variant === "decoder"
+          ? target.subarray(b * length, (b + 1) * length - 1)
+          : source.subarray(b * length, (b + 1) * length);
       return flag === 1 || read.some((token) => token !== PADDING && token !== bos) ? 1 : 0;
     });
     state = next;
@@ -61,10 +90,12 @@ describe("evaluation", function () {
       await using model = await reader({ variant });
       const found = await evaluate(model, await pass(model, lengths), { bytes: total });
       const stream = await pass(model, lengths);
-      let state = model.initialState(3), nats = 0, tokens = 0;
+      let state = model.initialState(3),
+        nats = 0,
+        tokens = 0;
       for (let segment = await stream.next(); segment !== undefined; segment = await stream.next()) {
         const made = tidy(() => model.forward(model.upload(segment), state));
-        const [[loss], [count]] = await numbers([made.loss, made.count]) as [number[], number[]];
+        const [[loss], [count]] = (await numbers([made.loss, made.count])) as [number[], number[]];
         nats += loss! * count!;
         tokens += count!;
         for (const tensor of state) tensor.dispose();
@@ -81,8 +112,9 @@ describe("evaluation", function () {
 
   it("does not depend on the lanes: the same documents, another batch", async () => {
     await using model = await reader();
-    const scores = await Promise.all([1, 2, 6].map(async (lanes) =>
-      evaluate(model, await pass(model, lengths, lanes))));
+    const scores = await Promise.all(
+      [1, 2, 6].map(async (lanes) => evaluate(model, await pass(model, lengths, lanes))),
+    );
     for (const { nats, tokens } of scores) {
       expect(tokens).to.equal(total);
       expect(nats).to.be.closeTo(scores[0]!.nats, 1e-9 * scores[0]!.nats);
@@ -110,7 +142,8 @@ describe("evaluation", function () {
     expect(few.bitsPerByte).to.be.NaN;
     class Enough extends Error {}
     const controller = new AbortController();
-    const stream = await pass(model, lengths), next = stream.next.bind(stream);
+    const stream = await pass(model, lengths),
+      next = stream.next.bind(stream);
     let segments = 0;
     stream.next = async () => {
       if (++segments === 3) controller.abort(new Enough());
@@ -139,17 +172,25 @@ describe("evaluation of nothing", () => {
     const { segment: length } = model.config;
     const none = new Int32Array(3 * length).fill(PADDING);
     const padding: Segment = {
-      batch: 3, length, source: none, target: none, reset: new Uint8Array(3),
+      batch: 3,
+      length,
+      source: none,
+      target: none,
+      reset: new Uint8Array(3),
     };
     const some = async (segments: number): Promise<TokenStream> => {
       const stream = await pass(model, lengths);
-      stream.next = async () => segments-- > 0 ? padding : undefined;
+      stream.next = async () => (segments-- > 0 ? padding : undefined);
       return stream;
     };
     await evaluate(model, await pass(model, lengths));
     await synchronize();
     const before = memory().hostBytes;
-    for (const [there, segments, read] of [[0, 9, 0], [2, 9, 2], [5, 0, 0]] as const) {
+    for (const [there, segments, read] of [
+      [0, 9, 0],
+      [2, 9, 2],
+      [5, 0, 0],
+    ] as const) {
       const error = await failure(evaluate(model, await some(there), { segments }));
       expect(error.code).to.equal("ERR_MEMFORMER_DATA");
       expect(error.message).to.include(`nothing to score: ${read} segment(s)`);
@@ -181,9 +222,13 @@ describe("an ablation of the memory", function () {
   });
 
   it("frozen holds the memory after the first segment of text, not the one after BOS", async () => {
-    // With an encoder the second segment of a document is the first to read text, and the fourth to meet a memory of more; a decoder
-    // reads what it predicts, one segment earlier.
-    for (const [variant, segments] of [["encoder-decoder", 3], ["encoder", 3], ["decoder", 2]] as const) {
+    // With an encoder the second segment of a document is the first to read text, and the fourth to meet a memory of
+    // more; a decoder reads what it predicts, one segment earlier.
+    for (const [variant, segments] of [
+      ["encoder-decoder", 3],
+      ["encoder", 3],
+      ["decoder", 2],
+    ] as const) {
       await using model = await reader({ variant });
       const same = await evaluate(model, await pass(model, [6 * segments, 9, 11], 3));
       expect(same.ablations.frozen!.nats, variant).to.equal(same.nats);
@@ -196,7 +241,8 @@ describe("an ablation of the memory", function () {
     for (const variant of ["encoder-decoder", "encoder", "decoder"] as const) {
       await using model = await reader({ variant });
       const { ablations } = await evaluate(model, await pass(model, lengths));
-      const stream = await pass(model, lengths), next = stream.next.bind(stream);
+      const stream = await pass(model, lengths),
+        next = stream.next.bind(stream);
       stream.next = async () => {
         const segment = await next();
         return segment === undefined ? undefined : { ...segment, reset: segment.reset.slice().fill(1) };
@@ -211,10 +257,14 @@ describe("an ablation of the memory", function () {
       await using model = await reader({ variant });
       const stream = await pass(model, lengths);
       Object.assign(stream, { ended: undefined }); // rows of lanes that have ended stay, so that the row above is the same
-      const expected = await byHand(model, await pass(model, lengths)), found = await evaluate(model, stream);
+      const expected = await byHand(model, await pass(model, lengths)),
+        found = await evaluate(model, stream);
       expect(found.nats).to.be.closeTo(expected.whole, 1e-12 * expected.whole);
       for (const name of ablationNames) {
-        expect(found.ablations[name]!.nats, `${variant}, ${name}`).to.be.closeTo(expected[name], 1e-12 * expected[name]);
+        expect(found.ablations[name]!.nats, `${variant}, ${name}`).to.be.closeTo(
+          expected[name],
+          1e-12 * expected[name],
+        );
       }
     }
   });
@@ -223,7 +273,8 @@ describe("an ablation of the memory", function () {
     const long = [200, 7, 20, 61, 12, 30, 9, 13];
     for (const variant of ["encoder-decoder", "decoder"] as const) {
       await using model = await reader({ variant });
-      const rows: number[] = [], score = model.score.bind(model);
+      const rows: number[] = [],
+        score = model.score.bind(model);
       model.score = (segments, ...rest) => {
         rows.push(segments[0]!.batch);
         return score(segments, ...rest);
@@ -232,7 +283,10 @@ describe("an ablation of the memory", function () {
       expect(rows[0]).to.equal(8);
       expect(rows.at(-1), "the row above stays, of a lane that has ended").to.equal(2);
       rows.length = 0;
-      expect((await evaluate(model, await pass(model, long, 8), { ablations: ["frozen"] })).nats).to.be.closeTo(dropping.nats, 1e-12 * dropping.nats);
+      expect((await evaluate(model, await pass(model, long, 8), { ablations: ["frozen"] })).nats).to.be.closeTo(
+        dropping.nats,
+        1e-12 * dropping.nats,
+      );
       expect(rows.at(-1)).to.equal(1);
       rows.length = 0;
       const stream = await pass(model, long, 8);
@@ -273,7 +327,9 @@ describe("an ablation of the memory", function () {
     expect(option.code).to.equal("ERR_MEMFORMER_CONFIG");
     expect(option.message).to.include('did you mean "segments"?');
     for (const wrong of [{ segments: 1.5 }, { segments: -1 }, { together: 0 }, { bytes: -1 }]) {
-      expect((await failure(evaluate(model, await pass(model, lengths), wrong))).code, JSON.stringify(wrong)).to.equal("ERR_MEMFORMER_CONFIG");
+      expect((await failure(evaluate(model, await pass(model, lengths), wrong))).code, JSON.stringify(wrong)).to.equal(
+        "ERR_MEMFORMER_CONFIG",
+      );
     }
   });
 

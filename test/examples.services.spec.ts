@@ -13,12 +13,23 @@ import { Memformer } from "../lib/index.ts";
 import { temporary } from "./support/runs.ts";
 import { settled } from "./support/settled.ts";
 
-const json = (body: object): RequestInit => ({ method: "POST", body: JSON.stringify(body), headers: { "content-type": "application/json" } });
+const json = (body: object): RequestInit => ({
+  method: "POST",
+  body: JSON.stringify(body),
+  headers: { "content-type": "application/json" },
+});
 
 /** The model the services open. */
 async function saved(folder: string): Promise<string> {
   await using model = await Memformer.create({
-    preset: "tiny", width: 16, heads: 2, feedForward: 24, encoderLayers: 1, decoderLayers: 1, memorySlots: 3, segment: 16,
+    preset: "tiny",
+    width: 16,
+    heads: 2,
+    feedForward: 24,
+    encoderLayers: 1,
+    decoderLayers: 1,
+    memorySlots: 3,
+    segment: 16,
   });
   await model.save(join(folder, "model"));
   return join(folder, "model");
@@ -34,11 +45,12 @@ describe("the Fastify example", function () {
   const conversation = async (): Promise<string> => {
     const answer = await fetch(`${url}/conversations`, { method: "POST" });
     expect(answer.status).to.equal(201);
-    return (await answer.json() as { id: string }).id;
+    return ((await answer.json()) as { id: string }).id;
   };
   const ask = async (id: string, body: object, signal?: AbortSignal): Promise<Response> =>
     fetch(`${url}/conversations/${id}/answers`, { ...json(body), ...(signal === undefined ? {} : { signal }) });
-  const progress = async (method = "GET"): Promise<Progress> => (await fetch(`${url}/training`, { method })).json() as Promise<Progress>;
+  const progress = async (method = "GET"): Promise<Progress> =>
+    (await fetch(`${url}/training`, { method })).json() as Promise<Progress>;
 
   before(async () => {
     folder = await temporary();
@@ -62,8 +74,14 @@ describe("the Fastify example", function () {
   });
 
   it("refuses in words: an unknown conversation, one that is being answered, a text that is too long, an option that is none", async () => {
-    const refused = async (answer: Response): Promise<[number, string]> => [answer.status, ((await answer.json()) as { error: string }).error];
-    expect(await refused(await ask("01234567-89ab-4def-8123-456789abcdef", { text: "x" }))).to.deep.equal([404, "there is no such conversation"]);
+    const refused = async (answer: Response): Promise<[number, string]> => [
+      answer.status,
+      ((await answer.json()) as { error: string }).error,
+    ];
+    expect(await refused(await ask("01234567-89ab-4def-8123-456789abcdef", { text: "x" }))).to.deep.equal([
+      404,
+      "there is no such conversation",
+    ]);
     expect((await refused(await ask("..%2Fmodel", { text: "x" })))[0]).to.equal(400);
     const id = await conversation();
     expect((await refused(await ask(id, { text: "x".repeat(20_001) })))[0]).to.equal(400);
@@ -74,7 +92,8 @@ describe("the Fastify example", function () {
   });
 
   it("stops writing when the client goes away", async () => {
-    const id = await conversation(), gone = new AbortController();
+    const id = await conversation(),
+      gone = new AbortController();
     const answer = await ask(id, { text: "x", maxTokens: 1000 }, gone.signal);
     await answer.body!.getReader().read();
     gone.abort();
@@ -114,7 +133,9 @@ describe("the Fastify example", function () {
     expect((await settled()).tensors).to.equal(tensors);
     await begin();
     const next = await ask(id, { text: " still?", maxTokens: 5 });
-    expect([next.status, await next.text()]).to.satisfy(([status, text]: [number, string]) => status === 200 && text.includes("event: end"));
+    expect([next.status, await next.text()]).to.satisfy(
+      ([status, text]: [number, string]) => status === 200 && text.includes("event: end"),
+    );
   });
 });
 
@@ -133,7 +154,8 @@ describe("the Express example", () => {
   };
 
   it("continues a text", async () => {
-    const folder = await temporary(), start = (await settled()).tensors;
+    const folder = await temporary(),
+      start = (await settled()).tensors;
     const model = await Memformer.load(await saved(folder.path));
     const { url, close } = await listening(model);
     expect(await (await fetch(url, json({ text: "Call me", maxTokens: 20 }))).text()).to.not.equal("");
@@ -145,7 +167,9 @@ describe("the Express example", () => {
 
   it("stops when the client goes away", async () => {
     let ended: () => void = () => undefined;
-    const end = new Promise<void>((resolve) => { ended = resolve; });
+    const end = new Promise<void>((resolve) => {
+      ended = resolve;
+    });
     const endless = {
       read: async () => Promise.resolve(),
       async *generate({ signal }: { signal: AbortSignal }) {
@@ -173,10 +197,13 @@ describe("the Express example", () => {
 
 describe("the NestJS example", () => {
   it("injects the model, continues a text, and frees the model at shutdown", async () => {
-    const folder = await temporary(), start = (await settled()).tensors;
+    const folder = await temporary(),
+      start = (await settled()).tensors;
     const app = await NestFactory.create(MemformerModule.forFolder(await saved(folder.path)), { logger: false });
     await app.listen(0);
-    const { text } = await (await fetch(`${await app.getUrl()}/continuations`, json({ text: "Call me", maxTokens: 20 }))).json() as { text: string };
+    const { text } = (await (
+      await fetch(`${await app.getUrl()}/continuations`, json({ text: "Call me", maxTokens: 20 }))
+    ).json()) as { text: string };
     expect(text).to.not.equal("");
     await app.close();
     expect((await settled()).tensors).to.equal(start);

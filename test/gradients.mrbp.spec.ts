@@ -1,11 +1,31 @@
 import { expect } from "chai";
 import {
-  apply, backward, bptt, checkpointing, disposeSegment, gradientMethods, lossWeights, mrbp, tidy,
-  type Recurrence, type SegmentTensors, type Tensor, type WindowOptions,
+  apply,
+  backward,
+  bptt,
+  checkpointing,
+  disposeSegment,
+  gradientMethods,
+  lossWeights,
+  mrbp,
+  tidy,
+  type Recurrence,
+  type SegmentTensors,
+  type Tensor,
+  type WindowOptions,
 } from "../lib/index.ts";
 import { stepWeights } from "../lib/window.ts";
 import { carried, errors, gather, type Gathered } from "./support/gather.ts";
-import { bits, numbers, perturb, randomWindow, recipeOptions, relativeError, takeGradients, tinyModel } from "./support/models.ts";
+import {
+  bits,
+  numbers,
+  perturb,
+  randomWindow,
+  recipeOptions,
+  relativeError,
+  takeGradients,
+  tinyModel,
+} from "./support/models.ts";
 
 const variants = ["encoder-decoder", "encoder", "decoder"] as const;
 const writers = ["slot-attention", "gru"] as const;
@@ -23,22 +43,31 @@ function expectEqual(a: Gathered, b: Gathered, tolerance: number): void {
 describe("MRBP gives the gradient of BPTT over the same window", function () {
   this.timeout(120_000);
 
-  for (const variant of variants) for (const writer of writers) for (const position of positions) {
-    it(`for ${variant}, ${writer}, ${position}: dropout, padding, resets, carried memory`, async () => {
-      for (const [precision, tolerance] of [["float64", 1e-10], ["float32", 1e-5]] as const) {
-        await using model = await tinyModel({ variant, writer, position, precision, dropout: 0.1 });
-        const start = await carried(model);
-        const options = { seed: 3, weights: "doubling" } as const;
-        const exact = await gather(model, bptt, options, start);
-        expectEqual(await gather(model, mrbp, options, start), exact, tolerance);
-        expectEqual(await gather(model, checkpointing, options, start), exact, tolerance);
-        const behind = { ragged: "behind" } as const; // padding behind tokens alone, told by lengths
-        expectEqual(await gather(model, mrbp, options, start, behind), await gather(model, bptt, options, start, behind), tolerance);
-        const reached = Math.max(...exact.gradient.flat().map(Math.abs));
-        expect(reached, "gradient at the window's start").to.be.above(1e-9);
+  for (const variant of variants)
+    for (const writer of writers)
+      for (const position of positions) {
+        it(`for ${variant}, ${writer}, ${position}: dropout, padding, resets, carried memory`, async () => {
+          for (const [precision, tolerance] of [
+            ["float64", 1e-10],
+            ["float32", 1e-5],
+          ] as const) {
+            await using model = await tinyModel({ variant, writer, position, precision, dropout: 0.1 });
+            const start = await carried(model);
+            const options = { seed: 3, weights: "doubling" } as const;
+            const exact = await gather(model, bptt, options, start);
+            expectEqual(await gather(model, mrbp, options, start), exact, tolerance);
+            expectEqual(await gather(model, checkpointing, options, start), exact, tolerance);
+            const behind = { ragged: "behind" } as const; // padding behind tokens alone, told by lengths
+            expectEqual(
+              await gather(model, mrbp, options, start, behind),
+              await gather(model, bptt, options, start, behind),
+              tolerance,
+            );
+            const reached = Math.max(...exact.gradient.flat().map(Math.abs));
+            expect(reached, "gradient at the window's start").to.be.above(1e-9);
+          }
+        });
       }
-    });
-  }
 
   for (const forgetting of ["bmn", "normalize-only", "none"] as const) {
     it(`with forgetting ${forgetting}, tied and untied, weights away from their start`, async () => {
@@ -51,14 +80,26 @@ describe("MRBP gives the gradient of BPTT over the same window", function () {
   }
 
   for (const options of [
-    { writerHeads: 4 }, { writerSteps: 3 }, { writerBias: true }, { memoryNorm: false }, { position: "t5", positionBuckets: "lucidrains" },
-    { shareEmbedding: false }, { shareEmbedding: false, tieEmbedding: false }, { outputBias: true }, { outputBias: true, tieEmbedding: false },
+    { writerHeads: 4 },
+    { writerSteps: 3 },
+    { writerBias: true },
+    { memoryNorm: false },
+    { position: "t5", positionBuckets: "lucidrains" },
+    { shareEmbedding: false },
+    { shareEmbedding: false, tieEmbedding: false },
+    { outputBias: true },
+    { outputBias: true, tieEmbedding: false },
   ] as const) {
     it(`with ${JSON.stringify(options)}`, async () => {
-      for (const [precision, tolerance] of [["float64", 1e-10], ["float32", 1e-5], ["bfloat16", 2e-2]] as const) {
+      for (const [precision, tolerance] of [
+        ["float64", 1e-10],
+        ["float32", 1e-5],
+        ["bfloat16", 2e-2],
+      ] as const) {
         await using model = await tinyModel({ writer: "gru", position: "t5", ...options, precision, dropout: 0.1 });
         await perturb(model);
-        // Only weights that are powers of two commute with bfloat16's rounding; others leave what it makes of noisy weights.
+        // Only weights that are powers of two commute with bfloat16's rounding; others leave what it makes of noisy
+        // weights.
         const weighed: WindowOptions = { weights: precision === "bfloat16" ? "segments" : "tokens" };
         expectEqual(await gather(model, mrbp, weighed), await gather(model, bptt, weighed), tolerance);
       }
@@ -70,19 +111,27 @@ describe("MRBP gives the gradient of BPTT over the same window", function () {
       for (const variant of variants) {
         await using model = await tinyModel({ variant, ...options, dropout: 0.1 });
         await perturb(model);
-        const start = await carried(model), exact = await gather(model, bptt, { seed: 3 }, start);
+        const start = await carried(model),
+          exact = await gather(model, bptt, { seed: 3 }, start);
         expectEqual(await gather(model, mrbp, { seed: 3 }, start), exact, 1e-10);
         for (const together of [2, 4]) {
           const found = await gather(model, mrbp, { seed: 3, together }, start);
-          for (const [part, error] of Object.entries(errors(found, exact))) expect(error, `${variant}, ${together}: ${part}`).to.be.at.most(1e-10);
+          for (const [part, error] of Object.entries(errors(found, exact)))
+            expect(error, `${variant}, ${together}: ${part}`).to.be.at.most(1e-10);
         }
       }
     });
   }
 
   const given: readonly WindowOptions[] = [
-    { weights: "tokens" }, { weights: "segments" }, { weights: "doubling" }, { weights: [0.5, 0, -1, 2] }, { scale: 0.25 },
-    { carry: 1 }, { carry: 3 }, { training: false },
+    { weights: "tokens" },
+    { weights: "segments" },
+    { weights: "doubling" },
+    { weights: [0.5, 0, -1, 2] },
+    { scale: 0.25 },
+    { carry: 1 },
+    { carry: 3 },
+    { training: false },
   ];
   for (const options of given) {
     it(`with ${JSON.stringify(options)}`, async () => {
@@ -111,44 +160,62 @@ describe("MRBP gives the gradient of BPTT over the same window", function () {
     expect(relativeError(sums[0]!, sums[1]!)).to.be.at.most(1e-10);
   });
 
-  for (const together of [2, 3, 4, 9]) it(`whatever goes back together: ${together} of 4 segments; dropout, padding, resets, carried memory`, async () => {
-    for (const variant of variants) for (const writer of writers) for (const position of positions) {
-      await using model = await tinyModel({ variant, writer, position, dropout: 0.1 });
-      const start = await carried(model), options = { seed: 3, weights: "doubling" } as const;
-      for (const ragged of [true, "behind"] as const) {
-        const exact = await gather(model, bptt, options, start, { ragged });
-        const found = await gather(model, mrbp, { ...options, together }, start, { ragged });
-        expect(found.counts).to.deep.equal(exact.counts);
-        for (const [part, error] of Object.entries(errors(found, exact))) {
-          expect(error, `${variant}, ${writer}, ${position}, padding ${ragged}: ${part}`).to.be.at.most(1e-10);
+  for (const together of [2, 3, 4, 9])
+    it(`whatever goes back together: ${together} of 4 segments; dropout, padding, resets, carried memory`, async () => {
+      for (const variant of variants)
+        for (const writer of writers)
+          for (const position of positions) {
+            await using model = await tinyModel({ variant, writer, position, dropout: 0.1 });
+            const start = await carried(model),
+              options = { seed: 3, weights: "doubling" } as const;
+            for (const ragged of [true, "behind"] as const) {
+              const exact = await gather(model, bptt, options, start, { ragged });
+              const found = await gather(model, mrbp, { ...options, together }, start, { ragged });
+              expect(found.counts).to.deep.equal(exact.counts);
+              for (const [part, error] of Object.entries(errors(found, exact))) {
+                expect(error, `${variant}, ${writer}, ${position}, padding ${ragged}: ${part}`).to.be.at.most(1e-10);
+              }
+            }
+          }
+    });
+
+  for (const ragged of [false, true, "behind"] as const)
+    it(`whatever goes back together and however the memory forgets: resets, padding ${ragged}`, async () => {
+      for (const memory of [
+        {},
+        { forgetting: "normalize-only" },
+        { forgetting: "none" },
+        { writerSteps: 2 },
+        { memoryNorm: false },
+      ] as const) {
+        await using model = await tinyModel({ ...memory, dropout: 0.1 });
+        const start = await carried(model),
+          options = { seed: 5, weights: "doubling" } as const,
+          shape = { ragged, restarts: true };
+        const exact = await gather(model, bptt, options, start, shape);
+        for (const together of [2, 3, 4]) {
+          const found = await gather(model, mrbp, { ...options, together }, start, shape);
+          for (const [part, error] of Object.entries(errors(found, exact)))
+            expect(error, `${JSON.stringify(memory)}, ${together}: ${part}`).to.be.at.most(1e-10);
         }
       }
-    }
-  });
-
-  for (const ragged of [false, true, "behind"] as const) it(`whatever goes back together and however the memory forgets: resets, padding ${ragged}`, async () => {
-    for (const memory of [{}, { forgetting: "normalize-only" }, { forgetting: "none" }, { writerSteps: 2 }, { memoryNorm: false }] as const) {
-      await using model = await tinyModel({ ...memory, dropout: 0.1 });
-      const start = await carried(model), options = { seed: 5, weights: "doubling" } as const, shape = { ragged, restarts: true };
-      const exact = await gather(model, bptt, options, start, shape);
-      for (const together of [2, 3, 4]) {
-        const found = await gather(model, mrbp, { ...options, together }, start, shape);
-        for (const [part, error] of Object.entries(errors(found, exact))) expect(error, `${JSON.stringify(memory)}, ${together}: ${part}`).to.be.at.most(1e-10);
-      }
-    }
-  });
+    });
 
   it("when windows overlap, two segments going back together: the state that is carried is the same", async () => {
     await using model = await tinyModel({ dropout: 0.1 });
     for (const carry of [1, 2, 3]) {
-      const options = { seed: 4, carry }, exact = await gather(model, bptt, options), found = await gather(model, mrbp, { ...options, together: 2 });
-      for (const [part, error] of Object.entries(errors(found, exact))) expect(error, `carry ${carry}: ${part}`).to.be.at.most(1e-10);
+      const options = { seed: 4, carry },
+        exact = await gather(model, bptt, options),
+        found = await gather(model, mrbp, { ...options, together: 2 });
+      for (const [part, error] of Object.entries(errors(found, exact)))
+        expect(error, `carry ${carry}: ${part}`).to.be.at.most(1e-10);
     }
   });
 
   it("where steps are recorded: BPTT is one replay of the window, checkpointing replays its segments, nothing is composed on the way back", async () => {
     await using model = await tinyModel({ dropout: 0.1 });
-    const start = await carried(model), replays: number[] = [];
+    const start = await carried(model),
+      replays: number[] = [];
     const recorded = (): Recurrence => ({
       recorded: true,
       advance: (...step) => model.advance(...step),
@@ -161,14 +228,22 @@ describe("MRBP gives the gradient of BPTT over the same window", function () {
         return model.replay(segments, ...others);
       },
     });
-    for (const options of [{ seed: 3, weights: "doubling" }, { seed: 3, carry: 1 }, { seed: 3, carry: 3, together: 2 }] as const) {
+    for (const options of [
+      { seed: 3, weights: "doubling" },
+      { seed: 3, carry: 1 },
+      { seed: 3, carry: 3, together: 2 },
+    ] as const) {
       const exact = await gather(model, bptt, options, start);
-      for (const [method, steps] of [[bptt, [4]], [checkpointing, "together" in options ? [2, 2] : [1, 1, 1, 1]]] as const) {
+      for (const [method, steps] of [
+        [bptt, [4]],
+        [checkpointing, "together" in options ? [2, 2] : [1, 1, 1, 1]],
+      ] as const) {
         replays.length = 0;
         const found = await gather(model, (_, ...given) => method(recorded(), ...given), options, start);
         expect(replays).to.deep.equal(steps);
         expect(found.counts).to.deep.equal(exact.counts);
-        for (const [part, error] of Object.entries(errors(found, exact))) expect(error, `${JSON.stringify(options)}: ${part}`).to.be.at.most(1e-10);
+        for (const [part, error] of Object.entries(errors(found, exact)))
+          expect(error, `${JSON.stringify(options)}: ${part}`).to.be.at.most(1e-10);
       }
     }
   });
@@ -176,9 +251,19 @@ describe("MRBP gives the gradient of BPTT over the same window", function () {
   it("where no step is recorded, as on a CPU: BPTT is one graph that is composed here", async () => {
     await using model = await tinyModel();
     expect(model.recorded).to.be.false;
-    model.replay = () => { throw new Error("BPTT has replayed"); };
+    model.replay = () => {
+      throw new Error("BPTT has replayed");
+    };
     for (const method of [bptt, checkpointing]) await gather(model, method);
-    expect(() => tidy(() => mrbp(model, randomWindow(model).map((segment) => model.upload(segment)), model.initialState(4)))).to.throw("BPTT has replayed");
+    expect(() =>
+      tidy(() =>
+        mrbp(
+          model,
+          randomWindow(model).map((segment) => model.upload(segment)),
+          model.initialState(4),
+        ),
+      ),
+    ).to.throw("BPTT has replayed");
   });
 
   it("in bfloat16: losses to the bit, gradients to 2e-2", async () => {
@@ -204,7 +289,11 @@ describe("MRBP gives the gradient of BPTT over the same window", function () {
       },
     };
     const found: Map<string, Float64Array>[] = [];
-    for (const [method, together] of [[mrbp, 1], [mrbp, 3], [bptt, 1]] as const) {
+    for (const [method, together] of [
+      [mrbp, 1],
+      [mrbp, 3],
+      [bptt, 1],
+    ] as const) {
       const result = tidy(() => {
         const window = randomWindow(first).map((segment) => first.upload(segment));
         const start = [...first.initialState(4), ...second.initialState(4)];
@@ -226,11 +315,15 @@ describe("what MRBP replays", function () {
   this.timeout(60_000);
 
   it("is the first sweep, memory for memory, to the bit", async () => {
-    const settings = variants.flatMap((variant) => positions.flatMap((position) =>
-      (["float32", "bfloat16"] as const).map((precision) => ({ variant, position, precision }))));
+    const settings = variants.flatMap((variant) =>
+      positions.flatMap((position) =>
+        (["float32", "bfloat16"] as const).map((precision) => ({ variant, position, precision })),
+      ),
+    );
     for (const setting of settings) {
       await using model = await tinyModel({ ...setting, dropout: 0.1 });
-      const swept: Promise<string>[] = [], replayed: Promise<string>[] = [];
+      const swept: Promise<string>[] = [],
+        replayed: Promise<string>[] = [];
       const recording: Recurrence = {
         advance: (...step) => {
           const state = model.advance(...step);
@@ -285,20 +378,25 @@ describe("what MRBP replays", function () {
     for (const start of [0, 1]) {
       const result = tidy(() => {
         const window = randomWindow(model, { ragged: false }).map((segment, t) =>
-          model.upload({ ...segment, reset: new Uint8Array(4).fill(t === 0 ? start : 0) }));
+          model.upload({ ...segment, reset: new Uint8Array(4).fill(t === 0 ? start : 0) }),
+        );
         return mrbp(model, window.slice(0, 1), model.initialState(4), {});
       });
       const [reached] = await numbers(result.gradient);
       // One segment: v_bias can only be reached as the memory the segment starts from.
       const learned = (await takeGradients(model)).get(name)!;
-      found.push(learned.some((value) => value !== 0), reached!.some((value) => value !== 0));
+      found.push(
+        learned.some((value) => value !== 0),
+        reached!.some((value) => value !== 0),
+      );
     }
     expect(found).to.deep.equal([false, true, true, false]);
   });
 
   it("leaves the given state alone and gives every method one signature", async () => {
     await using model = await tinyModel();
-    const state = await carried(model), before = await bits(state[0]!);
+    const state = await carried(model),
+      before = await bits(state[0]!);
     for (const method of Object.values(gradientMethods)) await gather(model, method, {}, state);
     expect(await bits(state[0]!)).to.equal(before);
   });
@@ -310,7 +408,9 @@ describe("loss weights", function () {
   it("sum to 1: by tokens, by segments or doubling; a list is taken as it is", () => {
     expect(lossWeights("tokens", 3, [16, 0, 4])).to.deep.equal([0.8, 0, 0.2]);
     expect(lossWeights("tokens", 2, [0, 0])).to.deep.equal([0, 0]);
-    expect(() => lossWeights("tokens", 2)).to.throw(/scored targets of 2 segments/).with.property("code", "ERR_MEMFORMER_CONFIG");
+    expect(() => lossWeights("tokens", 2))
+      .to.throw(/scored targets of 2 segments/)
+      .with.property("code", "ERR_MEMFORMER_CONFIG");
     expect(lossWeights("segments", 4)).to.deep.equal([0.25, 0.25, 0.25, 0.25]);
     expect(lossWeights("uniform", 4)).to.deep.equal([0.25, 0.25, 0.25, 0.25]);
     expect(lossWeights("doubling", 3)).to.deep.equal([1 / 7, 2 / 7, 4 / 7]);
@@ -319,7 +419,9 @@ describe("loss weights", function () {
 
   it("are refused when there are not as many as segments, or one is no number", () => {
     for (const weights of [[1], [1, 2, 3], [1, NaN]]) {
-      expect(() => lossWeights(weights, 2)).to.throw(/2 finite numbers/).with.property("code", "ERR_MEMFORMER_CONFIG");
+      expect(() => lossWeights(weights, 2))
+        .to.throw(/2 finite numbers/)
+        .with.property("code", "ERR_MEMFORMER_CONFIG");
     }
   });
 
@@ -328,37 +430,46 @@ describe("loss weights", function () {
     const whole = await gather(model, bptt, { weights: [1, 2, 3, 4] });
     const sum = new Map<string, Float64Array>();
     for (let t = 0; t < 4; t++) {
-      const weights = [0, 0, 0, 0].map((_, i) => i === t ? t + 1 : 0);
+      const weights = [0, 0, 0, 0].map((_, i) => (i === t ? t + 1 : 0));
       for (const [name, values] of (await gather(model, mrbp, { weights })).parameters) {
-        sum.set(name, values.map((value, i) => value + (sum.get(name)?.[i] ?? 0)));
+        sum.set(
+          name,
+          values.map((value, i) => value + (sum.get(name)?.[i] ?? 0)),
+        );
       }
     }
     expect(relativeError(sum, whole.parameters)).to.be.at.most(1e-10);
   });
 
-  for (const microBatch of [undefined, 3]) it(`by tokens give the gradient of the mean over all scored targets, ${microBatch ?? "all"} rows at a time, by every method`, async () => {
-    await using model = await tinyModel({ dropout: 0 });
-    await perturb(model);
-    const upload = (): SegmentTensors[] => randomWindow(model).map((segment) => model.upload(segment));
-    const total = tidy(() => {
-      let state = model.initialState(4), nats: Tensor | undefined, scored = 0;
-      for (const segment of upload()) {
-        const step = model.forward(segment, state, { graph: true, training: true });
-        const targets = segment.scored.reduce((sum, count) => sum + count, 0), sum = apply("aten::mul.Scalar", step.loss, targets);
-        nats = nats === undefined ? sum : apply("aten::add.Tensor", nats, sum);
-        [state, scored] = [step.state, scored + targets];
+  for (const microBatch of [undefined, 3])
+    it(`by tokens give the gradient of the mean over all scored targets, ${microBatch ?? "all"} rows at a time, by every method`, async () => {
+      await using model = await tinyModel({ dropout: 0 });
+      await perturb(model);
+      const upload = (): SegmentTensors[] => randomWindow(model).map((segment) => model.upload(segment));
+      const total = tidy(() => {
+        let state = model.initialState(4),
+          nats: Tensor | undefined,
+          scored = 0;
+        for (const segment of upload()) {
+          const step = model.forward(segment, state, { graph: true, training: true });
+          const targets = segment.scored.reduce((sum, count) => sum + count, 0),
+            sum = apply("aten::mul.Scalar", step.loss, targets);
+          nats = nats === undefined ? sum : apply("aten::add.Tensor", nats, sum);
+          [state, scored] = [step.state, scored + targets];
+        }
+        const mean = apply("aten::div.Scalar", nats!, scored);
+        backward([mean], [1]);
+        return mean.detach();
+      });
+      total.dispose();
+      const exact = await takeGradients(model);
+      for (const method of Object.values(gradientMethods)) {
+        expect(relativeError((await gather(model, method, { microBatch })).parameters, exact)).to.be.at.most(1e-10);
+        expect(
+          relativeError((await gather(model, method, { microBatch, weights: "segments" })).parameters, exact),
+        ).to.be.above(1e-3);
       }
-      const mean = apply("aten::div.Scalar", nats!, scored);
-      backward([mean], [1]);
-      return mean.detach();
     });
-    total.dispose();
-    const exact = await takeGradients(model);
-    for (const method of Object.values(gradientMethods)) {
-      expect(relativeError((await gather(model, method, { microBatch })).parameters, exact)).to.be.at.most(1e-10);
-      expect(relativeError((await gather(model, method, { microBatch, weights: "segments" })).parameters, exact)).to.be.above(1e-3);
-    }
-  });
 
   it("of a step of several windows weigh every scored target of the step alike; else every window, a list by its shares", async () => {
     await using model = await tinyModel();
@@ -366,7 +477,10 @@ describe("loss weights", function () {
     const counts = windows.map((window) => window.map(({ scored }) => scored.reduce((sum, count) => sum + count, 0)));
     const all = counts.flat().reduce((sum, count) => sum + count, 0);
     expect(stepWeights(windows, "tokens")).to.deep.equal(counts.map((some) => some.map((count) => count / all)));
-    expect(stepWeights(windows, "segments")).to.deep.equal([[1, 1, 1, 1].map((one) => one / 4 / 2), [1, 1].map((one) => one / 2 / 2)]);
+    expect(stepWeights(windows, "segments")).to.deep.equal([
+      [1, 1, 1, 1].map((one) => one / 4 / 2),
+      [1, 1].map((one) => one / 2 / 2),
+    ]);
     const [first] = stepWeights(windows.slice(0, 1), [5, 5, 0, 10]);
     expect(first).to.deep.equal([0.25, 0.25, 0, 0.5]);
     windows.flat().forEach(disposeSegment);

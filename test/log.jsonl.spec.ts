@@ -31,8 +31,12 @@ describe("a JSONL log", () => {
       expect((await linesOf()).length).to.equal(step + 1);
     }
     log.close();
-    expect(await linesOf()).to.deep.equal(['{"step":1,"loss":1}', '{"step":2,"loss":0.5}',
-      '{"step":3,"loss":0.3333333333333333}', ""]);
+    expect(await linesOf()).to.deep.equal([
+      '{"step":1,"loss":1}',
+      '{"step":2,"loss":0.5}',
+      '{"step":3,"loss":0.3333333333333333}',
+      "",
+    ]);
   });
 
   it("writes numbers that JSON lacks as words", async () => {
@@ -55,7 +59,14 @@ describe("a JSONL log", () => {
 
   it("cuts what was logged after the step that is resumed", async () => {
     const text = [1, 2, 2, 3, 4].map((step) => line(step)).join("");
-    const cases: [number | undefined, number][] = [[undefined, 5], [9, 5], [3, 4], [2, 3], [1, 1], [0, 0]];
+    const cases: [number | undefined, number][] = [
+      [undefined, 5],
+      [9, 5],
+      [3, 4],
+      [2, 3],
+      [1, 1],
+      [0, 0],
+    ];
     for (const [resumeAfter, kept] of cases) {
       await writeFile(path, text);
       expect((await reopened(resumeAfter)).split("\n").length - 1, `after ${resumeAfter}`).to.equal(kept);
@@ -63,7 +74,7 @@ describe("a JSONL log", () => {
   });
 
   it("cuts at the right byte in a file of many read blocks", async () => {
-    const lines = Array.from({ length: 300 }, (_, i) => line(i, "é".repeat(i * 7 % 1000)));
+    const lines = Array.from({ length: 300 }, (_, i) => line(i, "é".repeat((i * 7) % 1000)));
     for (const last of [0, 150, 298]) {
       await writeFile(path, `${lines.join("")}torn`);
       expect(await reopened(last)).to.equal(lines.slice(0, last + 1).join(""));
@@ -91,7 +102,8 @@ describe("a JSONL log", () => {
     const log = await JsonlLog.open(path);
     log.close();
     log.close();
-    expect(() => log.append({ step: 1 })).to.throw(/log\.jsonl has been closed/)
+    expect(() => log.append({ step: 1 }))
+      .to.throw(/log\.jsonl has been closed/)
       .with.property("code", "ERR_MEMFORMER_DISPOSED");
     const error = await JsonlLog.open(folder).catch((reason: unknown) => reason);
     expect(error).to.include({ code: "ERR_MEMFORMER_IO" });
@@ -109,8 +121,11 @@ describe("a JSONL log", () => {
       path = join(disk, "log.jsonl");
       const log = await JsonlLog.open(path);
       const record = { step: 1, pad: "x".repeat(3000) };
-      expect(() => { for (let i = 0; i < 20; i++) log.append(record); })
-        .to.throw(/cannot append to .*ENOSPC/).with.property("code", "ERR_MEMFORMER_IO");
+      expect(() => {
+        for (let i = 0; i < 20; i++) log.append(record);
+      })
+        .to.throw(/cannot append to .*ENOSPC/)
+        .with.property("code", "ERR_MEMFORMER_IO");
       log.close();
       const lines = await linesOf();
       expect(lines.pop()).to.equal("");

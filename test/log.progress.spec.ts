@@ -69,8 +69,14 @@ describe("progress", () => {
   it("tells the time left of a resumed run by its own steps alone", () => {
     const stream = capture(false);
     let seconds = 0;
-    const progress = createProgress({ stream, total: 200, start: 100, label: "train", every: 0,
-      now: () => seconds * 1000 });
+    const progress = createProgress({
+      stream,
+      total: 200,
+      start: 100,
+      label: "train",
+      every: 0,
+      now: () => seconds * 1000,
+    });
     progress.update(100);
     seconds = 20;
     progress.update(110);
@@ -94,7 +100,11 @@ describe("progress", () => {
     }
     progress.note("after");
     expect(screen(stream.text)).to.deep.equal([
-      "first note", "second note", "third note", "train ████████████████████ 100 % 4/4 · loss 3.3", "after",
+      "first note",
+      "second note",
+      "third note",
+      "train ████████████████████ 100 % 4/4 · loss 3.3",
+      "after",
     ]);
   });
 
@@ -115,7 +125,11 @@ describe("progress", () => {
       progress.stop();
       await turn();
       expect(asked).to.equal(before);
-      const throwing = Object.assign(capture(isTTY), { write: (): never => { throw new Error("gone"); } });
+      const throwing = Object.assign(capture(isTTY), {
+        write: (): never => {
+          throw new Error("gone");
+        },
+      });
       if (isTTY) return; // a bar draws when it is made
       const other = createProgress({ stream: throwing, total: 4, label: "train", every: 0 });
       other.update(1);
@@ -140,7 +154,8 @@ describe("progress", () => {
       [{ total: 5, every: -1 }, "every: expected a number of seconds of at least 0, got -1"],
     ];
     for (const [options, message] of cases) {
-      expect(() => createProgress({ stream, label: "x", ...options } as never)).to.throw(message)
+      expect(() => createProgress({ stream, label: "x", ...options } as never))
+        .to.throw(message)
         .with.property("code", "ERR_MEMFORMER_CONFIG");
     }
   });

@@ -27,13 +27,20 @@ function fields(bytes: Buffer): Map<number, (bigint | Buffer)[]> {
   while (at < bytes.length) {
     const tag = Number(varint());
     const value = [varint, () => take(8), () => take(Number(varint())), , , () => take(4)][tag & 7]!();
-    found.set(tag >> 3, [...found.get(tag >> 3) ?? [], value]);
+    found.set(tag >> 3, [...(found.get(tag >> 3) ?? []), value]);
   }
   expect(at).to.equal(bytes.length);
   return found;
 }
 
-interface Event { time: number; step: number; version?: string; tag?: string; value?: number; session?: number }
+interface Event {
+  time: number;
+  step: number;
+  version?: string;
+  tag?: string;
+  value?: number;
+  session?: number;
+}
 
 /** Reads an event file from its definition: a bit-by-bit checksum here, tables there. */
 function decode(file: Buffer): Event[] {
@@ -43,8 +50,8 @@ function decode(file: Buffer): Event[] {
       crc ^= byte;
       for (let bit = 0; bit < 8; bit++) crc = (crc >>> 1) ^ (0x82f63b78 & -(crc & 1));
     }
-    const rotated = BigInt((~crc) >>> 0);
-    return Number(((rotated >> 15n | rotated << 17n) + 0xa282ead8n) & 0xffffffffn);
+    const rotated = BigInt(~crc >>> 0);
+    return Number((((rotated >> 15n) | (rotated << 17n)) + 0xa282ead8n) & 0xffffffffn);
   };
   const events: Event[] = [];
   for (let at = 0; at < file.length;) {
@@ -57,7 +64,8 @@ function decode(file: Buffer): Event[] {
     const bytes = (n: number) => event.get(n)?.[0] as Buffer | undefined;
     const point = bytes(5) && fields(fields(bytes(5)!).get(1)![0] as Buffer);
     events.push({
-      time: bytes(1)!.readDoubleLE(), step: Number(event.get(2)![0]),
+      time: bytes(1)!.readDoubleLE(),
+      step: Number(event.get(2)![0]),
       ...(bytes(3) && { version: bytes(3)!.toString() }),
       ...(point && { tag: String(point.get(1)![0]), value: (point.get(2)![0] as Buffer).readFloatLE() }),
       ...(bytes(7) && { session: Number(fields(bytes(7)!).get(1)![0]) }),
@@ -67,13 +75,18 @@ function decode(file: Buffer): Event[] {
 }
 
 describe("TensorBoard event files", () => {
-  beforeEach(async () => { folder = await mkdtemp(join(tmpdir(), "memformer-events-")); });
+  beforeEach(async () => {
+    folder = await mkdtemp(join(tmpdir(), "memformer-events-"));
+  });
   afterEach(() => rm(folder, { recursive: true, force: true }));
 
   it("compute the CRC-32C of the published vectors", () => {
     const vectors: [Uint8Array, number][] = [
-      [Buffer.from(""), 0], [Buffer.from("a"), 0xc1d04330], [Buffer.from("123456789"), 0xe3069283],
-      [new Uint8Array(32), 0x8a9136aa], [new Uint8Array(32).fill(255), 0x62a8ab43],
+      [Buffer.from(""), 0],
+      [Buffer.from("a"), 0xc1d04330],
+      [Buffer.from("123456789"), 0xe3069283],
+      [new Uint8Array(32), 0x8a9136aa],
+      [new Uint8Array(32).fill(255), 0x62a8ab43],
       [Uint8Array.from({ length: 32 }, (_, i) => i), 0x46dd794e],
       [Uint8Array.from({ length: 32 }, (_, i) => 31 - i), 0x113fdb5c],
     ];
@@ -85,7 +98,10 @@ describe("TensorBoard event files", () => {
   it("hold the version first, then every point as it was given", async () => {
     const writer = EventWriter.create(folder);
     const points: [string, number, number, number][] = [
-      ["loss", 2.5, 0, 1.25], ["loss", NaN, 1, 2], ["größe/🙂", -Infinity, 127, 3], ["x", 0.1, 128, 4],
+      ["loss", 2.5, 0, 1.25],
+      ["loss", NaN, 1, 2],
+      ["größe/🙂", -Infinity, 127, 3],
+      ["x", 0.1, 128, 4],
       ["y", 0, 2 ** 40 + 1, 5],
       ["z".repeat(300), 1, Number.MAX_SAFE_INTEGER, 6],
     ];
@@ -96,7 +112,8 @@ describe("TensorBoard event files", () => {
     expect(first).to.include({ version: "brain.Event:2", step: 0 });
     expect(first!.time).to.be.closeTo(Date.now() / 1000, 60);
     expect(rest).to.deep.equal(
-      points.map(([tag, value, step, time]) => ({ tag, value: Math.fround(value), step, time })));
+      points.map(([tag, value, step, time]) => ({ tag, value: Math.fround(value), step, time })),
+    );
   });
 
   it("are written by a flush, by close, and when 64 kB wait", async () => {
@@ -124,13 +141,18 @@ describe("TensorBoard event files", () => {
 
   it("refuse a step or tag that is none, and points after close", () => {
     const writer = EventWriter.create(folder);
-    expect(() => writer.scalar("a", 1, -1)).to.throw("step: expected a whole number of at least 0, got -1")
+    expect(() => writer.scalar("a", 1, -1))
+      .to.throw("step: expected a whole number of at least 0, got -1")
       .with.property("code", "ERR_MEMFORMER_CONFIG");
-    expect(() => writer.scalar("", 1, 1)).to.throw("tag: expected a name")
+    expect(() => writer.scalar("", 1, 1))
+      .to.throw("tag: expected a name")
       .with.property("code", "ERR_MEMFORMER_CONFIG");
     writer.close();
-    expect(() => writer.scalar("a", 1, 1)).to.throw("has been closed").with.property("code", "ERR_MEMFORMER_DISPOSED");
-    expect(() => EventWriter.create(writer.path)).to.throw(/cannot write event file in .*: EEXIST/)
+    expect(() => writer.scalar("a", 1, 1))
+      .to.throw("has been closed")
+      .with.property("code", "ERR_MEMFORMER_DISPOSED");
+    expect(() => EventWriter.create(writer.path))
+      .to.throw(/cannot write event file in .*: EEXIST/)
       .with.property("code", "ERR_MEMFORMER_IO");
   });
 
@@ -142,30 +164,50 @@ describe("TensorBoard event files", () => {
       console.log(`      (skipped: ${python} has no tensorboard; name one that has with MEMFORMER_PYTHON)`);
       this.skip();
     }
-    for (const [from, to, resumeAfter] of [[1, 6, undefined], [4, 5, 3]] as const) {
+    for (const [from, to, resumeAfter] of [
+      [1, 6, undefined],
+      [4, 5, 3],
+    ] as const) {
       const writer = EventWriter.create(folder, { resumeAfter });
       for (let step = from; step <= to; step++) writer.scalar("train/loss", step / 8 + from, step, 100 * from + step);
       writer.close();
     }
-    const printed = execFileSync(python, ["-c", `
+    const printed = execFileSync(
+      python,
+      [
+        "-c",
+        `
 import json, sys
 ${from}
 events = EventAccumulator(sys.argv[1])
 events.Reload()
 print(json.dumps([[e.step, e.wall_time, e.value] for e in events.Scalars("train/loss")]))
-`, folder], { encoding: "utf8", stdio: ["ignore", "pipe", "ignore"] });
+`,
+        folder,
+      ],
+      { encoding: "utf8", stdio: ["ignore", "pipe", "ignore"] },
+    );
     expect(JSON.parse(printed)).to.deep.equal([
-      [1, 101, 1.125], [2, 102, 1.25], [3, 103, 1.375], [4, 404, 4.5], [5, 405, 4.625],
+      [1, 101, 1.125],
+      [2, 102, 1.25],
+      [3, 103, 1.375],
+      [4, 404, 4.5],
+      [5, 405, 4.625],
     ]);
   });
 });
 
 describe("a run's log", () => {
-  beforeEach(async () => { folder = await mkdtemp(join(tmpdir(), "memformer-run-")); });
+  beforeEach(async () => {
+    folder = await mkdtemp(join(tmpdir(), "memformer-run-"));
+  });
   afterEach(() => rm(folder, { recursive: true, force: true }));
 
-  const lines = async () => (await readFile(join(folder, "log.jsonl"), "utf8")).trim().split("\n")
-    .map((line) => JSON.parse(line) as Record<string, number>);
+  const lines = async () =>
+    (await readFile(join(folder, "log.jsonl"), "utf8"))
+      .trim()
+      .split("\n")
+      .map((line) => JSON.parse(line) as Record<string, number>);
   const events = async () => {
     const names = (await readdir(join(folder, "tensorboard"))).sort();
     return (await Promise.all(names.map((name) => readFile(join(folder, "tensorboard", name))))).map(decode);
@@ -177,8 +219,11 @@ describe("a run's log", () => {
     log.record({ step: 2, "train/loss": 2.25 });
     log.flush();
     const [file] = await events();
-    expect(file!.slice(1).map(({ tag, step, value }) => [tag, step, value])).to.deep.equal(
-      [["train/loss", 1, 2.5], ["train/norm", 1, 0.5], ["train/loss", 2, 2.25]]);
+    expect(file!.slice(1).map(({ tag, step, value }) => [tag, step, value])).to.deep.equal([
+      ["train/loss", 1, 2.5],
+      ["train/norm", 1, 0.5],
+      ["train/loss", 2, 2.25],
+    ]);
     const [first, second] = await lines();
     expect(first).to.deep.equal({ step: 1, "train/loss": 2.5, "train/norm": 0.5, time: file![1]!.time });
     expect(second!["time"]).to.equal(file![3]!.time);
@@ -193,9 +238,17 @@ describe("a run's log", () => {
     const log = await RunLog.open(folder, { resumeAfter: 2 });
     log.record({ step: 3, loss: 30 });
     log.close();
-    expect((await lines()).map(({ step, loss }) => [step, loss])).to.deep.equal([[1, 1], [2, 2], [3, 30]]);
+    expect((await lines()).map(({ step, loss }) => [step, loss])).to.deep.equal([
+      [1, 1],
+      [2, 2],
+      [3, 30],
+    ]);
     const marks = (await events())[1]!.map(({ session, step }) => [session, step]);
-    expect(marks).to.deep.equal([[undefined, 0], [1, 3], [undefined, 3]]);
+    expect(marks).to.deep.equal([
+      [undefined, 0],
+      [1, 3],
+      [undefined, 3],
+    ]);
   });
 
   it("writes no event files when told so", async () => {
@@ -209,7 +262,8 @@ describe("a run's log", () => {
   it("keeps what the disk has no room for until it has, and tells the first failure", async () => {
     const told: string[] = [];
     const log = await RunLog.open(folder, { onFailure: ({ code, message }) => told.push(`${code} ${message}`) });
-    const original = Object.getOwnPropertyDescriptor(JsonlLog.prototype, "append")!, full = { lines: false };
+    const original = Object.getOwnPropertyDescriptor(JsonlLog.prototype, "append")!,
+      full = { lines: false };
     JsonlLog.prototype.append = function (this: JsonlLog, record) {
       if (full.lines) throw new MemformerError("IO", "no space left");
       (original.value as JsonlLog["append"]).call(this, record);
@@ -224,7 +278,11 @@ describe("a run's log", () => {
       full.lines = true;
       log.record({ step: 5, loss: 3 });
       expect(told.length).to.equal(2);
-      expect(() => { log.close(); }).to.throw("no space left").with.property("code", "ERR_MEMFORMER_IO");
+      expect(() => {
+        log.close();
+      })
+        .to.throw("no space left")
+        .with.property("code", "ERR_MEMFORMER_IO");
     } finally {
       Object.defineProperty(JsonlLog.prototype, "append", original);
     }
@@ -240,12 +298,15 @@ describe("a run's log", () => {
       [{ step: 1, time: 3 }, 'the name "time" is not free'],
     ];
     for (const [record, message] of cases) {
-      expect(() => log.record(record as never)).to.throw(message).with.property("code", "ERR_MEMFORMER_CONFIG");
+      expect(() => log.record(record as never))
+        .to.throw(message)
+        .with.property("code", "ERR_MEMFORMER_CONFIG");
     }
     log.close();
     expect(await readFile(join(folder, "log.jsonl"), "utf8")).to.equal("");
     expect((await events())[0]).to.have.lengthOf(1);
-    expect(() => log.record({ step: 1, loss: 1 })).to.throw("has been closed")
+    expect(() => log.record({ step: 1, loss: 1 }))
+      .to.throw("has been closed")
       .with.property("code", "ERR_MEMFORMER_DISPOSED");
   });
 });

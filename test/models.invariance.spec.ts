@@ -5,8 +5,9 @@ import { bits, numbers, perturb, randomWindow, tinyModel } from "./support/model
 const variants = ["encoder-decoder", "encoder", "decoder"] as const;
 const writers = ["slot-attention", "gru"] as const;
 const positions = ["rotary", "relative", "t5"] as const;
-const settings = variants.flatMap((variant) => writers.flatMap((writer) =>
-  positions.map((position) => ({ variant, writer, position }))));
+const settings = variants.flatMap((variant) =>
+  writers.flatMap((writer) => positions.map((position) => ({ variant, writer, position }))),
+);
 
 const B = 3;
 
@@ -29,7 +30,8 @@ async function written(model: Memformer, rows = B): Promise<Tensor> {
 
 /** The segment with `before` and `after` positions of padding around every row. */
 function pad(segment: Segment, before: number, after: number): Segment {
-  const { batch, length } = segment, wide = before + length + after;
+  const { batch, length } = segment,
+    wide = before + length + after;
   const widen = (tokens: Int32Array): Int32Array => {
     const result = new Int32Array(batch * wide).fill(PADDING);
     for (let b = 0; b < batch; b++) result.set(tokens.subarray(b * length, (b + 1) * length), b * wide + before);
@@ -42,7 +44,7 @@ function pad(segment: Segment, before: number, after: number): Segment {
 /** The first `length` tokens of every row. */
 function shortened({ batch, length: T, source, target, reset }: Segment, length: number): Segment {
   const cut = (tokens: Int32Array): Int32Array =>
-    Int32Array.from({ length: batch * length }, (_, i) => tokens[Math.floor(i / length) * T + i % length]!);
+    Int32Array.from({ length: batch * length }, (_, i) => tokens[Math.floor(i / length) * T + (i % length)]!);
   return { batch, length, source: cut(source), target: cut(target), reset };
 }
 
@@ -51,7 +53,10 @@ function rowsOf(segment: Segment, order: readonly number[]): Segment {
   const take = (tokens: Int32Array): Int32Array =>
     Int32Array.from(order.flatMap((row) => [...tokens.subarray(row * T, (row + 1) * T)]));
   return {
-    ...segment, batch: order.length, source: take(segment.source), target: take(segment.target),
+    ...segment,
+    batch: order.length,
+    source: take(segment.source),
+    target: take(segment.target),
     reset: Uint8Array.from(order, (row) => segment.reset[row]!),
   };
 }
@@ -72,8 +77,14 @@ describe("padding", function () {
       const memory = await written(model);
       const segment = shortened(randomWindow(model, { batch: B, segments: 1, ragged: false })[0]!, 6);
       const plain = await step(model, segment, memory);
-      for (const [before, after] of [[0, 2], [0, 5], [2, 0], [1, 3]] as const) {
-        // A decoder's first input stands before its target, so padding there cuts the two apart; an encoder sees none of it.
+      for (const [before, after] of [
+        [0, 2],
+        [0, 5],
+        [2, 0],
+        [1, 3],
+      ] as const) {
+        // A decoder's first input stands before its target, so padding there cuts the two apart; an encoder sees none
+        // of it.
         if (before > 0 && setting.variant === "decoder") continue;
         const padded = await step(model, pad(segment, before, after), memory);
         expectClose(padded.memory, plain.memory, `memory, ${before} before and ${after} after`);
@@ -86,11 +97,13 @@ describe("padding", function () {
   it("gives the same whether it is told by lengths or by a mask", async () => {
     for (const setting of settings) {
       await using model = await tinyModel(setting);
-      const memory = await written(model), [segment] = randomWindow(model, { batch: B, segments: 1, ragged: "behind" });
+      const memory = await written(model),
+        [segment] = randomWindow(model, { batch: B, segments: 1, ragged: "behind" });
       const byLengths = await step(model, segment!, memory);
       using none = Tensor.from(new Int32Array(0), [0]);
       const { loss, state } = tidy(() => model.forward({ ...model.upload(segment!), lengths: none }, [memory]));
-      const masked = await numbers([loss]), next = await numbers(state);
+      const masked = await numbers([loss]),
+        next = await numbers(state);
       expectClose([byLengths.loss], masked[0]!, JSON.stringify(setting));
       expectClose(byLengths.memory, next[0]!, JSON.stringify(setting));
     }
@@ -99,12 +112,14 @@ describe("padding", function () {
   it("filling a row leaves that row's memory as it was, to the bit, and scores nothing of it", async () => {
     for (const setting of settings) {
       await using model = await tinyModel({ ...setting, precision: "float32" });
-      const memory = await written(model), { memorySlots, width, segment: T } = model.config;
+      const memory = await written(model),
+        { memorySlots, width, segment: T } = model.config;
       const [segment] = randomWindow(model, { batch: B, segments: 1, ragged: false });
       for (const tokens of [segment!.source, segment!.target]) tokens.fill(PADDING, T, 2 * T);
       const made = tidy(() => model.forward(model.upload({ ...segment! }), [memory]));
       const row = (text: string): string => text.slice(8 * memorySlots * width, 2 * 8 * memorySlots * width);
-      const before = await bits(memory), after = await bits(made.state[0]!);
+      const before = await bits(memory),
+        after = await bits(made.state[0]!);
       expect(row(after), JSON.stringify(setting)).to.equal(row(before));
       expect(after).to.not.equal(before);
       expect(await made.count.item()).to.equal(2 * T);
@@ -126,7 +141,10 @@ describe("padding", function () {
       expect((await numbers(result.counts)).flat()).to.deep.equal([0, 0]);
       for (const { name } of model.parameters) {
         using gradient = model.gradient(name);
-        expect([...await gradient.data()].every((value) => Number.isFinite(Number(value))), name).to.be.true;
+        expect(
+          [...(await gradient.data())].every((value) => Number.isFinite(Number(value))),
+          name,
+        ).to.be.true;
       }
     }
   });
@@ -139,10 +157,11 @@ describe("rows of a batch", function () {
     it(`know nothing of one another: ${Object.values(setting).join(", ")}`, async () => {
       await using model = await tinyModel(setting);
       await perturb(model);
-      const memory = await written(model), size = model.config.memorySlots * model.config.width;
+      const memory = await written(model),
+        size = model.config.memorySlots * model.config.width;
       const [segment] = randomWindow(model, { batch: B, segments: 1 });
       const all = await step(model, segment!, memory);
-      const values = [...await memory.data()].map(Number);
+      const values = [...(await memory.data())].map(Number);
       const order = [2, 0, 1];
       const of = (numbers_: readonly number[], rows: readonly number[]): number[] =>
         rows.flatMap((row) => numbers_.slice(row * size, (row + 1) * size));
@@ -164,11 +183,13 @@ describe("rows of a batch", function () {
     for (const setting of settings) {
       await using model = await tinyModel(setting);
       await perturb(model);
-      const memory = await written(model), [segment] = randomWindow(model, { batch: B, segments: 1, ragged: false });
+      const memory = await written(model),
+        [segment] = randomWindow(model, { batch: B, segments: 1, ragged: false });
       const size = model.config.memorySlots * model.config.width;
       const fresh = tidy(() => model.initialState(B)[0]!);
       const restarted = await step(model, { ...segment!, reset: Uint8Array.of(0, 1, 0) }, memory);
-      const carried = await step(model, segment!, memory), anew = await step(model, segment!, fresh);
+      const carried = await step(model, segment!, memory),
+        anew = await step(model, segment!, fresh);
       const row = ({ memory: all }: { memory: number[] }, i: number): number[] => all.slice(i * size, (i + 1) * size);
       expect(row(restarted, 1)).to.deep.equal(row(anew, 1));
       expect(row(restarted, 1)).to.not.deep.equal(row(carried, 1));
@@ -196,8 +217,10 @@ describe("the state", () => {
       await using model = await tinyModel(setting);
       await perturb(model);
       const [segment] = randomWindow(model, { batch: B, segments: 1, ragged: false });
-      const memory = await written(model), fresh = tidy(() => model.initialState(B)[0]!);
-      const here = await step(model, segment!, memory), there = await step(model, segment!, fresh);
+      const memory = await written(model),
+        fresh = tidy(() => model.initialState(B)[0]!);
+      const here = await step(model, segment!, memory),
+        there = await step(model, segment!, fresh);
       expect(Math.abs(here.loss - there.loss), JSON.stringify(setting)).to.be.above(1e-6);
     }
   });
@@ -206,8 +229,11 @@ describe("the state", () => {
     await using model = await tinyModel();
     const [segment] = randomWindow(model, { batch: B, segments: 1, ragged: false });
     const wrong: Record<string, readonly Tensor[]> = {
-      none: [], two: [...model.initialState(B), ...model.initialState(B)], rows: model.initialState(1),
-      slots: [Tensor.from(new Float64Array(B * 2 * 16), [B, 2, 16])], flat: [Tensor.from(new Float64Array(4), [4])],
+      none: [],
+      two: [...model.initialState(B), ...model.initialState(B)],
+      rows: model.initialState(1),
+      slots: [Tensor.from(new Float64Array(B * 2 * 16), [B, 2, 16])],
+      flat: [Tensor.from(new Float64Array(4), [4])],
     };
     for (const [name, state] of Object.entries(wrong)) {
       for (const call of ["forward", "encode", "advance"] as const) {

@@ -13,19 +13,45 @@ const peers = fileURLToPath(new URL("../bench/peers", import.meta.url));
 
 /** The other value of every option that lucidrains' port needs. */
 const ported = {
-  writerHeads: 4, writerSteps: 2, writerBias: true, memoryNorm: false, positionBuckets: "lucidrains", outputBias: true,
+  writerHeads: 4,
+  writerSteps: 2,
+  writerBias: true,
+  memoryNorm: false,
+  positionBuckets: "lucidrains",
+  outputBias: true,
 } as const;
 
-/** Every variant, writer and position; forgettings and tied embeddings take turns. With T5's positions also as ported. */
-const models = (["encoder-decoder", "encoder", "decoder"] as const).flatMap((variant, v) =>
-  (["slot-attention", "gru"] as const).flatMap((writer, w) =>
-    (["rotary", "relative", "t5"] as const).map((position, p): CreateOptions & { T: number } => ({
-      variant, writer, position,
-      forgetting: (["bmn", "normalize-only", "none"] as const)[(v + w + p) % 3]!, tieEmbedding: (v + w + p) % 2 === 0,
-      // T5's buckets grow wider from a distance of 8 and 16 on; T below `segment` is the middle of a relative table.
-      segment: position === "t5" ? 70 : 8, T: position === "t5" ? 70 : 6,
-    })))).flatMap((model) => model.position !== "t5" ? [model]
-  : [model, { ...model, ...ported, tieEmbedding: !model.tieEmbedding, shareEmbedding: model.variant !== "encoder-decoder" }]);
+/**
+ * Every variant, writer and position; forgettings and tied embeddings take turns. With T5's positions also as ported.
+ */
+const models = (["encoder-decoder", "encoder", "decoder"] as const)
+  .flatMap((variant, v) =>
+    (["slot-attention", "gru"] as const).flatMap((writer, w) =>
+      (["rotary", "relative", "t5"] as const).map((position, p): CreateOptions & { T: number } => ({
+        variant,
+        writer,
+        position,
+        forgetting: (["bmn", "normalize-only", "none"] as const)[(v + w + p) % 3]!,
+        tieEmbedding: (v + w + p) % 2 === 0,
+        // T5's buckets grow wider from a distance of 8 and 16 on; T below `segment` is the middle of a relative table.
+        segment: position === "t5" ? 70 : 8,
+        T: position === "t5" ? 70 : 6,
+      })),
+    ),
+  )
+  .flatMap((model) =>
+    model.position !== "t5"
+      ? [model]
+      : [
+          model,
+          {
+            ...model,
+            ...ported,
+            tieEmbedding: !model.tieEmbedding,
+            shareEmbedding: model.variant !== "encoder-decoder",
+          },
+        ],
+  );
 
 /** For every folder: the peer's results into peer.safetensors, the page's into page.safetensors; its table checked. */
 const script = `
@@ -83,7 +109,8 @@ describe("the model computes what its PyTorch peer computes", function () {
       expect([...theirs.keys()].sort()).to.deep.equal([...ours[i]!.keys()].sort());
       for (const [tensor, values] of theirs) {
         // What all keys share changes no softmax: this gradient is rounding alone, on both sides.
-        if (tensor === "grad.writer.key.bias") expect(Math.hypot(...values, ...ours[i]!.get(tensor)!), tensor).to.be.below(1e-9);
+        if (tensor === "grad.writer.key.bias")
+          expect(Math.hypot(...values, ...ours[i]!.get(tensor)!), tensor).to.be.below(1e-9);
         else expect(errorOf(ours[i]!.get(tensor)!, values), tensor).to.be.below(1e-9);
       }
     });
@@ -99,7 +126,9 @@ describe("the model computes what its PyTorch peer computes", function () {
 
 /** Writes a model and a window into `folder`; what BPTT makes of them, under the names that parity.py gives. */
 async function windowOf(
-  folder: string, { T, ...options }: CreateOptions & { T: number }): Promise<Map<string, Float64Array>> {
+  folder: string,
+  { T, ...options }: CreateOptions & { T: number },
+): Promise<Map<string, Float64Array>> {
   await using model = await tinyModel(options);
   await perturb(model);
   await model.save(join(folder, "model"));
@@ -107,7 +136,10 @@ async function windowOf(
   await writeWindow(join(folder, "batch.safetensors"), window);
   const uploaded = window.map((segment) => model.upload(segment));
   // The peer's loss is the mean of its segments' losses.
-  const { losses, state } = bptt(model, uploaded, model.initialState(window[0]!.batch), { training: false, weights: "segments" });
+  const { losses, state } = bptt(model, uploaded, model.initialState(window[0]!.batch), {
+    training: false,
+    weights: "segments",
+  });
   const found = new Map<string, Float64Array>([
     ["losses", Float64Array.from((await numbers(losses)).flat())],
     ["memory", Float64Array.from((await numbers(state)).flat())],

@@ -18,10 +18,14 @@ describe("a twin, a model trained without its memory", () => {
       for (const together of [1, 3]) {
         const found = await gather(twin, mrbp, { together });
         const expected = await gather(resetting(model), mrbp, { together });
-        expect(found.losses.map((loss) => loss.toFixed(10))).to.deep.equal(expected.losses.map((loss) => loss.toFixed(10)));
+        expect(found.losses.map((loss) => loss.toFixed(10))).to.deep.equal(
+          expected.losses.map((loss) => loss.toFixed(10)),
+        );
         for (const [name, values] of expected.parameters) {
           const own = found.parameters.get(name)!;
-          values.forEach((value, i) => { expect(own[i], name).to.be.closeTo(value, 1e-12); });
+          values.forEach((value, i) => {
+            expect(own[i], name).to.be.closeTo(value, 1e-12);
+          });
         }
       }
     }
@@ -38,9 +42,11 @@ describe("a twin, a model trained without its memory", () => {
       await using model = await Memformer.create({ preset: "tiny", memory, seed: 4 });
       using session = await Session.open(model);
       await session.read(text);
-      return [...await session.logits()];
+      return [...(await session.logits())];
     };
-    const tail = "the last sixteen characters and thirty-two more..", short = `${"a".repeat(16)}${tail}`, other = `${"z".repeat(16)}${tail}`;
+    const tail = "the last sixteen characters and thirty-two more..",
+      short = `${"a".repeat(16)}${tail}`,
+      other = `${"z".repeat(16)}${tail}`;
     expect(await logits(false, short)).to.deep.equal(await logits(false, other));
     expect(await logits(true, short)).not.to.deep.equal(await logits(true, other));
   });
@@ -52,7 +58,11 @@ describe("a start", () => {
     await using scaled = await tinyModel({ residualStart: "scaled" });
     for (const { name } of zero.parameters) {
       const [found, expected] = [await read(zero, name), await read(scaled, name)];
-      if (/(out|down)\.weight$/.test(name)) expect(found.every((value) => value === 0), name).to.equal(true);
+      if (/(out|down)\.weight$/.test(name))
+        expect(
+          found.every((value) => value === 0),
+          name,
+        ).to.equal(true);
       else expect(found, name).to.deep.equal(expected);
     }
   });
@@ -60,13 +70,22 @@ describe("a start", () => {
   it("gives ||v|| its norms, evenly in the logarithm, as numbers of the parameter or beside it", async () => {
     await using inside = await tinyModel({ width: 64, forgettingBias: 1, forgettingBiasLeast: 0.01 });
     await using plain = await tinyModel({ width: 64 });
-    const v = await read(inside, "writer.v_bias"), w = await read(plain, "writer.v_bias");
+    const v = await read(inside, "writer.v_bias"),
+      w = await read(plain, "writer.v_bias");
     const norm = (all: number[], slot: number): number => Math.hypot(...all.slice(64 * slot, 64 * (slot + 1)));
-    for (const [slot, expected] of [1, 0.1, 0.01].entries()) expect(norm(v, slot) / norm(w, slot)).to.be.closeTo(expected, 1e-9);
-    await using beside = await tinyModel({ width: 64, forgettingBias: 1, forgettingBiasLeast: 0.01, forgettingScaled: true });
+    for (const [slot, expected] of [1, 0.1, 0.01].entries())
+      expect(norm(v, slot) / norm(w, slot)).to.be.closeTo(expected, 1e-9);
+    await using beside = await tinyModel({
+      width: 64,
+      forgettingBias: 1,
+      forgettingBiasLeast: 0.01,
+      forgettingScaled: true,
+    });
     expect(await read(beside, "writer.v_bias")).to.deep.equal(w);
     const [one, other] = [await gather(inside, mrbp), await gather(beside, mrbp)];
-    one.losses.forEach((loss, t) => { expect(other.losses[t]).to.be.closeTo(loss, 1e-12); });
+    one.losses.forEach((loss, t) => {
+      expect(other.losses[t]).to.be.closeTo(loss, 1e-12);
+    });
   });
 });
 
@@ -77,13 +96,16 @@ describe("the gradient of the memory over a border", () => {
       return (await gather(model, bptt, { weights: [0, 0, 0, 1] }, undefined, { ragged: false })).gradient.flat();
     };
     const [exact, damped] = [await reached(1), await reached(0.5)];
-    exact.forEach((value, i) => { expect(damped[i]).to.be.closeTo(value / 16, 1e-15); });
+    exact.forEach((value, i) => {
+      expect(damped[i]).to.be.closeTo(value / 16, 1e-15);
+    });
   });
 
   it("has rows of no more than memoryGradientLimit means", async () => {
     await using model = await tinyModel({ memoryGradientLimit: 1 });
     const { gradient } = await gather(model, bptt, {}, undefined, { ragged: false });
-    const rows = 4, row = gradient[0]!.length / rows;
+    const rows = 4,
+      row = gradient[0]!.length / rows;
     const norms = Array.from({ length: rows }, (_, b) => Math.hypot(...gradient[0]!.slice(b * row, (b + 1) * row)));
     expect(Math.max(...norms) / Math.min(...norms)).to.be.below(1.5);
   });
@@ -95,11 +117,13 @@ describe("an option that came later", () => {
     try {
       await using model = await tinyModel({ ...plainOptions });
       await model.save(folder);
-      const path = join(folder, "config.json"), config = JSON.parse(await readFile(path, "utf8")) as Record<string, unknown>;
+      const path = join(folder, "config.json"),
+        config = JSON.parse(await readFile(path, "utf8")) as Record<string, unknown>;
       for (const key of Object.keys(plainOptions)) delete config[key];
       await writeFile(path, JSON.stringify(config));
       await using loaded = await Memformer.load(folder);
-      for (const [key, value] of Object.entries(plainOptions)) expect(loaded.config[key as keyof typeof plainOptions], key).to.equal(value);
+      for (const [key, value] of Object.entries(plainOptions))
+        expect(loaded.config[key as keyof typeof plainOptions], key).to.equal(value);
       expect((await gather(loaded, mrbp)).losses).to.deep.equal((await gather(model, mrbp)).losses);
     } finally {
       await rm(folder, { recursive: true });
@@ -118,7 +142,9 @@ describe("a horizon that grows", () => {
 
   it("doubles in equal shares of its steps, and then is whole", () => {
     const at = (steps: number[], options: object): number[] => steps.map((step) => horizonOf(step, config(options)));
-    expect(at([1, 150, 151, 300, 301, 600], { horizon: 8, steps: 600, horizonGrowth: 0.5 })).to.deep.equal([2, 2, 4, 4, 8, 8]);
+    expect(at([1, 150, 151, 300, 301, 600], { horizon: 8, steps: 600, horizonGrowth: 0.5 })).to.deep.equal([
+      2, 2, 4, 4, 8, 8,
+    ]);
     expect(at([1, 300, 301], { horizon: 6, steps: 600, horizonGrowth: 0.5 })).to.deep.equal([3, 3, 6]);
     expect(at([1, 600], { horizon: 8, steps: 600 })).to.deep.equal([8, 8]);
     expect(at([1], { horizon: 7, steps: 600, horizonGrowth: 0.5 })).to.deep.equal([7]);
@@ -133,14 +159,15 @@ describe("a horizon that grows", () => {
 function resetting(model: Memformer): Memformer {
   return new Proxy(model, {
     get: (target, name) => {
-      if (name === "upload") return (segment: Segment) => target.upload({ ...segment, reset: new Uint8Array(segment.batch).fill(1) });
+      if (name === "upload")
+        return (segment: Segment) => target.upload({ ...segment, reset: new Uint8Array(segment.batch).fill(1) });
       const value: unknown = Reflect.get(target, name, target);
-      return typeof value === "function" ? value.bind(target) as unknown : value;
+      return typeof value === "function" ? (value.bind(target) as unknown) : value;
     },
   });
 }
 
 async function read(model: Memformer, name: string): Promise<number[]> {
   using value = model.parameter(name);
-  return [...await value.data()].map(Number);
+  return [...(await value.data())].map(Number);
 }

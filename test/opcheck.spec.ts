@@ -13,7 +13,7 @@ const good = (...args: Arguments): Tensor => apply(biasedNorm.name, ...args);
 
 /** The sentences of the checks that complain about `broken`, with their complaints. */
 async function complaints(broken: (...args: Arguments) => Tensor): Promise<Record<string, string[]>> {
-  const call: Call = (...args) => [broken(...args as Arguments)];
+  const call: Call = (...args) => [broken(...(args as Arguments))];
   const found: Record<string, string[]> = {};
   const checks = { ...caseChecks(biasedNorm, shape, call), ...misuseChecks(biasedNorm, call) };
   for (const [sentence, check] of Object.entries(checks)) {
@@ -41,7 +41,8 @@ function atLast(like: Tensor): Tensor {
 }
 
 describe("the operators' harness", () => {
-  // A block that the collector frees meanwhile is not filled with garbage, and may hold the very numbers that were not written.
+  // A block that the collector frees meanwhile is not filled with garbage, and may hold the very numbers that were not
+  // written.
   beforeEach(settled);
 
   it("has nothing to say of an operator that works", async () => {
@@ -50,23 +51,32 @@ describe("the operators' harness", () => {
 
   it("reports an operator that writes nothing", async () => {
     const found = await complaints((...args) => {
-      const nothing = unwritten(args), y = good(...args);
+      const nothing = unwritten(args),
+        y = good(...args);
       return replaced(y, apply("aten::ones_like", y.detach(), "bool"), nothing);
     });
-    expect(found["equals plain loops"]?.join())
-      .to.match(/^result 0 in float64 is Infinity off, 1\.0e-12 allowed; worst at \[0, 0, 0\]: NaN, expected/);
-    expect(found).to.include.keys("gives the same bits again, whatever freed memory held",
-      "sends back what differences say", "is as exact as composed ATen in float32", "is as exact as composed ATen in bfloat16");
+    expect(found["equals plain loops"]?.join()).to.match(
+      /^result 0 in float64 is Infinity off, 1\.0e-12 allowed; worst at \[0, 0, 0\]: NaN, expected/,
+    );
+    expect(found).to.include.keys(
+      "gives the same bits again, whatever freed memory held",
+      "sends back what differences say",
+      "is as exact as composed ATen in float32",
+      "is as exact as composed ATen in bfloat16",
+    );
   });
 
   it("reports an operator that forgets the last element", async () => {
     const found = await complaints((...args) => {
-      const nothing = unwritten(args), y = good(...args);
+      const nothing = unwritten(args),
+        y = good(...args);
       return replaced(y, atLast(y), nothing);
     });
     expect(found["equals plain loops"]?.join()).to.match(/worst at \[2, 4, 6\]: NaN, expected/);
-    expect(found).to.include.keys("is as exact as composed ATen in float32",
-      "is as exact as composed ATen in bfloat16");
+    expect(found).to.include.keys(
+      "is as exact as composed ATen in float32",
+      "is as exact as composed ATen in bfloat16",
+    );
   });
 
   it("reports an operator that leaves zero in the last element", async () => {
@@ -79,27 +89,32 @@ describe("the operators' harness", () => {
 
   it("reports an operator that drops a gradient", async () => {
     const found = await complaints((memory, bias, eps) => good(memory, bias.detach(), eps));
-    expect(found["sends back what differences say"]?.join())
-      .to.match(/the gradient of argument 1 is 0 at element 0, differences say/);
+    expect(found["sends back what differences say"]?.join()).to.match(
+      /the gradient of argument 1 is 0 at element 0, differences say/,
+    );
     expect(found).not.to.include.keys("equals plain loops", "is as exact as composed ATen in float32");
   });
 
   it("calls an operator as its spec says", async () => {
     const spec = { ...biasedNorm, call: (...[memory, bias, eps]: Arguments) => [good(memory, bias.detach(), eps)] };
-    expect((await caseChecks(spec, shape)["sends back what differences say"]!()).join())
-      .to.match(/the gradient of argument 1 is 0 at element 0, differences say/);
+    expect((await caseChecks(spec, shape)["sends back what differences say"]!()).join()).to.match(
+      /the gradient of argument 1 is 0 at element 0, differences say/,
+    );
   });
 
   it("reports an operator that drops the gradient of one element", async () => {
     const found = await complaints((memory, bias, eps) =>
-      good(replaced(memory, atLast(memory), memory.detach()), bias, eps));
-    expect(found["sends back what differences say"]?.join())
-      .to.match(/^the gradient of argument 0 is 0 at element 104, differences say/);
+      good(replaced(memory, atLast(memory), memory.detach()), bias, eps),
+    );
+    expect(found["sends back what differences say"]?.join()).to.match(
+      /^the gradient of argument 0 is 0 at element 104, differences say/,
+    );
   });
 
   it("reports an operator that reads its inputs as if they were contiguous", async () => {
     const found = await complaints((memory, bias, eps) =>
-      good(apply("aten::as_strided", memory, [3, 5, 7], [35, 7, 1]), bias, eps));
+      good(apply("aten::as_strided", memory, [3, 5, 7], [35, 7, 1]), bias, eps),
+    );
     expect(found["takes inputs that are not contiguous"]?.join()).to.match(/^result 0, strided is /);
     expect(found).not.to.include.keys("equals plain loops");
   });
@@ -109,8 +124,11 @@ describe("the operators' harness", () => {
       const narrow = good(apply("aten::to.dtype", memory, "bfloat16"), apply("aten::to.dtype", bias, "bfloat16"), eps);
       return apply("aten::type_as", narrow, memory);
     });
-    expect(found).to.include.keys("equals plain loops", "sends back what differences say",
-      "is as exact as composed ATen in float32");
+    expect(found).to.include.keys(
+      "equals plain loops",
+      "sends back what differences say",
+      "is as exact as composed ATen in float32",
+    );
     expect(found).not.to.include.keys("is as exact as composed ATen in bfloat16");
   });
 
@@ -135,9 +153,11 @@ describe("the operators' harness", () => {
       ],
     });
     expect((await checks["good arguments"]!()).join()).to.match(/^it is not refused, expected SHAPE/);
-    expect((await checks["other words"]!()).join())
-      .to.match(/^its sentence is "biased_norm: memory must .*", expected \/\^something else\$\//);
-    expect((await checks["another code"]!()).join())
-      .to.match(/^it fails with ERR_MEMFORMER_SHAPE, expected ERR_MEMFORMER_DTYPE/);
+    expect((await checks["other words"]!()).join()).to.match(
+      /^its sentence is "biased_norm: memory must .*", expected \/\^something else\$\//,
+    );
+    expect((await checks["another code"]!()).join()).to.match(
+      /^it fails with ERR_MEMFORMER_SHAPE, expected ERR_MEMFORMER_DTYPE/,
+    );
   });
 });

@@ -4,8 +4,22 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { CheckpointStore } from "../lib/checkpoint/folder.ts";
 import {
-  AdamW, evaluationPass, gradientMethods, Memformer, openDataset, openTokenFile, openTokenizer, prepareCorpus, readDocuments, RecallStream, runtime,
-  sampler, tokensInMemory, TokenStream, Trainer, type Tokenizer,
+  AdamW,
+  evaluationPass,
+  gradientMethods,
+  Memformer,
+  openDataset,
+  openTokenFile,
+  openTokenizer,
+  prepareCorpus,
+  readDocuments,
+  RecallStream,
+  runtime,
+  sampler,
+  tokensInMemory,
+  TokenStream,
+  Trainer,
+  type Tokenizer,
 } from "../lib/index.ts";
 import { JsonlLog } from "../lib/log/jsonl.ts";
 import { createProgress } from "../lib/log/progress.ts";
@@ -33,71 +47,162 @@ describe("every call with options", function () {
   const path = (...names: string[]): string => join(folder, ...names);
   const source = () => tokensInMemory([tokenizer.encode("a document, and another one")], tokenizer);
   const segments = async () => {
-    const stream = task(), segment = await stream.next();
+    const stream = task(),
+      segment = await stream.next();
     return [model.upload(segment)];
   };
 
-  /** By name: the call with these options beside what it needs, a misspelt name and the one meant, and values out of range. */
-  const calls: Record<string, { call: (options: Options) => unknown; misspelt: [string, string]; wrong?: Options[] }> = {
-    "Memformer.create": {
-      call: async (options) => (await Memformer.create({ preset: "tiny", ...options })).dispose(), misspelt: ["widht", "width"],
-      wrong: [{ width: 0 }, { seed: -1 }, { seed: 0.5 }, { seed: "1" }, { threads: -1 }, { threads: 1.5 }, { threads: "2" }, { preset: 3 }, { device: 7 }],
-    },
-    "Memformer.create, beside the model": { call: async (options) => Memformer.create({ preset: "tiny", ...options }), misspelt: ["theads", "heads"] },
-    "Memformer.load": {
-      call: async (options) => Memformer.load(path("model"), options), misspelt: ["devise", "device"], wrong: [{ width: 16 }, { precision: "half" }],
-    },
-    runtime: { call: (options) => runtime(options), misspelt: ["thread", "threads"], wrong: [{ threads: NaN }, { tf32: 1 }, { deterministic: "yes" }] },
-    sampler: { call: (options) => sampler(options), misspelt: ["top_k", "topK"], wrong: [{ seed: -1 }, { topK: 0 }] },
-    "session.generate": {
-      call: async (options) => {
-        using session = await model.session({ ...tokenizer, vocabulary: 18 });
-        return session.generate(options).next();
+  /**
+   * By name: the call with these options beside what it needs, a misspelt name and the one meant, and values out of
+   * range.
+   */
+  const calls: Record<string, { call: (options: Options) => unknown; misspelt: [string, string]; wrong?: Options[] }> =
+    {
+      "Memformer.create": {
+        call: async (options) => (await Memformer.create({ preset: "tiny", ...options })).dispose(),
+        misspelt: ["widht", "width"],
+        wrong: [
+          { width: 0 },
+          { seed: -1 },
+          { seed: 0.5 },
+          { seed: "1" },
+          { threads: -1 },
+          { threads: 1.5 },
+          { threads: "2" },
+          { preset: 3 },
+          { device: 7 },
+        ],
       },
-      misspelt: ["maxtoken", "maxTokens"], wrong: [{ maxTokens: -1 }, { maxTokens: Infinity }],
-    },
-    TokenStream: {
-      call: (options) => new TokenStream(source(), { lanes: 1, segment: 4, ...options }), misspelt: ["shufle", "shuffle"],
-      wrong: [{ lanes: 0 }, { repeat: "no" }, { shuffle: 0 }, { seed: 1.5 }],
-    },
-    evaluationPass: {
-      call: (options) => evaluationPass(source(), { lanes: 1, segment: 4, ...options }), misspelt: ["documentlimits", "documentLimit"], wrong: [{ shuffle: true }],
-    },
-    RecallStream: { call: (options) => new RecallStream({ lanes: 1, ...options }), misspelt: ["maxLags", "maxLag"], wrong: [{ keys: 0 }] },
-    openDataset: {
-      call: async (options) => (await openDataset(path("text.txt"), { tokenizer, cache: path("cache"), ...options })).close(),
-      misspelt: ["heldout", "heldOut"], wrong: [{ heldOut: 1 }, { heldOut: NaN }, { skipEmpty: "yes" }, { documents: "chapters" }, { seed: -1 }, { tokenizer: "bytes" }],
-    },
-    prepareCorpus: {
-      call: async (options) => prepareCorpus({ inputs: path("text.txt"), tokenizer, out: path("out"), ...options }),
-      misspelt: ["onprogres", "onProgress"], wrong: [{ heldOut: 1 }, { signal: 3 }, { cache: "folder" }],
-    },
-    readDocuments: { call: async (options) => readDocuments(path("text.txt"), options).next(), misspelt: ["document", "documents"], wrong: [{ field: 3 }] },
-    openTokenFile: { call: async (options) => openTokenFile(path("none"), options), misspelt: ["cachebyte", "cacheBytes"], wrong: [{ cacheBytes: -1 }] },
-    Trainer: { call: (options) => new Trainer(model, options), misspelt: ["horizn", "horizon"], wrong: [{ steps: 0 }, { weightDecay: -1 }] },
-    "trainer.run": {
-      call: async (options) => {
-        using trainer = new Trainer(model, { steps: 1, horizon: 1 });
-        return trainer.run(task(), options).next();
+      "Memformer.create, beside the model": {
+        call: async (options) => Memformer.create({ preset: "tiny", ...options }),
+        misspelt: ["theads", "heads"],
       },
-      misspelt: ["checkpoint", "checkpoints"], wrong: [{ resume: "yes" }, { evaluate: 3 }, { signal: new AbortController() }],
-    },
-    AdamW: { call: (options) => { new AdamW(model, options).dispose(); }, misspelt: ["weightdecy", "weightDecay"], wrong: [{ beta1: 1 }, { eps: 0 }, { beta2: NaN }] },
-    "model.forward": {
-      call: async (options) => model.forward((await segments())[0]!, model.initialState(4), options), misspelt: ["trainin", "training"],
-      wrong: [{ seed: 1.5 }, { seed: -1 }, { seed: 2 ** 53 }],
-    },
-    ...Object.fromEntries(Object.entries(gradientMethods).map(([name, method]) => [name, {
-      call: async (options: Options) => method(model, await segments(), model.initialState(4), options), misspelt: ["weight", "weights"] as [string, string],
-      wrong: [{ seed: -1 }, { scale: NaN }, { training: "no" }, { carry: 0 }, { microBatch: 0 }],
-    }])),
-    CheckpointStore: { call: (options) => new CheckpointStore(folder, options), misspelt: ["keeps", "keep"], wrong: [{ keep: 0 }] },
-    RunLog: { call: async (options) => RunLog.open(path("log"), options), misspelt: ["tensorbord", "tensorboard"], wrong: [{ resumeAfter: -1 }, { tensorboard: 1 }] },
-    JsonlLog: { call: async (options) => JsonlLog.open(path("l.jsonl"), options), misspelt: ["resumeafte", "resumeAfter"] },
-    createProgress: { call: (options) => createProgress({ label: "x", total: 3, ...options }), misspelt: ["evry", "every"], wrong: [{ total: 0 }] },
-  };
+      "Memformer.load": {
+        call: async (options) => Memformer.load(path("model"), options),
+        misspelt: ["devise", "device"],
+        wrong: [{ width: 16 }, { precision: "half" }],
+      },
+      runtime: {
+        call: (options) => runtime(options),
+        misspelt: ["thread", "threads"],
+        wrong: [{ threads: NaN }, { tf32: 1 }, { deterministic: "yes" }],
+      },
+      sampler: { call: (options) => sampler(options), misspelt: ["top_k", "topK"], wrong: [{ seed: -1 }, { topK: 0 }] },
+      "session.generate": {
+        call: async (options) => {
+          using session = await model.session({ ...tokenizer, vocabulary: 18 });
+          return session.generate(options).next();
+        },
+        misspelt: ["maxtoken", "maxTokens"],
+        wrong: [{ maxTokens: -1 }, { maxTokens: Infinity }],
+      },
+      TokenStream: {
+        call: (options) => new TokenStream(source(), { lanes: 1, segment: 4, ...options }),
+        misspelt: ["shufle", "shuffle"],
+        wrong: [{ lanes: 0 }, { repeat: "no" }, { shuffle: 0 }, { seed: 1.5 }],
+      },
+      evaluationPass: {
+        call: (options) => evaluationPass(source(), { lanes: 1, segment: 4, ...options }),
+        misspelt: ["documentlimits", "documentLimit"],
+        wrong: [{ shuffle: true }],
+      },
+      RecallStream: {
+        call: (options) => new RecallStream({ lanes: 1, ...options }),
+        misspelt: ["maxLags", "maxLag"],
+        wrong: [{ keys: 0 }],
+      },
+      openDataset: {
+        call: async (options) =>
+          (await openDataset(path("text.txt"), { tokenizer, cache: path("cache"), ...options })).close(),
+        misspelt: ["heldout", "heldOut"],
+        wrong: [
+          { heldOut: 1 },
+          { heldOut: NaN },
+          { skipEmpty: "yes" },
+          { documents: "chapters" },
+          { seed: -1 },
+          { tokenizer: "bytes" },
+        ],
+      },
+      prepareCorpus: {
+        call: async (options) => prepareCorpus({ inputs: path("text.txt"), tokenizer, out: path("out"), ...options }),
+        misspelt: ["onprogres", "onProgress"],
+        wrong: [{ heldOut: 1 }, { signal: 3 }, { cache: "folder" }],
+      },
+      readDocuments: {
+        call: async (options) => readDocuments(path("text.txt"), options).next(),
+        misspelt: ["document", "documents"],
+        wrong: [{ field: 3 }],
+      },
+      openTokenFile: {
+        call: async (options) => openTokenFile(path("none"), options),
+        misspelt: ["cachebyte", "cacheBytes"],
+        wrong: [{ cacheBytes: -1 }],
+      },
+      Trainer: {
+        call: (options) => new Trainer(model, options),
+        misspelt: ["horizn", "horizon"],
+        wrong: [{ steps: 0 }, { weightDecay: -1 }],
+      },
+      "trainer.run": {
+        call: async (options) => {
+          using trainer = new Trainer(model, { steps: 1, horizon: 1 });
+          return trainer.run(task(), options).next();
+        },
+        misspelt: ["checkpoint", "checkpoints"],
+        wrong: [{ resume: "yes" }, { evaluate: 3 }, { signal: new AbortController() }],
+      },
+      AdamW: {
+        call: (options) => {
+          new AdamW(model, options).dispose();
+        },
+        misspelt: ["weightdecy", "weightDecay"],
+        wrong: [{ beta1: 1 }, { eps: 0 }, { beta2: NaN }],
+      },
+      "model.forward": {
+        call: async (options) => model.forward((await segments())[0]!, model.initialState(4), options),
+        misspelt: ["trainin", "training"],
+        wrong: [{ seed: 1.5 }, { seed: -1 }, { seed: 2 ** 53 }],
+      },
+      ...Object.fromEntries(
+        Object.entries(gradientMethods).map(([name, method]) => [
+          name,
+          {
+            call: async (options: Options) => method(model, await segments(), model.initialState(4), options),
+            misspelt: ["weight", "weights"] as [string, string],
+            wrong: [{ seed: -1 }, { scale: NaN }, { training: "no" }, { carry: 0 }, { microBatch: 0 }],
+          },
+        ]),
+      ),
+      CheckpointStore: {
+        call: (options) => new CheckpointStore(folder, options),
+        misspelt: ["keeps", "keep"],
+        wrong: [{ keep: 0 }],
+      },
+      RunLog: {
+        call: async (options) => RunLog.open(path("log"), options),
+        misspelt: ["tensorbord", "tensorboard"],
+        wrong: [{ resumeAfter: -1 }, { tensorboard: 1 }],
+      },
+      JsonlLog: {
+        call: async (options) => JsonlLog.open(path("l.jsonl"), options),
+        misspelt: ["resumeafte", "resumeAfter"],
+      },
+      createProgress: {
+        call: (options) => createProgress({ label: "x", total: 3, ...options }),
+        misspelt: ["evry", "every"],
+        wrong: [{ total: 0 }],
+      },
+    };
 
-  for (const [name, { call, misspelt: [key, meant], wrong = [] }] of Object.entries(calls)) {
+  for (const [
+    name,
+    {
+      call,
+      misspelt: [key, meant],
+      wrong = [],
+    },
+  ] of Object.entries(calls)) {
     it(`reads each of them, or refuses it: ${name}`, async () => {
       const refused = await failure((async () => call({ [key]: 1 }))());
       expect(refused.code, refused.stack).to.equal("ERR_MEMFORMER_CONFIG");
@@ -117,7 +222,14 @@ describe("every call with options", function () {
   });
 
   it("shows the value that came, whatever it is", () => {
-    for (const [value, shown] of [[NaN, "NaN"], [-Infinity, "-Infinity"], ["x", '"x"'], [1n, "1n"], [() => 1, "a function"], [null, "null"]] as const) {
+    for (const [value, shown] of [
+      [NaN, "NaN"],
+      [-Infinity, "-Infinity"],
+      ["x", '"x"'],
+      [1n, "1n"],
+      [() => 1, "a function"],
+      [null, "null"],
+    ] as const) {
       expect(() => sampler({ temperature: value as never })).to.throw(`, got ${shown}`);
     }
   });

@@ -30,7 +30,13 @@ describe("a bundle", function () {
   const bundled = async (format: "esm" | "cjs", external: string[]): Promise<Output> => {
     const outfile = join(project.folder, `bundle.${format === "esm" ? "mjs" : "cjs"}`);
     await build({
-      entryPoints: [join(project.folder, "main.mjs")], bundle: true, platform: "node", format, outfile, external, logLevel: "silent",
+      entryPoints: [join(project.folder, "main.mjs")],
+      bundle: true,
+      platform: "node",
+      format,
+      outfile,
+      external,
+      logLevel: "silent",
     });
     return project.run(process.execPath, [outfile]);
   };
@@ -43,31 +49,37 @@ describe("a bundle", function () {
 
     it(`in the format ${format} does not find the addon where memformer is inside`, async () => {
       const { stdout, stderr } = await bundled(format, []);
-      expect(stdout + stderr).to.match(/ENOENT|ERR_INVALID_URL|LOAD_FAILED/).and.not.match(/parameters/);
+      expect(stdout + stderr)
+        .to.match(/ENOENT|ERR_INVALID_URL|LOAD_FAILED/)
+        .and.not.match(/parameters/);
     });
   }
 });
 
-for (const { path: node, version } of nodes()) describe(`Node ${version} with restrictions`, function () {
-  this.timeout(120_000);
-  let project: Consumer;
-  before(async () => {
-    project = await Consumer.make();
-    await project.write("package.json", '{ "private": true }'); // else early ones of Node 20 look for it above, and are refused
-    await project.write("main.mjs", program);
-  });
-  after(async () => project.remove());
-  const permission = version.startsWith("v20.") || version.startsWith("v22.12.") ? "--experimental-permission" : "--permission";
-  const run = async (...flags: string[]): Promise<string> => (await project.run(node, [...flags, "main.mjs"])).stdout;
+for (const { path: node, version } of nodes())
+  describe(`Node ${version} with restrictions`, function () {
+    this.timeout(120_000);
+    let project: Consumer;
+    before(async () => {
+      project = await Consumer.make();
+      await project.write("package.json", '{ "private": true }'); // else early ones of Node 20 look for it above, and are refused
+      await project.write("main.mjs", program);
+    });
+    after(async () => project.remove());
+    const permission =
+      version.startsWith("v20.") || version.startsWith("v22.12.") ? "--experimental-permission" : "--permission";
+    const run = async (...flags: string[]): Promise<string> => (await project.run(node, [...flags, "main.mjs"])).stdout;
 
-  it("says that addons are disabled, by --no-addons or by the permission model", async () => {
-    expect(await run("--no-addons")).to.equal("ERR_MEMFORMER_LOAD_FAILED ERR_DLOPEN_DISABLED\n");
-    expect(await run(permission, "--allow-fs-read=*")).to.equal("ERR_MEMFORMER_LOAD_FAILED ERR_DLOPEN_DISABLED\n");
-  });
+    it("says that addons are disabled, by --no-addons or by the permission model", async () => {
+      expect(await run("--no-addons")).to.equal("ERR_MEMFORMER_LOAD_FAILED ERR_DLOPEN_DISABLED\n");
+      expect(await run(permission, "--allow-fs-read=*")).to.equal("ERR_MEMFORMER_LOAD_FAILED ERR_DLOPEN_DISABLED\n");
+    });
 
-  it("runs under the permission model with addons allowed, and the folders it reads", async () => {
-    const root = fileURLToPath(new URL("../", import.meta.url));
-    const folders = [project.folder, root, resolveLibtorch().root, dirname(cacheFolder())].map((folder) => `--allow-fs-read=${resolve(folder)}/`);
-    expect(await run(permission, "--allow-addons", ...folders)).to.match(/^parameters: \d+\n$/);
+    it("runs under the permission model with addons allowed, and the folders it reads", async () => {
+      const root = fileURLToPath(new URL("../", import.meta.url));
+      const folders = [project.folder, root, resolveLibtorch().root, dirname(cacheFolder())].map(
+        (folder) => `--allow-fs-read=${resolve(folder)}/`,
+      );
+      expect(await run(permission, "--allow-addons", ...folders)).to.match(/^parameters: \d+\n$/);
+    });
   });
-});

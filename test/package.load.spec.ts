@@ -26,26 +26,36 @@ function loading(folder: string, env: NodeJS.ProcessEnv, flags: readonly string[
   const program = `import(${JSON.stringify(`file://${folder}/lib/native/load.ts`)}).then((m) => m.loadAddon()).then(
     () => console.log("{}"), (error) => console.log(JSON.stringify({ code: error.code, message: error.message })))`;
   const { stdout, stderr } = spawnSync(process.execPath, ["--import", "tsx", ...flags, "-e", program], {
-    cwd: root, encoding: "utf8", env: { ...process.env, MEMFORMER_LIBTORCH: "", MEMFORMER_VARIANT: "", ...env },
+    cwd: root,
+    encoding: "utf8",
+    env: { ...process.env, MEMFORMER_LIBTORCH: "", MEMFORMER_VARIANT: "", ...env },
   });
   expect(stdout, stderr).to.not.equal("");
   const said = JSON.parse(stdout.trim().split("\n").at(-1)!) as Partial<Failure>;
-  return said.code === undefined ? undefined : said as Failure;
+  return said.code === undefined ? undefined : (said as Failure);
 }
 
 describe("loading", function () {
   this.timeout(120_000);
   let folder: string;
-  before(() => { folder = scratchFolder(); });
-  after(() => { rmSync(folder, { recursive: true, force: true }); });
+  before(() => {
+    folder = scratchFolder();
+  });
+  after(() => {
+    rmSync(folder, { recursive: true, force: true });
+  });
 
   it("without LibTorch says what was looked at, and numbers what can be done", function () {
     const failure = loading(root, { XDG_CACHE_HOME: join(folder, "nothing") });
     if (failure === undefined) this.skip(); // a system-wide LibTorch serves
     expect(failure.code).to.equal("ERR_MEMFORMER_LIBTORCH_NOT_FOUND");
-    expect(failure.message).to.match(/^memformer \S+ found no LibTorch for linux-x64\.\n {2}looked at {2}MEMFORMER_LIBTORCH +not set\n/);
+    expect(failure.message).to.match(
+      /^memformer \S+ found no LibTorch for linux-x64\.\n {2}looked at {2}MEMFORMER_LIBTORCH +not set\n/,
+    );
     expect(failure.message).to.match(/\n {2}1\. fetch it once: +npx memformer setup\n/);
-    expect(failure.message).to.match(/\n {2}more: npx memformer doctor; docs\/troubleshooting\.md#err_memformer_libtorch_not_found$/);
+    expect(failure.message).to.match(
+      /\n {2}more: npx memformer doctor; docs\/troubleshooting\.md#err_memformer_libtorch_not_found$/,
+    );
   });
 
   it("with a LibTorch there is no binary for says which there are", () => {
@@ -53,7 +63,9 @@ describe("loading", function () {
     const failure = loading(root, { MEMFORMER_LIBTORCH: other });
     expect(failure?.code).to.equal("ERR_MEMFORMER_LOAD_FAILED");
     expect(failure?.message).to.match(/^memformer \S+ has no binary for LibTorch 2\.12\.1 \(cpu\) on linux-x64\.\n/);
-    expect(failure?.message).to.match(/looked at {2}\S+ +compiled for LibTorch 2\.\d+\.\d+\n/).and.match(/or compile it once for this one: +npx memformer build\n/);
+    expect(failure?.message)
+      .to.match(/looked at {2}\S+ +compiled for LibTorch 2\.\d+\.\d+\n/)
+      .and.match(/or compile it once for this one: +npx memformer build\n/);
   });
 
   it("with a damaged LibTorch gives the linker's reason and the way to a whole one", () => {
@@ -66,7 +78,8 @@ describe("loading", function () {
   });
 
   it("beside another copy that is loaded already is refused: two in one process would end it", () => {
-    const other = join(folder, "other/memformer.node"), { addon } = findBinary(resolveLibtorch()) as { addon: string };
+    const other = join(folder, "other/memformer.node"),
+      { addon } = findBinary(resolveLibtorch()) as { addon: string };
     mkdirSync(join(folder, "other"), { recursive: true });
     cpSync(addon, other);
     const program = `Promise.all([import(${JSON.stringify(`file://${root}/lib/native/load.ts`)}), import("node:module")]).then(([m, { createRequire }]) => {
@@ -74,8 +87,13 @@ describe("loading", function () {
       createRequire(${JSON.stringify(`${folder}/`)})(${JSON.stringify(other)});
       m.loadAddon();
     }).catch((error) => { console.log(error.code + " " + error.message); })`;
-    const { stdout, stderr } = spawnSync(process.execPath, ["--import", "tsx", "-e", program], { cwd: root, encoding: "utf8" });
-    expect(stdout, stderr).to.match(/^ERR_MEMFORMER_LOAD_FAILED Another copy of memformer is loaded in this process already\.\n/);
+    const { stdout, stderr } = spawnSync(process.execPath, ["--import", "tsx", "-e", program], {
+      cwd: root,
+      encoding: "utf8",
+    });
+    expect(stdout, stderr).to.match(
+      /^ERR_MEMFORMER_LOAD_FAILED Another copy of memformer is loaded in this process already\.\n/,
+    );
     expect(stdout).to.contain(`looked at  ${other}`).and.contain("npm dedupe memformer");
   });
 
@@ -87,14 +105,17 @@ describe("loading", function () {
 
   describe("a published binary", () => {
     // A package as it is installed: the library, the pins, and binaries under variants/.
-    const libtorch = resolveLibtorch(), minor = libtorch.version.split(".", 2).join("."), target = `${process.platform}-${process.arch}`;
+    const libtorch = resolveLibtorch(),
+      minor = libtorch.version.split(".", 2).join("."),
+      target = `${process.platform}-${process.arch}`;
     let home: string, binaries: string;
     const env = (): NodeJS.ProcessEnv => ({ XDG_CACHE_HOME: join(folder, "cache"), MEMFORMER_LIBTORCH: libtorch.root });
 
     before(() => {
       home = join(folder, "package");
       binaries = join(home, "variants", `torch-${minor}`, "prebuilds", target);
-      for (const name of ["lib", "package.json", "third_party"]) cpSync(join(root, name), join(home, name), { recursive: true });
+      for (const name of ["lib", "package.json", "third_party"])
+        cpSync(join(root, name), join(home, name), { recursive: true });
       symlinkSync(join(root, "node_modules"), join(home, "node_modules"));
       for (const path of [binaries, join(home, "prebuilds", target)]) mkdirSync(path, { recursive: true });
       cpSync(join(buildFolder(libtorch.variant), "memformer.node"), join(binaries, "memformer.node"));
@@ -113,7 +134,9 @@ describe("loading", function () {
       writeFileSync(join(binaries, "memformer.node"), "no machine code");
       const failure = loading(home, env());
       expect(failure?.code).to.equal("ERR_MEMFORMER_LOAD_FAILED");
-      expect(failure?.message).to.match(/does not load on linux-x64: .*memformer\.node: (invalid ELF header|file too short)/);
+      expect(failure?.message).to.match(
+        /does not load on linux-x64: .*memformer\.node: (invalid ELF header|file too short)/,
+      );
       cpSync(whole, join(binaries, "memformer.node"));
       expect(loading(home, env())).to.equal(undefined);
     });
@@ -126,7 +149,14 @@ describe("loading", function () {
 });
 
 describe("a machine", () => {
-  const good: Machine = { platform: "linux", arch: "x64", glibc: "2.36", node: "20.19.0", napi: 9, cpuinfo: "model name : A\nflags : avx2 fma\n" };
+  const good: Machine = {
+    platform: "linux",
+    arch: "x64",
+    glibc: "2.36",
+    node: "20.19.0",
+    napi: 9,
+    cpuinfo: "model name : A\nflags : avx2 fma\n",
+  };
 
   function refusal(machine: Partial<Machine>): MemformerError | undefined {
     try {
@@ -150,7 +180,10 @@ describe("a machine", () => {
       [{ glibc: "2.27" }, /glibc {2}2\.27: PyTorch needs glibc 2\.28/],
       [{ glibc: undefined }, /glibc {2}another C library: .* no Alpine/],
       [{ node: "18.20.0", napi: 8 }, /node {2}18\.20\.0, Node-API 8: install Node 20\.19/],
-      [{ cpuinfo: "model name : Old\nflags : sse4_2 fma\n" }, /processor {2}Old, without avx2: memformer is compiled for x86-64-v3/],
+      [
+        { cpuinfo: "model name : Old\nflags : sse4_2 fma\n" },
+        /processor {2}Old, without avx2: memformer is compiled for x86-64-v3/,
+      ],
     ];
     for (const [machine, pattern] of cases) {
       const error = refusal(machine);
@@ -166,25 +199,57 @@ describe("a machine", () => {
 
 describe("an error of loading", () => {
   it("tells at most four remedies, and the same facts for programs", () => {
-    const attempts = [{ place: "here", outcome: "nothing" }, { place: "over there", outcome: "nothing either" }];
-    const error = toldError("LOAD_FAILED", "It failed.", attempts, ["a", "b", "c", "d", "e"].map((name) => [name, `do ${name}`] as const), { details: { more: 1 } });
+    const attempts = [
+      { place: "here", outcome: "nothing" },
+      { place: "over there", outcome: "nothing either" },
+    ];
+    const error = toldError(
+      "LOAD_FAILED",
+      "It failed.",
+      attempts,
+      ["a", "b", "c", "d", "e"].map((name) => [name, `do ${name}`] as const),
+      { details: { more: 1 } },
+    );
     expect(error.message.split("\n")).to.deep.equal([
-      "It failed.", "  looked at  here        nothing", "             over there  nothing either", "  1. a:  do a", "  2. b:  do b", "  3. c:  do c",
-      "  4. d:  do d", "  more: npx memformer doctor; docs/troubleshooting.md#err_memformer_load_failed",
+      "It failed.",
+      "  looked at  here        nothing",
+      "             over there  nothing either",
+      "  1. a:  do a",
+      "  2. b:  do b",
+      "  3. c:  do c",
+      "  4. d:  do d",
+      "  more: npx memformer doctor; docs/troubleshooting.md#err_memformer_load_failed",
     ]);
     expect(error.details).to.deep.equal({ attempts, more: 1 });
   });
 
   it("has remedies that fit the linker's words", () => {
-    const cuda = { root: "/x", version: "2.14.1", variant: "cuda", cuda: "13.0", compilable: true, source: "cache", attempts: [] } as const;
+    const cuda = {
+      root: "/x",
+      version: "2.14.1",
+      variant: "cuda",
+      cuda: "13.0",
+      compilable: true,
+      source: "cache",
+      attempts: [],
+    } as const;
     const first = (reason: string): string => remediesFor(reason, cuda)[0]!.join(": ");
-    expect(first("libcudnn.so.9: cannot open shared object file: No such file or directory")).to.match(/memformer setup --variant cu130 --force$/);
-    expect(first("/x/lib/libtorch_cpu.so: cannot allocate memory in static TLS block")).to.contain("LD_PRELOAD=/x/lib/libtorch_cpu.so");
-    expect(first("/lib/libc.so.6: version `GLIBC_2.38' not found (required by memformer.node)")).to.contain("npx memformer build");
+    expect(first("libcudnn.so.9: cannot open shared object file: No such file or directory")).to.match(
+      /memformer setup --variant cu130 --force$/,
+    );
+    expect(first("/x/lib/libtorch_cpu.so: cannot allocate memory in static TLS block")).to.contain(
+      "LD_PRELOAD=/x/lib/libtorch_cpu.so",
+    );
+    expect(first("/lib/libc.so.6: version `GLIBC_2.38' not found (required by memformer.node)")).to.contain(
+      "npx memformer build",
+    );
     expect(first("memformer.node: undefined symbol: _ZN3c105ErrorE")).to.contain("npx memformer build");
     expect(first("libc10.so: failed to map segment from shared object: Operation not permitted")).to.contain("noexec");
     for (const reason of ["undefined symbol: x", "version `GLIBCXX_3.4.32' not found"]) {
-      expect(remediesFor(reason, cuda).filter(([, line]) => line === "npx memformer build"), reason).to.have.length(1);
+      expect(
+        remediesFor(reason, cuda).filter(([, line]) => line === "npx memformer build"),
+        reason,
+      ).to.have.length(1);
     }
   });
 });

@@ -5,7 +5,8 @@ import { Consumer } from "./support/consumer.ts";
 import { nodes } from "./support/nodes.ts";
 
 /** Native files that a process has mapped, as an expression. */
-const mapped = '[...require("node:fs").readFileSync("/proc/self/maps", "utf8").matchAll(/libtorch\\w*\\.so|\\w+\\.node$/gm)].map(String)';
+const mapped =
+  '[...require("node:fs").readFileSync("/proc/self/maps", "utf8").matchAll(/libtorch\\w*\\.so|\\w+\\.node$/gm)].map(String)';
 
 describe("the package in a project that installed it", function () {
   this.timeout(120_000);
@@ -13,17 +14,23 @@ describe("the package in a project that installed it", function () {
   before(async () => {
     project = await Consumer.make(["@types/node"]);
     await project.write("package.json", '{ "private": true }');
-    await project.write("both.cjs", `
+    await project.write(
+      "both.cjs",
+      `
       const required = require("memformer");
       import("memformer").then((imported) => {
         const names = Object.keys(imported).sort();
         const same = names.filter((name) => name !== "module.exports" && required[name] === imported[name]);
         console.log(JSON.stringify({ names, same, mapped: ${mapped} }));
-      });`);
-    await project.write("used.cjs", `
+      });`,
+    );
+    await project.write(
+      "used.cjs",
+      `
       const { runtime } = require("memformer");
       runtime({ threads: 1 });
-      console.log(JSON.stringify(${mapped}));`);
+      console.log(JSON.stringify(${mapped}));`,
+    );
   });
   after(async () => project.remove());
 
@@ -66,18 +73,22 @@ describe("the package's types in a project that installed it", function () {
     await project.write("esm.mts", program);
     await project.write("cjs.cts", program);
     // What CommonJS can say where TypeScript holds that it cannot require ES modules.
-    await project.write("lazy.cts", `
+    await project.write(
+      "lazy.cts",
+      `
       import type { Memformer } from "memformer" with { "resolution-mode": "import" };
       export async function sizes(): Promise<number> {
         const model: Memformer = await (await import("memformer")).Memformer.create({ preset: "tiny" });
         return model.size;
-      }`);
+      }`,
+    );
   });
   after(async () => project.remove());
 
   const { ModuleKind, ModuleResolutionKind } = ts;
   const ways = [
-    ["node16", ModuleKind.Node16, ModuleResolutionKind.Node16], ["nodenext", ModuleKind.NodeNext, ModuleResolutionKind.NodeNext],
+    ["node16", ModuleKind.Node16, ModuleResolutionKind.Node16],
+    ["nodenext", ModuleKind.NodeNext, ModuleResolutionKind.NodeNext],
     ["bundler", ModuleKind.Preserve, ModuleResolutionKind.Bundler],
   ] as const;
   for (const [name, module, moduleResolution] of ways) {
@@ -92,13 +103,23 @@ describe("the package's types in a project that installed it", function () {
 /** What TypeScript says against these files and against our declarations, which it reads on their behalf. */
 function complaints(folder: string, files: readonly string[], how: ts.CompilerOptions): string[] {
   const options: ts.CompilerOptions = {
-    ...how, strict: true, noEmit: true, target: ts.ScriptTarget.ES2022, lib: ["lib.es2023.d.ts", "lib.esnext.disposable.d.ts"], types: ["node"],
+    ...how,
+    strict: true,
+    noEmit: true,
+    target: ts.ScriptTarget.ES2022,
+    lib: ["lib.es2023.d.ts", "lib.esnext.disposable.d.ts"],
+    types: ["node"],
     typeRoots: [join(folder, "node_modules/@types")],
   };
-  const program = ts.createProgram(files.map((file) => join(folder, file)), options);
+  const program = ts.createProgram(
+    files.map((file) => join(folder, file)),
+    options,
+  );
   const declarations = program.getSourceFiles().filter(({ fileName }) => fileName.includes("/dist/"));
   expect(declarations.map(({ fileName }) => basename(fileName))).to.include("index.d.ts");
   const checked = [...program.getRootFileNames().map((name) => program.getSourceFile(name)!), ...declarations];
-  return [...program.getOptionsDiagnostics(), ...checked.flatMap((file) => [...program.getSyntacticDiagnostics(file), ...program.getSemanticDiagnostics(file)])]
-    .map(({ file, code }) => `${basename(file?.fileName ?? "")}: TS${code}`);
+  return [
+    ...program.getOptionsDiagnostics(),
+    ...checked.flatMap((file) => [...program.getSyntacticDiagnostics(file), ...program.getSemanticDiagnostics(file)]),
+  ].map(({ file, code }) => `${basename(file?.fileName ?? "")}: TS${code}`);
 }

@@ -7,9 +7,18 @@ const path = (name: string): string => fileURLToPath(new URL(name, import.meta.u
 
 /** What `text` prints in a realm that is not Node's own. */
 async function printed(text: string): Promise<unknown[]> {
-  const args = ["--experimental-vm-modules", "--no-warnings", path("support/realm.mjs"), path("../dist/index.js"), text];
+  const args = [
+    "--experimental-vm-modules",
+    "--no-warnings",
+    path("support/realm.mjs"),
+    path("../dist/index.js"),
+    text,
+  ];
   const { stdout } = await promisify(execFile)(process.execPath, args, { encoding: "utf8" });
-  return stdout.trim().split("\n").map((line) => JSON.parse(line) as unknown);
+  return stdout
+    .trim()
+    .split("\n")
+    .map((line) => JSON.parse(line) as unknown);
 }
 
 describe("memformer in a realm that is not Node's own, as in Jest", function () {
@@ -30,7 +39,14 @@ describe("memformer in a realm that is not Node's own, as in Jest", function () 
       for await (const { step } of new lib.Trainer(model, { steps: 2, horizon: 2 }).run(stream)) steps.push(step);
       say(steps);`);
     expect(said).to.deep.equal([
-      ["realms differ:", true], [[1, 2], [3, 4]], [[true, true, "ERR_MEMFORMER_IO"]], [[true, true, "ERR_MEMFORMER_TIDY_ASYNC"]], [[1, 2]],
+      ["realms differ:", true],
+      [
+        [1, 2],
+        [3, 4],
+      ],
+      [[true, true, "ERR_MEMFORMER_IO"]],
+      [[true, true, "ERR_MEMFORMER_TIDY_ASYNC"]],
+      [[1, 2]],
     ]);
   });
 });

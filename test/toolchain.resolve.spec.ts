@@ -11,7 +11,10 @@ describe("finding LibTorch", () => {
 
   beforeEach(() => {
     folder = scratchFolder();
-    base = { env: { XDG_CACHE_HOME: join(folder, "cache"), PATH: "/nowhere" }, systemFolders: [join(folder, "system")] };
+    base = {
+      env: { XDG_CACHE_HOME: join(folder, "cache"), PATH: "/nowhere" },
+      systemFolders: [join(folder, "system")],
+    };
   });
   afterEach(() => rmSync(folder, { recursive: true, force: true }));
 
@@ -79,15 +82,22 @@ describe("finding LibTorch", () => {
     const { source, attempts } = resolveLibtorch(base);
     expect(source).to.equal("system");
     expect(attempts.map(({ place }) => place)).to.deep.equal([
-      "MEMFORMER_LIBTORCH", join(folder, "cache/memformer/libtorch"), "@memformer/libtorch-cpu-linux-x64", join(folder, "system"),
+      "MEMFORMER_LIBTORCH",
+      join(folder, "cache/memformer/libtorch"),
+      "@memformer/libtorch-cpu-linux-x64",
+      join(folder, "system"),
     ]);
   });
 
   it("lists every place and its reason, then numbered remedies, when nothing is found", () => {
     const error = failure(base);
     expect(error.code).to.equal("ERR_MEMFORMER_LIBTORCH_NOT_FOUND");
-    expect(error.message).to.match(/^memformer \S+ found no LibTorch for \S+\.\n {2}looked at {2}MEMFORMER_LIBTORCH +not set\n/);
-    expect(error.message).to.match(/system +does not exist/).and.match(/1\. fetch it once: +npx memformer setup\n/);
+    expect(error.message).to.match(
+      /^memformer \S+ found no LibTorch for \S+\.\n {2}looked at {2}MEMFORMER_LIBTORCH +not set\n/,
+    );
+    expect(error.message)
+      .to.match(/system +does not exist/)
+      .and.match(/1\. fetch it once: +npx memformer setup\n/);
   });
 
   it("refuses a named folder that holds none rather than take another", () => {
@@ -104,36 +114,49 @@ describe("finding LibTorch", () => {
     expect(failure({ ...base, libtorch: root }).message).to.contain("has neither version.py nor build-version");
     const { "share/cmake/Torch/TorchConfig.cmake": __, ...bare } = libtorchFiles();
     expect(resolveLibtorch({ ...base, libtorch: writeFiles(join(folder, "bare"), bare) }).compilable).to.equal(false);
-    expect(resolveLibtorch({ ...base, libtorch: writeFiles(join(folder, "whole"), libtorchFiles()) }).compilable).to.equal(true);
+    expect(
+      resolveLibtorch({ ...base, libtorch: writeFiles(join(folder, "whole"), libtorchFiles()) }).compilable,
+    ).to.equal(true);
   });
 
   it("takes a CUDA build from the cache first where there is a driver, else the CPU's", () => {
     cached("2.13.0-cpu");
     writeFiles(join(folder, "cache/memformer/libtorch/2.14.1-cu130"), {
-      ...Object.fromEntries(Object.entries(libtorchFiles("2.14.1", "cuda")).map(([path, text]) => [`torch/${path}`, text])), "memformer.json": "{}",
+      ...Object.fromEntries(
+        Object.entries(libtorchFiles("2.14.1", "cuda")).map(([path, text]) => [`torch/${path}`, text]),
+      ),
+      "memformer.json": "{}",
     });
     expect(resolveLibtorch(base)).to.include({ variant: "cpu", version: "2.13.0" });
     const found = resolveLibtorch({ ...base, preferCuda: true });
-    expect(found).to.include({ variant: "cuda", version: "2.14.1", cuda: "13.0", root: join(folder, "cache/memformer/libtorch/2.14.1-cu130/torch") });
+    expect(found).to.include({
+      variant: "cuda",
+      version: "2.14.1",
+      cuda: "13.0",
+      root: join(folder, "cache/memformer/libtorch/2.14.1-cu130/torch"),
+    });
   });
 
   it("takes the variant that MEMFORMER_VARIANT names, a kind or a CUDA version", () => {
     cached("2.13.0-cpu");
     writeFiles(join(folder, "system"), libtorchFiles("2.14.1", "cuda"));
-    for (const variant of ["cuda", "cu130"]) expect(resolveLibtorch(withEnv({ MEMFORMER_VARIANT: variant })).version).to.equal("2.14.1");
+    for (const variant of ["cuda", "cu130"])
+      expect(resolveLibtorch(withEnv({ MEMFORMER_VARIANT: variant })).version).to.equal("2.14.1");
     expect(resolveLibtorch(withEnv({ MEMFORMER_VARIANT: "cpu" })).version).to.equal("2.13.0");
     const other = failure(withEnv({ MEMFORMER_VARIANT: "cu128" }));
     expect(other.message).to.contain("found no cu128 LibTorch").and.contain("LibTorch 2.14.1 for cu130");
     expect(other.message).to.contain("npx memformer setup --variant cu128").and.contain("4. or run on the CPU:");
     expect(failure(withEnv({ MEMFORMER_VARIANT: "gpu" }))).to.include({
-      code: "ERR_MEMFORMER_CONFIG", message: 'MEMFORMER_VARIANT: expected "cpu", "cuda" or a CUDA version such as "cu130", got "gpu"',
+      code: "ERR_MEMFORMER_CONFIG",
+      message: 'MEMFORMER_VARIANT: expected "cpu", "cuda" or a CUDA version such as "cu130", got "gpu"',
     });
   });
 
   it("passes over what a caller finds unfit, with the reason, but not what was named", () => {
     cached("2.14.0-cpu", "2.14.0");
     cached("2.12.0-cpu", "2.12.0");
-    const unfit = ({ version }: { version: string }): string | undefined => version === "2.14.0" ? "no binary" : undefined;
+    const unfit = ({ version }: { version: string }): string | undefined =>
+      version === "2.14.0" ? "no binary" : undefined;
     const { version, attempts } = resolveLibtorch({ ...base, unfit });
     expect(version).to.equal("2.12.0");
     expect(attempts.map(({ outcome }) => outcome)).to.include("no binary");

@@ -8,7 +8,19 @@ import { join } from "node:path";
 import { isMemformerError, type MemformerError } from "../lib/errors.ts";
 import { resolveLibtorch } from "../lib/native/libtorch/resolve.ts";
 import { setup, type SetupOptions, type SetupResult } from "../lib/native/libtorch/setup.ts";
-import { cudaPins, cudaWheel, fakePython, pinsFor, scratchFolder, sendRange, serve, sha256, wheel, zip, libtorchFiles } from "./support/fake-libtorch.ts";
+import {
+  cudaPins,
+  cudaWheel,
+  fakePython,
+  pinsFor,
+  scratchFolder,
+  sendRange,
+  serve,
+  sha256,
+  wheel,
+  zip,
+  libtorchFiles,
+} from "./support/fake-libtorch.ts";
 
 describe("memformer setup", () => {
   const bytes = wheel();
@@ -31,7 +43,10 @@ describe("memformer setup", () => {
     await setup({ env, report, pins: pinsFor(file, url), ...more });
 
   async function failure(work: Promise<unknown>): Promise<MemformerError> {
-    const error = await work.then(() => undefined, (reason: unknown) => reason);
+    const error = await work.then(
+      () => undefined,
+      (reason: unknown) => reason,
+    );
     if (!isMemformerError(error)) throw error ?? new Error("nothing was thrown");
     return error as MemformerError;
   }
@@ -44,10 +59,18 @@ describe("memformer setup", () => {
       const result = await run(server.url);
       expect(result).to.include({ version: "2.13.0", variant: "cpu", source: server.url, pinned: true, fetched: true });
       expect(remains()).to.deep.equal(["2.13.0-cpu"]);
-      expect(readdirSync(result.folder).sort()).to.deep.equal(["include", "lib", "memformer.json", "share", "version.py"]);
+      expect(readdirSync(result.folder).sort()).to.deep.equal([
+        "include",
+        "lib",
+        "memformer.json",
+        "share",
+        "version.py",
+      ]);
       const libraries = readdirSync(join(result.folder, "lib")).sort();
       expect(libraries).to.deep.equal(["libc10.so", "libgomp.so.1", "libtorch_cpu.so"]);
-      expect(readFileSync(join(result.folder, "lib/libtorch_cpu.so"), "utf8")).to.equal(libtorchFiles()["lib/libtorch_cpu.so"]);
+      expect(readFileSync(join(result.folder, "lib/libtorch_cpu.so"), "utf8")).to.equal(
+        libtorchFiles()["lib/libtorch_cpu.so"],
+      );
       expect(resolveLibtorch({ env })).to.include({ root: result.folder, source: "cache" });
     });
 
@@ -107,14 +130,18 @@ describe("memformer setup", () => {
 
     it("follows redirects", async () => {
       await using server = await serve(bytes);
-      await using door = await serve(bytes, (_request, response) => response.writeHead(302, { location: server.url }).end());
+      await using door = await serve(bytes, (_request, response) =>
+        response.writeHead(302, { location: server.url }).end(),
+      );
       await run(door.url);
       expect(server.requests).to.have.length(1);
     });
 
     it("takes the pinned file from a mirror's folder", async () => {
       await using server = await serve(bytes);
-      const result = await run("http://127.0.0.1:9/torch-2.13.0%2Bcpu.whl", { mirror: server.url.slice(0, server.url.lastIndexOf("/")) });
+      const result = await run("http://127.0.0.1:9/torch-2.13.0%2Bcpu.whl", {
+        mirror: server.url.slice(0, server.url.lastIndexOf("/")),
+      });
       expect(result.source).to.equal(server.url);
     });
 
@@ -146,7 +173,9 @@ describe("memformer setup", () => {
       await using server = await serve(other);
       const error = await failure(run(server.url));
       expect(error.code).to.equal("ERR_MEMFORMER_LIBTORCH_HASH");
-      expect(error.message).to.contain(`expected  ${sha256(bytes)}`).and.contain(`found     ${sha256(other)}`);
+      expect(error.message)
+        .to.contain(`expected  ${sha256(bytes)}`)
+        .and.contain(`found     ${sha256(other)}`);
       expect(readdirSync(join(cache, ".partial-2.13.0-cpu"))).to.deep.equal([]);
       expect(server.requests).to.have.length(1);
     });
@@ -155,7 +184,9 @@ describe("memformer setup", () => {
       await using server = await serve(Buffer.concat([bytes, bytes]));
       const error = await failure(run(server.url));
       expect(error.code).to.equal("ERR_MEMFORMER_LIBTORCH_HASH");
-      expect(error.message).to.contain(`has ${2 * bytes.length} bytes where the file memformer knows has ${bytes.length}`);
+      expect(error.message).to.contain(
+        `has ${2 * bytes.length} bytes where the file memformer knows has ${bytes.length}`,
+      );
     });
   });
 
@@ -193,7 +224,9 @@ describe("memformer setup", () => {
       env["PATH"] = `${fakePython(folder, pipThatGives(join(folder, "w")))}:/bin:/usr/bin`;
       const error = await failure(run(nowhere));
       expect(error.code).to.equal("ERR_MEMFORMER_LIBTORCH_MISMATCH");
-      expect(error.message).to.contain("is LibTorch 2.13.0 for cu130, where 2.13.0 for cpu was expected. Say --version 2.13.0 --variant cu130.");
+      expect(error.message).to.contain(
+        "is LibTorch 2.13.0 for cu130, where 2.13.0 for cpu was expected. Say --version 2.13.0 --variant cu130.",
+      );
       expect(remains()).to.not.include("2.13.0-cpu");
     });
 
@@ -201,7 +234,9 @@ describe("memformer setup", () => {
       env["PATH"] = `${fakePython(folder, 'echo "ERROR: No matching distribution" >&2; exit 1')}:/bin:/usr/bin`;
       const error = await failure(run(nowhere));
       expect(error.code).to.equal("ERR_MEMFORMER_LIBTORCH_NOT_FOUND");
-      expect(error.message).to.match(/127\.0\.0\.1:9\S+ +\S+/).and.match(/pip download torch==2\.13\.0 +ERROR: No matching/);
+      expect(error.message)
+        .to.match(/127\.0\.0\.1:9\S+ +\S+/)
+        .and.match(/pip download torch==2\.13\.0 +ERROR: No matching/);
       expect(error.message).to.contain("--from FILE");
     });
 
@@ -234,7 +269,10 @@ describe("memformer setup", () => {
 
     it("refuses a file that does not exist, is no archive, or is cut off", async () => {
       const absent = await failure(run("http://127.0.0.1:9/x", { from: join(folder, "no.whl") }));
-      expect([absent.code, absent.message]).to.deep.equal(["ERR_MEMFORMER_IO", `--from ${join(folder, "no.whl")}: there is no such file.`]);
+      expect([absent.code, absent.message]).to.deep.equal([
+        "ERR_MEMFORMER_IO",
+        `--from ${join(folder, "no.whl")}: there is no such file.`,
+      ]);
       for (const file of [Buffer.from("hello"), bytes.subarray(0, 40_000), Buffer.alloc(0)]) {
         const error = await failure(from(file));
         expect(error.code).to.equal("ERR_MEMFORMER_LIBTORCH_HASH");
@@ -280,7 +318,8 @@ describe("memformer setup", () => {
   });
 
   describe("for CUDA", () => {
-    const torch = wheel("2.14.1", "cuda"), library = cudaWheel();
+    const torch = wheel("2.14.1", "cuda"),
+      library = cudaWheel();
     const pins = cudaPins(torch, library);
     const names = ["torch-2.14.1.whl", "nvidia_cuda_runtime-13.0.96.whl"];
     const wheels = (): string => writeFolder({ [names[0]!]: torch, [names[1]!]: library });
@@ -292,16 +331,30 @@ describe("memformer setup", () => {
     /** A pip that has the wheels of a folder, by the name before the version. */
     const pip = (from: string): string =>
       `for last; do :; done; while [ "$1" != --dest ]; do shift; done; name=$(echo "$last" | sed 's/[=(].*//; s/-/_/g'); cp ${from}/"$name"-* "$2"/ 2>/dev/null`;
-    const cuda = (more: SetupOptions = {}): Promise<SetupResult> => setup({ env, report, pins, variant: "cu130", ...more });
+    const cuda = (more: SetupOptions = {}): Promise<SetupResult> =>
+      setup({ env, report, pins, variant: "cu130", ...more });
 
     it("fetches every pinned file through pip, and lays the libraries where LibTorch looks for them", async () => {
       env["PATH"] = `${fakePython(folder, pip(wheels()))}:/bin:/usr/bin`;
       const result = await cuda();
-      expect(result).to.include({ version: "2.14.1", variant: "cu130", pinned: true, fetched: true, source: `pip: ${names[0]!}` });
+      expect(result).to.include({
+        version: "2.14.1",
+        variant: "cu130",
+        pinned: true,
+        fetched: true,
+        source: `pip: ${names[0]!}`,
+      });
       expect(result.libraries).to.deep.equal([{ source: `pip: ${names[1]!}`, sha256: sha256(library), pinned: true }]);
       expect(readdirSync(result.folder).sort()).to.deep.equal(["memformer.json", "nvidia", "torch"]);
-      expect(readdirSync(join(result.folder, "nvidia/cu13"), { recursive: true })).to.deep.equal(["lib", "lib/libcudart.so.13"]);
-      expect(resolveLibtorch({ env })).to.include({ variant: "cuda", cuda: "13.0", root: join(result.folder, "torch") });
+      expect(readdirSync(join(result.folder, "nvidia/cu13"), { recursive: true })).to.deep.equal([
+        "lib",
+        "lib/libcudart.so.13",
+      ]);
+      expect(resolveLibtorch({ env })).to.include({
+        variant: "cuda",
+        cuda: "13.0",
+        root: join(result.folder, "torch"),
+      });
       expect((await cuda()).fetched).to.equal(false);
     });
 
@@ -321,7 +374,11 @@ describe("memformer setup", () => {
 
     it("takes a folder of wheels, and refuses one with no PyTorch in it, or two", async () => {
       const from = wheels();
-      expect(await cuda({ from, variant: undefined })).to.include({ version: "2.14.1", variant: "cu130", pinned: true });
+      expect(await cuda({ from, variant: undefined })).to.include({
+        version: "2.14.1",
+        variant: "cu130",
+        pinned: true,
+      });
       writeFolder({ "torch-2.12.0.whl": torch });
       expect((await failure(cuda({ from }))).message).to.match(/found torch-2\.12\.0\.whl, torch-2\.14\.1\.whl\.$/);
       mkdirSync(join(folder, "none"));
@@ -332,31 +389,44 @@ describe("memformer setup", () => {
       const reason = "libcudart.so.13: cannot open shared object file: No such file or directory";
       const error = await failure(cuda({ from: join(wheels(), names[0]!), testLoad: () => reason }));
       expect(error.code).to.equal("ERR_MEMFORMER_LIBTORCH_MISMATCH");
-      expect(error.message).to.contain(`does not load: ${reason}. A wheel for CUDA needs those of the CUDA libraries it names beside it: --from FOLDER.`);
+      expect(error.message).to.contain(
+        `does not load: ${reason}. A wheel for CUDA needs those of the CUDA libraries it names beside it: --from FOLDER.`,
+      );
       expect(remains().filter((name) => !name.startsWith("."))).to.deep.equal([]);
     });
 
     it("asks pip for a version without pin, and for what its metadata names; its hashes are printed and recorded", async () => {
-      const metadata = "Requires-Dist: sympy\nRequires-Dist: cuda-toolkit[cudart]==13.0.3; platform_system == \"Linux\"\n" +
-        "Requires-Dist: nvidia-cuda-runtime (==13.0.96) ; platform_system == \"Linux\"\n";
+      const metadata =
+        'Requires-Dist: sympy\nRequires-Dist: cuda-toolkit[cudart]==13.0.3; platform_system == "Linux"\n' +
+        'Requires-Dist: nvidia-cuda-runtime (==13.0.96) ; platform_system == "Linux"\n';
       const other = wheel("2.12.0", "cuda", { "torch-2.12.0.dist-info/METADATA": metadata });
       const from = writeFolder({ "torch-2.12.0.whl": other, [names[1]!]: library });
       env["PATH"] = `${fakePython(folder, `echo "$@" >> ${folder}/asked; ${pip(from)}`)}:/bin:/usr/bin`;
       const result = await cuda({ version: "2.12.0" });
       expect(result).to.include({ version: "2.12.0", variant: "cu130", pinned: false, sha256: sha256(other) });
-      expect(readFileSync(join(folder, "asked"), "utf8")).to.match(/torch==2\.12\.0\+cu130\n/).and.match(/ cuda-toolkit\[cudart\]==13\.0\.3 nvidia-cuda-runtime\(==13\.0\.96\)\n/);
+      expect(readFileSync(join(folder, "asked"), "utf8"))
+        .to.match(/torch==2\.12\.0\+cu130\n/)
+        .and.match(/ cuda-toolkit\[cudart\]==13\.0\.3 nvidia-cuda-runtime\(==13\.0\.96\)\n/);
       expect(said.join("\n")).to.contain(`SHA-256 ${sha256(other)} of torch-2.12.0.whl; there is no pin`);
-      expect(JSON.parse(readFileSync(join(cache, "hashes.json"), "utf8"))).to.deep.equal({ "torch-2.12.0.whl": sha256(other) });
+      expect(JSON.parse(readFileSync(join(cache, "hashes.json"), "utf8"))).to.deep.equal({
+        "torch-2.12.0.whl": sha256(other),
+      });
     });
 
     it("refuses a variant that is none, and one without pin and version", async () => {
-      expect(await failure(cuda({ variant: "gpu" }))).to.include({ code: "ERR_MEMFORMER_CONFIG", message: '--variant: expected cpu or cu130, got "gpu"' });
-      expect((await failure(cuda({ variant: "cu128" }))).message).to.contain("there is no pinned version of it (there is one of cpu and cu130)");
+      expect(await failure(cuda({ variant: "gpu" }))).to.include({
+        code: "ERR_MEMFORMER_CONFIG",
+        message: '--variant: expected cpu or cu130, got "gpu"',
+      });
+      expect((await failure(cuda({ variant: "cu128" }))).message).to.contain(
+        "there is no pinned version of it (there is one of cpu and cu130)",
+      );
     });
   });
 
   it("refuses an archive without pin that has changed under its name since it was first used", async () => {
-    const path = join(folder, "torch-2.12.0.whl"), nowhere = "http://127.0.0.1:9/x";
+    const path = join(folder, "torch-2.12.0.whl"),
+      nowhere = "http://127.0.0.1:9/x";
     writeFileSync(path, wheel("2.12.0"));
     await run(nowhere, { from: path });
     await run(nowhere, { from: path, force: true });
@@ -364,7 +434,9 @@ describe("memformer setup", () => {
     writeFileSync(path, other);
     const error = await failure(run(nowhere, { from: path, force: true }));
     expect(error.code).to.equal("ERR_MEMFORMER_LIBTORCH_HASH");
-    expect(error.message).to.contain(`then  ${sha256(wheel("2.12.0"))}`).and.contain(`now   ${sha256(other)}`);
+    expect(error.message)
+      .to.contain(`then  ${sha256(wheel("2.12.0"))}`)
+      .and.contain(`now   ${sha256(other)}`);
   });
 
   describe("beside other processes", () => {
@@ -380,7 +452,10 @@ describe("memformer setup", () => {
       await using server = await serve(bytes);
       mkdirSync(cache, { recursive: true });
       const { pid } = spawnSync("true");
-      for (const holder of [{ pid, started: "1" }, { pid: process.pid, started: "1" }]) {
+      for (const holder of [
+        { pid, started: "1" },
+        { pid: process.pid, started: "1" },
+      ]) {
         writeFileSync(join(cache, ".lock"), JSON.stringify({ host: hostname(), ...holder }));
         expect((await run(server.url, { force: true })).fetched).to.equal(true);
       }
@@ -402,7 +477,8 @@ describe("memformer setup", () => {
         `import { setup } from ${JSON.stringify(new URL("../lib/native/libtorch/setup.ts", import.meta.url).href)};` +
         `await setup({ pins: ${JSON.stringify(pinsFor(bytes, server.url))}, report: (e) => typeof e !== "string" && console.log(e.done) });`;
       const child = spawn(process.execPath, ["--import", "tsx", "--input-type=module", "-e", program], {
-        env: { ...process.env, ...env, PATH: process.env["PATH"] }, stdio: ["ignore", "pipe", "inherit"],
+        env: { ...process.env, ...env, PATH: process.env["PATH"] },
+        stdio: ["ignore", "pipe", "inherit"],
       });
       const ended = new Promise((resolve) => child.once("close", resolve));
       await new Promise((resolve) => child.stdout.once("data", resolve));

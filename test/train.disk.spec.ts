@@ -12,7 +12,9 @@ let folder: Awaited<ReturnType<typeof temporary>>;
 
 describe("training where it cannot write", function () {
   this.timeout(120_000);
-  beforeEach(async () => { folder = await temporary(); });
+  beforeEach(async () => {
+    folder = await temporary();
+  });
   afterEach(async () => folder.remove());
 
   it("rejects with IO when the folder for checkpoints is a file, or may not be written", async () => {
@@ -39,7 +41,8 @@ describe("training where it cannot write", function () {
     }
     try {
       await using model = await runModel();
-      const tokenizer = await openTokenizer("bytes"), inputs = join(folder.path, "text.txt");
+      const tokenizer = await openTokenizer("bytes"),
+        inputs = join(folder.path, "text.txt");
       await writeFile(inputs, "some text\n".repeat(40));
       const works: Record<string, () => Promise<unknown>> = {
         checkpoints: async () => train(model, { steps: 1, horizon: 1 }, { checkpoints: join(disk, "a", "b") }),
@@ -74,20 +77,22 @@ describe("training where it cannot write", function () {
     await mkdir(disk);
     await using model = await runModel();
     // Room for one checkpoint (weights, two moments) and half of another.
-    const size = Math.ceil(3 * 4 * model.size * 1.5 / 1024) + 200;
+    const size = Math.ceil((3 * 4 * model.size * 1.5) / 1024) + 200;
     if (spawnSync("mount", ["-t", "tmpfs", "-o", `size=${size}k`, "tmpfs", disk]).status !== 0) {
       this.test!.title += " (needs the right to mount a small disk)";
       this.skip();
     }
     try {
-      const trainer = new Trainer(model, { steps: 3, horizon: 1, saveEvery: 1 }), seen: number[] = [];
+      const trainer = new Trainer(model, { steps: 3, horizon: 1, saveEvery: 1 }),
+        seen: number[] = [];
       const work = async (): Promise<void> => {
         for await (const { step } of trainer.run(task(), { checkpoints: disk })) seen.push(step);
       };
       const error = await failure(work());
       expect(error.code, error.stack).to.equal("ERR_MEMFORMER_IO");
       expect(error.message).to.match(/disk|space/i);
-      const store = new CheckpointStore(disk), last = (await store.last())!;
+      const store = new CheckpointStore(disk),
+        last = (await store.last())!;
       await verify(last);
       expect((await readdir(disk)).filter((name) => name.includes("partial"))).to.deep.equal([]);
       const [before] = await contents(last, ["model.safetensors"]);

@@ -1,7 +1,14 @@
 import { expect } from "chai";
 import { CheckpointStore, verify } from "../lib/checkpoint/folder.ts";
 import {
-  memory, PADDING, synchronize, Tensor, Trainer, type Memformer, type Segment, type SegmentStream,
+  memory,
+  PADDING,
+  synchronize,
+  Tensor,
+  Trainer,
+  type Memformer,
+  type Segment,
+  type SegmentStream,
 } from "../lib/index.ts";
 import { failure, runModel, task, temporary, train, weights } from "./support/runs.ts";
 import { settled } from "./support/settled.ts";
@@ -14,10 +21,15 @@ function short(segments: number): SegmentStream {
   let read = 0;
   const { lanes, segment, vocabulary, bos } = endless;
   return {
-    lanes, segment, vocabulary, bos,
-    next: async () => read++ < segments ? endless.next() : undefined,
+    lanes,
+    segment,
+    vocabulary,
+    bos,
+    next: async () => (read++ < segments ? endless.next() : undefined),
     position: () => endless.position(),
-    seek: (position) => { endless.seek(position as never); },
+    seek: (position) => {
+      endless.seek(position as never);
+    },
   };
 }
 
@@ -25,12 +37,20 @@ function short(segments: number): SegmentStream {
 function constant(): SegmentStream {
   const tokens = Int32Array.from([1, 2, 3, 4, 5, 6, 7, 8]);
   const segment: Segment = {
-    batch: 1, length: 8, source: tokens, target: Int32Array.from([8, 7, 6, 5, 4, 3, 2, PADDING]),
+    batch: 1,
+    length: 8,
+    source: tokens,
+    target: Int32Array.from([8, 7, 6, 5, 4, 3, 2, PADDING]),
     reset: Uint8Array.of(0),
   };
   return {
-    lanes: 1, segment: 8, vocabulary: 18, bos: 17,
-    next: async () => segment, position: () => null, seek: () => undefined,
+    lanes: 1,
+    segment: 8,
+    vocabulary: 18,
+    bos: 17,
+    next: async () => segment,
+    position: () => null,
+    seek: () => undefined,
   };
 }
 
@@ -44,7 +64,9 @@ async function warmModel(): Promise<Memformer> {
 
 describe("training", function () {
   this.timeout(120_000);
-  beforeEach(async () => { folder = await temporary(); });
+  beforeEach(async () => {
+    folder = await temporary();
+  });
   afterEach(async () => folder.remove());
 
   it("lets the loss fall, by every method alike", async () => {
@@ -58,7 +80,9 @@ describe("training", function () {
       curves.push(steps.map(({ loss }) => loss));
     }
     for (const curve of curves.slice(1)) {
-      curve.forEach((loss, i) => { expect(loss).to.be.closeTo(curves[0]![i]!, 1e-6); });
+      curve.forEach((loss, i) => {
+        expect(loss).to.be.closeTo(curves[0]![i]!, 1e-6);
+      });
     }
   });
 
@@ -66,13 +90,29 @@ describe("training", function () {
     const curves: number[][] = [];
     for (const microBatch of [undefined, 3]) {
       await using model = await runModel({ precision: "float64", dropout: 0 });
-      const { steps } = await train(model, { steps: 20, horizon: 3, overlap: 1, warmup: 5, rate: 1e-2, microBatch }, {}, task(5));
+      const { steps } = await train(
+        model,
+        { steps: 20, horizon: 3, overlap: 1, warmup: 5, rate: 1e-2, microBatch },
+        {},
+        task(5),
+      );
       expect(steps.at(-1)!.loss).to.be.below(steps[0]!.loss);
-      curves.push(steps.flatMap(({ loss, gradientNorm, memoryGradientNorm, tokens }) => [loss, gradientNorm, memoryGradientNorm, tokens]));
+      curves.push(
+        steps.flatMap(({ loss, gradientNorm, memoryGradientNorm, tokens }) => [
+          loss,
+          gradientNorm,
+          memoryGradientNorm,
+          tokens,
+        ]),
+      );
     }
-    curves[1]!.forEach((value, i) => { expect(value).to.be.closeTo(curves[0]![i]!, 1e-8); });
+    curves[1]!.forEach((value, i) => {
+      expect(value).to.be.closeTo(curves[0]![i]!, 1e-8);
+    });
     await using model = await runModel();
-    expect(() => new Trainer(model, { microBatch: 0 })).to.throw(/train: microBatch: .*, got 0/).with.property("code", "ERR_MEMFORMER_CONFIG");
+    expect(() => new Trainer(model, { microBatch: 0 }))
+      .to.throw(/train: microBatch: .*, got 0/)
+      .with.property("code", "ERR_MEMFORMER_CONFIG");
   });
 
   it("reports each step: counts of tokens, norms, rate, memory in use", async () => {
@@ -93,7 +133,8 @@ describe("training", function () {
 
   it("stops at a loss that is not finite: names the step, changes nothing, keeps the last checkpoint", async () => {
     await using model = await runModel();
-    const checkpoints = folder.path, trainer = new Trainer(model, { steps: 10, horizon: 2, saveEvery: 1 });
+    const checkpoints = folder.path,
+      trainer = new Trainer(model, { steps: 10, horizon: 2, saveEvery: 1 });
     let poisoned: Map<string, string> | undefined;
     const name = model.parameters.find(({ shape }) => shape.length === 2)!;
     const work = async (): Promise<void> => {
@@ -115,19 +156,27 @@ describe("training", function () {
     await verify(last);
     await using fresh = await runModel({ seed: 9 });
     const resumed = await train(fresh, { steps: 5, horizon: 2 }, { checkpoints, resume: true });
-    expect(resumed.steps.map(({ step, loss }) => [step, Number.isFinite(loss)])).to.deep.equal([[4, true], [5, true]]);
+    expect(resumed.steps.map(({ step, loss }) => [step, Number.isFinite(loss)])).to.deep.equal([
+      [4, true],
+      [5, true],
+    ]);
   });
 
   it("evaluates at its cadence, and keeps the best checkpoint beside the newest", async () => {
     await using model = await runModel();
-    const scores = [3, 1, 2, 5], asked: number[] = [];
-    const { steps } = await train(model, { steps: 4, horizon: 1, evaluateEvery: 1, saveEvery: 1, keep: 1 }, {
-      checkpoints: folder.path,
-      evaluate: async (_, step) => {
-        asked.push(step);
-        return scores[step - 1]!;
+    const scores = [3, 1, 2, 5],
+      asked: number[] = [];
+    const { steps } = await train(
+      model,
+      { steps: 4, horizon: 1, evaluateEvery: 1, saveEvery: 1, keep: 1 },
+      {
+        checkpoints: folder.path,
+        evaluate: async (_, step) => {
+          asked.push(step);
+          return scores[step - 1]!;
+        },
       },
-    });
+    );
     expect(asked).to.deep.equal([1, 2, 3, 4]);
     expect(steps.map(({ evaluation }) => evaluation)).to.deep.equal(scores);
     const store = new CheckpointStore(folder.path);
@@ -138,7 +187,8 @@ describe("training", function () {
 
   it("leaves a checkpoint of the last whole step when the stream ends, and says so", async () => {
     await using model = await runModel();
-    const trainer = new Trainer(model, { steps: 9, horizon: 2 }), seen: number[] = [];
+    const trainer = new Trainer(model, { steps: 9, horizon: 2 }),
+      seen: number[] = [];
     const work = async (): Promise<void> => {
       for await (const { step } of trainer.run(short(7), { checkpoints: folder.path })) seen.push(step);
     };
@@ -151,26 +201,34 @@ describe("training", function () {
 
   it("stopped while it evaluates ends at once, with a checkpoint of the step before", async () => {
     await using model = await runModel();
-    const trainer = new Trainer(model, { steps: 9, horizon: 1, evaluateEvery: 2 }), seen: unknown[] = [];
+    const trainer = new Trainer(model, { steps: 9, horizon: 1, evaluateEvery: 2 }),
+      seen: unknown[] = [];
     const evaluate = async (_: unknown, __: number, signal: AbortSignal): Promise<number> => {
       trainer.stop();
       await new Promise((_resolve, reject) => {
         if (signal.aborted) reject(signal.reason as Error);
-        signal.addEventListener("abort", () => { reject(signal.reason as Error); });
+        signal.addEventListener("abort", () => {
+          reject(signal.reason as Error);
+        });
       });
       return 0;
     };
     for await (const { step, evaluation, checkpoint } of trainer.run(task(), { checkpoints: folder.path, evaluate })) {
       seen.push([step, evaluation, checkpoint !== undefined]);
     }
-    expect(seen).to.deep.equal([[1, undefined, false], [2, undefined, true]]);
+    expect(seen).to.deep.equal([
+      [1, undefined, false],
+      [2, undefined, true],
+    ]);
     expect((await new CheckpointStore(folder.path).list()).map(({ step }) => step)).to.deep.equal([2]);
   });
 
   it("keeps the step before an evaluation that fails", async () => {
     await using model = await runModel();
     const evaluate = async (): Promise<number> => Promise.reject(new Error("no such text"));
-    const error = await failure(train(model, { steps: 9, horizon: 1, evaluateEvery: 3 }, { checkpoints: folder.path, evaluate }));
+    const error = await failure(
+      train(model, { steps: 9, horizon: 1, evaluateEvery: 3 }, { checkpoints: folder.path, evaluate }),
+    );
     expect(error.message).to.equal("no such text");
     expect((await new CheckpointStore(folder.path).list()).map(({ step }) => step)).to.deep.equal([3]);
   });
@@ -184,12 +242,17 @@ describe("training", function () {
   });
 
   it("aborted in the middle of a step rejects with the signal's reason, weights those of a whole step", async () => {
-    await using model = await runModel(), same = await runModel();
-    const controller = new AbortController(), trainer = new Trainer(model, { steps: 1000, horizon: 8 });
+    await using model = await runModel(),
+      same = await runModel();
+    const controller = new AbortController(),
+      trainer = new Trainer(model, { steps: 1000, horizon: 8 });
     class Enough extends Error {}
     const work = async (): Promise<void> => {
       for await (const { step } of trainer.run(task(), { signal: controller.signal })) {
-        if (step === 3) setTimeout(() => { controller.abort(new Enough()); }, 5);
+        if (step === 3)
+          setTimeout(() => {
+            controller.abort(new Enough());
+          }, 5);
       }
     };
     expect(await failure(work())).to.be.instanceOf(Enough);
@@ -203,7 +266,8 @@ describe("training", function () {
 
   it("shows the weights and the memory of the last step between two steps, while it computes the next one's gradient", async () => {
     await using model = await runModel();
-    const seen: Map<string, string>[] = [], wanted: Map<string, string>[] = [];
+    const seen: Map<string, string>[] = [],
+      wanted: Map<string, string>[] = [];
     for await (const step of new Trainer(model, { steps: 4, horizon: 2 }).run(task())) {
       if (step.step < 4) await synchronize(); // the gradient of the next step is there
       seen.push(await weights(model));
@@ -222,18 +286,25 @@ describe("training", function () {
   for (const [what, change] of Object.entries({
     "weights that are assigned": (model: Memformer): void => {
       const { name, shape } = model.parameters.find((parameter) => parameter.shape.length === 2)!;
-      using fresh = Tensor.from(Float32Array.from({ length: shape[0]! * shape[1]! }, (_, i) => Math.sin(i) / 4), shape);
+      using fresh = Tensor.from(
+        Float32Array.from({ length: shape[0]! * shape[1]! }, (_, i) => Math.sin(i) / 4),
+        shape,
+      );
       model.assign(name, fresh);
     },
-    "gradients that are dropped": (model: Memformer): void => { model.zeroGradients(); },
+    "gradients that are dropped": (model: Memformer): void => {
+      model.zeroGradients();
+    },
   })) {
     it(`takes ${what} between two steps as if it had not begun the next`, async () => {
       const results: unknown[] = [];
       for (const aheadOfCheckpoints of [true, false]) {
         await using model = await runModel();
         // A run that writes a checkpoint after each step never begins the next one before the caller has had its turn.
-        const how = aheadOfCheckpoints ? {} : { checkpoints: folder.path }, options = { steps: 4, horizon: 2, saveEvery: aheadOfCheckpoints ? 0 : 1 };
-        const trainer = new Trainer(model, options), losses: number[] = [];
+        const how = aheadOfCheckpoints ? {} : { checkpoints: folder.path },
+          options = { steps: 4, horizon: 2, saveEvery: aheadOfCheckpoints ? 0 : 1 };
+        const trainer = new Trainer(model, options),
+          losses: number[] = [];
         for await (const { step, loss, gradientNorm } of trainer.run(task(), how)) {
           losses.push(loss, gradientNorm);
           if (step === 2) change(model);
@@ -264,7 +335,8 @@ describe("training", function () {
 
   it("disposed of gives back its moments and the carried memory, and runs no more; the model stays", async () => {
     await using model = await warmModel();
-    const before = (await settled()).hostBytes, { trainer } = await train(model, { steps: 3, horizon: 2 });
+    const before = (await settled()).hostBytes,
+      { trainer } = await train(model, { steps: 3, horizon: 2 });
     await synchronize();
     expect(memory().hostBytes - before).to.be.above(2 * 4 * model.size);
     trainer.dispose();
@@ -279,7 +351,8 @@ describe("training", function () {
     await using model = await warmModel();
     const before = memory().hostBytes;
     for (const when of ["between steps", "in a step"]) {
-      const trainer = new Trainer(model, { steps: 10, horizon: 2 }), run = trainer.run(task());
+      const trainer = new Trainer(model, { steps: 10, horizon: 2 }),
+        run = trainer.run(task());
       await run.next();
       const next = when === "in a step" ? failure(run.next()) : undefined;
       await new Promise(setImmediate);
@@ -302,10 +375,18 @@ describe("training", function () {
       throw new Error("expected to be refused");
     };
     expect(error({ horizn: 8 })).to.have.property("code", "ERR_MEMFORMER_CONFIG");
-    expect(error({ horizn: 8 }).message).to.include("horizn").and.include('did you mean "horizon"');
+    expect(error({ horizn: 8 }).message)
+      .to.include("horizn")
+      .and.include('did you mean "horizon"');
     const wrong = [
-      { steps: 0 }, { rate: -1 }, { clip: -1 }, { method: "magic" }, { accumulate: 1.5 },
-      { weights: "x" }, { weights: [0, 0] }, { weights: [1, -1] },
+      { steps: 0 },
+      { rate: -1 },
+      { clip: -1 },
+      { method: "magic" },
+      { accumulate: 1.5 },
+      { weights: "x" },
+      { weights: [0, 0] },
+      { weights: [1, -1] },
     ];
     for (const bad of wrong) {
       expect(error(bad), JSON.stringify(bad)).to.have.property("code", "ERR_MEMFORMER_CONFIG");

@@ -8,14 +8,20 @@ async function values(model: Memformer): Promise<Map<string, Float64Array>> {
   const all = new Map<string, Float64Array>();
   for (const { name } of model.parameters) {
     using tensor = model.parameter(name);
-    all.set(name, Float64Array.from(await tensor.data() as Float64Array));
+    all.set(name, Float64Array.from((await tensor.data()) as Float64Array));
   }
   return all;
 }
 
 function window(model: Memformer, seed: number): void {
-  const result = tidy(() => mrbp(model, randomWindow(model, { seed }).map((segment) => model.upload(segment)),
-    model.initialState(4), { seed }));
+  const result = tidy(() =>
+    mrbp(
+      model,
+      randomWindow(model, { seed }).map((segment) => model.upload(segment)),
+      model.initialState(4),
+      { seed },
+    ),
+  );
   for (const tensor of Object.values(result).flat() as Tensor[]) tensor.dispose();
 }
 
@@ -24,15 +30,20 @@ describe("AdamW", () => {
     await using model = await tinyModel({ dropout: 0.1, position: "t5" });
     await perturb(model, 0.05);
     using optimizer = new AdamW(model, options);
-    const plain = await values(model), mean = new Map<string, Float64Array>(), square = new Map<string, Float64Array>();
+    const plain = await values(model),
+      mean = new Map<string, Float64Array>(),
+      square = new Map<string, Float64Array>();
     for (let step = 1; step <= 5; step++) {
       window(model, step);
       const gradients = await takeGradients(model);
       window(model, step); // the same again: reading them dropped them
       const rate = 1e-2 / step;
-      tidy(() => { optimizer.step(rate, model.clipGradients(0)); });
+      tidy(() => {
+        optimizer.step(rate, model.clipGradients(0));
+      });
       for (const { name, decay } of model.parameters) {
-        const w = plain.get(name)!, g = gradients.get(name)!;
+        const w = plain.get(name)!,
+          g = gradients.get(name)!;
         const m = mean.get(name) ?? new Float64Array(w.length);
         const v = square.get(name) ?? new Float64Array(w.length);
         mean.set(name, m);
@@ -42,7 +53,7 @@ describe("AdamW", () => {
           v[i] = options.beta2 * v[i]! + (1 - options.beta2) * g[i]! ** 2;
           const unbiased = m[i]! / (1 - options.beta1 ** step);
           const spread = Math.sqrt(v[i]! / (1 - options.beta2 ** step));
-          w[i] = w[i]! * (1 - (decay ? rate * options.weightDecay : 0)) - rate * unbiased / (spread + options.eps);
+          w[i] = w[i]! * (1 - (decay ? rate * options.weightDecay : 0)) - (rate * unbiased) / (spread + options.eps);
         }
       }
     }
@@ -55,8 +66,10 @@ describe("AdamW", () => {
 
   it("decays no norm, bias, embedding or v_bias, and every other matrix", async () => {
     const settings = [
-      { position: "rotary", writer: "gru" }, { position: "relative", writer: "slot-attention" },
-      { position: "t5", writer: "gru", variant: "decoder" }, { variant: "encoder" },
+      { position: "rotary", writer: "gru" },
+      { position: "relative", writer: "slot-attention" },
+      { position: "t5", writer: "gru", variant: "decoder" },
+      { variant: "encoder" },
     ] as const;
     for (const setting of settings) {
       await using model = await tinyModel({ ...setting, tieEmbedding: false });
@@ -72,13 +85,17 @@ describe("AdamW", () => {
     await using model = await tinyModel();
     using optimizer = new AdamW(model, options);
     const before = await values(model);
-    tidy(() => { optimizer.step(1e-2, model.clipGradients(1)); });
+    tidy(() => {
+      optimizer.step(1e-2, model.clipGradients(1));
+    });
     expect(await values(model)).to.deep.equal(before);
   });
 
   it("skips a step whose norm is not finite, moments and counts included", async () => {
-    await using model = await tinyModel(), other = await tinyModel();
-    using skipping = new AdamW(model, options), plain = new AdamW(other, options);
+    await using model = await tinyModel(),
+      other = await tinyModel();
+    using skipping = new AdamW(model, options),
+      plain = new AdamW(other, options);
     for (const seed of [1, 2, 3]) {
       window(model, seed);
       if (seed === 2) {
@@ -86,14 +103,20 @@ describe("AdamW", () => {
         skipping.step(1e-2, infinite);
         continue;
       }
-      tidy(() => { skipping.step(1e-2, model.clipGradients(1)); });
+      tidy(() => {
+        skipping.step(1e-2, model.clipGradients(1));
+      });
       window(other, seed);
-      tidy(() => { plain.step(1e-2, other.clipGradients(1)); });
+      tidy(() => {
+        plain.step(1e-2, other.clipGradients(1));
+      });
     }
     const [a, b] = await Promise.all([values(model), values(other)]);
     expect(a).to.deep.equal(b);
-    const read = async (optimizer: AdamW) => Promise.all(optimizer.entries().map(async (entry) =>
-      [entry.name, Buffer.from(await entry.read()).toString("hex")]));
+    const read = async (optimizer: AdamW) =>
+      Promise.all(
+        optimizer.entries().map(async (entry) => [entry.name, Buffer.from(await entry.read()).toString("hex")]),
+      );
     expect(await read(skipping)).to.deep.equal(await read(plain));
   });
 });
@@ -106,7 +129,10 @@ describe("training steps driven from C++", () => {
         using optimizer = new AdamW(model, { weightDecay: 0.01 });
         const window = randomWindow(model, { segments: 3, ragged: false }).map((segment) => model.upload(segment));
         let state = model.initialState(4);
-        if (inside) expect(await optimizer.timeInside(window, state, { together, windows: 3, rate: 1e-3, clip: 1 })).to.be.above(0);
+        if (inside)
+          expect(await optimizer.timeInside(window, state, { together, windows: 3, rate: 1e-3, clip: 1 })).to.be.above(
+            0,
+          );
         for (let i = 0; i < (inside ? 0 : 3); i++) {
           state = tidy(() => {
             const made = mrbp(model, window, state, { together });
@@ -127,13 +153,19 @@ describe("clipping", () => {
     window(model, 1);
     const gradients = await takeGradients(model);
     const norm = Math.hypot(...[...gradients.values()].map((all) => Math.hypot(...all)));
-    for (const [most, factor] of [[norm / 2, 0.5], [norm * 2, 1], [0, 1]] as const) {
+    for (const [most, factor] of [
+      [norm / 2, 0.5],
+      [norm * 2, 1],
+      [0, 1],
+    ] as const) {
       window(model, 1);
       using found = model.clipGradients(most);
       expect(await found.item()).to.be.closeTo(norm, 1e-9 * norm);
       const clipped = await takeGradients(model);
       for (const [name, all] of clipped) {
-        all.forEach((value, i) => { expect(value).to.be.closeTo(gradients.get(name)![i]! * factor, 2e-6 * norm); });
+        all.forEach((value, i) => {
+          expect(value).to.be.closeTo(gradients.get(name)![i]! * factor, 2e-6 * norm);
+        });
       }
     }
   });
@@ -155,7 +187,7 @@ describe("the learning rate", () => {
     }
     expect(at("linear", 8)).to.be.closeTo(1.1, 1e-12);
     expect(at("cosine", 8)).to.be.closeTo(1.1, 1e-12);
-    expect(at("cosine", 6)).to.be.closeTo(0.2 + 1.8 * (1 + Math.SQRT1_2) / 2, 1e-12);
+    expect(at("cosine", 6)).to.be.closeTo(0.2 + (1.8 * (1 + Math.SQRT1_2)) / 2, 1e-12);
     for (const schedule of ["linear", "cosine"] as const) expect(at(schedule, 12)).to.be.closeTo(0.2, 1e-12);
     expect(at("constant", 12)).to.equal(2);
   });

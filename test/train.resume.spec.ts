@@ -11,11 +11,13 @@ let folder: Awaited<ReturnType<typeof temporary>>;
 
 describe("resuming", function () {
   this.timeout(300_000);
-  beforeEach(async () => { folder = await temporary(); });
+  beforeEach(async () => {
+    folder = await temporary();
+  });
   afterEach(async () => folder.remove());
 
   const cases: Record<string, { model: CreateOptions; train: TrainOptions }> = {
-    "plainly": { model: {}, train: { horizon: 3 } },
+    plainly: { model: {}, train: { horizon: 3 } },
     "with dropout, overlap and accumulation": {
       model: { dropout: 0.2, variant: "decoder" },
       train: { horizon: 4, overlap: 2, accumulate: 2, weights: "doubling" },
@@ -38,8 +40,8 @@ describe("resuming", function () {
       await using two = await runModel({ ...config, seed: 99 });
       const resumed = await train(two, all, { checkpoints: halves, resume: true });
       expect(resumed.steps.map(({ step }) => step)).to.deep.equal([11, 12, 13, 14, 15, 16, 17, 18, 19, 20]);
-      const facts = ({ steps }: typeof straight) => steps.slice(-10)
-        .map((step) => [step.loss, step.gradientNorm, step.memoryGradientNorm, step.rate, step.tokens]);
+      const facts = ({ steps }: typeof straight) =>
+        steps.slice(-10).map((step) => [step.loss, step.gradientNorm, step.memoryGradientNorm, step.rate, step.tokens]);
       expect(facts(resumed)).to.deep.equal(facts(straight));
       expect(await weights(two)).to.deep.equal(await weights(one));
       const [last, again] = [join(whole, "step-000020"), join(halves, "step-000020")];
@@ -86,7 +88,13 @@ describe("resuming", function () {
     const checkpoints = folder.path;
     await using model = await runModel();
     await train(model, { steps: 2, horizon: 2 }, { checkpoints });
-    const others = [["heads", 4], ["width", 32], ["writer", "gru"], ["position", "t5"], ["memorySlots", 5]] as const;
+    const others = [
+      ["heads", 4],
+      ["width", 32],
+      ["writer", "gru"],
+      ["position", "t5"],
+      ["memorySlots", 5],
+    ] as const;
     for (const [option, value] of others) {
       await using other = await runModel({ [option]: value, seed: 3 });
       const before = await weights(other);
@@ -107,7 +115,8 @@ describe("resuming", function () {
     const checkpoints = folder.path;
     await using model = await runModel();
     const { steps } = await train(model, { steps: 2, horizon: 2 }, { checkpoints });
-    const path = join(steps.at(-1)!.checkpoint!, "optimizer.safetensors"), bytes = await readFile(path);
+    const path = join(steps.at(-1)!.checkpoint!, "optimizer.safetensors"),
+      bytes = await readFile(path);
     bytes[bytes.length - 1]! ^= 1;
     await writeFile(path, bytes);
     await using other = await runModel({ seed: 3 });

@@ -5,7 +5,8 @@ import { segmentsTogether } from "../lib/together.ts";
 const GiB = 2 ** 30;
 
 describe("segments that MRBP takes together on a GPU", () => {
-  const wiki = modelConfig({ ...presets.wiki, precision: "bfloat16" }), mnist = modelConfig({ ...presets.mnist, precision: "bfloat16" });
+  const wiki = modelConfig({ ...presets.wiki, precision: "bfloat16" }),
+    mnist = modelConfig({ ...presets.mnist, precision: "bfloat16" });
 
   it("are as many as keep it busy, where memory is no matter", () => {
     for (const batch of [1, 16, 64]) {

@@ -75,7 +75,7 @@ class SelfAttention(nn.Module):
         offsets = places.offsets.expand(*q.shape[:2], -1, -1)
         q = q * q.shape[-1] ** -0.5
         r = r.to(q.dtype)
-        by_offset = q @ r.mT                                                    # (B, H, T, 2R-1)
+        by_offset = q @ r.mT  # (B, H, T, 2R-1)
         scores = q @ k.mT + by_offset.gather(-1, offsets)
         if places.mask is not None:
             scores = scores.masked_fill(~places.mask, -math.inf)

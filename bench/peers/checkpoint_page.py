@@ -16,9 +16,17 @@ def namespace():
 
 def table(config):
     """name -> shape of every tensor the page lists for a configuration."""
-    sizes = {"V": config.vocabulary, "D": config.width, "F": config.feedForward, "H": config.heads,
-             "M": config.memorySlots, "2D": 2 * config.width, "3D": 3 * config.width,
-             "2R-1": 2 * config.segment - 1, "32": 32}
+    sizes = {
+        "V": config.vocabulary,
+        "D": config.width,
+        "F": config.feedForward,
+        "H": config.heads,
+        "M": config.memorySlots,
+        "2D": 2 * config.width,
+        "3D": 3 * config.width,
+        "2R-1": 2 * config.segment - 1,
+        "32": 32,
+    }
     listed, column = {}, {"encoder-decoder": 2, "encoder": 3, "decoder": 4}[config.variant]
     for line in PAGE.read_text(encoding="utf-8").splitlines():
         cells = [cell.strip() for cell in line.split("|")[1:-1]]
@@ -45,5 +53,8 @@ def holds(condition, config):
 def disagreements(config, found):
     """Sentences about tensors that the page and `found` (name -> shape) do not share."""
     listed = table(config)
-    return [f"{name}: listed {listed.get(name)}, found {found.get(name)}"
-            for name in sorted(listed.keys() | found.keys()) if listed.get(name) != found.get(name)]
+    return [
+        f"{name}: listed {listed.get(name)}, found {found.get(name)}"
+        for name in sorted(listed.keys() | found.keys())
+        if listed.get(name) != found.get(name)
+    ]

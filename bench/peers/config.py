@@ -38,12 +38,24 @@ class Config:
     outputBias: bool = False
 
     # Options that the peer has in this form alone; a file that lacks one means it.
-    PLAIN: ClassVar[dict] = {"memory": True, "constantSlots": 0, "readGate": False, "embeddingNorm": False, "queryKeyNorm": False, "writerQueryKeyNorm": False,
-             "writerValues": "plain", "forgettingScaled": False}
+    PLAIN: ClassVar[dict] = {
+        "memory": True,
+        "constantSlots": 0,
+        "readGate": False,
+        "embeddingNorm": False,
+        "queryKeyNorm": False,
+        "writerQueryKeyNorm": False,
+        "writerValues": "plain",
+        "forgettingScaled": False,
+    }
 
-    CHOICES = {"variant": ("encoder-decoder", "encoder", "decoder"), "writer": ("slot-attention", "gru"),
-               "forgetting": ("bmn", "normalize-only", "none"), "position": ("rotary", "relative", "t5"),
-               "positionBuckets": ("t5", "lucidrains")}
+    CHOICES = {
+        "variant": ("encoder-decoder", "encoder", "decoder"),
+        "writer": ("slot-attention", "gru"),
+        "forgetting": ("bmn", "normalize-only", "none"),
+        "position": ("rotary", "relative", "t5"),
+        "positionBuckets": ("t5", "lucidrains"),
+    }
 
     def __post_init__(self):
         for key, known in self.CHOICES.items():
@@ -68,7 +80,7 @@ class Config:
 
 
 class Segment(NamedTuple):
-    source: torch.Tensor                                                        # (B, T) int64, -1 is padding
-    target: torch.Tensor                                                        # (B, T) int64, -1 is never scored
-    reset: Optional[torch.Tensor] = None                                        # (B,) bool; None: no row starts anew
-    padded: bool = True                                                         # False: the caller knows of no padding
+    source: torch.Tensor  # (B, T) int64, -1 is padding
+    target: torch.Tensor  # (B, T) int64, -1 is never scored
+    reset: Optional[torch.Tensor] = None  # (B,) bool; None: no row starts anew
+    padded: bool = True  # False: the caller knows of no padding

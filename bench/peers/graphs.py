@@ -54,7 +54,9 @@ class Captured:
         self.segment = Segment(*(x.clone() for x in window[0][:2]), None, padded=False)
         self.memory, self.gradient = memory.clone(), torch.zeros_like(memory)
         self.graphs, self.outputs, self.stream = {}, {}, torch.cuda.Stream()
-        self.capture({"advance": self.advance, "replay last": self.replay_last, "replay": self.replay, "finish": self.finish})
+        self.capture(
+            {"advance": self.advance, "replay last": self.replay_last, "replay": self.replay, "finish": self.finish}
+        )
         self.rate.fill_(args.rate)
 
     def capture(self, steps):

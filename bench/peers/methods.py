@@ -43,8 +43,9 @@ def checkpointing(model, window, memory, seed, precision):
     with precision.on():
         for t, segment in enumerate(window):
             # The seed is set inside, so there is no generator state to keep.
-            loss, memory = checkpoint(step, model, segment, memory, seed + t, use_reentrant=False,
-                                      preserve_rng_state=False)
+            loss, memory = checkpoint(
+                step, model, segment, memory, seed + t, use_reentrant=False, preserve_rng_state=False
+            )
             losses.append(loss)
     losses = torch.stack(losses)
     losses.mean().backward()

@@ -20,10 +20,10 @@ from writer import Writer
 class Places(NamedTuple):
     """What all self-attentions of a stack share: one of rotary, offsets or a bias in the mask; built once a segment."""
 
-    rotary: Optional[torch.Tensor]                                              # (2, T, E/2)
-    offsets: Optional[torch.Tensor]                                             # (T, T) rows of the `relative` tables
-    mask: Optional[torch.Tensor]                                                # bool, True is seen; or the t5 bias
-    is_causal: bool                                                             # the mask is the causal one alone
+    rotary: Optional[torch.Tensor]  # (2, T, E/2)
+    offsets: Optional[torch.Tensor]  # (T, T) rows of the `relative` tables
+    mask: Optional[torch.Tensor]  # bool, True is seen; or the t5 bias
+    is_causal: bool  # the mask is the causal one alone
 
 
 class Layer(nn.Module):
@@ -59,7 +59,9 @@ class Stack(nn.Module):
         R = config.segment
         tables = {
             "rotary": rotary_table(R, config.width // config.heads) if config.position == "rotary" else None,
-            "buckets": t5_buckets(R, causal != (config.positionBuckets == "lucidrains")) if config.position == "t5" else None,
+            "buckets": t5_buckets(R, causal != (config.positionBuckets == "lucidrains"))
+            if config.position == "t5"
+            else None,
             "offsets": torch.arange(R)[:, None] - torch.arange(R) + R - 1 if config.position == "relative" else None,
             "triangle": torch.ones(R, R, dtype=torch.bool).tril() if causal else None,
             "diagonal": torch.eye(R, dtype=torch.bool) if causal else None,
@@ -77,11 +79,14 @@ class Stack(nn.Module):
             # The diagonal stays, so that a padded query has a key; nobody looks at what it finds.
             mask = triangle if mask is None else (mask & triangle) | diagonal
         if self.position == "t5":
-            bias = self.relative_bias[self.buckets[:T, :T]].permute(2, 0, 1)[None]          # (1, H, T, T)
+            bias = self.relative_bias[self.buckets[:T, :T]].permute(2, 0, 1)[None]  # (1, H, T, T)
             mask = bias if mask is None else bias.masked_fill(~mask, -math.inf)
-        return Places(rotary=self.rotary[:, :T] if self.rotary is not None else None,
-                      offsets=self.offsets[:T, :T] if self.offsets is not None else None,
-                      mask=mask, is_causal=self.causal and mask is None)
+        return Places(
+            rotary=self.rotary[:, :T] if self.rotary is not None else None,
+            offsets=self.offsets[:T, :T] if self.offsets is not None else None,
+            mask=mask,
+            is_causal=self.causal and mask is None,
+        )
 
     def forward(self, x, keys, memory=None, hidden=None, hidden_mask=None):
         places = self.places(x.shape[1], keys)
@@ -101,8 +106,9 @@ class Memformer(nn.Module):
         if has_encoder:
             self.encoder = Stack(config, config.encoderLayers, causal=False, reads_memory=True, reads_encoder=False)
         if config.variant != "encoder":
-            self.decoder = Stack(config, config.decoderLayers, causal=True, reads_memory=not has_encoder,
-                                 reads_encoder=has_encoder)
+            self.decoder = Stack(
+                config, config.decoderLayers, causal=True, reads_memory=not has_encoder, reads_encoder=has_encoder
+            )
         if not config.shareEmbedding:
             self.decoder.embedding = nn.Embedding(config.vocabulary, config.width)
         self.writer = Writer(config)
@@ -139,7 +145,9 @@ class Memformer(nn.Module):
             inputs = torch.cat([bos, segment.target[:, :-1]], 1)
             mask = None if keys is None else keys[:, None, None, :]
             target_keys = visible(segment.target != PADDING) if segment.padded else None
-            hidden = self.decoder(self.embed(inputs, self.target_embedding()), target_keys, hidden=hidden, hidden_mask=mask)
+            hidden = self.decoder(
+                self.embed(inputs, self.target_embedding()), target_keys, hidden=hidden, hidden_mask=mask
+            )
         logits = F.linear(hidden, self.output_weight(), self.output.bias if self.config.outputBias else None)
         total = F.cross_entropy(logits.flatten(0, 1), segment.target.flatten(), ignore_index=PADDING, reduction="sum")
         return total / (segment.target != PADDING).sum().clamp(min=1), memory
@@ -164,7 +172,7 @@ class Memformer(nn.Module):
         """[last token of the source, or BOS; target shifted right]: the input of the variant `decoder`."""
         is_token = segment.source != PADDING
         position = torch.arange(1, segment.source.shape[1] + 1, device=is_token.device)
-        last = (is_token * position).amax(1, keepdim=True)                      # counted from 1; 0 is none
+        last = (is_token * position).amax(1, keepdim=True)  # counted from 1; 0 is none
         first = segment.source.gather(1, (last - 1).clamp(min=0)).where(last > 0, self.config.bos)
         return torch.cat([first, segment.target[:, :-1]], 1)
 
@@ -175,8 +183,10 @@ class Memformer(nn.Module):
         tensors = read_safetensors(path)
         expected = dict(self.named_parameters())
         if set(tensors) != set(expected):
-            raise ValueError(f"{path}: missing {sorted(set(expected) - set(tensors))}, "
-                             f"unexpected {sorted(set(tensors) - set(expected))}")
+            raise ValueError(
+                f"{path}: missing {sorted(set(expected) - set(tensors))}, "
+                f"unexpected {sorted(set(tensors) - set(expected))}"
+            )
         self.load_state_dict(tensors)
 
     @torch.no_grad()
@@ -185,7 +195,7 @@ class Memformer(nn.Module):
         generator = torch.Generator().manual_seed(seed)
         for name, parameter in self.named_parameters():
             if name.endswith(("v_bias", "initial")):
-                mean, deviation = 0.0, self.config.width ** -0.5
+                mean, deviation = 0.0, self.config.width**-0.5
             else:
                 mean = 1.0 if name.endswith("norm.weight") else 0.0
                 deviation = 0.1 if parameter.dim() == 1 else 0.05

@@ -21,8 +21,10 @@ def read_window(path, config):
     batch = read_safetensors(path)
     source, target, reset = batch["source"].long(), batch["target"].long(), batch["reset"].bool()
     if source.shape != target.shape or source.dim() != 3 or reset.shape != source.shape[:2]:
-        raise ValueError(f"{path}: expected source and target (S, B, T), reset (S, B), got "
-                         f"{tuple(source.shape)}, {tuple(target.shape)}, {tuple(reset.shape)}")
+        raise ValueError(
+            f"{path}: expected source and target (S, B, T), reset (S, B), got "
+            f"{tuple(source.shape)}, {tuple(target.shape)}, {tuple(reset.shape)}"
+        )
     if source.shape[2] > config.segment:
         raise ValueError(f"{path}: expected at most config.segment = {config.segment} tokens, got {source.shape[2]}")
     for name, tokens in (("source", source), ("target", target)):

@@ -19,8 +19,9 @@ from methods import METHODS, Precision
 from model import Memformer
 from safetensors_io import write_safetensors
 
-SMALL = dict(vocabulary=11, bos=10, width=16, heads=2, feedForward=24, encoderLayers=2, decoderLayers=2,
-             memorySlots=3, segment=6)
+SMALL = dict(
+    vocabulary=11, bos=10, width=16, heads=2, feedForward=24, encoderLayers=2, decoderLayers=2, memorySlots=3, segment=6
+)
 VARIANTS, WRITERS, POSITIONS = Config.CHOICES["variant"], Config.CHOICES["writer"], Config.CHOICES["position"]
 
 
@@ -36,9 +37,23 @@ def every_model():
         turn = n + n // len(POSITIONS)
         yield small(variant, writer, position, forgettings[turn % 3], tieEmbedding=n % 2 == 0)
         yield small(variant, writer, position, forgettings[(turn + 1) % 3], tieEmbedding=n % 2 == 1, dropout=0.1)
-        others = dict(writerHeads=4, writerSteps=2, writerBias=True, memoryNorm=False, positionBuckets="lucidrains", outputBias=True)
-        yield small(variant, writer, position, forgettings[turn % 3], tieEmbedding=n % 2 == 0,
-                    shareEmbedding=variant != "encoder-decoder", **others)
+        others = dict(
+            writerHeads=4,
+            writerSteps=2,
+            writerBias=True,
+            memoryNorm=False,
+            positionBuckets="lucidrains",
+            outputBias=True,
+        )
+        yield small(
+            variant,
+            writer,
+            position,
+            forgettings[turn % 3],
+            tieEmbedding=n % 2 == 0,
+            shareEmbedding=variant != "encoder-decoder",
+            **others,
+        )
 
 
 def random_batch(config, S, B, seed):
@@ -85,7 +100,10 @@ def check_methods(config, method):
     window = [Segment(*rows) for rows in zip(*random_batch(config, S=5, B=4, seed=3))]
     expected, found = gradient(model, "bptt", window), gradient(model, method, window)
     least = 1e-3 * max(b.norm().item() for b in expected)
-    return max((a - b).norm().item() / max(b.norm().item(), least if config.writerBias else 0.0) for a, b in zip(found, expected))
+    return max(
+        (a - b).norm().item() / max(b.norm().item(), least if config.writerBias else 0.0)
+        for a, b in zip(found, expected)
+    )
 
 
 def check_padding(config):

@@ -66,14 +66,31 @@ def measure(args):
     quartiles = statistics.quantiles(rates, n=4, method="inclusive") if len(rates) > 1 else rates * 3
     name = torch.cuda.get_device_name() if args.device == "cuda" else platform.processor() or platform.machine()
     return {
-        "peer": "pytorch", "method": args.method, "variant": config.variant,
-        "batch": args.batch, "segment": config.segment, "horizon": args.horizon, "windows": args.windows,
-        "precision": args.precision, "tf32": args.tf32, "compile": args.compile, "graphs": args.graphs,
-        "dropout": config.dropout, "device": args.device, "deviceName": name, "threads": args.threads,
-        "torch": torch.__version__, "cuda": torch.version.cuda, "python": platform.python_version(),
-        "tokensPerSecond": quartiles[1], "tokensPerSecondIqr": [quartiles[0], quartiles[2]],
-        "secondsPerWindow": statistics.median(seconds), "peakBytes": peak_bytes(args.device),
-        "loss": loss, "losses": losses, "norm": norm,
+        "peer": "pytorch",
+        "method": args.method,
+        "variant": config.variant,
+        "batch": args.batch,
+        "segment": config.segment,
+        "horizon": args.horizon,
+        "windows": args.windows,
+        "precision": args.precision,
+        "tf32": args.tf32,
+        "compile": args.compile,
+        "graphs": args.graphs,
+        "dropout": config.dropout,
+        "device": args.device,
+        "deviceName": name,
+        "threads": args.threads,
+        "torch": torch.__version__,
+        "cuda": torch.version.cuda,
+        "python": platform.python_version(),
+        "tokensPerSecond": quartiles[1],
+        "tokensPerSecondIqr": [quartiles[0], quartiles[2]],
+        "secondsPerWindow": statistics.median(seconds),
+        "peakBytes": peak_bytes(args.device),
+        "loss": loss,
+        "losses": losses,
+        "norm": norm,
     }
 
 
@@ -98,7 +115,9 @@ def parse():
     parser.add_argument("--config")
     parser.add_argument("--plan", help="a file of many rows")
     parser.add_argument("--weights", help="model.safetensors to begin with; without it random ones")
-    parser.add_argument("--window", help="safetensors of the window to train on, as for parity.py; without it random tokens")
+    parser.add_argument(
+        "--window", help="safetensors of the window to train on, as for parity.py; without it random tokens"
+    )
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--horizon", type=int, default=8, help="segments of a window")
     parser.add_argument("--windows", type=int, default=20, help="timed, after the warm-up")
@@ -129,8 +148,10 @@ def main():
         print(json.dumps(row))
     else:
         low, high = row["tokensPerSecondIqr"]
-        print(f"{args.method} {args.device} {args.precision}: {row['tokensPerSecond']:.0f} tokens/s (IQR {low:.0f} to "
-              f"{high:.0f}), peak {row['peakBytes'] / 2**20:.0f} MiB, torch {row['torch']}")
+        print(
+            f"{args.method} {args.device} {args.precision}: {row['tokensPerSecond']:.0f} tokens/s (IQR {low:.0f} to "
+            f"{high:.0f}), peak {row['peakBytes'] / 2**20:.0f} MiB, torch {row['torch']}"
+        )
 
 
 if __name__ == "__main__":

@@ -25,7 +25,9 @@ def make_window(args, config):
         tokens = torch.randint(config.vocabulary, (args.horizon + 1, args.batch, config.segment), device=args.device)
         return [Segment(tokens[t], tokens[t + 1], None, padded=False) for t in range(args.horizon)]
     moved = lambda x: x if x is None else x.to(args.device)
-    return [Segment(moved(s.source), moved(s.target), moved(s.reset), s.padded) for s in read_window(args.window, config)]
+    return [
+        Segment(moved(s.source), moved(s.target), moved(s.reset), s.padded) for s in read_window(args.window, config)
+    ]
 
 
 def compile_model(model):
@@ -33,6 +35,7 @@ def compile_model(model):
     torch._dynamo.reset()
     if model.config.dropout > 0:
         import torch._inductor.config as inductor
+
         inductor.fallback_random = True
     model.advance = torch.compile(model.advance, dynamic=False)
     model.forward = torch.compile(model.forward, dynamic=False)

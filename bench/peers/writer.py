@@ -61,11 +61,11 @@ class Writer(nn.Module):
 
     def attend(self, memory, x, valid):
         u = self.norm(memory)
-        q = split_heads(self.query(u), self.heads) * self.scale                 # (B, H, M, E)
+        q = split_heads(self.query(u), self.heads) * self.scale  # (B, H, M, E)
         k_self, k_x, v_x = (split_heads(y, self.heads) for y in (self.key(u), self.key(x), self.value(x)))
         own = split_heads(self.value(u) if self.is_gru else memory, self.heads)
-        self_logit = (q * k_self).sum(-1, keepdim=True)                         # (B, H, M, 1)
-        token_logits = q @ k_x.mT                                               # (B, H, M, T)
+        self_logit = (q * k_self).sum(-1, keepdim=True)  # (B, H, M, 1)
+        token_logits = q @ k_x.mT  # (B, H, M, T)
         if valid is not None:
             token_logits = token_logits.masked_fill(~valid[:, None, None, :], -math.inf)
         a = torch.cat([self_logit.to(token_logits.dtype), token_logits], -1).softmax(-1)

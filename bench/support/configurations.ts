@@ -3,11 +3,27 @@ import type { ModelOptions } from "../../lib/index.ts";
 
 export const configurations: Record<string, ModelOptions & { horizon: number }> = {
   wiki: {
-    vocabulary: 32_000, bos: 0, width: 512, heads: 8, feedForward: 2048, encoderLayers: 4, decoderLayers: 16, memorySlots: 1024,
-    segment: 128, horizon: 8,
+    vocabulary: 32_000,
+    bos: 0,
+    width: 512,
+    heads: 8,
+    feedForward: 2048,
+    encoderLayers: 4,
+    decoderLayers: 16,
+    memorySlots: 1024,
+    segment: 128,
+    horizon: 8,
   },
   mnist: {
-    vocabulary: 256, bos: 0, width: 128, heads: 4, feedForward: 256, encoderLayers: 4, decoderLayers: 8, memorySlots: 64,
-    segment: 56, horizon: 14,
+    vocabulary: 256,
+    bos: 0,
+    width: 128,
+    heads: 4,
+    feedForward: 256,
+    encoderLayers: 4,
+    decoderLayers: 8,
+    memorySlots: 64,
+    segment: 56,
+    horizon: 14,
   },
 };

@@ -7,11 +7,12 @@ export function gpt2Merges(count: number): { alphabet: string[]; pairs: [string,
   let moved = 256;
   const letters = Array.from({ length: 256 }, (_, b) => String.fromCharCode(printable(b) ? b : moved++));
   const spell = (entry: string | readonly number[]): string =>
-    [...typeof entry === "string" ? Buffer.from(entry) : entry].map((b) => letters[b]!).join("");
+    [...(typeof entry === "string" ? Buffer.from(entry) : entry)].map((b) => letters[b]!).join("");
   const rankOf = new Map<string, number>();
   const pairs: [string, string][] = [];
   for (let rank = 0; rank < 256 + count; rank++) {
-    const piece = spell(ranks[rank]!), symbols = [...piece];
+    const piece = spell(ranks[rank]!),
+      symbols = [...piece];
     while (symbols.length > 2) {
       const of = (i: number): number => rankOf.get(symbols[i]! + symbols[i + 1]!) ?? Infinity;
       let best = 0;

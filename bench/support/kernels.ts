@@ -22,12 +22,15 @@ const onDevice = new Set(["kernel", "gpu_memcpy", "gpu_memset"]);
 
 /** All that ran on the GPU for `body`. */
 export async function deviceEvents(body: () => void | Promise<void>): Promise<DeviceEvent[]> {
-  const folder = mkdtempSync(join(tmpdir(), "memformer-profile-")), path = join(folder, "trace.json");
+  const folder = mkdtempSync(join(tmpdir(), "memformer-profile-")),
+    path = join(folder, "trace.json");
   try {
     await profile(path, body);
     const { traceEvents } = JSON.parse(readFileSync(path, "utf8")) as { traceEvents: TraceEvent[] };
-    return traceEvents.filter(({ cat }) => onDevice.has(cat ?? ""))
-      .map(({ name, ts, dur = 0 }) => ({ name, begin: ts, duration: dur })).sort((a, b) => a.begin - b.begin);
+    return traceEvents
+      .filter(({ cat }) => onDevice.has(cat ?? ""))
+      .map(({ name, ts, dur = 0 }) => ({ name, begin: ts, duration: dur }))
+      .sort((a, b) => a.begin - b.begin);
   } finally {
     rmSync(folder, { recursive: true });
   }
@@ -36,7 +39,8 @@ export async function deviceEvents(body: () => void | Promise<void>): Promise<De
 /** From the first event to the end of the last, and how much of it at least one event ran; microseconds. */
 export function occupancy(events: readonly DeviceEvent[]): { span: number; busy: number } {
   if (events.length === 0) return { span: 0, busy: 0 };
-  let busy = 0, until = events[0]!.begin;
+  let busy = 0,
+    until = events[0]!.begin;
   for (const { begin, duration } of events) {
     const end = begin + duration;
     busy += Math.max(0, end - Math.max(until, begin));

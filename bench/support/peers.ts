@@ -40,17 +40,28 @@ const python = process.env["MEMFORMER_PYTHON"] ?? "python3";
 
 /** Writes source and target (S, B, T) and reset (S, B), as bench/peers reads a window. */
 export async function writeWindow(path: string, segments: readonly Segment[]): Promise<void> {
-  const { batch, length } = segments[0]!, S = segments.length;
+  const { batch, length } = segments[0]!,
+    S = segments.length;
   const joined = (arrays: readonly (Int32Array | Uint8Array)[]): Uint8Array =>
     Buffer.concat(arrays.map((array) => new Uint8Array(array.buffer, array.byteOffset, array.byteLength)));
   await writeSafetensors(path, [
-    tensorEntry("source", { dtype: "int32", shape: [S, batch, length], data: joined(segments.map(({ source }) => source)) }),
-    tensorEntry("target", { dtype: "int32", shape: [S, batch, length], data: joined(segments.map(({ target }) => target)) }),
+    tensorEntry("source", {
+      dtype: "int32",
+      shape: [S, batch, length],
+      data: joined(segments.map(({ source }) => source)),
+    }),
+    tensorEntry("target", {
+      dtype: "int32",
+      shape: [S, batch, length],
+      data: joined(segments.map(({ target }) => target)),
+    }),
     tensorEntry("reset", { dtype: "uint8", shape: [S, batch], data: joined(segments.map(({ reset }) => reset)) }),
   ]);
 }
 
-/** Runs the requests in one process on the GPU; yields a row for each, in order. Throws when the program ends before. */
+/**
+ * Runs the requests in one process on the GPU; yields a row for each, in order. Throws when the program ends before.
+ */
 export async function* runPeers(folder: string, requests: readonly PeerRequest[]): AsyncGenerator<PeerRow> {
   if (requests.length === 0) return;
   const plan = join(folder, "plan.json");

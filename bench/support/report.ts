@@ -17,8 +17,15 @@ export function machine(): Record<string, string | number> {
     }
   };
   return {
-    processor: cpus()[0]?.model ?? "unknown", cores: cpus().length, memoryGiB: Math.round(totalmem() / 2 ** 30), threads,
-    node: process.version, libtorch, commit: process.env["MEMFORMER_COMMIT"] ?? `${git("rev-parse", "--short", "HEAD")}${git("status", "--porcelain", "--", "lib", "native") === "" ? "" : "+changes"}`,
+    processor: cpus()[0]?.model ?? "unknown",
+    cores: cpus().length,
+    memoryGiB: Math.round(totalmem() / 2 ** 30),
+    threads,
+    node: process.version,
+    libtorch,
+    commit:
+      process.env["MEMFORMER_COMMIT"] ??
+      `${git("rev-parse", "--short", "HEAD")}${git("status", "--porcelain", "--", "lib", "native") === "" ? "" : "+changes"}`,
     date: new Date().toISOString().slice(0, 10),
   };
 }
@@ -28,7 +35,11 @@ export function report(name: string, title: string, rows: readonly Row[], facts:
   const keys = Object.keys(rows[0] ?? {});
   const lines = [keys, keys.map(() => "---"), ...rows.map((row) => keys.map((key) => String(row[key])))];
   const measuredOn = { ...machine(), ...facts };
-  console.log(`\n${title}\n${Object.entries(measuredOn).map(([key, value]) => `${key} ${value}`).join(" · ")}\n`);
+  console.log(
+    `\n${title}\n${Object.entries(measuredOn)
+      .map(([key, value]) => `${key} ${value}`)
+      .join(" · ")}\n`,
+  );
   for (const line of lines) console.log(`| ${line.join(" | ")} |`);
   const folder = new URL("../results/", import.meta.url);
   mkdirSync(folder, { recursive: true });
@@ -37,7 +48,8 @@ export function report(name: string, title: string, rows: readonly Row[], facts:
 
 /** The middle of the numbers. */
 export function median(numbers: readonly number[]): number {
-  const sorted = [...numbers].sort((a, b) => a - b), half = sorted.length >> 1;
+  const sorted = [...numbers].sort((a, b) => a - b),
+    half = sorted.length >> 1;
   return sorted.length % 2 === 1 ? sorted[half]! : (sorted[half - 1]! + sorted[half]!) / 2;
 }
 
@@ -60,7 +72,12 @@ export function words(flags: readonly string[], name: string, fallback: readonly
 }
 
 /** The values after `--name`, separated by commas. Throws for one that is not in `known`. */
-export function choice<T extends string>(flags: readonly string[], name: string, known: readonly T[], fallback: readonly T[]): readonly T[] {
+export function choice<T extends string>(
+  flags: readonly string[],
+  name: string,
+  known: readonly T[],
+  fallback: readonly T[],
+): readonly T[] {
   const at = flags.indexOf(`--${name}`);
   if (at < 0) return fallback;
   const given = (flags[at + 1] ?? "").split(",");
@@ -74,7 +91,8 @@ export function choice<T extends string>(flags: readonly string[], name: string,
 export function quartiles(numbers: readonly number[]): [number, number, number] {
   const sorted = [...numbers].sort((a, b) => a - b);
   const at = (share: number): number => {
-    const place = share * (sorted.length - 1), below = Math.floor(place);
+    const place = share * (sorted.length - 1),
+      below = Math.floor(place);
     return sorted[below]! + (place - below) * (sorted[Math.min(below + 1, sorted.length - 1)]! - sorted[below]!);
   };
   return [at(0.25), at(0.5), at(0.75)];

@@ -1,18 +1,31 @@
 /** Windows of random tokens, and the time of training steps over them. */
 import {
-  type AdamW, apply, disposeSegment, gradientMethods, type GradientMethodName, type Memformer, type Segment, type SegmentTensors,
-  type State, synchronize, type Tensor, tidy, type WindowOptions,
+  type AdamW,
+  apply,
+  disposeSegment,
+  gradientMethods,
+  type GradientMethodName,
+  type Memformer,
+  type Segment,
+  type SegmentTensors,
+  type State,
+  synchronize,
+  type Tensor,
+  tidy,
+  type WindowOptions,
 } from "../../lib/index.ts";
 import { Random } from "../../lib/data/random.ts";
 import { flag } from "./report.ts";
 
 /** S segments of B rows of the model's T random tokens, none padded; with `fresh` the first starts documents. */
 export function randomSegments({ config }: Memformer, batch: number, horizon: number, fresh = true): Segment[] {
-  const { vocabulary, segment: length } = config, random = new Random(0);
+  const { vocabulary, segment: length } = config,
+    random = new Random(0);
   const tokens = (): Int32Array => Int32Array.from({ length: batch * length }, () => random.below(vocabulary));
   let source = tokens();
   return Array.from({ length: horizon }, (_, t) => {
-    const target = tokens(), reset = new Uint8Array(batch).fill(fresh && t === 0 ? 1 : 0);
+    const target = tokens(),
+      reset = new Uint8Array(batch).fill(fresh && t === 0 ? 1 : 0);
     const segment = { batch, length, source, target, reset };
     source = target;
     return segment;
@@ -26,24 +39,39 @@ export function randomWindow(model: Memformer, batch: number, horizon: number): 
 /** The segments where the model computes. */
 export function resident(model: Memformer, segments: readonly Segment[]): SegmentTensors[] {
   const moved = (tensor: Tensor): Tensor => apply("aten::_to_copy", tensor, null, null, model.device);
-  return tidy(() => segments.map((segment) => {
-    const given = model.upload(segment);
-    return { ...given, source: moved(given.source), target: moved(given.target), reset: moved(given.reset), lengths: moved(given.lengths) };
-  }));
+  return tidy(() =>
+    segments.map((segment) => {
+      const given = model.upload(segment);
+      return {
+        ...given,
+        source: moved(given.source),
+        target: moved(given.target),
+        reset: moved(given.reset),
+        lengths: moved(given.lengths),
+      };
+    }),
+  );
 }
 
 /** How the batch and the window are cut into steps: what of {@link WindowOptions} is asked for, else what is best. */
 export type Cut = Pick<WindowOptions, "together" | "microBatch">;
 
 /** The segments that a step of MRBP goes over, cut so. */
-export function segmentsAStep(model: Memformer, window: readonly SegmentTensors[], { together, microBatch = Infinity }: Cut): number {
+export function segmentsAStep(
+  model: Memformer,
+  window: readonly SegmentTensors[],
+  { together, microBatch = Infinity }: Cut,
+): number {
   const segment = window[0]!;
-  return Math.min(window.length, together ?? model.together({ ...segment, batch: Math.min(segment.batch, microBatch) }));
+  return Math.min(
+    window.length,
+    together ?? model.together({ ...segment, batch: Math.min(segment.batch, microBatch) }),
+  );
 }
 
 /** `--together N` and `--micro-batch N`, where they are given. */
 export function cutFlags(flags: readonly string[]): Cut {
-  const given = (name: string): number | undefined => flags.includes(`--${name}`) ? flag(flags, name, 1) : undefined;
+  const given = (name: string): number | undefined => (flags.includes(`--${name}`) ? flag(flags, name, 1) : undefined);
   return { together: given("together"), microBatch: given("micro-batch") };
 }
 
@@ -57,9 +85,19 @@ export interface EnqueuedWindow {
   readonly norm: Tensor;
 }
 
-/** One training step from `state`, which it disposes of: gradient, clipping to 1, AdamW; without an optimizer the gradient is dropped. */
-export function enqueueWindow(model: Memformer, window: readonly SegmentTensors[], method: GradientMethodName, state: State, seed: number,
-  optimizer?: AdamW, cut: Cut = {}): EnqueuedWindow {
+/**
+ * One training step from `state`, which it disposes of: gradient, clipping to 1, AdamW; without an optimizer the
+ * gradient is dropped.
+ */
+export function enqueueWindow(
+  model: Memformer,
+  window: readonly SegmentTensors[],
+  method: GradientMethodName,
+  state: State,
+  seed: number,
+  optimizer?: AdamW,
+  cut: Cut = {},
+): EnqueuedWindow {
   return tidy(() => {
     const { state: next, losses } = gradientMethods[method](model, window, state, { seed, ...cut });
     const norm = model.clipGradients(0);
@@ -71,8 +109,13 @@ export function enqueueWindow(model: Memformer, window: readonly SegmentTensors[
 }
 
 /** Seconds of each of `count` steps; every step is waited for. */
-export async function timeSteps(model: Memformer, window: readonly SegmentTensors[], method: GradientMethodName, count: number,
-  optimizer?: AdamW): Promise<number[]> {
+export async function timeSteps(
+  model: Memformer,
+  window: readonly SegmentTensors[],
+  method: GradientMethodName,
+  count: number,
+  optimizer?: AdamW,
+): Promise<number[]> {
   let state = model.initialState(window[0]!.batch);
   const seconds: number[] = [];
   for (let i = 0; i < count; i++) {

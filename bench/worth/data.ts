@@ -11,7 +11,12 @@ export async function openTexts(spec: string): Promise<Texts> {
   if (spec.includes(".tokens")) {
     const [train = "", valid = ""] = spec.split(",");
     const files = { train: await openTokenFile(train, { cacheBytes: 2 ** 26 }), valid: await openTokenFile(valid) };
-    return { ...files, async [Symbol.asyncDispose]() { await Promise.all([files.train.close(), files.valid.close()]); } };
+    return {
+      ...files,
+      async [Symbol.asyncDispose]() {
+        await Promise.all([files.train.close(), files.valid.close()]);
+      },
+    };
   }
   return await openDataset(spec, { tokenizer: await openTokenizer("bytes") });
 }

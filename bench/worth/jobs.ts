@@ -14,9 +14,13 @@ export interface JobOptions extends Place {
   readonly onFailure: (run: Run, failure: string) => void;
 }
 
-/** Returns the runs that there was no time for. A run is begun only where one as long as the longest so far would end in time. */
+/**
+ * Returns the runs that there was no time for. A run is begun only where one as long as the longest so far would end in
+ * time.
+ */
 export async function makeAll(runs: readonly Run[], options: JobOptions): Promise<Run[]> {
-  const left = [...runs], unmade: Run[] = [];
+  const left = [...runs],
+    unmade: Run[] = [];
   let longest = 0;
   const worker = async (): Promise<void> => {
     let child: ChildProcess | undefined;
@@ -25,8 +29,15 @@ export async function makeAll(runs: readonly Run[], options: JobOptions): Promis
         const began = performance.now();
         if (began + longest > options.deadline) return;
         const run = left.shift()!;
-        child ??= fork(fileURLToPath(new URL("worker.ts", import.meta.url)), { execArgv: process.execArgv, stdio: ["ignore", "inherit", "inherit", "ipc"] });
-        const answer = await ask(child, { run, place: { device: options.device, threads: options.threads } }, options.deadline);
+        child ??= fork(fileURLToPath(new URL("worker.ts", import.meta.url)), {
+          execArgv: process.execArgv,
+          stdio: ["ignore", "inherit", "inherit", "ipc"],
+        });
+        const answer = await ask(
+          child,
+          { run, place: { device: options.device, threads: options.threads } },
+          options.deadline,
+        );
         if (answer === undefined) {
           unmade.push(run);
           child.kill("SIGKILL");
@@ -55,8 +66,12 @@ async function ask(child: ChildProcess, order: Order, deadline: number): Promise
       resolve(answer);
     };
     const timer = setTimeout(settle, Math.min(2 ** 31 - 1, Math.max(0, deadline - performance.now())), undefined);
-    child.once("message", (answer: Answer) => { settle(answer); });
-    child.once("exit", (code, signal) => { settle({ failure: `its process ended with ${signal ?? code}` }); });
+    child.once("message", (answer: Answer) => {
+      settle(answer);
+    });
+    child.once("exit", (code, signal) => {
+      settle({ failure: `its process ended with ${signal ?? code}` });
+    });
     child.send(order);
   });
 }

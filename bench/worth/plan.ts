@@ -15,7 +15,10 @@ export interface Run extends Options {
   readonly tokens: number;
   /** Tokens of a held-out document that are scored at most; 0: all. */
   readonly depth: number;
-  /** Tokens after which a document is cut in training; 0: none is. Where there is but one document, no memory would ever start anew. */
+  /**
+   * Tokens after which a document is cut in training; 0: none is. Where there is but one document, no memory would ever
+   * start anew.
+   */
   readonly cut: number;
   /** Names of the data and the precision: a run on others is another one. */
   readonly data: string;
@@ -39,23 +42,67 @@ export interface Experiment {
 
 /** The run of a variant. */
 export function runOf(experiment: Experiment, variant: string, side: Side, rate: number, seed: number): Run {
-  const { shape: name, tokens, depth, cut, data, precision } = experiment, shape = shapes[name]!, options = optionsOf(variant);
+  const { shape: name, tokens, depth, cut, data, precision } = experiment,
+    shape = shapes[name]!,
+    options = optionsOf(variant);
   const whole = { model: { ...shape.model, ...options.model }, train: { ...shape.train, ...options.train } };
-  return { ...(side === "twin" ? ofTwin(whole) : whole), shape: name, side, lanes: experiment.lanes ?? shape.lanes, rate, seed, tokens, depth, cut, data, precision };
+  return {
+    ...(side === "twin" ? ofTwin(whole) : whole),
+    shape: name,
+    side,
+    lanes: experiment.lanes ?? shape.lanes,
+    rate,
+    seed,
+    tokens,
+    depth,
+    cut,
+    data,
+    precision,
+  };
 }
 
 /** Every run once, in an order in which pairs are complete early: by seed, rate, variant, side. */
 export function plan(experiment: Experiment): Run[] {
   const runs = new Map<string, Run>();
-  for (const seed of experiment.seeds) for (const rate of experiment.rates) for (const variant of experiment.variants) for (const side of experiment.sides) {
-    const run = runOf(experiment, variant, side, rate, seed);
-    runs.set(keyOf(run), run);
-  }
+  for (const seed of experiment.seeds)
+    for (const rate of experiment.rates)
+      for (const variant of experiment.variants)
+        for (const side of experiment.sides) {
+          const run = runOf(experiment, variant, side, rate, seed);
+          runs.set(keyOf(run), run);
+        }
   return [...runs.values()];
 }
 
 /** The same for the same run, whatever the order of its options. */
-export function keyOf({ shape, side, model, train, lanes, rate, seed, tokens, depth, cut, data, precision }: Run): string {
-  const sorted = (options: object): object => Object.fromEntries(Object.entries(options).sort(([a], [b]) => a < b ? -1 : 1));
-  return JSON.stringify([shape, side, sorted(model), sorted(train), lanes, rate, seed, tokens, depth, cut, data, precision]);
+export function keyOf({
+  shape,
+  side,
+  model,
+  train,
+  lanes,
+  rate,
+  seed,
+  tokens,
+  depth,
+  cut,
+  data,
+  precision,
+}: Run): string {
+  const sorted = (options: object): object =>
+    Object.fromEntries(Object.entries(options).sort(([a], [b]) => (a < b ? -1 : 1)));
+  return JSON.stringify([
+    shape,
+    side,
+    sorted(model),
+    sorted(train),
+    lanes,
+    rate,
+    seed,
+    tokens,
+    depth,
+    cut,
+    data,
+    precision,
+  ]);
 }

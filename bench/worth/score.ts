@@ -1,8 +1,19 @@
 /**
- * Nats of held-out text by position in its documents, with the memory whole, with another row's, and with the learned start in its place.
- * Every document has a lane of its own, so that all rows of a segment lie equally deep.
+ * Nats of held-out text by position in its documents, with the memory whole, with another row's, and with the learned
+ * start in its place. Every document has a lane of its own, so that all rows of a segment lie equally deep.
  */
-import { apply, disposeSegment, evaluationPass, PADDING, type Memformer, type Segment, type State, tidy, type Tensor, type TokenSource } from "./lib.ts";
+import {
+  apply,
+  disposeSegment,
+  evaluationPass,
+  PADDING,
+  type Memformer,
+  type Segment,
+  type State,
+  tidy,
+  type Tensor,
+  type TokenSource,
+} from "./lib.ts";
 
 /** Where a token stands in its document: among the first 1,024, the next 3,072, or beyond. */
 export const depths = ["first", "middle", "beyond"] as const;
@@ -25,11 +36,18 @@ const FEW = 16;
 
 /** Of every document the first `depth` tokens, in whole segments; 0: all. */
 export async function score(model: Memformer, source: TokenSource, depth = 0): Promise<Scores> {
-  const { segment: length, bos } = model.config, lanes = Math.max(FEW, source.documents);
+  const { segment: length, bos } = model.config,
+    lanes = Math.max(FEW, source.documents);
   const limit = Math.ceil(source.tokens / lanes / length) * length;
-  const stream = evaluationPass(source, { lanes, segment: length, bos, ...(source.documents < FEW && { documentLimit: limit }) });
-  const sums = Object.fromEntries(memories.map((name) => [name, Object.fromEntries(depths.map((depth) => [depth, { tokens: 0, nats: 0 }]))])) as
-    Record<MemoryKind, Record<Depth, { tokens: number; nats: number }>>;
+  const stream = evaluationPass(source, {
+    lanes,
+    segment: length,
+    bos,
+    ...(source.documents < FEW && { documentLimit: limit }),
+  });
+  const sums = Object.fromEntries(
+    memories.map((name) => [name, Object.fromEntries(depths.map((depth) => [depth, { tokens: 0, nats: 0 }]))]),
+  ) as Record<MemoryKind, Record<Depth, { tokens: number; nats: number }>>;
   let state = model.initialState(lanes);
   for (let t = 0; depth === 0 || t * length < depth; t++) {
     const given = await stream.next();
@@ -54,7 +72,10 @@ export async function score(model: Memformer, source: TokenSource, depth = 0): P
 function scored(model: Memformer, given: Segment, state: State): { losses: Tensor; state: State } {
   const segment = model.upload(given);
   const whole = model.forward(segment, state);
-  const shuffled = model.forward(segment, state.map((tensor) => apply("aten::roll", tensor, [1], [0])));
+  const shuffled = model.forward(
+    segment,
+    state.map((tensor) => apply("aten::roll", tensor, [1], [0])),
+  );
   const initial = model.forward({ ...segment, reset: apply("aten::ones_like", segment.reset) }, state);
   disposeSegment(segment);
   return { losses: apply("aten::stack", [whole.loss, shuffled.loss, initial.loss]), state: whole.state };

@@ -12,7 +12,11 @@ const base = { width: 512, heads: 8, feedForward: 2048, encoderLayers: 4, decode
 export const shapes: Readonly<Record<string, Shape>> = {
   "small-16": { lanes: 16, model: { ...small, segment: 16 }, train: { horizon: 16 } },
   "small-32": { lanes: 8, model: { ...small, segment: 32 }, train: { horizon: 16 } },
-  "small-decoder-16": { lanes: 16, model: { ...small, variant: "decoder", decoderLayers: 4, segment: 16 }, train: { horizon: 16 } },
+  "small-decoder-16": {
+    lanes: 16,
+    model: { ...small, variant: "decoder", decoderLayers: 4, segment: 16 },
+    train: { horizon: 16 },
+  },
   "base-32": { lanes: 128, model: { ...base, segment: 32 }, train: { horizon: 16 } },
   "base-128": { lanes: 64, model: { ...base, segment: 128 }, train: { horizon: 8 } },
   "base-decoder-64": { lanes: 128, model: { ...base, variant: "decoder", segment: 64 }, train: { horizon: 8 } },

@@ -29,18 +29,43 @@ export interface Place {
   readonly threads: number;
 }
 
-export async function trainAndScore(run: Run, train: TokenSource, valid: TokenSource, { device, threads }: Place): Promise<Row> {
+export async function trainAndScore(
+  run: Run,
+  train: TokenSource,
+  valid: TokenSource,
+  { device, threads }: Place,
+): Promise<Row> {
   const { vocabulary, bos } = train.tokenizer;
   await using model = await Memformer.create({
-    ...run.model, vocabulary, bos, seed: run.seed, device, ...(threads > 0 && { threads }),
+    ...run.model,
+    vocabulary,
+    bos,
+    seed: run.seed,
+    device,
+    ...(threads > 0 && { threads }),
     ...(run.precision !== "" && { precision: run.precision as "bfloat16" }),
   });
-  const { segment } = model.config, horizon = run.train.horizon ?? 8;
+  const { segment } = model.config,
+    horizon = run.train.horizon ?? 8;
   const steps = Math.max(10, Math.round(run.tokens / (run.lanes * segment * horizon)));
-  using trainer = new Trainer(model, { warmup: Math.min(200, Math.ceil(steps / 10)), ...run.train, steps, rate: run.rate, seed: run.seed });
-  const stream = new TokenStream(train, { lanes: run.lanes, segment, seed: run.seed, ...(run.cut > 0 && { documentLimit: run.cut }) });
-  const losses: number[] = [], norms: number[] = [], began = performance.now();
-  let trained = 0, error: string | undefined;
+  using trainer = new Trainer(model, {
+    warmup: Math.min(200, Math.ceil(steps / 10)),
+    ...run.train,
+    steps,
+    rate: run.rate,
+    seed: run.seed,
+  });
+  const stream = new TokenStream(train, {
+    lanes: run.lanes,
+    segment,
+    seed: run.seed,
+    ...(run.cut > 0 && { documentLimit: run.cut }),
+  });
+  const losses: number[] = [],
+    norms: number[] = [],
+    began = performance.now();
+  let trained = 0,
+    error: string | undefined;
   try {
     for await (const { loss, gradientNorm, tokens } of trainer.run(stream)) {
       losses.push(loss);
@@ -53,14 +78,22 @@ export async function trainAndScore(run: Run, train: TokenSource, valid: TokenSo
   }
   const seconds = (performance.now() - began) / 1000;
   const facts = {
-    key: keyOf(run), run, trained, steps, seconds, tokensPerSecond: trained / seconds, curve: tenths(losses),
-    norms: [...quartiles(norms), Math.max(...norms)], bytes: run.depth === 0 ? valid.bytes : 0,
+    key: keyOf(run),
+    run,
+    trained,
+    steps,
+    seconds,
+    tokensPerSecond: trained / seconds,
+    curve: tenths(losses),
+    norms: [...quartiles(norms), Math.max(...norms)],
+    bytes: run.depth === 0 ? valid.bytes : 0,
   };
   return error === undefined ? { ...facts, scores: await score(model, valid, run.depth) } : { ...facts, error };
 }
 
 function tenths(losses: readonly number[]): number[] {
-  const at = (i: number): number => Math.floor(i * losses.length / 10);
-  return Array.from({ length: 10 }, (_, i) => losses.slice(at(i), Math.max(at(i) + 1, at(i + 1))))
-    .map((part) => part.reduce((sum, loss) => sum + loss, 0) / Math.max(1, part.length));
+  const at = (i: number): number => Math.floor((i * losses.length) / 10);
+  return Array.from({ length: 10 }, (_, i) => losses.slice(at(i), Math.max(at(i) + 1, at(i + 1)))).map(
+    (part) => part.reduce((sum, loss) => sum + loss, 0) / Math.max(1, part.length),
+  );
 }

@@ -1,8 +1,17 @@
 /**
- * What is tried: levers by name, and variants made of them. A variant is written as levers joined by "+", each a name of the table below or
- * an option of the model or the training, `option=value`: `zero+slow`, `plain+queryKeyNorm=true+horizonGrowth=0.5`.
+ * What is tried: levers by name, and variants made of them. A variant is written as levers joined by "+", each a name
+ * of the table below or an option of the model or the training, `option=value`: `zero+slow`,
+ * `plain+queryKeyNorm=true+horizonGrowth=0.5`.
  */
-import { MemformerError, modelSchema, nearest, plainOptions, trainSchema, type ModelOptions, type TrainOptions } from "./lib.ts";
+import {
+  MemformerError,
+  modelSchema,
+  nearest,
+  plainOptions,
+  trainSchema,
+  type ModelOptions,
+  type TrainOptions,
+} from "./lib.ts";
 
 export interface Options {
   readonly model: ModelOptions;
@@ -36,9 +45,15 @@ export const levers: Readonly<Record<string, Options>> = {
   passed: { model: {}, train: { statePassing: 0.15 } },
 };
 
-/** The options of a variant; later levers win. Throws MemformerError CONFIG for a name that is neither a lever nor an option. */
+/**
+ * The options of a variant; later levers win. Throws MemformerError CONFIG for a name that is neither a lever nor an
+ * option.
+ */
 export function optionsOf(variant: string): Options {
-  return variant.split("+").map(leverOf).reduce((all, { model, train }) => ({ model: { ...all.model, ...model }, train: { ...all.train, ...train } }));
+  return variant
+    .split("+")
+    .map(leverOf)
+    .reduce((all, { model, train }) => ({ model: { ...all.model, ...model }, train: { ...all.train, ...train } }));
 }
 
 function leverOf(name: string): Options {
@@ -50,8 +65,15 @@ function leverOf(name: string): Options {
     if (key in modelSchema.shape) return { model: given, train: {} };
     if (key in trainSchema.shape) return { model: {}, train: given };
   }
-  const meant = nearest(key, [...Object.keys(levers), ...Object.keys(modelSchema.shape), ...Object.keys(trainSchema.shape)]);
-  throw new MemformerError("CONFIG", `there is no lever "${name}"${meant === undefined ? "" : `; did you mean "${meant}"?`}`);
+  const meant = nearest(key, [
+    ...Object.keys(levers),
+    ...Object.keys(modelSchema.shape),
+    ...Object.keys(trainSchema.shape),
+  ]);
+  throw new MemformerError(
+    "CONFIG",
+    `there is no lever "${name}"${meant === undefined ? "" : `; did you mean "${meant}"?`}`,
+  );
 }
 
 function valueOf(text: string): unknown {
@@ -62,9 +84,21 @@ function valueOf(text: string): unknown {
   }
 }
 
-/** Options that a twin computes the same without: what only concerns what crosses segments, or the writer, which nobody reads. */
+/**
+ * Options that a twin computes the same without: what only concerns what crosses segments, or the writer, which nobody
+ * reads.
+ */
 const ofMemoryAlone = {
-  model: ["writerValues", "writerQueryKeyNorm", "writerValueGain", "writerTemperature", "writerHeads", "writerSteps", "memoryGradient", "memoryGradientLimit"],
+  model: [
+    "writerValues",
+    "writerQueryKeyNorm",
+    "writerValueGain",
+    "writerTemperature",
+    "writerHeads",
+    "writerSteps",
+    "memoryGradient",
+    "memoryGradientLimit",
+  ],
   train: ["horizonGrowth", "statePassing"],
 } as const;
 
@@ -72,5 +106,8 @@ const ofMemoryAlone = {
 export function ofTwin({ model, train }: Options): Options {
   const without = (options: object, names: readonly string[]): object =>
     Object.fromEntries(Object.entries(options).filter(([name]) => !names.includes(name)));
-  return { model: { ...without(model, ofMemoryAlone.model), memory: false }, train: without(train, ofMemoryAlone.train) };
+  return {
+    model: { ...without(model, ofMemoryAlone.model), memory: false },
+    train: without(train, ofMemoryAlone.train),
+  };
 }

@@ -1,4 +1,7 @@
-/** memformer behind Express: a text is continued as it is written. `npx tsx examples/express/server.ts MODEL_FOLDER [PORT]` */
+/**
+ * memformer behind Express: a text is continued as it is written.
+ * `npx tsx examples/express/server.ts MODEL_FOLDER [PORT]`
+ */
 import express, { type Express } from "express";
 import { once } from "node:events";
 import { pathToFileURL } from "node:url";
@@ -10,7 +13,9 @@ export function service(model: Memformer): Express {
   app.post("/continuations", async (request, response) => {
     const { text, maxTokens = 100 } = request.body as { text: string; maxTokens?: number };
     const gone = new AbortController();
-    response.on("close", () => { gone.abort(); }); // the client went away, or all is said
+    response.on("close", () => {
+      gone.abort();
+    }); // the client went away, or all is said
     using session = await model.session();
     await session.read(text);
     response.type("text/plain");

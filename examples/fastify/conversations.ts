@@ -1,6 +1,6 @@
 /**
- * One session a conversation: at most so many in memory, the longest unused one goes to disk, and comes back when it is spoken to.
- * A session is a memory of constant size and at most two segments of tokens, so a file of it is small.
+ * One session a conversation: at most so many in memory, the longest unused one goes to disk, and comes back when it is
+ * spoken to. A session is a memory of constant size and at most two segments of tokens, so a file of it is small.
  */
 import { randomUUID } from "node:crypto";
 import { mkdir, readFile, rename, rm, writeFile } from "node:fs/promises";
@@ -47,10 +47,14 @@ export class Conversations {
     return id;
   }
 
-  /** Reads `text`, yields "", then writes on piece by piece. Ends early when the caller leaves the loop or after `stopAnswering`. */
+  /**
+   * Reads `text`, yields "", then writes on piece by piece. Ends early when the caller leaves the loop or after
+   * `stopAnswering`.
+   */
   async *answer(id: string, text: string, options: GenerateOptions): AsyncGenerator<string, void, void> {
     if (this.#answering.has(id)) throw new Refusal(409, "this conversation is being answered");
-    if (this.#answering.size >= this.#limits.answersAtOnce) throw new Refusal(503, "too many answers are being written; try again");
+    if (this.#answering.size >= this.#limits.answersAtOnce)
+      throw new Refusal(503, "too many answers are being written; try again");
     this.#answering.add(id);
     try {
       const session = await this.#take(id);

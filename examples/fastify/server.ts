@@ -1,12 +1,20 @@
 /**
- * A service that talks: one session a conversation, answers streamed as server-sent events, training in the background of the same
- * process. `npx tsx examples/fastify/server.ts MODEL_FOLDER DATA_FOLDER [PORT]`; SIGTERM ends it in order.
+ * A service that talks: one session a conversation, answers streamed as server-sent events, training in the background
+ * of the same process. `npx tsx examples/fastify/server.ts MODEL_FOLDER DATA_FOLDER [PORT]`; SIGTERM ends it in order.
  */
 import Fastify, { type FastifyError, type FastifyInstance } from "fastify";
 import { join } from "node:path";
 import { Readable } from "node:stream";
 import { pathToFileURL } from "node:url";
-import { isMemformerError, Memformer, memory, openDataset, openTokenizer, runtime, TokenStream } from "../../lib/index.ts";
+import {
+  isMemformerError,
+  Memformer,
+  memory,
+  openDataset,
+  openTokenizer,
+  runtime,
+  TokenStream,
+} from "../../lib/index.ts";
 import { Conversations } from "./conversations.ts";
 import { Training } from "./training.ts";
 
@@ -21,30 +29,44 @@ export interface ServiceOptions {
 const limits = { inMemory: 100, answersAtOnce: 8, textLength: 20_000, tokens: 1000 };
 const id = { type: "object", properties: { id: { type: "string", format: "uuid" } }, required: ["id"] } as const;
 const question = {
-  type: "object", required: ["text"], additionalProperties: false,
+  type: "object",
+  required: ["text"],
+  additionalProperties: false,
   properties: {
-    text: { type: "string", maxLength: limits.textLength }, maxTokens: { type: "integer", minimum: 1, maximum: limits.tokens, default: 200 },
+    text: { type: "string", maxLength: limits.textLength },
+    maxTokens: { type: "integer", minimum: 1, maximum: limits.tokens, default: 200 },
     temperature: { type: "number", minimum: 0, default: 0.8 },
   },
 } as const;
 const run = {
-  type: "object", required: ["steps"], additionalProperties: false,
+  type: "object",
+  required: ["steps"],
+  additionalProperties: false,
   properties: {
-    steps: { type: "integer", minimum: 1, maximum: 100_000 }, horizon: { type: "integer", minimum: 1, maximum: 64, default: 4 },
+    steps: { type: "integer", minimum: 1, maximum: 100_000 },
+    horizon: { type: "integer", minimum: 1, maximum: 64, default: 4 },
     rate: { type: "number", exclusiveMinimum: 0, default: 1e-3 },
   },
 } as const;
 
 export async function service({ model: folder, data, logger = false }: ServiceOptions): Promise<FastifyInstance> {
-  const tokenizer = await openTokenizer("bytes"), book = await openDataset("moby-dick", { tokenizer });
+  const tokenizer = await openTokenizer("bytes"),
+    book = await openDataset("moby-dick", { tokenizer });
   const model = await Memformer.load(folder);
   const conversations = new Conversations(model, tokenizer, join(data, "sessions"), limits);
-  const training = new Training(folder, join(data, "trained"),
-    () => new TokenStream(book.train, { lanes: 8, segment: model.config.segment }));
+  const training = new Training(
+    folder,
+    join(data, "trained"),
+    () => new TokenStream(book.train, { lanes: 8, segment: model.config.segment }),
+  );
   const app = Fastify({ logger, bodyLimit: 4 * limits.textLength + 1000, forceCloseConnections: "idle" });
 
   app.setErrorHandler(async (error: FastifyError, request, reply) => {
-    const status = isMemformerError(error) ? error.code === "ERR_MEMFORMER_BUSY" ? 409 : 500 : error.statusCode ?? 500;
+    const status = isMemformerError(error)
+      ? error.code === "ERR_MEMFORMER_BUSY"
+        ? 409
+        : 500
+      : (error.statusCode ?? 500);
     if (status >= 500) request.log.error(error);
     return reply.status(status).send({ error: error.message, code: error.code });
   });
@@ -53,21 +75,32 @@ export async function service({ model: folder, data, logger = false }: ServiceOp
 
   app.post("/conversations", async (_, reply) => reply.status(201).send({ id: await conversations.open() }));
   app.post<{ Params: { id: string }; Body: { text: string; maxTokens: number; temperature: number } }>(
-    "/conversations/:id/answers", { schema: { params: id, body: question } }, async ({ params, body: { text, ...options } }, reply) => {
+    "/conversations/:id/answers",
+    { schema: { params: id, body: question } },
+    async ({ params, body: { text, ...options } }, reply) => {
       const answer = events(conversations, conversations.answer(params.id, text, options));
       await answer.next(); // what is refused is refused here, with a status of its own
       // A client that goes away destroys the stream, which ends the generation.
       return reply.type("text/event-stream").header("cache-control", "no-store").send(Readable.from(answer));
-    });
-  app.delete<{ Params: { id: string } }>("/conversations/:id", { schema: { params: id } }, async ({ params }, reply) => {
-    await conversations.end(params.id);
-    return reply.status(204).send();
-  });
+    },
+  );
+  app.delete<{ Params: { id: string } }>(
+    "/conversations/:id",
+    { schema: { params: id } },
+    async ({ params }, reply) => {
+      await conversations.end(params.id);
+      return reply.status(204).send();
+    },
+  );
 
-  app.post<{ Body: { steps: number; horizon: number; rate: number } }>("/training", { schema: { body: run } }, async ({ body }, reply) => {
-    training.start(body);
-    return reply.status(202).send(training.progress);
-  });
+  app.post<{ Body: { steps: number; horizon: number; rate: number } }>(
+    "/training",
+    { schema: { body: run } },
+    async ({ body }, reply) => {
+      training.start(body);
+      return reply.status(202).send(training.progress);
+    },
+  );
   app.get("/training", async () => training.progress);
   app.delete("/training", async () => {
     await training.stop();
@@ -87,7 +120,10 @@ export async function service({ model: folder, data, logger = false }: ServiceOp
   return app;
 }
 
-async function* events(conversations: Conversations, pieces: AsyncIterable<string>): AsyncGenerator<string, void, void> {
+async function* events(
+  conversations: Conversations,
+  pieces: AsyncIterable<string>,
+): AsyncGenerator<string, void, void> {
   for await (const piece of pieces) yield `data: ${JSON.stringify(piece)}\n\n`;
   yield `event: ${conversations.closing ? "cut" : "end"}\ndata: {}\n\n`;
 }

@@ -1,4 +1,7 @@
-/** Training beside the service, in the same process: one run at a time, on a model of its own, saved as a folder when it ends. */
+/**
+ * Training beside the service, in the same process: one run at a time, on a model of its own, saved as a folder when it
+ * ends.
+ */
 import { Memformer, Trainer, type SegmentStream, type TrainOptions } from "../../lib/index.ts";
 import { Refusal } from "./conversations.ts";
 
@@ -14,7 +17,15 @@ export interface Progress {
   readonly failure: string | null;
 }
 
-const never: Progress = { running: false, step: 0, steps: 0, loss: null, tokensPerSecond: null, saved: null, failure: null };
+const never: Progress = {
+  running: false,
+  step: 0,
+  steps: 0,
+  loss: null,
+  tokensPerSecond: null,
+  saved: null,
+  failure: null,
+};
 
 export class Training {
   readonly #from: string;
@@ -38,11 +49,13 @@ export class Training {
     if (this.#progress.running) throw new Refusal(409, "a training run is under way");
     this.#stopping = false;
     this.#progress = { ...never, running: true, steps: options.steps };
-    this.#run = this.#train(options).catch((error: unknown) => {
-      this.#progress = { ...this.#progress, failure: String(error) };
-    }).finally(() => {
-      this.#progress = { ...this.#progress, running: false };
-    });
+    this.#run = this.#train(options)
+      .catch((error: unknown) => {
+        this.#progress = { ...this.#progress, failure: String(error) };
+      })
+      .finally(() => {
+        this.#progress = { ...this.#progress, running: false };
+      });
   }
 
   /** Resolves when the step under way is finished and the model is saved. */

@@ -1,4 +1,7 @@
-/** memformer in NestJS: a model is a provider, opened before the first request and freed when the application shuts down. */
+/**
+ * memformer in NestJS: a model is a provider, opened before the first request and freed when the application shuts
+ * down.
+ */
 import "reflect-metadata";
 import { Body, Controller, Inject, Module, Post, type DynamicModule, type OnApplicationShutdown } from "@nestjs/common";
 import { Memformer } from "../../lib/index.ts";

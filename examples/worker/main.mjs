@@ -1,4 +1,7 @@
-/** Trains in a worker thread, then opens what it has made: `node examples/worker/main.mjs FOLDER [STEPS]`, after `npm run build`. */
+/**
+ * Trains in a worker thread, then opens what it has made: `node examples/worker/main.mjs FOLDER [STEPS]`, after
+ * `npm run build`.
+ */
 import { once } from "node:events";
 import { Worker } from "node:worker_threads";
 import { Memformer } from "memformer";

@@ -109,8 +109,10 @@ async function whileUnderway(path: string, work: (partial: string) => Promise<vo
 async function syncFile(path: string, name: string): Promise<void> {
   const found = await stat(path).catch(() => undefined);
   if (!found?.isFile()) {
-    throw new MemformerError("CONFIG",
-      `the writer of "${name}" returned without writing a file at the path it was given`);
+    throw new MemformerError(
+      "CONFIG",
+      `the writer of "${name}" returned without writing a file at the path it was given`,
+    );
   }
   const handle = await open(path, "r+");
   try {
@@ -122,10 +124,13 @@ async function syncFile(path: string, name: string): Promise<void> {
 
 function checkFileName(name: string): void {
   if (/^[^./\\\0][^/\\\0]*$/.test(name)) return;
-  throw new MemformerError("CONFIG",
-    `file name ${JSON.stringify(name)}: expected a plain name without slashes or a leading dot`, {
-    details: { name },
-  });
+  throw new MemformerError(
+    "CONFIG",
+    `file name ${JSON.stringify(name)}: expected a plain name without slashes or a leading dot`,
+    {
+      details: { name },
+    },
+  );
 }
 
 function isAlive(pid: number): boolean {

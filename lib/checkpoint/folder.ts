@@ -40,8 +40,9 @@ export class CheckpointStore {
     knownOptions(["keep"], options, "CheckpointStore");
     const keep = options.keep ?? 2;
     if (!Number.isSafeInteger(keep) || keep < 1) {
-      throw new MemformerError("CONFIG", `keep: expected a whole number of at least 1, got ${keep}`,
-        { details: { keep } });
+      throw new MemformerError("CONFIG", `keep: expected a whole number of at least 1, got ${keep}`, {
+        details: { keep },
+      });
     }
     this.root = resolve(root);
     this.#keep = keep;
@@ -55,8 +56,9 @@ export class CheckpointStore {
   async write(step: number, files: Record<string, FileWriter>, options: { best?: boolean } = {}): Promise<string> {
     knownOptions(["best"], options, "checkpoint");
     if (!Number.isSafeInteger(step) || step < 0) {
-      throw new MemformerError("CONFIG", `step: expected a whole number of at least 0, got ${step}`,
-        { details: { step } });
+      throw new MemformerError("CONFIG", `step: expected a whole number of at least 0, got ${step}`, {
+        details: { step },
+      });
     }
     const turn = this.#writing.then(() => this.#write(step, files, options.best ?? false));
     this.#writing = turn.catch(() => undefined);

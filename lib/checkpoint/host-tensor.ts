@@ -13,7 +13,14 @@ export interface HostTensor {
 
 /** Bytes of one element. */
 export const ITEM_BYTES: Readonly<Record<DType, number>> = {
-  float64: 8, float32: 4, float16: 2, bfloat16: 2, int64: 8, int32: 4, uint8: 1, bool: 1,
+  float64: 8,
+  float32: 4,
+  float16: 2,
+  bfloat16: 2,
+  int64: 8,
+  int32: 4,
+  uint8: 1,
+  bool: 1,
 };
 
 /** LibTorch's own limit for most operators; a longer shape in a file is an attack or an accident. */

@@ -36,6 +36,7 @@ function asIoError(action: string, path: string, error: unknown): unknown {
   const words = (error as Error).message;
   const reason = words.includes(errno) ? words : `${errno}: ${words}`;
   return new MemformerError("IO", `cannot ${action} ${path}: ${reason}`, {
-    details: { path, errno, action }, cause: error,
+    details: { path, errno, action },
+    cause: error,
   });
 }

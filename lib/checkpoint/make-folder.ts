@@ -1,6 +1,6 @@
 /**
- * Folders made with those above them, each by one plain call: Node's own recursive mkdir says ENOENT where the file system said
- * EROFS (read-only), and other reasons of that kind.
+ * Folders made with those above them, each by one plain call: Node's own recursive mkdir says ENOENT where the file
+ * system said EROFS (read-only), and other reasons of that kind.
  */
 import { mkdirSync, statSync } from "node:fs";
 import { mkdir, stat } from "node:fs/promises";
@@ -38,5 +38,8 @@ export function makeFolderSync(path: string): void {
 }
 
 async function isFolder(path: string): Promise<boolean> {
-  return stat(path).then((found) => found.isDirectory(), () => false);
+  return stat(path).then(
+    (found) => found.isDirectory(),
+    () => false,
+  );
 }

@@ -35,8 +35,10 @@ export interface Manifest {
 export async function writeManifest(folder: string, names: string[], facts: Omit<Manifest, "files">): Promise<void> {
   const files: Record<string, FileFacts> = {};
   for (const name of names) files[name] = await digest(join(folder, name));
-  await writeFile(join(folder, MANIFEST),
-    `${JSON.stringify({ format: FORMAT, formatVersion: VERSION, ...facts, files }, null, 2)}\n`);
+  await writeFile(
+    join(folder, MANIFEST),
+    `${JSON.stringify({ format: FORMAT, formatVersion: VERSION, ...facts, files }, null, 2)}\n`,
+  );
 }
 
 /** Reads and checks a manifest. Throws CHECKPOINT_FORMAT, CHECKPOINT_VERSION, or IO. */
@@ -56,9 +58,11 @@ export async function readManifest(folder: string): Promise<Manifest> {
     return fail(`is not the manifest of a memformer checkpoint (its format is ${JSON.stringify(value["format"])})`);
   }
   if (value["formatVersion"] !== VERSION) {
-    throw new MemformerError("CHECKPOINT_VERSION",
+    throw new MemformerError(
+      "CHECKPOINT_VERSION",
       `${path} has format version ${JSON.stringify(value["formatVersion"])}; this memformer reads version ${VERSION}`,
-      { details: { path, expected: VERSION, got: value["formatVersion"] } });
+      { details: { path, expected: VERSION, got: value["formatVersion"] } },
+    );
   }
   const { step, sequence, best, files } = value;
   if (!isCount(step) || !isCount(sequence) || typeof best !== "boolean") {

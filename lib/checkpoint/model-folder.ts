@@ -102,10 +102,12 @@ export async function readConfig(folder: string): Promise<ConfigFile> {
   }
   if (formatVersion !== FORMAT_VERSION) {
     const newer = typeof formatVersion === "number" && formatVersion > FORMAT_VERSION;
-    throw new MemformerError("CHECKPOINT_VERSION",
+    throw new MemformerError(
+      "CHECKPOINT_VERSION",
       `${path} has format version ${quote(formatVersion)}, but this memformer reads version ${FORMAT_VERSION}` +
         `${newer ? "; a newer memformer wrote it" : ""}`,
-      { details: { path, expected: FORMAT_VERSION, got: formatVersion } });
+      { details: { path, expected: FORMAT_VERSION, got: formatVersion } },
+    );
   }
   return value as ConfigFile;
 }
@@ -131,7 +133,7 @@ export async function readTokenizer(folder: string): Promise<string | undefined>
 /** Where the model of `folder` lies now: there, or under its old name if a saving was killed between two renames. */
 export async function findModelFolder(folder: string): Promise<string> {
   const target = await followLink(resolve(folder));
-  return !(await exists(target)) && await exists(oldPath(target)) ? oldPath(target) : target;
+  return !(await exists(target)) && (await exists(oldPath(target))) ? oldPath(target) : target;
 }
 
 function oldPath(target: string): string {
@@ -140,7 +142,12 @@ function oldPath(target: string): string {
 
 /** A link to a folder stays a link: what it points to is replaced. After a kill it may point to nothing for now. */
 async function followLink(path: string): Promise<string> {
-  return await realpath(path).catch(() => readlink(path).then((to) => resolve(dirname(path), to), () => path));
+  return await realpath(path).catch(() =>
+    readlink(path).then(
+      (to) => resolve(dirname(path), to),
+      () => path,
+    ),
+  );
 }
 
 async function exists(path: string): Promise<boolean> {
@@ -150,7 +157,7 @@ async function exists(path: string): Promise<boolean> {
 /** Moves what is not ours from the old folder to the new one, then removes the old one. */
 async function clearOld(target: string, old: string): Promise<void> {
   const ours = new Set([CONFIG, WEIGHTS, TOKENIZER, TOKENIZER_CONFIG]);
-  const names = await readdir(old).catch(ignoreMissing) ?? [];
+  const names = (await readdir(old).catch(ignoreMissing)) ?? [];
   for (const name of names) {
     if (!ours.has(name)) await rename(join(old, name), join(target, name));
   }
@@ -158,15 +165,17 @@ async function clearOld(target: string, old: string): Promise<void> {
 }
 
 async function refuseForeign(target: string): Promise<void> {
-  const names = await withIoErrors("read", target, async () => await readdir(target).catch(ignoreMissing) ?? []);
+  const names = await withIoErrors("read", target, async () => (await readdir(target).catch(ignoreMissing)) ?? []);
   if (names.length === 0) return;
   try {
     await readConfig(target);
   } catch (error) {
     if (error instanceof MemformerError && error.code === "ERR_MEMFORMER_CHECKPOINT_VERSION") return;
-    throw new MemformerError("CHECKPOINT_FORMAT",
+    throw new MemformerError(
+      "CHECKPOINT_FORMAT",
       `${target} is not empty and holds no memformer model; it stays as it is: choose another folder or empty this one`,
-      { details: { path: target }, cause: error });
+      { details: { path: target }, cause: error },
+    );
   }
 }
 

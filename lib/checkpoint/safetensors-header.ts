@@ -24,8 +24,14 @@ export interface Header {
 export const MAX_HEADER_BYTES = 100_000_000;
 
 const TAG_OF: Readonly<Record<DType, string>> = {
-  float64: "F64", float32: "F32", float16: "F16", bfloat16: "BF16",
-  int64: "I64", int32: "I32", uint8: "U8", bool: "BOOL",
+  float64: "F64",
+  float32: "F32",
+  float16: "F16",
+  bfloat16: "BF16",
+  int64: "I64",
+  int32: "I32",
+  uint8: "U8",
+  bool: "BOOL",
 };
 const DTYPE_OF = new Map(Object.entries(TAG_OF).map(([dtype, tag]) => [tag, dtype as DType]));
 const METADATA = "__metadata__";
@@ -42,8 +48,10 @@ export function encodeHeader(header: Header): Uint8Array {
   const text = Buffer.from(json);
   const padded = Math.ceil(text.length / 8) * 8;
   if (padded > MAX_HEADER_BYTES) {
-    throw new MemformerError("CHECKPOINT_FORMAT",
-      `the header would take ${padded} bytes; the format's limit is ${MAX_HEADER_BYTES}`);
+    throw new MemformerError(
+      "CHECKPOINT_FORMAT",
+      `the header would take ${padded} bytes; the format's limit is ${MAX_HEADER_BYTES}`,
+    );
   }
   const bytes = Buffer.alloc(8 + padded, " ");
   bytes.writeBigUInt64LE(BigInt(padded), 0);
@@ -117,8 +125,10 @@ function checkTensor(name: string, value: unknown, dataBytes: number, fail: Fail
   const [begin, end] = offsets as [number, number];
   if (begin > end) return wrong(`its data_offsets [${begin}, ${end}] run backwards`, { offsets });
   if (end > dataBytes) {
-    return wrong(`its data ends at byte ${end}, but the file holds only ${dataBytes} bytes of data (truncated?)`,
-      { offsets, dataBytes });
+    return wrong(`its data ends at byte ${end}, but the file holds only ${dataBytes} bytes of data (truncated?)`, {
+      offsets,
+      dataBytes,
+    });
   }
   if (end - begin !== bytes) {
     const wanted = `${TAG_OF[dtype]} of shape [${shape.join(", ")}] needs ${bytes}`;
@@ -133,12 +143,17 @@ function checkCover(tensors: ReadonlyMap<string, TensorPlace>, dataBytes: number
   const inOrder = [...tensors].sort(([, a], [, b]) => a.begin - b.begin || a.end - b.end);
   for (const [name, { begin, end }] of inOrder) {
     if (begin < covered) {
-      fail(`tensors "${before}" and "${name}" overlap at byte ${begin} of the data`,
-        { tensors: [before, name], begin });
+      fail(`tensors "${before}" and "${name}" overlap at byte ${begin} of the data`, {
+        tensors: [before, name],
+        begin,
+      });
     }
     if (begin > covered) {
-      fail(`no tensor covers the bytes ${covered} to ${begin} of the data, before "${name}"`,
-        { tensor: name, covered, begin });
+      fail(`no tensor covers the bytes ${covered} to ${begin} of the data, before "${name}"`, {
+        tensor: name,
+        covered,
+        begin,
+      });
     }
     covered = end;
     before = name;

@@ -29,7 +29,9 @@ export function tensorEntry(name: string, tensor: HostTensor): TensorEntry {
  * not as many as announced; IO for the disk; what `read` threw.
  */
 export async function writeSafetensors(
-  path: string, entries: Iterable<TensorEntry>, metadata: Readonly<Record<string, string>> = {},
+  path: string,
+  entries: Iterable<TensorEntry>,
+  metadata: Readonly<Record<string, string>> = {},
 ): Promise<void> {
   const ordered = [...entries].sort((a, b) => ITEM_BYTES[b.dtype] - ITEM_BYTES[a.dtype]);
   const places = layOut(path, ordered);
@@ -40,9 +42,11 @@ export async function writeSafetensors(
       const data = await entry.read();
       const { begin, end } = places.get(entry.name)!;
       if (data.byteLength !== end - begin) {
-        throw new MemformerError("CHECKPOINT_FORMAT",
+        throw new MemformerError(
+          "CHECKPOINT_FORMAT",
           `${path}: tensor "${entry.name}" was to have ${end - begin} bytes, but ${data.byteLength} came`,
-          { details: { path, tensor: entry.name, expected: end - begin, got: data.byteLength } });
+          { details: { path, tensor: entry.name, expected: end - begin, got: data.byteLength } },
+        );
       }
       await writeFully(handle, data);
     }
@@ -106,12 +110,16 @@ export class SafetensorsFile {
     }
     const { dtype, shape, begin, end } = this.entry(name);
     const data = await withIoErrors("read", this.path, () =>
-      readFully(this.#handle, this.#dataStart + begin, end - begin, this.path));
+      readFully(this.#handle, this.#dataStart + begin, end - begin, this.path),
+    );
     if (dtype === "bool" && data.some((byte) => byte > 1)) {
-      throw new MemformerError("CHECKPOINT_FORMAT",
-        `${this.path}: tensor "${name}" is bool but holds bytes other than 0 and 1`, {
-        details: { path: this.path, tensor: name },
-      });
+      throw new MemformerError(
+        "CHECKPOINT_FORMAT",
+        `${this.path}: tensor "${name}" is bool but holds bytes other than 0 and 1`,
+        {
+          details: { path: this.path, tensor: name },
+        },
+      );
     }
     return { dtype, shape, data };
   }
@@ -138,8 +146,9 @@ export class SafetensorsFile {
 function layOut(path: string, entries: readonly TensorEntry[]): Map<string, TensorPlace> {
   const places = new Map<string, TensorPlace>();
   const fail = (name: string, words: string): never => {
-    throw new MemformerError("CHECKPOINT_FORMAT", `${path}: tensor "${name}": ${words}`,
-      { details: { path, tensor: name } });
+    throw new MemformerError("CHECKPOINT_FORMAT", `${path}: tensor "${name}": ${words}`, {
+      details: { path, tensor: name },
+    });
   };
   let begin = 0;
   for (const { name, dtype, shape } of entries) {
@@ -182,10 +191,13 @@ async function readFully(handle: FileHandle, position: number, length: number, p
   for (let done = 0; done < length;) {
     const { bytesRead } = await handle.read(bytes, done, Math.min(length - done, MAX_TRANSFER), position + done);
     if (bytesRead === 0) {
-      throw new MemformerError("CHECKPOINT_FORMAT",
-        `${path} ended while it was read: it has been truncated since it was opened`, {
-        details: { path },
-      });
+      throw new MemformerError(
+        "CHECKPOINT_FORMAT",
+        `${path} ended while it was read: it has been truncated since it was opened`,
+        {
+          details: { path },
+        },
+      );
     }
     done += bytesRead;
   }

@@ -27,25 +27,36 @@ export class StridedTensor {
 const MOST_REPEATED = 2 ** 24;
 
 /** The view, or a sentence about what is wrong with it. */
-export function stridedTensor(storage: Storage, offset: unknown, shape: readonly unknown[], stride: readonly unknown[]): StridedTensor | string {
+export function stridedTensor(
+  storage: Storage,
+  offset: unknown,
+  shape: readonly unknown[],
+  stride: readonly unknown[],
+): StridedTensor | string {
   const bytes = tensorBytes(storage.dtype, shape);
   if (typeof bytes === "string") return bytes;
-  if (stride.length !== shape.length || ![offset, ...stride].every((at) => Number.isSafeInteger(at) && (at as number) >= 0)) {
+  if (
+    stride.length !== shape.length ||
+    ![offset, ...stride].every((at) => Number.isSafeInteger(at) && (at as number) >= 0)
+  ) {
     return "its offset and strides are not whole numbers from 0, one an axis";
   }
   const view = new StridedTensor(storage, offset as number, shape as number[], stride as number[]);
   const count = bytes / ITEM_BYTES[storage.dtype];
   const last = view.shape.reduce((at, size, axis) => at + (size - 1) * view.stride[axis]!, view.offset);
   if (count > 0 && last >= storage.length) return `it reaches to element ${last} of a storage of ${storage.length}`;
-  if (count > Math.max(storage.length, MOST_REPEATED)) return `it repeats a storage of ${storage.length} to ${count} numbers`;
+  if (count > Math.max(storage.length, MOST_REPEATED))
+    return `it repeats a storage of ${storage.length} to ${count} numbers`;
   return view;
 }
 
 /** The view's elements in row-major order, in a buffer of their own. `bytes`: the whole storage. */
 export function gathered({ storage, offset, shape, stride }: StridedTensor, bytes: Uint8Array): Uint8Array {
-  const size = ITEM_BYTES[storage.dtype], count = shape.reduce((product, length) => product * length, 1);
+  const size = ITEM_BYTES[storage.dtype],
+    count = shape.reduce((product, length) => product * length, 1);
   if (isContiguous(shape, stride)) return bytes.slice(offset * size, (offset + count) * size);
-  const out = new Uint8Array(count * size), index = shape.map(() => 0);
+  const out = new Uint8Array(count * size),
+    index = shape.map(() => 0);
   let from = offset;
   for (let to = 0; to < count; to++) {
     for (let byte = 0; byte < size; byte++) out[to * size + byte] = bytes[from * size + byte]!;

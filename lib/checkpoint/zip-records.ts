@@ -1,4 +1,7 @@
-/** A zip whose files are stored as they are, as PyTorch writes its checkpoints: each is read whole, and its checksum checked. */
+/**
+ * A zip whose files are stored as they are, as PyTorch writes its checkpoints: each is read whole, and its checksum
+ * checked.
+ */
 import { stat } from "node:fs/promises";
 import { crc32 } from "node:zlib";
 import type { Entry, ZipFile } from "yauzl";
@@ -12,7 +15,9 @@ const STORED = 0;
 export async function openZipRecords(path: string): Promise<ZipRecords> {
   return await withIoErrors("read", path, async () => {
     if (!(await stat(path)).isFile()) throw damaged(path, "not a regular file");
-    const zip = await openZip(path).catch((error: unknown) => { throw asDamage(path, error); });
+    const zip = await openZip(path).catch((error: unknown) => {
+      throw asDamage(path, error);
+    });
     try {
       return new ZipRecords(path, zip, await directory(path, zip));
     } catch (error) {
@@ -62,7 +67,10 @@ export class ZipRecords implements AsyncDisposable {
 
   async #stream(entry: Entry): Promise<NodeJS.ReadableStream> {
     return await new Promise((resolve, reject) => {
-      this.#zip.openReadStream(entry, (error, stream) => { if (error === null) resolve(stream); else reject(error); });
+      this.#zip.openReadStream(entry, (error, stream) => {
+        if (error === null) resolve(stream);
+        else reject(error);
+      });
     });
   }
 
@@ -76,14 +84,18 @@ export class ZipRecords implements AsyncDisposable {
 }
 
 async function directory(path: string, zip: ZipFile): Promise<Map<string, Entry>> {
-  const { size } = await stat(path), entries = new Map<string, Entry>();
+  const { size } = await stat(path),
+    entries = new Map<string, Entry>();
   await new Promise<void>((resolve, reject) => {
-    zip.on("error", (error) => { reject(asDamage(path, error)); });
+    zip.on("error", (error) => {
+      reject(asDamage(path, error));
+    });
     zip.on("end", resolve);
     zip.on("entry", (entry: Entry) => {
       const { fileName, compressionMethod, uncompressedSize } = entry;
       if (entries.has(fileName)) reject(damaged(path, `it holds "${fileName}" twice`));
-      else if (compressionMethod !== STORED) reject(damaged(path, `"${fileName}" is compressed, which PyTorch never does`));
+      else if (compressionMethod !== STORED)
+        reject(damaged(path, `"${fileName}" is compressed, which PyTorch never does`));
       else if (uncompressedSize > size) reject(damaged(path, `"${fileName}" claims more bytes than the file has`));
       else {
         entries.set(fileName, entry);
@@ -102,5 +114,6 @@ function damaged(path: string, words: string, cause?: unknown): MemformerError {
 /** yauzl's errors carry no code; those of the operating system do, and pass. */
 function asDamage(path: string, error: unknown): Error {
   return errnoOf(error) === undefined && !(error instanceof MemformerError)
-    ? damaged(path, `its zip is damaged (truncated?): ${(error as Error).message}`, error) : error as Error;
+    ? damaged(path, `its zip is damaged (truncated?): ${(error as Error).message}`, error)
+    : (error as Error);
 }

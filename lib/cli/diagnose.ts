@@ -34,18 +34,28 @@ export function register(program: Command): void {
   addOptions(command, diagnoseSchema, "Diagnosis");
   command.action(async (path: string, flags: Record<string, unknown>) => {
     const { split, texts, segments, out, device, json } = diagnoseSchema.parse(pick(diagnoseSchema, flags));
-    const { folder } = await findModel(path), before = await runOf(folder), { out: _, ...others } = flags, given = fromFlags(others);
+    const { folder } = await findModel(path),
+      before = await runOf(folder),
+      { out: _, ...others } = flags,
+      given = fromFlags(others);
     const { run } = settle(...(before === undefined ? [] : [dataOf(before)]), given);
-    const opened = await openModel(folder, { tokenizer: given.run["tokenizer"] as string | undefined, device, threads: run.threads });
+    const opened = await openModel(folder, {
+      tokenizer: given.run["tokenizer"] as string | undefined,
+      device,
+      threads: run.threads,
+    });
     await using model = opened.model;
     await using data = await openRunData(run, opened.tokenizer);
-    const diagnosis = await measure(model, data.split(split), { lanes: texts, segments }), found = findings(diagnosis);
+    const diagnosis = await measure(model, data.split(split), { lanes: texts, segments }),
+      found = findings(diagnosis);
     const facts = { model: folder, data: data.spec, split, ...found, ...diagnosis };
     await withIoErrors("write", out, async () => {
       await makeFolder(out);
       await writeFile(join(out, "diagnosis.json"), `${JSON.stringify(facts, null, 2)}\n`);
       await writeFile(join(out, "diagnosis.html"), page(folder, found, diagnosis));
     });
-    await print(json ? `${JSON.stringify(facts, null, 2)}\n` : `${found.sentences.join("\n")}\n${join(out, "diagnosis.html")}\n`);
+    await print(
+      json ? `${JSON.stringify(facts, null, 2)}\n` : `${found.sentences.join("\n")}\n${join(out, "diagnosis.html")}\n`,
+    );
   });
 }

@@ -32,7 +32,9 @@ export const passSchema = z.strictObject({
     .int()
     .positive()
     .optional()
-    .describe("tokens after which a document is cut and the memory starts afresh; default: none is, whatever the run did"),
+    .describe(
+      "tokens after which a document is cut and the memory starts afresh; default: none is, whatever the run did",
+    ),
   ablations: z
     .string()
     .default(ABLATIONS.join(","))
@@ -55,14 +57,24 @@ const caution = "Ablations measure dependence. What the memory is worth, only a 
 export function register(program: Command): void {
   const command = program
     .command("evaluate")
-    .description(`bits per byte and perplexity of a model: whole, and with ${ABLATIONS.join(", ")} in place of its memory`)
+    .description(
+      `bits per byte and perplexity of a model: whole, and with ${ABLATIONS.join(", ")} in place of its memory`,
+    )
     .argument("<folder>", "a model, a checkpoint or a run; what its run was given is the default of the options");
   addOptions(command, dataSchema, "Data");
   addOptions(command, passSchema, "Pass");
   command.addHelpText("after", `\nMemory:\n${meaningLines(["whole", ...ABLATIONS])}\n\n${caution}`);
   command.action(async (path: string, flags: Record<string, unknown>) => {
-    const { split, segments, documentLimit, ablations: names, device, json } = passSchema.parse(pick(passSchema, flags));
-    const found = await findModel(path), { folder } = found;
+    const {
+      split,
+      segments,
+      documentLimit,
+      ablations: names,
+      device,
+      json,
+    } = passSchema.parse(pick(passSchema, flags));
+    const found = await findModel(path),
+      { folder } = found;
     const [before, given] = [await runOf(folder), fromFlags(flags)];
     const { run } = settle(...(before === undefined ? [] : [dataOf(before)]), given);
     const opened = await openModel(folder, {
@@ -71,9 +83,11 @@ export function register(program: Command): void {
       threads: run.threads,
     });
     await using model = opened.model;
-    const identity = await identityOfRun(folder), notes: string[] = [];
+    const identity = await identityOfRun(folder),
+      notes: string[] = [];
     await using data = await openUnlessInterrupted((signal) =>
-      openHeldOutOf(identity, { run, before, given, split }, opened.tokenizer, notes, signal));
+      openHeldOutOf(identity, { run, before, given, split }, opened.tokenizer, notes, signal),
+    );
     if (data === undefined) return;
     for (const note of notes) process.stderr.write(`${note}\n`);
     const result = await evaluateSource(model, data.split(split), {

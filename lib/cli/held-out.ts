@@ -18,16 +18,17 @@ export interface Scored {
   /** Places inside documents where the memory starts afresh, by `documentLimit`. */
   readonly cuts: number;
   /**
-   * UTF-8 bytes of the original text that is scored, whatever the tokenizer makes of it. Of a document that is scored in
-   * part, the share of its bytes that its scored tokens are of all its tokens.
+   * UTF-8 bytes of the original text that is scored, whatever the tokenizer makes of it. Of a document that is scored
+   * in part, the share of its bytes that its scored tokens are of all its tokens.
    */
   readonly bytes: number;
 }
 
 /**
  * Evaluates `model` on `source`, document by document: how many lanes there are changes how long it takes and, but for
- * rounding, nothing else. The longest documents come first, so that no lane is left alone at the end; of a pass that `segments` cuts
- * short, those that the source names first. Lanes beyond the number of documents would idle and are not opened.
+ * rounding, nothing else. The longest documents come first, so that no lane is left alone at the end; of a pass that
+ * `segments` cuts short, those that the source names first. Lanes beyond the number of documents would idle and are not
+ * opened.
  */
 export async function evaluateSource(
   model: Memformer,
@@ -37,7 +38,13 @@ export async function evaluateSource(
   let pieces = 0;
   for (let i = 0; i < source.documents; i++) pieces += Math.ceil(source.documentLength(i) / documentLimit) || 1;
   const { segment, bos } = model.config;
-  const options = { lanes: Math.min(lanes, pieces), segment, bos, ...(documentLimit !== Infinity && { documentLimit }), longestFirst: segments === Infinity };
+  const options = {
+    lanes: Math.min(lanes, pieces),
+    segment,
+    bos,
+    ...(documentLimit !== Infinity && { documentLimit }),
+    longestFirst: segments === Infinity,
+  };
   const scored = await scoredPart(source, (text) => evaluationPass(text, options), segments);
   const asked = { ...rest, bytes: scored.bytes, ...(segments !== Infinity && { segments }) };
   return { ...(await evaluate(model, evaluationPass(source, options), asked)), ...scored };

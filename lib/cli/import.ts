@@ -23,7 +23,8 @@ export function register(program: Command): void {
   addOptions(command, importSchema, "What shapes do not tell");
   command.action(async (file: string, options: Options) => {
     const { out, dryRun = false, json = false } = options;
-    if (out === undefined && !dryRun) throw new MemformerError("CONFIG", "name a folder with --out, or look first with --dry-run");
+    if (out === undefined && !dryRun)
+      throw new MemformerError("CONFIG", "name a folder with --out, or look first with --dry-run");
     const imported = await importLucidrains(file, dryRun ? undefined : out, pick(importSchema, { ...options }));
     const facts = { file, ...(dryRun ? {} : { out }), ...imported };
     await print(json ? `${JSON.stringify(facts, null, 2)}\n` : show(imported, dryRun ? undefined : out));
@@ -33,7 +34,9 @@ export function register(program: Command): void {
 /** The configuration and, where nothing was written, the table of tensors. */
 function show({ config, tensors, parameters }: Imported, out: string | undefined): string {
   const rows = tensors.map(({ ours, shape, theirs }) => [ours, `(${shape.join(", ")})`, theirs.join(" + ")]);
-  const options = Object.entries(config).map(([key, value]) => `  ${key.padEnd(18)}${String(value)}`).join("\n");
+  const options = Object.entries(config)
+    .map(([key, value]) => `  ${key.padEnd(18)}${String(value)}`)
+    .join("\n");
   const last = out === undefined ? "Nothing was written." : `Written to ${out}.`;
   return `${out === undefined ? `${table([["ours", "shape", "theirs"], ...rows])}\n\n` : ""}${options}\n\n${tensors.length} tensors, ${parameters} parameters. ${last}\n`;
 }

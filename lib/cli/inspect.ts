@@ -30,7 +30,16 @@ export function register(program: Command): void {
       const groups = await parameterGroups(model),
         total = sum("total", groups);
       const checkpoints = await checkpointsOf(path);
-      const facts = { model, ...(step !== undefined && { step }), format, formatVersion, config, groups, total, checkpoints };
+      const facts = {
+        model,
+        ...(step !== undefined && { step }),
+        format,
+        formatVersion,
+        config,
+        groups,
+        total,
+        checkpoints,
+      };
       await print(json ? `${JSON.stringify(facts, null, 2)}\n` : show(facts));
     });
 }

@@ -1,6 +1,6 @@
 /**
- * Ctrl-C, SIGTERM and a terminal that goes (SIGHUP): the first signal asks for an orderly end, a second Ctrl-C or SIGTERM ends at once.
- * A hang-up never is that second one: a terminal that closes sends several.
+ * Ctrl-C, SIGTERM and a terminal that goes (SIGHUP): the first signal asks for an orderly end, a second Ctrl-C or
+ * SIGTERM ends at once. A hang-up never is that second one: a terminal that closes sends several.
  */
 
 const exitCodes = { SIGHUP: 129, SIGINT: 130, SIGTERM: 143 } as const;

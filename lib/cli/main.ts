@@ -30,7 +30,8 @@ program
     },
   })
   .exitOverride();
-for (const register of [doctor, setup, build, train, evaluate, diagnose, generate, importModel, inspect]) register(program);
+for (const register of [doctor, setup, build, train, evaluate, diagnose, generate, importModel, inspect])
+  register(program);
 
 silenceLostStreams();
 

@@ -36,7 +36,8 @@ export async function findModel(path: string): Promise<FoundModel> {
   const finished = (await holdsModel(model)) ? { folder: model, step: await stepOf(model) } : undefined;
   const last = await new CheckpointStore(join(path, CHECKPOINTS)).last();
   const checkpoint = last === undefined ? undefined : { folder: last, step: await stepOf(last) };
-  if (finished !== undefined && checkpoint !== undefined && (checkpoint.step ?? -1) > (finished.step ?? Infinity)) return checkpoint;
+  if (finished !== undefined && checkpoint !== undefined && (checkpoint.step ?? -1) > (finished.step ?? Infinity))
+    return checkpoint;
   const found = finished ?? checkpoint;
   if (found !== undefined) return found;
   throw new MemformerError(
@@ -55,7 +56,10 @@ async function stepOf(folder: string): Promise<number | undefined> {
   const place = await findModelFolder(folder);
   const trained = (await readIdentity(place))?.step;
   if (trained !== undefined) return trained;
-  for (const [file, key] of [["trainer.json", undefined], [RUN, "train"]] as const) {
+  for (const [file, key] of [
+    ["trainer.json", undefined],
+    [RUN, "train"],
+  ] as const) {
     const text = await readFile(join(place, file), "utf8").catch(() => undefined);
     const value = text === undefined ? undefined : (JSON.parse(text) as Record<string, unknown>);
     const step = key === undefined ? value?.["step"] : (value?.[key] as { steps?: unknown } | undefined)?.steps;
@@ -85,7 +89,8 @@ export async function openModel(
   const model = await Memformer.load(folder, { device: options.device, threads: options.threads });
   const own = join(await findModelFolder(folder), "tokenizer.json");
   const specs = options.tokenizer !== undefined ? [options.tokenizer] : existsSync(own) ? [own] : ["bytes", "gpt2"];
-  // A checkpoint of memformer 0.1 lacks its tokenizer's configuration: the file that its run was given has it beside it.
+  // A checkpoint of memformer 0.1 lacks its tokenizer's configuration: the file that its run was given has it beside
+  // it.
   const given = specs[0] === own ? (await runOf(folder))?.run["tokenizer"] : undefined;
   if (typeof given === "string" && existsSync(given)) specs.push(given);
   let name: string | undefined;
@@ -113,12 +118,24 @@ export async function tokenizerTexts({ name, spec }: Tokenizer): Promise<Tokeniz
   return { tokenizer: await read(spec), ...(existsSync(facts) && { tokenizerConfig: await read(facts) }) };
 }
 
-/** Saves a model with all that is needed to use it elsewhere: its tokenizer, the settings and the text of its run, its step. */
-export async function saveModel(model: Memformer, folder: string, run: Given, { tokenizer, identity, step }: {
-  readonly tokenizer: TokenizerTexts;
-  readonly identity: RunIdentity;
-  readonly step: number;
-}): Promise<void> {
+/**
+ * Saves a model with all that is needed to use it elsewhere: its tokenizer, the settings and the text of its run, its
+ * step.
+ */
+export async function saveModel(
+  model: Memformer,
+  folder: string,
+  run: Given,
+  {
+    tokenizer,
+    identity,
+    step,
+  }: {
+    readonly tokenizer: TokenizerTexts;
+    readonly identity: RunIdentity;
+    readonly step: number;
+  },
+): Promise<void> {
   await writeModel(model, folder, tokenizer);
   await writeIdentity(folder, identity, step);
   await writeRun(folder, run);

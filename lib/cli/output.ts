@@ -1,5 +1,6 @@
 /**
- * What is shown never decides over what is done: a standard stream that nobody reads, that is full or gone, ends no command's work.
+ * What is shown never decides over what is done: a standard stream that nobody reads, that is full or gone, ends no
+ * command's work.
  */
 import { withIoErrors } from "../checkpoint/io-error.ts";
 
@@ -9,17 +10,21 @@ export function silenceLostStreams(): void {
 }
 
 /**
- * Writes what the user asked for to the standard output, and waits until it is on its way. False when nobody reads it any more
- * (`memformer generate … | head`). Throws MemformerError IO when it is lost for another reason, as on a full disk.
+ * Writes what the user asked for to the standard output, and waits until it is on its way. False when nobody reads it
+ * any more (`memformer generate … | head`). Throws MemformerError IO when it is lost for another reason, as on a full
+ * disk.
  */
 export async function print(text: string): Promise<boolean> {
-  return withIoErrors("write to", "the standard output", () =>
-    new Promise((resolve, reject) => {
-      process.stdout.write(text, (error?: NodeJS.ErrnoException | null) => {
-        if (!error) resolve(true);
-        else if (error.code === "EPIPE") resolve(false);
-        else reject(error);
-      });
-    }),
+  return withIoErrors(
+    "write to",
+    "the standard output",
+    () =>
+      new Promise((resolve, reject) => {
+        process.stdout.write(text, (error?: NodeJS.ErrnoException | null) => {
+          if (!error) resolve(true);
+          else if (error.code === "EPIPE") resolve(false);
+          else reject(error);
+        });
+      }),
   );
 }

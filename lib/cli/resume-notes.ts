@@ -9,15 +9,21 @@ import type { RunIdentity } from "./run-identity.ts";
 export function resumeNotes(start: number, before: RunIdentity | undefined, had: object, has: TrainConfig): string[] {
   const notes: string[] = [];
   if (before?.splits === undefined) {
-    notes.push("this run did not note what text it is trained on (memformer 0.1 began it): whether that is still the same is not known");
+    notes.push(
+      "this run did not note what text it is trained on (memformer 0.1 began it): whether that is still the same is not known",
+    );
   }
   const keys = ["steps", "rate", "schedule", "warmup", "finalRate"] as const;
   const earlier = trainSchema.parse(had);
   const changed = keys.filter((key) => earlier[key] !== has[key]);
   if (changed.length > 0) {
-    const [old, next] = [learningRate(start + 1, earlier), learningRate(start + 1, has)].map((rate) => formatNumber(rate, 3));
+    const [old, next] = [learningRate(start + 1, earlier), learningRate(start + 1, has)].map((rate) =>
+      formatNumber(rate, 3),
+    );
     const words = changed.map((key) => `${flagName(key)} was ${earlier[key]} and is ${has[key]}`).join(", ");
-    notes.push(`${words}: the learning rate of step ${start + 1} is ${next}${old === next ? ", as before" : ` instead of ${old}`}`);
+    notes.push(
+      `${words}: the learning rate of step ${start + 1} is ${next}${old === next ? ", as before" : ` instead of ${old}`}`,
+    );
   }
   return notes;
 }

@@ -59,10 +59,7 @@ export const runSchema = z.strictObject({
     .default("auto")
     .describe("where to compute: auto (a GPU where there is one), cpu, cuda, cuda:N"),
   tf32: z.boolean().default(false).describe("let a GPU round the factors of float32 products to TF32"),
-  deterministic: z
-    .boolean()
-    .default(false)
-    .describe("the same input gives the same bits on a GPU too, at some speed"),
+  deterministic: z.boolean().default(false).describe("the same input gives the same bits on a GPU too, at some speed"),
   threads: z.int().nonnegative().default(0).describe("threads of the operators; 0: one a core"),
   tokenizeThreads: z
     .int()

@@ -1,9 +1,18 @@
 /** Opens the text that a run names, telling how far the tokenizing of new text is. */
-import { openDataset, type Dataset, type DatasetOptions, type TokenizeProgress, type Tokenizer } from "../data/index.ts";
+import {
+  openDataset,
+  type Dataset,
+  type DatasetOptions,
+  type TokenizeProgress,
+  type Tokenizer,
+} from "../data/index.ts";
 import { formatBytes, formatDuration } from "../log/format.ts";
 import type { RunSettings } from "./run-config.ts";
 
-type DataSettings = Pick<RunSettings["run"], "data" | "skipEmpty" | "documents" | "field" | "heldOut" | "tokenizeThreads">;
+type DataSettings = Pick<
+  RunSettings["run"],
+  "data" | "skipEmpty" | "documents" | "field" | "heldOut" | "tokenizeThreads"
+>;
 
 export async function openRunData(
   { data, skipEmpty, documents, field, heldOut, tokenizeThreads }: DataSettings,

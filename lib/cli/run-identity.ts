@@ -4,7 +4,15 @@ import { readFile, writeFile } from "node:fs/promises";
 import { dirname, join } from "node:path";
 import { z } from "zod";
 import { withIoErrors } from "../checkpoint/io-error.ts";
-import { sourceHash, TokenFile, type Dataset, type HeldOutTexts, type Split, type Tokenizer, type TokenSource } from "../data/index.ts";
+import {
+  sourceHash,
+  TokenFile,
+  type Dataset,
+  type HeldOutTexts,
+  type Split,
+  type Tokenizer,
+  type TokenSource,
+} from "../data/index.ts";
 import { MemformerError } from "../errors.ts";
 
 const TRAINING = "training.json";
@@ -86,10 +94,14 @@ export async function readIdentity(folder: string): Promise<RunIdentity | undefi
   try {
     return schema.parse(JSON.parse(text));
   } catch (cause) {
-    throw new MemformerError("CHECKPOINT_FORMAT", `${path} does not say what a run was trained on: it is damaged or of another version`, {
-      details: { path },
-      cause,
-    });
+    throw new MemformerError(
+      "CHECKPOINT_FORMAT",
+      `${path} does not say what a run was trained on: it is damaged or of another version`,
+      {
+        details: { path },
+        cause,
+      },
+    );
   }
 }
 
@@ -104,7 +116,8 @@ export async function identityOfRun(folder: string): Promise<RunIdentity | undef
 
 /** What a run held out, to be held out again from text that has grown. */
 export function heldOutOf(identity: RunIdentity): HeldOutTexts | undefined {
-  const split = identity.splits?.["valid"], hashes = hashesOf(split);
+  const split = identity.splits?.["valid"],
+    hashes = hashesOf(split);
   if (split?.drawn === undefined || hashes === undefined) return undefined;
   const { cut } = split.drawn;
   return { hashes, ...(cut && { cut: { hash: BigInt(`0x${cut.hash}`), at: cut.at } }) };
@@ -124,17 +137,24 @@ export function refuseOtherText(out: string, before: RunIdentity, now: RunIdenti
   };
   const [had, has] = [before.tokenizer, now.tokenizer];
   if (had.name !== has.name || had.vocabulary !== has.vocabulary || had.bos !== has.bos) {
-    refuse(`was trained with the tokenizer ${wordsOf(had)}; what it is given now is ${wordsOf(has)}: give back the file, or start a new run`, {
-      expected: had,
-      found: has,
-    });
+    refuse(
+      `was trained with the tokenizer ${wordsOf(had)}; what it is given now is ${wordsOf(has)}: give back the file, or start a new run`,
+      {
+        expected: had,
+        found: has,
+      },
+    );
   }
   if (before.splits === undefined) return;
   const names = [...new Set([...Object.keys(before.splits), ...Object.keys(now.splits ?? {})])] as Split[];
   const changed = names.filter((name) => name !== "test" && isSame(before.splits![name], now.splits?.[name]) === false);
   if (changed.length === 0) return;
-  const rest = names.filter((name) => !changed.includes(name) && isSame(before.splits![name], now.splits?.[name]) === true);
-  const sentences = changed.map((name) => `${name} was ${sizeOf(before.splits![name])} and is ${sizeOf(now.splits?.[name])}`);
+  const rest = names.filter(
+    (name) => !changed.includes(name) && isSame(before.splits![name], now.splits?.[name]) === true,
+  );
+  const sentences = changed.map(
+    (name) => `${name} was ${sizeOf(before.splits![name])} and is ${sizeOf(now.splits?.[name])}`,
+  );
   refuse(
     `was trained on another text than it is given now: ${sentences.join("; ")}${rest.length > 0 ? `; ${rest.join(" and ")} is the same` : ""}` +
       `${keptWords(before, now)}: give back the text, or start a new run`,

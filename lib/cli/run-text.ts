@@ -1,4 +1,7 @@
-/** The text that a run's model is evaluated on: what the run held out, as far as it is there; and words on what is another. */
+/**
+ * The text that a run's model is evaluated on: what the run held out, as far as it is there; and words on what is
+ * another.
+ */
 import type { Dataset, Split, Tokenizer, TokenSource } from "../data/index.ts";
 import type { Given, RunSettings } from "./run-config.ts";
 import { openRunData } from "./run-data.ts";
@@ -18,8 +21,8 @@ interface Asked {
 const deciding = ["documents", "field", "skipEmpty", "heldOut"] as const;
 
 /**
- * Opens the text to evaluate on. A text that has grown since the run was begun is divided as the run divided it, so that
- * nothing is scored that was trained on; `notes` gets a sentence wherever that cannot be had, or is not known.
+ * Opens the text to evaluate on. A text that has grown since the run was begun is divided as the run divided it, so
+ * that nothing is scored that was trained on; `notes` gets a sentence wherever that cannot be had, or is not known.
  */
 export async function openHeldOutOf(
   identity: RunIdentity | undefined,
@@ -28,27 +31,43 @@ export async function openHeldOutOf(
   notes: string[],
   signal: AbortSignal,
 ): Promise<Dataset> {
-  const sameText = before !== undefined && placedSettings({ ...before, run }).run["data"] === placedSettings(before).run["data"];
+  const sameText =
+    before !== undefined && placedSettings({ ...before, run }).run["data"] === placedSettings(before).run["data"];
   const isOld = sameText && identity?.splits === undefined;
   const data = await openRunData(run, tokenizer, { signal, division: isOld ? "order" : "content" });
   if (isOld) {
-    notes.push("this run did not note what text it was trained on (memformer 0.1 made it): whether what is scored was held out is not known");
+    notes.push(
+      "this run did not note what text it was trained on (memformer 0.1 made it): whether what is scored was held out is not known",
+    );
   }
   if (identity?.splits === undefined || split === "train") return data;
-  const then = identity.splits[split], keep = split === "valid" ? heldOutOf(identity) : undefined;
+  const then = identity.splits[split],
+    keep = split === "valid" ? heldOutOf(identity) : undefined;
   const likewise = deciding.every((key) => given.run[key] === undefined || given.run[key] === before?.run[key]);
   const same = isSame(then, identityOf(data).splits![split]);
   let scored = data;
-  if (same === false && keep !== undefined && likewise && (sameText || data.names.some((name) => countOf(data.split(name), keep.hashes) > 0))) {
+  if (
+    same === false &&
+    keep !== undefined &&
+    likewise &&
+    (sameText || data.names.some((name) => countOf(data.split(name), keep.hashes) > 0))
+  ) {
     await data.close();
     scored = await openRunData(run, tokenizer, { signal, keep });
     notes.push(keptNote(keep.hashes, scored, isSame(then, identityOf(scored).splits![split]) === true));
   } else if (same !== true && sameText) {
-    const why = likewise ? `it was ${sizeOf(then)} and is ${sizeOf(identityOf(data).splits![split])}` : "it is divided by other options";
-    notes.push(`${same === false ? `${split} is not that of the run: ${why}` : `whether ${split} is that of the run is not known`}; ${doubt}`);
+    const why = likewise
+      ? `it was ${sizeOf(then)} and is ${sizeOf(identityOf(data).splits![split])}`
+      : "it is divided by other options";
+    notes.push(
+      `${same === false ? `${split} is not that of the run: ${why}` : `whether ${split} is that of the run is not known`}; ${doubt}`,
+    );
   }
   const trained = countOf(scored.split(split), hashesOf(identity.splits["train"]) ?? new Set());
-  if (trained > 0) notes.push(`${trained} of the ${documents(scored.split(split).documents)} scored ${trained === 1 ? "was" : "were"} trained on`);
+  if (trained > 0)
+    notes.push(
+      `${trained} of the ${documents(scored.split(split).documents)} scored ${trained === 1 ? "was" : "were"} trained on`,
+    );
   return scored;
 }
 
@@ -65,8 +84,10 @@ function countOf(source: TokenSource, hashes: ReadonlySet<bigint>): number {
 
 function keptNote(then: ReadonlySet<bigint>, { train, valid }: Dataset, whole: boolean): string {
   const texts = `the text has changed since the run was begun (now ${documents(train.documents + valid.documents)})`;
-  if (whole) return `${texts}; scored is exactly what the run held out: ${documents(valid.documents)} of ${valid.tokens} tokens`;
-  const still = countOf(valid, then), are = still === 1 ? "is" : "are";
+  if (whole)
+    return `${texts}; scored is exactly what the run held out: ${documents(valid.documents)} of ${valid.tokens} tokens`;
+  const still = countOf(valid, then),
+    are = still === 1 ? "is" : "are";
   return still > 0
     ? `${texts}; of the ${documents(then.size)} that the run held out ${still} ${are} still there, and ${are} scored`
     : `${texts}, and nothing of what the run held out is there any more: it is divided anew, and ${doubt}`;

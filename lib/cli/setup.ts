@@ -19,7 +19,10 @@ export function register(program: Command): void {
     .description("fetch LibTorch once, into the cache (by URL, else through pip, or from a file)")
     .option("--variant <variant>", "cpu, or a CUDA version such as cu130 (default: cpu, or what the file is)")
     .option("--version <version>", "LibTorch's version; default: the pinned one of the variant")
-    .option("--from <path>", "a torch wheel, an official LibTorch zip, or a folder of a CUDA wheel and the libraries it names")
+    .option(
+      "--from <path>",
+      "a torch wheel, an official LibTorch zip, or a folder of a CUDA wheel and the libraries it names",
+    )
     .option("--mirror <url>", "folder that holds the pinned files")
     .option("--force", "fetch again even if it is there")
     .option("--json", "print the result as JSON on stdout")

@@ -65,7 +65,10 @@ async function train(
   if (!resume) await refuseRun(run.out); // early: tokenizing may take long
   // A run of memformer 0.1 goes on with its own division of the text.
   const division = resume && (await readIdentity(run.out))?.splits === undefined ? "order" : "content";
-  await using data = await openRunData(run, await openTokenizer(run.tokenizer), { signal: interruption.signal, division });
+  await using data = await openRunData(run, await openTokenizer(run.tokenizer), {
+    signal: interruption.signal,
+    division,
+  });
   const { vocabulary, bos } = data.tokenizer;
   await using model = await Memformer.create({
     preset: run.preset,
@@ -98,11 +101,9 @@ async function train(
 
 async function refuseRun(out: string): Promise<void> {
   if ((await new CheckpointStore(join(out, CHECKPOINTS)).last()) === undefined) return;
-  throw new MemformerError(
-    "CONFIG",
-    `${out} holds a run already: go on with it by --resume, or choose another --out`,
-    { details: { out } },
-  );
+  throw new MemformerError("CONFIG", `${out} holds a run already: go on with it by --resume, or choose another --out`, {
+    details: { out },
+  });
 }
 
 /** Everything that a run needs, opened and checked. */

@@ -17,7 +17,9 @@ export function wholeNumber(value: unknown, name: string, least: number): number
  */
 export function flag(value: unknown, name: string): boolean {
   if (typeof value === "boolean") return value;
-  throw new MemformerError("CONFIG", `${name} must be true or false, not ${shown(value)}.`, { details: { option: name, found: value } });
+  throw new MemformerError("CONFIG", `${name} must be true or false, not ${shown(value)}.`, {
+    details: { option: name, found: value },
+  });
 }
 
 /** A value as an error message shows it. */

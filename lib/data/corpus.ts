@@ -25,7 +25,9 @@ export interface CorpusOptions extends DocumentOptions, TokenizeOptions {
   readonly heldOut?: number;
   /** Which documents are held out. Default 0. */
   readonly seed?: number;
-  /** How documents are drawn: by their content, or in an order drawn by `seed`, as memformer 0.1 did. Default `content`. */
+  /**
+   * How documents are drawn: by their content, or in an order drawn by `seed`, as memformer 0.1 did. Default `content`.
+   */
   readonly division?: "content" | "order" | undefined;
   /** Hold out what an earlier preparation did, as far as it is there, whatever `heldOut` and `seed` would draw. */
   readonly keep?: HeldOutTexts | undefined;
@@ -52,13 +54,14 @@ export async function prepareCorpus(options: CorpusOptions): Promise<PreparedCor
     throw new MemformerError("CONFIG", `heldOut must be a share from 0 to below 1, not ${shown(heldOut)}.`);
   }
   wholeNumber(seed, "seed", 0);
-  const stage = await makeFolder(out).then(() => mkdtemp(join(out, ".preparing-"))).catch((cause: unknown) => {
-    throw new MemformerError(
-      "IO",
-      `The folder ${out} cannot be written: ${(cause as Error).message}`,
-      { cause, details: { path: out } },
-    );
-  });
+  const stage = await makeFolder(out)
+    .then(() => mkdtemp(join(out, ".preparing-")))
+    .catch((cause: unknown) => {
+      throw new MemformerError("IO", `The folder ${out} cannot be written: ${(cause as Error).message}`, {
+        cause,
+        details: { path: out },
+      });
+    });
   try {
     const all = join(stage, "all.tokens");
     const header = await writeTokenized(all, options.inputs, options);
@@ -76,7 +79,7 @@ export async function prepareCorpus(options: CorpusOptions): Promise<PreparedCor
     await rename(join(stage, "train.tokens"), train);
     return {
       train: { path: train, header: headers.train },
-      ...headers.valid && { valid: { path: valid, header: headers.valid } },
+      ...(headers.valid && { valid: { path: valid, header: headers.valid } }),
     };
   } finally {
     await rm(stage, { recursive: true, force: true });
@@ -84,7 +87,11 @@ export async function prepareCorpus(options: CorpusOptions): Promise<PreparedCor
 }
 
 /** Divides the documents of `all` into the two files of a preparation. */
-async function writeSplit(stage: string, all: string, options: CorpusOptions & { heldOut: number; seed: number }): Promise<{
+async function writeSplit(
+  stage: string,
+  all: string,
+  options: CorpusOptions & { heldOut: number; seed: number },
+): Promise<{
   train: TokenHeader;
   valid: TokenHeader;
 }> {
@@ -92,11 +99,16 @@ async function writeSplit(stage: string, all: string, options: CorpusOptions & {
   const source = await openTokenFile(all);
   try {
     const hashOf = (document: number): bigint => source.documentHash(document)!;
-    const countable = Array.from({ length: source.documents }, (_, i) => ({ hash: hashOf(i), tokens: source.documentLength(i) }));
-    const { held, cut } = (keep && await kept(options, keep, countable)) ?? await drawn(options, countable);
+    const countable = Array.from({ length: source.documents }, (_, i) => ({
+      hash: hashOf(i),
+      tokens: source.documentLength(i),
+    }));
+    const { held, cut } = (keep && (await kept(options, keep, countable))) ?? (await drawn(options, countable));
     const split: TokenSplit = {
-      corpus: createHash("sha256").update(JSON.stringify([source.header.content, heldOut, seed])).digest("hex"),
-      ...cut && { cut: { hash: hex(cut.hash), at: cut.at } },
+      corpus: createHash("sha256")
+        .update(JSON.stringify([source.header.content, heldOut, seed]))
+        .digest("hex"),
+      ...(cut && { cut: { hash: hex(cut.hash), at: cut.at } }),
     };
     const { onProgress: _, ...quietly } = options; // it has heard of this text already
     const part = async function* (valid: boolean, hashes: bigint[]): AsyncGenerator<readonly TokenPart[], void, void> {
@@ -128,30 +140,43 @@ interface Halves {
   readonly cut?: { readonly hash: bigint; readonly document: TextDocument; readonly at: number } | undefined;
 }
 
-async function drawn(options: CorpusOptions & { heldOut: number; seed: number }, documents: readonly Countable[]): Promise<Halves> {
+async function drawn(
+  options: CorpusOptions & { heldOut: number; seed: number },
+  documents: readonly Countable[],
+): Promise<Halves> {
   const { heldOut, seed, division = "content" } = options;
   const inOrder = division === "order";
   if (inOrder && documents.length > 1) {
-    const numbers = divideInOrder(documents.map(({ tokens }) => tokens), heldOut, seed);
+    const numbers = divideInOrder(
+      documents.map(({ tokens }) => tokens),
+      heldOut,
+      seed,
+    );
     return { held: (document) => numbers.has(document) };
   }
   const { held, cut } = divide(documents, heldOut, seed);
-  const among = (hashes: ReadonlySet<bigint>) => (document: number): boolean => hashes.has(documents[document]!.hash);
+  const among =
+    (hashes: ReadonlySet<bigint>) =>
+    (document: number): boolean =>
+      hashes.has(documents[document]!.hash);
   if (cut === undefined) return { held: among(held) };
-  const document = await textOf(options, cut.hash, documents), { text, file } = document;
+  const document = await textOf(options, cut.hash, documents),
+    { text, file } = document;
   const at = inOrder ? cutPlaceInOrder(text, heldOut) : cutPlace(text, cut.share);
   if (at !== undefined) return { held: among(held), cut: { hash: cut.hash, document, at } };
   const whole = new Set([...held, cut.hash]);
   if (documents.some(({ hash }) => !whole.has(hash))) return { held: among(whole) };
-  throw new MemformerError(
-    "DATA",
-    `${file} is too short to hold a part of it out: give more text, or heldOut 0.`,
-    { details: { path: file } },
-  );
+  throw new MemformerError("DATA", `${file} is too short to hold a part of it out: give more text, or heldOut 0.`, {
+    details: { path: file },
+  });
 }
 
 /** What an earlier preparation held out, as far as it is still there; undefined if nothing is. */
-async function kept(options: CorpusOptions, keep: HeldOutTexts, documents: readonly Countable[]): Promise<Halves | undefined> {
+async function kept(
+  options: CorpusOptions,
+  keep: HeldOutTexts,
+  documents: readonly Countable[],
+): Promise<Halves | undefined> {
   const { cut, hashes } = keep;
   const held = (document: number): boolean => hashes.has(documents[document]!.hash);
   if (cut !== undefined && documents.some(({ hash }) => hash === cut.hash)) {
@@ -169,7 +194,10 @@ async function textOf(options: CorpusOptions, hash: bigint, documents: readonly 
     if (documentHash(document.text) === hash) return document;
     break;
   }
-  throw new MemformerError("DATA", `The text of ${shown(options.inputs)} changed while it was being prepared: start again.`);
+  throw new MemformerError(
+    "DATA",
+    `The text of ${shown(options.inputs)} changed while it was being prepared: start again.`,
+  );
 }
 
 function hex(hash: bigint): string {

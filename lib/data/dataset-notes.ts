@@ -11,9 +11,13 @@ export async function unread(folder: string, splits: Partial<Record<Split, strin
   const { files } = await textFiles(folder).catch(() => ({ files: [] })); // there may be token files alone
   const left = files.filter((file) => !taken.has(file)).map((file) => relative(folder, file));
   if (left.length === 0) return [];
-  const names = Object.values(splits).map((file) => relative(folder, file)).join(", ");
-  return [`${names} ${taken.size === 1 ? "is" : "are"} taken for splits by name, so that ${left.length} other text ` +
-    `file${left.length === 1 ? " is" : "s are"} not read (${left.slice(0, 3).join(", ")}${left.length > 3 ? ", …" : ""})`];
+  const names = Object.values(splits)
+    .map((file) => relative(folder, file))
+    .join(", ");
+  return [
+    `${names} ${taken.size === 1 ? "is" : "are"} taken for splits by name, so that ${left.length} other text ` +
+      `file${left.length === 1 ? " is" : "s are"} not read (${left.slice(0, 3).join(", ")}${left.length > 3 ? ", …" : ""})`,
+  ];
 }
 
 /** `30 files read, 2 hidden or backup names passed over` */
@@ -24,10 +28,13 @@ export function readNote(read: TextFiles): string {
 
 /** Documents and tokens of both sides of a division. */
 export function heldOutNote(train: TokenFile, valid: TokenFile): string {
-  const count = ({ documents, tokens }: TokenSource): string => `${documents} document${documents === 1 ? "" : "s"} of ${tokens} tokens`;
+  const count = ({ documents, tokens }: TokenSource): string =>
+    `${documents} document${documents === 1 ? "" : "s"} of ${tokens} tokens`;
   const share = (100 * valid.tokens) / (train.tokens + valid.tokens);
-  return `${count(valid)} held out (${share.toPrecision(2)} %${valid.header.split?.cut ? ", the end of a document among them" : ""}), ` +
-    `${count(train)} trained on`;
+  return (
+    `${count(valid)} held out (${share.toPrecision(2)} %${valid.header.split?.cut ? ", the end of a document among them" : ""}), ` +
+    `${count(train)} trained on`
+  );
 }
 
 /** That held-out documents are trained on too: a draw keeps copies together, splits of one's own may not. */

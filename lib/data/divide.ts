@@ -23,17 +23,20 @@ export interface Division {
   readonly cut?: Cut | undefined;
 }
 
-/** Tokens: a shorter end of a document is nothing to measure on. Of a corpus that small a whole document is held out. */
+/**
+ * Tokens: a shorter end of a document is nothing to measure on. Of a corpus that small a whole document is held out.
+ */
 const leastEnd = 4;
 
 /**
- * Draws documents so that about `share` of all tokens is held out, half of that at least and half as much again at most.
+ * Draws documents so that about `share` of all tokens is held out, half of that at least and half as much again at
+ * most.
  *
- * A document has a place from 0 to 1 by its hash and the seed; those below `share` are held out, whatever else there is,
- * so that a document does not change sides when others come. Where that leaves too much, documents are passed over in
- * the order of their places; where too little, those that follow are taken. If the rest does not fit, because documents
- * are few or hold most of the text, the end of one is held out, up to the share. Something is always held out and
- * something left, but of a single document of one character.
+ * A document has a place from 0 to 1 by its hash and the seed; those below `share` are held out, whatever else there
+ * is, so that a document does not change sides when others come. Where that leaves too much, documents are passed over
+ * in the order of their places; where too little, those that follow are taken. If the rest does not fit, because
+ * documents are few or hold most of the text, the end of one is held out, up to the share. Something is always held out
+ * and something left, but of a single document of one character.
  */
 export function divide(documents: Iterable<Countable>, share: number, seed: number): Division {
   const groups = new Map<bigint, { hash: bigint; place: number; tokens: number }>();
@@ -45,7 +48,8 @@ export function divide(documents: Iterable<Countable>, share: number, seed: numb
     total += tokens;
   }
   const order = [...groups.values()].sort((a, b) => a.place - b.place);
-  const wanted = share * total, most = Math.min(1.5 * wanted, (wanted + total) / 2);
+  const wanted = share * total,
+    most = Math.min(1.5 * wanted, (wanted + total) / 2);
   const held = new Set<bigint>();
   let tokens = 0;
   const take = (group: (typeof order)[number]): void => {
@@ -62,11 +66,11 @@ export function divide(documents: Iterable<Countable>, share: number, seed: numb
   }
   if (isEnough()) return { held };
   if (wanted - tokens < leastEnd && order.length > 1) {
-    if (held.size === 0) held.add(order.reduce((least, group) => group.tokens < least.tokens ? group : least).hash);
+    if (held.size === 0) held.add(order.reduce((least, group) => (group.tokens < least.tokens ? group : least)).hash);
     return { held };
   }
   const cut = order.find((group) => !held.has(group.hash) && group.tokens > wanted - tokens);
-  return { held, ...cut && { cut: { hash: cut.hash, share: (wanted - tokens) / cut.tokens } } };
+  return { held, ...(cut && { cut: { hash: cut.hash, share: (wanted - tokens) / cut.tokens } }) };
 }
 
 /** From 0 to just below 1, evenly. */
@@ -82,9 +86,11 @@ export function cutPlace(text: string, share: number): number | undefined {
   if (text.length < 2) return undefined;
   const wanted = Math.min(Math.max(1, Math.floor(text.length * (1 - share))), text.length - 1);
   const tail = text.length - wanted;
-  const first = Math.max(1, Math.ceil(text.length - 1.5 * tail)), last = Math.min(text.length - 1, text.length - Math.ceil(tail / 2));
+  const first = Math.max(1, Math.ceil(text.length - 1.5 * tail)),
+    last = Math.min(text.length - 1, text.length - Math.ceil(tail / 2));
   for (const mark of ["\n", " "]) {
-    const before = text.lastIndexOf(mark, wanted - 1) + 1, after = text.indexOf(mark, wanted) + 1;
+    const before = text.lastIndexOf(mark, wanted - 1) + 1,
+      after = text.indexOf(mark, wanted) + 1;
     if (before >= first) return before;
     if (after > 0 && after <= last) return after;
   }
@@ -94,8 +100,8 @@ export function cutPlace(text: string, share: number): number | undefined {
 }
 
 /**
- * What memformer 0.1 held out: documents in an order drawn by `seed` until they reach the share, whatever the last one's
- * size. Runs that it began are read so.
+ * What memformer 0.1 held out: documents in an order drawn by `seed` until they reach the share, whatever the last
+ * one's size. Runs that it began are read so.
  */
 export function divideInOrder(lengths: readonly number[], share: number, seed: number): ReadonlySet<number> {
   const total = lengths.reduce((sum, length) => sum + length, 0);

@@ -103,11 +103,7 @@ async function* splitDocuments(
   if (rule !== "lines" && pieces.length > 0 && !(separated && blank)) yield finish();
 }
 
-async function* jsonDocuments(
-  path: string,
-  field: string,
-  counter?: ReadCounter,
-): AsyncGenerator<string, void, void> {
+async function* jsonDocuments(path: string, field: string, counter?: ReadCounter): AsyncGenerator<string, void, void> {
   let number = 0;
   for await (const lines of readLines(path, counter)) {
     for (const line of lines) {

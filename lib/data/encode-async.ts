@@ -4,7 +4,9 @@ import { joined, type EncodeOptions, type Tokenizer } from "./tokenizer.ts";
 
 const longestTurn = 10; // milliseconds
 
-/** What `tokenizer.encode` gives; other work of this thread goes on in between, where the tokenizer encodes in parts. */
+/**
+ * What `tokenizer.encode` gives; other work of this thread goes on in between, where the tokenizer encodes in parts.
+ */
 export async function encodeAsync(tokenizer: Tokenizer, text: string, options?: EncodeOptions): Promise<Int32Array> {
   if (tokenizer.encodeParts === undefined) return tokenizer.encode(text, options);
   const parts: Int32Array[] = [];

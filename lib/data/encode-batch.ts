@@ -45,7 +45,7 @@ export function encodeBatch(
     at += part.length;
   }
   const counts = Uint32Array.from(encoded, ({ length }) => length);
-  return { tokens, counts, bytes: Uint32Array.from(bytes), ...failure && { failure } };
+  return { tokens, counts, bytes: Uint32Array.from(bytes), ...(failure && { failure }) };
 }
 
 function foreign(tokens: ArrayLike<number>, ids: number): EncodeFailure | undefined {

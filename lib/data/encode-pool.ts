@@ -149,7 +149,8 @@ export class EncodePool {
       for (const { done } of this.#waiting.splice(0)) done(undefined);
       return;
     }
-    for (let turn = 0; turn < ahead; turn++) { // everyone gets a first batch before anyone a second
+    for (let turn = 0; turn < ahead; turn++) {
+      // everyone gets a first batch before anyone a second
       for (const member of this.#members) {
         if (this.#waiting.length === 0 || this.#closed) return;
         if (!member.ready || member.jobs.length > turn) continue;
@@ -166,7 +167,10 @@ function startWorker(workerData: EncodeTask): Worker {
   const extension = extname(import.meta.url);
   const entry = new URL(`./encode-worker${extension}`, import.meta.url);
   // A program given by --eval may have flags that no file can be started with.
-  const options = { workerData, ...process.execArgv.some((flag) => flag.startsWith("--input-type")) && { execArgv: [] } };
+  const options = {
+    workerData,
+    ...(process.execArgv.some((flag) => flag.startsWith("--input-type")) && { execArgv: [] }),
+  };
   if (extension === ".js") return new Worker(entry, options);
   const source = `import("tsx/esm/api").then(({ register }) => (register(), import(${JSON.stringify(entry.href)})))`;
   return new Worker(source, { ...options, eval: true });

@@ -31,7 +31,7 @@ try {
     });
     const { tokens, counts, bytes, failure } = batch;
     const sent = failure && "thrown" in failure ? { thrown: plain(failure.thrown) } : failure;
-    const answer: EncodeAnswer = { ...batch, ...sent && { failure: sent } };
+    const answer: EncodeAnswer = { ...batch, ...(sent && { failure: sent }) };
     port.postMessage(answer, [tokens.buffer, counts.buffer, bytes.buffer] as ArrayBuffer[]);
   });
   port.postMessage({ ready: true } satisfies EncodeAnswer);

@@ -20,15 +20,25 @@ export function readAddedTokens(given: unknown): AddedToken[] {
     const flag = (name: string, otherwise = false): boolean => (token[name] as boolean | undefined) ?? otherwise;
     const special = flag("special");
     return {
-      id, content, special, normalized: flag("normalized", !special),
-      single_word: flag("single_word"), lstrip: flag("lstrip"), rstrip: flag("rstrip"),
+      id,
+      content,
+      special,
+      normalized: flag("normalized", !special),
+      single_word: flag("single_word"),
+      lstrip: flag("lstrip"),
+      rstrip: flag("rstrip"),
     };
   });
 }
 
 /** Cuts text at tokens: the leftmost first, of those the longest. */
-export function tokenFinder(tokens: readonly AddedToken[], contentOf: (token: AddedToken) => string): (text: string) => Iterable<Section> {
-  const byContent = new Map(tokens.map((token) => [contentOf(token), token]).filter(([content]) => content !== "") as [string, AddedToken][]);
+export function tokenFinder(
+  tokens: readonly AddedToken[],
+  contentOf: (token: AddedToken) => string,
+): (text: string) => Iterable<Section> {
+  const byContent = new Map(
+    tokens.map((token) => [contentOf(token), token]).filter(([content]) => content !== "") as [string, AddedToken][],
+  );
   if (byContent.size === 0) return (text) => [{ text }];
   const contents = [...byContent.keys()].sort((a, b) => b.length - a.length);
   const pattern = new RegExp(contents.map(escape).join("|"), "gu");
@@ -50,7 +60,10 @@ export function tokenFinder(tokens: readonly AddedToken[], contentOf: (token: Ad
 
 function isInsideWord(text: string, start: number, end: number): boolean {
   const before = text.slice(Math.max(0, start - 2), start);
-  return new RegExp(`${wordCharacter}$`, "u").test(before) || new RegExp(`^${wordCharacter}`, "u").test(text.slice(end, end + 2));
+  return (
+    new RegExp(`${wordCharacter}$`, "u").test(before) ||
+    new RegExp(`^${wordCharacter}`, "u").test(text.slice(end, end + 2))
+  );
 }
 
 const wordCharacter = "[\\p{Alphabetic}\\p{M}\\p{Nd}\\p{Pc}\\p{Join_Control}]";

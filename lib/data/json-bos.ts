@@ -5,7 +5,14 @@ import type { AddedToken } from "./json-format.ts";
 
 /** Names under which published tokenizers keep it, the most explicit first. */
 const usualNames = [
-  "<|begin_of_text|>", "<|startoftext|>", "<|bos|>", "<bos>", "[BOS]", "<s>", "[CLS]", "<|endoftext|>",
+  "<|begin_of_text|>",
+  "<|startoftext|>",
+  "<|bos|>",
+  "<bos>",
+  "[BOS]",
+  "<s>",
+  "[CLS]",
+  "<|endoftext|>",
 ];
 
 /**
@@ -20,8 +27,11 @@ export async function configuredBos(path: string): Promise<string | undefined> {
   });
   if (text === undefined) return undefined;
   const refuse = (what: string, cause?: unknown): never => {
-    throw new MemformerError("DATA", `${path} ${what}. It lies beside the tokenizer.json and names its BOS: mend or remove it.`,
-      { cause, details: { path } });
+    throw new MemformerError(
+      "DATA",
+      `${path} ${what}. It lies beside the tokenizer.json and names its BOS: mend or remove it.`,
+      { cause, details: { path } },
+    );
   };
   let config: unknown;
   try {
@@ -33,7 +43,9 @@ export async function configuredBos(path: string): Promise<string | undefined> {
   const named = (config as Record<string, unknown>)["bos_token"] ?? undefined;
   if (named === undefined || typeof named === "string") return named;
   const content = (named as Record<string, unknown>)["content"];
-  return typeof content === "string" ? content : refuse(`has the bos_token ${JSON.stringify(named)}, which is not a token`);
+  return typeof content === "string"
+    ? content
+    : refuse(`has the bos_token ${JSON.stringify(named)}, which is not a token`);
 }
 
 /**
@@ -50,8 +62,11 @@ export function bosId(
   if (token !== undefined) {
     const id = added.find(({ content }) => content === token)?.id ?? vocab.get(token);
     if (id !== undefined) return id;
-    throw new MemformerError("DATA", `${path} names the bos_token ${JSON.stringify(token)}, which the tokenizer.json beside it does not have.`,
-      { details: { path, token } });
+    throw new MemformerError(
+      "DATA",
+      `${path} names the bos_token ${JSON.stringify(token)}, which the tokenizer.json beside it does not have.`,
+      { details: { path, token } },
+    );
   }
   for (const name of usualNames) {
     const found = added.find(({ content, special }) => special && content === name);

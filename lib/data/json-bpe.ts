@@ -8,12 +8,16 @@ const longPiece = 256; // characters: longer ones are cut where no token can cro
 /** Merges characters (or the bytes that stand for them) by rank. */
 export function bytePairModel(component: Component, { vocab, special }: ModelFacts): PieceModel {
   if (component["dropout"]) {
-    throw new UnsupportedError(`its model drops merges at random (dropout ${JSON.stringify(component["dropout"])}): set dropout to null`);
+    throw new UnsupportedError(
+      `its model drops merges at random (dropout ${JSON.stringify(component["dropout"])}): set dropout to null`,
+    );
   }
   const prefix = (component["continuing_subword_prefix"] as string | null | undefined) ?? "";
   const suffix = (component["end_of_word_suffix"] as string | null | undefined) ?? "";
   const unknown = typeof component["unk_token"] === "string" ? vocab.get(component["unk_token"]) : undefined;
-  const [byteFallback, fuse, whole] = ["byte_fallback", "fuse_unk", "ignore_merges"].map((name) => component[name] === true);
+  const [byteFallback, fuse, whole] = ["byte_fallback", "fuse_unk", "ignore_merges"].map(
+    (name) => component[name] === true,
+  );
   const merges = pairTable(component["merges"], vocab, special, prefix);
   const cuts = new Cuts(vocab.keys());
 
@@ -30,7 +34,7 @@ export function bytePairModel(component: Component, { vocab, special }: ModelFac
         continue;
       }
       const bytes = byteFallback ? byteNames(known).map((name) => vocab.get(name)) : [undefined];
-      if (!bytes.includes(undefined)) symbols.push(...bytes as number[]);
+      if (!bytes.includes(undefined)) symbols.push(...(bytes as number[]));
       else if (unknown !== undefined && !(fuse && symbols.at(-1) === unknown)) symbols.push(unknown);
     }
     return symbols;
@@ -55,7 +59,12 @@ export function bytePairModel(component: Component, { vocab, special }: ModelFac
 }
 
 /** Merges of a tokenizer.json: pairs, or lines of two words. A merge that spells a special token never happens. */
-function pairTable(merges: unknown, vocab: ReadonlyMap<string, number>, special: ReadonlySet<number>, prefix: string): PairTable {
+function pairTable(
+  merges: unknown,
+  vocab: ReadonlyMap<string, number>,
+  special: ReadonlySet<number>,
+  prefix: string,
+): PairTable {
   if (!Array.isArray(merges)) throw new Error("its model has no merges");
   const table = new PairTable(merges.length);
   for (let rank = 0; rank < merges.length; rank++) {
@@ -89,9 +98,10 @@ class Cuts {
 
   /** The first such place after `from`, else the end. */
   after(text: string, from: number): number {
-    const neighbours = this.#neighbours ??= this.#collect();
+    const neighbours = (this.#neighbours ??= this.#collect());
     for (let at = from + 1; at < text.length; at++) {
-      if (!neighbours.has(text.charCodeAt(at - 1) * 0x10000 + text.charCodeAt(at)) && !isTrail(text.charCodeAt(at))) return at;
+      if (!neighbours.has(text.charCodeAt(at - 1) * 0x10000 + text.charCodeAt(at)) && !isTrail(text.charCodeAt(at)))
+        return at;
     }
     return text.length;
   }

@@ -1,7 +1,10 @@
 // SentencePiece's precompiled normalization: a double-array trie (Darts) from characters to what they become.
 const longestCluster = 6; // bytes: a grapheme cluster shorter than this is looked up as one before its characters are
 
-/** The normalization of a `precompiled_charsmap`, base64: the trie's size (uint32), the trie, then strings that end in 0. */
+/**
+ * The normalization of a `precompiled_charsmap`, base64: the trie's size (uint32), the trie, then strings that end in
+ * 0.
+ */
 export function charsmap(base64: string): (text: string) => string {
   const bytes = Buffer.from(base64, "base64");
   const size = bytes.length >= 4 ? bytes.readUInt32LE(0) : 0;
@@ -18,7 +21,7 @@ export function charsmap(base64: string): (text: string) => string {
       const unit = units[at];
       if (unit === undefined || (unit & 0x800000ff) >>> 0 !== byte) return undefined;
       at ^= offset(unit);
-      if ((unit >>> 8 & 1) === 0) continue;
+      if (((unit >>> 8) & 1) === 0) continue;
       const from = units[at]! & 0x7fffffff;
       return strings.toString("utf8", from, strings.indexOf(0, from));
     }
@@ -30,10 +33,12 @@ export function charsmap(base64: string): (text: string) => string {
     return whole ?? Array.from(cluster, ofCharacter).join("");
   });
   const clusters = new Intl.Segmenter("en", { granularity: "grapheme" });
-  return (text) => text.replace(parts, (part, plain: string | undefined) =>
-    plain !== undefined
-      ? Array.from(plain, ofCharacter).join("")
-      : Array.from(clusters.segment(part), ({ segment }) => ofCluster(segment)).join(""));
+  return (text) =>
+    text.replace(parts, (part, plain: string | undefined) =>
+      plain !== undefined
+        ? Array.from(plain, ofCharacter).join("")
+        : Array.from(clusters.segment(part), ({ segment }) => ofCluster(segment)).join(""),
+    );
 }
 
 /** Runs of ASCII in which every character is a cluster of its own (the first group), and what lies between. */
@@ -49,7 +54,7 @@ function remember(map: (text: string) => string): (text: string) => string {
     let result = known.get(text);
     if (result === undefined) {
       if (known.size >= 1 << 16) known.clear();
-      known.set(text, result = map(text));
+      known.set(text, (result = map(text)));
     }
     return result;
   };

@@ -14,7 +14,13 @@ export function mayCutAfterWords(file: Component, findable: readonly AddedToken[
   const last = steps.at(-1);
   if (last?.type !== "ByteLevel" || last["add_prefix_space"] === true) return false;
   const splits = steps.slice(0, -1);
-  return (splits.length > 0 || last["use_regex"] !== false) && splits.every((split) =>
-    split.type === "Split" && split["behavior"] === (split["invert"] === true ? "Removed" : "Isolated") &&
-    patternsOfWords.has((split["pattern"] as { Regex?: string }).Regex ?? ""));
+  return (
+    (splits.length > 0 || last["use_regex"] !== false) &&
+    splits.every(
+      (split) =>
+        split.type === "Split" &&
+        split["behavior"] === (split["invert"] === true ? "Removed" : "Isolated") &&
+        patternsOfWords.has((split["pattern"] as { Regex?: string }).Regex ?? ""),
+    )
+  );
 }

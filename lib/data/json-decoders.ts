@@ -36,16 +36,26 @@ function createStage(given: Component, isJoined: boolean): Stage {
     return stage;
   };
   switch (given.type) {
-    case "ByteLevel": return apart(byteLevel);
-    case "ByteFallback": return isJoined ? same : byteFallback;
-    case "Fuse": return same;
-    case "Replace": return replace(given, isJoined);
-    case "Strip": return isJoined ? stripText(given) : stripTokens(given);
-    case "Metaspace": return apart(metaspace(given));
-    case "WordPiece": return apart(wordPiece(given));
-    case "BPEDecoder": return apart(wordEnds(textOption(given, "suffix", "</w>")));
-    case "CTC": return apart(ctc(given));
-    default: throw unsupported("decoder", given);
+    case "ByteLevel":
+      return apart(byteLevel);
+    case "ByteFallback":
+      return isJoined ? same : byteFallback;
+    case "Fuse":
+      return same;
+    case "Replace":
+      return replace(given, isJoined);
+    case "Strip":
+      return isJoined ? stripText(given) : stripTokens(given);
+    case "Metaspace":
+      return apart(metaspace(given));
+    case "WordPiece":
+      return apart(wordPiece(given));
+    case "BPEDecoder":
+      return apart(wordEnds(textOption(given, "suffix", "</w>")));
+    case "CTC":
+      return apart(ctc(given));
+    default:
+      throw unsupported("decoder", given);
   }
 }
 
@@ -66,7 +76,7 @@ function each(map: (text: string, isFirst: boolean) => string): Stage {
 }
 
 /** Where there is no decoder. */
-const spaced = each((text, isFirst) => isFirst ? text : ` ${text}`);
+const spaced = each((text, isFirst) => (isFirst ? text : ` ${text}`));
 
 /** UTF-8 from pieces that may end inside a character, whose beginning waits. */
 function utf8(): { push(bytes: Uint8Array): string; end(): string } {
@@ -80,7 +90,8 @@ const byteLevel: Stage = (next) => {
     if (piece !== "") next.token(piece);
   };
   return {
-    token: (token, isAdded) => write(text.push((isAdded ? undefined : bytesOfCharacters(token)) ?? Buffer.from(token, "utf8"))),
+    token: (token, isAdded) =>
+      write(text.push((isAdded ? undefined : bytesOfCharacters(token)) ?? Buffer.from(token, "utf8"))),
     end() {
       write(text.end());
       next.end();
@@ -112,7 +123,8 @@ function replace(given: Component, isJoined: boolean): Stage {
   const [pattern, content] = [compilePattern(given["pattern"]), textOption(given, "content")];
   if (!isJoined) return each((text) => text.replace(pattern, () => content));
   const { String: wanted } = given["pattern"] as { String?: string };
-  if (wanted === undefined || wanted === "") throw unsupported("decoder", given, " with an expression behind one that joins tokens");
+  if (wanted === undefined || wanted === "")
+    throw unsupported("decoder", given, " with an expression behind one that joins tokens");
   return (next) => {
     let held = ""; // what may be the beginning of a match
     return {
@@ -146,7 +158,11 @@ interface StripOptions {
 }
 
 function stripOptions(given: Component): StripOptions {
-  return { content: textOption(given, "content", " "), start: countOption(given, "start", 0), stop: countOption(given, "stop", 0) };
+  return {
+    content: textOption(given, "content", " "),
+    start: countOption(given, "start", 0),
+    stop: countOption(given, "stop", 0),
+  };
 }
 
 /** Up to `start` and `stop` characters off both ends of every token. */
@@ -187,7 +203,8 @@ function stripText(given: Component): Stage {
 
 function metaspace(given: Component): Stage {
   const mark = textOption(given, "replacement", "▁");
-  const isPrefixed = textOption(given, "prepend_scheme", given["add_prefix_space"] === false ? "never" : "always") !== "never";
+  const isPrefixed =
+    textOption(given, "prepend_scheme", given["add_prefix_space"] === false ? "never" : "always") !== "never";
   return each((text, isFirst) => text.replaceAll(mark, isFirst && isPrefixed ? "" : " "));
 }
 
@@ -195,7 +212,8 @@ function wordPiece(given: Component): Stage {
   const prefix = textOption(given, "prefix", "##");
   const tidy = given["cleanup"] !== false ? tidied : (text: string): string => text;
   return each((text, isFirst) =>
-    tidy(isFirst ? text : text.startsWith(prefix) ? text.slice(prefix.length) : ` ${text}`));
+    tidy(isFirst ? text : text.startsWith(prefix) ? text.slice(prefix.length) : ` ${text}`),
+  );
 }
 
 /** No space before punctuation and English contractions. */
@@ -223,7 +241,10 @@ function wordEnds(suffix: string): Stage {
 
 function ctc(given: Component): Stage {
   const [pad, delimiter] = [textOption(given, "pad_token", "<pad>"), textOption(given, "word_delimiter_token", "|")];
-  const tidy = given["cleanup"] !== false ? (text: string): string => tidied(text).replaceAll(delimiter, " ") : (text: string): string => text;
+  const tidy =
+    given["cleanup"] !== false
+      ? (text: string): string => tidied(text).replaceAll(delimiter, " ")
+      : (text: string): string => text;
   return (next) => {
     let last: string | undefined;
     return {

@@ -19,7 +19,11 @@ function typeOf(model: Component): string | undefined {
   if (model.type !== undefined) return model.type;
   if (Array.isArray(model["vocab"])) return "Unigram";
   if (model["merges"] !== undefined) return "BPE";
-  return model["continuing_subword_prefix"] !== undefined ? "WordPiece" : model["unk_token"] !== undefined ? "WordLevel" : undefined;
+  return model["continuing_subword_prefix"] !== undefined
+    ? "WordPiece"
+    : model["unk_token"] !== undefined
+      ? "WordLevel"
+      : undefined;
 }
 
 /** The tokens of a model. */
@@ -27,7 +31,8 @@ export function vocabulary(model: Component): Map<string, number> {
   const vocab = model["vocab"];
   const tokens = new Map<string, number>();
   const add = (token: unknown, id: unknown): void => {
-    if (typeof token !== "string" || !isWellFormed(token)) throw new Error(`token ${JSON.stringify(token)} is not text`);
+    if (typeof token !== "string" || !isWellFormed(token))
+      throw new Error(`token ${JSON.stringify(token)} is not text`);
     if (!isId(id)) throw new Error(`the id of ${JSON.stringify(token)} is ${JSON.stringify(id)}`);
     tokens.set(token, id);
   };
@@ -39,11 +44,16 @@ export function vocabulary(model: Component): Map<string, number> {
 /** @throws Error for a model that is damaged, UnsupportedError for one that is unknown. */
 export function createModel(model: Component, facts: ModelFacts): PieceModel {
   switch (typeOf(model)) {
-    case "BPE": return bytePairModel(model, facts);
-    case "Unigram": return unigramModel(model, facts);
-    case "WordPiece": return wordPieceModel(model, facts);
-    case "WordLevel": return wordLevelModel(model, facts);
-    default: throw unsupported("model", model);
+    case "BPE":
+      return bytePairModel(model, facts);
+    case "Unigram":
+      return unigramModel(model, facts);
+    case "WordPiece":
+      return wordPieceModel(model, facts);
+    case "WordLevel":
+      return wordLevelModel(model, facts);
+    default:
+      throw unsupported("model", model);
   }
 }
 
@@ -92,6 +102,8 @@ function unknownId(vocab: ReadonlyMap<string, number>, token: string, piece: str
 /** A piece of text that the tokenizer cannot write. */
 export class NoTokenError extends Error {
   constructor(piece: string) {
-    super(`it has no token for ${JSON.stringify(piece.length > 40 ? `${piece.slice(0, 40)}…` : piece)}, and none for what is unknown`);
+    super(
+      `it has no token for ${JSON.stringify(piece.length > 40 ? `${piece.slice(0, 40)}…` : piece)}, and none for what is unknown`,
+    );
   }
 }

@@ -15,13 +15,16 @@ export function createNormalizer(given: Component | null | undefined): Normalize
       const steps = components(given["normalizers"], "normalizers").map(createNormalizer);
       return (text, continues) => steps.reduce((result, step) => step(result, continues), text);
     }
-    case "NFC": case "NFD": case "NFKC": case "NFKD": {
+    case "NFC":
+    case "NFD":
+    case "NFKC":
+    case "NFKD": {
       const form = given.type;
       return (text) => text.normalize(form);
     }
     case "Prepend": {
       const prefix = textOption(given, "prepend");
-      return (text, continues) => text === "" || continues ? text : prefix + text;
+      return (text, continues) => (text === "" || continues ? text : prefix + text);
     }
     case "Replace": {
       const [pattern, content] = [compilePattern(given["pattern"]), textOption(given, "content")];
@@ -31,16 +34,22 @@ export function createNormalizer(given: Component | null | undefined): Normalize
       const [left, right] = [given["strip_left"] !== false, given["strip_right"] !== false];
       return (text) => strip(text, left, right);
     }
-    case "Lowercase": return lowercase;
-    case "StripAccents": return (text) => text.replace(/\p{M}+/gu, "");
-    case "BertNormalizer": return bertNormalizer(given);
-    case "Nmt": return (text) => text.replace(nmtDropped, "").replace(nmtSpaces, " ");
-    case "ByteLevel": return byteCharacters;
+    case "Lowercase":
+      return lowercase;
+    case "StripAccents":
+      return (text) => text.replace(/\p{M}+/gu, "");
+    case "BertNormalizer":
+      return bertNormalizer(given);
+    case "Nmt":
+      return (text) => text.replace(nmtDropped, "").replace(nmtSpaces, " ");
+    case "ByteLevel":
+      return byteCharacters;
     case "Precompiled": {
       const data = given["precompiled_charsmap"];
       return typeof data === "string" && data !== "" ? charsmap(data) : (text) => text;
     }
-    default: throw unsupported("normalizer", given);
+    default:
+      throw unsupported("normalizer", given);
   }
 }
 
@@ -57,14 +66,21 @@ function strip(text: string, left: boolean, right: boolean): string {
 
 /** Character by character: no rule looks at neighbours, as JavaScript's does for the Greek sigma. */
 function lowercase(text: string): string {
-  return text.includes("Σ") ? text.split("Σ").map((part) => part.toLowerCase()).join("σ") : text.toLowerCase();
+  return text.includes("Σ")
+    ? text
+        .split("Σ")
+        .map((part) => part.toLowerCase())
+        .join("σ")
+    : text.toLowerCase();
 }
 
 function bertNormalizer(given: Component): Normalizer {
   const isLower = given["lowercase"] !== false;
   const steps: ((text: string) => string)[] = [];
   if (given["clean_text"] !== false) {
-    steps.push((text) => text.replace(/[\0\ufffd]|(?![\t\n\r])[\p{Cc}\p{Cf}\p{Co}]/gu, "").replace(/\p{White_Space}/gu, " "));
+    steps.push((text) =>
+      text.replace(/[\0\ufffd]|(?![\t\n\r])[\p{Cc}\p{Cf}\p{Co}]/gu, "").replace(/\p{White_Space}/gu, " "),
+    );
   }
   if (given["handle_chinese_chars"] !== false) steps.push((text) => text.replace(ideographs, " $& "));
   if (given["strip_accents"] ?? isLower) steps.push((text) => text.normalize("NFD").replace(/\p{Mn}/gu, ""));

@@ -2,7 +2,10 @@
 import * as huggingface from "@huggingface/tokenizers";
 import { component, UnsupportedError } from "./json-format.ts";
 
-/** Of the package only its translation to JavaScript's expressions is used; its declarations cannot be resolved from an ES module. */
+/**
+ * Of the package only its translation to JavaScript's expressions is used; its declarations cannot be resolved from an
+ * ES module.
+ */
 const { SplitPreTokenizer } = huggingface as unknown as {
   SplitPreTokenizer: new (config: object) => { readonly pattern: RegExp | null };
 };
@@ -17,7 +20,9 @@ export function compilePattern(given: unknown): RegExp {
     if (pattern !== null) return pattern;
     throw new Error("it gives none");
   } catch (cause) {
-    throw new UnsupportedError(`its expression ${JSON.stringify(expression)} is not supported: ${(cause as Error).message}`);
+    throw new UnsupportedError(
+      `its expression ${JSON.stringify(expression)} is not supported: ${(cause as Error).message}`,
+    );
   }
 }
 

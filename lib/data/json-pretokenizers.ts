@@ -16,13 +16,19 @@ export type PreTokenizer = (text: string, place: Place) => Iterable<string>;
  * The pre-tokenizer, and what is yet to be done to each of its pieces: what depends on the piece alone need not be done
  * again for a piece that is known.
  */
-export function createPreTokenizer(given: Component | null | undefined): { split: PreTokenizer; finish: (piece: string) => string } {
+export function createPreTokenizer(given: Component | null | undefined): {
+  split: PreTokenizer;
+  finish: (piece: string) => string;
+} {
   const steps = given === null || given === undefined ? [] : flatten(given);
   const last = steps.at(-1);
   const byBytes = last?.type === "ByteLevel";
   const splitters = steps.map((step, i) => createSplitter(step, byBytes && i === steps.length - 1));
   const pieces = chain(splitters, 0);
-  return { split: (text, place) => text === "" ? [] : pieces(text, place), finish: byBytes ? byteCharacters : (piece) => piece };
+  return {
+    split: (text, place) => (text === "" ? [] : pieces(text, place)),
+    finish: byBytes ? byteCharacters : (piece) => piece,
+  };
 }
 
 function flatten(given: Component): Component[] {
@@ -45,25 +51,38 @@ function chain(splitters: readonly Splitter[], from: number): PreTokenizer {
 
 function createSplitter(given: Component, finished: boolean): Splitter {
   switch (given.type) {
-    case "ByteLevel": return byteLevel(given, finished);
-    case "Metaspace": return metaspace(given);
-    case "Split": return by(compilePattern(given["pattern"]), behaviorOf(given), given["invert"] === true);
-    case "Whitespace": return by(words, "Removed", true);
-    case "WhitespaceSplit": return by(whiteSpace, "Removed");
-    case "Punctuation": return by(punctuation, behaviorOf(given, "Isolated"));
-    case "Digits": return by(/\p{N}/gu, given["individual_digits"] === true ? "Isolated" : "Contiguous");
-    case "CharDelimiterSplit": return by(new RegExp(escape(textOption(given, "delimiter")), "gu"), "Removed");
-    case "BertPreTokenizer": return chain([by(whiteSpace, "Removed"), by(punctuation, "Isolated")], 0);
-    case "FixedLength": return by(new RegExp(`[^]{1,${countOption(given, "length", 5)}}`, "gu"), "Isolated");
-    default: throw unsupported("pre-tokenizer", given);
+    case "ByteLevel":
+      return byteLevel(given, finished);
+    case "Metaspace":
+      return metaspace(given);
+    case "Split":
+      return by(compilePattern(given["pattern"]), behaviorOf(given), given["invert"] === true);
+    case "Whitespace":
+      return by(words, "Removed", true);
+    case "WhitespaceSplit":
+      return by(whiteSpace, "Removed");
+    case "Punctuation":
+      return by(punctuation, behaviorOf(given, "Isolated"));
+    case "Digits":
+      return by(/\p{N}/gu, given["individual_digits"] === true ? "Isolated" : "Contiguous");
+    case "CharDelimiterSplit":
+      return by(new RegExp(escape(textOption(given, "delimiter")), "gu"), "Removed");
+    case "BertPreTokenizer":
+      return chain([by(whiteSpace, "Removed"), by(punctuation, "Isolated")], 0);
+    case "FixedLength":
+      return by(new RegExp(`[^]{1,${countOption(given, "length", 5)}}`, "gu"), "Isolated");
+    default:
+      throw unsupported("pre-tokenizer", given);
   }
 }
 
 const whiteSpace = /\p{White_Space}/gu;
 const punctuation = /[\p{P}!-/:-@[-`{-~]/gu;
-const words = /[\p{Alphabetic}\p{M}\p{Nd}\p{Pc}\p{Join_Control}]+|[^\p{Alphabetic}\p{M}\p{Nd}\p{Pc}\p{Join_Control}\p{White_Space}]+/gu;
+const words =
+  /[\p{Alphabetic}\p{M}\p{Nd}\p{Pc}\p{Join_Control}]+|[^\p{Alphabetic}\p{M}\p{Nd}\p{Pc}\p{Join_Control}\p{White_Space}]+/gu;
 /** How GPT-2 cuts text into words. */
-export const gpt2Words = /'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\p{White_Space}\p{L}\p{N}]+|\p{White_Space}+(?!\P{White_Space})|\p{White_Space}+/gu;
+export const gpt2Words =
+  /'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\p{White_Space}\p{L}\p{N}]+|\p{White_Space}+(?!\P{White_Space})|\p{White_Space}+/gu;
 
 function by(pattern: RegExp, behavior: Behavior, invert = false): Splitter {
   return (text) => split(text, pattern, behavior, invert);
@@ -82,7 +101,8 @@ function byteLevel(given: Component, finished: boolean): Splitter {
 function metaspace(given: Component): Splitter {
   const mark = textOption(given, "replacement", "▁");
   const scheme = textOption(given, "prepend_scheme", given["add_prefix_space"] === false ? "never" : "always");
-  if (!["always", "first", "never"].includes(scheme)) throw unsupported("pre-tokenizer", given, ` with prepend_scheme "${scheme}"`);
+  if (!["always", "first", "never"].includes(scheme))
+    throw unsupported("pre-tokenizer", given, ` with prepend_scheme "${scheme}"`);
   const pattern = new RegExp(escape(mark), "gu");
   return (text, place) => {
     const marked = text.replaceAll(" ", mark);

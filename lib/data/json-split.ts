@@ -1,7 +1,9 @@
 // Cutting a text at the matches of a pattern.
 import { textOption, unsupported, type Component } from "./json-format.ts";
 
-/** What becomes of what matches: dropped, a piece of its own, or a part of the piece before or after, or of its like. */
+/**
+ * What becomes of what matches: dropped, a piece of its own, or a part of the piece before or after, or of its like.
+ */
 export type Behavior = "Removed" | "Isolated" | "MergedWithPrevious" | "MergedWithNext" | "Contiguous";
 const behaviors: readonly Behavior[] = ["Removed", "Isolated", "MergedWithPrevious", "MergedWithNext", "Contiguous"];
 
@@ -41,9 +43,11 @@ function* merged(text: string, pattern: RegExp, behavior: Behavior, invert: bool
       continue;
     }
     const joins =
-      behavior === "Contiguous" ? isMatch === previous
-      : behavior === "MergedWithPrevious" ? isMatch && !previous
-      : previous && !isMatch; // MergedWithNext
+      behavior === "Contiguous"
+        ? isMatch === previous
+        : behavior === "MergedWithPrevious"
+          ? isMatch && !previous
+          : previous && !isMatch; // MergedWithNext
     if (!(joins && open)) {
       if (to > from) yield text.slice(from, to);
       from = part.from;
@@ -62,7 +66,10 @@ interface Part {
 /** Matches and what lies between them, in order. */
 function* parts(text: string, pattern: RegExp): Generator<Part, void, void> {
   let seen = 0;
-  for (const { index, 0: { length } } of text.matchAll(pattern)) {
+  for (const {
+    index,
+    0: { length },
+  } of text.matchAll(pattern)) {
     if (index > seen) yield { from: seen, to: index, isMatch: false };
     yield { from: index, to: index + length, isMatch: true };
     seen = index + length;

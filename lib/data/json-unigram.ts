@@ -10,8 +10,9 @@ export function unigramModel(component: Component, { vocab, special }: ModelFact
     if (typeof score !== "number") throw new Error(`the score of ${JSON.stringify(token)} is not a number`);
     return score;
   });
-  const unknown = component["unk_id"] as number | null | undefined ?? undefined;
-  if (unknown !== undefined && !(unknown in scores)) throw new Error(`its unknown token ${unknown} is not in its vocabulary`);
+  const unknown = (component["unk_id"] as number | null | undefined) ?? undefined;
+  if (unknown !== undefined && !(unknown in scores))
+    throw new Error(`its unknown token ${unknown} is not in its vocabulary`);
   const byteFallback = component["byte_fallback"] === true;
   const unknownScore = scores.reduce((least, score) => Math.min(least, score), Infinity) - unknownPenalty;
   const trie = new Trie();
@@ -69,7 +70,7 @@ class Trie {
     for (let i = 0; i < token.length; i++) {
       const unit = token.charCodeAt(i);
       let child = node.next.get(unit);
-      if (child === undefined) node.next.set(unit, child = { id: undefined, next: new Map() });
+      if (child === undefined) node.next.set(unit, (child = { id: undefined, next: new Map() }));
       node = child;
     }
     node.id = id;

@@ -18,10 +18,15 @@ const validImages = 5_000;
 /** Pixels as tokens: text is their levels, 0 to 255, with white space between them. */
 export const pixels: Tokenizer = byteTokenizer(
   { name: "pixels", bos: 256 },
-  (text) => [Int32Array.from(text.split(/\s+/).filter((word) => word !== ""), (word) => {
-    if (/^\d{1,3}$/.test(word) && Number(word) < 256) return Number(word);
-    throw new MemformerError("DATA", `${JSON.stringify(word)} is not the level of a pixel, 0 to 255.`);
-  })],
+  (text) => [
+    Int32Array.from(
+      text.split(/\s+/).filter((word) => word !== ""),
+      (word) => {
+        if (/^\d{1,3}$/.test(word) && Number(word) < 256) return Number(word);
+        throw new MemformerError("DATA", `${JSON.stringify(word)} is not the level of a pixel, 0 to 255.`);
+      },
+    ),
+  ],
   (token) => Buffer.from(`${token} `),
 );
 
@@ -34,9 +39,16 @@ export async function openMnist(spec: string, folder: string): Promise<Dataset> 
   const train = await images(folder, "train-images-idx3-ubyte");
   const test = await images(folder, "t10k-images-idx3-ubyte");
   const split = train.documents - validImages;
-  return new Dataset(spec, pixels, {
-    train: documentRange(train, 0, split), valid: documentRange(train, split, train.documents), test,
-  }, [`images have the published MD5s; the last ${validImages} training images are held out`]);
+  return new Dataset(
+    spec,
+    pixels,
+    {
+      train: documentRange(train, 0, split),
+      valid: documentRange(train, split, train.documents),
+      test,
+    },
+    [`images have the published MD5s; the last ${validImages} training images are held out`],
+  );
 }
 
 async function images(folder: string, name: keyof typeof published): Promise<TokenSource> {
@@ -44,11 +56,10 @@ async function images(folder: string, name: keyof typeof published): Promise<Tok
     throw new MemformerError("IO", `${folder} cannot be read: ${(cause as Error).message}`, { cause });
   });
   const found = [name, `${name}.gz`].find((candidate) => present.includes(candidate));
-  if (!found) throw new MemformerError(
-    "DATA",
-    `${folder} holds no ${name} or ${name}.gz, the images of MNIST.`,
-    { details: { path: folder } },
-  );
+  if (!found)
+    throw new MemformerError("DATA", `${folder} holds no ${name} or ${name}.gz, the images of MNIST.`, {
+      details: { path: folder },
+    });
   const path = join(folder, found);
   const file = await readWhole(path);
   const digest = createHash("md5").update(file).digest("hex");
@@ -66,12 +77,14 @@ async function images(folder: string, name: keyof typeof published): Promise<Tok
 /** Images (N, rows, columns) as N documents. */
 export function imageSource({ shape, data }: IdxArray): TokenSource {
   const [count, rows, columns] = shape;
-  if (shape.length !== 3) throw new MemformerError(
-    "DATA",
-    `Images have three axes (number, rows, columns), not ${shape.length}.`,
-  );
+  if (shape.length !== 3)
+    throw new MemformerError("DATA", `Images have three axes (number, rows, columns), not ${shape.length}.`);
   const size = rows! * columns!;
-  return tokensInMemory(Array.from({ length: count! }, (_, i) => ({
-    tokens: data.subarray(i * size, (i + 1) * size), bytes: size,
-  })), pixels);
+  return tokensInMemory(
+    Array.from({ length: count! }, (_, i) => ({
+      tokens: data.subarray(i * size, (i + 1) * size),
+      bytes: size,
+    })),
+    pixels,
+  );
 }

@@ -18,7 +18,12 @@ export interface NamedText {
 
 /** Every name `openDataset` knows; those that need a folder are written `name:FOLDER`. */
 export const datasetNames = [
-  "moby-dick", "sotu", "tinyshakespeare", "wikitext-103", "wikitext-103-raw", "mnist",
+  "moby-dick",
+  "sotu",
+  "tinyshakespeare",
+  "wikitext-103",
+  "wikitext-103-raw",
+  "mnist",
 ] as const;
 /** A data set that memformer knows by name. */
 export type DatasetName = (typeof datasetNames)[number];
@@ -69,8 +74,7 @@ async function wikiText(folder: string, kind: "tokens" | "raw"): Promise<NamedTe
   const notes: string[] = [];
   const present = await namesIn(folder);
   for (const split of ["train", "valid", "test"] as const) {
-    const file = [`wiki.${split}.${kind}`, `wt103.${split}.${kind}`]
-      .find((name) => present.includes(name));
+    const file = [`wiki.${split}.${kind}`, `wt103.${split}.${kind}`].find((name) => present.includes(name));
     if (!file) continue;
     const path = join(folder, file);
     splits[split] = path;

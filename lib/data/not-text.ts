@@ -28,7 +28,9 @@ export function toldByStart(bytes: Uint8Array, isText = true): string | undefine
     }
   }
   const order = byteOrder(bytes);
-  return order && `is UTF-16 text without a byte order mark, not UTF-8 text; convert it first (iconv -f ${order} -t utf-8)`;
+  return (
+    order && `is UTF-16 text without a byte order mark, not UTF-8 text; convert it first (iconv -f ${order} -t utf-8)`
+  );
 }
 
 /** What bytes inside a file that are not UTF-8 say that it is. */
@@ -40,7 +42,8 @@ export function toldByBytes(bytes: Uint8Array, ended: boolean): string {
 }
 
 /** Of a file with NUL bytes. */
-export const holdsNul = "holds NUL bytes: it is binary, or damaged (not UTF-8 text); " +
+export const holdsNul =
+  "holds NUL bytes: it is binary, or damaged (not UTF-8 text); " +
   "leave it out, or where they are stray ones remove them first (tr -d '\\000')";
 
 /** UTF-16 without a mark: of its first characters, most are of Latin script, so that every other byte is NUL. */

@@ -17,7 +17,8 @@ import { writeTokenized } from "./tokenize-files.ts";
 import type { Tokenizer } from "./tokenizer.ts";
 
 /** How a data set is read. */
-export interface DatasetOptions extends DocumentOptions, TokenizeOptions, Pick<CorpusOptions, "division" | "keep" | "seed"> {
+export interface DatasetOptions
+  extends DocumentOptions, TokenizeOptions, Pick<CorpusOptions, "division" | "keep" | "seed"> {
   /**
    * Folder in which tokenized text is kept for the next time. Default `memformer/data` in `$XDG_CACHE_HOME` or
    * `~/.cache`.
@@ -66,7 +67,7 @@ async function openPath(path: string, options: DatasetOptions): Promise<Dataset>
   const splits: Partial<Record<Split, string>> = {};
   for (const name of (await readdir(path)).filter((entry) => !isLitter(entry)).sort()) {
     const split = splitFile.exec(name)?.[1]?.toLowerCase();
-    if (split) splits[split.startsWith("val") ? "valid" : split as Split] ??= join(path, name);
+    if (split) splits[split.startsWith("val") ? "valid" : (split as Split)] ??= join(path, name);
   }
   if (!splits.train) return openText(path, { whole: [path], documents, notes: [] }, options);
   return openText(path, { splits, documents, notes: await unread(path, splits) }, options);
@@ -78,7 +79,7 @@ async function openText(spec: string, text: NamedText, options: DatasetOptions):
   const notes = [...text.notes];
   try {
     const own = text.splits ?? {};
-    const undivided = own.train && !own.valid && !await isTokenFile(own.train) ? [own.train] : undefined;
+    const undivided = own.train && !own.valid && !(await isTokenFile(own.train)) ? [own.train] : undefined;
     const divide = text.whole ?? undivided;
     for (const [split, path] of Object.entries(own) as [Split, string][]) {
       if (split !== "train" || !divide) sources[split] = await openSplit(spec, path, rules, options);
@@ -86,9 +87,9 @@ async function openText(spec: string, text: NamedText, options: DatasetOptions):
     if (divide) {
       const heldOut = options.heldOut ?? text.heldOut ?? 0.05;
       const read = await textFiles(divide);
-      if (inWords(read) || text.whole?.[0] === spec && read.files[0] !== spec) notes.push(readNote(read));
+      if (inWords(read) || (text.whole?.[0] === spec && read.files[0] !== spec)) notes.push(readNote(read));
       const { train, valid } = await openHeldOut(spec, divide, read, { ...rules, heldOut }, options);
-      Object.assign(sources, { train, ...valid && { valid } });
+      Object.assign(sources, { train, ...(valid && { valid }) });
       if (valid) notes.push(heldOutNote(train, valid));
     } else refusePair(sources);
     notes.push(...copiesNote(sources));
@@ -99,13 +100,19 @@ async function openText(spec: string, text: NamedText, options: DatasetOptions):
   }
 }
 
-/** @throws MemformerError `DATA` where a prepared folder's files are of two preparations: one may hold the other's text. */
+/**
+ * @throws MemformerError `DATA` where a prepared folder's files are of two preparations: one may hold the other's text.
+ */
 function refusePair({ train, valid }: Partial<Record<Split, TokenSource>>): void {
   if (train === undefined || valid === undefined || arePair(train as TokenFile, valid as TokenFile)) return;
   const [a, b] = [(train as TokenFile).path, (valid as TokenFile).path];
-  throw new MemformerError("DATA", `${a} and ${b} are of two preparations, so that one may hold text of the other: prepare them anew.`, {
-    details: { train: a, valid: b },
-  });
+  throw new MemformerError(
+    "DATA",
+    `${a} and ${b} are of two preparations, so that one may hold text of the other: prepare them anew.`,
+    {
+      details: { train: a, valid: b },
+    },
+  );
 }
 
 /** False only where both say of which preparation they are, and it is not the same. */
@@ -126,7 +133,9 @@ async function openSplit(
   const cached = `${await cachePlace(spec, await textFiles(path), rules, options)}.tokens`;
   const [source] = await fromCache(
     async () => [await openFitting(cached, tokenizer)],
-    async () => { await writeTokenized(cached, path, { ...options, ...rules }); },
+    async () => {
+      await writeTokenized(cached, path, { ...options, ...rules });
+    },
   );
   return source;
 }
@@ -143,8 +152,14 @@ async function openHeldOut(
   const out = await cachePlace(spec, read, { ...rules, seed, division, keep }, options);
   const names = rules.heldOut > 0 ? ["train.tokens", "valid.tokens"] : ["train.tokens"];
   const [train, valid] = await fromCache(
-    async () => openAll(names.map((name) => join(out, name)), tokenizer),
-    async () => { await prepareCorpus({ ...options, ...rules, inputs, out, seed }); },
+    async () =>
+      openAll(
+        names.map((name) => join(out, name)),
+        tokenizer,
+      ),
+    async () => {
+      await prepareCorpus({ ...options, ...rules, inputs, out, seed });
+    },
   );
   return { train: train!, valid };
 }
@@ -152,7 +167,7 @@ async function openHeldOut(
 /** All of the files, or none is left open. @throws as the first that fails; `DATA` if two are not a pair. */
 async function openAll(paths: readonly string[], tokenizer: Tokenizer): Promise<TokenFile[]> {
   const opened = await Promise.allSettled(paths.map((path) => openFitting(path, tokenizer)));
-  const files = opened.flatMap((result) => result.status === "fulfilled" ? [result.value] : []);
+  const files = opened.flatMap((result) => (result.status === "fulfilled" ? [result.value] : []));
   const failed = opened.find((result) => result.status === "rejected");
   if (failed === undefined && (files.length < 2 || arePair(files[0]!, files[1]!))) return files;
   await Promise.all(files.map((file) => file.close()));
@@ -196,7 +211,21 @@ async function cachePlace(
   const { documents, field, skipEmpty, heldOut, seed, division, keep } = rules;
   const kept = keep && [[...keep.hashes].map(String), keep.cut && [String(keep.cut.hash), keep.cut.at]];
   const key = createHash("sha256");
-  key.update(JSON.stringify([cacheVersion, tokenizer.name, tokenizer.vocabulary, tokenizer.bos, documents, field, skipEmpty, heldOut, seed, division, kept]));
+  key.update(
+    JSON.stringify([
+      cacheVersion,
+      tokenizer.name,
+      tokenizer.vocabulary,
+      tokenizer.bos,
+      documents,
+      field,
+      skipEmpty,
+      heldOut,
+      seed,
+      division,
+      kept,
+    ]),
+  );
   for (const file of files) {
     const { size, mtimeMs } = await stat(file);
     key.update(JSON.stringify([file, size, mtimeMs]));

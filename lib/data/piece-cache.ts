@@ -11,7 +11,7 @@ export function cached(encode: (piece: string) => readonly number[]): (piece: st
     let tokens = known.get(piece);
     if (tokens === undefined) {
       if (known.size >= mostKept) known = new Map();
-      known.set(detached(piece), tokens = encode(piece));
+      known.set(detached(piece), (tokens = encode(piece)));
     }
     return tokens;
   };

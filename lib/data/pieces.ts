@@ -21,7 +21,9 @@ export class Pieces {
   readonly #longestFirst: Uint32Array | undefined;
   #order: { epoch: number; pieces: Uint32Array } | undefined;
 
-  /** Without a seed, the order is the documents' own in every epoch, or `longestFirst`: by length, equals in their own. */
+  /**
+   * Without a seed, the order is the documents' own in every epoch, or `longestFirst`: by length, equals in their own.
+   */
   constructor(source: TokenSource, limit: number, seed: number | undefined, longestFirst = false) {
     this.#source = source;
     this.#limit = limit;
@@ -39,7 +41,9 @@ export class Pieces {
       }
     }
     if (longestFirst) {
-      const lengths = Float64Array.from(this.#documents, (document, i) => Math.min(source.documentLength(document) - this.#starts[i]!, limit));
+      const lengths = Float64Array.from(this.#documents, (document, i) =>
+        Math.min(source.documentLength(document) - this.#starts[i]!, limit),
+      );
       this.#longestFirst = Uint32Array.from(lengths.keys()).sort((a, b) => lengths[b]! - lengths[a]! || a - b);
     }
   }

@@ -13,10 +13,10 @@ export class Random {
   constructor(...seeds: readonly number[]) {
     let mixed = 0;
     for (const seed of seeds) {
-      mixed = scramble(mixed ^ seed >>> 0);
+      mixed = scramble(mixed ^ (seed >>> 0));
       mixed = scramble(mixed + Math.floor(seed / 2 ** 32) + 1);
     }
-    const fill = (): number => scramble(mixed = mixed + 0x9e3779b9 | 0);
+    const fill = (): number => scramble((mixed = (mixed + 0x9e3779b9) | 0));
     [this.#a, this.#b, this.#c, this.#d] = [fill(), fill(), fill(), fill() | 1]; // never all zero
   }
 
@@ -35,7 +35,7 @@ export class Random {
 
   /** A whole number from 0 to `count` - 1, all equally likely; `count` is at most 2^32. */
   below(count: number): number {
-    const accepted = 2 ** 32 - 2 ** 32 % count;
+    const accepted = 2 ** 32 - (2 ** 32 % count);
     let drawn = this.next();
     while (drawn >= accepted) drawn = this.next();
     return drawn % count;
@@ -53,11 +53,11 @@ export class Random {
 }
 
 function rotate(x: number, by: number): number {
-  return x << by | x >>> 32 - by;
+  return (x << by) | (x >>> (32 - by));
 }
 
 function scramble(x: number): number {
-  x = Math.imul(x ^ x >>> 16, 0x21f0aaad);
-  x = Math.imul(x ^ x >>> 15, 0x735a2d97);
-  return (x ^ x >>> 15) >>> 0;
+  x = Math.imul(x ^ (x >>> 16), 0x21f0aaad);
+  x = Math.imul(x ^ (x >>> 15), 0x735a2d97);
+  return (x ^ (x >>> 15)) >>> 0;
 }

@@ -27,7 +27,14 @@ export interface RecallOptions {
 }
 
 const recallNames = optionNames<RecallOptions>({
-  lanes: true, segment: true, keys: true, symbols: true, fillers: true, minLag: true, maxLag: true, seed: true,
+  lanes: true,
+  segment: true,
+  keys: true,
+  symbols: true,
+  fillers: true,
+  minLag: true,
+  maxLag: true,
+  seed: true,
 });
 
 /** For each lane the document it is in, and the next segment of it. */
@@ -99,7 +106,7 @@ export class RecallStream implements SegmentStream<RecallPosition> {
       const random = new Random(this.#seed, b, document, step + 1);
       const row = source.subarray(b * T, (b + 1) * T);
       for (let i = 0; i < T; i++) row[i] = this.keys + random.below(this.fillers);
-      if (step === 0) places.forEach((place, i) => row[place] = keys[i]!);
+      if (step === 0) places.forEach((place, i) => (row[place] = keys[i]!));
       if (step === 0) reset[b] = 1;
       if (step === lag) {
         row[0] = this.query;

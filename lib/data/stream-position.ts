@@ -5,8 +5,13 @@ import type { TokenSource } from "./token-source.ts";
 const whole = z.int().min(0);
 const schema = z.strictObject({
   stream: z.strictObject({
-    documents: whole, tokens: whole, lanes: whole, segment: whole,
-    seed: whole.nullable(), documentLimit: whole.nullable(), ends: z.boolean().optional(),
+    documents: whole,
+    tokens: whole,
+    lanes: whole,
+    segment: whole,
+    seed: whole.nullable(),
+    documentLimit: whole.nullable(),
+    ends: z.boolean().optional(),
     longestFirst: z.boolean().optional(),
     /** The tokenizer's name and the hash of the documents; null where a source has none, absent in positions of 0.1. */
     text: z.string().nullable().optional(),
@@ -42,7 +47,8 @@ export function checkPosition(
     const [found, expected] = [parsed.data.stream[key] ?? null, stream[key] ?? null];
     const isUnknown = key === "text" && !(found && expected);
     if (found === expected || isUnknown) continue;
-    if (key === "text") throw bad(`The position is of a stream of another text or tokenizer (${found}); here it is ${expected}.`);
+    if (key === "text")
+      throw bad(`The position is of a stream of another text or tokenizer (${found}); here it is ${expected}.`);
     throw bad(`The position is of a stream with ${key} ${found ?? "none"}; here it is ${expected ?? "none"}.`);
   }
   const { lanes, next } = parsed.data;

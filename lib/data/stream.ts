@@ -30,23 +30,42 @@ export interface TokenStreamOptions {
    */
   readonly documentLimit?: number;
   /**
-   * Whether BOS is to be predicted after a document's last token, in the place where padding would begin, so that a model learns where
-   * documents end: generation ends when BOS is drawn. It takes no segment more: a document that fills its last segment has no such
-   * target. Default false; an evaluation's bits per byte count the text's tokens alone.
+   * Whether BOS is to be predicted after a document's last token, in the place where padding would begin, so that a
+   * model learns where documents end: generation ends when BOS is drawn. It takes no segment more: a document that
+   * fills its last segment has no such target. Default false; an evaluation's bits per byte count the text's tokens
+   * alone.
    */
   readonly ends?: boolean;
   /**
-   * Whether the longest documents come first, so that all lanes are busy almost to the end of a pass. Not with `shuffle`. Default false.
+   * Whether the longest documents come first, so that all lanes are busy almost to the end of a pass. Not with
+   * `shuffle`. Default false.
    */
   readonly longestFirst?: boolean;
 }
 
 const streamNames = optionNames<TokenStreamOptions>({
-  lanes: true, segment: true, bos: true, seed: true, shuffle: true, repeat: true, documentLimit: true, ends: true, longestFirst: true,
+  lanes: true,
+  segment: true,
+  bos: true,
+  seed: true,
+  shuffle: true,
+  repeat: true,
+  documentLimit: true,
+  ends: true,
+  longestFirst: true,
 });
 /** Options of {@link evaluationPass}. */
-export type EvaluationPassOptions = Pick<TokenStreamOptions, "lanes" | "segment" | "bos" | "documentLimit" | "longestFirst">;
-const passNames = optionNames<EvaluationPassOptions>({ lanes: true, segment: true, bos: true, documentLimit: true, longestFirst: true });
+export type EvaluationPassOptions = Pick<
+  TokenStreamOptions,
+  "lanes" | "segment" | "bos" | "documentLimit" | "longestFirst"
+>;
+const passNames = optionNames<EvaluationPassOptions>({
+  lanes: true,
+  segment: true,
+  bos: true,
+  documentLimit: true,
+  longestFirst: true,
+});
 
 /** Counts since the start of the stream. */
 export interface StreamStats {
@@ -112,13 +131,19 @@ export class TokenStream implements SegmentStream<StreamPosition> {
     this.#seed = wholeNumber(options.seed ?? 0, "seed", 0);
     this.#shuffle = flag(options.shuffle ?? true, "shuffle");
     this.#repeat = flag(options.repeat ?? true, "repeat");
-    this.documentLimit = options.documentLimit !== undefined ? wholeNumber(options.documentLimit, "documentLimit", 1)
-      : this.#repeat ? limitForLanes(source, this.lanes, this.segment) : Infinity;
+    this.documentLimit =
+      options.documentLimit !== undefined
+        ? wholeNumber(options.documentLimit, "documentLimit", 1)
+        : this.#repeat
+          ? limitForLanes(source, this.lanes, this.segment)
+          : Infinity;
     this.#ends = flag(options.ends ?? false, "ends");
     this.#targets = source.tokens + (this.#ends ? endsOf(source, this.documentLimit, this.segment) : 0);
     this.#longestFirst = flag(options.longestFirst ?? false, "longestFirst");
     if (this.#longestFirst && this.#shuffle) {
-      throw new MemformerError("CONFIG", "longestFirst is an order of its own: it needs shuffle to be false.", { details: { argument: "longestFirst" } });
+      throw new MemformerError("CONFIG", "longestFirst is an order of its own: it needs shuffle to be false.", {
+        details: { argument: "longestFirst" },
+      });
     }
     this.#pieces = new Pieces(source, this.documentLimit, this.#shuffle ? this.#seed : undefined, this.#longestFirst);
     this.#lanes = new Array<undefined>(this.lanes).fill(undefined);
@@ -131,7 +156,7 @@ export class TokenStream implements SegmentStream<StreamPosition> {
 
   /** How far the current pass is, from 0 to just below 1. */
   get fraction(): number {
-    return this.#tokens % this.#targets / this.#targets;
+    return (this.#tokens % this.#targets) / this.#targets;
   }
 
   /** What the stream has handed out so far. */
@@ -151,15 +176,17 @@ export class TokenStream implements SegmentStream<StreamPosition> {
     const { lanes: B, segment: T } = this;
     const source = new Int32Array(B * T).fill(PADDING);
     const target = new Int32Array(B * T).fill(PADDING);
-    const reset = Uint8Array.from(rows, (row) => row === undefined || row.start ? 1 : 0);
-    await Promise.all(rows.map(async (row, b) => {
-      const at = b * T;
-      if (row === undefined || row.start) source[at] = this.bos;
-      if (row === undefined) return;
-      await this.#source.read(row.document, row.from, row.to, target.subarray(at, at + T));
-      if (row.end) target[at + row.to - row.from] = this.bos;
-      if (!row.start) await this.#source.read(row.document, row.from - T, row.from, source.subarray(at, at + T));
-    }));
+    const reset = Uint8Array.from(rows, (row) => (row === undefined || row.start ? 1 : 0));
+    await Promise.all(
+      rows.map(async (row, b) => {
+        const at = b * T;
+        if (row === undefined || row.start) source[at] = this.bos;
+        if (row === undefined) return;
+        await this.#source.read(row.document, row.from, row.to, target.subarray(at, at + T));
+        if (row.end) target[at + row.to - row.from] = this.bos;
+        if (!row.start) await this.#source.read(row.document, row.from - T, row.from, source.subarray(at, at + T));
+      }),
+    );
     return { batch: B, length: T, source, target, reset };
   }
 
@@ -179,7 +206,7 @@ export class TokenStream implements SegmentStream<StreamPosition> {
       stream: this.#identity(),
       epoch: this.#epoch,
       next: this.#taken,
-      lanes: this.#lanes.map((lane) => lane ? { document: lane.piece.document, offset: lane.offset } : null),
+      lanes: this.#lanes.map((lane) => (lane ? { document: lane.piece.document, offset: lane.offset } : null)),
       segments: this.#segments,
       tokens: this.#tokens,
     };
@@ -189,7 +216,8 @@ export class TokenStream implements SegmentStream<StreamPosition> {
   seek(position: StreamPosition): void {
     checkPosition(position, this.#identity(), this.#source, this.#pieces.count);
     this.#lanes = position.lanes.map((lane) =>
-      lane ? { piece: this.#pieces.containing(lane.document, lane.offset), offset: lane.offset } : undefined);
+      lane ? { piece: this.#pieces.containing(lane.document, lane.offset), offset: lane.offset } : undefined,
+    );
     [this.#epoch, this.#taken] = [position.epoch, position.next];
     [this.#segments, this.#tokens] = [position.segments, position.tokens];
   }
@@ -228,9 +256,9 @@ export class TokenStream implements SegmentStream<StreamPosition> {
       segment: this.segment,
       seed: this.#shuffle ? this.#seed : null,
       documentLimit: this.documentLimit === Infinity ? null : this.documentLimit,
-      text: this.#text ??= textOf(this.#source),
-      ...this.#ends && { ends: true },
-      ...this.#longestFirst && { longestFirst: true },
+      text: (this.#text ??= textOf(this.#source)),
+      ...(this.#ends && { ends: true }),
+      ...(this.#longestFirst && { longestFirst: true }),
     };
   }
 }
@@ -244,17 +272,18 @@ function textOf(source: TokenSource): string | null {
 function endsOf(source: TokenSource, limit: number, segment: number): number {
   let ends = 0;
   for (let document = 0; document < source.documents; document++) {
-    const length = source.documentLength(document), last = limit === Infinity ? length : (length - 1) % limit + 1;
+    const length = source.documentLength(document),
+      last = limit === Infinity ? length : ((length - 1) % limit) + 1;
     if (last % segment !== 0) ends++;
   }
   return ends;
 }
 
-/** One pass over a source for evaluation, in its own order or the longest documents first. Documents stay whole unless `documentLimit` is given. */
-export function evaluationPass(
-  source: TokenSource,
-  options: EvaluationPassOptions,
-): TokenStream {
+/**
+ * One pass over a source for evaluation, in its own order or the longest documents first. Documents stay whole unless
+ * `documentLimit` is given.
+ */
+export function evaluationPass(source: TokenSource, options: EvaluationPassOptions): TokenStream {
   knownOptions(passNames, options, "evaluationPass");
   return new TokenStream(source, { ...options, shuffle: false, repeat: false });
 }

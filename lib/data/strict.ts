@@ -1,5 +1,5 @@
-// What a user may ask of the functions below: every option is known and of its kind, or refused. The functions behind them hand
-// their options on to one another, with more than each of them reads.
+// What a user may ask of the functions below: every option is known and of its kind, or refused. The functions behind
+// them hand their options on to one another, with more than each of them reads.
 import { z } from "zod";
 import { checkOptions, optionSchema, optionTypes } from "../options.ts";
 import { prepareCorpus as prepare, type CorpusOptions, type HeldOutTexts, type PreparedCorpus } from "./corpus.ts";
@@ -12,21 +12,45 @@ const { call, signal, text } = optionTypes;
 /** The function behind has a sentence of its own for what is out of range. */
 const checkedThere = z.unknown().optional();
 const division = z.enum(["content", "order"]).optional();
-const keep = z.custom<HeldOutTexts>((value) => (value as HeldOutTexts | null)?.hashes instanceof Set, "expected what an earlier preparation held out").optional();
+const keep = z
+  .custom<HeldOutTexts>(
+    (value) => (value as HeldOutTexts | null)?.hashes instanceof Set,
+    "expected what an earlier preparation held out",
+  )
+  .optional();
 const isTokenizer = (value: unknown): boolean => typeof (value as Tokenizer | null)?.encode === "function";
 const tokenizer = z.custom<Tokenizer>(isTokenizer, "expected a tokenizer, as openTokenizer gives it");
 
 const documentShape = {
-  documents: z.enum(documentRules).optional(), field: text.min(1).optional(), skipEmpty: z.boolean().optional(),
+  documents: z.enum(documentRules).optional(),
+  field: text.min(1).optional(),
+  skipEmpty: z.boolean().optional(),
 };
 const documentSchema = optionSchema<DocumentOptions>({ ...documentShape, documents: checkedThere });
 const corpusSchema = optionSchema<CorpusOptions>({
-  ...documentShape, inputs: z.union([text, z.array(text)], "expected a path or paths"), tokenizer, out: text.min(1),
-  heldOut: checkedThere, seed: checkedThere, division, keep, tokenizeThreads: checkedThere, onProgress: call.optional(), signal: signal.optional(),
+  ...documentShape,
+  inputs: z.union([text, z.array(text)], "expected a path or paths"),
+  tokenizer,
+  out: text.min(1),
+  heldOut: checkedThere,
+  seed: checkedThere,
+  division,
+  keep,
+  tokenizeThreads: checkedThere,
+  onProgress: call.optional(),
+  signal: signal.optional(),
 });
 const datasetSchema = optionSchema<DatasetOptions>({
-  ...documentShape, tokenizer, cache: text.min(1).optional(), heldOut: z.number().min(0).lt(1).optional(),
-  seed: optionTypes.seed.optional(), division, keep, tokenizeThreads: checkedThere, onProgress: call.optional(), signal: signal.optional(),
+  ...documentShape,
+  tokenizer,
+  cache: text.min(1).optional(),
+  heldOut: z.number().min(0).lt(1).optional(),
+  seed: optionTypes.seed.optional(),
+  division,
+  keep,
+  tokenizeThreads: checkedThere,
+  onProgress: call.optional(),
+  signal: signal.optional(),
 });
 
 /**
@@ -48,8 +72,8 @@ export async function openDataset(spec: string, options: DatasetOptions): Promis
  * `seed`: equal ones are on one side, and a corpus that grows holds out what it did, as long as that is
  * between half the share and half as much again. Where documents are too few or too large for that, the end of one
  * is held out. Both files appear when both are whole. Text may be larger than memory.
- * @throws MemformerError as `readDocuments` and `writeTokenFile`; what the tokenizer throws, else `DATA`, naming the document; `CONFIG` for a share out of range; `ABORTED` by
- * `signal`.
+ * @throws MemformerError as `readDocuments` and `writeTokenFile`; what the tokenizer throws, else `DATA`, naming the
+ * document; `CONFIG` for a share out of range; `ABORTED` by `signal`.
  */
 export async function prepareCorpus(options: CorpusOptions): Promise<PreparedCorpus> {
   checkOptions(corpusSchema, options, "prepareCorpus");
@@ -63,7 +87,10 @@ export async function prepareCorpus(options: CorpusOptions): Promise<PreparedCor
  * @throws MemformerError `IO` for what cannot be read; `DATA` for an empty document, a folder without text, a file
  * that is not UTF-8 text, a .jsonl line without its field; `CONFIG` for an unknown rule.
  */
-export async function* readDocuments(inputs: string | readonly string[], options: DocumentOptions = {}): AsyncGenerator<TextDocument, void, void> {
+export async function* readDocuments(
+  inputs: string | readonly string[],
+  options: DocumentOptions = {},
+): AsyncGenerator<TextDocument, void, void> {
   checkOptions(documentSchema, options, "readDocuments");
   yield* read(inputs, options);
 }

@@ -16,10 +16,11 @@ export interface TextFiles {
 const readable = /\.(txt|text|md|jsonl)(\.gz)?$/i;
 
 /**
- * Names that programs leave beside the user's files: hidden ones (`.git`, `.ipynb_checkpoints`, macOS's `._x`), packages
- * and caches, backups and locks of editors and offices, and what systems put into folders.
+ * Names that programs leave beside the user's files: hidden ones (`.git`, `.ipynb_checkpoints`, macOS's `._x`),
+ * packages and caches, backups and locks of editors and offices, and what systems put into folders.
  */
-const litter = /^\.|^(node_modules|__pycache__|__MACOSX|lost\+found|Thumbs\.db|ehthumbs\.db|desktop\.ini|\$RECYCLE\.BIN|System Volume Information)$|~$|^~\$|^#.*#$|^Icon\r$/i;
+const litter =
+  /^\.|^(node_modules|__pycache__|__MACOSX|lost\+found|Thumbs\.db|ehthumbs\.db|desktop\.ini|\$RECYCLE\.BIN|System Volume Information)$|~$|^~\$|^#.*#$|^Icon\r$/i;
 
 /** Whether a name in a folder is litter of a program's rather than a file of the user's. */
 export function isLitter(name: string): boolean {
@@ -35,7 +36,7 @@ export async function textFiles(inputs: string | readonly string[]): Promise<Tex
   const files: string[] = [];
   const passed = { litter: 0, others: 0 };
   for (const input of typeof inputs === "string" ? [inputs] : inputs) {
-    if (!await isFolder(input)) {
+    if (!(await isFolder(input))) {
       files.push(input);
       continue;
     }
@@ -56,8 +57,8 @@ export async function textFiles(inputs: string | readonly string[]): Promise<Tex
 /** `3 hidden or backup names and 2 files of other kinds passed over`; empty if there are none. */
 export function inWords({ litter: names, others }: Pick<TextFiles, "litter" | "others">): string {
   const parts = [
-    ...names > 0 ? [`${names} hidden or backup name${names === 1 ? "" : "s"}`] : [],
-    ...others > 0 ? [`${others} file${others === 1 ? "" : "s"} of other kinds`] : [],
+    ...(names > 0 ? [`${names} hidden or backup name${names === 1 ? "" : "s"}`] : []),
+    ...(others > 0 ? [`${others} file${others === 1 ? "" : "s"} of other kinds`] : []),
   ];
   return parts.length === 0 ? "" : `${parts.join(" and ")} passed over`;
 }
@@ -74,7 +75,7 @@ async function walk(
     if (isLitter(entry.name)) passed.litter++;
     else if (entry.isDirectory()) await walk(root, name, names, passed);
     else if (!readable.test(name)) passed.others++;
-    else if (!entry.isSymbolicLink() || !await isFolder(join(root, name))) names.push(name);
+    else if (!entry.isSymbolicLink() || !(await isFolder(join(root, name)))) names.push(name);
   }
 }
 

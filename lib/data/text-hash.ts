@@ -24,5 +24,7 @@ export function sourceHash(source: TokenSource): string | undefined {
 
 /** SHA-256, in hexadecimal, of a table of documents' hashes. */
 export function hashOfTable(hashes: BigUint64Array): string {
-  return createHash("sha256").update(new Uint8Array(hashes.buffer, hashes.byteOffset, hashes.byteLength)).digest("hex");
+  return createHash("sha256")
+    .update(new Uint8Array(hashes.buffer, hashes.byteOffset, hashes.byteLength))
+    .digest("hex");
 }

@@ -77,7 +77,7 @@ export async function* readText(
 export async function* readBytes(path: string, counter?: ReadCounter): AsyncGenerator<Uint8Array, void, void> {
   try {
     const file = createReadStream(path, { highWaterMark: 1 << 18 });
-    const bytes: Readable = await isGzip(path) ? pipeline(file, createGunzip(), () => {}) : file;
+    const bytes: Readable = (await isGzip(path)) ? pipeline(file, createGunzip(), () => {}) : file;
     let counted = 0;
     for await (const chunk of bytes) {
       if (counter) counter.read += file.bytesRead - counted;

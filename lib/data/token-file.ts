@@ -3,7 +3,14 @@ import { MemformerError } from "../errors.ts";
 import { knownOptions, optionNames } from "../options.ts";
 import { wholeNumber } from "./arguments.ts";
 import {
-  checkTokens, decodeEnds, decodeHashes, decodeHeader, hasMagic, headerBytes, tableBytes, type DocumentEnds,
+  checkTokens,
+  decodeEnds,
+  decodeHashes,
+  decodeHeader,
+  hasMagic,
+  headerBytes,
+  tableBytes,
+  type DocumentEnds,
   type TokenHeader,
 } from "./token-format.ts";
 import { arrays, checkRange, type TokenizerFacts, type TokenSource } from "./token-source.ts";

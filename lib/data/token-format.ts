@@ -24,21 +24,29 @@ const count = z.int().min(1);
 const schema = z.strictObject({
   version: z.literal(version),
   tokenizer: z.string().min(1).max(1000),
-  vocabulary: z.int().min(1).max(2 ** 31 - 1),
+  vocabulary: z
+    .int()
+    .min(1)
+    .max(2 ** 31 - 1),
   bos: z.int().min(0),
   dtype: z.enum(["uint8", "uint16", "uint32"]),
   documents: count,
   tokens: count,
   bytes: z.int().min(0),
   /** What identifies the documents: SHA-256 of their hashes in order. */
-  content: z.string().regex(/^[0-9a-f]{64}$/).optional(),
+  content: z
+    .string()
+    .regex(/^[0-9a-f]{64}$/)
+    .optional(),
   /** Of a split drawn by `prepareCorpus`: what the training and the held-out file of one preparation have in common. */
-  split: z.strictObject({
-    /** SHA-256 of all documents' hashes and of how they were divided. */
-    corpus: z.string(),
-    /** The documents, by hash, of which the end alone is held out, from this character on. */
-    cut: z.strictObject({ hash: z.string(), at: count }).optional(),
-  }).optional(),
+  split: z
+    .strictObject({
+      /** SHA-256 of all documents' hashes and of how they were divided. */
+      corpus: z.string(),
+      /** The documents, by hash, of which the end alone is held out, from this character on. */
+      cut: z.strictObject({ hash: z.string(), at: count }).optional(),
+    })
+    .optional(),
 });
 
 /** What a .tokens file says of itself. */

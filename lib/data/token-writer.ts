@@ -6,7 +6,12 @@ import { MemformerError } from "../errors.ts";
 import { hashOfTable } from "./text-hash.ts";
 import { encodeHeader, headerBytes, type TokenHeader, type TokenSplit } from "./token-format.ts";
 import {
-  compact, dtypeOf, emptyDocument, type TokenDocument, type TokenizerFacts, type TokenPart,
+  compact,
+  dtypeOf,
+  emptyDocument,
+  type TokenDocument,
+  type TokenizerFacts,
+  type TokenPart,
 } from "./token-source.ts";
 import type { Tokenizer } from "./tokenizer.ts";
 
@@ -98,18 +103,23 @@ async function writeAll(
     }
     if (pendingBytes >= flushBytes) await flush();
   }
-  if (ends.length === 0) throw new MemformerError(
-    "DATA",
-    `There are no documents to write to ${path}.`,
-    { details: { path } },
-  );
-  const documents = ends.length / 2, table = BigUint64Array.from(hashes?.slice(0, documents) ?? []);
+  if (ends.length === 0)
+    throw new MemformerError("DATA", `There are no documents to write to ${path}.`, { details: { path } });
+  const documents = ends.length / 2,
+    table = BigUint64Array.from(hashes?.slice(0, documents) ?? []);
   pending.push(new Uint8Array(table.buffer), new Uint8Array(BigUint64Array.from(ends, BigInt).buffer));
   await flush();
 
   const facts = {
-    tokenizer: tokenizer.name, vocabulary: tokenizer.vocabulary, bos: tokenizer.bos, dtype: dtypeOf(tokenizer),
-    documents, tokens, bytes, ...hashes && { content: hashOfTable(table) }, ...split && { split },
+    tokenizer: tokenizer.name,
+    vocabulary: tokenizer.vocabulary,
+    bos: tokenizer.bos,
+    dtype: dtypeOf(tokenizer),
+    documents,
+    tokens,
+    bytes,
+    ...(hashes && { content: hashOfTable(table) }),
+    ...(split && { split }),
   };
   await refusing(path, () => file.write(encodeHeader(facts), 0, headerBytes, 0));
   return { version: 1, ...facts };
@@ -120,10 +130,9 @@ async function refusing<T>(path: string, action: () => Promise<T>): Promise<T> {
   try {
     return await action();
   } catch (cause) {
-    throw new MemformerError(
-      "IO",
-      `${path} cannot be written: ${(cause as Error).message}`,
-      { details: { path }, cause },
-    );
+    throw new MemformerError("IO", `${path} cannot be written: ${(cause as Error).message}`, {
+      details: { path },
+      cause,
+    });
   }
 }

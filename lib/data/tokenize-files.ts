@@ -22,7 +22,14 @@ export async function writeTokenized(
 ): Promise<TokenHeader> {
   const { files } = await textFiles(inputs);
   const hashes: bigint[] = []; // of the documents read so far
-  const sizes = await Promise.all(files.map(async (file) => stat(file).then(({ size }) => size, () => 0)));
+  const sizes = await Promise.all(
+    files.map(async (file) =>
+      stat(file).then(
+        ({ size }) => size,
+        () => 0,
+      ),
+    ),
+  );
   const text = files.reduce((sum, file, i) => sum + sizes[i]! * (file.endsWith(".gz") ? gzipRatio : 1), 0);
   const counter: ReadCounter = { read: 0, size: sizes.reduce((sum, size) => sum + size, 0) };
   const documents = async function* (): AsyncGenerator<TextDocument, void, void> {

@@ -52,7 +52,8 @@ export class ProgressMeter {
 
   #progress(): TokenizeProgress {
     const seconds = (performance.now() - this.#began) / 1000;
-    const { given, done } = this.#characters, { read, size } = this.#files;
+    const { given, done } = this.#characters,
+      { read, size } = this.#files;
     const share = size === 0 ? 0 : Math.min(1, (done / given) * (read / size));
     this.#share = Math.max(this.#share, share); // what was read ahead of the first document may have looked like more
     return {

@@ -92,7 +92,9 @@ export async function* tokenize(
 function partsOf(passages: readonly Passage[], { tokens, counts, bytes }: EncodedBatch): TokenPart[] {
   let at = 0;
   return Array.from(counts, (count, i) => ({
-    tokens: tokens.subarray(at, at += count), bytes: bytes[i]!, last: passages[i]!.last,
+    tokens: tokens.subarray(at, (at += count)),
+    bytes: bytes[i]!,
+    last: passages[i]!.last,
   }));
 }
 

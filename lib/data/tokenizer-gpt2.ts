@@ -9,10 +9,11 @@ import { byteTokenizer, inParts, type Tokenizer } from "./tokenizer.ts";
 
 /** The tokenizer of GPT-2. Text that spells `<|endoftext|>` is text, not BOS. */
 export function gpt2(): Tokenizer {
-  const bytes = ranks.map((entry) => typeof entry === "string" ? Buffer.from(entry, "utf8") : Uint8Array.from(entry));
+  const bytes = ranks.map((entry) => (typeof entry === "string" ? Buffer.from(entry, "utf8") : Uint8Array.from(entry)));
   const binary = bytes.map((token) => Buffer.from(token).toString("latin1")); // a character a byte
   const ids = new Map(binary.map((token, id) => [token, id]));
-  const merges: Merges = { // a token's id is its rank, and names what the pair becomes
+  const merges: Merges = {
+    // a token's id is its rank, and names what the pair becomes
     rank: (left, right) => ids.get(binary[left]! + binary[right]!) ?? -1,
     merged: (rank) => rank,
   };
@@ -23,5 +24,10 @@ export function gpt2(): Tokenizer {
   const pieces = function* (text: string): Generator<readonly number[], void, void> {
     for (const piece of split(text, gpt2Words, "Isolated", false)) yield tokensOf(piece);
   };
-  return byteTokenizer({ name: "gpt2", bos: 50256 }, (text) => inParts(pieces(text)), (token) => bytes[token]!, cutAfterWord);
+  return byteTokenizer(
+    { name: "gpt2", bos: 50256 },
+    (text) => inParts(pieces(text)),
+    (token) => bytes[token]!,
+    cutAfterWord,
+  );
 }

@@ -39,7 +39,7 @@ export async function openTokenizerJson(path: string): Promise<Tokenizer> {
   const tokens: (string | undefined)[] = []; // the text of each id
   for (const [token, id] of vocab) tokens[id] = token;
   const normalize = refusing(path, () => createNormalizer(parsed.file["normalizer"] as Component | null));
-  const foundAs = ({ content, normalized }: AddedToken): string => normalized ? normalize(content, false) : content;
+  const foundAs = ({ content, normalized }: AddedToken): string => (normalized ? normalize(content, false) : content);
   for (const token of added) tokens[token.id] = foundAs(token);
   const bos = bosId({ token: await configuredBos(configPath), path: configPath }, vocab, added, tokens.length - 1);
   const vocabulary = Math.max(tokens.length, bos + 1);
@@ -47,7 +47,9 @@ export async function openTokenizerJson(path: string): Promise<Tokenizer> {
 
   const special = new Set(added.filter((token) => token.special).map(({ id }) => id)).add(bos);
   const silent = new Set([...special].filter((id) => id === bos || !isFallbackByte(tokens[id], parsed.file)));
-  const parts = refusing(path, () => encoder(parsed, { special, bos, normalize, foundAs }, (cause) => encodingError(path, cause)));
+  const parts = refusing(path, () =>
+    encoder(parsed, { special, bos, normalize, foundAs }, (cause) => encodingError(path, cause)),
+  );
   const chain = refusing(path, () => createDecoder(parsed.file["decoder"] as Component | null));
   const addedIds = new Set(added.filter(({ content }) => !isFallbackByte(content, parsed.file)).map(({ id }) => id));
   const isToken = (id: number): boolean => id === bos || tokens[id] !== undefined;
@@ -77,8 +79,15 @@ export async function openTokenizerJson(path: string): Promise<Tokenizer> {
     };
   };
   return {
-    name, spec: path, vocabulary, bos, isToken,
-    ...mayCutAfterWords(parsed.file, added.filter(({ id }) => !special.has(id))) && { cut: cutAfterWord },
+    name,
+    spec: path,
+    vocabulary,
+    bos,
+    isToken,
+    ...(mayCutAfterWords(
+      parsed.file,
+      added.filter(({ id }) => !special.has(id)),
+    ) && { cut: cutAfterWord }),
     encode: (piece, options) => joined([...inParts(parts(piece, options))]),
     encodeParts: (piece, options) => inParts(parts(piece, options)),
     decode(ids) {
@@ -111,8 +120,14 @@ function encoder(
   const model = createModel(component(file["model"], "its model"), { vocab, special });
   const pieces = createPreTokenizer(file["pre_tokenizer"] as Component | null);
   const findable = added.filter(({ id }) => !special.has(id));
-  const exact = tokenFinder(findable.filter(({ normalized }) => !normalized), foundAs);
-  const normal = tokenFinder(findable.filter(({ normalized }) => normalized), foundAs);
+  const exact = tokenFinder(
+    findable.filter(({ normalized }) => !normalized),
+    foundAs,
+  );
+  const normal = tokenFinder(
+    findable.filter(({ normalized }) => normalized),
+    foundAs,
+  );
   const tokensOf = cached((piece) => {
     const tokens = model.tokens(pieces.finish(piece));
     if (tokens.includes(bos)) throw new NoTokenError(piece); // its unknown token is BOS
@@ -123,11 +138,12 @@ function encoder(
     try {
       for (const section of exact(isWellFormed(text) ? text : text.replace(/\p{Surrogate}/gu, "\ufffd"))) {
         if ("id" in section) yield [section.id];
-        else for (const part of normal(normalize(section.text, place === "continued"))) {
-          if ("id" in part) yield [part.id];
-          else for (const piece of pieces.split(part.text, place)) yield tokensOf(piece);
-          place = "inside";
-        }
+        else
+          for (const part of normal(normalize(section.text, place === "continued"))) {
+            if ("id" in part) yield [part.id];
+            else for (const piece of pieces.split(part.text, place)) yield tokensOf(piece);
+            place = "inside";
+          }
         place = "inside";
       }
     } catch (cause) {
@@ -154,14 +170,18 @@ function refusing<T>(path: string, action: () => T): T {
     return action();
   } catch (cause) {
     const why = (cause as Error).message;
-    const message = cause instanceof UnsupportedError ? `${path} cannot be used: ${why}` : `${path} is not a tokenizer.json: ${why}`;
+    const message =
+      cause instanceof UnsupportedError ? `${path} cannot be used: ${why}` : `${path} is not a tokenizer.json: ${why}`;
     throw new MemformerError("DATA", message, { cause, details: { path } });
   }
 }
 
 function encodingError(path: string, cause: unknown): unknown {
   if (cause instanceof NoTokenError) {
-    return new MemformerError("DATA", `${path} cannot encode this text: ${cause.message}`, { cause, details: { path } });
+    return new MemformerError("DATA", `${path} cannot encode this text: ${cause.message}`, {
+      cause,
+      details: { path },
+    });
   }
   return cause;
 }

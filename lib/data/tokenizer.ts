@@ -42,7 +42,10 @@ export interface Tokenizer {
 
 /** How a text is encoded. */
 export interface EncodeOptions {
-  /** The text goes on from earlier text: nothing is put before it where a tokenizer begins texts with a space. Default false. */
+  /**
+   * The text goes on from earlier text: nothing is put before it where a tokenizer begins texts with a space. Default
+   * false.
+   */
   readonly continues?: boolean;
 }
 
@@ -64,7 +67,9 @@ const opened = new WeakMap<Tokenizer, Tokenizer>();
 /** Whether another thread gets the same tokenizer from its spec: a user's own, or a changed one, stays where it is. */
 export function opensAgain(tokenizer: Tokenizer): boolean {
   const then = opened.get(tokenizer);
-  return then !== undefined && Object.entries(then).every(([key, value]) => tokenizer[key as keyof Tokenizer] === value);
+  return (
+    then !== undefined && Object.entries(then).every(([key, value]) => tokenizer[key as keyof Tokenizer] === value)
+  );
 }
 
 async function openBySpec(spec: string): Promise<Tokenizer> {
@@ -127,7 +132,11 @@ export function byteTokenizer(
     throw outOfVocabulary(token, facts.name, vocabulary);
   };
   return {
-    ...facts, spec: facts.name, vocabulary, isToken, ...cut && { cut },
+    ...facts,
+    spec: facts.name,
+    vocabulary,
+    isToken,
+    ...(cut && { cut }),
     encode: (text) => joined([...parts(text)]),
     encodeParts: parts,
     decode(tokens) {

@@ -10,7 +10,12 @@ import { MemformerError } from "../errors.ts";
  */
 export async function readWholeText(path: string, stream?: Readable): Promise<string> {
   let text = "";
-  for await (const piece of readText(path, undefined, stream === undefined ? readBytes(path) : plainBytes(path, stream))) text += piece;
+  for await (const piece of readText(
+    path,
+    undefined,
+    stream === undefined ? readBytes(path) : plainBytes(path, stream),
+  ))
+    text += piece;
   return text;
 }
 
@@ -24,6 +29,9 @@ async function* plainBytes(name: string, stream: Readable): AsyncGenerator<Uint8
     const unpacked = pipeline(new PassThrough().end(bytes), createGunzip(), () => {});
     for await (const chunk of unpacked) yield chunk as Uint8Array;
   } catch (cause) {
-    throw new MemformerError("DATA", `${name} is damaged gzip: ${(cause as Error).message}`, { cause, details: { path: name } });
+    throw new MemformerError("DATA", `${name} is damaged gzip: ${(cause as Error).message}`, {
+      cause,
+      details: { path: name },
+    });
   }
 }

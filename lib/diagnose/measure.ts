@@ -52,14 +52,20 @@ export interface Diagnosis {
   readonly tokens: number;
   readonly costs: Costs;
   readonly layers: readonly LayerMeasure[];
-  /** Share of the written hidden states' mean square that differs from token to token, and the same of the writer's values. */
+  /**
+   * Share of the written hidden states' mean square that differs from token to token, and the same of the writer's
+   * values.
+   */
   readonly hiddenTokenShare: number;
   readonly valueTokenShare: number;
   /** Medians of a value's norm and of a slot's. */
   readonly valueNorm: number;
   readonly slotNorm: number;
   readonly writerLogit: number;
-  /** Median weight of a slot on itself, median ||v|| (0 without bmn), and the median half-life of what slots hold, in segments. */
+  /**
+   * Median weight of a slot on itself, median ||v|| (0 without bmn), and the median half-life of what slots hold, in
+   * segments.
+   */
   readonly selfWeight: number;
   readonly biasNorm: number;
   readonly halfLife: number;
@@ -76,21 +82,34 @@ export interface DiagnoseOptions {
 }
 
 /**
- * Reads the beginnings of `source`'s documents. Rejects with MemformerError DATA when there is nothing to score, CONFIG for fewer than 2
- * lanes. The model's gradients are dropped.
+ * Reads the beginnings of `source`'s documents. Rejects with MemformerError DATA when there is nothing to score, CONFIG
+ * for fewer than 2 lanes. The model's gradients are dropped.
  */
-export async function measure(model: Memformer, source: TokenSource, { lanes = 8, segments = 32 }: DiagnoseOptions = {}): Promise<Diagnosis> {
-  if (!Number.isInteger(lanes) || lanes < 2) throw new MemformerError("CONFIG", `lanes must be a whole number from 2 up, got ${lanes}`);
+export async function measure(
+  model: Memformer,
+  source: TokenSource,
+  { lanes = 8, segments = 32 }: DiagnoseOptions = {},
+): Promise<Diagnosis> {
+  if (!Number.isInteger(lanes) || lanes < 2)
+    throw new MemformerError("CONFIG", `lanes must be a whole number from 2 up, got ${lanes}`);
   const read = await firstSegments(model, source, lanes, segments);
   let state = model.initialState(lanes);
-  const kinds = ["whole", "shuffled", "initial", "otherSource", "noSource"] as const, nats = new Float64Array(kinds.length), memory: MemoryMeasure[] = [];
-  let tokens = 0, seen = new Map<string, Observed>(), last: State = [];
+  const kinds = ["whole", "shuffled", "initial", "otherSource", "noSource"] as const,
+    nats = new Float64Array(kinds.length),
+    memory: MemoryMeasure[] = [];
+  let tokens = 0,
+    seen = new Map<string, Observed>(),
+    last: State = [];
   for (const [t, segment] of read.entries()) {
-    const uploaded = model.upload(segment), before = state;
+    const uploaded = model.upload(segment),
+      before = state;
     seen = await model.observe(uploaded, state);
     const made = tidy(() => costs(model, segment, uploaded, before));
-    const count = segment.target.reduce((sum, token) => sum + (token === PADDING ? 0 : 1), 0), losses = await made.losses.data();
-    losses.forEach((loss, i) => { nats[i]! += Number(loss) * count; });
+    const count = segment.target.reduce((sum, token) => sum + (token === PADDING ? 0 : 1), 0),
+      losses = await made.losses.data();
+    losses.forEach((loss, i) => {
+      nats[i]! += Number(loss) * count;
+    });
     tokens += count;
     state = made.state;
     memory.push(await memoryMeasure(t, state[0]!, seen));
@@ -99,26 +118,53 @@ export async function measure(model: Memformer, source: TokenSource, { lanes = 8
     disposeSegment(uploaded);
   }
   for (const tensor of [...state, ...last]) tensor.dispose();
-  if (tokens === 0) throw new MemformerError("DATA", "there is nothing to score: no token of the text is to be predicted");
-  const mean = (i: number): number => nats[i]! / tokens, hasDecoder = model.config.variant === "encoder-decoder";
-  const over = (i: number): number => mean(i) - mean(0), bias = await biasNorms(model), self = slotMeans(part(seen, "writer.self"));
-  const lastSegment = read.at(-1)!, { tokenShare } = tokenShares(model, lastSegment);
+  if (tokens === 0)
+    throw new MemformerError("DATA", "there is nothing to score: no token of the text is to be predicted");
+  const mean = (i: number): number => nats[i]! / tokens,
+    hasDecoder = model.config.variant === "encoder-decoder";
+  const over = (i: number): number => mean(i) - mean(0),
+    bias = await biasNorms(model),
+    self = slotMeans(part(seen, "writer.self"));
+  const lastSegment = read.at(-1)!,
+    { tokenShare } = tokenShares(model, lastSegment);
   return {
     tokens,
     costs: {
-      whole: mean(0), shuffled: over(1), initial: over(2), otherSource: hasDecoder ? over(3) : NaN, noSource: hasDecoder ? over(4) : NaN,
+      whole: mean(0),
+      shuffled: over(1),
+      initial: over(2),
+      otherSource: hasDecoder ? over(3) : NaN,
+      noSource: hasDecoder ? over(4) : NaN,
     },
-    layers: layersOf(seen, tokenShare), hiddenTokenShare: tokenShare(part(seen, "hidden")), valueTokenShare: tokenShare(part(seen, "writer.values")),
-    valueNorm: median(norms(part(seen, "writer.values"))), slotNorm: 1, writerLogit: Math.max(...part(seen, "writer.logits").data),
-    selfWeight: median(self), biasNorm: median(bias), memory,
+    layers: layersOf(seen, tokenShare),
+    hiddenTokenShare: tokenShare(part(seen, "hidden")),
+    valueTokenShare: tokenShare(part(seen, "writer.values")),
+    valueNorm: median(norms(part(seen, "writer.values"))),
+    slotNorm: 1,
+    writerLogit: Math.max(...part(seen, "writer.logits").data),
+    selfWeight: median(self),
+    biasNorm: median(bias),
+    memory,
     halfLife: median(self.map((weight, i) => halfLife(weight, bias[i % bias.length]!))),
     lags: await gradientsByLag(model, read),
   };
 }
 
-async function firstSegments(model: Memformer, source: TokenSource, lanes: number, segments: number): Promise<Segment[]> {
-  const { segment, bos } = model.config, share = Math.max(segment, Math.floor(source.tokens / lanes / segment) * segment);
-  const stream = evaluationPass(source, { lanes, segment, bos, ...(source.documents < lanes && { documentLimit: share }) }), read: Segment[] = [];
+async function firstSegments(
+  model: Memformer,
+  source: TokenSource,
+  lanes: number,
+  segments: number,
+): Promise<Segment[]> {
+  const { segment, bos } = model.config,
+    share = Math.max(segment, Math.floor(source.tokens / lanes / segment) * segment);
+  const stream = evaluationPass(source, {
+      lanes,
+      segment,
+      bos,
+      ...(source.documents < lanes && { documentLimit: share }),
+    }),
+    read: Segment[] = [];
   while (read.length < segments) {
     const next = await stream.next();
     if (next === undefined) break;
@@ -128,20 +174,39 @@ async function firstSegments(model: Memformer, source: TokenSource, lanes: numbe
 }
 
 /** Losses of a segment: whole, and with something taken away. */
-function costs(model: Memformer, segment: Segment, uploaded: SegmentTensors, state: State): { losses: Tensor; state: State } {
-  const whole = model.forward(uploaded, state), { batch, length } = segment;
+function costs(
+  model: Memformer,
+  segment: Segment,
+  uploaded: SegmentTensors,
+  state: State,
+): { losses: Tensor; state: State } {
+  const whole = model.forward(uploaded, state),
+    { batch, length } = segment;
   const rolled = (tensor: Tensor): Tensor => apply("aten::roll", tensor, [1], [0]);
-  const none = model.upload({ ...segment, source: new Int32Array(batch * length).fill(PADDING).map((token, i) => i % length === 0 ? model.config.bos : token) });
+  const none = model.upload({
+    ...segment,
+    source: new Int32Array(batch * length)
+      .fill(PADDING)
+      .map((token, i) => (i % length === 0 ? model.config.bos : token)),
+  });
   const losses = [
-    whole.loss, model.forward(uploaded, state.map(rolled)).loss,
+    whole.loss,
+    model.forward(uploaded, state.map(rolled)).loss,
     model.forward({ ...uploaded, reset: apply("aten::ones_like", uploaded.reset) }, state).loss,
-    model.forward({ ...uploaded, source: rolled(uploaded.source) }, state).loss, model.forward(none, state).loss,
+    model.forward({ ...uploaded, source: rolled(uploaded.source) }, state).loss,
+    model.forward(none, state).loss,
   ];
   return { losses: apply("aten::stack", losses), state: whole.state };
 }
 
-async function memoryMeasure(segment: number, memory: Tensor, seen: ReadonlyMap<string, Observed>): Promise<MemoryMeasure> {
-  const { shape } = await memory.read(), data = await memory.data() as Float32Array, { alongN, alongB } = shares({ shape, data });
+async function memoryMeasure(
+  segment: number,
+  memory: Tensor,
+  seen: ReadonlyMap<string, Observed>,
+): Promise<MemoryMeasure> {
+  const { shape } = await memory.read(),
+    data = (await memory.data()) as Float32Array,
+    { alongN, alongB } = shares({ shape, data });
   return { segment, slotShare: alongN, textShare: alongB, ...slotClasses(part(seen, "writer.self")) };
 }
 
@@ -152,18 +217,30 @@ function part(seen: ReadonlyMap<string, Observed>, name: string): Observed {
 }
 
 /** Of the tokens that the memory is written from: the source's, in the decoder variant the target's. */
-function tokenShares(model: Memformer, { source, target, length }: Segment): { tokenShare: (cube: Observed) => number } {
+function tokenShares(
+  model: Memformer,
+  { source, target, length }: Segment,
+): { tokenShare: (cube: Observed) => number } {
   const tokens = model.config.variant === "decoder" ? target : source;
-  return { tokenShare: (cube) => shares(cube, (b, n) => cube.shape[1] !== length || tokens[b * length + n] !== PADDING).alongN };
+  return {
+    tokenShare: (cube) => shares(cube, (b, n) => cube.shape[1] !== length || tokens[b * length + n] !== PADDING).alongN,
+  };
 }
 
 function layersOf(seen: ReadonlyMap<string, Observed>, tokenShare: (cube: Observed) => number): LayerMeasure[] {
-  return [...seen].filter(([name]) => name.endsWith(".stream")).map(([name, cube]) => {
-    const layer = name.slice(0, -".stream".length);
-    const logits = [...seen].filter(([other]) => other.startsWith(`${layer}.`) && other.endsWith(".logits"))
-      .map(([other, { data }]) => [other.slice(layer.length + 1, -".logits".length), Math.max(...data)]);
-    return { name: layer, tokenShare: tokenShare(cube), logits: Object.fromEntries(logits) as Record<string, number> };
-  });
+  return [...seen]
+    .filter(([name]) => name.endsWith(".stream"))
+    .map(([name, cube]) => {
+      const layer = name.slice(0, -".stream".length);
+      const logits = [...seen]
+        .filter(([other]) => other.startsWith(`${layer}.`) && other.endsWith(".logits"))
+        .map(([other, { data }]) => [other.slice(layer.length + 1, -".logits".length), Math.max(...data)]);
+      return {
+        name: layer,
+        tokenShare: tokenShare(cube),
+        logits: Object.fromEntries(logits) as Record<string, number>,
+      };
+    });
 }
 
 /** ||v|| of every slot; 0 where the memory forgets by nothing that is learned. */
@@ -172,28 +249,57 @@ async function biasNorms(model: Memformer): Promise<number[]> {
   if (forgetting !== "bmn") return [0];
   using v = model.parameter("writer.v_bias");
   const least = forgettingBiasLeast === 0 ? forgettingBias : forgettingBiasLeast;
-  const scale = (slot: number): number => forgettingScaled ? forgettingBias * (least / forgettingBias) ** (slot / Math.max(1, memorySlots - 1)) : 1;
-  return norms({ shape: [memorySlots, width], data: await v.data() as Float32Array }).map((norm, slot) => norm * scale(slot));
+  const scale = (slot: number): number =>
+    forgettingScaled ? forgettingBias * (least / forgettingBias) ** (slot / Math.max(1, memorySlots - 1)) : 1;
+  return norms({ shape: [memorySlots, width], data: (await v.data()) as Float32Array }).map(
+    (norm, slot) => norm * scale(slot),
+  );
 }
 
 /** Of the last segment's loss alone, over windows of 1, 2, 3, 5, 9, … segments. */
 async function gradientsByLag(model: Memformer, read: readonly Segment[]): Promise<LagMeasure[]> {
-  const lags = [0, 1, 2, 4, 8, 16].filter((lag) => lag < read.length - 1), found: LagMeasure[] = [];
-  const groups = { readers: /memory_read\.(query|key_value|out)\.weight$/, writer: /^writer\.(query|key|value)\.weight$/, bias: /^writer\.(v_bias|initial)$/ };
+  const lags = [0, 1, 2, 4, 8, 16].filter((lag) => lag < read.length - 1),
+    found: LagMeasure[] = [];
+  const groups = {
+    readers: /memory_read\.(query|key_value|out)\.weight$/,
+    writer: /^writer\.(query|key|value)\.weight$/,
+    bias: /^writer\.(v_bias|initial)$/,
+  };
   for (const lag of lags) {
-    const window = read.slice(read.length - 1 - lag), before = read.slice(0, read.length - 1 - lag);
+    const window = read.slice(read.length - 1 - lag),
+      before = read.slice(0, read.length - 1 - lag);
     model.zeroGradients();
     const reached = tidy(() => {
-      const uploaded = (segments: readonly Segment[]): SegmentTensors[] => segments.map((segment) => model.upload(segment));
-      const state = uploaded(before).reduce<State>((memory, segment) => model.advance(segment, memory), model.initialState(read[0]!.batch));
-      const weights = window.map((_, t) => t === lag ? 1 : 0);
-      return apply("aten::linalg_vector_norm", mrbp(model, uploaded(window), state, { weights, training: false }).gradient[0]!);
+      const uploaded = (segments: readonly Segment[]): SegmentTensors[] =>
+        segments.map((segment) => model.upload(segment));
+      const state = uploaded(before).reduce<State>(
+        (memory, segment) => model.advance(segment, memory),
+        model.initialState(read[0]!.batch),
+      );
+      const weights = window.map((_, t) => (t === lag ? 1 : 0));
+      return apply(
+        "aten::linalg_vector_norm",
+        mrbp(model, uploaded(window), state, { weights, training: false }).gradient[0]!,
+      );
     });
-    const norm = async (pattern: RegExp): Promise<number> => Math.hypot(...await Promise.all(model.parameters.filter(({ name }) => pattern.test(name)).map(async ({ name }) => {
-      using gradient = tidy(() => apply("aten::linalg_vector_norm", model.gradient(name)));
-      return gradient.item();
-    })));
-    found.push({ lag, memory: await reached.item(), readers: await norm(groups.readers), writer: await norm(groups.writer), bias: await norm(groups.bias) });
+    const norm = async (pattern: RegExp): Promise<number> =>
+      Math.hypot(
+        ...(await Promise.all(
+          model.parameters
+            .filter(({ name }) => pattern.test(name))
+            .map(async ({ name }) => {
+              using gradient = tidy(() => apply("aten::linalg_vector_norm", model.gradient(name)));
+              return gradient.item();
+            }),
+        )),
+      );
+    found.push({
+      lag,
+      memory: await reached.item(),
+      readers: await norm(groups.readers),
+      writer: await norm(groups.writer),
+      bias: await norm(groups.bias),
+    });
     reached.dispose();
   }
   model.zeroGradients();

@@ -1,4 +1,6 @@
-/** What is looked for in tensors of hidden states and memories, as plain functions of their numbers. All over (B, N, D). */
+/**
+ * What is looked for in tensors of hidden states and memories, as plain functions of their numbers. All over (B, N, D).
+ */
 
 /** Numbers (B, N, D) with their sizes. */
 export interface Cube {
@@ -6,7 +8,10 @@ export interface Cube {
   readonly data: ArrayLike<number>;
 }
 
-/** Shares of the mean square: what differs along N inside a row, and what differs between rows at the same place of N. 0: all alike. */
+/**
+ * Shares of the mean square: what differs along N inside a row, and what differs between rows at the same place of N.
+ * 0: all alike.
+ */
 export interface Shares {
   readonly alongN: number;
   readonly alongB: number;
@@ -15,10 +20,13 @@ export interface Shares {
 /** Places for which `real` is false are left out along N; rows then have no place in common, and `alongB` is NaN. */
 export function shares({ shape, data }: Cube, real?: (b: number, n: number) => boolean): Shares {
   const [B = 0, N = 0, D = 0] = shape;
-  let square = 0, within = 0, count = 0;
+  let square = 0,
+    within = 0,
+    count = 0;
   for (let b = 0; b < B; b++) {
     const sum = new Float64Array(D);
-    let own = 0, places = 0;
+    let own = 0,
+      places = 0;
     for (let n = 0; n < N; n++) {
       if (real?.(b, n) === false) continue;
       places += 1;
@@ -32,27 +40,32 @@ export function shares({ shape, data }: Cube, real?: (b: number, n: number) => b
     count += places;
     if (places > 0) within += own - sum.reduce((total, value) => total + value * value, 0) / places;
   }
-  return { alongN: count === 0 ? NaN : within / square, alongB: real === undefined ? betweenRows({ shape, data }) / square : NaN };
+  return {
+    alongN: count === 0 ? NaN : within / square,
+    alongB: real === undefined ? betweenRows({ shape, data }) / square : NaN,
+  };
 }
 
 function betweenRows({ shape, data }: Cube): number {
   const [B = 0, N = 0, D = 0] = shape;
   let between = 0;
   for (let i = 0; i < N * D; i++) {
-    let sum = 0, square = 0;
+    let sum = 0,
+      square = 0;
     for (let b = 0; b < B; b++) {
       const value = data[b * N * D + i]!;
       sum += value;
       square += value * value;
     }
-    between += square - sum * sum / B;
+    between += square - (sum * sum) / B;
   }
   return between;
 }
 
 /** Norms of the last axis. */
 export function norms({ shape, data }: Cube): number[] {
-  const D = shape.at(-1)!, count = shape.slice(0, -1).reduce((product, size) => product * size, 1);
+  const D = shape.at(-1)!,
+    count = shape.slice(0, -1).reduce((product, size) => product * size, 1);
   return Array.from({ length: count }, (_, i) => {
     let square = 0;
     for (let d = 0; d < D; d++) square += data[i * D + d]! ** 2;
@@ -61,11 +74,15 @@ export function norms({ shape, data }: Cube): number[] {
 }
 
 export function median(numbers: readonly number[]): number {
-  const sorted = [...numbers].sort((a, b) => a - b), half = sorted.length >> 1;
+  const sorted = [...numbers].sort((a, b) => a - b),
+    half = sorted.length >> 1;
   return sorted.length === 0 ? NaN : sorted.length % 2 === 1 ? sorted[half]! : (sorted[half - 1]! + sorted[half]!) / 2;
 }
 
-/** What slots do with a segment, by their weight on themselves (the mean of their heads): keep (0.9 and more), are overwritten (0.1 and less), or mix. */
+/**
+ * What slots do with a segment, by their weight on themselves (the mean of their heads): keep (0.9 and more), are
+ * overwritten (0.1 and less), or mix.
+ */
 export interface SlotClasses {
   readonly latching: number;
   readonly mixing: number;
@@ -76,7 +93,8 @@ export interface SlotClasses {
 export function slotClasses({ shape, data }: Cube): SlotClasses {
   const means = slotMeans({ shape, data });
   const share = (fits: (weight: number) => boolean): number => means.filter(fits).length / means.length;
-  const latching = share((weight) => weight >= 0.9), overwritten = share((weight) => weight <= 0.1);
+  const latching = share((weight) => weight >= 0.9),
+    overwritten = share((weight) => weight <= 0.1);
   return { latching, mixing: 1 - latching - overwritten, overwritten };
 }
 
@@ -84,14 +102,17 @@ export function slotClasses({ shape, data }: Cube): SlotClasses {
 export function slotMeans({ shape, data }: Cube): number[] {
   const [B = 0, H = 0, M = 0] = shape;
   return Array.from({ length: B * M }, (_, i) => {
-    const b = Math.floor(i / M), m = i % M;
+    const b = Math.floor(i / M),
+      m = i % M;
     let sum = 0;
     for (let h = 0; h < H; h++) sum += data[(b * H + h) * M + m]!;
     return sum / H;
   });
 }
 
-/** Segments in which a slot loses half of what it holds, that puts `weight` on itself and has a bias v of norm `bias`. */
+/**
+ * Segments in which a slot loses half of what it holds, that puts `weight` on itself and has a bias v of norm `bias`.
+ */
 export function halfLife(weight: number, bias: number): number {
   return Math.LN2 / Math.log((1 + bias) / Math.max(weight, 1e-9));
 }

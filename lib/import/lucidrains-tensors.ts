@@ -30,11 +30,13 @@ export function rowsOf({ encoder, decoder }: Layers): Row[] {
   return [
     one("embedding.weight", "encoder.token_emb.weight", ["V", "D"]),
     ...stack("encoder", "encoder", "memory_read", encoder, "H"),
-    ...decoder === 0 ? [] : [
-      one("decoder.embedding.weight", "decoder.net.token_emb.weight", ["W", "D"]),
-      ...stack("decoder", "decoder.net", "cross_attention", decoder, "K"),
-      ...affine("output", "decoder.net.to_logits", "W", "D"),
-    ],
+    ...(decoder === 0
+      ? []
+      : [
+          one("decoder.embedding.weight", "decoder.net.token_emb.weight", ["W", "D"]),
+          ...stack("decoder", "decoder.net", "cross_attention", decoder, "K"),
+          ...affine("output", "decoder.net.to_logits", "W", "D"),
+        ]),
     one("writer.initial", "memory_slots", ["M", "D"]),
     ...affine("writer.query", "mem_updater.to_q", "D", "D"),
     ...affine("writer.key", "mem_updater.to_kv", "2D", "D", "first half"),
@@ -50,7 +52,11 @@ export function rowsOf({ encoder, decoder }: Layers): Row[] {
 
 function stack(ours: string, theirs: string, context: string, layers: number, heads: Axis): Row[] {
   const layer = (i: number): Row[] => {
-    const [self, other, inner] = [0, 1, 2].map((part) => `${theirs}.layer_blocks.layers.${i}.${part}.fn`) as [string, string, string];
+    const [self, other, inner] = [0, 1, 2].map((part) => `${theirs}.layer_blocks.layers.${i}.${part}.fn`) as [
+      string,
+      string,
+      string,
+    ];
     const [attention, read] = [`${ours}.${i}.self_attention`, `${ours}.${i}.${context}`];
     return [
       ...affine(`${attention}.norm`, `${self}.norm`, "D"),

@@ -19,7 +19,11 @@ import { openStateDict, type StoredTensor } from "./state-dict.ts";
 export const importSchema = z.strictObject({
   segment: z.int().positive().default(1024).describe("tokens of a segment: their enc_max_seq_len"),
   writerHeads: z.int().positive().default(8).describe("attention heads of the writer: their mem_update_attn_heads"),
-  writerSteps: z.int().positive().default(1).describe("how many times over a segment is written: their num_mem_updates"),
+  writerSteps: z
+    .int()
+    .positive()
+    .default(1)
+    .describe("how many times over a segment is written: their num_mem_updates"),
   bos: z.int().nonnegative().default(0).describe("the token that every target began with in training; they pad with 0"),
 });
 
@@ -50,16 +54,22 @@ export interface Imported {
 export async function importLucidrains(file: string, out?: string, options: ImportOptions = {}): Promise<Imported> {
   const given = parseOptions(importSchema, options, "import");
   if (out !== undefined && existsSync(out)) {
-    throw new MemformerError("CONFIG", `import: out must be a folder that is not there yet, and ${out} exists`, { details: { out } });
+    throw new MemformerError("CONFIG", `import: out must be a folder that is not there yet, and ${out} exists`, {
+      details: { out },
+    });
   }
   await using dict = await openStateDict(file);
-  const tensors = withoutPrefix(dict.tensors), layers = layersOf(tensors.keys()), rows = rowsOf(layers);
+  const tensors = withoutPrefix(dict.tensors),
+    layers = layersOf(tensors.keys()),
+    rows = rowsOf(layers);
   const sizes = sizesOf(rows, tensors);
   expectAll(file, rows, tensors, sizes);
   const precision: WideType = [...tensors.values()].some(({ dtype }) => dtype === "float64") ? "float64" : "float32";
   const config = configOf(file, sizes, layers, given, precision);
   const described = rows.map(({ ours, from }): ImportedTensor => ({
-    ours, shape: joinedShape(from, sizes), theirs: from.map(({ name, rows: half }) => half === undefined ? name : `${name} (${half})`),
+    ours,
+    shape: joinedShape(from, sizes),
+    theirs: from.map(({ name, rows: half }) => (half === undefined ? name : `${name} (${half})`)),
   }));
   const parameters = described.reduce((sum, { shape }) => sum + shape.reduce((product, size) => product * size, 1), 0);
   if (out !== undefined) {
@@ -76,29 +86,57 @@ function withoutPrefix(tensors: ReadonlyMap<string, StoredTensor>): ReadonlyMap<
     const name = [...tensors.keys()].find((one) => one === landmark || one.endsWith(`.${landmark}`));
     if (name === undefined) continue;
     const prefix = name.slice(0, -landmark.length);
-    return new Map([...tensors].map(([key, tensor]) => [key.startsWith(prefix) ? key.slice(prefix.length) : key, tensor]));
+    return new Map(
+      [...tensors].map(([key, tensor]) => [key.startsWith(prefix) ? key.slice(prefix.length) : key, tensor]),
+    );
   }
   return tensors;
 }
 
-function configOf(file: string, sizes: Sizes, layers: Layers, given: z.output<typeof importSchema>, precision: WideType): ModelConfig {
-  const size = (letter: string): number => sizes.get(letter)!, hasDecoder = layers.decoder > 0;
-  for (const [one, other, what] of [["V", "W", "tokens in the vocabulary"], ["H", "K", "attention heads"]] as const) {
+function configOf(
+  file: string,
+  sizes: Sizes,
+  layers: Layers,
+  given: z.output<typeof importSchema>,
+  precision: WideType,
+): ModelConfig {
+  const size = (letter: string): number => sizes.get(letter)!,
+    hasDecoder = layers.decoder > 0;
+  for (const [one, other, what] of [
+    ["V", "W", "tokens in the vocabulary"],
+    ["H", "K", "attention heads"],
+  ] as const) {
     if (!hasDecoder || size(one) === size(other)) continue;
-    throw new MemformerError("CHECKPOINT_MISMATCH",
+    throw new MemformerError(
+      "CHECKPOINT_MISMATCH",
       `${file}: its encoder has ${size(one)} ${what}, its decoder ${size(other)}; memformer has one number for both`,
-      { details: { path: file, encoder: size(one), decoder: size(other) } });
+      { details: { path: file, encoder: size(one), decoder: size(other) } },
+    );
   }
   return modelConfig({
     ...plainOptions,
     variant: hasDecoder ? "encoder-decoder" : "encoder",
-    vocabulary: size("V"), width: size("D"), heads: size("H"), feedForward: size("F"), memorySlots: size("M"),
-    encoderLayers: layers.encoder, ...(hasDecoder ? { decoderLayers: layers.decoder } : {}),
-    ...given, precision,
-    writer: "gru", writerBias: true, writerTemperature: 1, forgetting: "none", memoryNorm: false,
-    position: "t5", positionBuckets: "lucidrains", dropout: 0,
+    vocabulary: size("V"),
+    width: size("D"),
+    heads: size("H"),
+    feedForward: size("F"),
+    memorySlots: size("M"),
+    encoderLayers: layers.encoder,
+    ...(hasDecoder ? { decoderLayers: layers.decoder } : {}),
+    ...given,
+    precision,
+    writer: "gru",
+    writerBias: true,
+    writerTemperature: 1,
+    forgetting: "none",
+    memoryNorm: false,
+    position: "t5",
+    positionBuckets: "lucidrains",
+    dropout: 0,
     // Without a decoder there is no output projection either; the tied one adds no tensor.
-    shareEmbedding: !hasDecoder, tieEmbedding: !hasDecoder, outputBias: hasDecoder,
+    shareEmbedding: !hasDecoder,
+    tieEmbedding: !hasDecoder,
+    outputBias: hasDecoder,
   });
 }
 
@@ -107,9 +145,16 @@ function joinedShape(from: readonly Piece[], sizes: Sizes): number[] {
   return [shapes.reduce((rows, [first]) => rows + first!, 0), ...shapes[0]!.slice(1)];
 }
 
-function entryOf({ ours, from }: Row, tensors: ReadonlyMap<string, StoredTensor>, sizes: Sizes, dtype: WideType): TensorEntry {
+function entryOf(
+  { ours, from }: Row,
+  tensors: ReadonlyMap<string, StoredTensor>,
+  sizes: Sizes,
+  dtype: WideType,
+): TensorEntry {
   return {
-    name: ours, dtype, shape: joinedShape(from, sizes),
+    name: ours,
+    dtype,
+    shape: joinedShape(from, sizes),
     async read() {
       const pieces: Uint8Array[] = [];
       for (const piece of from) {

@@ -12,7 +12,8 @@ const BUCKETS = 32;
 
 /** How many layers there are names of. An index beyond a gap counts as one more, and then names a tensor too many. */
 export function layersOf(names: Iterable<string>): Layers {
-  const encoder = new Set<string>(), decoder = new Set<string>();
+  const encoder = new Set<string>(),
+    decoder = new Set<string>();
   let hasDecoder = false;
   for (const name of names) {
     hasDecoder ||= name.startsWith("decoder.");
@@ -29,32 +30,51 @@ export function sizesOf(rows: readonly Row[], tensors: Tensors): Sizes {
     const found = tensors.get(name)?.shape;
     if (found?.length !== shape.length) continue;
     shape.forEach((axis, i) => {
-      const { times, letter } = parsed(axis), size = found[i]! / times;
+      const { times, letter } = parsed(axis),
+        size = found[i]! / times;
       const ballot = votes.get(letter) ?? new Map<number, number>();
       if (Number.isInteger(size)) votes.set(letter, ballot.set(size, (ballot.get(size) ?? 0) + 1));
     });
   }
-  return new Map([...votes].filter(([letter]) => letter !== "B").map(([letter, ballot]) =>
-    [letter, [...ballot].reduce((best, one) => one[1] > best[1] ? one : best)[0]]));
+  return new Map(
+    [...votes]
+      .filter(([letter]) => letter !== "B")
+      .map(([letter, ballot]) => [letter, [...ballot].reduce((best, one) => (one[1] > best[1] ? one : best))[0]]),
+  );
 }
 
-/** Throws CHECKPOINT_MISMATCH with every tensor that is missing, too many, of a wrong shape or without floating point. */
+/**
+ * Throws CHECKPOINT_MISMATCH with every tensor that is missing, too many, of a wrong shape or without floating point.
+ */
 export function expectAll(path: string, rows: readonly Row[], tensors: Tensors, sizes: Sizes): void {
-  const wanted = theirsOf(rows), known = new Set(wanted.map(({ name }) => name));
+  const wanted = theirsOf(rows),
+    known = new Set(wanted.map(({ name }) => name));
   const missing = wanted.filter(({ name }) => !tensors.has(name)).map(({ name }) => name);
   const extra = [...tensors.keys()].filter((name) => !known.has(name));
   const wrong = wanted.flatMap(({ name, shape }) => {
-    const tensor = tensors.get(name), expected = shape.map((axis) => sizeOf(axis, sizes));
+    const tensor = tensors.get(name),
+      expected = shape.map((axis) => sizeOf(axis, sizes));
     if (tensor === undefined) return [];
-    const fits = tensor.shape.length === shape.length && expected.every((size, i) => size === undefined || size === tensor.shape[i]);
-    if (!fits) return [`"${name}" has shape [${tensor.shape.join(", ")}], expected [${expected.map((size) => size ?? "any").join(", ")}]`];
+    const fits =
+      tensor.shape.length === shape.length &&
+      expected.every((size, i) => size === undefined || size === tensor.shape[i]);
+    if (!fits)
+      return [
+        `"${name}" has shape [${tensor.shape.join(", ")}], expected [${expected.map((size) => size ?? "any").join(", ")}]`,
+      ];
     return /^b?float/.test(tensor.dtype) ? [] : [`"${name}" holds ${tensor.dtype}, expected floating-point numbers`];
   });
-  const sentences = [listed("it lacks", missing), listed("it holds too much:", extra), ...wrong].filter((sentence) => sentence !== "");
+  const sentences = [listed("it lacks", missing), listed("it holds too much:", extra), ...wrong].filter(
+    (sentence) => sentence !== "",
+  );
   if (sentences.length === 0) return;
-  throw new MemformerError("CHECKPOINT_MISMATCH", `${path} does not fit lucidrains' Memformer: ${sentences.join("; ")}`, {
-    details: { path, missing, extra, wrong },
-  });
+  throw new MemformerError(
+    "CHECKPOINT_MISMATCH",
+    `${path} does not fit lucidrains' Memformer: ${sentences.join("; ")}`,
+    {
+      details: { path, missing, extra, wrong },
+    },
+  );
 }
 
 /** A tensor's shape, of which every letter is known. */
@@ -69,7 +89,8 @@ function theirsOf(rows: readonly Row[]): Piece[] {
 }
 
 function sizeOf(axis: Axis, sizes: Sizes): number | undefined {
-  const { times, letter } = parsed(axis), size = sizes.get(letter);
+  const { times, letter } = parsed(axis),
+    size = sizes.get(letter);
   return letter === "B" ? BUCKETS : size === undefined ? undefined : times * size;
 }
 

@@ -23,26 +23,32 @@ export interface StateDict extends AsyncDisposable {
 const KEYS = ["model", "state_dict", "model_state_dict"];
 
 /**
- * Opens a state dict: a file that is one, or a PyTorch file that holds one under `model`, `state_dict` or `model_state_dict`.
- * The caller closes it. Throws CHECKPOINT_FORMAT for what is none, IO.
+ * Opens a state dict: a file that is one, or a PyTorch file that holds one under `model`, `state_dict` or
+ * `model_state_dict`. The caller closes it. Throws CHECKPOINT_FORMAT for what is none, IO.
  */
 export async function openStateDict(path: string): Promise<StateDict> {
   const start = await firstBytes(path);
   if (start.subarray(0, 4).equals(Buffer.from("PK\x03\x04", "latin1"))) return await fromPytorch(path);
   if (start[8] === "{".charCodeAt(0)) return await fromSafetensors(path);
   const pickled = start[0] === 0x80;
-  throw new MemformerError("CHECKPOINT_FORMAT", pickled
-    ? `${path} is a pickle without a zip around it, PyTorch's format before version 1.6, which is not read; ` +
-      "load it in PyTorch and save it again: torch.save(torch.load(old, weights_only=True), new)"
-    : `${path} is no checkpoint: neither a zip of PyTorch's nor safetensors`, { details: { path } });
+  throw new MemformerError(
+    "CHECKPOINT_FORMAT",
+    pickled
+      ? `${path} is a pickle without a zip around it, PyTorch's format before version 1.6, which is not read; ` +
+          "load it in PyTorch and save it again: torch.save(torch.load(old, weights_only=True), new)"
+      : `${path} is no checkpoint: neither a zip of PyTorch's nor safetensors`,
+    { details: { path } },
+  );
 }
 
 async function fromSafetensors(path: string): Promise<StateDict> {
   const file = await openSafetensors(path);
-  const tensors = new Map(file.names.map((name) => {
-    const { dtype, shape } = file.entry(name);
-    return [name, { dtype, shape, read: async () => file.read(name) }];
-  }));
+  const tensors = new Map(
+    file.names.map((name) => {
+      const { dtype, shape } = file.entry(name);
+      return [name, { dtype, shape, read: async () => file.read(name) }];
+    }),
+  );
   return { tensors, [Symbol.asyncDispose]: async () => file.close() };
 }
 
@@ -56,11 +62,20 @@ async function fromPytorch(path: string): Promise<StateDict> {
       if (!(value instanceof StridedTensor) || typeof name !== "string") continue;
       tensors.set(name, { dtype: value.storage.dtype, shape: value.shape, read: async () => file.read(value) });
     }
-    if (tensors.size > 0) return { tensors, [Symbol.asyncDispose]: async () => { file.close(); } };
+    if (tensors.size > 0)
+      return {
+        tensors,
+        [Symbol.asyncDispose]: async () => {
+          file.close();
+        },
+      };
   }
   file.close();
-  throw new MemformerError("CHECKPOINT_FORMAT",
-    `${path} holds no state dict: there are no tensors by name, neither at its top nor under ${KEYS.join(", ")}`, { details: { path } });
+  throw new MemformerError(
+    "CHECKPOINT_FORMAT",
+    `${path} holds no state dict: there are no tensors by name, neither at its top nor under ${KEYS.join(", ")}`,
+    { details: { path } },
+  );
 }
 
 async function firstBytes(path: string): Promise<Buffer> {

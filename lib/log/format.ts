@@ -8,7 +8,8 @@ export function formatBytes(bytes: number): string {
 /** Tokens per second: `12345` → `"12.3 k tok/s"`, `950` → `"950 tok/s"`. */
 export function formatRate(tokensPerSecond: number): string {
   return scaled(tokensPerSecond, ["tok/s", "k tok/s", "M tok/s", "G tok/s"], (value, unit) =>
-    (value >= 99.95 || (unit === 0 && value >= 9.95) ? 0 : 1));
+    value >= 99.95 || (unit === 0 && value >= 9.95) ? 0 : 1,
+  );
 }
 
 /** Seconds in their two largest units: `200` → `"3 min 20 s"`, `7500` → `"2 h 5 min"`, `0.84` → `"0.8 s"`. */
@@ -16,16 +17,23 @@ export function formatDuration(seconds: number): string {
   if (!Number.isFinite(seconds)) return "unknown";
   if (seconds < 0) return `-${formatDuration(-seconds)}`;
   if (seconds < 9.95) return `${Number(seconds.toFixed(1))} s`;
-  const units: [string, number][] = [["d", 86400], ["h", 3600], ["min", 60], ["s", 1]];
+  const units: [string, number][] = [
+    ["d", 86400],
+    ["h", 3600],
+    ["min", 60],
+    ["s", 1],
+  ];
   // Rounded to the smaller unit shown before it is taken apart, so that no "60 s" or "24 h" appears.
   let whole = Math.round(seconds);
   if (whole >= 3600) whole = Math.round(whole / 60) * 60;
   if (whole >= 86400) whole = Math.round(whole / 3600) * 3600;
   const first = units.findIndex(([, size]) => whole >= size);
-  return units.slice(first, first + 2)
+  return units
+    .slice(first, first + 2)
     .map(([name, size], i) => [Math.floor((i === 0 ? whole : whole % units[first]![1]) / size), name] as const)
     .filter(([count], i) => i === 0 || count > 0)
-    .map(([count, name]) => `${count} ${name}`).join(" ");
+    .map(([count, name]) => `${count} ${name}`)
+    .join(" ");
 }
 
 /** A number with `digits` significant digits (default 4), trailing zeros kept lest columns dance: `2.4` → `"2.400"`. */

@@ -1,6 +1,7 @@
 /**
- * Progress of a run: a bar on a terminal, a plain line every few seconds elsewhere (files, pipes, CI). A stream that can no longer be
- * written to (its reader gone, its disk full, its terminal closed) makes the display silent, and nothing else.
+ * Progress of a run: a bar on a terminal, a plain line every few seconds elsewhere (files, pipes, CI). A stream that
+ * can no longer be written to (its reader gone, its disk full, its terminal closed) makes the display silent, and
+ * nothing else.
  */
 import { SingleBar } from "cli-progress";
 import { MemformerError } from "../errors.ts";
@@ -34,15 +35,26 @@ export interface ProgressOptions {
   readonly now?: () => number;
 }
 
-const names = optionNames<ProgressOptions>({ label: true, total: true, stream: true, start: true, every: true, now: true });
+const names = optionNames<ProgressOptions>({
+  label: true,
+  total: true,
+  stream: true,
+  start: true,
+  every: true,
+  now: true,
+});
 
 /** Starts a display. Throws CONFIG for a total, start or interval that is none. */
 export function createProgress(options: ProgressOptions): Progress {
   knownOptions(names, options, "progress");
   const { total, start = 0, every = 10 } = options;
   check("total", total, Number.isSafeInteger(total) && total >= 1, "a whole number of at least 1");
-  check("start", start, Number.isSafeInteger(start) && start >= 0 && start <= total,
-    `a whole number from 0 to ${total}`);
+  check(
+    "start",
+    start,
+    Number.isSafeInteger(start) && start >= 0 && start <= total,
+    `a whole number from 0 to ${total}`,
+  );
   check("every", every, every >= 0, "a number of seconds of at least 0");
   const settled = { stream: process.stderr, now: () => performance.now(), ...options, start, every };
   return silentOnFailure(settled.stream, settled.stream.isTTY ? barProgress(settled) : lineProgress(settled));
@@ -71,9 +83,21 @@ function silentOnFailure(stream: Settled["stream"], shown: Progress): Progress {
   // Stays after stop(): what was written last may fail later.
   stream.on("error", lose);
   return {
-    update: (step, fields) => { unlessLost(() => { shown.update(step, fields); }); },
-    note: (line) => { unlessLost(() => { shown.note(line); }); },
-    stop: () => { unlessLost(() => { shown.stop(); }); },
+    update: (step, fields) => {
+      unlessLost(() => {
+        shown.update(step, fields);
+      });
+    },
+    note: (line) => {
+      unlessLost(() => {
+        shown.note(line);
+      });
+    },
+    stop: () => {
+      unlessLost(() => {
+        shown.stop();
+      });
+    },
   };
 }
 
@@ -87,7 +111,11 @@ function check(name: string, value: number, good: boolean, expected: string): vo
 
 function barProgress({ stream, label, total, start, now }: Settled): Progress {
   const bar = new SingleBar({
-    stream, barsize: 20, barCompleteChar: "█", barIncompleteChar: "░", hideCursor: true,
+    stream,
+    barsize: 20,
+    barCompleteChar: "█",
+    barIncompleteChar: "░",
+    hideCursor: true,
     format: "{label} {bar} {percentage} % {value}/{total}{tail}",
     // It draws only what changed, and cannot know that a note has moved it.
     forceRedraw: true,
@@ -149,5 +177,8 @@ function estimate(total: number, start: number, now: () => number): (step: numbe
 }
 
 function tail(fields: ProgressFields): string {
-  return Object.entries(fields).filter(([, text]) => text !== "").map(([name, text]) => ` · ${name} ${text}`).join("");
+  return Object.entries(fields)
+    .filter(([, text]) => text !== "")
+    .map(([name, text]) => ` · ${name} ${text}`)
+    .join("");
 }

@@ -1,6 +1,6 @@
 /**
- * The log of a run: each record becomes a line of `log.jsonl` and a point on each of TensorBoard's curves. A disk that is full does not
- * end the run that is logged: lines and points wait in memory until they can be written.
+ * The log of a run: each record becomes a line of `log.jsonl` and a point on each of TensorBoard's curves. A disk that
+ * is full does not end the run that is logged: lines and points wait in memory until they can be written.
  */
 import { join } from "node:path";
 import { z } from "zod";
@@ -25,7 +25,9 @@ export interface RunLogOptions {
 }
 
 const optionsOf = optionSchema<RunLogOptions>({
-  resumeAfter: z.int().nonnegative().optional(), tensorboard: z.boolean().optional(), onFailure: optionTypes.call.optional(),
+  resumeAfter: z.int().nonnegative().optional(),
+  tensorboard: z.boolean().optional(),
+  onFailure: optionTypes.call.optional(),
 });
 
 /** Open log files of one run. */
@@ -48,8 +50,11 @@ export class RunLog {
     const { resumeAfter, tensorboard = true, onFailure } = options;
     const lines = await JsonlLog.open(join(folder, "log.jsonl"), { resumeAfter });
     try {
-      return new RunLog(lines,
-        tensorboard ? EventWriter.create(join(folder, "tensorboard"), { resumeAfter }) : undefined, onFailure);
+      return new RunLog(
+        lines,
+        tensorboard ? EventWriter.create(join(folder, "tensorboard"), { resumeAfter }) : undefined,
+        onFailure,
+      );
     } catch (error) {
       lines.close();
       throw error;
@@ -64,8 +69,9 @@ export class RunLog {
   record(record: RunRecord): void {
     const { step, ...numbers } = record;
     if (!Number.isSafeInteger(step) || step < 0) {
-      throw new MemformerError("CONFIG", `step: expected a whole number of at least 0, got ${String(step)}`,
-        { details: { step } });
+      throw new MemformerError("CONFIG", `step: expected a whole number of at least 0, got ${String(step)}`, {
+        details: { step },
+      });
     }
     for (const [name, value] of Object.entries(numbers)) {
       if (name === "time" || name === "") {
@@ -77,11 +83,14 @@ export class RunLog {
     }
     const time = Date.now() / 1000;
     this.#kept.push({ ...record, time });
-    this.#tolerant(() => {
-      this.#appendKept();
-    }, () => {
-      for (const [name, value] of Object.entries(numbers)) this.#events?.scalar(name, value, step, time);
-    });
+    this.#tolerant(
+      () => {
+        this.#appendKept();
+      },
+      () => {
+        for (const [name, value] of Object.entries(numbers)) this.#events?.scalar(name, value, step, time);
+      },
+    );
   }
 
   /** Makes the points so far visible to a running TensorBoard. Throws IO where {@link record} does. */

@@ -57,8 +57,9 @@ export class EventWriter {
   scalar(tag: string, value: number, step: number, wallTime = Date.now() / 1000): void {
     if (tag === "") throw new MemformerError("CONFIG", "tag: expected a name, got an empty string");
     if (!Number.isSafeInteger(step) || step < 0) {
-      throw new MemformerError("CONFIG", `step: expected a whole number of at least 0, got ${step}`,
-        { details: { step } });
+      throw new MemformerError("CONFIG", `step: expected a whole number of at least 0, got ${step}`, {
+        details: { step },
+      });
     }
     const point = Buffer.concat([bytesField(1, Buffer.from(tag)), floatField(2, value)]);
     this.#event(wallTime, step, bytesField(5, bytesField(1, point)));

@@ -1,18 +1,27 @@
 /**
- * The addon's whole surface, typed: the other half of native/napi/addon.cpp. Every function that enqueues takes the call's number
- * first (see calls.ts) and returns handles at once; what returns a Promise waits for the engine.
+ * The addon's whole surface, typed: the other half of native/napi/addon.cpp. Every function that enqueues takes the
+ * call's number first (see calls.ts) and returns handles at once; what returns a Promise waits for the engine.
  */
 declare const brand: unique symbol;
 /** A tensor that is there, or will be. */
-export interface TensorHandle { readonly [brand]: "tensor" }
-export interface ModelHandle { readonly [brand]: "model" }
-export interface OptimizerHandle { readonly [brand]: "optimizer" }
-export interface CancelHandle { readonly [brand]: "cancel" }
+export interface TensorHandle {
+  readonly [brand]: "tensor";
+}
+export interface ModelHandle {
+  readonly [brand]: "model";
+}
+export interface OptimizerHandle {
+  readonly [brand]: "optimizer";
+}
+export interface CancelHandle {
+  readonly [brand]: "cancel";
+}
 
 /** Element types that cross the border. */
 export type DType = "float64" | "float32" | "float16" | "bfloat16" | "int64" | "int32" | "uint8" | "bool";
 
-export type OperatorArgument = TensorHandle | readonly TensorHandle[] | readonly number[] | number | boolean | string | null;
+export type OperatorArgument =
+  TensorHandle | readonly TensorHandle[] | readonly number[] | number | boolean | string | null;
 
 export interface NativeMemory {
   readonly tensors: number;
@@ -59,18 +68,72 @@ export interface Addon {
   gradient(call: number, leaf: TensorHandle): TensorHandle;
   backward(call: number, outputs: readonly TensorHandle[], grads: readonly (TensorHandle | number | null)[]): void;
 
-  createModel(call: number, variant: string, config: object, seed: number, device: string): Promise<{ model: ModelHandle; stateSize: number; parameters: NativeParameter[] }>;
+  createModel(
+    call: number,
+    variant: string,
+    config: object,
+    seed: number,
+    device: string,
+  ): Promise<{ model: ModelHandle; stateSize: number; parameters: NativeParameter[] }>;
   dropModel(model: ModelHandle): void;
   initialState(call: number, model: ModelHandle, rows: number, stateSize: number): TensorHandle[];
-  forward(call: number, model: ModelHandle, segment: SegmentHandles, training: boolean, state: readonly TensorHandle[], withGraph: boolean): TensorHandle[];
-  encode(call: number, model: ModelHandle, segment: SegmentHandles, training: boolean, state: readonly TensorHandle[], withGraph: boolean): TensorHandle[];
-  advance(call: number, model: ModelHandle, segment: SegmentHandles, training: boolean, state: readonly TensorHandle[]): TensorHandle[];
-  replay(call: number, model: ModelHandle, segments: readonly TensorHandle[], training: boolean, state: readonly TensorHandle[], weights: readonly number[], gradient: readonly TensorHandle[]): TensorHandle[];
-  score(call: number, model: ModelHandle, segments: readonly TensorHandle[], ablations: readonly string[], state: readonly TensorHandle[], held: readonly TensorHandle[]): TensorHandle[];
-  observe(call: number, model: ModelHandle, segment: SegmentHandles, training: boolean, state: readonly TensorHandle[]): TensorHandle[];
+  forward(
+    call: number,
+    model: ModelHandle,
+    segment: SegmentHandles,
+    training: boolean,
+    state: readonly TensorHandle[],
+    withGraph: boolean,
+  ): TensorHandle[];
+  encode(
+    call: number,
+    model: ModelHandle,
+    segment: SegmentHandles,
+    training: boolean,
+    state: readonly TensorHandle[],
+    withGraph: boolean,
+  ): TensorHandle[];
+  advance(
+    call: number,
+    model: ModelHandle,
+    segment: SegmentHandles,
+    training: boolean,
+    state: readonly TensorHandle[],
+  ): TensorHandle[];
+  replay(
+    call: number,
+    model: ModelHandle,
+    segments: readonly TensorHandle[],
+    training: boolean,
+    state: readonly TensorHandle[],
+    weights: readonly number[],
+    gradient: readonly TensorHandle[],
+  ): TensorHandle[];
+  score(
+    call: number,
+    model: ModelHandle,
+    segments: readonly TensorHandle[],
+    ablations: readonly string[],
+    state: readonly TensorHandle[],
+    held: readonly TensorHandle[],
+  ): TensorHandle[];
+  observe(
+    call: number,
+    model: ModelHandle,
+    segment: SegmentHandles,
+    training: boolean,
+    state: readonly TensorHandle[],
+  ): TensorHandle[];
   setRecording(call: number, model: ModelHandle, enabled: boolean): void;
   recording(call: number, model: ModelHandle): Promise<{ steps: number; refusal: string }>;
-  logits(call: number, model: ModelHandle, segment: SegmentHandles, training: boolean, state: readonly TensorHandle[], prefix: TensorHandle): TensorHandle[];
+  logits(
+    call: number,
+    model: ModelHandle,
+    segment: SegmentHandles,
+    training: boolean,
+    state: readonly TensorHandle[],
+    prefix: TensorHandle,
+  ): TensorHandle[];
   parameter(call: number, model: ModelHandle, name: string): TensorHandle[];
   parameterGradient(call: number, model: ModelHandle, name: string): TensorHandle[];
   assign(call: number, model: ModelHandle, name: string, value: TensorHandle): void;
@@ -79,7 +142,17 @@ export interface Addon {
   createAdamW(model: ModelHandle, beta1: number, beta2: number, eps: number, weightDecay: number): OptimizerHandle;
   dropAdamW(optimizer: OptimizerHandle): void;
   adamwStep(call: number, optimizer: OptimizerHandle, rate: number, norm: TensorHandle, clip: number): void;
-  timeWindows(call: number, optimizer: OptimizerHandle, segments: readonly TensorHandle[], state: readonly TensorHandle[], weights: readonly number[], together: number, windows: number, rate: number, clip: number): Promise<number>;
+  timeWindows(
+    call: number,
+    optimizer: OptimizerHandle,
+    segments: readonly TensorHandle[],
+    state: readonly TensorHandle[],
+    weights: readonly number[],
+    together: number,
+    windows: number,
+    rate: number,
+    clip: number,
+  ): Promise<number>;
   adamwState(call: number, optimizer: OptimizerHandle, name: string): TensorHandle[];
   adamwAssign(call: number, optimizer: OptimizerHandle, name: string, value: TensorHandle): void;
 }

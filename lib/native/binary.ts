@@ -1,6 +1,7 @@
 /**
- * Which binary is loaded for a LibTorch: one compiled here (`out/`), else the published one for LibTorch's minor version
- * (`variants/torch-2.13/`). A binary fits any patch release of the version it was compiled for, on the CPU and with CUDA.
+ * Which binary is loaded for a LibTorch: one compiled here (`out/`), else the published one for LibTorch's minor
+ * version (`variants/torch-2.13/`). A binary fits any patch release of the version it was compiled for, on the CPU and
+ * with CUDA.
  */
 import { existsSync, readdirSync } from "node:fs";
 import { createRequire } from "node:module";
@@ -33,13 +34,18 @@ const publishedLoader = join(packageRoot, "prebuilds", `${process.platform}-${pr
 /** The LibTorch versions there are published binaries for: `["2.13", "2.14"]`. */
 export function publishedVersions(): string[] {
   if (!existsSync(published)) return [];
-  const versions = readdirSync(published).map((name) => /^torch-(\d+\.\d+)$/.exec(name)?.[1]).filter((version) => version !== undefined);
+  const versions = readdirSync(published)
+    .map((name) => /^torch-(\d+\.\d+)$/.exec(name)?.[1])
+    .filter((version) => version !== undefined);
   return versions.sort((a, b) => a.localeCompare(b, "en", { numeric: true }));
 }
 
 /** The binary for `libtorch`, or what was looked at. */
-export function findBinary(libtorch: Pick<LibtorchFolder, "version" | "variant">): Binary | { readonly attempts: Attempt[] } {
-  const local = buildFolder(libtorch.variant), addon = join(local, "memformer.node");
+export function findBinary(
+  libtorch: Pick<LibtorchFolder, "version" | "variant">,
+): Binary | { readonly attempts: Attempt[] } {
+  const local = buildFolder(libtorch.variant),
+    addon = join(local, "memformer.node");
   const reason = localReason(local, libtorch.version);
   if (reason === undefined) return { folder: local, addon, loader: join(local, "loader.node"), local: true };
   const variant = join(published, `torch-${minorVersion(libtorch.version)}`);
@@ -48,9 +54,18 @@ export function findBinary(libtorch: Pick<LibtorchFolder, "version" | "variant">
     return { folder: dirname(prebuilt), addon: prebuilt, loader: publishedLoader, local: false };
   }
   const there = publishedVersions();
-  const outcome = prebuilt !== undefined ? `there without its loader, ${publishedLoader}` :
-    there.length === 0 ? "this package holds no binaries" : `not among those published: for LibTorch ${there.join(", ")}`;
-  return { attempts: [{ place: local, outcome: reason }, { place: variant, outcome }] };
+  const outcome =
+    prebuilt !== undefined
+      ? `there without its loader, ${publishedLoader}`
+      : there.length === 0
+        ? "this package holds no binaries"
+        : `not among those published: for LibTorch ${there.join(", ")}`;
+  return {
+    attempts: [
+      { place: local, outcome: reason },
+      { place: variant, outcome },
+    ],
+  };
 }
 
 /** A loader of any binary: it knows nothing of LibTorch's version. */

@@ -108,8 +108,11 @@ export async function buildNative(options: BuildOptions = {}): Promise<BuildResu
   const libtorch = resolveLibtorch({ libtorch: options.libtorch, env, unfit: headless });
   const unfit = headless(libtorch);
   if (unfit !== undefined) {
-    throw new MemformerError("LIBTORCH_MISMATCH", `The LibTorch in ${libtorch.root} (${libtorch.source}) ${unfit}. One that can:  npx memformer setup`,
-      { details: { root: libtorch.root } });
+    throw new MemformerError(
+      "LIBTORCH_MISMATCH",
+      `The LibTorch in ${libtorch.root} (${libtorch.source}) ${unfit}. One that can:  npx memformer setup`,
+      { details: { root: libtorch.root } },
+    );
   }
   const out = resolve(options.out ?? join(packageRoot, "out", libtorch.variant));
   const folder = join(out, debug ? "Debug" : "Release");
@@ -124,7 +127,9 @@ export async function buildNative(options: BuildOptions = {}): Promise<BuildResu
     const withCuda = libtorch.variant === "cuda" && tools.nvcc !== undefined;
     common.push(`--CDMEMFORMER_CUDA=${withCuda ? "ON" : "OFF"}`);
     if (libtorch.variant === "cuda" && !withCuda) {
-      report?.("No nvcc on the PATH (or in CUDACXX): the CUDA half is left out, the addon will compute on the CPU alone.");
+      report?.(
+        "No nvcc on the PATH (or in CUDACXX): the CUDA half is left out, the addon will compute on the CPU alone.",
+      );
     }
     if (!tools.ninja) common.push("-m");
     const cmake: CMakeRun = { env, log: join(out, "build.log"), report };
@@ -142,8 +147,13 @@ export async function buildNative(options: BuildOptions = {}): Promise<BuildResu
     const seconds = (Date.now() - start) / 1000;
     const { root, version, variant } = libtorch;
     const record: BuildRecord = {
-      package: packageVersion(), libtorch: { root, version, variant }, compiler: tools.compiler ?? "", debug, ...(withCuda ? { nvcc: tools.nvcc } : {}),
-      date: new Date().toISOString(), seconds,
+      package: packageVersion(),
+      libtorch: { root, version, variant },
+      compiler: tools.compiler ?? "",
+      debug,
+      ...(withCuda ? { nvcc: tools.nvcc } : {}),
+      date: new Date().toISOString(),
+      seconds,
     };
     await writeFile(join(folder, recordName), `${JSON.stringify(record, null, 2)}\n`);
     return { folder, seconds };
@@ -154,6 +164,8 @@ export async function buildNative(options: BuildOptions = {}): Promise<BuildResu
 function forgetOtherLibtorch(out: string, { root }: Libtorch): void {
   const cache = join(out, "CMakeCache.txt");
   if (!existsSync(cache)) return;
-  const line = readFileSync(cache, "utf8").split("\n").find((text) => text.startsWith("MEMFORMER_LIBTORCH:"));
+  const line = readFileSync(cache, "utf8")
+    .split("\n")
+    .find((text) => text.startsWith("MEMFORMER_LIBTORCH:"));
   if (line?.slice(line.indexOf("=") + 1) !== root) rmSync(cache);
 }

@@ -1,6 +1,6 @@
 /**
- * The way into the addon. Calls only enqueue, so an error surfaces later, at a read; each call therefore has a number, under
- * which the JavaScript stack of its caller is kept, and an error is given the stack of the call that failed.
+ * The way into the addon. Calls only enqueue, so an error surfaces later, at a read; each call therefore has a number,
+ * under which the JavaScript stack of its caller is kept, and an error is given the stack of the call that failed.
  */
 import { isNativeError } from "node:util/types"; // of any realm: tests in Jest run in one of their own
 import { isMemformerError, MemformerError, type ErrorCode } from "../errors.ts";
@@ -28,15 +28,20 @@ export function addon(): Addon {
   team = threads || defaultThreads();
   if (team > 0) fresh.configure(team);
   // Environment cleanup hooks do not run on process.exit(): the engine's thread has to be joined here.
-  process.once("exit", () => { fresh.stop(); });
+  process.once("exit", () => {
+    fresh.stop();
+  });
   origin = { libtorch, folder };
-  return loaded = fresh;
+  return (loaded = fresh);
 }
 
 /** Threads of the operators' team; takes effect if the addon is not loaded yet, else throws BUSY when it differs. */
 export function configureThreads(count: number): void {
   if (loaded !== undefined && count !== threads) {
-    throw new MemformerError("BUSY", `threads must be set before the first model is made: the engine runs with ${threads || "the default"}`);
+    throw new MemformerError(
+      "BUSY",
+      `threads must be set before the first model is made: the engine runs with ${threads || "the default"}`,
+    );
   }
   threads = count;
 }
@@ -44,7 +49,7 @@ export function configureThreads(count: number): void {
 /** One a core is LibTorch's own default (0), which heeds OMP_NUM_THREADS; it does not know a control group's quota. */
 function defaultThreads(): number {
   const asked = process.env["OMP_NUM_THREADS"] ?? process.env["MKL_NUM_THREADS"];
-  return asked ? 0 : threadsOfQuota() ?? 0;
+  return asked ? 0 : (threadsOfQuota() ?? 0);
 }
 
 /** Threads of the operators' team. */
@@ -59,7 +64,8 @@ export function addonOrigin(): Origin {
   return origin!;
 }
 
-// Calls whose stacks are remembered: those of a window and more. A stack holds on to the receivers of its frames, so not all are.
+// Calls whose stacks are remembered: those of a window and more. A stack holds on to the receivers of its frames, so
+// not all are.
 const kept = 1024;
 const sites: { stack?: string }[] = new Array<{ stack?: string }>(kept);
 let last = 0;
@@ -88,8 +94,14 @@ interface NativeFailure {
 export function translated(error: unknown): unknown {
   if (!isNativeError(error) || !("code" in error) || isMemformerError(error)) return error;
   const { code, call, native, requestedBytes, freeBytes } = error as Error & NativeFailure;
-  const details = Object.fromEntries(Object.entries({ native, requestedBytes, freeBytes }).filter(([, value]) => value !== undefined));
-  const result = new MemformerError(code as ErrorCode, error.message, Object.keys(details).length === 0 ? {} : { details });
+  const details = Object.fromEntries(
+    Object.entries({ native, requestedBytes, freeBytes }).filter(([, value]) => value !== undefined),
+  );
+  const result = new MemformerError(
+    code as ErrorCode,
+    error.message,
+    Object.keys(details).length === 0 ? {} : { details },
+  );
   const site = call !== undefined && last - call < kept ? sites[call % kept] : undefined;
   const frames = site?.stack?.slice(site.stack.indexOf("\n"));
   if (frames !== undefined) result.stack = `${result.name} [${result.code}]: ${result.message}${frames}`;

@@ -15,7 +15,9 @@ export function inChild(name: string, expression: string, env: NodeJS.ProcessEnv
   // `-e` of this process, if it was started so, must not reach the child; loaders given with --import must.
   const loaders = process.execArgv.filter((arg, at, all) => arg.startsWith("--import") || all[at - 1] === "--import");
   const run = spawnSync(process.execPath, [...loaders, "-e", program], {
-    env: { ...env, ELECTRON_RUN_AS_NODE: "1" }, encoding: "utf8", timeout: 60_000,
+    env: { ...env, ELECTRON_RUN_AS_NODE: "1" },
+    encoding: "utf8",
+    timeout: 60_000,
   });
   if (run.error !== undefined) return { failure: run.error.message, said: "" };
   const said = run.stdout.trim();

@@ -1,12 +1,15 @@
 /**
- * How much CPU time the control groups of this process grant it: a container limited to two CPUs of a machine of sixty-four still sees
- * all sixty-four, and as many threads would wait for one another most of the time.
+ * How much CPU time the control groups of this process grant it: a container limited to two CPUs of a machine of
+ * sixty-four still sees all sixty-four, and as many threads would wait for one another most of the time.
  */
 import { readFileSync } from "node:fs";
 import { availableParallelism } from "node:os";
 import { join, posix } from "node:path";
 
-/** CPUs' worth of time, of cgroup v2's `cpu.max` or v1's `cpu.cfs_quota_us`; undefined without a limit. `root`: where /proc and /sys are. */
+/**
+ * CPUs' worth of time, of cgroup v2's `cpu.max` or v1's `cpu.cfs_quota_us`; undefined without a limit. `root`: where
+ * /proc and /sys are.
+ */
 export function cpuQuota(root = "/"): number | undefined {
   const limits: number[] = [];
   for (const line of text(root, "proc/self/cgroup").split("\n")) {
@@ -23,7 +26,10 @@ export function cpuQuota(root = "/"): number | undefined {
   return Number.isFinite(least) ? least : undefined;
 }
 
-/** Threads that a quota keeps busy: its whole CPUs, at least 1. Undefined where it grants all that there are, or is none. */
+/**
+ * Threads that a quota keeps busy: its whole CPUs, at least 1. Undefined where it grants all that there are, or is
+ * none.
+ */
 export function threadsOfQuota(root = "/", cores = availableParallelism()): number | undefined {
   const quota = cpuQuota(root);
   if (quota === undefined || quota >= cores) return undefined;

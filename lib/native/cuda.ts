@@ -25,22 +25,28 @@ let warned = false;
 
 /**
  * Opens the CUDA half, once; the GPUs.
- * Throws MemformerError NO_CUDA (LibTorch without CUDA, no driver, no device), DRIVER_TOO_OLD, LOAD_FAILED, LIBTORCH_MISMATCH.
+ * Throws MemformerError NO_CUDA (LibTorch without CUDA, no driver, no device), DRIVER_TOO_OLD, LOAD_FAILED,
+ * LIBTORCH_MISMATCH.
  */
 export function openCuda(): readonly Gpu[] {
   if (gpus !== undefined) return gpus;
-  const { libtorch, folder } = addonOrigin(), path = join(folder, cudaHalf), driver = cudaDriver();
+  const { libtorch, folder } = addonOrigin(),
+    path = join(folder, cudaHalf),
+    driver = cudaDriver();
   const needed = Number((libtorch.cuda ?? "0").split(".")[0]);
-  if (libtorch.variant !== "cuda") throw noCuda("this LibTorch is for the CPU", libtorch, driver, [fetchLine(), pythonLine]);
+  if (libtorch.variant !== "cuda")
+    throw noCuda("this LibTorch is for the CPU", libtorch, driver, [fetchLine(), pythonLine]);
   if (typeof driver === "string") throw noCuda(driver, libtorch, driver, [driverLine]);
   if (Math.floor(driver / 1000) < needed) {
     const reason = `the NVIDIA driver serves CUDA up to ${cudaVersionOf(driver)}, LibTorch is built with ${libtorch.cuda}`;
     throw noCuda(reason, libtorch, driver, [driverLine], "DRIVER_TOO_OLD");
   }
   if (!existsSync(path)) {
-    throw noCuda(`memformer's CUDA half is not there: ${path}`, libtorch, driver, [["compile it, with nvcc on the PATH", "npx memformer build"]]);
+    throw noCuda(`memformer's CUDA half is not there: ${path}`, libtorch, driver, [
+      ["compile it, with nvcc on the PATH", "npx memformer build"],
+    ]);
   }
-  return gpus = guarded((addon) => addon.openCuda(path));
+  return (gpus = guarded((addon) => addon.openCuda(path)));
 }
 
 const driverLine = ["install an NVIDIA driver that fits", "nvidia-smi shows the one that is there"] as const;
@@ -51,25 +57,39 @@ function fetchLine(): Remedy {
 }
 
 function noCuda(
-  reason: string, { root, version, variant, cuda }: Libtorch, driver: number | string, remedies: readonly Remedy[],
+  reason: string,
+  { root, version, variant, cuda }: Libtorch,
+  driver: number | string,
+  remedies: readonly Remedy[],
   code: "NO_CUDA" | "DRIVER_TOO_OLD" = "NO_CUDA",
 ): MemformerError {
   const attempts = [
     { place: "LibTorch", outcome: `${version} for ${variant === "cpu" ? "the CPU" : `CUDA ${cuda ?? ""}`} (${root})` },
     { place: "driver", outcome: typeof driver === "string" ? driver : `serves CUDA up to ${cudaVersionOf(driver)}` },
   ];
-  return toldError(code, `device "cuda" is not to be had: ${reason}.`, attempts, [...remedies, ["or run on the CPU", 'device: "cpu"']]);
+  return toldError(code, `device "cuda" is not to be had: ${reason}.`, attempts, [
+    ...remedies,
+    ["or run on the CPU", 'device: "cpu"'],
+  ]);
 }
 
-/** The device meant by a name. Throws as {@link openCuda} for a GPU that is asked for; "auto" falls back to the CPU and says why, once. */
+/**
+ * The device meant by a name. Throws as {@link openCuda} for a GPU that is asked for; "auto" falls back to the CPU and
+ * says why, once.
+ */
 export function resolveDevice(device: DeviceName): Device {
   if (device === "cpu") return "cpu";
   if (device === "auto") return automatic();
   const match = /^cuda(?::(\d+))?$/.exec(device);
-  if (match === null) throw new MemformerError("CONFIG", `device must be "auto", "cpu", "cuda" or "cuda:N", got "${String(device)}"`);
-  const index = Number(match[1] ?? 0), found = openCuda();
+  if (match === null)
+    throw new MemformerError("CONFIG", `device must be "auto", "cpu", "cuda" or "cuda:N", got "${String(device)}"`);
+  const index = Number(match[1] ?? 0),
+    found = openCuda();
   if (index >= found.length) {
-    throw new MemformerError("NO_CUDA", `there is no device cuda:${index}: this machine has ${found.length} (${found.map(({ name }) => name).join(", ")})`);
+    throw new MemformerError(
+      "NO_CUDA",
+      `there is no device cuda:${index}: this machine has ${found.length} (${found.map(({ name }) => name).join(", ")})`,
+    );
   }
   return `cuda:${index}`;
 }
@@ -83,7 +103,8 @@ function automatic(): Device {
   const { libtorch } = addonOrigin();
   if (libtorch.variant !== "cuda") {
     const chosen = Boolean(process.env["MEMFORMER_VARIANT"] || process.env["MEMFORMER_LIBTORCH"]);
-    if (!chosen && typeof cudaDriver() === "number") warn(`this LibTorch is for the CPU; ${fetchLine().join(": ")}`, "ERR_MEMFORMER_NO_CUDA");
+    if (!chosen && typeof cudaDriver() === "number")
+      warn(`this LibTorch is for the CPU; ${fetchLine().join(": ")}`, "ERR_MEMFORMER_NO_CUDA");
     return "cpu";
   }
   try {

@@ -28,8 +28,13 @@ const buildLine = "npx memformer build";
 export function doctor(env: NodeJS.ProcessEnv = process.env): Row[] {
   const libtorch = tryResolve(env);
   return [
-    packageRow(), ...demands(thisMachine()).map(({ name, ok, found, needed }) => need(name, ok, found, needed)),
-    libtorchRow(libtorch), addon(libtorch, env), driver(), ...cudaHalf(libtorch, env), ...tools(env),
+    packageRow(),
+    ...demands(thisMachine()).map(({ name, ok, found, needed }) => need(name, ok, found, needed)),
+    libtorchRow(libtorch),
+    addon(libtorch, env),
+    driver(),
+    ...cudaHalf(libtorch, env),
+    ...tools(env),
   ];
 }
 
@@ -79,7 +84,12 @@ function addon(libtorch: Libtorch | Error, env: NodeJS.ProcessEnv): Row {
   const { failure } = inChild("load", "m.loadAddon()", { ...env, MEMFORMER_LIBTORCH: libtorch.root });
   const day = readBuild(binary.folder)?.date.slice(0, 10);
   const from = binary.local ? `compiled here${day === undefined ? "" : ` on ${day}`}` : "published";
-  return need("addon", failure === undefined, failure ?? `loads; ${from}, for LibTorch ${minorVersion(libtorch.version)}`, buildLine);
+  return need(
+    "addon",
+    failure === undefined,
+    failure ?? `loads; ${from}, for LibTorch ${minorVersion(libtorch.version)}`,
+    buildLine,
+  );
 }
 
 /** The GPUs, or why there are none: for a LibTorch that has CUDA. */
@@ -92,13 +102,20 @@ function cudaHalf(libtorch: Libtorch | Error, env: NodeJS.ProcessEnv): Row[] {
 }
 
 function driver(): Row {
-  const driver = cudaDriver(), ok = typeof driver === "number";
-  return { name: "cuda driver", ok, found: ok ? `serves CUDA up to ${cudaVersionOf(driver)}` : `${driver}; the CPU computes`, required: false };
+  const driver = cudaDriver(),
+    ok = typeof driver === "number";
+  return {
+    name: "cuda driver",
+    ok,
+    found: ok ? `serves CUDA up to ${cudaVersionOf(driver)}` : `${driver}; the CPU computes`,
+    required: false,
+  };
 }
 
 /** What this package brings. */
 function packageRow(): Row {
   const there = publishedVersions();
-  const binaries = there.length === 0 ? "no binaries: a clone, or built without them" : `binaries for LibTorch ${there.join(", ")}`;
+  const binaries =
+    there.length === 0 ? "no binaries: a clone, or built without them" : `binaries for LibTorch ${there.join(", ")}`;
   return { name: "memformer", ok: true, found: `${packageVersion()}, ${binaries}`, required: true };
 }

@@ -1,4 +1,7 @@
-/** Finds and loads the addon: LibTorch first, through the tiny loader, then the addon built for it. Nothing else loads a `.node`. */
+/**
+ * Finds and loads the addon: LibTorch first, through the tiny loader, then the addon built for it. Nothing else loads a
+ * `.node`.
+ */
 import { existsSync, realpathSync } from "node:fs";
 import { createRequire } from "node:module";
 import { join } from "node:path";
@@ -39,8 +42,8 @@ export interface Loaded {
 }
 
 /**
- * Loads the addon. Throws MemformerError: UNSUPPORTED_PLATFORM, IO when the working folder is gone, LIBTORCH_NOT_FOUND, LIBTORCH_MISMATCH, or LOAD_FAILED with what
- * was tried.
+ * Loads the addon. Throws MemformerError: UNSUPPORTED_PLATFORM, IO when the working folder is gone, LIBTORCH_NOT_FOUND,
+ * LIBTORCH_MISMATCH, or LOAD_FAILED with what was tried.
  */
 export function loadAddon(): Loaded {
   requireMachine(thisMachine());
@@ -64,7 +67,8 @@ export function findLibtorch(env: NodeJS.ProcessEnv = process.env): Libtorch {
   return resolveLibtorch({
     env,
     preferCuda: typeof cudaDriver() === "number",
-    unfit: (found) => "attempts" in findBinary(found) ? `LibTorch ${found.version}: no binary for it (${binariesThere()})` : undefined,
+    unfit: (found) =>
+      "attempts" in findBinary(found) ? `LibTorch ${found.version}: no binary for it (${binariesThere()})` : undefined,
   });
 }
 
@@ -98,8 +102,8 @@ export function testLoadLibtorch(root: string, variant: LibtorchFolder["variant"
 
 function openLibtorch(path: string, { root, variant }: Pick<LibtorchFolder, "root" | "variant">): void {
   const loader = require(path) as Loader;
-  // OpenMP's threads wait for work by spinning, which on a busy machine takes the processor from those that have some: a
-  // window took ten times as long beside another process. After so many turns they sleep.
+  // OpenMP's threads wait for work by spinning, which on a busy machine takes the processor from those that have some:
+  // a window took ten times as long beside another process. After so many turns they sleep.
   loader.prefer("GOMP_SPINCOUNT", "10000");
   // What cuBLAS needs to give the same bits again; on a Hopper GPU it is what it takes anyway.
   if (variant === "cuda") loader.prefer("CUBLAS_WORKSPACE_CONFIG", ":4096:8");
@@ -119,16 +123,24 @@ export function requireMachine(machine: Machine): void {
 }
 
 /**
- * Two addons in one process register the same operators twice, which ends it. A second environment of ours (a worker) opens the same
- * file; a second copy of the package another one.
+ * Two addons in one process register the same operators twice, which ends it. A second environment of ours (a worker)
+ * opens the same file; a second copy of the package another one.
  */
 function requireOnlyOne({ addon }: Binary): void {
   const mine = realpathSync(addon);
-  const other = [...readIfAllowed("/proc/self/maps").matchAll(/ (\/.*\/memformer\.node)$/gm)].map(([, path]) => path!).find((path) => path !== mine);
+  const other = [...readIfAllowed("/proc/self/maps").matchAll(/ (\/.*\/memformer\.node)$/gm)]
+    .map(([, path]) => path!)
+    .find((path) => path !== mine);
   if (other === undefined) return;
-  throw toldError("LOAD_FAILED", "Another copy of memformer is loaded in this process already.", [
-    { place: other, outcome: "loaded" }, { place: mine, outcome: "asked for" },
-  ], [["let all that use it share one", "npm dedupe memformer; npm ls memformer shows where they are"]]);
+  throw toldError(
+    "LOAD_FAILED",
+    "Another copy of memformer is loaded in this process already.",
+    [
+      { place: other, outcome: "loaded" },
+      { place: mine, outcome: "asked for" },
+    ],
+    [["let all that use it share one", "npm dedupe memformer; npm ls memformer shows where they are"]],
+  );
 }
 
 function binariesThere(): string {
@@ -139,10 +151,18 @@ function binariesThere(): string {
 function noBinary(libtorch: Libtorch, attempts: readonly Attempt[]): MemformerError {
   const { version, variant, root } = libtorch;
   const failed = `memformer ${packageVersion()} has no binary for LibTorch ${version} (${variant}) on ${process.platform}-${process.arch}.`;
-  return toldError("LOAD_FAILED", failed, [...attempts, { place: root, outcome: `LibTorch ${version}, from ${libtorch.source}` }], [
-    ...publishedVersions().length > 0 ? [["fetch a LibTorch there is one for", "npx memformer setup"] as const] : [],
-    ["or compile it once for this one", "npx memformer build"],
-  ], { details: { libtorch: root, version: minorVersion(version) } });
+  return toldError(
+    "LOAD_FAILED",
+    failed,
+    [...attempts, { place: root, outcome: `LibTorch ${version}, from ${libtorch.source}` }],
+    [
+      ...(publishedVersions().length > 0
+        ? [["fetch a LibTorch there is one for", "npx memformer setup"] as const]
+        : []),
+      ["or compile it once for this one", "npx memformer build"],
+    ],
+    { details: { libtorch: root, version: minorVersion(version) } },
+  );
 }
 
 function doesNotLoad(reason: string, binary: Binary, libtorch: Libtorch, cause?: unknown): MemformerError {
@@ -152,5 +172,8 @@ function doesNotLoad(reason: string, binary: Binary, libtorch: Libtorch, cause?:
     { place: root, outcome: `LibTorch ${version} (${variant}), ${source}` },
   ];
   const failed = `memformer ${packageVersion()} does not load on ${process.platform}-${process.arch}: ${reason}`;
-  return toldError("LOAD_FAILED", failed, attempts, remediesFor(reason, libtorch), { cause, details: { folder: binary.folder, libtorch: root } });
+  return toldError("LOAD_FAILED", failed, attempts, remediesFor(reason, libtorch), {
+    cause,
+    details: { folder: binary.folder, libtorch: root },
+  });
 }

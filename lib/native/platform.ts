@@ -1,4 +1,7 @@
-/** What memformer's binaries ask of a machine, looked at before one of them is opened: a wrong machine ends the process, it does not throw. */
+/**
+ * What memformer's binaries ask of a machine, looked at before one of them is opened: a wrong machine ends the process,
+ * it does not throw.
+ */
 import { readFileSync } from "node:fs";
 
 /** What is known of this machine. */
@@ -30,7 +33,14 @@ const instructions = ["avx2", "fma"];
 /** This machine. */
 export function thisMachine(): Machine {
   const { node, napi = "0" } = process.versions as { node: string; napi?: string };
-  return { platform: process.platform, arch: process.arch, glibc: glibc(), node, napi: Number(napi), cpuinfo: readIfAllowed("/proc/cpuinfo") };
+  return {
+    platform: process.platform,
+    arch: process.arch,
+    glibc: glibc(),
+    node,
+    napi: Number(napi),
+    cpuinfo: readIfAllowed("/proc/cpuinfo"),
+  };
 }
 
 /** A file's text; "" where there is none, or where Node's permission model keeps it from us. */
@@ -60,11 +70,15 @@ export function demands(machine: Machine): Demand[] {
   return [
     { name: "platform", ok: target === "linux-x64", found: target, needed: "memformer runs on linux-x64 only" },
     {
-      name: "glibc", ok: major > oldMajor || (major === oldMajor && minor >= oldMinor), found: machine.glibc ?? "another C library",
+      name: "glibc",
+      ok: major > oldMajor || (major === oldMajor && minor >= oldMinor),
+      found: machine.glibc ?? "another C library",
       needed: `PyTorch needs glibc ${oldMajor}.${oldMinor}: Debian 10, RHEL 8 or newer, and no Alpine`,
     },
     {
-      name: "node", ok: machine.napi >= 9, found: `${machine.node}, Node-API ${machine.napi}`,
+      name: "node",
+      ok: machine.napi >= 9,
+      found: `${machine.node}, Node-API ${machine.napi}`,
       needed: "install Node 20.19, 22.12 or newer",
     },
     processor(machine),
@@ -73,8 +87,15 @@ export function demands(machine: Machine): Demand[] {
 
 function processor({ cpuinfo, arch }: Machine): Demand {
   const model = /^model name\s*:\s*(.+)$/m.exec(cpuinfo)?.[1] ?? arch;
-  const missing = arch === "x64" && cpuinfo !== ""
-    ? instructions.filter((feature) => !new RegExp(`^flags.*\\b${feature}\\b`, "m").test(cpuinfo)) : [];
+  const missing =
+    arch === "x64" && cpuinfo !== ""
+      ? instructions.filter((feature) => !new RegExp(`^flags.*\\b${feature}\\b`, "m").test(cpuinfo))
+      : [];
   const found = missing.length === 0 ? model : `${model}, without ${missing.join(" and ")}`;
-  return { name: "processor", ok: missing.length === 0, found, needed: "memformer is compiled for x86-64-v3 (Haswell, Zen or newer)" };
+  return {
+    name: "processor",
+    ok: missing.length === 0,
+    found,
+    needed: "memformer is compiled for x86-64-v3 (Haswell, Zen or newer)",
+  };
 }

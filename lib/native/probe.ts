@@ -1,6 +1,7 @@
 /**
- * Loads a published binary in a child process before this one does: one that does not fit this machine would end the process
- * instead of throwing. A good verdict is kept in the cache, under all that it depends on; a bad one is not, for it may be mended.
+ * Loads a published binary in a child process before this one does: one that does not fit this machine would end the
+ * process instead of throwing. A good verdict is kept in the cache, under all that it depends on; a bad one is not, for
+ * it may be mended.
  */
 import { mkdirSync, readFileSync, renameSync, statSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
@@ -10,14 +11,23 @@ import { userCache } from "./libtorch/cache.ts";
 import type { LibtorchFolder } from "./libtorch/layout.ts";
 
 /** Why `binary` does not load with `libtorch`; undefined if it does, now or when it was last tried. */
-export function probe(binary: Binary, libtorch: LibtorchFolder, env: NodeJS.ProcessEnv = process.env): string | undefined {
+export function probe(
+  binary: Binary,
+  libtorch: LibtorchFolder,
+  env: NodeJS.ProcessEnv = process.env,
+): string | undefined {
   // A process that may not start others finds out by itself.
   const mayStart = (process as { permission?: { has: (scope: string) => boolean } }).permission?.has("child") ?? true;
   if (env["MEMFORMER_SKIP_PROBE"] === "1" || !mayStart) return undefined;
-  const file = join(userCache(env), "probes.json"), key = keyOf(binary, libtorch);
+  const file = join(userCache(env), "probes.json"),
+    key = keyOf(binary, libtorch);
   const known = read(file);
   if (known[key] !== undefined) return undefined;
-  const { failure } = inChild("load", "m.loadAddon()", { ...env, MEMFORMER_SKIP_PROBE: "1", MEMFORMER_LIBTORCH: libtorch.root });
+  const { failure } = inChild("load", "m.loadAddon()", {
+    ...env,
+    MEMFORMER_SKIP_PROBE: "1",
+    MEMFORMER_LIBTORCH: libtorch.root,
+  });
   if (failure !== undefined) return failure;
   keep(file, { ...known, [key]: new Date().toISOString() });
   return undefined;

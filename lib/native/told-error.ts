@@ -1,6 +1,6 @@
 /**
- * The form of every error of loading: what failed and for which target; what was tried, and why not; at most four numbered
- * remedies; where more is told. `details.attempts` holds the same facts for programs.
+ * The form of every error of loading: what failed and for which target; what was tried, and why not; at most four
+ * numbered remedies; where more is told. `details.attempts` holds the same facts for programs.
  */
 import { MemformerError, type ErrorCode, type ErrorFacts } from "../errors.ts";
 
@@ -16,13 +16,20 @@ export type Remedy = readonly [what: string, line: string];
 
 /** An error in that form; of more than four remedies the first four are told. */
 export function toldError(
-  code: ErrorCode, failed: string, attempts: readonly Attempt[], remedies: readonly Remedy[], facts: ErrorFacts = {},
+  code: ErrorCode,
+  failed: string,
+  attempts: readonly Attempt[],
+  remedies: readonly Remedy[],
+  facts: ErrorFacts = {},
 ): MemformerError {
   const told = remedies.slice(0, 4);
-  const place = widest(attempts.map((attempt) => attempt.place)), what = widest(told.map(([text]) => `${text}:`));
+  const place = widest(attempts.map((attempt) => attempt.place)),
+    what = widest(told.map(([text]) => `${text}:`));
   const message = [
     failed,
-    ...attempts.map((attempt, i) => `  ${i === 0 ? "looked at" : "         "}  ${attempt.place.padEnd(place)}  ${attempt.outcome}`),
+    ...attempts.map(
+      (attempt, i) => `  ${i === 0 ? "looked at" : "         "}  ${attempt.place.padEnd(place)}  ${attempt.outcome}`,
+    ),
     ...told.map(([text, line], i) => `  ${i + 1}. ${`${text}:`.padEnd(what)}  ${line}`),
     `  more: npx memformer doctor; docs/troubleshooting.md#err_memformer_${code.toLowerCase()}`,
   ].join("\n");

@@ -14,7 +14,9 @@ std::mutex opening;
 std::atomic<Cuda*> opened{nullptr};
 
 /// "2.13" of "2.13.0+cpu": LibTorch keeps its binary interface within a minor version.
-std::string minor_version(const std::string& version) { return version.substr(0, version.find('.', version.find('.') + 1)); }
+std::string minor_version(const std::string& version) {
+  return version.substr(0, version.find('.', version.find('.') + 1));
+}
 
 template <typename Function>
 Function* symbol(void* library, const char* name, const std::string& path) {
@@ -43,11 +45,11 @@ void open_cuda(const std::string& path) {
     require(false, "LOAD_FAILED", "the CUDA half does not load: ", reason == nullptr ? "unknown reason" : reason);
   }
   const int interface = symbol<int()>(library, "memformer_cuda_interface", path)();
-  require(interface == kCudaInterface, "LOAD_FAILED", path, " speaks version ", interface, " of the CUDA interface, this addon version ",
-          kCudaInterface, ": build both anew");
+  require(interface == kCudaInterface, "LOAD_FAILED", path, " speaks version ", interface,
+          " of the CUDA interface, this addon version ", kCudaInterface, ": build both anew");
   const std::string version = symbol<const char*()>(library, "memformer_cuda_libtorch", path)();
-  require(minor_version(version) == minor_version(TORCH_VERSION), "LIBTORCH_MISMATCH", path, " was built for LibTorch ", version,
-          ", this addon for ", TORCH_VERSION);
+  require(minor_version(version) == minor_version(TORCH_VERSION), "LIBTORCH_MISMATCH", path, " was built for LibTorch ",
+          version, ", this addon for ", TORCH_VERSION);
   const char *code = "NO_CUDA", *reason = nullptr;
   auto* half = symbol<Cuda*(const char**, const char**)>(library, "memformer_cuda_open", path)(&code, &reason);
   require(half != nullptr, code, reason == nullptr ? "no CUDA device" : reason);

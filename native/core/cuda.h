@@ -1,5 +1,5 @@
-// The CUDA half, as the rest sees it: a shared object of its own, libmemformer_cuda.so, opened at run time where a CUDA LibTorch
-// and a driver are. Opening it also gives the operators their CUDA kernels. It is never closed.
+// The CUDA half, as the rest sees it: a shared object of its own, libmemformer_cuda.so, opened at run time where a CUDA
+// LibTorch and a driver are. Opening it also gives the operators their CUDA kernels. It is never closed.
 #pragma once
 #include <functional>
 #include <memory>
@@ -25,7 +25,8 @@ struct RecordingPool {
 class Recording {
  public:
   virtual ~Recording() = default;
-  /// Between begin() and end() device work of this thread, and of the backward passes it starts, is recorded instead of run.
+  /// Between begin() and end() device work of this thread, and of the backward passes it starts, is recorded instead of
+  /// run.
   virtual void begin() = 0;
   virtual void end() = 0;
   /// Gives up what was begun, after a failure.
@@ -51,8 +52,8 @@ class Cuda {
   virtual int compute_capability(int device) = 0;
   /// From now on this thread computes on that device, on a stream of its own.
   virtual void enter(int device) = 0;
-  /// Marks what this thread has started until now: calling what comes back, on any thread, waits for that. It throws what a device
-  /// has failed with.
+  /// Marks what this thread has started until now: calling what comes back, on any thread, waits for that. It throws
+  /// what a device has failed with.
   virtual std::function<void()> mark() = 0;
   virtual DeviceMemory memory(int device) = 0;
   virtual void reset_peak(int device) = 0;
@@ -72,8 +73,8 @@ Cuda* cuda();
 /// From now on this thread computes on `device`. Throws NO_CUDA when it is a GPU and there is no such one.
 void compute_on(at::Device device);
 
-/// Opens it. Throws LOAD_FAILED when it is not there or is for another version of ours, LIBTORCH_MISMATCH when for another of
-/// LibTorch; DRIVER_TOO_OLD; NO_CUDA without a driver or device. Idempotent.
+/// Opens it. Throws LOAD_FAILED when it is not there or is for another version of ours, LIBTORCH_MISMATCH when for
+/// another of LibTorch; DRIVER_TOO_OLD; NO_CUDA without a driver or device. Idempotent.
 void open_cuda(const std::string& path);
 
 }  // namespace memformer

@@ -1,4 +1,5 @@
-// Gradient sinks: tensors in the dtype of sums, to which a backward pass adds the gradient of a parameter instead of sending it back.
+// Gradient sinks: tensors in the dtype of sums, to which a backward pass adds the gradient of a parameter instead of
+// sending it back.
 #pragma once
 #include "core/tensor_checks.h"
 
@@ -7,7 +8,8 @@ namespace memformer {
 inline bool given(const std::optional<at::Tensor>& tensor) { return tensor.has_value() && tensor->defined(); }
 
 /// A sink for a list of `width` numbers, in the dtype that sums over `like` are carried in.
-inline void require_sink(const char* op, const char* name, const std::optional<at::Tensor>& sink, int64_t width, const at::Tensor& like) {
+inline void require_sink(const char* op, const char* name, const std::optional<at::Tensor>& sink, int64_t width,
+                         const at::Tensor& like) {
   if (!given(sink)) return;
   require_shape(op, name, *sink, {width});
   require_dtype(op, name, *sink, accumulate_type(like.scalar_type()));
@@ -15,14 +17,16 @@ inline void require_sink(const char* op, const char* name, const std::optional<a
 }
 
 /// For every weight and every bias of an operator's lists a sink in its shape, or none at all.
-inline void require_sinks(const char* op, at::TensorList weights, at::TensorList biases, at::TensorList weight_sinks, at::TensorList bias_sinks) {
+inline void require_sinks(const char* op, at::TensorList weights, at::TensorList biases, at::TensorList weight_sinks,
+                          at::TensorList bias_sinks) {
   if (weight_sinks.empty() && bias_sinks.empty()) return;
   require(weight_sinks.size() == weights.size() && bias_sinks.size() == biases.size(), "CONFIG", op,
-          ": sinks must be one a weight and one a bias, or none; got ", weight_sinks.size(), " and ", bias_sinks.size());
+          ": sinks must be one a weight and one a bias, or none; got ", weight_sinks.size(), " and ",
+          bias_sinks.size());
   const auto require_each = [op](const char* name, at::TensorList sinks, const char* of_name, at::TensorList of) {
     for (size_t l = 0; l < sinks.size(); ++l) {
-      require(sinks[l].sizes() == of[l].sizes(), "SHAPE", op, ": ", name, " must have the shape of ", of_name, " ", of[l].sizes(), ", got ",
-              sinks[l].sizes());
+      require(sinks[l].sizes() == of[l].sizes(), "SHAPE", op, ": ", name, " must have the shape of ", of_name, " ",
+              of[l].sizes(), ", got ", sinks[l].sizes());
       require_dtype(op, name, sinks[l], accumulate_type(of[l].scalar_type()));
       require(sinks[l].is_contiguous(), "SHAPE", op, ": ", name, " must be contiguous");
     }
@@ -31,7 +35,8 @@ inline void require_sinks(const char* op, at::TensorList weights, at::TensorList
   require_each("bias_sinks", bias_sinks, "biases", biases);
 }
 
-/// Sinks on their way through torch::autograd::Function::apply, which would take the tensors of a plain list for differentiable inputs.
+/// Sinks on their way through torch::autograd::Function::apply, which would take the tensors of a plain list for
+/// differentiable inputs.
 struct SinkList {
   std::vector<at::Tensor> tensors;
 };

@@ -17,10 +17,11 @@ namespace memformer {
 namespace {
 
 constexpr size_t kAlignment = 64;
-constexpr size_t kSmallest = 512;                      // below it malloc is as good
-constexpr int64_t kMostCached = int64_t{4} << 30;      // beyond it freed blocks go back to the system at once
+constexpr size_t kSmallest = 512;                  // below it malloc is as good
+constexpr int64_t kMostCached = int64_t{4} << 30;  // beyond it freed blocks go back to the system at once
 
-/// Sizes are rounded up to 1/8 of their power of two, so that a block can serve its near neighbours and wastes at most 12.5 %.
+/// Sizes are rounded up to 1/8 of their power of two, so that a block can serve its near neighbours and wastes at
+/// most 12.5 %.
 size_t round_up(size_t bytes) {
   if (bytes <= kSmallest) return kSmallest;
   const size_t step = std::max<size_t>(kAlignment, size_t{1} << (63 - __builtin_clzll(bytes) - 3));
@@ -44,8 +45,8 @@ class Pool {
         release_cached();
         block = std::aligned_alloc(kAlignment, size);
       }
-      require(block != nullptr, "OUT_OF_MEMORY", "out of host memory: a tensor asked for ", bytes, " bytes while ", memory_.live,
-              " were in use");
+      require(block != nullptr, "OUT_OF_MEMORY", "out of host memory: a tensor asked for ", bytes, " bytes while ",
+              memory_.live, " were in use");
     }
     sizes_[block] = size;
     memory_.live += static_cast<int64_t>(size);
@@ -113,7 +114,9 @@ class HostAllocator final : public c10::Allocator {
     return {block, block, &give_back, at::kCPU};
   }
   c10::DeleterFnPtr raw_deleter() const override { return &give_back; }
-  void copy_data(void* destination, const void* source, size_t count) const override { default_copy_data(destination, source, count); }
+  void copy_data(void* destination, const void* source, size_t count) const override {
+    default_copy_data(destination, source, count);
+  }
 };
 
 }  // namespace

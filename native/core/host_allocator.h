@@ -1,5 +1,6 @@
-// LibTorch's CPU allocator, replaced: blocks are reused instead of returned to the kernel between operators (page faults cost
-// more than many of the operators), and every byte is counted, so that a peak is a fact and not a guess from RSS.
+// LibTorch's CPU allocator, replaced: blocks are reused instead of returned to the kernel between operators (page
+// faults cost more than many of the operators), and every byte is counted, so that a peak is a fact and not a guess
+// from RSS.
 #pragma once
 #include <cstdint>
 

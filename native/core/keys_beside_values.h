@@ -1,4 +1,5 @@
-// Keys and values in memory as keys_values makes them, and wants their gradients: the layers' pairs beside each other in (B, N, L, 2, H, E).
+// Keys and values in memory as keys_values makes them, and wants their gradients: the layers' pairs beside each other
+// in (B, N, L, 2, H, E).
 #pragma once
 #include "core/torch.h"
 
@@ -7,11 +8,13 @@ namespace memformer {
 /// Whether k and v (B, H, N, E) are a layer's pair, v behind k; tokens may lie further apart.
 inline bool are_side_by_side(const at::Tensor& k, const at::Tensor& v) {
   const int64_t width = k.size(1) * k.size(3);
-  return k.sizes() == v.sizes() && k.strides() == v.strides() && k.stride(3) == 1 && k.stride(1) == k.size(3) && k.stride(2) >= 2 * width &&
-         k.scalar_type() == v.scalar_type() && v.storage().is_alias_of(k.storage()) && v.storage_offset() == k.storage_offset() + width;
+  return k.sizes() == v.sizes() && k.strides() == v.strides() && k.stride(3) == 1 && k.stride(1) == k.size(3) &&
+         k.stride(2) >= 2 * width && k.scalar_type() == v.scalar_type() && v.storage().is_alias_of(k.storage()) &&
+         v.storage_offset() == k.storage_offset() + width;
 }
 
-/// k_0, v_0, k_1, v_1, … of consecutive layers as one matrix (B N, L 2 H E), a view; undefined where they do not lie so, or its rows have gaps.
+/// k_0, v_0, k_1, v_1, … of consecutive layers as one matrix (B N, L 2 H E), a view; undefined where they do not lie
+/// so, or its rows have gaps.
 inline at::Tensor rows_side_by_side(at::TensorList pairs) {
   const auto& first = pairs[0];
   const auto layers = static_cast<int64_t>(pairs.size() / 2);
@@ -19,7 +22,8 @@ inline at::Tensor rows_side_by_side(at::TensorList pairs) {
   if (first.stride(2) != width || first.stride(0) != N * width) return {};
   for (int64_t l = 0; l < layers; ++l) {
     const auto &k = pairs[2 * l], &v = pairs[2 * l + 1];
-    const bool follows = k.sizes() == first.sizes() && k.strides() == first.strides() && k.storage().is_alias_of(first.storage()) &&
+    const bool follows = k.sizes() == first.sizes() && k.strides() == first.strides() &&
+                         k.storage().is_alias_of(first.storage()) &&
                          k.storage_offset() == first.storage_offset() + l * width / layers;
     if (!follows || !are_side_by_side(k, v)) return {};
   }

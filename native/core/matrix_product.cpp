@@ -14,8 +14,12 @@ const std::optional<c10::OperatorHandle>& onednn() {
 at::Tensor affine(const at::Tensor& x, const at::Tensor& weight, const std::optional<at::Tensor>& bias) {
   const bool fits = x.scalar_type() == at::kFloat && x.is_cpu() && x.numel() > 0 && weight.numel() > 0;
   if (!fits || !onednn().has_value()) return at::linear(x, weight, bias);
-  torch::jit::Stack stack{x, weight, bias.has_value() && bias->defined() ? c10::IValue(*bias) : c10::IValue(), "none",
-                          c10::List<std::optional<at::Scalar>>(), c10::IValue()};
+  torch::jit::Stack stack{x,
+                          weight,
+                          bias.has_value() && bias->defined() ? c10::IValue(*bias) : c10::IValue(),
+                          "none",
+                          c10::List<std::optional<at::Scalar>>(),
+                          c10::IValue()};
   onednn()->callBoxed(stack);
   return stack[0].toTensor();
 }

@@ -1,4 +1,5 @@
-// The typed call of a registered operator: everyone calls through the dispatcher, which picks CPU or CUDA, autograd or not.
+// The typed call of a registered operator: everyone calls through the dispatcher, which picks CPU or CUDA, autograd or
+// not.
 #pragma once
 #include "core/torch.h"
 

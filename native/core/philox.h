@@ -1,5 +1,5 @@
-// Philox4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011): ten rounds turn a 128-bit counter and
-// a 64-bit key into four random words. Plain C++, so that the CPU and the GPU code share it.
+// Philox4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011): ten rounds turn a 128-bit
+// counter and a 64-bit key into four random words. Plain C++, so that the CPU and the GPU code share it.
 #pragma once
 #include <cstdint>
 

@@ -17,7 +17,8 @@ class Registry {
   explicit Registry(const char* family) : family_(family) {}
 
   bool add(const std::string& name, Factory factory) {
-    require(factories_.emplace(name, std::move(factory)).second, "NATIVE", family_, " '", name, "' is registered twice");
+    require(factories_.emplace(name, std::move(factory)).second, "NATIVE", family_, " '", name,
+            "' is registered twice");
     return true;
   }
 

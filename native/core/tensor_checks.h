@@ -8,7 +8,8 @@
 namespace memformer {
 
 /// `argument` of `op` has exactly this shape; -1 stands for any size.
-inline void require_shape(const char* op, const char* argument, const at::Tensor& tensor, std::initializer_list<int64_t> wanted) {
+inline void require_shape(const char* op, const char* argument, const at::Tensor& tensor,
+                          std::initializer_list<int64_t> wanted) {
   bool same = tensor.dim() == static_cast<int64_t>(wanted.size());
   int64_t axis = 0;
   for (int64_t size : wanted) {
@@ -22,7 +23,10 @@ inline void require_shape(const char* op, const char* argument, const at::Tensor
   const char* comma = "";
   for (int64_t size : wanted) {
     shape << comma;
-    if (size == -1) shape << "any"; else shape << size;
+    if (size == -1)
+      shape << "any";
+    else
+      shape << size;
     comma = ", ";
   }
   shape << ")";
@@ -42,20 +46,22 @@ inline void require_floating(const char* op, const char* argument, const at::Ten
           " must be float32, float64 or bfloat16, got ", c10::toString(dtype));
 }
 
-inline void require_like(const char* op, const char* argument, const at::Tensor& tensor, const char* other_name, const at::Tensor& other) {
-  require(tensor.scalar_type() == other.scalar_type(), "DTYPE", op, ": ", argument, " must have ", other_name, "'s dtype ",
-          c10::toString(other.scalar_type()), ", got ", c10::toString(tensor.scalar_type()));
-  require(tensor.device() == other.device(), "DEVICE_MISMATCH", op, ": ", argument, " must be on ", other_name, "'s device ",
-          other.device().str(), ", got ", tensor.device().str());
+inline void require_like(const char* op, const char* argument, const at::Tensor& tensor, const char* other_name,
+                         const at::Tensor& other) {
+  require(tensor.scalar_type() == other.scalar_type(), "DTYPE", op, ": ", argument, " must have ", other_name,
+          "'s dtype ", c10::toString(other.scalar_type()), ", got ", c10::toString(tensor.scalar_type()));
+  require(tensor.device() == other.device(), "DEVICE_MISMATCH", op, ": ", argument, " must be on ", other_name,
+          "'s device ", other.device().str(), ", got ", tensor.device().str());
 }
 
 /// `lengths` (rows) int32 on the device of `like`: how many of each row's first tokens are real. None: all are.
-inline void require_lengths(const char* op, const std::optional<at::Tensor>& lengths, int64_t rows, const char* other_name, const at::Tensor& like) {
+inline void require_lengths(const char* op, const std::optional<at::Tensor>& lengths, int64_t rows,
+                            const char* other_name, const at::Tensor& like) {
   if (!lengths.has_value() || !lengths->defined()) return;
   require_shape(op, "lengths", *lengths, {rows});
   require_dtype(op, "lengths", *lengths, at::kInt);
-  require(lengths->device() == like.device(), "DEVICE_MISMATCH", op, ": lengths must be on ", other_name, "'s device ", like.device().str(),
-          ", got ", lengths->device().str());
+  require(lengths->device() == like.device(), "DEVICE_MISMATCH", op, ": lengths must be on ", other_name, "'s device ",
+          like.device().str(), ", got ", lengths->device().str());
 }
 
 /// (B, T) bool, true at the first lengths_b tokens of each row.

@@ -61,8 +61,9 @@ void AdamW::step(double rate, const at::Tensor& norm, double clip) {
 void AdamW::step_flat(double rate, const at::Tensor& norm, double clip) {
   const auto& flat = *parameters_.flat();
   rate_.fill_(rate);
-  ops::adamw_step(flat.values, flat.gradients, exp_avg_, exp_avg_sq_, flat.working.defined() ? std::optional<at::Tensor>(flat.working) : std::nullopt,
-                  steps_made_, norm, rate_, flat.decayed, options_.beta1, options_.beta2, options_.eps, options_.weight_decay, clip,
+  ops::adamw_step(flat.values, flat.gradients, exp_avg_, exp_avg_sq_,
+                  flat.working.defined() ? std::optional<at::Tensor>(flat.working) : std::nullopt, steps_made_, norm,
+                  rate_, flat.decayed, options_.beta1, options_.beta2, options_.eps, options_.weight_decay, clip,
                   loss_scale(parameters_));
   if (!flat.loss_scale.defined()) return;
   const auto found_inf = norm.isfinite().logical_not().to(at::kFloat);
@@ -84,7 +85,8 @@ void AdamW::step(Group& group, double rate, const at::Tensor& found_inf, const s
   }
   if (parameters.empty()) return;
   at::_foreach_add_(steps, 1);
-  at::_fused_adamw_(parameters, grads, exp_avgs, exp_avg_sqs, {}, steps, rate, options_.beta1, options_.beta2, group.decay, options_.eps,
+  at::_fused_adamw_(parameters, grads, exp_avgs, exp_avg_sqs, {}, steps, rate, options_.beta1, options_.beta2,
+                    group.decay, options_.eps,
                     /*amsgrad=*/false, /*maximize=*/false, divisor, found_inf);
   at::_foreach_sub_(steps, Tensors(steps.size(), found_inf));
 }

@@ -1,6 +1,6 @@
-// AdamW (Loshchilov and Hutter 2019) over a model's parameters, through LibTorch's fused kernel. Decay only where the parameter
-// asks for it. A step whose gradients are not finite is skipped on the device, without waiting for the host. Flat parameters take
-// one kernel for everything: clipping, update, working copies, zeroed gradients.
+// AdamW (Loshchilov and Hutter 2019) over a model's parameters, through LibTorch's fused kernel. Decay only where the
+// parameter asks for it. A step whose gradients are not finite is skipped on the device, without waiting for the host.
+// Flat parameters take one kernel for everything: clipping, update, working copies, zeroed gradients.
 #pragma once
 #include <map>
 
@@ -17,12 +17,12 @@ class AdamW {
 
   AdamW(const nn::Parameters& parameters, Options options);
 
-  /// One update at `rate` from the gradients, scaled to a norm of at most `clip` (0: as they are), which are then dropped.
-  /// `norm` () : their norm; not finite: nothing is updated.
+  /// One update at `rate` from the gradients, scaled to a norm of at most `clip` (0: as they are), which are then
+  /// dropped. `norm` () : their norm; not finite: nothing is updated.
   void step(double rate, const at::Tensor& norm, double clip);
 
-  /// exp_avg and exp_avg_sq of a parameter, and the steps made, by name; in float16 also loss_scale and good_steps: to be saved, and to
-  /// be copied into when loaded.
+  /// exp_avg and exp_avg_sq of a parameter, and the steps made, by name; in float16 also loss_scale and good_steps: to
+  /// be saved, and to be copied into when loaded.
   std::map<std::string, at::Tensor> state() const;
 
  private:
@@ -35,8 +35,8 @@ class AdamW {
 
   Options options_;
   const nn::Parameters& parameters_;
-  std::vector<Group> groups_;                              // where parameters are apart
-  at::Tensor exp_avg_, exp_avg_sq_, steps_made_, rate_;   // where they are flat
+  std::vector<Group> groups_;                            // where parameters are apart
+  at::Tensor exp_avg_, exp_avg_sq_, steps_made_, rate_;  // where they are flat
   std::map<std::string, at::Tensor> state_;
 };
 

@@ -29,7 +29,8 @@ std::shared_ptr<const CallFailure> describe(int64_t call) {
       failure->requested_bytes = shortage.requested;
       failure->free_bytes = shortage.free;
       std::ostringstream sentence;
-      sentence << "out of GPU memory: a tensor asked for " << shortage.requested << " bytes, " << shortage.free << " were free";
+      sentence << "out of GPU memory: a tensor asked for " << shortage.requested << " bytes, " << shortage.free
+               << " were free";
       failure->message = sentence.str();
     }
   } catch (const c10::Error& error) {
@@ -82,9 +83,8 @@ Engine::Engine(int threads)
 Engine::~Engine() { stop(); }
 
 void Engine::submit(Call call, Slots inputs, Slots outputs, Work work) {
-  calls_.add([this, call = std::move(call), inputs = std::move(inputs), outputs = std::move(outputs), work = std::move(work)] {
-    execute(call, inputs, outputs, work);
-  });
+  calls_.add([this, call = std::move(call), inputs = std::move(inputs), outputs = std::move(outputs),
+              work = std::move(work)] { execute(call, inputs, outputs, work); });
 }
 
 void Engine::execute(const Call& call, const Slots& inputs, const Slots& outputs, const Work& work) {
@@ -95,8 +95,8 @@ void Engine::execute(const Call& call, const Slots& inputs, const Slots& outputs
   if (!failure) {
     try {
       auto results = work(tensors_of(inputs));
-      require(results.size() == outputs.size() || outputs.empty(), "NATIVE", "a call made ", results.size(), " tensors, ", outputs.size(),
-              " were expected");
+      require(results.size() == outputs.size() || outputs.empty(), "NATIVE", "a call made ", results.size(),
+              " tensors, ", outputs.size(), " were expected");
       for (size_t i = 0; i < outputs.size(); ++i) outputs[i]->tensor = std::move(results[i]);
       return;
     } catch (...) {

@@ -33,9 +33,11 @@ void backward(const Tensors& outputs, const Tensors& grads) {
     if (!outputs[i].requires_grad()) continue;
     roots.push_back(outputs[i]);
     const auto& grad = i < grads.size() ? grads[i] : at::Tensor();
-    root_grads.push_back(grad.defined() ? grad.to(outputs[i].options()).expand_as(outputs[i]) : at::ones_like(outputs[i]));
+    root_grads.push_back(grad.defined() ? grad.to(outputs[i].options()).expand_as(outputs[i])
+                                        : at::ones_like(outputs[i]));
   }
-  require(!roots.empty(), "NATIVE", "backward: none of the ", outputs.size(), " outputs depends on anything that wants a gradient");
+  require(!roots.empty(), "NATIVE", "backward: none of the ", outputs.size(),
+          " outputs depends on anything that wants a gradient");
   const Join join{roots[0]};
   torch::autograd::backward(roots, root_grads, /*retain_graph=*/false, /*create_graph=*/false);
 }
@@ -69,7 +71,8 @@ at::Tensor gradient_norm(const nn::Parameters& parameters) {
   at::NoGradGuard no_grad;
   if (parameters.flat()) return ops::gradient_norm(parameters.flat()->gradients, loss_scale(parameters));
   const auto grads = gradients_of(parameters);
-  return grads.empty() ? at::zeros({}, parameters.dtype()) : at::linalg_vector_norm(at::stack(at::_foreach_norm(grads)));
+  return grads.empty() ? at::zeros({}, parameters.dtype())
+                       : at::linalg_vector_norm(at::stack(at::_foreach_norm(grads)));
 }
 
 at::Tensor clip_gradients(const nn::Parameters& parameters, double most) {

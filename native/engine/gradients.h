@@ -5,8 +5,8 @@
 
 namespace memformer::engine {
 
-/// Adds the gradients of sum_i <outputs_i, grads_i> to the leaves and frees the graph. An undefined gradient is 1, for scalars.
-/// Outputs that no gradient can reach are passed over; it is an error (NATIVE) if that leaves none.
+/// Adds the gradients of sum_i <outputs_i, grads_i> to the leaves and frees the graph. An undefined gradient is 1, for
+/// scalars. Outputs that no gradient can reach are passed over; it is an error (NATIVE) if that leaves none.
 void backward(const Tensors& outputs, const Tensors& grads);
 
 /// The gradient a leaf has gathered; zeros where nothing reached it.

@@ -8,7 +8,9 @@ namespace {
 
 constexpr int64_t kAlignment = 256;  // of a place in the block, as of a tensor of its own
 
-int64_t bytes_of(const Input& input) { return input.tensor.numel() * static_cast<int64_t>(c10::elementSize(input.dtype)); }
+int64_t bytes_of(const Input& input) {
+  return input.tensor.numel() * static_cast<int64_t>(c10::elementSize(input.dtype));
+}
 
 }  // namespace
 
@@ -44,11 +46,13 @@ void RecordedInputs::bring(const Inputs& inputs) const {
     auto staged = at::empty(block_.sizes(), at::TensorOptions(at::kCPU).dtype(at::kByte).pinned_memory(true));
     for (const auto& [i, offset] : from_host_) {
       const auto tensor = inputs[i].tensor.to(inputs[i].dtype).contiguous();
-      if (tensor.numel() > 0) std::memcpy(staged.mutable_data_ptr<uint8_t>() + offset, tensor.const_data_ptr(), tensor.nbytes());
+      if (tensor.numel() > 0)
+        std::memcpy(staged.mutable_data_ptr<uint8_t>() + offset, tensor.const_data_ptr(), tensor.nbytes());
     }
     block_.copy_(staged, /*non_blocking=*/true);
   }
-  std::map<std::pair<at::ScalarType, at::ScalarType>, std::pair<Tensors, Tensors>> by_dtypes;  // those of the same two go with one launch
+  std::map<std::pair<at::ScalarType, at::ScalarType>, std::pair<Tensors, Tensors>>
+      by_dtypes;  // those of the same two go with one launch
   for (size_t i = 0; i < inputs.size(); ++i) {
     const auto& [tensor, dtype] = inputs[i];
     if (tensor.is_cpu()) continue;

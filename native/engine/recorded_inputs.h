@@ -1,5 +1,6 @@
-// What a recorded step reads: tensors at places of their own, into which each run's are copied. What comes from the host goes in one
-// transfer from pinned memory: one from pageable memory would wait for all that the stream has been given, and there would be many.
+// What a recorded step reads: tensors at places of their own, into which each run's are copied. What comes from the
+// host goes in one transfer from pinned memory: one from pageable memory would wait for all that the stream has been
+// given, and there would be many.
 #pragma once
 #include <functional>
 
@@ -19,7 +20,8 @@ Tensors brought(const Inputs& inputs, at::Device device);
 
 class RecordedInputs {
  public:
-  /// The place, another recording's, of an input that is on the device; undefined where there is none that `taken` lacks.
+  /// The place, another recording's, of an input that is on the device; undefined where there is none that `taken`
+  /// lacks.
   using Lend = std::function<at::Tensor(const Input& input, const Tensors& taken)>;
 
   RecordedInputs() = default;
@@ -30,7 +32,8 @@ class RecordedInputs {
   /// Whether another recording may read `place` too, which runs before or after.
   bool lends(const at::Tensor& place) const { return !block_.defined() || !place.is_alias_of(block_); }
 
-  /// Copies inputs, of the same shapes and dtypes and from host or device as those before, to their places. Does not wait.
+  /// Copies inputs, of the same shapes and dtypes and from host or device as those before, to their places. Does not
+  /// wait.
   void bring(const Inputs& inputs) const;
 
  private:

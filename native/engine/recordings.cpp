@@ -6,13 +6,15 @@
 namespace memformer::engine {
 namespace {
 
-// A training run has three or four kinds of step; a service with many lengths of input must not fill the device with recordings.
+// A training run has three or four kinds of step; a service with many lengths of input must not fill the device with
+// recordings.
 constexpr size_t kMost = 32;
 
 std::string full_key(const std::string& key, const Inputs& inputs) {
   std::ostringstream text;
   text << key;
-  for (const auto& [tensor, dtype] : inputs) text << '|' << (tensor.is_cpu() ? "host " : "") << c10::toString(dtype) << tensor.sizes();
+  for (const auto& [tensor, dtype] : inputs)
+    text << '|' << (tensor.is_cpu() ? "host " : "") << c10::toString(dtype) << tensor.sizes();
   return text.str();
 }
 
@@ -58,7 +60,8 @@ at::Tensor Recordings::lent(const Input& input, const Tensors& taken) const {
   for (const auto& [key, entry] : entries_)
     for (const auto& place : entry.inputs.places())
       if (place.sizes() == input.tensor.sizes() && place.scalar_type() == input.dtype && entry.inputs.lends(place) &&
-          std::none_of(taken.begin(), taken.end(), [&](const auto& other) { return other.defined() && other.is_same(place); }))
+          std::none_of(taken.begin(), taken.end(),
+                       [&](const auto& other) { return other.defined() && other.is_same(place); }))
         return place;
   return {};
 }
@@ -68,7 +71,8 @@ void Recordings::record(Entry& entry, at::Device device, const Inputs& inputs, c
   if (size() == 0) pool_ = cuda()->new_pool();  // a pool is gone with the last of its recordings
   entry.recording = cuda()->recording(pool_);
   try {
-    entry.inputs = RecordedInputs(inputs, device, [this](const Input& input, const Tensors& taken) { return lent(input, taken); });
+    entry.inputs =
+        RecordedInputs(inputs, device, [this](const Input& input, const Tensors& taken) { return lent(input, taken); });
     entry.inputs.bring(inputs);
     entry.recording->begin();
     const auto outputs = work(entry.inputs.places());
@@ -89,7 +93,8 @@ void Recordings::forget_oldest() {
   while (size() > kMost) {
     auto oldest = entries_.end();
     for (auto entry = entries_.begin(); entry != entries_.end(); ++entry)
-      if (entry->second.recording != nullptr && (oldest == entries_.end() || entry->second.used < oldest->second.used)) oldest = entry;
+      if (entry->second.recording != nullptr && (oldest == entries_.end() || entry->second.used < oldest->second.used))
+        oldest = entry;
     entries_.erase(oldest);
   }
 }

@@ -1,5 +1,5 @@
-// Steps recorded once and replayed with one launch: at the length of a segment a GPU is through with a kernel before the next one
-// has been started, so starting them one by one costs more than they do.
+// Steps recorded once and replayed with one launch: at the length of a segment a GPU is through with a kernel before
+// the next one has been started, so starting them one by one costs more than they do.
 #pragma once
 #include <functional>
 #include <map>
@@ -13,10 +13,11 @@ class Recordings {
  public:
   using Work = std::function<Tensors(const Tensors&)>;
 
-  /// Runs `work` on the inputs, brought to `device` and their dtypes. On a GPU the first call of a key, with inputs of these shapes, runs
-  /// as it is, which also warms up whatever is made lazily; the second is recorded; it and all later ones replay the recording on copies
-  /// of the inputs and return copies of the outputs. What `work` does beyond its outputs (add to gradients) must happen on the device
-  /// alone. Where recording fails it goes on as without, see refusal().
+  /// Runs `work` on the inputs, brought to `device` and their dtypes. On a GPU the first call of a key, with inputs of
+  /// these shapes, runs as it is, which also warms up whatever is made lazily; the second is recorded; it and all later
+  /// ones replay the recording on copies of the inputs and return copies of the outputs. What `work` does beyond its
+  /// outputs (add to gradients) must happen on the device alone. Where recording fails it goes on as without, see
+  /// refusal().
   Tensors run(at::Device device, const std::string& key, const Inputs& inputs, const Work& work);
 
   /// Drops all recordings and their memory.

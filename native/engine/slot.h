@@ -1,5 +1,5 @@
-// A handle's other end: a tensor that will be there once the engine has reached the call that makes it, or that call's failure.
-// Only the engine's thread looks inside.
+// A handle's other end: a tensor that will be there once the engine has reached the call that makes it, or that call's
+// failure. Only the engine's thread looks inside.
 #pragma once
 #include <atomic>
 #include <memory>

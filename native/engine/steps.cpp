@@ -9,14 +9,19 @@ namespace {
 using Segments = std::vector<nn::SegmentInput>;
 constexpr size_t kParts = 5;  // tensors of a segment
 
-std::string kind(const char* step, const Segments& segments) { return std::string(step) + (segments[0].training ? " training" : ""); }
+std::string kind(const char* step, const Segments& segments) {
+  return std::string(step) + (segments[0].training ? " training" : "");
+}
 
 /// The segments' tensors, then the others: what a recording takes in.
 Inputs inputs_of(const Segments& segments, std::initializer_list<const Tensors*> others = {}) {
   Inputs inputs;
   for (const auto& segment : segments) {
     const auto of_source = segment.source.is_floating_point() ? segment.source.scalar_type() : at::kLong;
-    inputs.insert(inputs.end(), {{segment.source, of_source}, {segment.target, at::kLong}, {segment.reset, at::kBool}, {segment.seed, at::kLong},
+    inputs.insert(inputs.end(), {{segment.source, of_source},
+                                 {segment.target, at::kLong},
+                                 {segment.reset, at::kBool},
+                                 {segment.seed, at::kLong},
                                  {segment.lengths, at::kInt}});
   }
   for (const auto* tensors : others)
@@ -62,33 +67,37 @@ nn::State Steps::advance(const nn::SegmentInput& segment, const nn::State& state
   });
 }
 
-Steps::Replayed Steps::replay(const Segments& segments, const nn::State& state, const at::Tensor& weights, const nn::State& gradient) {
-  const size_t N = state.size(), first = kParts * segments.size();  // the weights come first after the segments, then the state
+Steps::Replayed Steps::replay(const Segments& segments, const nn::State& state, const at::Tensor& weights,
+                              const nn::State& gradient) {
+  const size_t N = state.size(),
+               first = kParts * segments.size();  // the weights come first after the segments, then the state
   const bool last = gradient.empty();
   const Tensors given{weights};
-  auto results = run(kind(last ? "replay last" : "replay", segments), inputs_of(segments, {&given, &state, &gradient}), [&](const Tensors& inputs) {
-    at::AutoGradMode grad_mode(true);
-    Tensors leaves;
-    for (size_t i = 0; i < N; ++i) leaves.push_back(inputs[first + 1 + i].detach().requires_grad_(true));
-    const auto outputs = model_->forward(segments_from(inputs, segments), leaves, inputs[first]);
-    Tensors roots{outputs.total}, root_grads{at::Tensor()};
-    if (!last) {
-      roots.insert(roots.end(), outputs.state.begin(), outputs.state.end());
-      root_grads.insert(root_grads.end(), inputs.begin() + first + 1 + N, inputs.end());
-    }
-    Tensors made{outputs.loss, outputs.count};
-    if (last)
-      for (const auto& part : outputs.state) made.push_back(part.detach());
-    backward(roots, root_grads);
-    for (const auto& leaf : leaves) made.push_back(engine::gradient(leaf));
-    return made;
-  });
+  auto results = run(kind(last ? "replay last" : "replay", segments), inputs_of(segments, {&given, &state, &gradient}),
+                     [&](const Tensors& inputs) {
+                       at::AutoGradMode grad_mode(true);
+                       Tensors leaves;
+                       for (size_t i = 0; i < N; ++i)
+                         leaves.push_back(inputs[first + 1 + i].detach().requires_grad_(true));
+                       const auto outputs = model_->forward(segments_from(inputs, segments), leaves, inputs[first]);
+                       Tensors roots{outputs.total}, root_grads{at::Tensor()};
+                       if (!last) {
+                         roots.insert(roots.end(), outputs.state.begin(), outputs.state.end());
+                         root_grads.insert(root_grads.end(), inputs.begin() + first + 1 + N, inputs.end());
+                       }
+                       Tensors made{outputs.loss, outputs.count};
+                       if (last)
+                         for (const auto& part : outputs.state) made.push_back(part.detach());
+                       backward(roots, root_grads);
+                       for (const auto& leaf : leaves) made.push_back(engine::gradient(leaf));
+                       return made;
+                     });
   const size_t states = last ? N : 0;
   return {results[0], results[1], slice(results, 2, states), slice(results, 2 + states, N)};
 }
 
-nn::Scores Steps::score(const Segments& segments, const nn::State& state, const Tensors& held, const std::vector<std::string>& ablations,
-                        const std::function<void()>& between) {
+nn::Scores Steps::score(const Segments& segments, const nn::State& state, const Tensors& held,
+                        const std::vector<std::string>& ablations, const std::function<void()>& between) {
   const size_t N = state.size(), first = kParts * segments.size();
   const bool on_cpu = model_->device().is_cpu();
   std::string key = "score";
@@ -98,13 +107,15 @@ nn::Scores Steps::score(const Segments& segments, const nn::State& state, const 
     key += " " + name;
   }
   const bool frozen = std::find(wanted.begin(), wanted.end(), nn::Ablation::frozen) != wanted.end();
-  require(held.empty() || (frozen && held.size() == N + 1), "SHAPE", "score: held must be ", N + 1, " tensors, got ", held.size());
+  require(held.empty() || (frozen && held.size() == N + 1), "SHAPE", "score: held must be ", N + 1, " tensors, got ",
+          held.size());
   auto results = run(key, inputs_of(segments, {&state, &held}), [&](const Tensors& inputs) {
     at::NoGradGuard no_grad;
     nn::Held before;
     if (!held.empty()) before = {slice(inputs, first + N, N), inputs.back()};
-    auto scores = on_cpu ? model_->score(segments_from(inputs, segments), slice(inputs, first, N), before, wanted, between)
-                         : model_->score(segments_from(inputs, segments), slice(inputs, first, N), before, wanted);
+    auto scores = on_cpu
+                      ? model_->score(segments_from(inputs, segments), slice(inputs, first, N), before, wanted, between)
+                      : model_->score(segments_from(inputs, segments), slice(inputs, first, N), before, wanted);
     Tensors made{scores.loss, scores.count};
     made.insert(made.end(), scores.state.begin(), scores.state.end());
     made.insert(made.end(), scores.held.state.begin(), scores.held.state.end());

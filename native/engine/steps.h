@@ -18,15 +18,18 @@ class Steps {
 
   struct Replayed {
     at::Tensor loss, count;  ///< (G) each
-    nn::State state;         ///< after the last segment; empty when a gradient came with it, for then it has been known before
-    nn::State gradient;      ///< dL/dstate
+    nn::State state;  ///< after the last segment; empty when a gradient came with it, for then it has been known before
+    nn::State gradient;  ///< dL/dstate
   };
   /// G consecutive segments with gradient from `state` as a leaf, and back at once: adds the parameters' gradients of
-  /// sum over g of weights_g loss_g + <gradient, last state>. weights (G) ; gradient as the state, or empty: no later loss.
-  Replayed replay(const std::vector<nn::SegmentInput>& segments, const nn::State& state, const at::Tensor& weights, const nn::State& gradient);
+  /// sum over g of weights_g loss_g + <gradient, last state>. weights (G) ; gradient as the state, or empty: no later
+  /// loss.
+  Replayed replay(const std::vector<nn::SegmentInput>& segments, const nn::State& state, const at::Tensor& weights,
+                  const nn::State& gradient);
 
-  /// Losses of G consecutive segments with the memory and with each ablation of it; see nn::Model::score. held: the state's parts and
-  /// the flags; empty before the first segment. On a CPU `between` is called between the parts of the work, and may throw.
+  /// Losses of G consecutive segments with the memory and with each ablation of it; see nn::Model::score. held: the
+  /// state's parts and the flags; empty before the first segment. On a CPU `between` is called between the parts of the
+  /// work, and may throw.
   nn::Scores score(const std::vector<nn::SegmentInput>& segments, const nn::State& state, const Tensors& held,
                    const std::vector<std::string>& ablations, const std::function<void()>& between);
 

@@ -5,7 +5,8 @@
 namespace memformer::engine {
 namespace {
 
-// Below some 2 ms of one core's work a pass is a run of products so short that waking threads costs more than it brings.
+// Below some 2 ms of one core's work a pass is a run of products so short that waking threads costs more than it
+// brings.
 constexpr int64_t kSmall = 200'000'000;
 
 thread_local int most_threads = 1;

@@ -1,5 +1,5 @@
-// A training step by MRBP driven from C++, as lib/mrbp.ts drives it from JavaScript: what a step costs without the binding. For
-// measuring the binding alone.
+// A training step by MRBP driven from C++, as lib/mrbp.ts drives it from JavaScript: what a step costs without the
+// binding. For measuring the binding alone.
 #pragma once
 #include "engine/adamw.h"
 #include "engine/steps.h"
@@ -12,8 +12,9 @@ struct TrainingWindow {
   size_t together = 1;          ///< segments that go back at once
 };
 
-/// One window from `state`: its gradient, clipping to a norm of `clip`, AdamW's update at `rate`. Returns the memory after it.
-nn::State train_window(Steps& steps, const nn::Parameters& parameters, AdamW& adamw, const TrainingWindow& window, nn::State state, double rate,
-                       double clip);
+/// One window from `state`: its gradient, clipping to a norm of `clip`, AdamW's update at `rate`. Returns the memory
+/// after it.
+nn::State train_window(Steps& steps, const nn::Parameters& parameters, AdamW& adamw, const TrainingWindow& window,
+                       nn::State state, double rate, double clip);
 
 }  // namespace memformer::engine

@@ -1,5 +1,6 @@
-// A tiny addon that opens shared libraries with RTLD_GLOBAL before the main addon is loaded: LibTorch from wherever it lies,
-// without environment variables. It links nothing but libdl. `process.dlopen` cannot do this: it closes what is no addon.
+// A tiny addon that opens shared libraries with RTLD_GLOBAL before the main addon is loaded: LibTorch from wherever it
+// lies, without environment variables. It links nothing but libdl. `process.dlopen` cannot do this: it closes what is
+// no addon.
 #include <dlfcn.h>
 #include <node_api.h>
 
@@ -31,7 +32,8 @@ napi_value open_library(napi_env env, napi_callback_info info) {
   return answer;
 }
 
-/// driver(): the newest CUDA version that the NVIDIA driver serves, as the driver counts it (13000 is 13.0), or why there is none.
+/// driver(): the newest CUDA version that the NVIDIA driver serves, as the driver counts it (13000 is 13.0), or why
+/// there is none.
 napi_value driver(napi_env env, napi_callback_info) {
   napi_value answer = nullptr;
   void* library = dlopen("libcuda.so.1", RTLD_NOW | RTLD_LOCAL);

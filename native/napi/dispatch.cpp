@@ -46,7 +46,10 @@ DispatchedCall::Argument DispatchedCall::read(const Napi::Value& value) {
     inputs_.push_back(slot(value, "argument"));
     return TensorAt{inputs_.size() - 1};
   }
-  if (!value.IsArray()) throw Napi::TypeError::New(value.Env(), "an operator's argument must be a tensor, number, boolean, string, null or an array of tensors or numbers");
+  if (!value.IsArray())
+    throw Napi::TypeError::New(
+        value.Env(),
+        "an operator's argument must be a tensor, number, boolean, string, null or an array of tensors or numbers");
   const auto array = value.As<Napi::Array>();
   if (array.Length() > 0 && array.Get(0u).IsExternal()) {
     const TensorsAt at{inputs_.size(), array.Length()};
@@ -58,7 +61,8 @@ DispatchedCall::Argument DispatchedCall::read(const Napi::Value& value) {
   return numbers;
 }
 
-c10::IValue DispatchedCall::convert(const Argument& argument, const c10::Argument& wanted, const engine::Tensors& tensors) const {
+c10::IValue DispatchedCall::convert(const Argument& argument, const c10::Argument& wanted,
+                                    const engine::Tensors& tensors) const {
   const auto type = inside_optional(wanted.type());
   if (std::holds_alternative<std::monostate>(argument)) return wanted.default_value().value_or(c10::IValue());
   if (const auto* tensor = std::get_if<TensorAt>(&argument)) return tensors[tensor->input];
@@ -71,7 +75,8 @@ c10::IValue DispatchedCall::convert(const Argument& argument, const c10::Argumen
       compute_on(device);
       return device;
     }
-    if (type->kind() != c10::TypeKind::StringType) return static_cast<int64_t>(dtype(*text));  // ScalarType is an int in schemas
+    if (type->kind() != c10::TypeKind::StringType)
+      return static_cast<int64_t>(dtype(*text));  // ScalarType is an int in schemas
     return *text;
   }
   if (const auto* number = std::get_if<double>(&argument)) {
@@ -82,7 +87,8 @@ c10::IValue DispatchedCall::convert(const Argument& argument, const c10::Argumen
     return static_cast<int64_t>(*number);
   }
   const auto& numbers = std::get<std::vector<double>>(argument);
-  const auto element = type->kind() == c10::TypeKind::ListType ? type->castRaw<c10::ListType>()->getElementType() : nullptr;
+  const auto element =
+      type->kind() == c10::TypeKind::ListType ? type->castRaw<c10::ListType>()->getElementType() : nullptr;
   if (element && element->kind() == c10::TypeKind::TensorType && numbers.empty()) return c10::List<at::Tensor>();
   if (element && element->kind() == c10::TypeKind::FloatType) return c10::List<double>(numbers);
   return c10::List<int64_t>(std::vector<int64_t>(numbers.begin(), numbers.end()));
@@ -109,12 +115,16 @@ std::string DispatchedCall::several_devices(const engine::Tensors& tensors) cons
 
 engine::Tensors DispatchedCall::run(const engine::Tensors& tensors) const {
   const auto& schema = op_.schema();
-  require(arguments_.size() <= schema.arguments().size(), "NATIVE", schema.name(), " takes ", schema.arguments().size(), " arguments, got ",
-          arguments_.size());
+  require(arguments_.size() <= schema.arguments().size(), "NATIVE", schema.name(), " takes ", schema.arguments().size(),
+          " arguments, got ", arguments_.size());
   const auto devices = several_devices(tensors);
-  const auto refuse = [&] { require(false, "DEVICE_MISMATCH", schema.name(), ": all tensors must lie on one device; ", devices); };
-  // LibTorch checks its own, but lets "meta" tensors take others with them; a kernel of ours started on a GPU would read host memory.
-  const bool without_numbers = std::any_of(tensors.begin(), tensors.end(), [](const auto& tensor) { return tensor.defined() && tensor.is_meta(); });
+  const auto refuse = [&] {
+    require(false, "DEVICE_MISMATCH", schema.name(), ": all tensors must lie on one device; ", devices);
+  };
+  // LibTorch checks its own, but lets "meta" tensors take others with them; a kernel of ours started on a GPU would
+  // read host memory.
+  const bool without_numbers = std::any_of(tensors.begin(), tensors.end(),
+                                           [](const auto& tensor) { return tensor.defined() && tensor.is_meta(); });
   if (!devices.empty() && (without_numbers || schema.name().starts_with("memformer::"))) refuse();
   torch::jit::Stack stack;
   for (size_t i = 0; i < schema.arguments().size(); ++i)
@@ -128,8 +138,10 @@ engine::Tensors DispatchedCall::run(const engine::Tensors& tensors) const {
   engine::Tensors results;
   for (auto& value : stack) {
     require(value.isTensor() || value.isTensorList(), "NATIVE", schema.name(), " returns something that is no tensor");
-    if (value.isTensor()) results.push_back(value.toTensor());
-    else for (auto& element : value.toTensorVector()) results.push_back(std::move(element));
+    if (value.isTensor())
+      results.push_back(value.toTensor());
+    else
+      for (auto& element : value.toTensorVector()) results.push_back(std::move(element));
   }
   return results;
 }

@@ -6,7 +6,8 @@ namespace memformer::napi {
 
 void Environment::attach(Napi::Env env) {
   auto* environment = new Environment;
-  environment->to_loop_ = decltype(to_loop_)::New(env, "memformer", /*maxQueueSize=*/0, /*initialThreadCount=*/1, environment);
+  environment->to_loop_ =
+      decltype(to_loop_)::New(env, "memformer", /*maxQueueSize=*/0, /*initialThreadCount=*/1, environment);
   environment->to_loop_.Unref(env);
   env.SetInstanceData<Environment>(environment);
   // Runs when a worker ends and when the program ends by itself; process.exit() skips it, so lib/ calls stop() there.

@@ -1,5 +1,5 @@
-// What one JavaScript environment (the main thread, or a worker) owns of us: an engine, and the way back to its event loop.
-// No process-wide JavaScript state: instance data, freed by a cleanup hook.
+// What one JavaScript environment (the main thread, or a worker) owns of us: an engine, and the way back to its event
+// loop. No process-wide JavaScript state: instance data, freed by a cleanup hook.
 #pragma once
 #include <napi.h>
 
@@ -18,7 +18,9 @@ class Environment {
   void stop();
 
   /// A call with JavaScript's number for it and the flag in force.
-  engine::Engine::Call call(const Napi::Value& number) const { return {number.As<Napi::Number>().Int64Value(), cancel}; }
+  engine::Engine::Call call(const Napi::Value& number) const {
+    return {number.As<Napi::Number>().Int64Value(), cancel};
+  }
 
   /// Runs `settle` on the event loop; any thread. Each begin() keeps the process alive until its settle has run.
   void begin(Napi::Env env);

@@ -1,4 +1,5 @@
-// The groups of functions JavaScript sees, and the guard around each of them. Every enqueuing call takes its number first.
+// The groups of functions JavaScript sees, and the guard around each of them. Every enqueuing call takes its number
+// first.
 #pragma once
 #include "napi/values.h"
 

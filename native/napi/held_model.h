@@ -17,6 +17,8 @@ constexpr size_t kSegmentParts = 5;
 /// So many tensors as a segment; from here on the engine computes with the threads that its size is worth.
 nn::SegmentInput segment_of(const HeldModel& held, const at::Tensor* parts, bool training);
 
-inline std::shared_ptr<HeldModel> held_model(const Napi::Value& value) { return unwrap<HeldModel>(value, Kind::model, "model"); }
+inline std::shared_ptr<HeldModel> held_model(const Napi::Value& value) {
+  return unwrap<HeldModel>(value, Kind::model, "model");
+}
 
 }  // namespace memformer::napi

@@ -11,7 +11,8 @@
 namespace memformer::napi {
 
 nn::SegmentInput segment_of(const HeldModel& held, const at::Tensor* parts, bool training) {
-  for (size_t i = 0; const char* name : {"segment.source", "segment.target", "segment.reset", "seed", "segment.lengths"})
+  for (size_t i = 0;
+       const char* name : {"segment.source", "segment.target", "segment.reset", "seed", "segment.lengths"})
     require_numbers(parts[i++], name);
   engine::use_threads_for(parts[0].size(0) * parts[0].size(1) * held.model->parameters().count());
   return {parts[0], parts[1], parts[2], parts[3], parts[4], training};
@@ -34,36 +35,40 @@ Napi::Value create_model(const Napi::CallbackInfo& info) {
   const at::Device device(info[4].As<Napi::String>().Utf8Value());
   auto& engine = environment.engine();
   environment.begin(info.Env());
-  engine.read(environment.call(info[0]), {}, [&environment, deferred, name, settings = std::move(settings), seed, device](
-                                                 const Tensors&, std::shared_ptr<const engine::CallFailure> failure) {
-    std::shared_ptr<Model> model;
-    size_t state_size = 0;
-    if (!failure) {
-      compute_on(device);
-      model = nn::models().make(name, settings, seed);
-      if (!device.is_cpu()) model->to(device);
-      at::NoGradGuard no_grad;
-      state_size = model->initial_state(1).size();
-    }
-    environment.settle([deferred, failure, model, state_size, device](Napi::Env env) {
-      if (failure) return deferred->Reject(error(env, *failure));
-      auto result = Napi::Object::New(env);
-      auto parameters = Napi::Array::New(env);
-      for (const auto& parameter : model->parameters().all()) {
-        auto entry = Napi::Object::New(env);
-        auto shape = Napi::Array::New(env);
-        for (int64_t axis = 0; axis < parameter.value.dim(); ++axis) shape.Set(static_cast<uint32_t>(axis), static_cast<double>(parameter.value.size(axis)));
-        entry.Set("name", parameter.name);
-        entry.Set("shape", shape);
-        entry.Set("decay", parameter.decay);
-        parameters.Set(parameters.Length(), entry);
-      }
-      result.Set("model", wrap(env, Kind::model, std::make_shared<HeldModel>(HeldModel{model, engine::Steps(model), device})));
-      result.Set("stateSize", static_cast<double>(state_size));
-      result.Set("parameters", parameters);
-      deferred->Resolve(result);
-    });
-  });
+  engine.read(environment.call(info[0]), {},
+              [&environment, deferred, name, settings = std::move(settings), seed, device](
+                  const Tensors&, std::shared_ptr<const engine::CallFailure> failure) {
+                std::shared_ptr<Model> model;
+                size_t state_size = 0;
+                if (!failure) {
+                  compute_on(device);
+                  model = nn::models().make(name, settings, seed);
+                  if (!device.is_cpu()) model->to(device);
+                  at::NoGradGuard no_grad;
+                  state_size = model->initial_state(1).size();
+                }
+                environment.settle([deferred, failure, model, state_size, device](Napi::Env env) {
+                  if (failure) return deferred->Reject(error(env, *failure));
+                  auto result = Napi::Object::New(env);
+                  auto parameters = Napi::Array::New(env);
+                  for (const auto& parameter : model->parameters().all()) {
+                    auto entry = Napi::Object::New(env);
+                    auto shape = Napi::Array::New(env);
+                    for (int64_t axis = 0; axis < parameter.value.dim(); ++axis)
+                      shape.Set(static_cast<uint32_t>(axis), static_cast<double>(parameter.value.size(axis)));
+                    entry.Set("name", parameter.name);
+                    entry.Set("shape", shape);
+                    entry.Set("decay", parameter.decay);
+                    parameters.Set(parameters.Length(), entry);
+                  }
+                  result.Set("model",
+                             wrap(env, Kind::model,
+                                  std::make_shared<HeldModel>(HeldModel{model, engine::Steps(model), device})));
+                  result.Set("stateSize", static_cast<double>(state_size));
+                  result.Set("parameters", parameters);
+                  deferred->Resolve(result);
+                });
+              });
   return promise;
 }
 
@@ -95,19 +100,24 @@ using Place = Tensors::const_iterator;
 /// The tensors from `begin` to `end` on the model's device.
 Tensors brought_to_model(const HeldModel& held, Place begin, Place end, const char* argument) {
   Tensors brought;
-  for (auto tensor = begin; tensor != end; ++tensor) brought.push_back(brought_to(held.device, *tensor, argument, "[", tensor - begin, "]"));
+  for (auto tensor = begin; tensor != end; ++tensor)
+    brought.push_back(brought_to(held.device, *tensor, argument, "[", tensor - begin, "]"));
   return brought;
 }
 
-/// A segment from JavaScript: [source, target, reset, seed, lengths] handles and a flag; the state's handles follow the five.
+/// A segment from JavaScript: [source, target, reset, seed, lengths] handles and a flag; the state's handles follow the
+/// five.
 struct StepArguments {
-  explicit StepArguments(const Napi::CallbackInfo& info) : training(info[3].As<Napi::Boolean>()), inputs(slots(info[2], "segment")) {
+  explicit StepArguments(const Napi::CallbackInfo& info)
+      : training(info[3].As<Napi::Boolean>()), inputs(slots(info[2], "segment")) {
     require(inputs.size() == kSegmentParts, "NATIVE", "a segment is five tensors, got ", inputs.size());
     for (auto& part : slots(info[4], "state")) inputs.push_back(std::move(part));
   }
 
   /// The segment among the tensors.
-  nn::SegmentInput segment(const HeldModel& held, const Tensors& tensors) const { return segment_of(held, tensors.data(), training); }
+  nn::SegmentInput segment(const HeldModel& held, const Tensors& tensors) const {
+    return segment_of(held, tensors.data(), training);
+  }
   /// The same on the model's device.
   nn::SegmentInput moved(const HeldModel& held, const Tensors& tensors) const {
     return engine::on_device(segment(held, tensors), held.device);
@@ -149,8 +159,8 @@ Napi::Value encode(const Napi::CallbackInfo& info) {
   });
 }
 
-/// observe(call, model, segment, training, state): [names, values]: JSON of [name, shape] pairs as uint8, and all their numbers
-/// one behind the other in float32.
+/// observe(call, model, segment, training, state): [names, values]: JSON of [name, shape] pairs as uint8, and all their
+/// numbers one behind the other in float32.
 Napi::Value observe(const Napi::CallbackInfo& info) {
   const StepArguments step(info);
   return enqueue(info, step.inputs, 2, [step](HeldModel& held, const Tensors& tensors) {
@@ -165,7 +175,8 @@ Napi::Value observe(const Napi::CallbackInfo& info) {
     }
     names << (values.empty() ? "[]" : "]");
     const auto text = names.str();
-    const auto bytes = at::from_blob(const_cast<char*>(text.data()), {static_cast<int64_t>(text.size())}, at::kByte).clone();
+    const auto bytes =
+        at::from_blob(const_cast<char*>(text.data()), {static_cast<int64_t>(text.size())}, at::kByte).clone();
     return Tensors{bytes, at::cat(values)};
   });
 }
@@ -173,26 +184,28 @@ Napi::Value observe(const Napi::CallbackInfo& info) {
 /// advance(call, model, segment, training, state): the next state alone, without gradient.
 Napi::Value advance(const Napi::CallbackInfo& info) {
   const StepArguments step(info);
-  return enqueue(info, step.inputs, step.inputs.size() - kSegmentParts, [step](HeldModel& held, const Tensors& tensors) {
-    return held.steps.advance(step.segment(held, tensors), StepArguments::state(held, tensors));
-  });
+  return enqueue(info, step.inputs, step.inputs.size() - kSegmentParts,
+                 [step](HeldModel& held, const Tensors& tensors) {
+                   return held.steps.advance(step.segment(held, tensors), StepArguments::state(held, tensors));
+                 });
 }
 
-/// replay(call, model, segments, training, state, weights, gradient): [losses (G), counts (G), ...state, ...dL/dstate], the
-/// state only where no gradient came. segments: five handles each; weights: a number each.
+/// replay(call, model, segments, training, state, weights, gradient): [losses (G), counts (G), ...state, ...dL/dstate],
+/// the state only where no gradient came. segments: five handles each; weights: a number each.
 Napi::Value replay(const Napi::CallbackInfo& info) {
   auto inputs = slots(info[2], "segments");
   const bool training = info[3].As<Napi::Boolean>();
   const auto state = slots(info[4], "state"), gradient = slots(info[6], "gradient");
   const auto weights = numbers(info[5]);
-  require(inputs.size() == kSegmentParts * weights.size() && !weights.empty(), "NATIVE", "a segment is five tensors, got ", inputs.size(), " for ",
-          weights.size());
+  require(inputs.size() == kSegmentParts * weights.size() && !weights.empty(), "NATIVE",
+          "a segment is five tensors, got ", inputs.size(), " for ", weights.size());
   const size_t first = inputs.size(), states = state.size();
   inputs.insert(inputs.end(), state.begin(), state.end());
   inputs.insert(inputs.end(), gradient.begin(), gradient.end());
   return enqueue(info, inputs, 2 + (gradient.empty() ? 2 : 1) * states, [=](HeldModel& held, const Tensors& tensors) {
     std::vector<nn::SegmentInput> segments;
-    for (size_t g = 0; g < weights.size(); ++g) segments.push_back(segment_of(held, tensors.data() + kSegmentParts * g, training));
+    for (size_t g = 0; g < weights.size(); ++g)
+      segments.push_back(segment_of(held, tensors.data() + kSegmentParts * g, training));
     const auto after = tensors.begin() + first + states;
     auto replayed = held.steps.replay(segments, brought_to_model(held, tensors.begin() + first, after, "state"),
                                       at::tensor(weights, at::kDouble).to(held.model->parameters().dtype()),
@@ -204,11 +217,13 @@ Napi::Value replay(const Napi::CallbackInfo& info) {
   });
 }
 
-/// score(call, model, segments, ablations, state, held): [losses (1 + A, G), counts (G), ...state, ...held]; see Steps::score.
+/// score(call, model, segments, ablations, state, held): [losses (1 + A, G), counts (G), ...state, ...held]; see
+/// Steps::score.
 Napi::Value score(const Napi::CallbackInfo& info) {
   auto inputs = slots(info[2], "segments");
   const auto names = info[3].As<Napi::Array>();
-  require(inputs.size() % kSegmentParts == 0 && !inputs.empty(), "NATIVE", "a segment is five tensors, got ", inputs.size());
+  require(inputs.size() % kSegmentParts == 0 && !inputs.empty(), "NATIVE", "a segment is five tensors, got ",
+          inputs.size());
   std::vector<std::string> ablations;
   for (uint32_t i = 0; i < names.Length(); ++i) ablations.push_back(names.Get(i).As<Napi::String>());
   const bool frozen = std::find(ablations.begin(), ablations.end(), "frozen") != ablations.end();
@@ -222,7 +237,8 @@ Napi::Value score(const Napi::CallbackInfo& info) {
   };
   return enqueue(info, inputs, 2 + states + (frozen ? states + 1 : 0), [=](HeldModel& model, const Tensors& tensors) {
     std::vector<nn::SegmentInput> segments;
-    for (size_t part = 0; part < first; part += kSegmentParts) segments.push_back(segment_of(model, tensors.data() + part, false));
+    for (size_t part = 0; part < first; part += kSegmentParts)
+      segments.push_back(segment_of(model, tensors.data() + part, false));
     const auto after = tensors.begin() + first + states;
     auto scores = model.steps.score(segments, brought_to_model(model, tensors.begin() + first, after, "state"),
                                     brought_to_model(model, after, tensors.end(), "held"), ablations, between);
@@ -242,17 +258,18 @@ Napi::Value recording(const Napi::CallbackInfo& info) {
   const auto held = held_model(info[1]);
   auto& engine = environment.engine();
   environment.begin(info.Env());
-  engine.read(environment.call(info[0]), {}, [&environment, deferred, held](const Tensors&, std::shared_ptr<const engine::CallFailure> failure) {
-    const auto steps = held->steps.recordings().size();
-    const auto refusal = held->steps.recordings().refusal();
-    environment.settle([deferred, failure, steps, refusal](Napi::Env env) {
-      if (failure) return deferred->Reject(error(env, *failure));
-      auto result = Napi::Object::New(env);
-      result.Set("steps", static_cast<double>(steps));
-      result.Set("refusal", refusal);
-      deferred->Resolve(result);
-    });
-  });
+  engine.read(environment.call(info[0]), {},
+              [&environment, deferred, held](const Tensors&, std::shared_ptr<const engine::CallFailure> failure) {
+                const auto steps = held->steps.recordings().size();
+                const auto refusal = held->steps.recordings().refusal();
+                environment.settle([deferred, failure, steps, refusal](Napi::Env env) {
+                  if (failure) return deferred->Reject(error(env, *failure));
+                  auto result = Napi::Object::New(env);
+                  result.Set("steps", static_cast<double>(steps));
+                  result.Set("refusal", refusal);
+                  deferred->Resolve(result);
+                });
+              });
   return promise;
 }
 
@@ -263,7 +280,9 @@ Napi::Value logits(const Napi::CallbackInfo& info) {
   inputs.push_back(slot(info[5], "prefix"));
   return enqueue(info, inputs, 1, [step](HeldModel& held, const Tensors& tensors) {
     at::NoGradGuard no_grad;
-    return Tensors{held.model->logits(step.moved(held, tensors), brought_to(held.device, tensors.back(), "prefix").to(at::kLong), StepArguments::state(held, tensors, 1))};
+    return Tensors{held.model->logits(step.moved(held, tensors),
+                                      brought_to(held.device, tensors.back(), "prefix").to(at::kLong),
+                                      StepArguments::state(held, tensors, 1))};
   });
 }
 
@@ -306,7 +325,9 @@ Napi::Value zero_gradients(const Napi::CallbackInfo& info) {
 /// clipGradients(call, model, most): [norm]
 Napi::Value clip_gradients(const Napi::CallbackInfo& info) {
   const double most = info[2].As<Napi::Number>().DoubleValue();
-  return enqueue(info, {}, 1, [most](HeldModel& held, const Tensors&) { return Tensors{engine::clip_gradients(held.model->parameters(), most)}; });
+  return enqueue(info, {}, 1, [most](HeldModel& held, const Tensors&) {
+    return Tensors{engine::clip_gradients(held.model->parameters(), most)};
+  });
 }
 
 /// dropModel(model): freed when the calls made before have run.

@@ -15,7 +15,8 @@ using engine::Tensors;
 Napi::Value create_adamw(const Napi::CallbackInfo& info) {
   const auto number = [&](size_t i) { return info[i].As<Napi::Number>().DoubleValue(); };
   const engine::AdamW::Options options{number(1), number(2), number(3), number(4)};
-  return wrap(info.Env(), Kind::optimizer, std::make_shared<HeldOptimizer>(HeldOptimizer{held_model(info[0]), options, std::nullopt}));
+  return wrap(info.Env(), Kind::optimizer,
+              std::make_shared<HeldOptimizer>(HeldOptimizer{held_model(info[0]), options, std::nullopt}));
 }
 
 template <typename Work>
@@ -43,10 +44,11 @@ Napi::Value adamw_step(const Napi::CallbackInfo& info) {
   const double rate = info[2].As<Napi::Number>().DoubleValue();
   const double clip = info[4].As<Napi::Number>().DoubleValue();
   const auto held = unwrap<HeldOptimizer>(info[1], Kind::optimizer, "optimizer")->held;
-  return enqueue_optimizer(info, {slot(info[3], "norm")}, 0, [rate, clip, held](engine::AdamW& adamw, const Tensors& tensors) {
-    adamw.step(rate, brought_to(held->device, tensors[0], "norm"), clip);
-    return Tensors();
-  });
+  return enqueue_optimizer(info, {slot(info[3], "norm")}, 0,
+                           [rate, clip, held](engine::AdamW& adamw, const Tensors& tensors) {
+                             adamw.step(rate, brought_to(held->device, tensors[0], "norm"), clip);
+                             return Tensors();
+                           });
 }
 
 at::Tensor state_of(const engine::AdamW& adamw, const std::string& name) {
@@ -59,7 +61,8 @@ at::Tensor state_of(const engine::AdamW& adamw, const std::string& name) {
 /// adamwState(call, optimizer, name): [tensor]
 Napi::Value adamw_state(const Napi::CallbackInfo& info) {
   const std::string name = info[2].As<Napi::String>();
-  return enqueue_optimizer(info, {}, 1, [name](engine::AdamW& adamw, const Tensors&) { return Tensors{state_of(adamw, name)}; });
+  return enqueue_optimizer(info, {}, 1,
+                           [name](engine::AdamW& adamw, const Tensors&) { return Tensors{state_of(adamw, name)}; });
 }
 
 /// adamwAssign(call, optimizer, name, tensor)
@@ -68,7 +71,8 @@ Napi::Value adamw_assign(const Napi::CallbackInfo& info) {
   return enqueue_optimizer(info, {slot(info[3], "tensor")}, 0, [name](engine::AdamW& adamw, const Tensors& tensors) {
     at::NoGradGuard no_grad;
     auto target = state_of(adamw, name);
-    require(target.sizes() == tensors[0].sizes(), "SHAPE", "'", name, "' has shape ", target.sizes(), ", got ", tensors[0].sizes());
+    require(target.sizes() == tensors[0].sizes(), "SHAPE", "'", name, "' has shape ", target.sizes(), ", got ",
+            tensors[0].sizes());
     require_numbers(tensors[0], "'", name, "'");
     target.copy_(tensors[0]);
     return Tensors();

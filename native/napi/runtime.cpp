@@ -78,15 +78,16 @@ Napi::Value open_cuda(const Napi::CallbackInfo& info) {
   return devices;
 }
 
-/// setMath(call, tf32, deterministic): whether a GPU's float32 products may round their factors to TF32, and whether the same input
-/// must give the same bits.
+/// setMath(call, tf32, deterministic): whether a GPU's float32 products may round their factors to TF32, and whether
+/// the same input must give the same bits.
 Napi::Value set_math(const Napi::CallbackInfo& info) {
   auto& environment = Environment::of(info.Env());
   const bool tf32 = info[1].As<Napi::Boolean>(), deterministic = info[2].As<Napi::Boolean>();
   environment.engine().submit(environment.call(info[0]), {}, {}, [tf32, deterministic](const engine::Tensors&) {
     at::globalContext().setFloat32MatmulPrecision(tf32 ? "high" : "highest");
     at::globalContext().setDeterministicAlgorithms(deterministic, /*warn_only=*/false);
-    at::globalContext().setDeterministicFillUninitializedMemory(false);  // every number is written: the operators' tests see to that
+    at::globalContext().setDeterministicFillUninitializedMemory(
+        false);  // every number is written: the operators' tests see to that
     return engine::Tensors();
   });
   return info.Env().Undefined();

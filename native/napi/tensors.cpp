@@ -17,8 +17,8 @@ Napi::Value tensor(const Napi::CallbackInfo& info) {
   const auto shape = integers(info[1]);
   const auto bytes = info[2].As<Napi::Uint8Array>();
   auto value = at::empty(shape, type);
-  require(bytes.ByteLength() == value.nbytes(), "SHAPE", "a tensor of this shape and dtype has ", value.nbytes(), " bytes, ",
-          bytes.ByteLength(), " came");
+  require(bytes.ByteLength() == value.nbytes(), "SHAPE", "a tensor of this shape and dtype has ", value.nbytes(),
+          " bytes, ", bytes.ByteLength(), " came");
   if (value.nbytes() > 0) std::memcpy(value.mutable_data_ptr(), bytes.Data(), value.nbytes());
   auto slot = std::make_shared<engine::Slot>();
   slot->tensor = std::move(value);
@@ -29,7 +29,8 @@ Napi::Value tensor(const Napi::CallbackInfo& info) {
 Napi::Value described(Napi::Env env, const at::Tensor& value) {
   auto result = Napi::Object::New(env);
   auto shape = Napi::Array::New(env, value.dim());
-  for (int64_t axis = 0; axis < value.dim(); ++axis) shape.Set(static_cast<uint32_t>(axis), static_cast<double>(value.size(axis)));
+  for (int64_t axis = 0; axis < value.dim(); ++axis)
+    shape.Set(static_cast<uint32_t>(axis), static_cast<double>(value.size(axis)));
   auto data = Napi::ArrayBuffer::New(env, value.nbytes());
   if (value.nbytes() > 0) std::memcpy(data.Data(), value.const_data_ptr(), value.nbytes());
   result.Set("dtype", dtype_name(value.scalar_type()));
@@ -38,22 +39,24 @@ Napi::Value described(Napi::Env env, const at::Tensor& value) {
   return result;
 }
 
-/// A copy in row-major order, taken in the order of the calls: the event loop comes to it later, when the tensor may have changed.
-/// `wait`: to be called before it is looked at, where the device still writes it.
+/// A copy in row-major order, taken in the order of the calls: the event loop comes to it later, when the tensor may
+/// have changed. `wait`: to be called before it is looked at, where the device still writes it.
 at::Tensor host_copy(const at::Tensor& tensor, std::function<void()>& wait) {
   // More is not worth the memory that a device can write to by itself, which is dear to get.
   constexpr size_t kSmall = 1 << 16;
   require_numbers(tensor, "a tensor that is read");
   const auto value = tensor.detach();
   if (!value.is_cuda() || value.nbytes() > kSmall)
-    return value.to(value.options().device(at::kCPU), /*non_blocking=*/false, /*copy=*/true, at::MemoryFormat::Contiguous);
+    return value.to(value.options().device(at::kCPU), /*non_blocking=*/false, /*copy=*/true,
+                    at::MemoryFormat::Contiguous);
   auto copy = at::empty(value.sizes(), value.options().device(at::kCPU).pinned_memory(true));
   copy.copy_(value, /*non_blocking=*/true);
   wait = cuda()->mark();
   return copy;
 }
 
-/// read(call, handle): Promise<{ dtype, shape, data }>, a copy; without a handle, once all calls made before have been carried out.
+/// read(call, handle): Promise<{ dtype, shape, data }>, a copy; without a handle, once all calls made before have been
+/// carried out.
 Napi::Value read(const Napi::CallbackInfo& info) {
   auto& environment = Environment::of(info.Env());
   auto deferred = std::make_shared<Napi::Promise::Deferred>(info.Env());
@@ -64,21 +67,27 @@ Napi::Value read(const Napi::CallbackInfo& info) {
   auto& engine = environment.engine();
   const auto call = environment.call(info[0]);
   environment.begin(info.Env());
-  engine.read(call, inputs, [=, &environment, &engine](const Tensors& tensors, std::shared_ptr<const engine::CallFailure> failure) {
-    at::Tensor value;
-    std::function<void()> wait;
-    if (!failure && barrier && cuda() != nullptr) wait = cuda()->mark();
-    if (!failure && !barrier) value = host_copy(tensors[0], wait);
-    const auto kept = engine.freed_between_calls(std::move(value));
-    const auto settle = [&environment, deferred, kept](const std::shared_ptr<const engine::CallFailure>& reason) {
-      environment.settle([deferred, reason, kept](Napi::Env env) {
-        if (reason) deferred->Reject(error(env, *reason));
-        else deferred->Resolve(kept->defined() ? described(env, *kept) : env.Undefined());
-      });
-    };
-    if (wait) engine.settle_after(call, std::move(wait), settle);
-    else settle(failure);
-  });
+  engine.read(call, inputs,
+              [=, &environment, &engine](const Tensors& tensors, std::shared_ptr<const engine::CallFailure> failure) {
+                at::Tensor value;
+                std::function<void()> wait;
+                if (!failure && barrier && cuda() != nullptr) wait = cuda()->mark();
+                if (!failure && !barrier) value = host_copy(tensors[0], wait);
+                const auto kept = engine.freed_between_calls(std::move(value));
+                const auto settle = [&environment, deferred,
+                                     kept](const std::shared_ptr<const engine::CallFailure>& reason) {
+                  environment.settle([deferred, reason, kept](Napi::Env env) {
+                    if (reason)
+                      deferred->Reject(error(env, *reason));
+                    else
+                      deferred->Resolve(kept->defined() ? described(env, *kept) : env.Undefined());
+                  });
+                };
+                if (wait)
+                  engine.settle_after(call, std::move(wait), settle);
+                else
+                  settle(failure);
+              });
   return promise;
 }
 
@@ -87,8 +96,8 @@ Napi::Value release(const Napi::CallbackInfo& info) {
   return info.Env().Undefined();
 }
 
-/// op(call, "namespace::name", overload, arguments, results): handles of its results, in order; as many as it returns, unless `results`
-/// says how many tensors its lists will hold.
+/// op(call, "namespace::name", overload, arguments, results): handles of its results, in order; as many as it returns,
+/// unless `results` says how many tensors its lists will hold.
 Napi::Value op(const Napi::CallbackInfo& info) {
   auto& environment = Environment::of(info.Env());
   DispatchedCall dispatched(info[1].As<Napi::String>(), info[2].As<Napi::String>(), info[3].As<Napi::Array>());
@@ -131,7 +140,8 @@ Napi::Value backward(const Napi::CallbackInfo& info) {
   }
   environment.engine().submit(environment.call(info[0]), std::move(inputs), {}, [count](const Tensors& tensors) {
     for (size_t i = count; i < tensors.size(); ++i) require_numbers(tensors[i], "grads[", i - count, "]");
-    engine::backward(Tensors(tensors.begin(), tensors.begin() + count), Tensors(tensors.begin() + count, tensors.end()));
+    engine::backward(Tensors(tensors.begin(), tensors.begin() + count),
+                     Tensors(tensors.begin() + count, tensors.end()));
     return Tensors();
   });
   return info.Env().Undefined();

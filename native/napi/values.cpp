@@ -7,12 +7,15 @@ struct DtypeName {
   at::ScalarType dtype;
   const char* name;
 };
-constexpr DtypeName kDtypes[] = {{at::kFloat, "float32"}, {at::kDouble, "float64"}, {at::kHalf, "float16"}, {at::kBFloat16, "bfloat16"},
-                                 {at::kLong, "int64"},    {at::kInt, "int32"},      {at::kByte, "uint8"},   {at::kBool, "bool"}};
+constexpr DtypeName kDtypes[] = {{at::kFloat, "float32"},     {at::kDouble, "float64"}, {at::kHalf, "float16"},
+                                 {at::kBFloat16, "bfloat16"}, {at::kLong, "int64"},     {at::kInt, "int32"},
+                                 {at::kByte, "uint8"},        {at::kBool, "bool"}};
 
 }  // namespace
 
-engine::SlotPtr slot(const Napi::Value& value, const char* what) { return unwrap<engine::Slot>(value, Kind::tensor, what); }
+engine::SlotPtr slot(const Napi::Value& value, const char* what) {
+  return unwrap<engine::Slot>(value, Kind::tensor, what);
+}
 
 engine::Slots slots(const Napi::Value& value, const char* what) {
   const auto array = value.As<Napi::Array>();
@@ -66,9 +69,12 @@ nn::Config config(const Napi::Value& value) {
   for (uint32_t i = 0; i < keys.Length(); ++i) {
     const std::string key = keys.Get(i).As<Napi::String>();
     const auto entry = object.Get(key);
-    if (entry.IsNumber()) values.emplace(key, entry.As<Napi::Number>().DoubleValue());
-    else if (entry.IsBoolean()) values.emplace(key, entry.As<Napi::Boolean>().Value());
-    else if (entry.IsString()) values.emplace(key, entry.As<Napi::String>().Utf8Value());
+    if (entry.IsNumber())
+      values.emplace(key, entry.As<Napi::Number>().DoubleValue());
+    else if (entry.IsBoolean())
+      values.emplace(key, entry.As<Napi::Boolean>().Value());
+    else if (entry.IsString())
+      values.emplace(key, entry.As<Napi::String>().Utf8Value());
   }
   return nn::Config(std::move(values));
 }

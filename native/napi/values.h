@@ -15,7 +15,8 @@ template <typename T>
 Napi::Value wrap(Napi::Env env, Kind kind, std::shared_ptr<T> object) {
   // In a worker that is being terminated no external can be made any more; what it should have held is freed then.
   auto held = std::make_unique<std::shared_ptr<T>>(std::move(object));
-  auto external = Napi::External<std::shared_ptr<T>>::New(env, held.get(), [](Napi::Env, std::shared_ptr<T>* given) { delete given; });
+  auto external = Napi::External<std::shared_ptr<T>>::New(env, held.get(),
+                                                          [](Napi::Env, std::shared_ptr<T>* given) { delete given; });
   held.release();
   const napi_type_tag tag{0x6d656d666f726d65u, static_cast<uint64_t>(kind)};
   external.TypeTag(&tag);
@@ -32,7 +33,8 @@ std::shared_ptr<T> unwrap(const Napi::Value& value, Kind kind, const char* what)
   return held;
 }
 
-/// Lets go of what a handle holds, without waiting for the garbage collector; calls that are under way keep it until they have run.
+/// Lets go of what a handle holds, without waiting for the garbage collector; calls that are under way keep it until
+/// they have run.
 template <typename T>
 void let_go(const Napi::Value& value, Kind kind, const char* what) {
   unwrap<T>(value, kind, what);  // refuses a wrong handle

@@ -7,15 +7,19 @@
 namespace memformer::nn {
 namespace {
 
-std::string layer_prefix(const LayerPlace& place) { return place.stack + "." + std::to_string(place.layer) + ".self_attention"; }
+std::string layer_prefix(const LayerPlace& place) {
+  return place.stack + "." + std::to_string(place.layer) + ".self_attention";
+}
 
 }  // namespace
 
-SelfAttention::SelfAttention(Parameters& parameters, const Config& config, const LayerPlace& place, double residual_gain)
+SelfAttention::SelfAttention(Parameters& parameters, const Config& config, const LayerPlace& place,
+                             double residual_gain)
     : name_(layer_prefix(place)),
       causal_(place.causal),
       norm_(parameters, layer_prefix(place) + ".norm", config.integer("width")),
-      qkv_(parameters, layer_prefix(place), config.integer("width"), config.integer("heads"), config.flag("queryKeyNorm")),
+      qkv_(parameters, layer_prefix(place), config.integer("width"), config.integer("heads"),
+           config.flag("queryKeyNorm")),
       out_(parameters, layer_prefix(place) + ".out", config.integer("width"), config.integer("width"), residual_gain),
       attention_(position_schemes().make(config.text("position"), parameters, config, place)) {}
 
@@ -25,14 +29,16 @@ void SelfAttention::operator()(Residual& stream, const KeyMask& mask, Pass& pass
   stream.branch = out_.without_bias((*attention_)(normed, qkv_, mask, causal_, pass), pass);
 }
 
-CrossAttention::CrossAttention(Parameters& parameters, const Config& config, const std::string& prefix, Context context, double residual_gain)
+CrossAttention::CrossAttention(Parameters& parameters, const Config& config, const std::string& prefix, Context context,
+                               double residual_gain)
     : name_(prefix),
       heads_(config.integer("heads")),
       normed_(config.flag("queryKeyNorm")),
       norm_(parameters, prefix + ".norm", config.integer("width")),
-      memory_norm_(context == Context::memory && config.flag("memoryNorm")
-                       ? std::optional<LayerNorm>(LayerNorm(parameters, prefix + ".memory_norm", config.integer("width")))
-                       : std::nullopt),
+      memory_norm_(
+          context == Context::memory && config.flag("memoryNorm")
+              ? std::optional<LayerNorm>(LayerNorm(parameters, prefix + ".memory_norm", config.integer("width")))
+              : std::nullopt),
       query_(parameters, prefix + ".query", config.integer("width"), config.integer("width")),
       key_value_(parameters, prefix + ".key_value", config.integer("width"), 2 * config.integer("width")),
       out_(parameters, prefix + ".out", config.integer("width"), config.integer("width"), residual_gain),
@@ -42,12 +48,13 @@ CrossAttention::CrossAttention(Parameters& parameters, const Config& config, con
 
 std::vector<CrossAttention::KeysValues> CrossAttention::pairs(const std::vector<at::Tensor>& parts) const {
   std::vector<KeysValues> seen;
-  for (size_t i = 0; i < parts.size(); i += 2) seen.push_back({normed_ ? over_root_mean_square(parts[i]) : parts[i], parts[i + 1]});
+  for (size_t i = 0; i < parts.size(); i += 2)
+    seen.push_back({normed_ ? over_root_mean_square(parts[i]) : parts[i], parts[i + 1]});
   return seen;
 }
 
-std::vector<CrossAttention::KeysValues> CrossAttention::look_at(const std::vector<const CrossAttention*>& layers, const at::Tensor& context,
-                                                                Pass& pass) {
+std::vector<CrossAttention::KeysValues> CrossAttention::look_at(const std::vector<const CrossAttention*>& layers,
+                                                                const at::Tensor& context, Pass& pass) {
   std::vector<at::Tensor> weights, biases, weight_sinks, bias_sinks;
   for (const auto* layer : layers) {
     const auto& [weight, bias] = layer->key_value_.parameters();
@@ -56,11 +63,12 @@ std::vector<CrossAttention::KeysValues> CrossAttention::look_at(const std::vecto
     if (const auto sink = pass.sink(weight)) weight_sinks.push_back(*sink);
     if (const auto sink = pass.sink(bias)) bias_sinks.push_back(*sink);
   }
-  return layers[0]->pairs(ops::keys_values(pass.cast(context), weights, biases, weight_sinks, bias_sinks, layers[0]->heads_));
+  return layers[0]->pairs(
+      ops::keys_values(pass.cast(context), weights, biases, weight_sinks, bias_sinks, layers[0]->heads_));
 }
 
-std::vector<CrossAttention::KeysValues> CrossAttention::look_at_memory(const std::vector<const CrossAttention*>& layers, const Slots& slots,
-                                                                       Pass& pass) {
+std::vector<CrossAttention::KeysValues> CrossAttention::look_at_memory(const std::vector<const CrossAttention*>& layers,
+                                                                       const Slots& slots, Pass& pass) {
   if (!slots.normed) return look_at(layers, slots.for_reads, pass);
   std::vector<NormedLinear> normed;
   for (const auto* layer : layers) {
@@ -68,7 +76,8 @@ std::vector<CrossAttention::KeysValues> CrossAttention::look_at_memory(const std
     normed.push_back({&*layer->memory_norm_, weight, bias});
   }
   const auto& [weights, biases, weight_sinks, bias_sinks] = folded(normed, pass);
-  return layers[0]->pairs(ops::keys_values(slots.for_reads, weights, biases, weight_sinks, bias_sinks, layers[0]->heads_));
+  return layers[0]->pairs(
+      ops::keys_values(slots.for_reads, weights, biases, weight_sinks, bias_sinks, layers[0]->heads_));
 }
 
 void CrossAttention::operator()(Residual& stream, const KeysValues& seen, const KeyMask& mask, Pass& pass) const {

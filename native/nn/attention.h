@@ -21,22 +21,25 @@ class SelfAttention {
   std::unique_ptr<PositionedAttention> attention_;
 };
 
-/// branch = out(attention(query(LN x), keys, values))      x (B, T, D), context (B, N, D);   `prefix`.{norm, query, key_value, out}
-/// With readGate the memory read's branch is multiplied by `prefix`.gate (D), which starts at 0.
-/// The memory read (context: the slots, layer-normed by `prefix`.memory_norm if memoryNorm) and the decoder's cross-attention (context: the
-/// encoder's output, normed already). No positions.
+/// branch = out(attention(query(LN x), keys, values))      x (B, T, D), context (B, N, D);   `prefix`.{norm, query,
+/// key_value, out} With readGate the memory read's branch is multiplied by `prefix`.gate (D), which starts at 0. The
+/// memory read (context: the slots, layer-normed by `prefix`.memory_norm if memoryNorm) and the decoder's
+/// cross-attention (context: the encoder's output, normed already). No positions.
 class CrossAttention {
  public:
   enum class Context { memory, encoder };
-  CrossAttention(Parameters& parameters, const Config& config, const std::string& prefix, Context context, double residual_gain);
+  CrossAttention(Parameters& parameters, const Config& config, const std::string& prefix, Context context,
+                 double residual_gain);
 
   struct KeysValues {
     at::Tensor keys, values;  ///< (B, H, N, E), or (1, H, N, E): every row sees the same
   };
   /// What each layer sees of a context that all of them share.
-  static std::vector<KeysValues> look_at(const std::vector<const CrossAttention*>& layers, const at::Tensor& context, Pass& pass);
+  static std::vector<KeysValues> look_at(const std::vector<const CrossAttention*>& layers, const at::Tensor& context,
+                                         Pass& pass);
   /// What each layer sees of the memory, which it normalizes for itself if memoryNorm.
-  static std::vector<KeysValues> look_at_memory(const std::vector<const CrossAttention*>& layers, const Slots& slots, Pass& pass);
+  static std::vector<KeysValues> look_at_memory(const std::vector<const CrossAttention*>& layers, const Slots& slots,
+                                                Pass& pass);
 
   void operator()(Residual& stream, const KeysValues& seen, const KeyMask& mask, Pass& pass) const;
 

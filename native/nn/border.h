@@ -1,29 +1,34 @@
-// The gradient of the memory on its way back over the border between two segments: as it is, or damped and limited, where a recipe wants
-// the past to weigh less in what is learned. Nothing changes on the way forward.
+// The gradient of the memory on its way back over the border between two segments: as it is, or damped and limited,
+// where a recipe wants the past to weigh less in what is learned. Nothing changes on the way forward.
 //   g_b <- decay g_b min(1, limit mean_b ||g_b|| / ||g_b||)      of every row b; limit 0: no limit
 #pragma once
-#include "nn/config.h"
 #include "core/tensor_checks.h"
+#include "nn/config.h"
 
 namespace memformer::nn {
 
 class Border {
  public:
-  explicit Border(const Config& config) : decay_(config.number("memoryGradient")), limit_(config.number("memoryGradientLimit")) {}
+  explicit Border(const Config& config)
+      : decay_(config.number("memoryGradient")), limit_(config.number("memoryGradientLimit")) {}
 
   bool changes_nothing() const { return decay_ == 1.0 && limit_ == 0.0; }
   /// x (B, M, D) itself.
-  at::Tensor operator()(const at::Tensor& x) const { return changes_nothing() || !x.requires_grad() ? x : Crossing::apply(x, decay_, limit_); }
+  at::Tensor operator()(const at::Tensor& x) const {
+    return changes_nothing() || !x.requires_grad() ? x : Crossing::apply(x, decay_, limit_);
+  }
 
  private:
   class Crossing : public torch::autograd::Function<Crossing> {
    public:
-    static at::Tensor forward(torch::autograd::AutogradContext* context, const at::Tensor& x, double decay, double limit) {
+    static at::Tensor forward(torch::autograd::AutogradContext* context, const at::Tensor& x, double decay,
+                              double limit) {
       context->saved_data["decay"] = decay;
       context->saved_data["limit"] = limit;
       return x.view_as(x);
     }
-    static torch::autograd::variable_list backward(torch::autograd::AutogradContext* context, torch::autograd::variable_list grads) {
+    static torch::autograd::variable_list backward(torch::autograd::AutogradContext* context,
+                                                   torch::autograd::variable_list grads) {
       const double decay = context->saved_data["decay"].toDouble(), limit = context->saved_data["limit"].toDouble();
       auto grad = grads[0] * decay;
       if (limit > 0) {

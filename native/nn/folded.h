@@ -1,5 +1,5 @@
-// Linear layers behind LayerNorms of one tensor, folded into layers over its standardized numbers (ops/fold_norm): once a pass, or once for
-// all passes of a step.
+// Linear layers behind LayerNorms of one tensor, folded into layers over its standardized numbers (ops/fold_norm): once
+// a pass, or once for all passes of a step.
 #pragma once
 #include "nn/layers.h"
 

@@ -18,14 +18,16 @@ Forgetting::Forgetting(Parameters& parameters, const Config& config) {
           "'; known: bmn, normalize-only, none");
   kind_ = name == "bmn" ? Kind::bmn : name == "none" ? Kind::none : Kind::normalize_only;
   const int64_t M = config.integer("memorySlots"), D = config.integer("width");
-  slots_ = parameters.normal(kind_ == Kind::bmn ? "writer.v_bias" : "writer.initial", {M, D}, 1.0 / std::sqrt(static_cast<double>(D)),
-                             Parameters::Decay::no);
+  slots_ = parameters.normal(kind_ == Kind::bmn ? "writer.v_bias" : "writer.initial", {M, D},
+                             1.0 / std::sqrt(static_cast<double>(D)), Parameters::Decay::no);
   const double first = config.number("forgettingBias"), last = config.number("forgettingBiasLeast");
   const bool scaled = config.flag("forgettingScaled");
   if (kind_ != Kind::bmn || (first == 1.0 && last == 0.0)) return;
   const auto start = norms(M, first, last == 0.0 ? first : last).to(parameters.dtype());
-  if (scaled) scale_ = start;
-  else slots_.detach().mul_(start);
+  if (scaled)
+    scale_ = start;
+  else
+    slots_.detach().mul_(start);
 }
 
 at::Tensor Forgetting::bias() const {
@@ -39,12 +41,16 @@ at::Tensor Forgetting::initial() const {
   return ops::biased_norm(slots_.unsqueeze(0), at::zeros_like(slots_), kEps).squeeze(0);
 }
 
-at::Tensor Forgetting::operator()(const at::Tensor& memory, const at::Tensor& reset, const std::optional<at::Tensor>& lengths) const {
+at::Tensor Forgetting::operator()(const at::Tensor& memory, const at::Tensor& reset,
+                                  const std::optional<at::Tensor>& lengths) const {
   const auto given = reset.defined() ? std::optional<at::Tensor>(reset) : std::nullopt;
   switch (kind_) {
-    case Kind::bmn: return ops::biased_norm(memory, bias(), kEps, given, lengths);
-    case Kind::normalize_only: return restart(ops::biased_norm(memory, at::zeros_like(slots_), kEps, std::nullopt, lengths), reset);
-    default: return restart(memory, reset);
+    case Kind::bmn:
+      return ops::biased_norm(memory, bias(), kEps, given, lengths);
+    case Kind::normalize_only:
+      return restart(ops::biased_norm(memory, at::zeros_like(slots_), kEps, std::nullopt, lengths), reset);
+    default:
+      return restart(memory, reset);
   }
 }
 

@@ -1,8 +1,9 @@
 // Forgetting: what happens to the slots after they were written, and what they are at time 0.
 //   bmn              m <- (m + v) / max(||m + v||, eps)      m_0 = v / ||v||      v learned, (M, D): `writer.v_bias`
-//                    A slot that keeps all it holds loses half of it in ln 2 / ln(1 + ||v||) segments. At the start ||v_i|| runs from
-//                    forgettingBias (slot 0) to forgettingBiasLeast (the last), evenly in its logarithm. With forgettingScaled these
-//                    norms s_i are no part of the parameter w ~ N(0, 1 / D): v_i = s_i w_i, so a small v does not turn faster than a large one.
+//                    A slot that keeps all it holds loses half of it in ln 2 / ln(1 + ||v||) segments. At the start
+//                    ||v_i|| runs from forgettingBias (slot 0) to forgettingBiasLeast (the last), evenly in its
+//                    logarithm. With forgettingScaled these norms s_i are no part of the parameter w ~ N(0, 1 / D): v_i
+//                    = s_i w_i, so a small v does not turn faster than a large one.
 //   normalize-only   m <- m / max(||m||, eps)                m_0 = w / ||w||      w learned, (M, D): `writer.initial`
 //   none             m                                       m_0 = w
 #pragma once
@@ -20,10 +21,12 @@ class Forgetting {
   at::IntArrayRef size() const { return slots_.sizes(); }
   /// The memory at time 0, (M, D).
   at::Tensor initial() const;
-  /// memory (B, M, D) -> (B, M, D). Rows with reset (B) bool, if it is given, become what they are at time 0. lengths (B) int32, if it is
-  /// given: other rows of length 0 stay as they are.
-  at::Tensor operator()(const at::Tensor& memory, const at::Tensor& reset = {}, const std::optional<at::Tensor>& lengths = {}) const;
-  /// Rows with reset (B) bool, if it is given, become what they are at time 0, and send their gradient there; others stay.
+  /// memory (B, M, D) -> (B, M, D). Rows with reset (B) bool, if it is given, become what they are at time 0. lengths
+  /// (B) int32, if it is given: other rows of length 0 stay as they are.
+  at::Tensor operator()(const at::Tensor& memory, const at::Tensor& reset = {},
+                        const std::optional<at::Tensor>& lengths = {}) const;
+  /// Rows with reset (B) bool, if it is given, become what they are at time 0, and send their gradient there; others
+  /// stay.
   at::Tensor restart(const at::Tensor& memory, const at::Tensor& reset) const;
 
  private:
@@ -32,7 +35,8 @@ class Forgetting {
   at::Tensor bias() const;
 
   at::Tensor slots_;  // v or w
-  mutable at::Tensor scale_;  // (M, 1), what makes v of it; undefined: 1. Moved to the parameters' device when it is first used
+  mutable at::Tensor
+      scale_;  // (M, 1), what makes v of it; undefined: 1. Moved to the parameters' device when it is first used
 };
 
 }  // namespace memformer::nn

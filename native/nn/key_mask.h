@@ -1,5 +1,5 @@
-// Which tokens of a segment are real, and so which keys attention may see. Padding behind each row's tokens is a number a row, which the
-// kernels take; padding before or between them is a mask, on slower paths.
+// Which tokens of a segment are real, and so which keys attention may see. Padding behind each row's tokens is a number
+// a row, which the kernels take; padding before or between them is a mask, on slower paths.
 #pragma once
 #include "core/tensor_checks.h"
 #include "core/torch.h"
@@ -12,8 +12,8 @@ class KeyMask {
 
   /// All are real.
   KeyMask() = default;
-  /// tokens (B, T), real where not negative; lengths (B) int32, if it is defined: real are each row's first. Without lengths tokens that
-  /// are floating, (B, T, D), are all real.
+  /// tokens (B, T), real where not negative; lengths (B) int32, if it is defined: real are each row's first. Without
+  /// lengths tokens that are floating, (B, T, D), are all real.
   KeyMask(const at::Tensor& tokens, const at::Tensor& lengths) {
     const int64_t T = tokens.size(1);
     if (lengths.defined()) {
@@ -34,16 +34,19 @@ class KeyMask {
   /// (B) bool: the row has a token. Not to be asked when none().
   at::Tensor has_tokens() const { return lengths_ ? lengths_->gt(0) : real_->any(1); }
 
-  /// For self-attention's operators: what hides keys beside `causal`. Behind a row's tokens nothing is left to hide where that is on.
+  /// For self-attention's operators: what hides keys beside `causal`. Behind a row's tokens nothing is left to hide
+  /// where that is on.
   Optional lengths(bool causal) const { return causal ? std::nullopt : lengths_; }
 
-  /// For attention's operators where padding may lie anywhere, true where query i may see key j: (B, 1, 1, T), with `causal` (B, 1, T, T).
+  /// For attention's operators where padding may lie anywhere, true where query i may see key j: (B, 1, 1, T), with
+  /// `causal` (B, 1, T, T).
   Optional attention(bool causal) const {
     if (!real_) return std::nullopt;
     const int64_t T = real_->size(1);
     // A row of padding alone has no key at all: it sees its first one, and nobody looks at the result.
     const auto first = at::arange(T, real_->options().dtype(at::kLong)).eq(0);
-    const auto visible = real_->logical_or(first.logical_and(real_->any(1, true).logical_not())).unsqueeze(1).unsqueeze(1);
+    const auto visible =
+        real_->logical_or(first.logical_and(real_->any(1, true).logical_not())).unsqueeze(1).unsqueeze(1);
     if (!causal) return visible;
     // The diagonal stays visible, so that a padded query has a key.
     const auto ones = at::ones({T, T}, real_->options());

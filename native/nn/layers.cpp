@@ -11,7 +11,8 @@
 namespace memformer::nn {
 
 Linear::Linear(Parameters& parameters, const std::string& prefix, int64_t in, int64_t out, double gain)
-    : weight_(parameters.normal(prefix + ".weight", {out, in}, gain / std::sqrt(2.0 * static_cast<double>(in)), Parameters::Decay::yes)),
+    : weight_(parameters.normal(prefix + ".weight", {out, in}, gain / std::sqrt(2.0 * static_cast<double>(in)),
+                                Parameters::Decay::yes)),
       bias_(parameters.constant(prefix + ".bias", {out}, 0.0)) {}
 
 at::Tensor Linear::operator()(const at::Tensor& x, Pass& pass) const {
@@ -19,11 +20,13 @@ at::Tensor Linear::operator()(const at::Tensor& x, Pass& pass) const {
 }
 
 Projection Linear::without_bias(const at::Tensor& x, Pass& pass) const {
-  return {ops::linear(pass.cast(x), pass.working(weight_), {}, pass.sink(weight_), {}), pass.working(bias_), pass.sink(bias_)};
+  return {ops::linear(pass.cast(x), pass.working(weight_), {}, pass.sink(weight_), {}), pass.working(bias_),
+          pass.sink(bias_)};
 }
 
 LayerNorm::LayerNorm(Parameters& parameters, const std::string& prefix, int64_t width)
-    : weight_(parameters.constant(prefix + ".weight", {width}, 1.0)), bias_(parameters.constant(prefix + ".bias", {width}, 0.0)) {}
+    : weight_(parameters.constant(prefix + ".weight", {width}, 1.0)),
+      bias_(parameters.constant(prefix + ".bias", {width}, 0.0)) {}
 
 at::Tensor LayerNorm::operator()(Residual& stream, Pass& pass) const {
   std::optional<at::Tensor> branch, branch_bias;
@@ -35,8 +38,9 @@ at::Tensor LayerNorm::operator()(Residual& stream, Pass& pass) const {
     branch_bias_sink = stream.branch->bias_sink;
     dropout = pass.next_dropout();
   }
-  auto [sum, normed] = ops::add_norm(stream.x, branch, branch_bias, weight_, bias_, pass.sink(weight_), pass.sink(bias_), branch_bias_sink,
-                                     dropout.rate, dropout.seed, dropout.site, pass.compute());
+  auto [sum, normed] =
+      ops::add_norm(stream.x, branch, branch_bias, weight_, bias_, pass.sink(weight_), pass.sink(bias_),
+                    branch_bias_sink, dropout.rate, dropout.seed, dropout.site, pass.compute());
   stream = {sum, std::nullopt};
   return normed;
 }
@@ -46,7 +50,8 @@ at::Tensor LayerNorm::operator()(const at::Tensor& x, Pass& pass) const {
   return (*this)(stream, pass);
 }
 
-FeedForward::FeedForward(Parameters& parameters, const std::string& prefix, int64_t width, int64_t inner, double residual_gain)
+FeedForward::FeedForward(Parameters& parameters, const std::string& prefix, int64_t width, int64_t inner,
+                         double residual_gain)
     : norm_(parameters, prefix + ".norm", width),
       up_(parameters, prefix + ".up", width, inner),
       down_(parameters, prefix + ".down", inner, width, residual_gain) {}
@@ -56,8 +61,9 @@ at::Tensor FeedForward::product(const at::Tensor& normed, bool biased, Pass& pas
   const auto [down, down_bias] = down_.parameters();
   const auto added = biased ? std::optional(pass.working(down_bias)) : std::nullopt;
   const auto dropout = pass.next_dropout();
-  return ops::feed_forward(pass.cast(normed), pass.working(up), pass.working(up_bias), pass.working(down), added, pass.sink(up), pass.sink(up_bias),
-                           pass.sink(down), biased ? pass.sink(down_bias) : Sink(), dropout.rate, dropout.seed, dropout.site);
+  return ops::feed_forward(pass.cast(normed), pass.working(up), pass.working(up_bias), pass.working(down), added,
+                           pass.sink(up), pass.sink(up_bias), pass.sink(down), biased ? pass.sink(down_bias) : Sink(),
+                           dropout.rate, dropout.seed, dropout.site);
 }
 
 void FeedForward::operator()(Residual& stream, Pass& pass) const {
@@ -65,11 +71,13 @@ void FeedForward::operator()(Residual& stream, Pass& pass) const {
   stream.branch = Projection{product(norm_(stream, pass), false, pass), pass.working(down_bias), pass.sink(down_bias)};
 }
 
-at::Tensor FeedForward::operator()(const at::Tensor& x, Pass& pass) const { return product(norm_(x, pass), true, pass); }
+at::Tensor FeedForward::operator()(const at::Tensor& x, Pass& pass) const {
+  return product(norm_(x, pass), true, pass);
+}
 
 Embedding::Embedding(Parameters& parameters, const std::string& prefix, const Config& config)
-    : weight_(parameters.normal(prefix + ".weight", {config.integer("vocabulary"), config.integer("width")}, config.number("embeddingDeviation"),
-                                Parameters::Decay::no)),
+    : weight_(parameters.normal(prefix + ".weight", {config.integer("vocabulary"), config.integer("width")},
+                                config.number("embeddingDeviation"), Parameters::Decay::no)),
       normed_(config.flag("embeddingNorm")) {}
 
 at::Tensor Embedding::operator()(const at::Tensor& tokens, Pass& pass) const {
@@ -81,8 +89,8 @@ at::Tensor Embedding::operator()(const at::Tensor& tokens, Pass& pass) const {
     const auto x = ops::token_embedding(tokens, weight_, pass.sink(weight_));
     return dropped(normed_ ? over_root_mean_square(x) : x);
   }
-  require(tokens.dim() == 3 && tokens.size(2) == weight_.size(1), "SHAPE", "embedded source must be (B, T, ", weight_.size(1), "), got ",
-          tokens.sizes());
+  require(tokens.dim() == 3 && tokens.size(2) == weight_.size(1), "SHAPE", "embedded source must be (B, T, ",
+          weight_.size(1), "), got ", tokens.sizes());
   return dropped(tokens.to(weight_.scalar_type()));
 }
 

@@ -1,4 +1,5 @@
-// The layers every model shares. Each makes its parameters under `prefix` when it is made; all are pre-LayerNorm building blocks.
+// The layers every model shares. Each makes its parameters under `prefix` when it is made; all are pre-LayerNorm
+// building blocks.
 #pragma once
 #include "nn/config.h"
 #include "nn/parameters.h"
@@ -13,8 +14,8 @@ struct Projection {
   Sink bias_sink;
 };
 
-/// The residual stream between two sub-layers: x, and the last sub-layer's branch, which the next normalization adds to it (after
-/// dropout).
+/// The residual stream between two sub-layers: x, and the last sub-layer's branch, which the next normalization adds to
+/// it (after dropout).
 struct Residual {
   at::Tensor x;                      ///< (B, N, D) in the parameters' dtype
   std::optional<Projection> branch;  ///< (B, N, D)
@@ -34,7 +35,8 @@ class Linear {
   at::Tensor weight_, bias_;
 };
 
-/// Layer normalization over the last axis, eps 1e-5: from the parameters' dtype to the pass's. `prefix`.weight, `prefix`.bias (D)
+/// Layer normalization over the last axis, eps 1e-5: from the parameters' dtype to the pass's. `prefix`.weight,
+/// `prefix`.bias (D)
 class LayerNorm {
  public:
   LayerNorm(Parameters& parameters, const std::string& prefix, int64_t width);
@@ -63,7 +65,8 @@ class FeedForward {
   Linear up_, down_;
 };
 
-/// Token embedding, shared by the stacks of a model and by the output where the configuration says so.   `prefix`.weight (V, D)
+/// Token embedding, shared by the stacks of a model and by the output where the configuration says so. `prefix`.weight
+/// (V, D)
 class Embedding {
  public:
   /// W ~ N(0, embeddingDeviation^2); with embeddingNorm a token enters divided by its root mean square.

@@ -1,6 +1,6 @@
-// float16 has no room for small gradients: inside a model everything that goes back is `scale` times what it should be. At a model's
-// border it is not: what comes back into an output is multiplied, what goes out of an input divided. scale is a power of two, so both
-// are exact, and only the parameters' gradients stay scaled until the optimizer takes them.
+// float16 has no room for small gradients: inside a model everything that goes back is `scale` times what it should be.
+// At a model's border it is not: what comes back into an output is multiplied, what goes out of an input divided. scale
+// is a power of two, so both are exact, and only the parameters' gradients stay scaled until the optimizer takes them.
 #pragma once
 #include "core/torch.h"
 
@@ -12,13 +12,16 @@ class BackwardTimes : public torch::autograd::Function<BackwardTimes> {
     context->save_for_backward({factor});
     return x.view_as(x);
   }
-  static torch::autograd::variable_list backward(torch::autograd::AutogradContext* context, torch::autograd::variable_list grads) {
+  static torch::autograd::variable_list backward(torch::autograd::AutogradContext* context,
+                                                 torch::autograd::variable_list grads) {
     return {grads[0] * context->get_saved_variables()[0].to(grads[0].scalar_type()), at::Tensor()};
   }
 };
 
 /// x itself; dL/dx is multiplied by scale (). An undefined scale is 1.
-inline at::Tensor leaving(const at::Tensor& x, const at::Tensor& scale) { return scale.defined() ? BackwardTimes::apply(x, scale) : x; }
+inline at::Tensor leaving(const at::Tensor& x, const at::Tensor& scale) {
+  return scale.defined() ? BackwardTimes::apply(x, scale) : x;
+}
 
 /// x itself; dL/dx is divided by scale ().
 inline at::Tensor entering(const at::Tensor& x, const at::Tensor& scale) {

@@ -1,6 +1,6 @@
-// The external memory of a model: M slots a row, restarted where a document starts, written once a segment, then forgotten.
-// A twin, `memory` false in the configuration, restarts every row with every segment: the same parameters and the same work, and nothing
-// that is remembered. What a memory is worth is what its twin is worse by.
+// The external memory of a model: M slots a row, restarted where a document starts, written once a segment, then
+// forgotten. A twin, `memory` false in the configuration, restarts every row with every segment: the same parameters
+// and the same work, and nothing that is remembered. What a memory is worth is what its twin is worse by.
 #pragma once
 #include "nn/border.h"
 #include "nn/forgetting.h"
@@ -18,30 +18,39 @@ class Memory {
         forgetting_(parameters, config),
         border_(config) {
     const int64_t C = config.integer("constantSlots"), D = config.integer("width");
-    if (C > 0) constants_ = parameters.normal("memory.constants", {C, D}, 1.0 / std::sqrt(static_cast<double>(D)), Parameters::Decay::no);
+    if (C > 0)
+      constants_ =
+          parameters.normal("memory.constants", {C, D}, 1.0 / std::sqrt(static_cast<double>(D)), Parameters::Decay::no);
   }
 
   /// The memory at time 0 of `rows` rows, (rows, M, D).
-  at::Tensor initial(int64_t rows) const { return forgetting_.initial().unsqueeze(0).expand({rows, -1, -1}).contiguous(); }
+  at::Tensor initial(int64_t rows) const {
+    return forgetting_.initial().unsqueeze(0).expand({rows, -1, -1}).contiguous();
+  }
 
-  /// The memory that is a model's state, as a segment meets it. Rows with reset (B) bool restart from the learned initial memory, which then
-  /// receives their gradient; no reset: the segment before has seen to it, and to the border between them.
+  /// The memory that is a model's state, as a segment meets it. Rows with reset (B) bool restart from the learned
+  /// initial memory, which then receives their gradient; no reset: the segment before has seen to it, and to the border
+  /// between them.
   Slots meet(const std::vector<at::Tensor>& state, const at::Tensor& reset, const Pass& pass) const {
     require(state.size() == 1, "SHAPE", "the state is one tensor, the memory; got ", state.size());
     if (!reset.defined()) return Slots::of(state[0], normed_, pass, constants_);
     const auto slots = forgetting_.size();
     const std::vector<int64_t> shape{reset.size(0), slots[0], slots[1]};
-    require(state[0].sizes() == shape, "SHAPE", "the state must be ", at::IntArrayRef(shape), ", got ", state[0].sizes());
+    require(state[0].sizes() == shape, "SHAPE", "the state must be ", at::IntArrayRef(shape), ", got ",
+            state[0].sizes());
     return Slots::of(forgetting_.restart(border_(state[0]), starting(reset)), normed_, pass, constants_);
   }
 
-  /// m_t from m_{t-1} and the segment x (B, T, D), which is taken in `writerSteps` times. A row of padding alone keeps its memory to the bit.
-  /// Rows with next_start (B) bool, if it is given, restart at once for the segment that follows.
-  at::Tensor write(const Slots& slots, const at::Tensor& x, const KeyMask& mask, Pass& pass, const at::Tensor& next_start = {}) const {
+  /// m_t from m_{t-1} and the segment x (B, T, D), which is taken in `writerSteps` times. A row of padding alone keeps
+  /// its memory to the bit. Rows with next_start (B) bool, if it is given, restart at once for the segment that
+  /// follows.
+  at::Tensor write(const Slots& slots, const at::Tensor& x, const KeyMask& mask, Pass& pass,
+                   const at::Tensor& next_start = {}) const {
     const auto next_reset = starting(next_start);
     const auto lengths = writer_->keeps_rows_without_tokens() ? mask.lengths() : std::nullopt;
     auto next = (*writer_)(slots, x, mask, pass);
-    for (int64_t step = 1; step < steps_; ++step) next = (*writer_)(Slots::of(forgetting_(next, {}, lengths), normed_, pass), x, mask, pass);
+    for (int64_t step = 1; step < steps_; ++step)
+      next = (*writer_)(Slots::of(forgetting_(next, {}, lengths), normed_, pass), x, mask, pass);
     const bool crosses = next_reset.defined() && !border_.changes_nothing();
     if ((mask.none() || lengths) && !crosses) return forgetting_(next, next_reset, lengths);
     auto kept = forgetting_(next, {}, lengths);
@@ -50,8 +59,11 @@ class Memory {
   }
 
  private:
-  /// The rows that restart, (B) bool: those that start a document; all, in a twin. On the device alone, whatever the numbers are.
-  at::Tensor starting(const at::Tensor& reset) const { return kept_ || !reset.defined() ? reset : at::ones_like(reset); }
+  /// The rows that restart, (B) bool: those that start a document; all, in a twin. On the device alone, whatever the
+  /// numbers are.
+  at::Tensor starting(const at::Tensor& reset) const {
+    return kept_ || !reset.defined() ? reset : at::ones_like(reset);
+  }
 
   bool kept_;
   int64_t steps_;

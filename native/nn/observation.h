@@ -1,5 +1,5 @@
-// What a pass lets be seen of itself: tensors by name, in the order of their making, for those who want to know why a model does what it
-// does. Nothing is computed for it where nobody looks.
+// What a pass lets be seen of itself: tensors by name, in the order of their making, for those who want to know why a
+// model does what it does. Nothing is computed for it where nobody looks.
 #pragma once
 #include <string>
 #include <utility>
@@ -12,7 +12,9 @@ namespace memformer::nn {
 struct Observation {
   std::vector<std::pair<std::string, at::Tensor>> parts;
 
-  void add(const std::string& name, const at::Tensor& value) { parts.emplace_back(name, value.detach().to(at::kFloat)); }
+  void add(const std::string& name, const at::Tensor& value) {
+    parts.emplace_back(name, value.detach().to(at::kFloat));
+  }
 };
 
 /// The largest |q k^T| scale of each head; q (B, H, N, E), k (B, H, M, E). (H)

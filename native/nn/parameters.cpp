@@ -16,7 +16,8 @@ std::string role(const std::string& name) {
 
 }  // namespace
 
-Parameters::Parameters(uint64_t seed, at::ScalarType dtype) : generator_(at::detail::createCPUGenerator(seed)), dtype_(dtype) {}
+Parameters::Parameters(uint64_t seed, at::ScalarType dtype)
+    : generator_(at::detail::createCPUGenerator(seed)), dtype_(dtype) {}
 
 at::Tensor Parameters::normal(const std::string& name, at::IntArrayRef shape, double deviation, Decay decay) {
   // Drawn in float64 whatever the dtype, so that float32 and float64 models of one seed are the same model.
@@ -39,7 +40,8 @@ void Parameters::to(at::Device device, at::ScalarType compute) {
   constexpr double kFirstLossScale = 65536;
   constexpr int64_t kAlignment = 64;  // numbers: every piece begins where vector accesses may
   at::NoGradGuard no_grad;
-  std::map<std::pair<bool, std::string>, std::vector<const Parameter*>> roles;  // (no decay, name without the layer) -> layers
+  std::map<std::pair<bool, std::string>, std::vector<const Parameter*>>
+      roles;  // (no decay, name without the layer) -> layers
   for (const auto& parameter : all_) roles[{!parameter.decay, role(parameter.name)}].push_back(&parameter);
   int64_t size = 0, decayed = 0;
   for (const auto& [key, parameters] : roles) {
@@ -51,7 +53,12 @@ void Parameters::to(at::Device device, at::ScalarType compute) {
   }
   const auto options = at::TensorOptions().device(device).dtype(dtype_);
   const bool narrow = compute != dtype_;
-  flat_ = Flat{at::zeros({size}, options), at::zeros({size}, options), narrow ? at::zeros({size}, options.dtype(compute)) : at::Tensor(), decayed, {}, {}};
+  flat_ = Flat{at::zeros({size}, options),
+               at::zeros({size}, options),
+               narrow ? at::zeros({size}, options.dtype(compute)) : at::Tensor(),
+               decayed,
+               {},
+               {}};
   if (compute == at::kHalf) {
     flat_->loss_scale = at::full({}, kFirstLossScale, options.dtype(at::kFloat));
     flat_->good_steps = at::zeros({}, options.dtype(at::kInt));
@@ -83,7 +90,8 @@ const Parameters::Held& Parameters::held(const at::Tensor& parameter) const {
 void Parameters::assign(const std::string& name, const at::Tensor& value) {
   at::NoGradGuard no_grad;
   auto parameter = at(name);
-  require(parameter.sizes() == value.sizes(), "SHAPE", "'", name, "' has shape ", parameter.sizes(), ", got ", value.sizes());
+  require(parameter.sizes() == value.sizes(), "SHAPE", "'", name, "' has shape ", parameter.sizes(), ", got ",
+          value.sizes());
   parameter.copy_(value);
   auto working = held(parameter).working;
   if (working.defined() && !working.is_same(parameter)) working.detach().copy_(parameter);

@@ -1,4 +1,5 @@
-// The learned tensors of a model by name, in the order of their making. Layers hold the same tensors; nothing is copied.
+// The learned tensors of a model by name, in the order of their making. Layers hold the same tensors; nothing is
+// copied.
 #pragma once
 #include <optional>
 #include <string>
@@ -25,8 +26,8 @@ class Parameters {
   at::Tensor constant(const std::string& name, at::IntArrayRef shape, double value);
   at::Tensor add(const std::string& name, at::Tensor value, Decay decay);
 
-  /// Moves everything to `device` into flat buffers, and keeps working copies in `compute` where that is narrower than the masters.
-  /// The tensors that layers hold stay the same objects. Call once, before the first pass.
+  /// Moves everything to `device` into flat buffers, and keeps working copies in `compute` where that is narrower than
+  /// the masters. The tensors that layers hold stay the same objects. Call once, before the first pass.
   void to(at::Device device, at::ScalarType compute);
 
   /// What lies in flat buffers after to(), each parameter at the same place in all. Those that decay come
@@ -35,14 +36,16 @@ class Parameters {
     at::Tensor values, gradients;  ///< (n)
     at::Tensor working;            ///< (n) in the compute dtype, or undefined: the values are what is computed with
     int64_t decayed;               ///< how many numbers decay
-    at::Tensor loss_scale;         ///< () float32, what gradients are multiplied by; of a float16 compute dtype, else undefined
-    at::Tensor good_steps;         ///< () int32, optimizer steps since it last changed
+    at::Tensor
+        loss_scale;  ///< () float32, what gradients are multiplied by; of a float16 compute dtype, else undefined
+    at::Tensor good_steps;  ///< () int32, optimizer steps since it last changed
   };
   const std::optional<Flat>& flat() const { return flat_; }
   /// A parameter's piece of such a buffer, in its shape.
   at::Tensor piece(const at::Tensor& buffer, const at::Tensor& parameter) const;
 
-  /// What an operator with a gradient sink computes with, and the sink: its gradient buffer. Both undefined before to().
+  /// What an operator with a gradient sink computes with, and the sink: its gradient buffer. Both undefined before
+  /// to().
   struct Held {
     at::Tensor working, sink;
   };

@@ -1,4 +1,5 @@
-// What travels through one pass over one segment: the dtype to compute in, dropout and its seed, the weights as they are computed with.
+// What travels through one pass over one segment: the dtype to compute in, dropout and its seed, the weights as they
+// are computed with.
 #pragma once
 #include <memory>
 #include <unordered_map>
@@ -21,9 +22,11 @@ struct DropoutSite {
 
 class Pass {
  public:
-  /// dropout 0 turns it off; seed () int64 decides every mask of the pass; (G): the rows fall into G equal groups, each with its own.
-  /// It computes anew what depends on weights alone, unless `before`, another pass of the same step, has done so.
-  Pass(const Parameters& parameters, at::ScalarType compute, double dropout, at::Tensor seed, int64_t first_site = 0, const Pass* before = nullptr)
+  /// dropout 0 turns it off; seed () int64 decides every mask of the pass; (G): the rows fall into G equal groups, each
+  /// with its own. It computes anew what depends on weights alone, unless `before`, another pass of the same step, has
+  /// done so.
+  Pass(const Parameters& parameters, at::ScalarType compute, double dropout, at::Tensor seed, int64_t first_site = 0,
+       const Pass* before = nullptr)
       : parameters_(parameters),
         compute_(compute),
         dropout_(dropout),
@@ -37,8 +40,8 @@ class Pass {
     return {dropout_, seed_, site_++};
   }
 
-  /// A weight for an operator that takes a sink beside it: in the dtype of the pass. Where there is no sink it is cast once a step,
-  /// and the gradient flows back to the master through the cast.
+  /// A weight for an operator that takes a sink beside it: in the dtype of the pass. Where there is no sink it is cast
+  /// once a step, and the gradient flows back to the master through the cast.
   at::Tensor working(const at::Tensor& weight) {
     if (weight.scalar_type() == compute_) return weight;
     const auto& held = parameters_.held(weight);

@@ -35,7 +35,8 @@ class Rotary final : public PositionedAttention {
  public:
   explicit Rotary(const Config& config) : heads_(config.integer("heads")) {}
 
-  Tensor operator()(const Tensor& x, const QueryKeyValue& project, const KeyMask& mask, bool causal, Pass& pass) const override {
+  Tensor operator()(const Tensor& x, const QueryKeyValue& project, const KeyMask& mask, bool causal,
+                    Pass& pass) const override {
     const auto qkv = project.without_bias(x, pass);  // its bias is added with the rotation
     const auto [cos, sin] = angles(qkv.product);
     return ops::rotary_attention(qkv.product, qkv.bias, qkv.bias_sink, cos, sin, mask.attention(causal), causal, heads_,
@@ -61,7 +62,8 @@ class Rotary final : public PositionedAttention {
   mutable Tensor cos_, sin_;  // only ever touched by the engine's thread
 };
 
-/// A_ij = (q_i.k_j + q_i.r_{i-j}) / sqrt(E);  h_i = sum_j softmax(A)_ij (v_j + r_{i-j}).   r: `…self_attention.relative` (2 R - 1, D)
+/// A_ij = (q_i.k_j + q_i.r_{i-j}) / sqrt(E);  h_i = sum_j softmax(A)_ij (v_j + r_{i-j}).   r:
+/// `…self_attention.relative` (2 R - 1, D)
 class Relative final : public PositionedAttention {
  public:
   Relative(Parameters& parameters, const Config& config, const LayerPlace& place)
@@ -70,15 +72,20 @@ class Relative final : public PositionedAttention {
         table_(parameters.normal(place.stack + "." + std::to_string(place.layer) + ".self_attention.relative",
                                  {2 * reach_ - 1, config.integer("width")}, 0.02, Parameters::Decay::no)) {}
 
-  Tensor operator()(const Tensor& x, const QueryKeyValue& project, const KeyMask& mask, bool causal, Pass& pass) const override {
+  Tensor operator()(const Tensor& x, const QueryKeyValue& project, const KeyMask& mask, bool causal,
+                    Pass& pass) const override {
     const auto [q, k, v] = split_heads(project(x, pass), heads_);
     const int64_t B = q.size(0), T = q.size(2), E = q.size(3);
-    const auto offsets = at::arange(-(T - 1), T, q.options().dtype(at::kLong)).clamp(-(reach_ - 1), reach_ - 1) + (reach_ - 1);
-    const auto r = pass.cast(table_).index_select(0, offsets).view({2 * T - 1, heads_, E}).transpose(0, 1);  // (H, 2 T - 1, E)
+    const auto offsets =
+        at::arange(-(T - 1), T, q.options().dtype(at::kLong)).clamp(-(reach_ - 1), reach_ - 1) + (reach_ - 1);
+    const auto r =
+        pass.cast(table_).index_select(0, offsets).view({2 * T - 1, heads_, E}).transpose(0, 1);  // (H, 2 T - 1, E)
     const auto position = at::arange(T, offsets.options());
-    const auto index = (position.unsqueeze(1) - position.unsqueeze(0) + (T - 1)).expand({B, heads_, T, T});  // of r_{i-j}
-    const auto by_offset = at::matmul(q, r.transpose(1, 2));                                               // (B, H, T, 2 T - 1)
-    const auto scores = (at::matmul(q, k.transpose(2, 3)) + by_offset.gather(3, index)) / std::sqrt(static_cast<double>(E));
+    const auto index =
+        (position.unsqueeze(1) - position.unsqueeze(0) + (T - 1)).expand({B, heads_, T, T});  // of r_{i-j}
+    const auto by_offset = at::matmul(q, r.transpose(1, 2));                                  // (B, H, T, 2 T - 1)
+    const auto scores =
+        (at::matmul(q, k.transpose(2, 3)) + by_offset.gather(3, index)) / std::sqrt(static_cast<double>(E));
     const auto weights = at::softmax(masked(scores, mask, causal), -1);
     const auto weights_by_offset = at::zeros_like(by_offset).scatter(3, index, weights);
     return merge(at::matmul(weights, v) + at::matmul(weights_by_offset, r));
@@ -95,28 +102,32 @@ class T5 final : public PositionedAttention {
   static constexpr int64_t kBuckets = 32, kMostDistant = 128;
 
   T5(Parameters& parameters, const Config& config, const LayerPlace& place)
-      : heads_(config.integer("heads")), looks_both_ways_(looks_both_ways(config.text("positionBuckets"), place.causal)) {
+      : heads_(config.integer("heads")),
+        looks_both_ways_(looks_both_ways(config.text("positionBuckets"), place.causal)) {
     const auto name = place.stack + ".relative_bias";
-    bias_ = parameters.has(name) ? parameters.at(name) : parameters.normal(name, {kBuckets, heads_}, 0.02, Parameters::Decay::no);
+    bias_ = parameters.has(name) ? parameters.at(name)
+                                 : parameters.normal(name, {kBuckets, heads_}, 0.02, Parameters::Decay::no);
   }
 
-  Tensor operator()(const Tensor& x, const QueryKeyValue& project, const KeyMask& mask, bool causal, Pass& pass) const override {
+  Tensor operator()(const Tensor& x, const QueryKeyValue& project, const KeyMask& mask, bool causal,
+                    Pass& pass) const override {
     const auto [q, k, v] = split_heads(project(x, pass), heads_);
     const int64_t T = q.size(2);
     if (!buckets_.defined() || buckets_.size(0) != T || buckets_.device() != q.device())
       buckets_ = t5_buckets(T, kBuckets, kMostDistant, looks_both_ways_).to(q.device());
     const auto bias = at::embedding(pass.cast(bias_), buckets_).permute({2, 0, 1}).unsqueeze(0);  // (1, H, T, T)
-    // Written out: with a learned bias the fused attention picks another kernel under a gradient than without one, and a replayed
-    // memory would not be the first sweep's to the bit.
+    // Written out: with a learned bias the fused attention picks another kernel under a gradient than without one, and
+    // a replayed memory would not be the first sweep's to the bit.
     const auto scores = at::matmul(q, k.transpose(2, 3)) / std::sqrt(static_cast<double>(q.size(3))) + bias;
     return merge(at::matmul(at::softmax(masked(scores, mask, causal), -1), v));
   }
 
  private:
-  /// "t5": a stack that sees what is ahead has buckets for it. "lucidrains": the other way round, as that port has it: its encoder puts
-  /// all that is ahead into one bucket, its decoder keeps half of the buckets for what it never sees.
+  /// "t5": a stack that sees what is ahead has buckets for it. "lucidrains": the other way round, as that port has it:
+  /// its encoder puts all that is ahead into one bucket, its decoder keeps half of the buckets for what it never sees.
   static bool looks_both_ways(const std::string& buckets, bool causal) {
-    require(buckets == "t5" || buckets == "lucidrains", "CONFIG", "there are no position buckets '", buckets, "'; known: t5, lucidrains");
+    require(buckets == "t5" || buckets == "lucidrains", "CONFIG", "there are no position buckets '", buckets,
+            "'; known: t5, lucidrains");
     return causal == (buckets == "lucidrains");
   }
 
@@ -128,13 +139,16 @@ class T5 final : public PositionedAttention {
 
 using Scheme = std::unique_ptr<PositionedAttention>;
 const bool rotary_registered = position_schemes().add(
-    "rotary", [](Parameters&, const Config& config, const LayerPlace&) -> Scheme { return std::make_unique<Rotary>(config); });
-const bool relative_registered = position_schemes().add("relative", [](Parameters& parameters, const Config& config, const LayerPlace& place) -> Scheme {
-  return std::make_unique<Relative>(parameters, config, place);
-});
-const bool t5_registered = position_schemes().add("t5", [](Parameters& parameters, const Config& config, const LayerPlace& place) -> Scheme {
-  return std::make_unique<T5>(parameters, config, place);
-});
+    "rotary",
+    [](Parameters&, const Config& config, const LayerPlace&) -> Scheme { return std::make_unique<Rotary>(config); });
+const bool relative_registered = position_schemes().add(
+    "relative", [](Parameters& parameters, const Config& config, const LayerPlace& place) -> Scheme {
+      return std::make_unique<Relative>(parameters, config, place);
+    });
+const bool t5_registered =
+    position_schemes().add("t5", [](Parameters& parameters, const Config& config, const LayerPlace& place) -> Scheme {
+      return std::make_unique<T5>(parameters, config, place);
+    });
 
 }  // namespace
 

@@ -1,4 +1,5 @@
-// Self-attention under each position scheme, from the normed input to the merged heads. Positions count inside a segment.
+// Self-attention under each position scheme, from the normed input to the merged heads. Positions count inside a
+// segment.
 #pragma once
 #include <memory>
 
@@ -13,7 +14,8 @@ class PositionedAttention {
  public:
   virtual ~PositionedAttention() = default;
   /// x (B, T, D), normed; project: to Q, K, V side by side (B, T, 3 D). Returns (B, T, D), heads merged.
-  virtual at::Tensor operator()(const at::Tensor& x, const QueryKeyValue& project, const KeyMask& mask, bool causal, Pass& pass) const = 0;
+  virtual at::Tensor operator()(const at::Tensor& x, const QueryKeyValue& project, const KeyMask& mask, bool causal,
+                                Pass& pass) const = 0;
 };
 
 /// Where an attention stands: parameters of a stack are made by its first layer.
@@ -29,7 +31,8 @@ Registry<std::unique_ptr<PositionedAttention>, Parameters&, const Config&, const
 /// softmax(q k^T / sqrt(E)) v over the keys of the mask; q (B, H, T, E), k, v (B, H, N, E) -> (B, T, D).
 at::Tensor attend(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const KeyMask& mask);
 
-/// T5's bucket of each (query, key): (T, T) int64 in [0, buckets). Bidirectional: half the buckets look ahead, half back.
+/// T5's bucket of each (query, key): (T, T) int64 in [0, buckets). Bidirectional: half the buckets look ahead, half
+/// back.
 at::Tensor t5_buckets(int64_t T, int64_t buckets, int64_t most_distant, bool bidirectional);
 
 }  // namespace memformer::nn

@@ -5,14 +5,16 @@
 
 namespace memformer::nn {
 
-/// `prefix`.qkv. With `normed`, the query and the key of every head are divided by their root mean square, which a rotation leaves as it is:
-/// a logit is then at most sqrt(E).
+/// `prefix`.qkv. With `normed`, the query and the key of every head are divided by their root mean square, which a
+/// rotation leaves as it is: a logit is then at most sqrt(E).
 class QueryKeyValue {
  public:
   QueryKeyValue(Parameters& parameters, const std::string& prefix, int64_t width, int64_t heads, bool normed)
       : linear_(parameters, prefix + ".qkv", width, 3 * width), heads_(heads), normed_(normed) {}
 
-  at::Tensor operator()(const at::Tensor& x, Pass& pass) const { return normed_ ? norm(linear_(x, pass)) : linear_(x, pass); }
+  at::Tensor operator()(const at::Tensor& x, Pass& pass) const {
+    return normed_ ? norm(linear_(x, pass)) : linear_(x, pass);
+  }
   /// The bias is left to the operator that reads the product; where it had to be added before, there is none.
   Projection without_bias(const at::Tensor& x, Pass& pass) const {
     return normed_ ? Projection{norm(linear_(x, pass)), {}, {}} : linear_.without_bias(x, pass);

@@ -1,5 +1,6 @@
-// The memory as a segment meets it: its slots, and what is read of them. Raw slots have norm 1 and tokens norm sqrt(D); with memoryNorm every
-// reader layer-norms them for itself, by a weight and bias that are folded into what it projects them with.
+// The memory as a segment meets it: its slots, and what is read of them. Raw slots have norm 1 and tokens norm sqrt(D);
+// with memoryNorm every reader layer-norms them for itself, by a weight and bias that are folded into what it projects
+// them with.
 #pragma once
 #include "nn/pass.h"
 #include "ops/standardize/standardize.h"
@@ -7,9 +8,9 @@
 namespace memformer::nn {
 
 struct Slots {
-  at::Tensor raw;                               ///< (B, M, D) in the parameters' dtype
-  bool normed;                                  ///< whether what follows is standardized, in the pass's dtype; else it is `raw`
-  at::Tensor for_reads;                         ///< (B, M + C, D), for the layers that read the memory: the slots, then the constant ones
+  at::Tensor raw;        ///< (B, M, D) in the parameters' dtype
+  bool normed;           ///< whether what follows is standardized, in the pass's dtype; else it is `raw`
+  at::Tensor for_reads;  ///< (B, M + C, D), for the layers that read the memory: the slots, then the constant ones
   at::Tensor for_query, for_key, for_own_value;  ///< (B, M, D), for the writer
 
   /// constants (C, D), learned slots that are read beside the memory's, or undefined.
@@ -20,7 +21,8 @@ struct Slots {
     if (!normed) return {memory, false, constants.defined() ? with_constants(memory) : memory, memory, memory, memory};
     if (constants.defined()) {
       const auto uses = ops::standardize(memory, 3, pass.compute());
-      return {uses[0], true, ops::standardize(with_constants(uses[0]), 1, pass.compute())[1], uses[1], uses[2], uses[3]};
+      return {uses[0], true,    ops::standardize(with_constants(uses[0]), 1, pass.compute())[1],
+              uses[1], uses[2], uses[3]};
     }
     const auto uses = ops::standardize(memory, 4, pass.compute());
     return {uses[0], true, uses[1], uses[2], uses[3], uses[4]};

@@ -3,8 +3,8 @@
 namespace memformer::nn {
 namespace {
 
-/// "scaled": the sum of a stack's 3 L residual branches keeps the variance of one. "balanced": it has that of the embeddings, so that no
-/// branch drowns the token. "zero": tokens start as they are.
+/// "scaled": the sum of a stack's 3 L residual branches keeps the variance of one. "balanced": it has that of the
+/// embeddings, so that no branch drowns the token. "zero": tokens start as they are.
 double residual_gain(const Config& config, const std::string& start, int64_t layers) {
   require(start == "scaled" || start == "balanced" || start == "zero", "CONFIG", "there is no residual start '", start,
           "'; known: scaled, balanced, zero");
@@ -30,16 +30,20 @@ void note(const Residual& stream, const std::string& name, const Pass& pass) {
 
 }  // namespace
 
-ReadingStack::ReadingStack(Parameters& parameters, const Config& config, const std::string& name, int64_t layers, bool causal)
+ReadingStack::ReadingStack(Parameters& parameters, const Config& config, const std::string& name, int64_t layers,
+                           bool causal)
     : name_(name),
       layers_([&] {
         std::vector<Layer> made;
-        const double gain = residual_gain(config, config.text("residualStart"), layers), of_reads = read_gain(config, layers);
+        const double gain = residual_gain(config, config.text("residualStart"), layers),
+                     of_reads = read_gain(config, layers);
         for (int64_t i = 0; i < layers; ++i) {
           const auto prefix = name + "." + std::to_string(i);
-          made.push_back({SelfAttention(parameters, config, {name, i, causal}, gain),
-                          CrossAttention(parameters, config, prefix + ".memory_read", CrossAttention::Context::memory, of_reads),
-                          FeedForward(parameters, prefix + ".feed_forward", config.integer("width"), config.integer("feedForward"), gain)});
+          made.push_back(
+              {SelfAttention(parameters, config, {name, i, causal}, gain),
+               CrossAttention(parameters, config, prefix + ".memory_read", CrossAttention::Context::memory, of_reads),
+               FeedForward(parameters, prefix + ".feed_forward", config.integer("width"), config.integer("feedForward"),
+                           gain)});
         }
         return made;
       }()),
@@ -63,19 +67,22 @@ at::Tensor ReadingStack::operator()(at::Tensor x, const Slots& slots, const KeyM
 ContinuingStack::ContinuingStack(Parameters& parameters, const Config& config, int64_t layers)
     : layers_([&] {
         std::vector<Layer> made;
-        const double gain = residual_gain(config, config.text("residualStart"), layers), of_reads = read_gain(config, layers);
+        const double gain = residual_gain(config, config.text("residualStart"), layers),
+                     of_reads = read_gain(config, layers);
         for (int64_t i = 0; i < layers; ++i) {
           const auto prefix = "decoder." + std::to_string(i);
           made.push_back({SelfAttention(parameters, config, {"decoder", i, true}, gain),
-                          CrossAttention(parameters, config, prefix + ".cross_attention", CrossAttention::Context::encoder, of_reads),
-                          FeedForward(parameters, prefix + ".feed_forward", config.integer("width"), config.integer("feedForward"), gain)});
+                          CrossAttention(parameters, config, prefix + ".cross_attention",
+                                         CrossAttention::Context::encoder, of_reads),
+                          FeedForward(parameters, prefix + ".feed_forward", config.integer("width"),
+                                      config.integer("feedForward"), gain)});
         }
         return made;
       }()),
       norm_(parameters, "decoder.norm", config.integer("width")) {}
 
-at::Tensor ContinuingStack::operator()(at::Tensor x, const KeyMask& mask, const at::Tensor& encoded, const KeyMask& encoded_mask,
-                                       Pass& pass) const {
+at::Tensor ContinuingStack::operator()(at::Tensor x, const KeyMask& mask, const at::Tensor& encoded,
+                                       const KeyMask& encoded_mask, Pass& pass) const {
   std::vector<const CrossAttention*> cross_attentions;
   for (const auto& layer : layers_) cross_attentions.push_back(&layer.cross_attention);
   const auto seen = CrossAttention::look_at(cross_attentions, encoded, pass);

@@ -4,8 +4,8 @@
 
 namespace memformer::nn {
 
-/// Layers that read the memory: self-attention, memory read, feed-forward. Bidirectional: the encoder; causal: the decoder of
-/// the "decoder" variant.      `name`.`i`.{self_attention, memory_read, feed_forward}, `name`.norm
+/// Layers that read the memory: self-attention, memory read, feed-forward. Bidirectional: the encoder; causal: the
+/// decoder of the "decoder" variant.      `name`.`i`.{self_attention, memory_read, feed_forward}, `name`.norm
 class ReadingStack {
  public:
   ReadingStack(Parameters& parameters, const Config& config, const std::string& name, int64_t layers, bool causal);
@@ -29,7 +29,8 @@ class ContinuingStack {
  public:
   ContinuingStack(Parameters& parameters, const Config& config, int64_t layers);
   /// x (B, T, D), encoded (B, N, D) -> (B, T, D), normed.
-  at::Tensor operator()(at::Tensor x, const KeyMask& mask, const at::Tensor& encoded, const KeyMask& encoded_mask, Pass& pass) const;
+  at::Tensor operator()(at::Tensor x, const KeyMask& mask, const at::Tensor& encoded, const KeyMask& encoded_mask,
+                        Pass& pass) const;
 
  private:
   struct Layer {

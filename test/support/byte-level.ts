@@ -7,7 +7,10 @@ export function byteLevelJson(sample: string, count: number, changes: object = {
   for (const [word] of sample.matchAll(/ ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+/gu)) {
     words.set(word, (words.get(word) ?? 0) + 1);
   }
-  const spelled = [...words].map(([word, times]) => ({ times, symbols: [...Buffer.from(word)].map((b) => letters[b]!) }));
+  const spelled = [...words].map(([word, times]) => ({
+    times,
+    symbols: [...Buffer.from(word)].map((b) => letters[b]!),
+  }));
   const merges: [string, string][] = [];
   while (merges.length < count) {
     const pairs = new Map<string, number>();
@@ -17,7 +20,7 @@ export function byteLevelJson(sample: string, count: number, changes: object = {
         pairs.set(pair, (pairs.get(pair) ?? 0) + times);
       }
     }
-    const best = [...pairs].reduce((a, b) => b[1] > a[1] ? b : a, ["", 1] as [string, number]);
+    const best = [...pairs].reduce((a, b) => (b[1] > a[1] ? b : a), ["", 1] as [string, number]);
     if (best[0] === "") break;
     const [left, right] = best[0].split(" ") as [string, string];
     merges.push([left, right]);
@@ -31,12 +34,27 @@ export function byteLevelJson(sample: string, count: number, changes: object = {
 }
 
 /** Text of a tokenizer.json whose model has `alphabet`, `merges` and what the merges make. */
-export function tokenizerJson(alphabet: readonly string[], merges: readonly (readonly [string, string])[], changes: object = {}): string {
+export function tokenizerJson(
+  alphabet: readonly string[],
+  merges: readonly (readonly [string, string])[],
+  changes: object = {},
+): string {
   const pieces = new Set([...alphabet, ...merges.map(([left, right]) => left + right)]);
   const byteLevel = { type: "ByteLevel", add_prefix_space: false, trim_offsets: true, use_regex: true };
   return JSON.stringify({
-    version: "1.0", added_tokens: [], normalizer: null, pre_tokenizer: byteLevel, post_processor: null, decoder: byteLevel,
-    model: { type: "BPE", vocab: Object.fromEntries([...pieces].map((piece, id) => [piece, id])), merges, byte_fallback: false, ignore_merges: false },
+    version: "1.0",
+    added_tokens: [],
+    normalizer: null,
+    pre_tokenizer: byteLevel,
+    post_processor: null,
+    decoder: byteLevel,
+    model: {
+      type: "BPE",
+      vocab: Object.fromEntries([...pieces].map((piece, id) => [piece, id])),
+      merges,
+      byte_fallback: false,
+      ignore_merges: false,
+    },
     ...changes,
   });
 }

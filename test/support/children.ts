@@ -43,11 +43,16 @@ export interface HowToStart {
 export function start(code: string, { node = process.execPath, flags = [], args = [] }: HowToStart = {}): Child {
   const text = `const lib = await import(${library});\n${code}`;
   const child = spawn(node, [...flags, "--import", "tsx", "--input-type=module", "-e", text, "--", ...args], {
-    cwd: root, stdio: ["ignore", "pipe", "pipe"], env: { ...process.env, OMP_WAIT_POLICY: "passive" },
+    cwd: root,
+    stdio: ["ignore", "pipe", "pipe"],
+    env: { ...process.env, OMP_WAIT_POLICY: "passive" },
   });
-  let output = "", readyAt = NaN;
+  let output = "",
+    readyAt = NaN;
   let becameReady: () => void, failed: (reason: Error) => void;
-  const ready = new Promise<void>((resolve, reject) => { [becameReady, failed] = [resolve, reject]; });
+  const ready = new Promise<void>((resolve, reject) => {
+    [becameReady, failed] = [resolve, reject];
+  });
   ready.catch(() => undefined);
   const listen = (chunk: Buffer): void => {
     output += chunk.toString();
@@ -58,10 +63,12 @@ export function start(code: string, { node = process.execPath, flags = [], args 
   };
   child.stdout.on("data", listen);
   child.stderr.on("data", listen);
-  const ended = new Promise<Ended>((resolve) => child.once("close", (exit, signal) => {
-    failed(new Error(`ended before it was ready: ${output}`));
-    resolve({ code: exit, signal, output, sinceReady: performance.now() - readyAt });
-  }));
+  const ended = new Promise<Ended>((resolve) =>
+    child.once("close", (exit, signal) => {
+      failed(new Error(`ended before it was ready: ${output}`));
+      resolve({ code: exit, signal, output, sinceReady: performance.now() - readyAt });
+    }),
+  );
   return { process: child, ready, ended };
 }
 

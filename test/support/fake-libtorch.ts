@@ -44,7 +44,12 @@ export function zip(files: Record<string, string>, modes: Record<string, number>
     sizes.writeUInt32LE(data.length, 4);
     sizes.writeUInt32LE(data.length, 8);
     sizes.writeUInt16LE(path.length, 12);
-    const local = Buffer.concat([Buffer.from("504b03041400000000000000000000", "hex").subarray(0, 14), sizes, path, data]);
+    const local = Buffer.concat([
+      Buffer.from("504b03041400000000000000000000", "hex").subarray(0, 14),
+      sizes,
+      path,
+      data,
+    ]);
     const head = Buffer.concat([Buffer.from("504b010214031400000000000000000000", "hex").subarray(0, 16), sizes]);
     const rest = Buffer.alloc(14);
     rest.writeUInt32LE(((modes[name] ?? 0o100644) << 16) >>> 0, 6);
@@ -82,7 +87,9 @@ export const sha256 = (bytes: Buffer): string => createHash("sha256").update(byt
 /** A wheel of a CUDA library, with what has to stay inside. */
 export function cudaWheel(): Buffer {
   return zip({
-    "nvidia/cu13/lib/libcudart.so.13": "run time", "nvidia/cu13/lib/stubs/libcuda.so": "stub", "nvidia/cu13/include/cuda.h": "header",
+    "nvidia/cu13/lib/libcudart.so.13": "run time",
+    "nvidia/cu13/lib/stubs/libcuda.so": "stub",
+    "nvidia/cu13/include/cuda.h": "header",
     "nvidia_cuda_runtime-13.0.96.dist-info/METADATA": "Name: nvidia-cuda-runtime",
   });
 }
@@ -91,16 +98,29 @@ const supported = { from: "2.11", to: "2.14" } as const;
 
 /** Pins with one file, served at `url`. */
 export function pinsFor(bytes: Buffer, url: string): Pins {
-  const file = { requirement: "torch==2.13.0+cpu", file: "torch-2.13.0+cpu.whl", url, bytes: bytes.length, sha256: sha256(bytes) };
+  const file = {
+    requirement: "torch==2.13.0+cpu",
+    file: "torch-2.13.0+cpu.whl",
+    url,
+    bytes: bytes.length,
+    sha256: sha256(bytes),
+  };
   const pin = { version: "2.13.0", variant: "cpu", files: [file] } as const;
   return { defaults: { cpu: "2.13.0-cpu" }, supported, pins: { "2.13.0-cpu": pin } };
 }
 
 /** Pins of a LibTorch with CUDA, in two files that have no URL. */
 export function cudaPins(torch: Buffer, library: Buffer): Pins {
-  const file = (requirement: string, name: string, bytes: Buffer): PinnedFile =>
-    ({ requirement, file: name, bytes: bytes.length, sha256: sha256(bytes) });
-  const files = [file("torch==2.14.1", "torch-2.14.1.whl", torch), file("nvidia-cuda-runtime==13.0.96", "nvidia_cuda_runtime-13.0.96.whl", library)];
+  const file = (requirement: string, name: string, bytes: Buffer): PinnedFile => ({
+    requirement,
+    file: name,
+    bytes: bytes.length,
+    sha256: sha256(bytes),
+  });
+  const files = [
+    file("torch==2.14.1", "torch-2.14.1.whl", torch),
+    file("nvidia-cuda-runtime==13.0.96", "nvidia_cuda_runtime-13.0.96.whl", library),
+  ];
   const pin = { version: "2.14.1", variant: "cu130", files } as const;
   return { defaults: { cpu: "2.13.0-cpu", cu130: "2.14.1-cu130" }, supported, pins: { "2.14.1-cu130": pin } };
 }
@@ -113,7 +133,8 @@ export interface FileServer extends AsyncDisposable {
 
 /** Serves with `answer`; by default `bytes`, with ranges. */
 export async function serve(
-  bytes: Buffer, answer: (request: IncomingMessage, response: ServerResponse, count: number) => void = sendRange(bytes),
+  bytes: Buffer,
+  answer: (request: IncomingMessage, response: ServerResponse, count: number) => void = sendRange(bytes),
 ): Promise<FileServer> {
   const requests: string[] = [];
   const server: Server = createServer((request, response) => {
@@ -132,7 +153,10 @@ export async function serve(
 export function sendRange(bytes: Buffer): (request: IncomingMessage, response: ServerResponse) => void {
   return (request, response) => {
     const from = Number(/^bytes=(\d+)-/.exec(request.headers.range ?? "")?.[1] ?? 0);
-    const headers = { "content-length": bytes.length - from, "content-range": `bytes ${from}-${bytes.length - 1}/${bytes.length}` };
+    const headers = {
+      "content-length": bytes.length - from,
+      "content-range": `bytes ${from}-${bytes.length - 1}/${bytes.length}`,
+    };
     response.writeHead(from > 0 ? 206 : 200, headers).end(bytes.subarray(from));
   };
 }

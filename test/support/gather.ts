@@ -1,5 +1,13 @@
 /** One window's gradient by any method, everything it gives read out. */
-import { mrbp, tidy, type GradientMethod, type Memformer, type SegmentTensors, type Tensor, type WindowOptions } from "../../lib/index.ts";
+import {
+  mrbp,
+  tidy,
+  type GradientMethod,
+  type Memformer,
+  type SegmentTensors,
+  type Tensor,
+  type WindowOptions,
+} from "../../lib/index.ts";
 import { numbers, randomWindow, relativeError, takeGradients, type WindowShape } from "./models.ts";
 
 export interface Gathered {
@@ -11,13 +19,21 @@ export interface Gathered {
 }
 
 /**
- * From `from`, by default the initial state, over a window of 4 rows with every kind of padding and resets, or of another shape; `place`
- * puts its segments somewhere.
+ * From `from`, by default the initial state, over a window of 4 rows with every kind of padding and resets, or of
+ * another shape; `place` puts its segments somewhere.
  */
-export async function gather(model: Memformer, method: GradientMethod, options: WindowOptions = {}, from?: readonly Tensor[],
-  shape: WindowShape = {}, place: (segment: SegmentTensors, t: number) => SegmentTensors = (segment) => segment): Promise<Gathered> {
+export async function gather(
+  model: Memformer,
+  method: GradientMethod,
+  options: WindowOptions = {},
+  from?: readonly Tensor[],
+  shape: WindowShape = {},
+  place: (segment: SegmentTensors, t: number) => SegmentTensors = (segment) => segment,
+): Promise<Gathered> {
   const result = tidy(() => {
-    const window = randomWindow(model, shape).map((segment) => model.upload(segment)).map(place);
+    const window = randomWindow(model, shape)
+      .map((segment) => model.upload(segment))
+      .map(place);
     return method(model, window, from ?? model.initialState(window[0]!.batch), options);
   });
   const { losses, counts, state, gradient } = result;
@@ -37,11 +53,16 @@ export async function carried(model: Memformer, batch = 4): Promise<readonly Ten
 }
 
 /** |a - b| / |b| of each part. */
-export function errors(a: Gathered, b: Gathered): { losses: number; state: number; gradient: number; parameters: number } {
+export function errors(
+  a: Gathered,
+  b: Gathered,
+): { losses: number; state: number; gradient: number; parameters: number } {
   const alone = (values: number[]): Map<string, Float64Array> => new Map([["", Float64Array.from(values)]]);
   const error = (x: number[], y: number[]): number => relativeError(alone(x), alone(y));
   return {
-    losses: error(a.losses, b.losses), state: error(a.state.flat(), b.state.flat()),
-    gradient: error(a.gradient.flat(), b.gradient.flat()), parameters: relativeError(a.parameters, b.parameters),
+    losses: error(a.losses, b.losses),
+    state: error(a.state.flat(), b.state.flat()),
+    gradient: error(a.gradient.flat(), b.gradient.flat()),
+    parameters: relativeError(a.parameters, b.parameters),
   };
 }

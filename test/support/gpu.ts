@@ -13,13 +13,13 @@ export function whyNoGpu(): string | undefined {
   if (reason !== null) return reason;
   try {
     const { variant, version, root } = resolveLibtorch();
-    if (variant !== "cuda") return reason = `LibTorch ${version} in ${root} is for the CPU`;
+    if (variant !== "cuda") return (reason = `LibTorch ${version} in ${root} is for the CPU`);
     runtime();
     openCuda();
-    return reason = undefined;
+    return (reason = undefined);
   } catch (error) {
     if (!isMemformerError(error)) throw error;
-    return reason = error.message.split("\n")[0]!;
+    return (reason = error.message.split("\n")[0]!);
   }
 }
 
@@ -27,7 +27,10 @@ export function whyNoGpu(): string | undefined {
 export function describeOnGpu(title: string, body: (this: Mocha.Suite) => void): void {
   const why = whyNoGpu();
   if (why === undefined) describe(title, body);
-  else describe.skip(title, () => { it(`needs a GPU: ${why}`); });
+  else
+    describe.skip(title, () => {
+      it(`needs a GPU: ${why}`);
+    });
 }
 
 /** On the GPU; gradients find their way back. */

@@ -6,5 +6,7 @@ import { typedArray } from "../../lib/tensor.ts";
 export function numbersOf({ dtype, data }: HostTensor): ArrayLike<number | bigint> {
   const buffer = data.buffer.slice(data.byteOffset, data.byteOffset + data.byteLength) as ArrayBuffer;
   const half = dtype === "float16" || dtype === "bfloat16";
-  return half ? new Float32Array(widened({ dtype, shape: [], data }, "float32").buffer as ArrayBuffer) : typedArray(dtype, buffer);
+  return half
+    ? new Float32Array(widened({ dtype, shape: [], data }, "float32").buffer as ArrayBuffer)
+    : typedArray(dtype, buffer);
 }

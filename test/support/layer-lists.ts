@@ -1,4 +1,6 @@
-/** The tensors of several layers, four a layer, flat as a spec's arguments are and as the lists that an operator takes. */
+/**
+ * The tensors of several layers, four a layer, flat as a spec's arguments are and as the lists that an operator takes.
+ */
 import type { Tensor } from "../../lib/index.ts";
 import type { Numbers } from "./opcheck-numbers.ts";
 

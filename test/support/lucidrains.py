@@ -48,7 +48,9 @@ def names_and_shapes(V, D, H, M, encoder_layers, decoder_layers, F=None):
         if stack != "encoder":
             affine(f"{stack}.to_logits", V, D)
     attention("mem_updater")
-    found.update({"gru.weight_ih": (3 * D, D), "gru.weight_hh": (3 * D, D), "gru.bias_ih": (3 * D,), "gru.bias_hh": (3 * D,)})
+    found.update(
+        {"gru.weight_ih": (3 * D, D), "gru.weight_hh": (3 * D, D), "gru.bias_ih": (3 * D,), "gru.bias_hh": (3 * D,)}
+    )
     feed_forward("mem_ff.fn.fn")
     norm("mem_ff.fn.norm")
     return found
@@ -109,7 +111,9 @@ def stack(w, prefix, tokens, mask, context, context_seen):
     bias = table[bucket(i, j, halved=causal)].permute(2, 0, 1)
     seen = mask[:, None, :, None] & mask[:, None, None, :] & ((j <= i) if causal else torch.tensor(True))
     x = embedding(tokens.clamp(min=0), w[f"{prefix}.token_emb.weight"])
-    layers = {name.split(".layers.")[1].split(".")[0] for name in w if name.startswith(f"{prefix}.layer_blocks.layers.")}
+    layers = {
+        name.split(".layers.")[1].split(".")[0] for name in w if name.startswith(f"{prefix}.layer_blocks.layers.")
+    }
     for layer in (f"{prefix}.layer_blocks.layers.{n}" for n in range(len(layers))):
         own = normed(w, f"{layer}.0.fn.norm", x)
         x = x + attend(w, f"{layer}.0.fn.fn", heads, own, own, bias, seen)
@@ -155,12 +159,18 @@ def window(w, source, target, bos, heads, steps, weights):
     for s, t in zip(source, target):
         inputs = torch.cat([torch.full_like(t[:, :1], bos), t[:, :-1]], 1) if "decoder.net.norm.weight" in w else None
         output, memory = segment(w, s, inputs, memory, heads, steps)
-        scored = cross_entropy(output.flatten(0, 1), t.flatten(), ignore_index=-1) if inputs is not None else output.square().mean() / 2
+        scored = (
+            cross_entropy(output.flatten(0, 1), t.flatten(), ignore_index=-1)
+            if inputs is not None
+            else output.square().mean() / 2
+        )
         losses.append(scored)
         outputs.append(output)
     sum(weight * loss for weight, loss in zip(weights, losses)).backward()
     found = {"losses": torch.stack(losses), "outputs": torch.stack(outputs), "memory": memory}
-    found.update({f"grad.{name}": torch.zeros_like(value) if value.grad is None else value.grad for name, value in w.items()})
+    found.update(
+        {f"grad.{name}": torch.zeros_like(value) if value.grad is None else value.grad for name, value in w.items()}
+    )
     return {name: value.detach() for name, value in found.items()}
 
 
@@ -171,9 +181,9 @@ def random_window(seed, S, B, T, V, padded):
     tokens = torch.randint(V, (S + 1, B, T), generator=generator)
     source, target = tokens[:-1].clone(), tokens[1:].clone()
     if padded:
-        source[::2, 0, T - 2:] = -1
+        source[::2, 0, T - 2 :] = -1
         source[1::2, 1, :2] = -1
-        target[::2, 1, T - 2:] = -1
+        target[::2, 1, T - 2 :] = -1
     return source, target
 
 

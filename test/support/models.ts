@@ -7,30 +7,57 @@ process.env["OMP_WAIT_POLICY"] ??= "passive";
 /** A model small enough to be trained thousands of times: D 16, M 3, T 6, two layers where two can differ from one. */
 export async function tinyModel(options: CreateOptions = {}): Promise<Memformer> {
   return Memformer.create({
-    preset: "tiny", vocabulary: 29, bos: 28, width: 16, heads: 2, feedForward: 24, encoderLayers: 2, decoderLayers: 2,
-    memorySlots: 3, segment: 6, precision: "float64", ...options,
+    preset: "tiny",
+    vocabulary: 29,
+    bos: 28,
+    width: 16,
+    heads: 2,
+    feedForward: 24,
+    encoderLayers: 2,
+    decoderLayers: 2,
+    memorySlots: 3,
+    segment: 6,
+    precision: "float64",
+    ...options,
   });
 }
 
-/** Options of a model that decide how it starts, what it normalizes and what it remembers, each away from its plain value. */
+/**
+ * Options of a model that decide how it starts, what it normalizes and what it remembers, each away from its plain
+ * value.
+ */
 export const recipeOptions = [
-  { memory: false }, { constantSlots: 2 }, { constantSlots: 2, memoryNorm: false }, { readGate: true }, { residualStart: "zero" }, { residualStart: "zero", readStart: "balanced" },
-  { embeddingNorm: true }, { queryKeyNorm: true }, { queryKeyNorm: true, position: "relative" }, { queryKeyNorm: true, position: "t5" }, { writerQueryKeyNorm: true },
-  { writerValues: "centered" }, { writerValues: "normed", writerValueGain: 2 }, { writerValueGain: 3, embeddingDeviation: 0.5 },
-  { forgettingBias: 0.1, forgettingBiasLeast: 0.01 }, { forgettingBias: 0.1, forgettingBiasLeast: 0.01, forgettingScaled: true },
-  { memoryGradient: 0.5 }, { memoryGradient: 0.9, memoryGradientLimit: 0.8 },
+  { memory: false },
+  { constantSlots: 2 },
+  { constantSlots: 2, memoryNorm: false },
+  { readGate: true },
+  { residualStart: "zero" },
+  { residualStart: "zero", readStart: "balanced" },
+  { embeddingNorm: true },
+  { queryKeyNorm: true },
+  { queryKeyNorm: true, position: "relative" },
+  { queryKeyNorm: true, position: "t5" },
+  { writerQueryKeyNorm: true },
+  { writerValues: "centered" },
+  { writerValues: "normed", writerValueGain: 2 },
+  { writerValueGain: 3, embeddingDeviation: 0.5 },
+  { forgettingBias: 0.1, forgettingBiasLeast: 0.01 },
+  { forgettingBias: 0.1, forgettingBiasLeast: 0.01, forgettingScaled: true },
+  { memoryGradient: 0.5 },
+  { memoryGradient: 0.9, memoryGradientLimit: 0.8 },
 ] as const satisfies readonly CreateOptions[];
 
 /** Gives every parameter noise, so that none sits at a value (zero bias, unit gain) that hides a mistake. */
 export async function perturb(model: Memformer, deviation = 0.3, seed = 5): Promise<void> {
   const random = new Random(seed);
   const normal = (): number => {
-    const u = (random.next() + 1) / 2 ** 32, v = random.next() / 2 ** 32;
+    const u = (random.next() + 1) / 2 ** 32,
+      v = random.next() / 2 ** 32;
     return Math.sqrt(-2 * Math.log(u)) * Math.cos(2 * Math.PI * v) * deviation;
   };
   for (const { name, shape } of model.parameters) {
     using now = model.parameter(name);
-    const values = Float64Array.from(await now.data() as Float64Array, (value) => value + normal());
+    const values = Float64Array.from((await now.data()) as Float64Array, (value) => value + normal());
     using noisy = Tensor.from(values, shape);
     model.assign(name, noisy);
   }
@@ -41,8 +68,8 @@ export interface WindowShape {
   readonly segments?: number;
   readonly seed?: number;
   /**
-   * Padding: none (false), "behind" the tokens of a row, of every length from none to all, or true: behind those of row 0, before those of
-   * row 1, all of row 2. Default true.
+   * Padding: none (false), "behind" the tokens of a row, of every length from none to all, or true: behind those of row
+   * 0, before those of row 1, all of row 2. Default true.
    */
   readonly ragged?: boolean | "behind";
   /** Whether rows restart, row 3 mid-window. Default: as ragged. */
@@ -52,12 +79,15 @@ export interface WindowShape {
 /** Consecutive random segments for `model`. */
 export function randomWindow(model: Memformer, shape: WindowShape = {}): Segment[] {
   const { batch = 4, segments = 4, seed = 1, ragged = true, restarts = ragged !== false } = shape;
-  const { segment: T, vocabulary, bos } = model.config, random = new Random(seed);
+  const { segment: T, vocabulary, bos } = model.config,
+    random = new Random(seed);
   const highest = Math.min(bos, vocabulary);
   const tokens = (): Int32Array => Int32Array.from({ length: batch * T }, () => random.below(highest));
   let source = tokens();
   return Array.from({ length: segments }, (_, t) => {
-    const target = tokens(), reset = new Uint8Array(batch), read = source.slice();
+    const target = tokens(),
+      reset = new Uint8Array(batch),
+      read = source.slice();
     const row = (array: Int32Array, index: number): Int32Array => array.subarray(index * T, (index + 1) * T);
     if (ragged === "behind") {
       // Source and target of other lengths: the one is a segment before the other.
@@ -84,7 +114,7 @@ export async function takeGradients(model: Memformer): Promise<Map<string, Float
   const gradients = new Map<string, Float64Array>();
   for (const { name } of model.parameters) {
     using gradient = model.gradient(name);
-    gradients.set(name, Float64Array.from(await gradient.data() as Float64Array));
+    gradients.set(name, Float64Array.from((await gradient.data()) as Float64Array));
   }
   model.zeroGradients();
   return gradients;
@@ -92,7 +122,8 @@ export async function takeGradients(model: Memformer): Promise<Map<string, Float
 
 /** |a - b| / |b| over all numbers of both maps. */
 export function relativeError(a: ReadonlyMap<string, Float64Array>, b: ReadonlyMap<string, Float64Array>): number {
-  let difference = 0, size = 0;
+  let difference = 0,
+    size = 0;
   for (const [name, values] of b) {
     const others = a.get(name)!;
     values.forEach((value, i) => {

@@ -1,4 +1,7 @@
-/** The Nodes that tests of whole processes run under: `MEMFORMER_NODES`, binaries joined by colons; else the running one. */
+/**
+ * The Nodes that tests of whole processes run under: `MEMFORMER_NODES`, binaries joined by colons; else the running
+ * one.
+ */
 import { execFileSync } from "node:child_process";
 
 export interface NodeBinary {

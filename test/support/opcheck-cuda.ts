@@ -1,6 +1,7 @@
 /**
- * An operator's CUDA kernels, proved against its CPU pair: at the same rounded numbers the CPU's float64 results and gradients are
- * the truth, and the kernels' mean error may be twice that of the composed ATen on the same GPU. Each check returns its complaints.
+ * An operator's CUDA kernels, proved against its CPU pair: at the same rounded numbers the CPU's float64 results and
+ * gradients are the truth, and the kernels' mean error may be twice that of the composed ATen on the same GPU. Each
+ * check returns its complaints.
  */
 import { apply, isMemformerError, memory, synchronize, Tensor } from "../../lib/index.ts";
 import { toGpu } from "./gpu.ts";
@@ -17,15 +18,18 @@ const ORDER = 1e-10;
 
 /** Checks of one case in every dtype. */
 export function cudaChecks(spec: RegisteredSpec, shape: { readonly what: string }): Checks {
-  const draw = new Draw(spec.cases.indexOf(shape), 1), args = spec.inputs(shape, draw);
+  const draw = new Draw(spec.cases.indexOf(shape), 1),
+    args = spec.inputs(shape, draw);
   const cotangents = cotangentsFor(spec.reference(...args), draw);
   const onCpu = operator(spec);
   const onGpu = moved(onCpu);
   const plainOnGpu = { reference: spec.reference.bind(spec), plain: moved((...given) => [...spec.plain(...given)]) };
   const checks: Checks = {
-    "equals plain loops in float64, and sends back what the CPU does": async () => whereSupported(async () => [
-      ...await checkReference(spec, args, onGpu, ORDER), ...await checkAgainstCpu(args, cotangents, onCpu, onGpu),
-    ]),
+    "equals plain loops in float64, and sends back what the CPU does": async () =>
+      whereSupported(async () => [
+        ...(await checkReference(spec, args, onGpu, ORDER)),
+        ...(await checkAgainstCpu(args, cotangents, onCpu, onGpu)),
+      ]),
   };
   for (const dtype of ["float32", "bfloat16", "float16"] as const) {
     checks[`is as exact as composed ATen in ${dtype}`] = () => checkPrecision(plainOnGpu, args, onGpu, dtype);
@@ -41,7 +45,8 @@ export function cudaChecks(spec: RegisteredSpec, shape: { readonly what: string 
       await synchronize();
       return memory().deviceBytes;
     };
-    const before = await use(), after = await use();
+    const before = await use(),
+      after = await use();
     return after <= before ? [] : [`${after - before} bytes stay behind`];
   };
   return checks;
@@ -50,7 +55,7 @@ export function cudaChecks(spec: RegisteredSpec, shape: { readonly what: string 
 /** `call` on the GPU, given tensors of the CPU, on memory that freed blocks of NaN were in. */
 export function moved(call: Call): Call {
   return (...given) => {
-    const there = given.map((value) => value instanceof Tensor ? toGpu(value) : value);
+    const there = given.map((value) => (value instanceof Tensor ? toGpu(value) : value));
     for (const tensor of there.filter((value) => value instanceof Tensor)) {
       const wide = apply("aten::_to_copy", tensor.detach(), "float32");
       const blocks = Array.from({ length: 4 }, () => apply("aten::full_like", wide, NaN));
@@ -62,21 +67,39 @@ export function moved(call: Call): Call {
 
 /** The float64 gradients of the CPU. */
 async function checkAgainstCpu(
-  args: readonly Argument[], cotangents: readonly (Numbers | null)[], onCpu: Call, onGpu: Call): Promise<string[]> {
-  const truth = (await gradients(onCpu, args, cotangents)).map(({ shape, data }): Numbers => ({ shape, data, kind: "floating" }));
+  args: readonly Argument[],
+  cotangents: readonly (Numbers | null)[],
+  onCpu: Call,
+  onGpu: Call,
+): Promise<string[]> {
+  const truth = (await gradients(onCpu, args, cotangents)).map(({ shape, data }): Numbers => ({
+    shape,
+    data,
+    kind: "floating",
+  }));
   const found = await gradients(onGpu, args, cotangents);
   return found.flatMap((gradient, i) => compare(`gradient ${i} in float64`, gradient, truth[i]!, ORDER));
 }
 
 async function checkBits(
-  args: readonly Argument[], cotangents: readonly (Numbers | null)[], call: Call, dtype: FloatingDType): Promise<string[]> {
-  const narrow = roundedAll(args, dtype), options: RunOptions = { dtype };
-  const once = async (): Promise<Found[]> =>
-    [...await run(call, narrow, options), ...await gradients(call, narrow, cotangents, options)];
-  const first = await once(), second = await once();
+  args: readonly Argument[],
+  cotangents: readonly (Numbers | null)[],
+  call: Call,
+  dtype: FloatingDType,
+): Promise<string[]> {
+  const narrow = roundedAll(args, dtype),
+    options: RunOptions = { dtype };
+  const once = async (): Promise<Found[]> => [
+    ...(await run(call, narrow, options)),
+    ...(await gradients(call, narrow, cotangents, options)),
+  ];
+  const first = await once(),
+    second = await once();
   return first.flatMap(({ data }, i) => {
     const at = data.findIndex((value, j) => !Object.is(value, second[i]!.data[j]));
-    return at < 0 ? [] : [`result or gradient ${i} is not the same twice: ${data[at]}, then ${second[i]!.data[at]} at ${at}`];
+    return at < 0
+      ? []
+      : [`result or gradient ${i} is not the same twice: ${data[at]}, then ${second[i]!.data[at]} at ${at}`];
   });
 }
 

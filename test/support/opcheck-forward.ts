@@ -11,7 +11,11 @@ type AnySpec<Args extends readonly Argument[]> = Pick<OperatorSpec<never, Args>,
 
 /** float64 results equal those of the plain loops, whatever the freed memory held. */
 export async function checkReference<Args extends readonly Argument[]>(
-  spec: AnySpec<Args>, args: Args, call: Call, allowed = EXACT): Promise<string[]> {
+  spec: AnySpec<Args>,
+  args: Args,
+  call: Call,
+  allowed = EXACT,
+): Promise<string[]> {
   const expected = spec.reference(...args);
   return compareAll(await run(call, args), expected, "float64", () => allowed);
 }
@@ -35,8 +39,13 @@ export async function checkStrided(args: readonly Argument[], call: Call): Promi
 
 /** In a narrow dtype, at most twice the mean error of composed ATen and of one rounding. */
 export async function checkPrecision<Args extends readonly Argument[]>(
-  spec: AnySpec<Args>, args: Args, call: Call, dtype: FloatingDType): Promise<string[]> {
-  const narrow = roundedAll(args, dtype), expected = spec.reference(...narrow);
+  spec: AnySpec<Args>,
+  args: Args,
+  call: Call,
+  dtype: FloatingDType,
+): Promise<string[]> {
+  const narrow = roundedAll(args, dtype),
+    expected = spec.reference(...narrow);
   const plain = await run(plainCall(spec), narrow, { dtype });
   const found = await run(call, narrow, { dtype });
   return compareAll(found, expected, dtype, (i) => twicePlain(plain[i]!, expected[i]!, dtype), meanErrorOf);
@@ -50,11 +59,16 @@ export function twicePlain(plain: Found, expected: Numbers, dtype: FloatingDType
 }
 
 export function plainCall<Args extends readonly Argument[]>(spec: AnySpec<Args>): Call {
-  return (...args) => [...spec.plain(...args as unknown as UploadedAll<Args>)];
+  return (...args) => [...spec.plain(...(args as unknown as UploadedAll<Args>))];
 }
 
-function compareAll(found: readonly Found[], expected: readonly Numbers[], dtype: FloatingDType, allowed: Allowed,
-  measure = errorOf): string[] {
+function compareAll(
+  found: readonly Found[],
+  expected: readonly Numbers[],
+  dtype: FloatingDType,
+  allowed: Allowed,
+  measure = errorOf,
+): string[] {
   if (found.length !== expected.length) return [`${expected.length} results expected, ${found.length} came`];
   return found.flatMap((result, i) => {
     const wanted = dtypeOf(expected[i]!.kind, dtype);

@@ -12,16 +12,22 @@ const ELEMENTS = 8; // of an argument are tried one by one; one random direction
 /** Random weights of the floating results; null for those without gradient. */
 export function cotangentsFor(results: readonly Numbers[], draw: Draw): (Numbers | null)[] {
   return results.map(({ shape, kind }) =>
-    kind === "floating" || kind === "accumulated" ? { ...draw.numbers(shape), kind } : null);
+    kind === "floating" || kind === "accumulated" ? { ...draw.numbers(shape), kind } : null,
+  );
 }
 
 /** The gradient agrees with differences of the operator's own results. */
 export async function checkGradient(
-  args: readonly Argument[], cotangents: readonly (Numbers | null)[], call: Call): Promise<string[]> {
-  const found = await gradients(call, args, cotangents), draw = new Draw(7);
+  args: readonly Argument[],
+  cotangents: readonly (Numbers | null)[],
+  call: Call,
+): Promise<string[]> {
+  const found = await gradients(call, args, cotangents),
+    draw = new Draw(7);
   const complaints: string[] = [];
   for (const [n, i] of differentiable(args).entries()) {
-    const value = args[i] as Numbers, gradient = found[n]!;
+    const value = args[i] as Numbers,
+      gradient = found[n]!;
     if (gradient.shape.join() !== value.shape.join()) {
       complaints.push(`the gradient of argument ${i} has shape [${gradient.shape}], expected [${value.shape}]`);
     } else if (gradient.dtype !== "float64") {
@@ -32,7 +38,8 @@ export async function checkGradient(
         const sent = dot(gradient.data, direction);
         const largest = gradient.data.reduce((most, g) => Math.max(most, Math.abs(g)), 0);
         const scale = Math.max(Math.abs(expected), norm(direction) * largest);
-        return Math.abs(sent - expected) <= TOLERANCE * scale + 1e-8 ? []
+        return Math.abs(sent - expected) <= TOLERANCE * scale + 1e-8
+          ? []
           : [`the gradient of argument ${i} is ${sent} ${what}, differences say ${expected}`];
       });
       complaints.push(...(await Promise.all(tried)).flat());
@@ -43,7 +50,10 @@ export async function checkGradient(
 
 /** Arguments and cotangents that lie otherwise in memory make no difference; nor does another run. */
 export async function checkGradientLayout(
-  args: readonly Argument[], cotangents: readonly (Numbers | null)[], call: Call): Promise<string[]> {
+  args: readonly Argument[],
+  cotangents: readonly (Numbers | null)[],
+  call: Call,
+): Promise<string[]> {
   const first = await gradients(call, args, cotangents);
   const again = await gradients(call, args, cotangents, { stale: 0x3f });
   const strided = await gradients(call, args, cotangents, { layout: "strided" });
@@ -56,12 +66,20 @@ export async function checkGradientLayout(
   });
 }
 
-/** In a narrow dtype, against the float64 gradient of `exact` at the same numbers, as {@link checkPrecision} does for results. */
+/**
+ * In a narrow dtype, against the float64 gradient of `exact` at the same numbers, as {@link checkPrecision} does for
+ * results.
+ */
 export async function checkGradientPrecision<Args extends readonly Argument[]>(
-  spec: Pick<OperatorSpec<never, Args>, "reference" | "plain">, args: Args, cotangents: readonly (Numbers | null)[],
-  call: Call, dtype: FloatingDType, exact = call): Promise<string[]> {
+  spec: Pick<OperatorSpec<never, Args>, "reference" | "plain">,
+  args: Args,
+  cotangents: readonly (Numbers | null)[],
+  call: Call,
+  dtype: FloatingDType,
+  exact = call,
+): Promise<string[]> {
   const narrow = roundedAll(args, dtype);
-  const weights = cotangents.map((cotangent) => cotangent === null ? null : rounded(cotangent, dtype));
+  const weights = cotangents.map((cotangent) => (cotangent === null ? null : rounded(cotangent, dtype)));
   const wide = await gradients(exact, narrow, weights);
   const plain = await gradients(plainCall(spec), narrow, weights, { dtype });
   const kinds = narrow.filter(isDifferentiable).map(({ kind }) => kind);
@@ -78,14 +96,29 @@ function differentiable(args: readonly Argument[]): number[] {
 }
 
 /** The derivative of sum(cotangents * results) along `direction` of argument i. */
-async function difference(args: readonly Argument[], i: number, direction: Float64Array,
-  cotangents: readonly (Numbers | null)[], call: Call): Promise<number> {
+async function difference(
+  args: readonly Argument[],
+  i: number,
+  direction: Float64Array,
+  cotangents: readonly (Numbers | null)[],
+  call: Call,
+): Promise<number> {
   const value = args[i] as Numbers;
   const moved = (step: number): readonly Argument[] =>
     args.with(i, { ...value, data: value.data.map((x, j) => x + step * direction[j]!) });
   const [above, below] = await Promise.all([run(call, moved(STEP)), run(call, moved(-STEP))]);
-  return cotangents.reduce((sum, cotangent, r) => cotangent === null ? sum
-    : sum + dot(cotangent.data, above[r]!.data.map((y, j) => y - below[r]!.data[j]!)) / (2 * STEP), 0);
+  return cotangents.reduce(
+    (sum, cotangent, r) =>
+      cotangent === null
+        ? sum
+        : sum +
+          dot(
+            cotangent.data,
+            above[r]!.data.map((y, j) => y - below[r]!.data[j]!),
+          ) /
+            (2 * STEP),
+    0,
+  );
 }
 
 /** The first and the last element, some between them, and all of them. */

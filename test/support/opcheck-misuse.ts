@@ -7,18 +7,23 @@ import type { Argument, Call, Misuse, OperatorSpec } from "./opcheck-spec.ts";
 
 /** `args` are good ones, which `misuse` spoils. */
 export async function checkMisuse<Args extends readonly Argument[]>(
-  spec: Pick<OperatorSpec<never, Args>, "reference" | "plain">, misuse: Misuse<Args>, args: Args, call: Call,
+  spec: Pick<OperatorSpec<never, Args>, "reference" | "plain">,
+  misuse: Misuse<Args>,
+  args: Args,
+  call: Call,
 ): Promise<string[]> {
   const spoiled = misuse.arguments(...args);
   // The second way goes through autograd; its cotangent is never reached.
   const complaints = await rejection(run(call, spoiled), misuse);
-  complaints.push(...await rejection(gradients(call, spoiled, [numbers([])]), misuse));
+  complaints.push(...(await rejection(gradients(call, spoiled, [numbers([])]), misuse)));
   for (const complaint of await checkReference(spec, args, call)) complaints.push(`afterwards, ${complaint}`);
   return complaints;
 }
 
 async function rejection(
-  outcome: Promise<unknown>, { code, message }: Pick<Misuse<never>, "code" | "message">): Promise<string[]> {
+  outcome: Promise<unknown>,
+  { code, message }: Pick<Misuse<never>, "code" | "message">,
+): Promise<string[]> {
   try {
     await outcome;
   } catch (error) {

@@ -1,7 +1,15 @@
 /** One run of an operator in the engine, on memory filled with garbage of our choice. */
 import { backward, synchronize, Tensor, tidy } from "../../lib/index.ts";
 import {
-  count, download, type FloatingDType, type Found, type Layout, type Numbers, rounded, SCALAR_TYPE, upload,
+  count,
+  download,
+  type FloatingDType,
+  type Found,
+  type Layout,
+  type Numbers,
+  rounded,
+  SCALAR_TYPE,
+  upload,
 } from "./opcheck-numbers.ts";
 import { type Argument, type Call, isNumbers, TESTED_DTYPE } from "./opcheck-spec.ts";
 
@@ -21,16 +29,24 @@ export async function run(call: Call, args: readonly Argument[], options: RunOpt
 }
 
 /** The gradients of the differentiable `args` for these cotangents of the results; nothing comes back through null. */
-export async function gradients(call: Call, args: readonly Argument[], cotangents: readonly (Numbers | null)[],
-  options: RunOptions = {}): Promise<Found[]> {
+export async function gradients(
+  call: Call,
+  args: readonly Argument[],
+  cotangents: readonly (Numbers | null)[],
+  options: RunOptions = {},
+): Promise<Found[]> {
   soil([...args, ...cotangents], options.stale ?? 0xff);
   const sent = tidy(() => {
     const uploaded = uploadAll(args, options, true);
     const results = call(...uploaded);
     const through = results.filter((_, i) => cotangents[i] !== null);
     const weights = cotangents.filter((cotangent) => cotangent !== null);
-    backward(through, weights.map((weight) => upload(weight, options.dtype ?? "float64", options.layout)));
-    return uploaded.filter((value, i): value is Tensor => value instanceof Tensor && isDifferentiable(args[i]!))
+    backward(
+      through,
+      weights.map((weight) => upload(weight, options.dtype ?? "float64", options.layout)),
+    );
+    return uploaded
+      .filter((value, i): value is Tensor => value instanceof Tensor && isDifferentiable(args[i]!))
       .map((leaf) => leaf.gradient());
   });
   await synchronize(); // a failure surfaces here, where no gradient is wanted too
@@ -39,7 +55,7 @@ export async function gradients(call: Call, args: readonly Argument[], cotangent
 
 /** The arguments as the engine sees them in `dtype`. */
 export function roundedAll<Args extends readonly Argument[]>(args: Args, dtype: FloatingDType): Args {
-  return args.map((value) => isNumbers(value) ? rounded(value, dtype) : value) as unknown as Args;
+  return args.map((value) => (isNumbers(value) ? rounded(value, dtype) : value)) as unknown as Args;
 }
 
 export function isDifferentiable(argument: Argument): argument is Numbers {
@@ -47,7 +63,10 @@ export function isDifferentiable(argument: Argument): argument is Numbers {
 }
 
 function uploadAll(
-  args: readonly Argument[], { dtype = "float64", layout }: RunOptions, asLeaves: boolean): (Tensor | number | null)[] {
+  args: readonly Argument[],
+  { dtype = "float64", layout }: RunOptions,
+  asLeaves: boolean,
+): (Tensor | number | null)[] {
   return args.map((value) => {
     if (!isNumbers(value)) return value === TESTED_DTYPE ? SCALAR_TYPE[dtype] : value;
     const tensor = upload(value, dtype, layout);

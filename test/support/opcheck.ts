@@ -16,8 +16,12 @@ export type Checks = Record<string, () => Promise<string[]>>;
 
 /** Every check of one case, for the operator or for a stand-in. */
 export function caseChecks<Case extends { readonly what: string }, Args extends readonly Argument[]>(
-  spec: OperatorSpec<Case, Args>, shape: Case, call: Call = operator(spec)): Checks {
-  const draw = new Draw(spec.cases.indexOf(shape), 1), args = spec.inputs(shape, draw);
+  spec: OperatorSpec<Case, Args>,
+  shape: Case,
+  call: Call = operator(spec),
+): Checks {
+  const draw = new Draw(spec.cases.indexOf(shape), 1),
+    args = spec.inputs(shape, draw);
   const cotangents = cotangentsFor(spec.reference(...args), draw);
   return {
     "equals plain loops": () => checkReference(spec, args, call),
@@ -39,8 +43,10 @@ export function caseChecks<Case extends { readonly what: string }, Args extends 
         await synchronize();
         return memory().hostBytes;
       };
-      // The collector may free tensors of other tests meanwhile, so that a use that keeps memory looks as if it kept none.
-      let before = await use(), most = 0;
+      // The collector may free tensors of other tests meanwhile, so that a use that keeps memory looks as if it kept
+      // none.
+      let before = await use(),
+        most = 0;
       for (let i = 0; i < 3; i++) {
         const after = await use();
         [most, before] = [Math.max(most, after - before), after];
@@ -52,7 +58,9 @@ export function caseChecks<Case extends { readonly what: string }, Args extends 
 
 /** Every misuse of the spec. */
 export function misuseChecks<Case extends { readonly what: string }, Args extends readonly Argument[]>(
-  spec: OperatorSpec<Case, Args>, call: Call = operator(spec)): Checks {
+  spec: OperatorSpec<Case, Args>,
+  call: Call = operator(spec),
+): Checks {
   const args = spec.inputs(spec.cases[0]!, new Draw(0));
   return Object.fromEntries(spec.misuses.map((misuse) => [misuse.what, () => checkMisuse(spec, misuse, args, call)]));
 }
@@ -62,23 +70,34 @@ export const registered: RegisteredSpec[] = [];
 
 /** Declares the tests of a spec, and `more`; nothing where no test runner is, so that any program can read specs. */
 export function opcheck<Case extends { readonly what: string }, Args extends readonly Argument[]>(
-  spec: OperatorSpec<Case, Args>, more?: () => void): void {
+  spec: OperatorSpec<Case, Args>,
+  more?: () => void,
+): void {
   registered.push(spec);
   if (!("describe" in globalThis)) return;
   describe(spec.name, () => {
-    for (const shape of spec.cases) describe(shape.what, () => { declare(caseChecks(spec, shape)); });
-    describe("refuses", () => { declare(misuseChecks(spec)); });
+    for (const shape of spec.cases)
+      describe(shape.what, () => {
+        declare(caseChecks(spec, shape));
+      });
+    describe("refuses", () => {
+      declare(misuseChecks(spec));
+    });
     more?.();
   });
 }
 
 function declare(checks: Checks): void {
   for (const [sentence, check] of Object.entries(checks)) {
-    it(sentence, async () => { expect(await check()).to.deep.equal([]); });
+    it(sentence, async () => {
+      expect(await check()).to.deep.equal([]);
+    });
   }
 }
 
 /** The operator of a spec, as its own `call` calls it where it has one. */
-export function operator<Args extends readonly Argument[]>(spec: Pick<OperatorSpec<never, Args>, "name" | "call">): Call {
-  return (...args) => spec.call?.(...args as unknown as UploadedAll<Args>) ?? op(spec.name, ...args);
+export function operator<Args extends readonly Argument[]>(
+  spec: Pick<OperatorSpec<never, Args>, "name" | "call">,
+): Call {
+  return (...args) => spec.call?.(...(args as unknown as UploadedAll<Args>)) ?? op(spec.name, ...args);
 }

@@ -8,11 +8,21 @@ export async function runPython(args: readonly string[], input = ""): Promise<{ 
   const child = spawn(python, args, { stdio: "pipe" });
   let said = "";
   for (const stream of [child.stdout, child.stderr]) {
-    stream.setEncoding("utf8").on("data", (text: string) => { said += text; });
+    stream.setEncoding("utf8").on("data", (text: string) => {
+      said += text;
+    });
   }
-  child.stdin.on("error", () => { /* it ended before it read */ }).end(input);
+  child.stdin
+    .on("error", () => {
+      /* it ended before it read */
+    })
+    .end(input);
   return await new Promise((resolve) => {
-    child.on("error", ({ message }) => { resolve({ code: null, said: message }); });
-    child.on("close", (code) => { resolve({ code, said }); });
+    child.on("error", ({ message }) => {
+      resolve({ code: null, said: message });
+    });
+    child.on("close", (code) => {
+      resolve({ code, said });
+    });
   });
 }

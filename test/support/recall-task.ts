@@ -1,5 +1,15 @@
 /** The recall task as an experiment: train on it, then measure how often the key is named right. */
-import { apply, type CreateOptions, disposeSegment, type Memformer, RecallStream, type State, Tensor, Trainer, type TrainOptions } from "../../lib/index.ts";
+import {
+  apply,
+  type CreateOptions,
+  disposeSegment,
+  type Memformer,
+  RecallStream,
+  type State,
+  Tensor,
+  Trainer,
+  type TrainOptions,
+} from "../../lib/index.ts";
 
 export interface RecallRun {
   readonly lanes: number;
@@ -10,15 +20,27 @@ export interface RecallRun {
 }
 
 /** Trains `model` on endless documents of the task; `watch` sees every step. */
-export async function trainRecall(model: Memformer, run: RecallRun, options: TrainOptions, watch?: (step: number, loss: number) => void): Promise<void> {
+export async function trainRecall(
+  model: Memformer,
+  run: RecallRun,
+  options: TrainOptions,
+  watch?: (step: number, loss: number) => void,
+): Promise<void> {
   const trainer = new Trainer(model, options);
   for await (const { step, loss } of trainer.run(new RecallStream({ ...run, seed: 1 }))) watch?.(step, loss);
 }
 
 /** The share of keys named right over `segments` segments of unseen documents, whole or with the memory zeroed. */
-export async function recallAccuracy(model: Memformer, run: RecallRun, segments: number, zeroed = false): Promise<number> {
+export async function recallAccuracy(
+  model: Memformer,
+  run: RecallRun,
+  segments: number,
+  zeroed = false,
+): Promise<number> {
   const stream = new RecallStream({ ...run, seed: 2 });
-  let state: State = model.initialState(run.lanes), right = 0, asked = 0;
+  let state: State = model.initialState(run.lanes),
+    right = 0,
+    asked = 0;
   for (let i = 0; i < segments; i++) {
     const segment = await stream.next();
     const uploaded = model.upload(segment);
@@ -43,5 +65,14 @@ export async function recallAccuracy(model: Memformer, run: RecallRun, segments:
 /** A model just large enough for the task. */
 export function recallModel(run: RecallRun): CreateOptions {
   const { vocabulary, bos } = new RecallStream({ ...run, seed: 0 });
-  return { preset: "tiny", vocabulary, bos, segment: run.segment, width: 64, heads: 2, feedForward: 128, memorySlots: 8 };
+  return {
+    preset: "tiny",
+    vocabulary,
+    bos,
+    segment: run.segment,
+    width: 64,
+    heads: 2,
+    feedForward: 128,
+    memorySlots: 8,
+  };
 }

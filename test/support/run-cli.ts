@@ -44,8 +44,11 @@ export class Bench {
   get env(): NodeJS.ProcessEnv {
     return {
       // The caches of text are the test's own; LibTorch is the one that this process found.
-      ...process.env, MEMFORMER_LIBTORCH: resolveLibtorch().root, XDG_CACHE_HOME: this.path("cache"),
-      OMP_NUM_THREADS: "1", NODE_NO_WARNINGS: "1",
+      ...process.env,
+      MEMFORMER_LIBTORCH: resolveLibtorch().root,
+      XDG_CACHE_HOME: this.path("cache"),
+      OMP_NUM_THREADS: "1",
+      NODE_NO_WARNINGS: "1",
     };
   }
 

@@ -3,7 +3,13 @@ import { mkdtemp, readFile, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import {
-  Memformer, RecallStream, Trainer, type CreateOptions, type MemformerError, type RunOptions, type TrainOptions,
+  Memformer,
+  RecallStream,
+  Trainer,
+  type CreateOptions,
+  type MemformerError,
+  type RunOptions,
+  type TrainOptions,
   type TrainStep,
 } from "../../lib/index.ts";
 
@@ -12,7 +18,14 @@ process.env["OMP_WAIT_POLICY"] ??= "passive"; // see models.ts
 /** A model that fits {@link task}. */
 export async function runModel(options: CreateOptions = {}): Promise<Memformer> {
   return Memformer.create({
-    preset: "tiny", vocabulary: 18, bos: 17, width: 16, heads: 2, feedForward: 32, memorySlots: 4, segment: 8,
+    preset: "tiny",
+    vocabulary: 18,
+    bos: 17,
+    width: 16,
+    heads: 2,
+    feedForward: 32,
+    memorySlots: 4,
+    segment: 8,
     ...options,
   });
 }
@@ -27,9 +40,13 @@ export interface Run {
 }
 
 export async function train(
-  model: Memformer, options: TrainOptions, how: RunOptions = {}, stream = task(),
+  model: Memformer,
+  options: TrainOptions,
+  how: RunOptions = {},
+  stream = task(),
 ): Promise<Run> {
-  const trainer = new Trainer(model, options), steps: TrainStep[] = [];
+  const trainer = new Trainer(model, options),
+    steps: TrainStep[] = [];
   for await (const step of trainer.run(stream, how)) steps.push(step);
   return { steps, trainer };
 }

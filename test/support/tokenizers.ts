@@ -2,7 +2,16 @@
 
 /** An entry of `added_tokens`. */
 export function addedToken(id: number, content: string, flags: object = {}): { id: number; content: string } {
-  return { id, content, single_word: false, lstrip: false, rstrip: false, normalized: false, special: true, ...flags } as { id: number; content: string };
+  return {
+    id,
+    content,
+    single_word: false,
+    lstrip: false,
+    rstrip: false,
+    normalized: false,
+    special: true,
+    ...flags,
+  } as { id: number; content: string };
 }
 
 /** A byte-level BPE: byte b has the id b; 256 is "th", 257 "the". */
@@ -13,8 +22,22 @@ export function byteLevelJson(added: object[], options: object = {}) {
   const vocab = Object.fromEntries([...alphabet, "th", "the"].map((piece, id) => [piece, id]));
   const byteLevel = { type: "ByteLevel", add_prefix_space: false, trim_offsets: true, use_regex: true, ...options };
   return {
-    version: "1.0", added_tokens: added, normalizer: null, pre_tokenizer: byteLevel as object, post_processor: null, decoder: byteLevel as object,
-    model: { type: "BPE", vocab, merges: [["t", "h"], ["th", "e"]], byte_fallback: false, ignore_merges: false },
+    version: "1.0",
+    added_tokens: added,
+    normalizer: null,
+    pre_tokenizer: byteLevel as object,
+    post_processor: null,
+    decoder: byteLevel as object,
+    model: {
+      type: "BPE",
+      vocab,
+      merges: [
+        ["t", "h"],
+        ["th", "e"],
+      ],
+      byte_fallback: false,
+      ignore_merges: false,
+    },
   };
 }
 
@@ -22,19 +45,41 @@ const metaspace = { type: "Metaspace", replacement: "▁", prepend_scheme: "alwa
 
 /** A unigram of four tokens: <unk>, a space, " the" and " sea". */
 export const metaspaceJson = {
-  version: "1.0", added_tokens: [addedToken(0, "<unk>")], normalizer: null, pre_tokenizer: metaspace, post_processor: null, decoder: metaspace,
-  model: { type: "Unigram", unk_id: 0, vocab: [["<unk>", 0], ["▁", -3], ["▁the", -4], ["▁sea", -4]] },
+  version: "1.0",
+  added_tokens: [addedToken(0, "<unk>")],
+  normalizer: null,
+  pre_tokenizer: metaspace,
+  post_processor: null,
+  decoder: metaspace,
+  model: {
+    type: "Unigram",
+    unk_id: 0,
+    vocab: [
+      ["<unk>", 0],
+      ["▁", -3],
+      ["▁the", -4],
+      ["▁sea", -4],
+    ],
+  },
 };
 
 /** Whole words, one of which looks like a start. */
 export const wordLevelJson = {
-  version: "1.0", added_tokens: [addedToken(0, "[UNK]")], normalizer: null, pre_tokenizer: { type: "Whitespace" }, post_processor: null, decoder: null,
-  model: { type: "WordLevel", vocab: { "[UNK]": 0, "naïve": 1, "<s>": 3, "café": 2 }, unk_token: "[UNK]" },
+  version: "1.0",
+  added_tokens: [addedToken(0, "[UNK]")],
+  normalizer: null,
+  pre_tokenizer: { type: "Whitespace" },
+  post_processor: null,
+  decoder: null,
+  model: { type: "WordLevel", vocab: { "[UNK]": 0, naïve: 1, "<s>": 3, café: 2 }, unk_token: "[UNK]" },
 };
 
 /** What a promise fails with. */
 export async function failure(promise: Promise<unknown>): Promise<{ code?: string; message: string }> {
-  return promise.then(() => {
-    throw new Error("nothing failed");
-  }, (error: unknown) => error as Error);
+  return promise.then(
+    () => {
+      throw new Error("nothing failed");
+    },
+    (error: unknown) => error as Error,
+  );
 }

@@ -2,8 +2,8 @@
 import { apply, type Tensor } from "../../lib/index.ts";
 
 /**
- * The mask (B, 1, 1, M), with `causal` (B, 1, M, M), that shows each row's first keys: as many as `lengths` (B) says, at least one.
- * `keys` (B, M): any numbers of the keys' dtype.
+ * The mask (B, 1, 1, M), with `causal` (B, 1, M, M), that shows each row's first keys: as many as `lengths` (B) says,
+ * at least one. `keys` (B, M): any numbers of the keys' dtype.
  */
 export function visibleKeys(lengths: Tensor, keys: Tensor, causal: boolean): Tensor {
   const place = apply("aten::cumsum", apply("aten::ones_like", keys), 1); // (B, M): 1 … M

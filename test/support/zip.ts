@@ -3,10 +3,12 @@ import { crc32 } from "node:zlib";
 
 /** Name -> content; `method` 8 lies that they are compressed. */
 export function zipOf(files: Readonly<Record<string, Uint8Array | string>>, method = 0): Buffer {
-  const locals: Buffer[] = [], directory: Buffer[] = [];
+  const locals: Buffer[] = [],
+    directory: Buffer[] = [];
   let offset = 0;
   for (const [path, given] of Object.entries(files)) {
-    const name = Buffer.from(path), content = Buffer.from(given as string);
+    const name = Buffer.from(path),
+      content = Buffer.from(given as string);
     const facts = Buffer.alloc(26); // from "version needed" on, shared by both headers
     facts.writeUInt16LE(20, 0);
     facts.writeUInt16LE(method, 4);
@@ -20,7 +22,8 @@ export function zipOf(files: Readonly<Record<string, Uint8Array | string>>, meth
     locals.push(local);
     offset += local.length;
   }
-  const central = Buffer.concat(directory), end = Buffer.alloc(18);
+  const central = Buffer.concat(directory),
+    end = Buffer.alloc(18);
   end.writeUInt16LE(directory.length, 4);
   end.writeUInt16LE(directory.length, 6);
   end.writeUInt32LE(central.length, 8);

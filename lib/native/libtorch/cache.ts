@@ -13,7 +13,10 @@ export interface Provenance {
   readonly pinned: boolean;
 }
 
-/** Written into a cached LibTorch as the last file; without it the folder counts as unfinished. Its own fields are of PyTorch's archive. */
+/**
+ * Written into a cached LibTorch as the last file; without it the folder counts as unfinished. Its own fields are of
+ * PyTorch's archive.
+ */
 export interface CacheRecord extends Provenance {
   readonly version: string;
   readonly variant: Variant;
@@ -47,8 +50,8 @@ export function readRecord(folder: string): CacheRecord | undefined {
 }
 
 /**
- * Names of the folders to look into: those for CUDA first where there is a driver for them, else those for the CPU; among these
- * the pinned one, then newest first.
+ * Names of the folders to look into: those for CUDA first where there is a driver for them, else those for the CPU;
+ * among these the pinned one, then newest first.
  */
 export function cachedNames(cache: string, { defaults }: Pins, preferCuda: boolean): string[] {
   let names: string[] = [];

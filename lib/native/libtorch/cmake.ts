@@ -26,7 +26,9 @@ export async function cmakeJs(args: string[], { env, log, report }: CMakeRun): P
   const manifest = createRequire(import.meta.url).resolve("cmake-js/package.json");
   const program = join(dirname(manifest), "bin", "cmake-js");
   const child = spawn(process.execPath, [program, ...args], {
-    cwd: packageRoot, env: childEnvironment(env), stdio: ["ignore", "pipe", "pipe"],
+    cwd: packageRoot,
+    env: childEnvironment(env),
+    stdio: ["ignore", "pipe", "pipe"],
   });
   const file = createWriteStream(log, { flags: args[0] === "configure" ? "w" : "a" });
   const lines: string[] = [];

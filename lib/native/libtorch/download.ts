@@ -81,11 +81,17 @@ async function feed(hash: Hash, path: string): Promise<Hash> {
 type Fetched = { readonly hex: string; readonly resumed: boolean };
 
 async function fetchWhole(
-  pin: Pin, partial: string, agent: EnvHttpProxyAgent, { report, tries = 3 }: DownloadOptions,
+  pin: Pin,
+  partial: string,
+  agent: EnvHttpProxyAgent,
+  { report, tries = 3 }: DownloadOptions,
 ): Promise<Fetched> {
   let resumed = false;
   for (let attempt = 1; ; attempt++) {
-    const had = await stat(partial).then(({ size }) => size, () => 0);
+    const had = await stat(partial).then(
+      ({ size }) => size,
+      () => 0,
+    );
     if (had === pin.bytes) return { hex: await hashFile(partial), resumed: true };
     if (had > pin.bytes) await rm(partial);
     else resumed ||= had > 0;
@@ -94,16 +100,25 @@ async function fetchWhole(
     } catch (error) {
       if (error instanceof MemformerError || error instanceof Unreachable || isDisk(error)) throw error;
       if (attempt >= tries) throw new Unreachable(reason(error), { cause: error });
-      const got = await stat(partial).then(({ size }) => size, () => 0);
+      const got = await stat(partial).then(
+        ({ size }) => size,
+        () => 0,
+      );
       report?.(`The connection broke (${reason(error)}); going on at byte ${got}.`);
     }
   }
 }
 
 async function fetchRest(
-  pin: Pin, partial: string, agent: EnvHttpProxyAgent, report: Report | undefined,
+  pin: Pin,
+  partial: string,
+  agent: EnvHttpProxyAgent,
+  report: Report | undefined,
 ): Promise<string> {
-  const had = await stat(partial).then(({ size }) => size, () => 0);
+  const had = await stat(partial).then(
+    ({ size }) => size,
+    () => 0,
+  );
   const headers: Record<string, string> = { "accept-encoding": "identity" };
   if (had > 0) headers["range"] = `bytes=${had}-`;
   const response = await fetch(pin.url, { dispatcher: agent, headers }).catch((error: unknown) => {

@@ -1,6 +1,6 @@
 /**
- * What is known of archives' hashes: the pins of the package, and for archives without pin what was seen when they were first
- * used here (`hashes.json` in the cache). One that changes under its name later is refused.
+ * What is known of archives' hashes: the pins of the package, and for archives without pin what was seen when they were
+ * first used here (`hashes.json` in the cache). One that changes under its name later is refused.
  */
 import { readFileSync } from "node:fs";
 import { rename, writeFile } from "node:fs/promises";
@@ -32,7 +32,9 @@ export class KnownHashes {
     return this.#pinned.find(({ file }) => file === name);
   }
 
-  /** Notes the hash of an archive without pin. Throws MemformerError LIBTORCH_HASH if another was noted under its name. */
+  /**
+   * Notes the hash of an archive without pin. Throws MemformerError LIBTORCH_HASH if another was noted under its name.
+   */
   requireSame(name: string, sha256: string, report: Report | undefined): void {
     const before = this.#seen[name];
     if (before === undefined) report?.(`SHA-256 ${sha256} of ${name}; there is no pin to compare it with.`);

@@ -52,7 +52,7 @@ export function missingHeader(root: string): string | undefined {
 
 /** The CUDA version of a LibTorch, from `cuda = '13.0'` in version.py or the local part `+cu130`. */
 function readCuda(root: string): string | undefined {
-  const read = (file: string): string => existsSync(join(root, file)) ? readFileSync(join(root, file), "utf8") : "";
+  const read = (file: string): string => (existsSync(join(root, file)) ? readFileSync(join(root, file), "utf8") : "");
   const said = /^cuda\b.*=\s*['"](\d+\.\d+)['"]/m.exec(read("version.py"))?.[1];
   const local = /\+cu(\d+)(\d)\b/.exec(`${read("version.py")} ${read("build-version")}`);
   return said ?? (local === null ? undefined : `${local[1]}.${local[2]}`);

@@ -34,8 +34,8 @@ export interface Wanted {
 /**
  * Returns the archives, PyTorch's own first, their hashes known.
  *
- * @throws MemformerError `LIBTORCH_NOT_FOUND` when no way brought one, `LIBTORCH_HASH` when what came is another file than
- * the one that is known, `IO` when what was named does not exist.
+ * @throws MemformerError `LIBTORCH_NOT_FOUND` when no way brought one, `LIBTORCH_HASH` when what came is another file
+ * than the one that is known, `IO` when what was named does not exist.
  */
 export async function obtain(wanted: Wanted): Promise<Archive[]> {
   if (wanted.from !== undefined) return await fromDisk(wanted.from, wanted);
@@ -65,7 +65,11 @@ async function pinned(file: PinnedFile, wanted: Wanted): Promise<Archive> {
   }
   if (mirror !== undefined) throw unobtainable(wanted, problems);
   const plain = file.requirement.replace(/\+.*$/, "");
-  const pip = await pipDownload([...new Set([file.requirement, plain])].map((name) => [name]), join(scratch, "pip"), { report, env });
+  const pip = await pipDownload(
+    [...new Set([file.requirement, plain])].map((name) => [name]),
+    join(scratch, "pip"),
+    { report, env },
+  );
   const wheel = pip.wheels[0];
   if (wheel === undefined) throw unobtainable(wanted, [...problems, ...pip.problems]);
   const archive = await describe(wheel, `pip: ${basename(wheel)}`, wanted, file);
@@ -76,7 +80,7 @@ async function pinned(file: PinnedFile, wanted: Wanted): Promise<Archive> {
 /** What an earlier try has fetched to the end. */
 async function isThere(path: string, { bytes, sha256 }: PinnedFile): Promise<boolean> {
   if (!existsSync(path)) return false;
-  if (statSync(path).size === bytes && await hashFile(path) === sha256) return true;
+  if (statSync(path).size === bytes && (await hashFile(path)) === sha256) return true;
   await rm(path);
   return false;
 }
@@ -85,7 +89,9 @@ async function isThere(path: string, { bytes, sha256 }: PinnedFile): Promise<boo
 async function unpinned(wanted: Wanted): Promise<Archive[]> {
   const { version = "", variant, mirror, scratch, report, env } = wanted;
   if (mirror !== undefined) {
-    throw unobtainable(wanted, [{ place: "--mirror", outcome: `serves pinned files only, and ${version} for ${variant} is not pinned` }]);
+    throw unobtainable(wanted, [
+      { place: "--mirror", outcome: `serves pinned files only, and ${version} for ${variant} is not pinned` },
+    ]);
   }
   const folder = join(scratch, "pip");
   const pip = await pipDownload([[`torch==${version}+${variant}`], [`torch==${version}`]], folder, { report, env });
@@ -119,23 +125,34 @@ async function fromDisk(from: string, wanted: Wanted): Promise<Archive[]> {
     throw new MemformerError("IO", message, { details: { path, found: torch } });
   }
   const archives: Archive[] = [];
-  for (const name of [...torch, ...libraries]) archives.push(await describe(join(path, name), `file: ${join(path, name)}`, wanted));
+  for (const name of [...torch, ...libraries])
+    archives.push(await describe(join(path, name), `file: ${join(path, name)}`, wanted));
   return archives;
 }
 
 /** Hashes an archive that did not come by our URL, and says how it stands to what is known of it. */
 async function describe(path: string, source: string, { hashes, report }: Wanted, file?: PinnedFile): Promise<Archive> {
-  const sha256 = await hashFile(path), name = basename(path);
+  const sha256 = await hashFile(path),
+    name = basename(path);
   const pin = hashes.pinOf(sha256) ?? file ?? hashes.pinNamed(name);
   if (pin?.sha256 === sha256) report?.(`SHA-256 ${sha256} is the pinned one.`);
-  else if (pin !== undefined) report?.(`SHA-256 ${sha256}\n pinned ${pin.sha256}: another file, recorded as "${source}".`);
+  else if (pin !== undefined)
+    report?.(`SHA-256 ${sha256}\n pinned ${pin.sha256}: another file, recorded as "${source}".`);
   else hashes.requireSame(name, sha256, report);
   return { path, source, sha256, pinned: pin?.sha256 === sha256 };
 }
 
 function unobtainable({ version = "", variant }: Wanted, attempts: readonly Attempt[]): MemformerError {
-  return toldError("LIBTORCH_NOT_FOUND", `LibTorch ${version} (${variant}) could not be fetched.`, attempts, [
-    ["behind a proxy", "HTTPS_PROXY=http://… npx memformer setup"], ["or from a mirror", "npx memformer setup --mirror URL"],
-    ["or from archives brought by other means", "npx memformer setup --from FILE"], ["or use a Python install", "MEMFORMER_LIBTORCH=python"],
-  ], { details: { version, variant } });
+  return toldError(
+    "LIBTORCH_NOT_FOUND",
+    `LibTorch ${version} (${variant}) could not be fetched.`,
+    attempts,
+    [
+      ["behind a proxy", "HTTPS_PROXY=http://… npx memformer setup"],
+      ["or from a mirror", "npx memformer setup --mirror URL"],
+      ["or from archives brought by other means", "npx memformer setup --from FILE"],
+      ["or use a Python install", "MEMFORMER_LIBTORCH=python"],
+    ],
+    { details: { version, variant } },
+  );
 }

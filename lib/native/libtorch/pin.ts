@@ -51,7 +51,10 @@ export function isVariant(text: string): text is Variant {
 /** The package's folder, the same from `lib/` and from `dist/`. */
 export const packageRoot = fileURLToPath(new URL("../../../", import.meta.url));
 
-/** Reads the pins that ship with the package. Throws MemformerError LOAD_FAILED where its code has been taken away from its files. */
+/**
+ * Reads the pins that ship with the package. Throws MemformerError LOAD_FAILED where its code has been taken away from
+ * its files.
+ */
 export function readPins(): Pins {
   const path = `${packageRoot}third_party/libtorch.json`;
   try {
@@ -93,7 +96,14 @@ export function requireSupported(version: string, where: string, pins: Pins, env
   if (isSupported(version, pins, env)) return;
   const { from, to } = pins.supported;
   const failed = `LibTorch ${version} in ${where} is not supported: memformer ${packageVersion()} needs ${from} to ${to}.`;
-  throw toldError("LIBTORCH_MISMATCH", failed, [], [
-    ["fetch one that fits", "npx memformer setup"], ["or try it all the same", "MEMFORMER_LIBTORCH_SKIP_VERSION_CHECK=1"],
-  ], { details: { found: version, where, expected: `${from} to ${to}` } });
+  throw toldError(
+    "LIBTORCH_MISMATCH",
+    failed,
+    [],
+    [
+      ["fetch one that fits", "npx memformer setup"],
+      ["or try it all the same", "MEMFORMER_LIBTORCH_SKIP_VERSION_CHECK=1"],
+    ],
+    { details: { found: version, where, expected: `${from} to ${to}` } },
+  );
 }

@@ -22,12 +22,15 @@ export interface PipOptions {
 }
 
 /** pip takes only the tags it is told, not the older ones that they include. */
-const platforms = ["2_28", "2_27", "2_25", "2_18", "2_17", "2014", "2_12", "2010", "2_5", "1"]
-  .map((glibc) => `manylinux${glibc.includes("_") ? "_" : ""}${glibc}_x86_64`);
+const platforms = ["2_28", "2_27", "2_25", "2_18", "2_17", "2014", "2_12", "2010", "2_5", "1"].map(
+  (glibc) => `manylinux${glibc.includes("_") ? "_" : ""}${glibc}_x86_64`,
+);
 
 /** Downloads what the first of `alternatives` that pip knows stands for into `folder`, which is made. */
 export async function pipDownload(
-  alternatives: readonly (readonly string[])[], folder: string, { needs = false, report, env = process.env }: PipOptions = {},
+  alternatives: readonly (readonly string[])[],
+  folder: string,
+  { needs = false, report, env = process.env }: PipOptions = {},
 ): Promise<PipResult> {
   await mkdir(folder, { recursive: true });
   const problems: Attempt[] = [];
@@ -35,18 +38,45 @@ export async function pipDownload(
     report?.(`python3 -m pip download ${needs ? "" : "--no-deps "}${requirements.join(" ")}`);
     const problem = await run(requirements, folder, needs, env);
     const wheels = (await readdir(folder)).filter((name) => name.endsWith(".whl"));
-    if (problem === undefined && wheels.length > 0) return { wheels: wheels.map((name) => join(folder, name)), problems };
+    if (problem === undefined && wheels.length > 0)
+      return { wheels: wheels.map((name) => join(folder, name)), problems };
     problems.push({ place: `pip download ${requirements.join(" ")}`, outcome: problem ?? "pip brought no wheel" });
   }
   return { wheels: [], problems };
 }
 
 /** The last sentence pip gave if it failed, else undefined. */
-async function run(requirements: readonly string[], folder: string, needs: boolean, env: NodeJS.ProcessEnv): Promise<string | undefined> {
+async function run(
+  requirements: readonly string[],
+  folder: string,
+  needs: boolean,
+  env: NodeJS.ProcessEnv,
+): Promise<string | undefined> {
   const args = [
-    "-m", "pip", "download", ...needs ? [] : ["--no-deps"], "--disable-pip-version-check", "--retries", "1", "--timeout", "20",
-    "--only-binary=:all:", "--implementation", "cp", "--python-version", "3.11", "--abi", "cp311", "--abi", "none",
-    ...platforms.flatMap((platform) => ["--platform", platform]), "--progress-bar", "off", "--dest", folder, ...requirements,
+    "-m",
+    "pip",
+    "download",
+    ...(needs ? [] : ["--no-deps"]),
+    "--disable-pip-version-check",
+    "--retries",
+    "1",
+    "--timeout",
+    "20",
+    "--only-binary=:all:",
+    "--implementation",
+    "cp",
+    "--python-version",
+    "3.11",
+    "--abi",
+    "cp311",
+    "--abi",
+    "none",
+    ...platforms.flatMap((platform) => ["--platform", platform]),
+    "--progress-bar",
+    "off",
+    "--dest",
+    folder,
+    ...requirements,
   ];
   const child = spawn("python3", args, { env, stdio: ["ignore", "ignore", "pipe"] });
   let errors = "";
@@ -54,7 +84,11 @@ async function run(requirements: readonly string[], folder: string, needs: boole
   return await new Promise((resolve) => {
     child.once("error", (error) => resolve(`python3 cannot be started (${error.message})`));
     child.once("close", (code) => {
-      const last = errors.trim().split("\n").filter((line) => !line.startsWith("WARNING")).at(-1);
+      const last = errors
+        .trim()
+        .split("\n")
+        .filter((line) => !line.startsWith("WARNING"))
+        .at(-1);
       resolve(code === 0 ? undefined : (last ?? `pip ended with ${code}`));
     });
   });

@@ -21,7 +21,10 @@ export interface Libtorch extends LibtorchFolder {
 export interface ResolveOptions {
   /** A folder, or `python`; overrides `MEMFORMER_LIBTORCH`. */
   readonly libtorch?: string | undefined;
-  /** Take only this variant: `cpu`, `cuda`, or a CUDA version such as `cu130`. Default `MEMFORMER_VARIANT`, else the first hit of any. */
+  /**
+   * Take only this variant: `cpu`, `cuda`, or a CUDA version such as `cu130`. Default `MEMFORMER_VARIANT`, else the
+   * first hit of any.
+   */
   readonly variant?: string | undefined;
   /** In the cache, look first for a LibTorch with CUDA: where there is a driver. Default false. */
   readonly preferCuda?: boolean | undefined;
@@ -52,7 +55,7 @@ export function resolveLibtorch(given: ResolveOptions = {}): Libtorch {
   attempts.push({ place: "MEMFORMER_LIBTORCH", outcome: "not set" });
   for (const [place, source, folder] of places(options, env, pins, attempts)) {
     const found = inspectFolder(folder);
-    const reason = "missing" in found ? found.missing : unfit(found, options, env, pins) ?? options.unfit?.(found);
+    const reason = "missing" in found ? found.missing : (unfit(found, options, env, pins) ?? options.unfit?.(found));
     attempts.push({ place, outcome: reason ?? "found" });
     if (!("missing" in found) && reason === undefined) return { ...found, source, attempts };
   }
@@ -78,7 +81,10 @@ function resolveNamed(named: string, options: ResolveOptions, env: NodeJS.Proces
 }
 
 function unfit(
-  found: LibtorchFolder, { variant }: ResolveOptions, env: NodeJS.ProcessEnv, pins: Pins,
+  found: LibtorchFolder,
+  { variant }: ResolveOptions,
+  env: NodeJS.ProcessEnv,
+  pins: Pins,
 ): string | undefined {
   const kinds: string[] = [found.variant, variantName(found) ?? found.variant];
   if (variant !== undefined && !kinds.includes(variant)) return `LibTorch ${found.version} for ${kinds.at(-1)}`;
@@ -88,7 +94,10 @@ function unfit(
 
 /** The folders to look into, in order. What rules a place out before looking goes straight to `attempts`. */
 function* places(
-  { systemFolders, preferCuda = false }: ResolveOptions, env: NodeJS.ProcessEnv, pins: Pins, attempts: Attempt[],
+  { systemFolders, preferCuda = false }: ResolveOptions,
+  env: NodeJS.ProcessEnv,
+  pins: Pins,
+  attempts: Attempt[],
 ): Generator<[place: string, source: string, folder: string]> {
   const cache = cacheFolder(env);
   const names = cachedNames(cache, pins, preferCuda);
@@ -123,11 +132,20 @@ function askPython(env: NodeJS.ProcessEnv): { folder: string } | { missing: stri
 function notFound(attempts: readonly Attempt[], variant: string | undefined): MemformerError {
   const kind = variant === undefined ? "" : `${variant} `;
   const target = `${process.platform}-${process.arch}`;
-  const asked = variant === undefined || variant === "cpu" ? "" : ` --variant ${variant === "cuda" ? pinnedCuda(readPins()) : variant}`;
-  return toldError("LIBTORCH_NOT_FOUND", `memformer ${packageVersion()} found no ${kind}LibTorch for ${target}.`, attempts, [
-    ["fetch it once", `npx memformer setup${asked}`],
-    ["or use a Python install", "MEMFORMER_LIBTORCH=python"],
-    ["or name a folder", "MEMFORMER_LIBTORCH=/path/to/libtorch"],
-    ...asked === "" ? [] : [["or run on the CPU", 'device: "cpu", and no MEMFORMER_VARIANT'] as const],
-  ], { details: { variant: variant ?? "any", target } });
+  const asked =
+    variant === undefined || variant === "cpu"
+      ? ""
+      : ` --variant ${variant === "cuda" ? pinnedCuda(readPins()) : variant}`;
+  return toldError(
+    "LIBTORCH_NOT_FOUND",
+    `memformer ${packageVersion()} found no ${kind}LibTorch for ${target}.`,
+    attempts,
+    [
+      ["fetch it once", `npx memformer setup${asked}`],
+      ["or use a Python install", "MEMFORMER_LIBTORCH=python"],
+      ["or name a folder", "MEMFORMER_LIBTORCH=/path/to/libtorch"],
+      ...(asked === "" ? [] : [["or run on the CPU", 'device: "cpu", and no MEMFORMER_VARIANT'] as const]),
+    ],
+    { details: { variant: variant ?? "any", target } },
+  );
 }

@@ -18,7 +18,10 @@ import { unpack } from "./unpack.ts";
 export interface SetupOptions {
   /** `cpu`, or a CUDA version: `cu130`. Default `cpu`, or with `from` whatever the file is. */
   readonly variant?: string | undefined;
-  /** Default: the pinned one of the variant, or with `from` whatever the file is. A version without pin can come through pip only. */
+  /**
+   * Default: the pinned one of the variant, or with `from` whatever the file is. A version without pin can come through
+   * pip only.
+   */
   readonly version?: string | undefined;
   /** A wheel or an official zip on this machine; for CUDA also a folder of wheels. */
   readonly from?: string | undefined;
@@ -53,8 +56,8 @@ const growth = 3;
 /**
  * Provides LibTorch in the cache and returns its record.
  *
- * @throws MemformerError `CONFIG`, `LIBTORCH_HASH`, `LIBTORCH_MISMATCH`, `LIBTORCH_NOT_FOUND` (no way brought it), `IO` (no
- * room, no such file), `UNSUPPORTED_PLATFORM`, `BUSY`.
+ * @throws MemformerError `CONFIG`, `LIBTORCH_HASH`, `LIBTORCH_MISMATCH`, `LIBTORCH_NOT_FOUND` (no way brought it), `IO`
+ * (no room, no such file), `UNSUPPORTED_PLATFORM`, `BUSY`.
  */
 export async function setup(options: SetupOptions = {}): Promise<SetupResult> {
   const { report, from, mirror, env = process.env, pins = readPins() } = options;
@@ -76,9 +79,23 @@ export async function setup(options: SetupOptions = {}): Promise<SetupResult> {
       await rm(unpacked, { recursive: true, force: true });
       const hashes = new KnownHashes(cache, pins);
       const pin = name === undefined ? undefined : pins.pins[name];
-      const archives = await obtain({ ...asked, variant: asked.variant ?? "cpu", pin, hashes, from, mirror, scratch, report, env });
+      const archives = await obtain({
+        ...asked,
+        variant: asked.variant ?? "cpu",
+        pin,
+        hashes,
+        from,
+        mirror,
+        scratch,
+        report,
+        env,
+      });
       await requireRoom(scratch, growth * archives.reduce((sum, { path }) => sum + statSync(path).size, 0));
-      await unpack(archives.map(({ path }) => path), unpacked, report);
+      await unpack(
+        archives.map(({ path }) => path),
+        unpacked,
+        report,
+      );
       const record = await seal(unpacked, archives, asked, options, pins, env);
       await hashes.save();
       const folder = join(cache, `${record.version}-${record.variant}`);
@@ -123,7 +140,12 @@ async function requireRoom(folder: string, needed: number): Promise<void> {
 
 /** Looks at what was unpacked and writes the record, the last file of all. */
 async function seal(
-  unpacked: string, archives: readonly Archive[], asked: Asked, { testLoad }: SetupOptions, pins: Pins, env: NodeJS.ProcessEnv,
+  unpacked: string,
+  archives: readonly Archive[],
+  asked: Asked,
+  { testLoad }: SetupOptions,
+  pins: Pins,
+  env: NodeJS.ProcessEnv,
 ): Promise<CacheRecord> {
   const [torch, ...libraries] = archives.map(({ source, sha256, pinned }) => ({ source, sha256, pinned }));
   const { source } = torch!;
@@ -134,23 +156,35 @@ async function seal(
   requireSupported(found.version, source, pins, env);
   const variant = variantName(found);
   if (variant === undefined) {
-    throw new MemformerError("LIBTORCH_MISMATCH", `${source} is built with CUDA, and does not say with which.`, { details: { source } });
+    throw new MemformerError("LIBTORCH_MISMATCH", `${source} is built with CUDA, and does not say with which.`, {
+      details: { source },
+    });
   }
   const expected = { version: asked.version ?? found.version, variant: asked.variant ?? variant };
   if (found.version !== expected.version || variant !== expected.variant) {
     const message =
       `${source} is LibTorch ${found.version} for ${variant}, where ${expected.version} for ${expected.variant} was expected. ` +
       `Say --version ${found.version} --variant ${variant}.`;
-    throw new MemformerError("LIBTORCH_MISMATCH", message, { details: { found: { version: found.version, variant }, expected } });
+    throw new MemformerError("LIBTORCH_MISMATCH", message, {
+      details: { found: { version: found.version, variant }, expected },
+    });
   }
   const reason = testLoad?.(found);
   if (reason !== undefined) {
-    const remedy = variant === "cpu" || libraries.length > 0 ? "" :
-      " A wheel for CUDA needs those of the CUDA libraries it names beside it: --from FOLDER.";
-    throw new MemformerError("LIBTORCH_MISMATCH", `${source} does not load: ${reason}.${remedy}`, { details: { source, reason } });
+    const remedy =
+      variant === "cpu" || libraries.length > 0
+        ? ""
+        : " A wheel for CUDA needs those of the CUDA libraries it names beside it: --from FOLDER.";
+    throw new MemformerError("LIBTORCH_MISMATCH", `${source} does not load: ${reason}.${remedy}`, {
+      details: { source, reason },
+    });
   }
   const record: CacheRecord = {
-    version: found.version, variant, ...torch!, ...libraries.length > 0 ? { libraries } : {}, date: new Date().toISOString(),
+    version: found.version,
+    variant,
+    ...torch!,
+    ...(libraries.length > 0 ? { libraries } : {}),
+    date: new Date().toISOString(),
   };
   await writeFile(join(unpacked, recordName), `${JSON.stringify(record, null, 2)}\n`);
   return record;

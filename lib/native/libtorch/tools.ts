@@ -27,7 +27,8 @@ function versionLines(command: string, env: NodeJS.ProcessEnv): string[] | undef
 
 const ask = (command: string, env: NodeJS.ProcessEnv): string | undefined => versionLines(command, env)?.[0]?.trim();
 /** nvcc says its name first and its version last. */
-const askLast = (command: string, env: NodeJS.ProcessEnv): string | undefined => versionLines(command, env)?.at(-1)?.trim();
+const askLast = (command: string, env: NodeJS.ProcessEnv): string | undefined =>
+  versionLines(command, env)?.at(-1)?.trim();
 
 /** `found` if the version in it is at least `from`, else undefined. */
 function atLeast(found: string | undefined, from: readonly [number, number]): string | undefined {

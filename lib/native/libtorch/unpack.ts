@@ -16,7 +16,9 @@ import type { Report } from "./report.ts";
 
 const leftOut = /^lib(torch_python|backend_with_compiler|aoti_custom_ops|test_|.*_test\.)/;
 
-/** Where an entry of the archive goes below the folder, or undefined if it is not needed. `beside`: with CUDA's wheels. */
+/**
+ * Where an entry of the archive goes below the folder, or undefined if it is not needed. `beside`: with CUDA's wheels.
+ */
 export function destination(name: string, beside = false): string | undefined {
   const library = /^nvidia\/(?:[\w.-]+\/)+lib\/[\w.+-]+\.so(?:\.[\w.]+)?$/.exec(name)?.[0];
   if (library !== undefined) return library;
@@ -40,8 +42,10 @@ function inLibtorch(name: string): string | undefined {
  * links); `LIBTORCH_MISMATCH` if no LibTorch is in it.
  */
 export async function unpack(archives: readonly string[], target: string, report?: Report): Promise<void> {
-  const beside = archives.length > 1, chosen: Chosen[] = [];
-  for (const archive of archives) await opened(archive, async (zip) => void chosen.push(...await chooseEntries(zip, archive, beside)));
+  const beside = archives.length > 1,
+    chosen: Chosen[] = [];
+  for (const archive of archives)
+    await opened(archive, async (zip) => void chosen.push(...(await chooseEntries(zip, archive, beside))));
   if (!chosen.some(({ path }) => /^(torch\/)?lib\/libtorch_cpu\.so$/.test(path))) throw holdsNone(archives[0]!);
   const total = chosen.reduce((sum, { entry }) => sum + entry.uncompressedSize, 0);
   let done = 0;
@@ -109,7 +113,11 @@ function isLink({ externalFileAttributes }: Entry): boolean {
 }
 
 async function extract(
-  zip: ZipFile, entry: Entry, file: string, archive: string, onBytes: (bytes: number) => void,
+  zip: ZipFile,
+  entry: Entry,
+  file: string,
+  archive: string,
+  onBytes: (bytes: number) => void,
 ): Promise<void> {
   let sum = 0;
   const check = new Transform({

@@ -4,10 +4,13 @@
 
 namespace memformer::cuda {
 
-/// sums (out, in) = before sums + grad^T x    grad (n, out), x (n, in): of sums' dtype, or narrower, both alike. before 0: what sums hold is not read.
+/// sums (out, in) = before sums + grad^T x    grad (n, out), x (n, in): of sums' dtype, or narrower, both alike. before
+/// 0: what sums hold is not read.
 inline void add_product(at::Tensor sums, const at::Tensor& grad, const at::Tensor& x, double before = 1) {
-  if (sums.scalar_type() == grad.scalar_type()) at::addmm_out(sums, sums, grad.t(), x, before, 1);
-  else at::addmm_out(sums, sums, grad.t(), x, sums.scalar_type(), before, 1);
+  if (sums.scalar_type() == grad.scalar_type())
+    at::addmm_out(sums, sums, grad.t(), x, before, 1);
+  else
+    at::addmm_out(sums, sums, grad.t(), x, sums.scalar_type(), before, 1);
 }
 
 }  // namespace memformer::cuda

@@ -40,8 +40,10 @@ void launch_column_sums(const ColumnSumsBatch& batch, cudaStream_t stream) {
   for (int i = 0; i < batch.count; ++i) columns = std::max(columns, batch.of[i].kinds * batch.of[i].width);
   if (columns == 0) return;
   const dim3 grid((columns + kWarp - 1) / kWarp, batch.count), block(kWarp, kSumRows);
-  if (batch.is_double) column_sums_kernel<double><<<grid, block, 0, stream>>>(batch);
-  else column_sums_kernel<float><<<grid, block, 0, stream>>>(batch);
+  if (batch.is_double)
+    column_sums_kernel<double><<<grid, block, 0, stream>>>(batch);
+  else
+    column_sums_kernel<float><<<grid, block, 0, stream>>>(batch);
 }
 
 }  // namespace memformer::cuda

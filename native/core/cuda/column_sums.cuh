@@ -1,5 +1,6 @@
-// Sums over rows that kernels come by on their way, as gradients of biases: N rows fall into shares, each share leaves what its own
-// rows add up to, and a small kernel adds these partial sums up, in order; those of many operators with one launch.
+// Sums over rows that kernels come by on their way, as gradients of biases: N rows fall into shares, each share leaves
+// what its own rows add up to, and a small kernel adds these partial sums up, in order; those of many operators with
+// one launch.
 #pragma once
 #include <cuda_runtime_api.h>
 
@@ -24,8 +25,8 @@ struct ColumnSumsBatch {
   bool is_double;
 };
 
-/// Shares of N rows that `threads` threads a row are to take: two to four blocks of four warps a multiprocessor of an H100, so that
-/// partial sums stay few beside the rows.
+/// Shares of N rows that `threads` threads a row are to take: two to four blocks of four warps a multiprocessor of an
+/// H100, so that partial sums stay few beside the rows.
 inline int64_t row_shares(int64_t N, int64_t threads) {
   const int64_t least = std::max<int64_t>(1, 132 * 2 * 128 / threads);
   return std::max<int64_t>(1, std::min(N, std::clamp(N / 16, least, 2 * least)));

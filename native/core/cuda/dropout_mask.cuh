@@ -1,4 +1,5 @@
-// The dropout of ops/dropout within the kernel of another operator: what it needs to know, and its work on four neighbours.
+// The dropout of ops/dropout within the kernel of another operator: what it needs to know, and its work on four
+// neighbours.
 #pragma once
 #include "core/philox.h"
 #ifdef __CUDACC__

@@ -12,7 +12,8 @@ inline at::Tensor contiguous_seed(double p, const std::optional<at::Tensor>& see
 
 /// Of the dropout of x's elements; `seed` from contiguous_seed.
 inline ops::DropoutMask dropout_mask_of(const at::Tensor& x, double p, const at::Tensor& seed, int64_t site) {
-  return seed.defined() ? ops::dropout_mask(p, seed.const_data_ptr<int64_t>(), seed.numel(), x.numel(), site) : ops::DropoutMask{};
+  return seed.defined() ? ops::dropout_mask(p, seed.const_data_ptr<int64_t>(), seed.numel(), x.numel(), site)
+                        : ops::DropoutMask{};
 }
 
 }  // namespace memformer::cuda

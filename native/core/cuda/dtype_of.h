@@ -8,11 +8,16 @@ namespace memformer::cuda {
 
 inline Dtype dtype_of(at::ScalarType type) {
   switch (type) {
-    case at::kFloat: return Dtype::f32;
-    case at::kDouble: return Dtype::f64;
-    case at::kBFloat16: return Dtype::bf16;
-    case at::kHalf: return Dtype::f16;
-    default: break;
+    case at::kFloat:
+      return Dtype::f32;
+    case at::kDouble:
+      return Dtype::f64;
+    case at::kBFloat16:
+      return Dtype::bf16;
+    case at::kHalf:
+      return Dtype::f16;
+    default:
+      break;
   }
   require(false, "DTYPE", "the CUDA kernels take float32, float64, bfloat16 or float16, got ", c10::toString(type));
   return Dtype::f32;

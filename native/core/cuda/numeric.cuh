@@ -1,5 +1,5 @@
-// What every kernel needs of numbers: narrow dtypes to and from the dtype sums are carried in, several numbers in one access,
-// sums over a warp and over a block. The order of every sum is fixed: the same input gives the same bits.
+// What every kernel needs of numbers: narrow dtypes to and from the dtype sums are carried in, several numbers in one
+// access, sums over a warp and over a block. The order of every sum is fixed: the same input gives the same bits.
 #pragma once
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
@@ -40,8 +40,10 @@ template <typename To, typename From>
 __device__ __forceinline__ To convert(From x) {
   const auto wide = widen(x);
   if constexpr (sizeof(To) == 2) {
-    if constexpr (std::is_same_v<To, __half>) return __float2half_rn(static_cast<float>(wide));
-    else return __float2bfloat16_rn(static_cast<float>(wide));
+    if constexpr (std::is_same_v<To, __half>)
+      return __float2half_rn(static_cast<float>(wide));
+    else
+      return __float2bfloat16_rn(static_cast<float>(wide));
   } else {
     return static_cast<To>(wide);
   }
@@ -88,8 +90,8 @@ __device__ __forceinline__ T warp_sum(T value) {
   return value;
 }
 
-/// The sums of N values over the lanes of a warp, N a power of two: lane l gets the sum of value l / (32 / N). At each step lanes
-/// halve what they still hold, so that few numbers are exchanged.
+/// The sums of N values over the lanes of a warp, N a power of two: lane l gets the sum of value l / (32 / N). At each
+/// step lanes halve what they still hold, so that few numbers are exchanged.
 template <int N, typename T>
 __device__ __forceinline__ T warp_sums(T (&value)[N]) {
   const int lane = threadIdx.x % kWarp;
@@ -155,10 +157,14 @@ struct Type {
 template <typename Body>
 void for_dtype(Dtype dtype, Body&& body) {
   switch (dtype) {
-    case Dtype::f32: return body(Type<float>());
-    case Dtype::f64: return body(Type<double>());
-    case Dtype::bf16: return body(Type<__nv_bfloat16>());
-    case Dtype::f16: return body(Type<__half>());
+    case Dtype::f32:
+      return body(Type<float>());
+    case Dtype::f64:
+      return body(Type<double>());
+    case Dtype::bf16:
+      return body(Type<__nv_bfloat16>());
+    case Dtype::f16:
+      return body(Type<__half>());
   }
 }
 

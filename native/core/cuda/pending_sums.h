@@ -1,5 +1,5 @@
-// Gradients that are sums over rows, on their way from a kernel's partial sums to their sinks. Nobody waits for them until the backward
-// pass is over, so they are put off, and those of many operators are added up by one kernel.
+// Gradients that are sums over rows, on their way from a kernel's partial sums to their sinks. Nobody waits for them
+// until the backward pass is over, so they are put off, and those of many operators are added up by one kernel.
 #pragma once
 #include <initializer_list>
 #include <mutex>
@@ -15,7 +15,8 @@ namespace memformer::cuda {
 class ColumnGradient {
  public:
   /// (D), for N rows; `options` have the dtype of sums. Not `wanted`: result() is empty.
-  ColumnGradient(const std::optional<at::Tensor>& sink, bool wanted, int64_t N, int64_t D, const at::TensorOptions& options);
+  ColumnGradient(const std::optional<at::Tensor>& sink, bool wanted, int64_t N, int64_t D,
+                 const at::TensorOptions& options);
   bool wanted() const { return wanted_; }
   bool to_sink() const { return to_sink_; }
   const at::Tensor& sum() const { return sum_; }
@@ -27,8 +28,8 @@ class ColumnGradient {
   bool to_sink_, wanted_;
 };
 
-/// Adds `partials` (shares, kinds, D) up over the shares, kind i into the i-th of the wanted gradients: when PendingSums are flushed if
-/// all of them go into sinks, else now.
+/// Adds `partials` (shares, kinds, D) up over the shares, kind i into the i-th of the wanted gradients: when
+/// PendingSums are flushed if all of them go into sinks, else now.
 void sum_columns(const at::Tensor& partials, std::initializer_list<const ColumnGradient*> gradients);
 
 class PendingSums {

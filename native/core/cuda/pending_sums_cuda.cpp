@@ -19,10 +19,13 @@ bool same_sink(const ColumnSums& a, const ColumnSums& b) {
 
 }  // namespace
 
-ColumnGradient::ColumnGradient(const std::optional<at::Tensor>& sink, bool wanted, int64_t N, int64_t D, const at::TensorOptions& options)
+ColumnGradient::ColumnGradient(const std::optional<at::Tensor>& sink, bool wanted, int64_t N, int64_t D,
+                               const at::TensorOptions& options)
     : to_sink_(wanted && given(sink)), wanted_(wanted) {
-  if (to_sink_) sum_ = *sink;
-  else if (wanted) sum_ = N > 0 ? at::empty({D}, options) : at::zeros({D}, options);
+  if (to_sink_)
+    sum_ = *sink;
+  else if (wanted)
+    sum_ = N > 0 ? at::empty({D}, options) : at::zeros({D}, options);
 }
 
 at::Tensor ColumnGradient::result(const at::TensorOptions& options) const {

@@ -8,8 +8,8 @@
 
 namespace memformer::cuda {
 
-/// The one beside the current stream of the current device, whichever thread asks: backward passes run on autograd's thread.
-/// All are leaked on purpose: no CUDA call may follow the end of main.
+/// The one beside the current stream of the current device, whichever thread asks: backward passes run on autograd's
+/// thread. All are leaked on purpose: no CUDA call may follow the end of main.
 template <typename T>
 T& beside_current_stream() {
   static auto* mutex = new std::mutex;

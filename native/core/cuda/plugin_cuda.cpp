@@ -75,7 +75,8 @@ class Half final : public Cuda {
   explicit Half(int devices) : devices_(devices) {
     for (int device = 0; device < devices; ++device) {
       block_memory_.push_back(attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin, device));
-      capability_.push_back(10 * attribute(cudaDevAttrComputeCapabilityMajor, device) + attribute(cudaDevAttrComputeCapabilityMinor, device));
+      capability_.push_back(10 * attribute(cudaDevAttrComputeCapabilityMajor, device) +
+                            attribute(cudaDevAttrComputeCapabilityMinor, device));
     }
   }
 
@@ -95,7 +96,9 @@ class Half final : public Cuda {
     auto& mine = streams();
     auto stream = mine.find(device);
     if (stream == mine.end())
-      stream = mine.emplace(device, c10::cuda::getStreamFromPool(/*isHighPriority=*/true, static_cast<c10::DeviceIndex>(device))).first;
+      stream = mine.emplace(device, c10::cuda::getStreamFromPool(/*isHighPriority=*/true,
+                                                                 static_cast<c10::DeviceIndex>(device)))
+                   .first;
     c10::cuda::setCurrentCUDAStream(stream->second);
   }
 
@@ -167,7 +170,8 @@ class Half final : public Cuda {
         free_ = static_cast<int64_t>(free);
       });
     });
-    require(device >= 0 && device < devices_, "NO_CUDA", "there is no device cuda:", device, ": this machine has ", devices_);
+    require(device >= 0 && device < devices_, "NO_CUDA", "there is no device cuda:", device, ": this machine has ",
+            devices_);
   }
 
   int devices_;
@@ -195,10 +199,11 @@ MEMFORMER_EXPORT memformer::Cuda* memformer_cuda_open(const char** code, const c
     said = "no NVIDIA driver answers (libcuda.so.1)";
   } else if (cudaRuntimeGetVersion(&runtime), driver / 1000 < runtime / 1000) {
     *code = "DRIVER_TOO_OLD";
-    said = "the NVIDIA driver is too old: it speaks CUDA " + std::to_string(driver / 1000) + "." + std::to_string(driver % 1000 / 10) +
-           ", this LibTorch needs CUDA " + std::to_string(runtime / 1000);
+    said = "the NVIDIA driver is too old: it speaks CUDA " + std::to_string(driver / 1000) + "." +
+           std::to_string(driver % 1000 / 10) + ", this LibTorch needs CUDA " + std::to_string(runtime / 1000);
   } else if (const auto status = cudaGetDeviceCount(&devices); status != cudaSuccess || devices == 0) {
-    said = status == cudaSuccess ? "the driver shows no CUDA device" : std::string("no CUDA device: ") + cudaGetErrorString(status);
+    said = status == cudaSuccess ? "the driver shows no CUDA device"
+                                 : std::string("no CUDA device: ") + cudaGetErrorString(status);
   } else {
     static auto* half = new memformer::Half(devices);
     return half;

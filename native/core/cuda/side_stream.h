@@ -1,5 +1,6 @@
-// Work beside a stream: the gradients of weights, which nobody waits for until the backward pass is over, while the stream itself
-// goes on with the gradients of activations, on which everything waits. Both may be part of a graph being captured.
+// Work beside a stream: the gradients of weights, which nobody waits for until the backward pass is over, while the
+// stream itself goes on with the gradients of activations, on which everything waits. Both may be part of a graph being
+// captured.
 #pragma once
 #include <c10/cuda/CUDAGuard.h>
 
@@ -16,8 +17,9 @@ class SideStream {
  public:
   explicit SideStream(c10::cuda::CUDAStream main);
 
-  /// Runs `work` after all that the current stream has been given so far. It may read `tensors`: the allocator, which knows them to
-  /// be of the current stream, gets them back when that stream waits for the work, a few works later at the latest.
+  /// Runs `work` after all that the current stream has been given so far. It may read `tensors`: the allocator, which
+  /// knows them to be of the current stream, gets them back when that stream waits for the work, a few works later at
+  /// the latest.
   template <typename Work>
   void run(std::vector<at::Tensor> tensors, Work&& work) {
     if (!enabled()) return work();

@@ -26,7 +26,9 @@ bool SideStream::enabled() {
 
 // Of lower priority than the main stream may have: what is waited for goes first.
 SideStream::SideStream(c10::cuda::CUDAStream main)
-    : main_(main), side_(c10::cuda::getStreamFromPool(/*isHighPriority=*/false, main.device_index())), ready_(make_event()) {
+    : main_(main),
+      side_(c10::cuda::getStreamFromPool(/*isHighPriority=*/false, main.device_index())),
+      ready_(make_event()) {
   for (auto& pending : pending_) pending.done = make_event();
 }
 

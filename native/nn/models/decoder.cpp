@@ -32,7 +32,8 @@ class Decoder final : public Model {
 
  private:
   Encoding encode(const SegmentInput& segment, const State& state, Pass& pass) const override {
-    // A position counts as padding where there is nothing to predict: its input would be the end of the document at most.
+    // A position counts as padding where there is nothing to predict: its input would be the end of the document at
+    // most.
     const auto mask = segment.target_mask();
     const auto slots = memory_.meet(state, segment.reset, pass);
     const auto hidden = decoder_(embedding_(read_tokens(segment), pass), slots, mask, pass);  // (B, T, D)
@@ -40,7 +41,9 @@ class Decoder final : public Model {
     return {hidden, {memory_.write(slots, hidden, mask, pass, segment.next_reset)}};
   }
 
-  Tensor read_tokens(const SegmentInput& segment) const override { return shifted(last_token(segment.source), segment.target); }
+  Tensor read_tokens(const SegmentInput& segment) const override {
+    return shifted(last_token(segment.source), segment.target);
+  }
 
   at::Tensor decode(const SegmentInput&, const at::Tensor& hidden, Pass&) const override { return hidden; }
 
@@ -58,7 +61,7 @@ class Decoder final : public Model {
 
 }  // namespace
 
-const bool decoder_registered =
-    models().add("decoder", [](const Config& config, uint64_t seed) { return std::make_unique<Decoder>(config, seed); });
+const bool decoder_registered = models().add(
+    "decoder", [](const Config& config, uint64_t seed) { return std::make_unique<Decoder>(config, seed); });
 
 }  // namespace memformer::nn

@@ -1,4 +1,5 @@
-// The stateful encoder: tokens or embeddings in, hidden states and memory out; a tied or untied head scores a label a token.
+// The stateful encoder: tokens or embeddings in, hidden states and memory out; a tied or untied head scores a label a
+// token.
 //   x = encoder(source, m)      m' = write(m, x)      P(target_t) = softmax(x_t W^T)
 #include "nn/memory.h"
 #include "nn/models/model.h"
@@ -20,14 +21,16 @@ class Encoder final : public Model {
   State initial_state(int64_t rows) const override { return {memory_.initial(rows)}; }
 
   at::Tensor logits(const SegmentInput&, const at::Tensor&, const State&) const override {
-    throw Failure("CONFIG", "variant \"encoder\" has no next token to predict; use \"encoder-decoder\" or \"decoder\" to generate");
+    throw Failure(
+        "CONFIG",
+        "variant \"encoder\" has no next token to predict; use \"encoder-decoder\" or \"decoder\" to generate");
   }
 
  private:
   Encoding encode(const SegmentInput& segment, const State& state, Pass& pass) const override {
     const auto mask = segment.source_mask();
     const auto slots = memory_.meet(state, segment.reset, pass);
-    const auto hidden = encoder_(embedding_(segment.source, pass), slots, mask, pass);     // (B, T, D)
+    const auto hidden = encoder_(embedding_(segment.source, pass), slots, mask, pass);  // (B, T, D)
     if (!segment.writes) return {hidden, {}};
     return {hidden, {memory_.write(slots, hidden, mask, pass, segment.next_reset)}};
   }
@@ -41,7 +44,7 @@ class Encoder final : public Model {
 
 }  // namespace
 
-const bool encoder_registered =
-    models().add("encoder", [](const Config& config, uint64_t seed) { return std::make_unique<Encoder>(config, seed); });
+const bool encoder_registered = models().add(
+    "encoder", [](const Config& config, uint64_t seed) { return std::make_unique<Encoder>(config, seed); });
 
 }  // namespace memformer::nn

@@ -1,5 +1,5 @@
-// The paper's main model: the encoder reads memory and segment and writes the memory; the decoder continues the text with the
-// next segment and reaches the memory only through the encoder's output.
+// The paper's main model: the encoder reads memory and segment and writes the memory; the decoder continues the text
+// with the next segment and reaches the memory only through the encoder's output.
 //   x = encoder(source, m)      m' = write(m, x)      P(target) = decoder([BOS, target without its last], x)
 #include "nn/memory.h"
 #include "nn/models/model.h"
@@ -16,9 +16,8 @@ class EncoderDecoder final : public Model {
   EncoderDecoder(const Config& config, uint64_t seed)
       : Model(config, seed),
         source_embedding_(parameters_, "embedding", config),
-        target_embedding_(config.flag("shareEmbedding")
-                              ? source_embedding_
-                              : Embedding(parameters_, "decoder.embedding", config)),
+        target_embedding_(config.flag("shareEmbedding") ? source_embedding_
+                                                        : Embedding(parameters_, "decoder.embedding", config)),
         encoder_(parameters_, config, "encoder", config.integer("encoderLayers"), /*causal=*/false),
         decoder_(parameters_, config, config.integer("decoderLayers")),
         memory_(parameters_, config) {
@@ -41,14 +40,15 @@ class EncoderDecoder final : public Model {
   Encoding encode(const SegmentInput& segment, const State& state, Pass& pass) const override {
     const auto mask = segment.source_mask();
     const auto slots = memory_.meet(state, segment.reset, pass);
-    const auto encoded = encoder_(source_embedding_(segment.source, pass), slots, mask, pass);     // (B, T, D)
+    const auto encoded = encoder_(source_embedding_(segment.source, pass), slots, mask, pass);  // (B, T, D)
     if (!segment.writes) return {encoded, {}};
     return {encoded, {memory_.write(slots, encoded, mask, pass, segment.next_reset)}};
   }
 
   Tensor decode(const SegmentInput& segments, const Tensor& encoded, Pass& pass) const override {
     const auto first = at::full({segments.target.size(0), 1}, bos_, segments.target.options());
-    return decoder_(target_embedding_(shifted(first, segments.target), pass), segments.target_mask(), encoded, segments.source_mask(), pass);
+    return decoder_(target_embedding_(shifted(first, segments.target), pass), segments.target_mask(), encoded,
+                    segments.source_mask(), pass);
   }
 
   Embedding source_embedding_, target_embedding_;  // one tensor where they are shared
@@ -59,7 +59,8 @@ class EncoderDecoder final : public Model {
 
 }  // namespace
 
-const bool encoder_decoder_registered = models().add(
-    "encoder-decoder", [](const Config& config, uint64_t seed) { return std::make_unique<EncoderDecoder>(config, seed); });
+const bool encoder_decoder_registered = models().add("encoder-decoder", [](const Config& config, uint64_t seed) {
+  return std::make_unique<EncoderDecoder>(config, seed);
+});
 
 }  // namespace memformer::nn

@@ -8,14 +8,18 @@
 namespace memformer::nn {
 namespace {
 
-/// Rows of logits held at a time, of N in all: 4 Mi numbers on a CPU; on a GPU, which fewer would leave idle, 32 Mi, and more as N grows, for
-/// each chunk reads and writes the sums of the weight's gradient.
+/// Rows of logits held at a time, of N in all: 4 Mi numbers on a CPU; on a GPU, which fewer would leave idle, 32 Mi,
+/// and more as N grows, for each chunk reads and writes the sums of the weight's gradient.
 int64_t chunk_rows(int64_t N, int64_t vocabulary, bool is_cpu) {
-  const auto rows = [&](int64_t mebi) { return std::max<int64_t>(16, (mebi << 20) / std::max<int64_t>(vocabulary, 1)); };
+  const auto rows = [&](int64_t mebi) {
+    return std::max<int64_t>(16, (mebi << 20) / std::max<int64_t>(vocabulary, 1));
+  };
   return is_cpu ? rows(4) : std::clamp(N / 8, rows(32), rows(256));
 }
 
-at::ScalarType parameter_dtype(const Config& config) { return config.text("precision") == "float64" ? at::kDouble : at::kFloat; }
+at::ScalarType parameter_dtype(const Config& config) {
+  return config.text("precision") == "float64" ? at::kDouble : at::kFloat;
+}
 
 at::ScalarType compute_dtype(const Config& config) {
   const auto precision = config.text("precision");
@@ -32,14 +36,19 @@ State each(const State& state, at::Tensor (*change)(const at::Tensor&, const at:
 
 SegmentInput joined(const std::vector<SegmentInput>& segments) {
   if (segments.size() == 1) return segments[0];
-  const auto above = [&](at::Tensor SegmentInput::*part) {
+  const auto above = [&](at::Tensor SegmentInput::* part) {
     std::vector<at::Tensor> parts;
     for (const auto& segment : segments) parts.push_back(segment.*part);
     return part == &SegmentInput::seed ? at::stack(parts) : at::cat(parts, part == &SegmentInput::lengths ? 1 : 0);
   };
-  const bool anywhere = std::any_of(segments.begin(), segments.end(), [](const auto& one) { return one.lengths.numel() == 0; });
-  return {above(&SegmentInput::source), above(&SegmentInput::target), above(&SegmentInput::reset), above(&SegmentInput::seed),
-          anywhere ? at::empty({0}, at::kInt) : above(&SegmentInput::lengths), segments[0].training};
+  const bool anywhere =
+      std::any_of(segments.begin(), segments.end(), [](const auto& one) { return one.lengths.numel() == 0; });
+  return {above(&SegmentInput::source),
+          above(&SegmentInput::target),
+          above(&SegmentInput::reset),
+          above(&SegmentInput::seed),
+          anywhere ? at::empty({0}, at::kInt) : above(&SegmentInput::lengths),
+          segments[0].training};
 }
 
 Model::Model(const Config& config, uint64_t seed)
@@ -53,8 +62,9 @@ Pass Model::start(const SegmentInput& segment, const Pass* before) const {
 }
 
 void Model::make_output(const Config& config, const at::Tensor& embedding) {
-  output_ = config.flag("tieEmbedding") ? embedding
-                                        : parameters_.normal("output.weight", embedding.sizes(), 0.02, Parameters::Decay::yes);
+  output_ = config.flag("tieEmbedding")
+                ? embedding
+                : parameters_.normal("output.weight", embedding.sizes(), 0.02, Parameters::Decay::yes);
   if (config.flag("outputBias")) output_bias_ = parameters_.constant("output.bias", {embedding.size(0)}, 0.0);
 }
 
@@ -89,15 +99,15 @@ Outputs Model::forward(const std::vector<SegmentInput>& segments, State state, c
   return {leaving(scale.defined() ? total / scale : total, scale), loss, count, each(state, leaving, scale)};
 }
 
-std::tuple<at::Tensor, at::Tensor, at::Tensor> Model::losses(const SegmentInput& segments, const at::Tensor& hidden, const at::Tensor& weights,
-                                                             Pass& pass) const {
-  require(hidden.size(0) == segments.target.size(0) && hidden.size(1) == segments.target.size(1), "SHAPE", "target must be (",
-          hidden.size(0) / weights.size(0), ", ", hidden.size(1), "), got (", segments.target.size(0) / weights.size(0), ", ",
-          segments.target.size(1), ")");
+std::tuple<at::Tensor, at::Tensor, at::Tensor> Model::losses(const SegmentInput& segments, const at::Tensor& hidden,
+                                                             const at::Tensor& weights, Pass& pass) const {
+  require(hidden.size(0) == segments.target.size(0) && hidden.size(1) == segments.target.size(1), "SHAPE",
+          "target must be (", hidden.size(0) / weights.size(0), ", ", hidden.size(1), "), got (",
+          segments.target.size(0) / weights.size(0), ", ", segments.target.size(1), ")");
   const auto bias = output_bias_ ? std::optional<at::Tensor>(pass.working(*output_bias_)) : std::nullopt;
   const auto flat = pass.cast(hidden).reshape({-1, hidden.size(2)});
-  return ops::linear_cross_entropy(flat, pass.working(output_), bias, segments.target.reshape({-1}), weights, pass.sink(output_),
-                                   output_bias_ ? pass.sink(*output_bias_) : std::nullopt,
+  return ops::linear_cross_entropy(flat, pass.working(output_), bias, segments.target.reshape({-1}), weights,
+                                   pass.sink(output_), output_bias_ ? pass.sink(*output_bias_) : std::nullopt,
                                    chunk_rows(flat.size(0), output_.size(0), hidden.is_cpu()));
 }
 

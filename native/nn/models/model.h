@@ -1,5 +1,5 @@
-// A model is a recurrence over a state: forward(segment, state) -> (loss, state). What the state is (a memory, a cache, nothing)
-// only the model knows; MRBP, BPTT, evaluation and generation are written once, for every model.
+// A model is a recurrence over a state: forward(segment, state) -> (loss, state). What the state is (a memory, a cache,
+// nothing) only the model knows; MRBP, BPTT, evaluation and generation are written once, for every model.
 #pragma once
 #include <functional>
 
@@ -15,14 +15,17 @@ using State = std::vector<at::Tensor>;
 
 /// One segment for each of B rows.
 struct SegmentInput {
-  at::Tensor source;  ///< (B, T) int64, the segment before; negative: padding. Encoders also take (B, T, D): embedded already
-  at::Tensor target;  ///< (B, T) int64, this segment, to be predicted; negative: padding, not scored
-  at::Tensor reset;   ///< (B) bool, rows that start a document; undefined: the state is restarted already
-  at::Tensor seed;    ///< () int64, decides every dropout mask; (G) for the rows of G segments above each other
-  at::Tensor lengths;  ///< (2, B) int32, tokens before the padding of source and of target; empty, (0): padding may lie anywhere
+  at::Tensor
+      source;  ///< (B, T) int64, the segment before; negative: padding. Encoders also take (B, T, D): embedded already
+  at::Tensor target;   ///< (B, T) int64, this segment, to be predicted; negative: padding, not scored
+  at::Tensor reset;    ///< (B) bool, rows that start a document; undefined: the state is restarted already
+  at::Tensor seed;     ///< () int64, decides every dropout mask; (G) for the rows of G segments above each other
+  at::Tensor lengths;  ///< (2, B) int32, tokens before the padding of source and of target; empty, (0): padding may lie
+                       ///< anywhere
   bool training;       ///< whether dropout is on
-  at::Tensor next_reset = {};  ///< (B) bool, rows that start a document with the segment that follows; the state is then restarted at once
-  bool writes = true;          ///< whether the next state is wanted; without it encode() returns an empty one
+  at::Tensor next_reset =
+      {};  ///< (B) bool, rows that start a document with the segment that follows; the state is then restarted at once
+  bool writes = true;  ///< whether the next state is wanted; without it encode() returns an empty one
 
   KeyMask source_mask() const { return KeyMask(source, lengths.numel() == 0 ? at::Tensor() : lengths[0]); }
   KeyMask target_mask() const { return KeyMask(target, lengths.numel() == 0 ? at::Tensor() : lengths[1]); }
@@ -70,17 +73,19 @@ class Model {
 
   /// The state at time 0 of `rows` rows.
   virtual State initial_state(int64_t rows) const = 0;
-  /// Consecutive segments, each from the state the one before has left: losses and the last state. Only the critical path goes segment
-  /// by segment; what hangs on it (the decoder, the scores) is computed for all of them at once. weights (G) are those of the losses in
-  /// their total; undefined: 1 each.
+  /// Consecutive segments, each from the state the one before has left: losses and the last state. Only the critical
+  /// path goes segment by segment; what hangs on it (the decoder, the scores) is computed for all of them at once.
+  /// weights (G) are those of the losses in their total; undefined: 1 each.
   Outputs forward(const std::vector<SegmentInput>& segments, State state, const at::Tensor& weights = {}) const;
-  /// The critical path alone: the next state, and what the stack that writes it computed. forward() takes the same path.
+  /// The critical path alone: the next state, and what the stack that writes it computed. forward() takes the same
+  /// path.
   Encoding encode(const SegmentInput& segment, const State& state) const;
-  /// Scores G consecutive segments, without gradient and dropout. Only the memory's own path goes segment by segment: an ablation reads
-  /// memories that are known by then, so its G segments are one batch. held: empty before the first segment. `between` is called
-  /// before each part of the work, and may throw.
-  Scores score(const std::vector<SegmentInput>& segments, State state, Held held, const std::vector<Ablation>& ablations,
-               const std::function<void()>& between = [] {}) const;
+  /// Scores G consecutive segments, without gradient and dropout. Only the memory's own path goes segment by segment:
+  /// an ablation reads memories that are known by then, so its G segments are one batch. held: empty before the first
+  /// segment. `between` is called before each part of the work, and may throw.
+  Scores score(
+      const std::vector<SegmentInput>& segments, State state, Held held, const std::vector<Ablation>& ablations,
+      const std::function<void()>& between = [] {}) const;
   /// What a whole step lets be seen of itself (observation.h), without gradient.
   Observation observe(const SegmentInput& segment, const State& state) const;
   /// Logits (B, V) of the token after `prefix` (B, P >= 0), the start of the segment that follows segment.source.
@@ -97,7 +102,8 @@ class Model {
  protected:
   /// The critical path of one segment.
   virtual Encoding encode(const SegmentInput& segment, const State& state, Pass& pass) const = 0;
-  /// From encode()'s hidden states to those that are scored against target, for any number of segments: (G B, T, D) both.
+  /// From encode()'s hidden states to those that are scored against target, for any number of segments: (G B, T, D)
+  /// both.
   virtual at::Tensor decode(const SegmentInput& segments, const at::Tensor& hidden, Pass& pass) const = 0;
 
   /// The tokens (B, T) that encode() reads, negative: padding.
@@ -107,7 +113,8 @@ class Model {
   /// What gradients are multiplied by inside; undefined: nothing.
   at::Tensor loss_scale() const { return parameters_.flat() ? parameters_.flat()->loss_scale : at::Tensor(); }
   at::Tensor project(const at::Tensor& hidden, Pass& pass) const;
-  /// The output projection: weight (V, D), the embedding itself when tied, and a bias (V) where the configuration has one.
+  /// The output projection: weight (V, D), the embedding itself when tied, and a bias (V) where the configuration has
+  /// one.
   void make_output(const Config& config, const at::Tensor& embedding);
 
   Parameters parameters_;
@@ -115,8 +122,8 @@ class Model {
 
  private:
   /// total (), loss (G), count (G) of hidden states (G B, T, D) against the segments' targets; weights (G).
-  std::tuple<at::Tensor, at::Tensor, at::Tensor> losses(const SegmentInput& segments, const at::Tensor& hidden, const at::Tensor& weights,
-                                                        Pass& pass) const;
+  std::tuple<at::Tensor, at::Tensor, at::Tensor> losses(const SegmentInput& segments, const at::Tensor& hidden,
+                                                        const at::Tensor& weights, Pass& pass) const;
   /// (B) bool: rows with a token that is neither padding nor BOS.
   at::Tensor reads_text(const SegmentInput& segment) const;
 

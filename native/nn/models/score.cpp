@@ -50,10 +50,12 @@ at::Tensor Model::reads_text(const SegmentInput& segment) const {
   return tokens.ge(0).logical_and(tokens.ne(bos_)).any(1);
 }
 
-Scores Model::score(const std::vector<SegmentInput>& segments, State state, Held held, const std::vector<Ablation>& ablations,
-                    const std::function<void()>& between) const {
+Scores Model::score(const std::vector<SegmentInput>& segments, State state, Held held,
+                    const std::vector<Ablation>& ablations, const std::function<void()>& between) const {
   const auto G = static_cast<int64_t>(segments.size()), B = segments[0].target.size(0);
-  const auto wanted = [&](Ablation one) { return std::find(ablations.begin(), ablations.end(), one) != ablations.end(); };
+  const auto wanted = [&](Ablation one) {
+    return std::find(ablations.begin(), ablations.end(), one) != ablations.end();
+  };
   const bool shuffled = wanted(Ablation::shuffled), frozen = wanted(Ablation::frozen);
   if (frozen && held.state.empty()) held = {state, at::zeros({B}, segments[0].reset.options())};
 
@@ -96,10 +98,18 @@ Scores Model::score(const std::vector<SegmentInput>& segments, State state, Held
     auto segment = all;
     State memory;
     switch (which) {
-      case Ablation::initial: memory = initial_state(1); break;  // one row, which all of them read
-      case Ablation::zeroed: memory = each(initial_state(1), [](const at::Tensor& part) { return at::zeros_like(part); }); break;
-      case Ablation::shuffled: memory = above(neighbours); break;
-      case Ablation::frozen: memory = above(kept); break;
+      case Ablation::initial:
+        memory = initial_state(1);
+        break;  // one row, which all of them read
+      case Ablation::zeroed:
+        memory = each(initial_state(1), [](const at::Tensor& part) { return at::zeros_like(part); });
+        break;
+      case Ablation::shuffled:
+        memory = above(neighbours);
+        break;
+      case Ablation::frozen:
+        memory = above(kept);
+        break;
     }
     if (which == Ablation::initial || which == Ablation::zeroed) segment.reset.reset();
     auto pass = start(segment, &*last);

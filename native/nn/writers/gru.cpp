@@ -1,5 +1,5 @@
-// The writer of lucidrains' port: slot attention with projected values, a GRU cell between what was read and the slot, and a
-// feed-forward on top.
+// The writer of lucidrains' port: slot attention with projected values, a GRU cell between what was read and the slot,
+// and a feed-forward on top.
 //   w = W_O slot_attention(u, u W_V, x)        m' = GRU(input w, hidden m)        m'' = m' + FF(LN m')
 #include "nn/writers/slot_projection.h"
 #include "nn/writers/writer.h"
@@ -23,7 +23,8 @@ class GruWriter final : public Writer {
     const auto& memory = slots.raw;
     const auto own = projection_.own_value(slots, pass).to(memory.scalar_type());
     const auto read = out_(projection_.attend(slots, own, x, mask, pass), pass).to(memory.scalar_type());
-    const auto written = at::gru_cell(read.reshape({-1, width_}), memory.reshape({-1, width_}), weight_ih_, weight_hh_, bias_ih_, bias_hh_);
+    const auto written = at::gru_cell(read.reshape({-1, width_}), memory.reshape({-1, width_}), weight_ih_, weight_hh_,
+                                      bias_ih_, bias_hh_);
     auto exact = pass.exact();
     const auto next = written.view_as(memory);
     return next + feed_forward_(next, exact);
@@ -31,8 +32,8 @@ class GruWriter final : public Writer {
 
  private:
   at::Tensor gate(Parameters& parameters, const std::string& name) const {
-    return parameters.normal("writer.gru." + name, {3 * width_, width_}, 1.0 / std::sqrt(3.0 * static_cast<double>(width_)),
-                             Parameters::Decay::yes);
+    return parameters.normal("writer.gru." + name, {3 * width_, width_},
+                             1.0 / std::sqrt(3.0 * static_cast<double>(width_)), Parameters::Decay::yes);
   }
 
   int64_t width_;

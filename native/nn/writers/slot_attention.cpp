@@ -1,5 +1,5 @@
-// The paper's writer: slot attention with the raw slot as its own value and no output projection, so that a slot which attends
-// to itself alone is left exactly as it was.
+// The paper's writer: slot attention with the raw slot as its own value and no output projection, so that a slot which
+// attends to itself alone is left exactly as it was.
 //   a_i = softmax([ q_i.k_i , q_i K_x^T ] / (sqrt(E) tau))        m'_i = a_i0 m_i + a_i1.. V_x
 #include "nn/writers/slot_projection.h"
 #include "nn/writers/writer.h"
@@ -11,7 +11,8 @@ class SlotAttentionWriter final : public Writer {
  public:
   // Tokens have norm sqrt(D), slots norm 1: W_V starts so that both weigh the same in the sum.
   SlotAttentionWriter(Parameters& parameters, const Config& config)
-      : projection_(parameters, config, config.number("writerValueGain") / std::sqrt(config.number("width")), /*own_values=*/false) {}
+      : projection_(parameters, config, config.number("writerValueGain") / std::sqrt(config.number("width")),
+                    /*own_values=*/false) {}
 
   at::Tensor operator()(const Slots& slots, const at::Tensor& x, const KeyMask& mask, Pass& pass) const override {
     return projection_.attend(slots, slots.raw, x, mask, pass);
@@ -29,8 +30,9 @@ Registry<std::unique_ptr<Writer>, Parameters&, const Config&>& writers() {
   return registry;
 }
 
-const bool slot_attention_registered = writers().add("slot-attention", [](Parameters& parameters, const Config& config) {
-  return std::make_unique<SlotAttentionWriter>(parameters, config);
-});
+const bool slot_attention_registered =
+    writers().add("slot-attention", [](Parameters& parameters, const Config& config) {
+      return std::make_unique<SlotAttentionWriter>(parameters, config);
+    });
 
 }  // namespace memformer::nn

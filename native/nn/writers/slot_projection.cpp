@@ -8,15 +8,18 @@
 namespace memformer::nn {
 namespace {
 
-// At the start the slots hold on to most of what they are: W_Q = W_K, so that a slot's logit for itself is sqrt(E) g^2 / tau for
-// deviation g / sqrt(D); g^2 = tau (log(T) + kHold) / sqrt(E) puts it kHold above the logarithm of the number of tokens.
+// At the start the slots hold on to most of what they are: W_Q = W_K, so that a slot's logit for itself is sqrt(E) g^2
+// / tau for deviation g / sqrt(D); g^2 = tau (log(T) + kHold) / sqrt(E) puts it kHold above the logarithm of the number
+// of tokens.
 constexpr double kHold = 2.0;
 
 double start_square(const Config& config, double E) {
   return config.number("writerTemperature") * (std::log(config.number("segment")) + kHold) / std::sqrt(E);
 }
 
-double start_deviation(const Config& config, double E) { return std::sqrt(start_square(config, E) / config.number("width")); }
+double start_deviation(const Config& config, double E) {
+  return std::sqrt(start_square(config, E) / config.number("width"));
+}
 
 /// 0 in the configuration: as many as everywhere else.
 int64_t heads(const Config& config) {
@@ -34,14 +37,16 @@ SlotProjection::SlotProjection(Parameters& parameters, const Config& config, dou
   if (config.flag("memoryNorm")) norm_.emplace(parameters, "writer.norm", D);
   key_.weight = parameters.normal("writer.key.weight", {D, D}, start_deviation(config, E), Parameters::Decay::yes);
   query_.weight = parameters.add("writer.query.weight", key_.weight.detach().clone(), Parameters::Decay::yes);
-  value_.weight = parameters.normal("writer.value.weight", {D, D}, value_gain / std::sqrt(static_cast<double>(D)), Parameters::Decay::yes);
+  value_.weight = parameters.normal("writer.value.weight", {D, D}, value_gain / std::sqrt(static_cast<double>(D)),
+                                    Parameters::Decay::yes);
   const auto& values = config.text("writerValues");
-  require(values == "plain" || values == "centered" || values == "normed", "CONFIG", "there are no writer values '", values,
-          "'; known: plain, centered, normed");
+  require(values == "plain" || values == "centered" || values == "normed", "CONFIG", "there are no writer values '",
+          values, "'; known: plain, centered, normed");
   values_ = values == "plain" ? Values::plain : values == "centered" ? Values::centered : Values::normed;
   value_norm_ = config.number("writerValueGain");
   // A slot's logit for itself starts where it does without the norms: q = g^2 k there.
-  if (config.flag("writerQueryKeyNorm")) gain_ = parameters.constant("writer.query.gain", {heads_}, start_square(config, E));
+  if (config.flag("writerQueryKeyNorm"))
+    gain_ = parameters.constant("writer.query.gain", {heads_}, start_square(config, E));
   if (!config.flag("writerBias")) return;
   query_.bias = parameters.constant("writer.query.bias", {D}, 0.0);
   key_.bias = parameters.constant("writer.key.bias", {D}, 0.0);
@@ -50,7 +55,8 @@ SlotProjection::SlotProjection(Parameters& parameters, const Config& config, dou
 
 at::Tensor SlotProjection::project(const at::Tensor& x, const Projected& by, Pass& pass) const {
   if (!by.bias) return ops::linear(pass.cast(x), pass.working(by.weight), {}, pass.sink(by.weight), {});
-  return ops::linear(pass.cast(x), pass.working(by.weight), pass.working(*by.bias), pass.sink(by.weight), pass.sink(*by.bias));
+  return ops::linear(pass.cast(x), pass.working(by.weight), pass.working(*by.bias), pass.sink(by.weight),
+                     pass.sink(*by.bias));
 }
 
 at::Tensor SlotProjection::of_slots(const Slots& slots, const at::Tensor& use, size_t number, Pass& pass) const {
@@ -67,34 +73,45 @@ at::Tensor SlotProjection::query(const Slots& slots, Pass& pass) const {
   const auto q = of_slots(slots, slots.for_query, 0, pass);
   if (!gain_) return q;
   const auto normed = over_root_mean_square(q, heads_);
-  return (normed.view({q.size(0), q.size(1), heads_, -1}) * gain_->view({heads_, 1})).to(q.scalar_type()).view(q.sizes());
+  return (normed.view({q.size(0), q.size(1), heads_, -1}) * gain_->view({heads_, 1}))
+      .to(q.scalar_type())
+      .view(q.sizes());
 }
 
-at::Tensor SlotProjection::key(const at::Tensor& projected) const { return gain_ ? over_root_mean_square(projected, heads_) : projected; }
+at::Tensor SlotProjection::key(const at::Tensor& projected) const {
+  return gain_ ? over_root_mean_square(projected, heads_) : projected;
+}
 
 at::Tensor SlotProjection::values(const at::Tensor& x, const KeyMask& mask, Pass& pass) const {
   const auto v = project(x, value_, pass);
   if (values_ == Values::plain) return v;
-  if (values_ == Values::normed) return over_root_mean_square(v) * (value_norm_ / std::sqrt(static_cast<double>(v.size(2))));
+  if (values_ == Values::normed)
+    return over_root_mean_square(v) * (value_norm_ / std::sqrt(static_cast<double>(v.size(2))));
   const auto wide = v.to(accumulate_type(v.scalar_type()));
   if (mask.none()) return (wide - wide.mean(1, true)).to(v.scalar_type());
   const auto real = mask.tokens(x.size(1)).unsqueeze(2).to(wide.scalar_type());  // (B, T, 1)
   return (wide - (wide * real).sum(1, true) / real.sum(1, true).clamp_min(1)).to(v.scalar_type());
 }
 
-void SlotProjection::note(const at::Tensor& q, const at::Tensor& own_key, const at::Tensor& k, const at::Tensor& v, const KeyMask& mask,
-                          Observation& seen) const {
-  const auto split = [&](const at::Tensor& x) { return x.to(at::kFloat).view({x.size(0), x.size(1), heads_, -1}).transpose(1, 2); };
-  const auto own = (split(q) * split(own_key)).sum(-1, true) * scale_;                     // (B, H, M, 1)
-  auto tokens = at::matmul(split(q), split(k).transpose(2, 3)) * scale_;                   // (B, H, M, T)
-  if (!mask.none()) tokens = tokens.masked_fill(mask.tokens(k.size(1)).logical_not().view({q.size(0), 1, 1, -1}), -std::numeric_limits<float>::infinity());
+void SlotProjection::note(const at::Tensor& q, const at::Tensor& own_key, const at::Tensor& k, const at::Tensor& v,
+                          const KeyMask& mask, Observation& seen) const {
+  const auto split = [&](const at::Tensor& x) {
+    return x.to(at::kFloat).view({x.size(0), x.size(1), heads_, -1}).transpose(1, 2);
+  };
+  const auto own = (split(q) * split(own_key)).sum(-1, true) * scale_;    // (B, H, M, 1)
+  auto tokens = at::matmul(split(q), split(k).transpose(2, 3)) * scale_;  // (B, H, M, T)
+  if (!mask.none())
+    tokens = tokens.masked_fill(mask.tokens(k.size(1)).logical_not().view({q.size(0), 1, 1, -1}),
+                                -std::numeric_limits<float>::infinity());
   seen.add("writer.self", at::softmax(at::cat({own, tokens}, 3), 3).select(3, 0));
   seen.add("writer.logits", largest_logits(split(q), split(k), scale_));
   seen.add("writer.values", v);
 }
 
-at::Tensor SlotProjection::attend(const Slots& slots, const at::Tensor& own, const at::Tensor& x, const KeyMask& mask, Pass& pass) const {
-  const auto q = query(slots, pass), own_key = key(of_slots(slots, slots.for_key, 1, pass)), k = key(project(x, key_, pass)), v = values(x, mask, pass);
+at::Tensor SlotProjection::attend(const Slots& slots, const at::Tensor& own, const at::Tensor& x, const KeyMask& mask,
+                                  Pass& pass) const {
+  const auto q = query(slots, pass), own_key = key(of_slots(slots, slots.for_key, 1, pass)),
+             k = key(project(x, key_, pass)), v = values(x, mask, pass);
   if (auto* seen = pass.observation()) note(q, own_key, k, v, mask, *seen);
   return ops::slot_attention(q, own_key, own, k, v, mask.real(), heads_, scale_, mask.lengths());
 }

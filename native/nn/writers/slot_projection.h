@@ -1,10 +1,11 @@
 // What the writers share: slots and tokens projected to queries, keys and values, and slot attention over them.
-//   u = LN(m);   q = u W_Q   k_self = u W_K   k = x W_K   v = x W_V        slots and tokens share W_K; biases if writerBias
-// The slots enter layer-normed, as in the memory read: a softmax that weighs them against tokens needs both on one scale. Without
-// memoryNorm u = m.
-// writerQueryKeyNorm: q, k_self and k are divided by their root mean square a head, and q multiplied by a learned number a head.
-// writerValues: v as it is; "centered": less its mean over the segment's tokens, for what all tokens share tells nothing of any; "normed":
-// of norm writerValueGain a token, where that of a slot is 1.
+//   u = LN(m);   q = u W_Q   k_self = u W_K   k = x W_K   v = x W_V        slots and tokens share W_K; biases if
+//   writerBias
+// The slots enter layer-normed, as in the memory read: a softmax that weighs them against tokens needs both on one
+// scale. Without memoryNorm u = m. writerQueryKeyNorm: q, k_self and k are divided by their root mean square a head,
+// and q multiplied by a learned number a head. writerValues: v as it is; "centered": less its mean over the segment's
+// tokens, for what all tokens share tells nothing of any; "normed": of norm writerValueGain a token, where that of a
+// slot is 1.
 #pragma once
 #include "nn/config.h"
 #include "nn/key_mask.h"
@@ -15,15 +16,16 @@ namespace memformer::nn {
 
 class SlotProjection {
  public:
-  /// Makes writer.norm.{weight, bias} (D), writer.{query, key, value}.weight (D, D) and .bias (D). `value_gain` scales W_V's start;
-  /// `own_values`: own_value() will be asked for.
+  /// Makes writer.norm.{weight, bias} (D), writer.{query, key, value}.weight (D, D) and .bias (D). `value_gain` scales
+  /// W_V's start; `own_values`: own_value() will be asked for.
   SlotProjection(Parameters& parameters, const Config& config, double value_gain, bool own_values);
 
   /// u W_V (B, M, D), in the pass's dtype.
   at::Tensor own_value(const Slots& slots, Pass& pass) const { return of_slots(slots, slots.for_own_value, 2, pass); }
   /// Attention of the slots to themselves, with their value `own` (B, M, D) in the memory's dtype, and
   /// to the tokens x (B, T, D). Returns (B, M, D) in own's dtype.
-  at::Tensor attend(const Slots& slots, const at::Tensor& own, const at::Tensor& x, const KeyMask& mask, Pass& pass) const;
+  at::Tensor attend(const Slots& slots, const at::Tensor& own, const at::Tensor& x, const KeyMask& mask,
+                    Pass& pass) const;
 
  private:
   struct Projected {
@@ -34,8 +36,10 @@ class SlotProjection {
   /// The slots by the projection of that number among query, key and value: `use` is what Slots holds for it.
   at::Tensor of_slots(const Slots& slots, const at::Tensor& use, size_t number, Pass& pass) const;
 
-  /// Notes writer.self (B, H, M), the weight of each slot on itself, writer.logits (H), the largest, and writer.values (B, T, D).
-  void note(const at::Tensor& q, const at::Tensor& own_key, const at::Tensor& k, const at::Tensor& v, const KeyMask& mask, Observation& seen) const;
+  /// Notes writer.self (B, H, M), the weight of each slot on itself, writer.logits (H), the largest, and writer.values
+  /// (B, T, D).
+  void note(const at::Tensor& q, const at::Tensor& own_key, const at::Tensor& k, const at::Tensor& v,
+            const KeyMask& mask, Observation& seen) const;
   at::Tensor query(const Slots& slots, Pass& pass) const;
   at::Tensor key(const at::Tensor& projected) const;
   at::Tensor values(const at::Tensor& x, const KeyMask& mask, Pass& pass) const;

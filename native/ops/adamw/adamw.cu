@@ -94,17 +94,21 @@ __global__ void __launch_bounds__(kThreads) square_sum_kernel(const acc_t* gradi
 }
 
 template <typename acc_t>
-__global__ void __launch_bounds__(kThreads) norm_kernel(const double* partials, int64_t count, const acc_t* grad_scale, acc_t* norm) {
+__global__ void __launch_bounds__(kThreads)
+    norm_kernel(const double* partials, int64_t count, const acc_t* grad_scale, acc_t* norm) {
   double sum = 0;
   for (int64_t i = threadIdx.x; i < count; i += kThreads) sum += partials[i];
   sum = block_sum<kThreads>(sum);
-  if (threadIdx.x == 0) *norm = static_cast<acc_t>(sqrt(sum) / (grad_scale != nullptr ? static_cast<double>(*grad_scale) : 1.0));
+  if (threadIdx.x == 0)
+    *norm = static_cast<acc_t>(sqrt(sum) / (grad_scale != nullptr ? static_cast<double>(*grad_scale) : 1.0));
 }
 
 template <typename Body>
 void for_wide(Dtype dtype, Body&& body) {
-  if (dtype == Dtype::f64) body(Type<double>());
-  else body(Type<float>());
+  if (dtype == Dtype::f64)
+    body(Type<double>());
+  else
+    body(Type<float>());
 }
 
 }  // namespace
@@ -119,9 +123,12 @@ void launch_adamw(const AdamwParams& p, cudaStream_t stream) {
       const auto fits = [&](const void* pointer) { return fits_packs<4>(static_cast<const acc_t*>(pointer), p.n); };
       const bool packed = fits(p.parameters) && fits(p.gradients) && fits(p.exp_avg) && fits(p.exp_avg_sq) &&
                           fits_packs<4>(static_cast<const working_t*>(p.working), p.n);
-      const int64_t each = int64_t{kThreads} * (packed ? 4 : 1), blocks = std::min((p.n + each - 1) / each, kMostBlocks);
-      if (packed) adamw_kernel<acc_t, working_t, 4><<<blocks, kThreads, 0, stream>>>(p);
-      else adamw_kernel<acc_t, working_t, 1><<<blocks, kThreads, 0, stream>>>(p);
+      const int64_t each = int64_t{kThreads} * (packed ? 4 : 1),
+                    blocks = std::min((p.n + each - 1) / each, kMostBlocks);
+      if (packed)
+        adamw_kernel<acc_t, working_t, 4><<<blocks, kThreads, 0, stream>>>(p);
+      else
+        adamw_kernel<acc_t, working_t, 1><<<blocks, kThreads, 0, stream>>>(p);
     });
     count_step_kernel<<<1, 1, 0, stream>>>(p.step, norm);
   });
@@ -129,17 +136,20 @@ void launch_adamw(const AdamwParams& p, cudaStream_t stream) {
 
 int64_t gradient_norm_partials(int64_t n) { return std::min((n + 4 * kThreads - 1) / (4 * kThreads), kMostBlocks); }
 
-void launch_gradient_norm(const void* gradients, const void* grad_scale, double* partials, void* norm, int64_t n, Dtype dtype,
-                          cudaStream_t stream) {
+void launch_gradient_norm(const void* gradients, const void* grad_scale, double* partials, void* norm, int64_t n,
+                          Dtype dtype, cudaStream_t stream) {
   const int64_t blocks = gradient_norm_partials(n);
   for_wide(dtype, [&](auto type) {
     using acc_t = typename decltype(type)::type;
     const auto* g = static_cast<const acc_t*>(gradients);
     if (n > 0) {
-      if (fits_packs<4>(g, n)) square_sum_kernel<acc_t, 4><<<blocks, kThreads, 0, stream>>>(g, partials, n);
-      else square_sum_kernel<acc_t, 1><<<blocks, kThreads, 0, stream>>>(g, partials, n);
+      if (fits_packs<4>(g, n))
+        square_sum_kernel<acc_t, 4><<<blocks, kThreads, 0, stream>>>(g, partials, n);
+      else
+        square_sum_kernel<acc_t, 1><<<blocks, kThreads, 0, stream>>>(g, partials, n);
     }
-    norm_kernel<<<1, kThreads, 0, stream>>>(partials, blocks, static_cast<const acc_t*>(grad_scale), static_cast<acc_t*>(norm));
+    norm_kernel<<<1, kThreads, 0, stream>>>(partials, blocks, static_cast<const acc_t*>(grad_scale),
+                                            static_cast<acc_t*>(norm));
   });
 }
 

@@ -12,8 +12,8 @@ inline void require_flat(const char* op, const char* argument, const at::Tensor&
 }
 
 inline void check_adamw_step(const at::Tensor& parameters, const at::Tensor& gradients, const at::Tensor& exp_avg,
-                             const at::Tensor& exp_avg_sq, const std::optional<at::Tensor>& working, const at::Tensor& step,
-                             const at::Tensor& norm, const at::Tensor& rate, int64_t decayed) {
+                             const at::Tensor& exp_avg_sq, const std::optional<at::Tensor>& working,
+                             const at::Tensor& step, const at::Tensor& norm, const at::Tensor& rate, int64_t decayed) {
   constexpr const char* op = "adamw_step";
   require_flat(op, "parameters", parameters);
   const auto like = [&](const char* argument, const at::Tensor& tensor) {
@@ -36,15 +36,15 @@ inline void check_adamw_step(const at::Tensor& parameters, const at::Tensor& gra
   require_shape(op, "rate", rate, {});
   require_dtype(op, "rate", rate, at::kFloat);
   const auto beside = [&](const char* argument, const at::Tensor& tensor) {
-    require(tensor.device() == parameters.device(), "DEVICE_MISMATCH", op, ": ", argument, " must be on parameters's device ",
-            parameters.device().str(), ", got ", tensor.device().str());
+    require(tensor.device() == parameters.device(), "DEVICE_MISMATCH", op, ": ", argument,
+            " must be on parameters's device ", parameters.device().str(), ", got ", tensor.device().str());
   };
   if (working.has_value() && working->defined()) beside("working", *working);
   beside("step", step);
   beside("norm", norm);
   beside("rate", rate);
-  require(decayed >= 0 && decayed <= parameters.size(0), "CONFIG", "adamw_step: decayed must be from 0 to ", parameters.size(0), ", got ",
-          decayed);
+  require(decayed >= 0 && decayed <= parameters.size(0), "CONFIG", "adamw_step: decayed must be from 0 to ",
+          parameters.size(0), ", got ", decayed);
 }
 
 }  // namespace memformer::ops

@@ -14,9 +14,10 @@ namespace {
 using at::Tensor;
 using Optional = std::optional<Tensor>;
 
-void step_cuda(const Tensor& parameters, const Tensor& gradients, const Tensor& exp_avg, const Tensor& exp_avg_sq, const Optional& working,
-               const Tensor& step, const Tensor& norm_in, const Tensor& rate, int64_t decayed, double beta1, double beta2, double eps,
-               double weight_decay, double clip, const Optional& grad_scale_in) {
+void step_cuda(const Tensor& parameters, const Tensor& gradients, const Tensor& exp_avg, const Tensor& exp_avg_sq,
+               const Optional& working, const Tensor& step, const Tensor& norm_in, const Tensor& rate, int64_t decayed,
+               double beta1, double beta2, double eps, double weight_decay, double clip,
+               const Optional& grad_scale_in) {
   check_adamw_step(parameters, gradients, exp_avg, exp_avg_sq, working, step, norm_in, rate, decayed);
   const c10::cuda::CUDAGuard device(parameters.device());
   const auto norm = norm_in.to(parameters.scalar_type());
@@ -51,8 +52,8 @@ Tensor norm_cuda(const Tensor& gradients, const Optional& grad_scale_in) {
   const auto partials = at::empty({gradient_norm_partials(gradients.numel())}, gradients.options().dtype(at::kDouble));
   auto norm = at::empty({}, gradients.options());
   launch_gradient_norm(gradients.const_data_ptr(), grad_scale.defined() ? grad_scale.const_data_ptr() : nullptr,
-                       partials.mutable_data_ptr<double>(), norm.mutable_data_ptr(), gradients.numel(), cuda::dtype_of(gradients),
-                       c10::cuda::getCurrentCUDAStream());
+                       partials.mutable_data_ptr<double>(), norm.mutable_data_ptr(), gradients.numel(),
+                       cuda::dtype_of(gradients), c10::cuda::getCurrentCUDAStream());
   C10_CUDA_KERNEL_LAUNCH_CHECK();
   return norm;
 }

@@ -1,5 +1,5 @@
-#include "core/cuda/numeric.cuh"
 #include "ops/add_norm/add_norm.cuh"
+#include "core/cuda/numeric.cuh"
 #include "ops/add_norm/add_norm_dispatch.cuh"
 
 namespace memformer::ops {
@@ -9,13 +9,15 @@ using namespace cuda;
 
 template <int threads, typename acc_t>
 __device__ __forceinline__ acc_t row_sum(acc_t value) {
-  if constexpr (threads == kWarp) return warp_sum(value);
-  else return block_sum<threads>(value);
+  if constexpr (threads == kWarp)
+    return warp_sum(value);
+  else
+    return block_sum<threads>(value);
 }
 
 /// A row is taken by `threads` along x: a warp, or where there are few rows the whole block, for which packs are fewer.
 template <typename scalar_t, typename branch_t, typename out_t, int packs, int threads>
-__global__ void __launch_bounds__(kRowsPerBlock * kWarp) add_norm_forward_kernel(const AddNormForwardParams p) {
+__global__ void __launch_bounds__(kRowsPerBlock* kWarp) add_norm_forward_kernel(const AddNormForwardParams p) {
   using acc_t = accumulate_t<scalar_t>;
   const int64_t row = int64_t{blockIdx.x} * blockDim.y + threadIdx.y, D = p.D;
   if (row >= p.N) return;
@@ -142,7 +144,8 @@ void launch_add_norm_forward(const AddNormForwardParams& p, cudaStream_t stream)
     const auto fits = [&](auto* pointer) { return fits_packs<kPack>(pointer, p.D); };
     const int packs = packs_of(p.D, p.x_dtype);
     const bool packed = packs > 0 && p.mask.in_fours() && fits(static_cast<const scalar_t*>(p.x)) &&
-                        fits(static_cast<const branch_t*>(p.branch)) && fits(static_cast<const branch_t*>(p.branch_bias)) &&
+                        fits(static_cast<const branch_t*>(p.branch)) &&
+                        fits(static_cast<const branch_t*>(p.branch_bias)) &&
                         fits(static_cast<const scalar_t*>(p.weight)) && fits(static_cast<const scalar_t*>(p.bias)) &&
                         fits(static_cast<const scalar_t*>(p.sum)) && fits(static_cast<const out_t*>(p.normed));
     if (!packed) {
@@ -155,7 +158,8 @@ void launch_add_norm_forward(const AddNormForwardParams& p, cudaStream_t stream)
         if (packs < warps || p.N > 4 * kMultiprocessors)
           add_norm_forward_kernel<scalar_t, branch_t, out_t, packs, kWarp><<<grid, block, 0, stream>>>(p);
         else
-          add_norm_forward_kernel<scalar_t, branch_t, out_t, fewer, warps * kWarp><<<p.N, warps * kWarp, 0, stream>>>(p);
+          add_norm_forward_kernel<scalar_t, branch_t, out_t, fewer, warps * kWarp>
+              <<<p.N, warps * kWarp, 0, stream>>>(p);
       }
     });
   });

@@ -1,6 +1,6 @@
-// The contract of add_norm's kernels: N rows of D >= 1 numbers, contiguous. x, weight, bias, sum and their gradients have x_dtype:
-// any; branch, its bias and their gradients branch_dtype; normed and its gradient dtype. Beside a float32 x these two may be float32 or one
-// narrow dtype, else all three are the same. acc is float, double for float64.
+// The contract of add_norm's kernels: N rows of D >= 1 numbers, contiguous. x, weight, bias, sum and their gradients
+// have x_dtype: any; branch, its bias and their gradients branch_dtype; normed and its gradient dtype. Beside a float32
+// x these two may be float32 or one narrow dtype, else all three are the same. acc is float, double for float64.
 #pragma once
 #include <cuda_runtime_api.h>
 
@@ -34,8 +34,9 @@ struct AddNormBackwardParams {
   const void* weight;       ///< (D)
   void* grad_x;             ///< (N, D)
   void* grad_branch;        ///< (N, D); null: not wanted
-  void* partials;           ///< (add_norm_shares(N, D, x_dtype), 2 or 3, D) acc: the shares' sums for weight, bias and branch's bias
-  bool sums_branch;         ///< whether there are three
+  void* partials;  ///< (add_norm_shares(N, D, x_dtype), 2 or 3, D) acc: the shares' sums for weight, bias and branch's
+                   ///< bias
+  bool sums_branch;  ///< whether there are three
   int64_t N, D;
   DropoutMask mask;
   cuda::Dtype x_dtype, branch_dtype, dtype;

@@ -3,7 +3,14 @@ import { apply, op, type Tensor } from "../../../lib/index.ts";
 import { opcheck } from "../../../test/support/opcheck.ts";
 import { errorOf, meanErrorOf } from "../../../test/support/opcheck-compare.ts";
 import {
-  count, download, Draw, EPSILON, type Numbers, numbers, rounded, upload,
+  count,
+  download,
+  Draw,
+  EPSILON,
+  type Numbers,
+  numbers,
+  rounded,
+  upload,
 } from "../../../test/support/opcheck-numbers.ts";
 import { gradients, run } from "../../../test/support/opcheck-run.ts";
 import type { OperatorSpec } from "../../../test/support/opcheck-spec.ts";
@@ -25,9 +32,18 @@ interface Case {
 }
 
 type Arguments = [
-  x: Numbers, branch: Numbers | null, branchBias: Numbers | null, weight: Numbers, bias: Numbers,
-  weightSink: Numbers | null, biasSink: Numbers | null, branchBiasSink: Numbers | null,
-  p: number, seed: Numbers | null, site: number, dtype: number | null,
+  x: Numbers,
+  branch: Numbers | null,
+  branchBias: Numbers | null,
+  weight: Numbers,
+  bias: Numbers,
+  weightSink: Numbers | null,
+  biasSink: Numbers | null,
+  branchBiasSink: Numbers | null,
+  p: number,
+  seed: Numbers | null,
+  site: number,
+  dtype: number | null,
 ];
 
 export const addNorm: OperatorSpec<Case, Arguments> = {
@@ -51,21 +67,33 @@ export const addNorm: OperatorSpec<Case, Arguments> = {
   inputs({ rows, D, branched = true, biased = false, p = 0, seeds }, draw) {
     const seed = p === 0 ? null : numbers(seeds === undefined ? [] : [seeds], () => draw.below(1000), "int64");
     return [
-      draw.numbers([...rows, D]), branched ? draw.numbers([...rows, D]) : null, biased ? draw.numbers([D]) : null,
-      draw.numbers([D]), draw.numbers([D]), null, null, null, p, seed, 3, null,
+      draw.numbers([...rows, D]),
+      branched ? draw.numbers([...rows, D]) : null,
+      biased ? draw.numbers([D]) : null,
+      draw.numbers([D]),
+      draw.numbers([D]),
+      null,
+      null,
+      null,
+      p,
+      seed,
+      3,
+      null,
     ];
   },
   reference(x, branch, branchBias, weight, bias, _weightSink, _biasSink, _branchBiasSink, p, seed, site) {
-    const shifted = branch && numbers(x.shape, (i) => branch.data[i]! + (branchBias?.data[i % branchBias.data.length] ?? 0));
+    const shifted =
+      branch && numbers(x.shape, (i) => branch.data[i]! + (branchBias?.data[i % branchBias.data.length] ?? 0));
     const added = shifted === null || seed === null ? shifted : dropout.reference(shifted, p, seed, site)[0]!;
-    const sum = numbers(x.shape, (i) => x.data[i]! + (added?.data[i] ?? 0)), normed = numbers(x.shape);
+    const sum = numbers(x.shape, (i) => x.data[i]! + (added?.data[i] ?? 0)),
+      normed = numbers(x.shape);
     const D = weight.data.length;
     for (let first = 0; first < count(x.shape); first += D) {
       const row = sum.data.subarray(first, first + D);
       const mean = row.reduce((total, s) => total + s, 0) / D;
       const variance = row.reduce((total, s) => total + (s - mean) ** 2, 0) / D;
       for (let d = 0; d < D; d++) {
-        normed.data[first + d] = (row[d]! - mean) / Math.sqrt(variance + 1e-5) * weight.data[d]! + bias.data[d]!;
+        normed.data[first + d] = ((row[d]! - mean) / Math.sqrt(variance + 1e-5)) * weight.data[d]! + bias.data[d]!;
       }
     }
     return [sum, normed];
@@ -74,8 +102,14 @@ export const addNorm: OperatorSpec<Case, Arguments> = {
     let sum = x;
     if (branch !== null) {
       const shifted = branchBias === null ? branch : apply("aten::add.Tensor", branch, branchBias);
-      const added = seed === null ? shifted : apply("aten::mul.Tensor", shifted,
-        apply("memformer::dropout", apply("aten::ones_like", branch), p, seed, site));
+      const added =
+        seed === null
+          ? shifted
+          : apply(
+              "aten::mul.Tensor",
+              shifted,
+              apply("memformer::dropout", apply("aten::ones_like", branch), p, seed, site),
+            );
       sum = apply("aten::add.Tensor", x, added);
     }
     const mean = (of: Tensor): Tensor => apply("aten::mean.dim", of, [-1], true);
@@ -86,82 +120,110 @@ export const addNorm: OperatorSpec<Case, Arguments> = {
   },
   misuses: [
     {
-      what: "a scalar", code: "SHAPE",
+      what: "a scalar",
+      code: "SHAPE",
       arguments: (_, branch, ...rest) => [numbers([]), branch, ...rest],
       message: /^add_norm: x must have rows of at least one number, got \[\]$/,
     },
     {
-      what: "a branch of other rows", code: "SHAPE",
+      what: "a branch of other rows",
+      code: "SHAPE",
       arguments: (x, _, ...rest) => [x, numbers([3, 6, 7]), ...rest],
       message: /^add_norm: branch must have x's shape \[3, 5, 7\], got \[3, 6, 7\]$/,
     },
     {
-      what: "a weight of another width", code: "SHAPE",
+      what: "a weight of another width",
+      code: "SHAPE",
       arguments: (...args) => args.with(3, numbers([6])),
       message: /^add_norm: weight must have shape \(7\), got \[6\]$/,
     },
     {
-      what: "a bias of another width", code: "SHAPE",
+      what: "a bias of another width",
+      code: "SHAPE",
       arguments: (...args) => args.with(4, numbers([8])),
       message: /^add_norm: bias must have shape \(7\), got \[8\]$/,
     },
     {
-      what: "a sink of another width", code: "SHAPE",
+      what: "a sink of another width",
+      code: "SHAPE",
       arguments: (...args) => args.with(5, numbers([6])),
       message: /^add_norm: weight_sink must have shape \(7\), got \[6\]$/,
     },
     {
-      what: "a sink of another dtype", code: "DTYPE",
-      arguments: (...args) => args.with(6, numbers([7], () => 0, "int64")),
+      what: "a sink of another dtype",
+      code: "DTYPE",
+      arguments: (...args) =>
+        args.with(
+          6,
+          numbers([7], () => 0, "int64"),
+        ),
       message: /^add_norm: bias_sink must be Double, got Long$/,
     },
     {
-      what: "whole numbers", code: "DTYPE",
+      what: "whole numbers",
+      code: "DTYPE",
       arguments: (_, branch, ...rest) => [numbers([3, 5, 7], () => 1, "int64"), branch, ...rest],
       message: /^add_norm: x must be float32, float64 or bfloat16, got Long$/,
     },
     {
-      what: "a branch of another dtype", code: "DTYPE",
+      what: "a branch of another dtype",
+      code: "DTYPE",
       arguments: (x, _, ...rest) => [x, numbers([3, 5, 7], () => 1, "int64"), ...rest],
       message: /^add_norm: branch must have x's dtype Double, or bfloat16 or float16 beside a float32 x, got Long$/,
     },
     {
-      what: "a result of another dtype", code: "DTYPE",
+      what: "a result of another dtype",
+      code: "DTYPE",
       arguments: (...args) => args.with(11, 6),
       message: /^add_norm: dtype must be x's dtype Double, or bfloat16 or float16 beside a float32 x, got Float$/,
     },
     {
-      what: "to drop everything", code: "CONFIG",
+      what: "to drop everything",
+      code: "CONFIG",
       arguments: (...args) => args.with(8, 1),
       message: /^add_norm: p must be at least 0 and below 1, got 1$/,
     },
     {
-      what: "dropout without a seed", code: "CONFIG",
+      what: "dropout without a seed",
+      code: "CONFIG",
       arguments: (...args) => args.with(9, null),
       message: /^add_norm: dropout needs a seed$/,
     },
     {
-      what: "seeds of unequal shares", code: "SHAPE",
-      arguments: (...args) => args.with(9, numbers([2], () => 1, "int64")),
+      what: "seeds of unequal shares",
+      code: "SHAPE",
+      arguments: (...args) =>
+        args.with(
+          9,
+          numbers([2], () => 1, "int64"),
+        ),
       message: /^add_norm: seed must have shape \(\) or \(G\), where G divides the 105 numbers of x, got \[2\]$/,
     },
     {
-      what: "a branch's bias of another width", code: "SHAPE",
+      what: "a branch's bias of another width",
+      code: "SHAPE",
       arguments: (...args) => args.with(2, numbers([6])),
       message: /^add_norm: branch_bias must have shape \(7\), got \[6\]$/,
     },
     {
-      what: "a branch's bias of another dtype", code: "DTYPE",
-      arguments: (...args) => args.with(2, numbers([7], () => 1, "int64")),
+      what: "a branch's bias of another dtype",
+      code: "DTYPE",
+      arguments: (...args) =>
+        args.with(
+          2,
+          numbers([7], () => 1, "int64"),
+        ),
       message: /^add_norm: branch_bias must have branch's dtype Double, got Long$/,
     },
     {
-      what: "a branch's bias without branch", code: "CONFIG",
+      what: "a branch's bias without branch",
+      code: "CONFIG",
       arguments: (...args) => args.with(1, null),
       message: /^add_norm: a branch_bias needs a branch$/,
     },
     {
-      what: "a sink of a branch's bias that is not there", code: "CONFIG",
+      what: "a sink of a branch's bias that is not there",
+      code: "CONFIG",
       arguments: (...args) => args.with(2, null).with(7, numbers([7])),
       message: /^add_norm: a branch_bias_sink needs a branch_bias$/,
     },
@@ -172,11 +234,13 @@ opcheck(addNorm, () => {
   const call = (...args: (Tensor | number | null)[]): Tensor[] => op(addNorm.name, ...args);
 
   it("adds the gradients of the branch's bias, weight and bias to their sinks, to what those hold", async () => {
-    const draw = new Draw(3), args = addNorm.inputs(addNorm.cases[0]!, draw);
+    const draw = new Draw(3),
+      args = addNorm.inputs(addNorm.cases[0]!, draw);
     const cotangents = [draw.numbers([3, 5, 7]), draw.numbers([3, 5, 7])];
     const sent = await gradients(call, args, cotangents);
     const held = [numbers([7], (i) => i % 3), numbers([7], (i) => i), numbers([7], (i) => 3 - i)];
-    const sinks = held.map((value) => upload(value, "float64")), [ofBranch, ofWeight, ofBias] = sinks;
+    const sinks = held.map((value) => upload(value, "float64")),
+      [ofBranch, ofWeight, ofBias] = sinks;
     const sunk = (...given: (Tensor | number | null)[]): Tensor[] =>
       call(...given.with(5, ofWeight!).with(6, ofBias!).with(7, ofBranch!));
     const then = await gradients(sunk, args, cotangents);
@@ -185,27 +249,51 @@ opcheck(addNorm, () => {
     for (const [i, sink] of sinks.entries()) {
       const grad = sent[2 + i]!.data;
       expect(then[2 + i]!.data.every((value) => value === 0)).to.be.true;
-      expect(errorOf((await download(sink)).data, held[i]!.data.map((value, d) => value + grad[d]!))).to.be.below(1e-12);
+      expect(
+        errorOf(
+          (await download(sink)).data,
+          held[i]!.data.map((value, d) => value + grad[d]!),
+        ),
+      ).to.be.below(1e-12);
       sink.dispose();
     }
   });
 
-  for (const [i, what] of [[0, "sum"], [1, "normed"]] as const) {
+  for (const [i, what] of [
+    [0, "sum"],
+    [1, "normed"],
+  ] as const) {
     it(`sends back what comes through ${what} alone`, async () => {
-      const draw = new Draw(4), args = addNorm.inputs(addNorm.cases[0]!, draw), one = draw.numbers([3, 5, 7]);
-      const alone = await gradients(call, args, [one, one].map((value, j) => j === i ? value : null));
-      const both = await gradients(call, args, [one, one].map((value, j) => j === i ? value : numbers([3, 5, 7])));
-      alone.forEach(({ data }, j) => { expect(data.every((value, k) => Math.abs(value - both[j]!.data[k]!) < 1e-14)).to.be.true; });
+      const draw = new Draw(4),
+        args = addNorm.inputs(addNorm.cases[0]!, draw),
+        one = draw.numbers([3, 5, 7]);
+      const alone = await gradients(
+        call,
+        args,
+        [one, one].map((value, j) => (j === i ? value : null)),
+      );
+      const both = await gradients(
+        call,
+        args,
+        [one, one].map((value, j) => (j === i ? value : numbers([3, 5, 7]))),
+      );
+      alone.forEach(({ data }, j) => {
+        expect(data.every((value, k) => Math.abs(value - both[j]!.data[k]!) < 1e-14)).to.be.true;
+      });
     });
   }
 
   it("takes a bfloat16 branch and its bias beside a float32 x, and gives bfloat16 rows", async () => {
-    const draw = new Draw(5), args = addNorm.inputs(addNorm.cases[4]!, draw), shape = args[0].shape;
+    const draw = new Draw(5),
+      args = addNorm.inputs(addNorm.cases[4]!, draw),
+      shape = args[0].shape;
     const narrow = [args[1]!, args[2]!].map((value) => rounded(value, "bfloat16"));
-    const uploaded = narrow.map((value) => upload(value, "bfloat16")), leaves = uploaded.map((value) => value.leaf());
+    const uploaded = narrow.map((value) => upload(value, "bfloat16")),
+      leaves = uploaded.map((value) => value.leaf());
     const mixed = (...given: (Tensor | number | null)[]): Tensor[] =>
       op(addNorm.name, ...given.with(1, leaves[0]!).with(2, leaves[1]!).slice(0, -1), "bfloat16");
-    const exact = args.with(1, narrow[0]!).with(2, narrow[1]!) as Arguments, [sum, normed] = addNorm.reference(...exact);
+    const exact = args.with(1, narrow[0]!).with(2, narrow[1]!) as Arguments,
+      [sum, normed] = addNorm.reference(...exact);
     const found = await run(mixed, args, { dtype: "float32" });
     expect(found.map(({ dtype }) => dtype)).to.deep.equal(["float32", "bfloat16"]);
     expect(errorOf(found[0]!.data, sum!.data)).to.be.below(4 * EPSILON.float32);
@@ -215,7 +303,8 @@ opcheck(addNorm, () => {
     const [gradThen] = await gradients(mixed, args, cotangents, { dtype: "float32" });
     expect(errorOf(gradThen!.data, gradX!.data)).to.be.below(EPSILON.float32);
     for (const [i, leaf] of leaves.entries()) {
-      const gradient = leaf.gradient(), { dtype, data } = await download(gradient);
+      const gradient = leaf.gradient(),
+        { dtype, data } = await download(gradient);
       expect(dtype).to.equal("bfloat16");
       expect(meanErrorOf(data, grads[i]!.data)).to.be.below(EPSILON.bfloat16 / 2);
       gradient.dispose();

@@ -13,13 +13,14 @@ using namespace cuda;
 constexpr int kMostThreads = 512;  // a row: registers must fit
 constexpr int64_t kMostWidth = kMostThreads * kPack;
 
-/// A block takes every gridDim.x-th group of `rows` rows, a thread the same four columns of them all: what it sums over the rows it
-/// holds alone, and the sums along the group's rows meet at one barrier.
+/// A block takes every gridDim.x-th group of `rows` rows, a thread the same four columns of them all: what it sums over
+/// the rows it holds alone, and the sums along the group's rows meet at one barrier.
 template <typename scalar_t, typename branch_t, typename out_t, int rows>
 __global__ void __launch_bounds__(kMostThreads) add_norm_backward_kernel(const AddNormBackwardParams p) {
   using acc_t = accumulate_t<scalar_t>;
   constexpr int sums = 2 * rows;
-  __shared__ alignas(16) acc_t of_warps[2][kMostThreads / kWarp][sums];  // by turns, so that one barrier a group is enough
+  __shared__ alignas(16)
+      acc_t of_warps[2][kMostThreads / kWarp][sums];  // by turns, so that one barrier a group is enough
   const int64_t D = p.D, d = kPack * threadIdx.x;
   const bool within = d < D, drops = p.mask.seed != nullptr;
   acc_t weight[kPack] = {}, grad_weight[kPack] = {}, grad_bias[kPack] = {}, grad_branch_bias[kPack] = {};
@@ -27,7 +28,8 @@ __global__ void __launch_bounds__(kMostThreads) add_norm_backward_kernel(const A
   DropoutShare share;
   int turn = 0;
   for (int64_t first = int64_t{blockIdx.x} * rows; first < p.N; first += int64_t{gridDim.x} * rows, turn ^= 1) {
-    acc_t z[rows][kPack] = {}, g[rows][kPack] = {}, direct[rows][kPack] = {}, mean[rows] = {}, rstd[rows] = {}, sum[sums] = {};
+    acc_t z[rows][kPack] = {}, g[rows][kPack] = {}, direct[rows][kPack] = {}, mean[rows] = {}, rstd[rows] = {},
+          sum[sums] = {};
 #pragma unroll
     for (int r = 0; r < rows; ++r) {
       const int64_t row = first + r, i = row * D + d;
@@ -91,7 +93,9 @@ __global__ void add_norm_backward_of_any_width_kernel(const AddNormBackwardParam
   const int64_t row = int64_t{blockIdx.x} * blockDim.y + threadIdx.y, D = p.D;
   if (row >= p.N) return;
   const acc_t mean = static_cast<const acc_t*>(p.mean)[row], rstd = static_cast<const acc_t*>(p.rstd)[row];
-  const auto z = [&](int64_t d) { return (convert<acc_t>(static_cast<const scalar_t*>(p.sum)[row * D + d]) - mean) * rstd; };
+  const auto z = [&](int64_t d) {
+    return (convert<acc_t>(static_cast<const scalar_t*>(p.sum)[row * D + d]) - mean) * rstd;
+  };
   const auto g = [&](int64_t d) {
     if (p.grad_normed == nullptr) return acc_t(0);
     const acc_t w = convert<acc_t>(static_cast<const scalar_t*>(p.weight)[d]);
@@ -146,9 +150,12 @@ int rows_of(int64_t N, int64_t D, Dtype dtype) {
 template <typename Body>
 void for_rows(int rows, Body&& body) {
   switch (rows) {
-    case 1: return body(std::integral_constant<int, 1>());
-    case 2: return body(std::integral_constant<int, 2>());
-    default: return body(std::integral_constant<int, 4>());
+    case 1:
+      return body(std::integral_constant<int, 1>());
+    case 2:
+      return body(std::integral_constant<int, 2>());
+    default:
+      return body(std::integral_constant<int, 4>());
   }
 }
 
@@ -167,7 +174,8 @@ void launch_add_norm_backward(const AddNormBackwardParams& p, cudaStream_t strea
     using out_t = typename decltype(out_type)::type;
     const auto fits = [&](auto* pointer) { return fits_packs<kPack>(pointer, p.D); };
     const bool packed = p.D <= kMostWidth && p.mask.in_fours() && fits(static_cast<const scalar_t*>(p.sum)) &&
-                        fits(static_cast<const scalar_t*>(p.grad_sum)) && fits(static_cast<const out_t*>(p.grad_normed)) &&
+                        fits(static_cast<const scalar_t*>(p.grad_sum)) &&
+                        fits(static_cast<const out_t*>(p.grad_normed)) &&
                         fits(static_cast<const scalar_t*>(p.weight)) && fits(static_cast<const scalar_t*>(p.grad_x)) &&
                         fits(static_cast<const branch_t*>(p.grad_branch));
     if (packed) {

@@ -19,8 +19,9 @@ using cuda::dtype_of;
 using Optional = std::optional<Tensor>;
 
 std::tuple<Tensor, Tensor, Tensor, Tensor> forward_cuda(const Tensor& x_in, const Optional& branch_in,
-                                                        const Optional& branch_bias_in, const Tensor& weight_in, const Tensor& bias_in,
-                                                        double p, const Optional& seed_in, int64_t site, ScalarType dtype) {
+                                                        const Optional& branch_bias_in, const Tensor& weight_in,
+                                                        const Tensor& bias_in, double p, const Optional& seed_in,
+                                                        int64_t site, ScalarType dtype) {
   const c10::cuda::CUDAGuard device(x_in.device());
   const auto x = x_in.contiguous(), weight = weight_in.contiguous(), bias = bias_in.contiguous();
   const auto branch = given(branch_in) ? branch_in->contiguous() : Tensor();
@@ -56,9 +57,10 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> forward_cuda(const Tensor& x_in, cons
 }
 
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> backward_cuda(
-    const Optional& grad_sum_in, const Optional& grad_normed_in, const Tensor& sum_in, const Tensor& mean, const Tensor& rstd,
-    const Tensor& weight_in, const Optional& weight_sink, const Optional& bias_sink, const Optional& branch_bias_sink, double p,
-    const Optional& seed_in, int64_t site, ScalarType branch_dtype, bool with_branch, bool with_branch_bias) {
+    const Optional& grad_sum_in, const Optional& grad_normed_in, const Tensor& sum_in, const Tensor& mean,
+    const Tensor& rstd, const Tensor& weight_in, const Optional& weight_sink, const Optional& bias_sink,
+    const Optional& branch_bias_sink, double p, const Optional& seed_in, int64_t site, ScalarType branch_dtype,
+    bool with_branch, bool with_branch_bias) {
   const c10::cuda::CUDAGuard device(sum_in.device());
   const auto sum = sum_in.contiguous(), weight = weight_in.contiguous(), seed = cuda::contiguous_seed(p, seed_in);
   const auto grad_sum = given(grad_sum_in) ? grad_sum_in->contiguous() : Tensor();
@@ -74,7 +76,9 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> backward_cuda(
     AddNormBackwardParams params{};
     params.x_dtype = dtype_of(sum);
     // Where a dtype is free, for there is no such tensor, it is one that goes with the others.
-    params.dtype = dtype_of(grad_normed.defined() ? grad_normed.scalar_type() : with_branch ? branch_dtype : sum.scalar_type());
+    params.dtype = dtype_of(grad_normed.defined() ? grad_normed.scalar_type()
+                            : with_branch         ? branch_dtype
+                                                  : sum.scalar_type());
     params.branch_dtype = with_branch ? dtype_of(branch_dtype) : params.dtype;
     const auto partials = at::empty({add_norm_shares(N, D, params.x_dtype), with_branch_bias ? 3 : 2, D}, wide);
     params.grad_sum = grad_sum.defined() ? grad_sum.const_data_ptr() : nullptr;
@@ -94,7 +98,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> backward_cuda(
     C10_CUDA_KERNEL_LAUNCH_CHECK();
     cuda::sum_columns(partials, {&of_weight, &of_bias, &of_branch_bias});
   }
-  return {grad_x, grad_branch, of_weight.result(weight.options()), of_bias.result(weight.options()), of_branch_bias.result(branch_options)};
+  return {grad_x, grad_branch, of_weight.result(weight.options()), of_bias.result(weight.options()),
+          of_branch_bias.result(branch_options)};
 }
 
 }  // namespace

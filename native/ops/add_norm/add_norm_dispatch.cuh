@@ -1,5 +1,6 @@
-// How add_norm's kernels share rows, and are picked. Where a row is a multiple of four numbers and not too wide, lanes hold packs of it
-// in registers, and each input is read once; other rows go through the kernels "of any width", an element a lane at a time.
+// How add_norm's kernels share rows, and are picked. Where a row is a multiple of four numbers and not too wide, lanes
+// hold packs of it in registers, and each input is read once; other rows go through the kernels "of any width", an
+// element a lane at a time.
 #pragma once
 #include <type_traits>
 
@@ -23,10 +24,14 @@ inline int packs_of(int64_t D, cuda::Dtype dtype) {
 template <typename Body>
 void for_packs(int packs, Body&& body) {
   switch (packs) {
-    case 1: return body(std::integral_constant<int, 1>());
-    case 2: return body(std::integral_constant<int, 2>());
-    case 4: return body(std::integral_constant<int, 4>());
-    default: return body(std::integral_constant<int, 8>());
+    case 1:
+      return body(std::integral_constant<int, 1>());
+    case 2:
+      return body(std::integral_constant<int, 2>());
+    case 4:
+      return body(std::integral_constant<int, 4>());
+    default:
+      return body(std::integral_constant<int, 8>());
   }
 }
 

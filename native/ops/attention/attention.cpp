@@ -8,7 +8,8 @@
 #include "ops/attention/long_attention.h"
 
 // Saved for backward: q, k, v and the weights p (B H, N, M). With g = dL/dy:
-//   dL/dv = p^T g      dL/ds = p (g v^T - rowsum(p g v^T))      dL/dq = dL/ds k / sqrt(E)      dL/dk = dL/ds^T q / sqrt(E)
+//   dL/dv = p^T g      dL/ds = p (g v^T - rowsum(p g v^T))      dL/dq = dL/ds k / sqrt(E)      dL/dk = dL/ds^T q /
+//   sqrt(E)
 namespace memformer::ops {
 namespace {
 
@@ -16,7 +17,8 @@ using at::Tensor;
 using Optional = std::optional<Tensor>;
 constexpr const char* kOp = "attention";
 
-void check(const Tensor& q, const Tensor& k, const Tensor& v, const Optional& mask, bool causal, const Optional& lengths) {
+void check(const Tensor& q, const Tensor& k, const Tensor& v, const Optional& mask, bool causal,
+           const Optional& lengths) {
   require_floating(kOp, "q", q);
   require_shape(kOp, "q", q, {-1, -1, -1, -1});
   const int64_t B = q.size(0), H = q.size(1), N = q.size(2), E = q.size(3);
@@ -32,8 +34,9 @@ bool is_fused(const Tensor& q, const Tensor& k) { return attention_is_fused(q, q
 
 /// Whether the operators below are the better way; else LibTorch's fused attention is.
 bool is_short(const Tensor& q, const Tensor& k) {
-  // Beyond, the weights that are held outgrow the other activations, and the fused kernel's products are worth starting. On a GPU its
-  // kernels for two bytes are exact and fast at every length; that for float32 misses twice plain code's error.
+  // Beyond, the weights that are held outgrow the other activations, and the fused kernel's products are worth
+  // starting. On a GPU its kernels for two bytes are exact and fast at every length; that for float32 misses twice
+  // plain code's error.
   constexpr int64_t kShort = 128 * 128;
   const bool two_bytes = q.scalar_type() == at::kBFloat16 || q.scalar_type() == at::kHalf;
   return is_fused(q, k) || (q.size(2) * k.size(2) <= kShort && !(q.is_cuda() && two_bytes));
@@ -42,34 +45,40 @@ bool is_short(const Tensor& q, const Tensor& k) {
 /// (B, H, N, E) -> (B H, N, E)
 Tensor flat(const Tensor& x) { return x.reshape({x.size(0) * x.size(1), x.size(2), x.size(3)}); }
 
-std::tuple<Tensor, Tensor> composed_forward(const Tensor& q, const Tensor& k, const Tensor& v, const Optional& mask, bool causal, const Optional& lengths) {
+std::tuple<Tensor, Tensor> composed_forward(const Tensor& q, const Tensor& k, const Tensor& v, const Optional& mask,
+                                            bool causal, const Optional& lengths) {
   const double scale = 1.0 / std::sqrt(static_cast<double>(q.size(3)));
   const int64_t N = q.size(2), M = k.size(2);
   auto scores = at::bmm(flat(q), flat(k).transpose(1, 2)).mul_(scale);  // (B H, N, M)
   Tensor hidden;
-  if (const auto seen = mask_of(mask, causal, lengths, M); given(seen)) hidden = seen->logical_not();
-  else if (causal) hidden = at::ones({1, 1, N, M}, q.options().dtype(at::kBool)).triu_(1);
-  if (hidden.defined()) scores.view({q.size(0), q.size(1), N, M}).masked_fill_(hidden, -std::numeric_limits<double>::infinity());
+  if (const auto seen = mask_of(mask, causal, lengths, M); given(seen))
+    hidden = seen->logical_not();
+  else if (causal)
+    hidden = at::ones({1, 1, N, M}, q.options().dtype(at::kBool)).triu_(1);
+  if (hidden.defined())
+    scores.view({q.size(0), q.size(1), N, M}).masked_fill_(hidden, -std::numeric_limits<double>::infinity());
   const auto weights = at::softmax(scores, -1);
   return {at::bmm(weights, flat(v)).view(q.sizes()), weights};
 }
 
-std::tuple<Tensor, Tensor, Tensor> composed_backward(const Tensor& grad, const Tensor& q, const Tensor& k, const Tensor& v,
-                                                     const Tensor& weights) {
+std::tuple<Tensor, Tensor, Tensor> composed_backward(const Tensor& grad, const Tensor& q, const Tensor& k,
+                                                     const Tensor& v, const Tensor& weights) {
   const double scale = 1.0 / std::sqrt(static_cast<double>(q.size(3)));
   const auto g = flat(grad);
   const auto grad_v = at::bmm(weights.transpose(1, 2), g);
   const auto grad_weights = at::bmm(g, flat(v).transpose(1, 2));
   const auto grad_scores = at::_softmax_backward_data(grad_weights, weights, -1, weights.scalar_type()).mul_(scale);
-  return {at::bmm(grad_scores, flat(k)).view(q.sizes()), at::bmm(grad_scores.transpose(1, 2), flat(q)).view(k.sizes()), grad_v.view(v.sizes())};
+  return {at::bmm(grad_scores, flat(k)).view(q.sizes()), at::bmm(grad_scores.transpose(1, 2), flat(q)).view(k.sizes()),
+          grad_v.view(v.sizes())};
 }
 
 using Fused = Tensor(const Tensor&, const Tensor&, const Tensor&, const Optional&, bool, const Optional&);
-using FusedBackward = std::tuple<Tensor, Tensor, Tensor>(const Tensor&, const Tensor&, const Tensor&, const Tensor&, const Optional&, bool,
-                                                         const Optional&);
+using FusedBackward = std::tuple<Tensor, Tensor, Tensor>(const Tensor&, const Tensor&, const Tensor&, const Tensor&,
+                                                         const Optional&, bool, const Optional&);
 
 /// y, and the weights unless the kernel has done it.
-std::tuple<Tensor, Tensor> attend(const Tensor& q, const Tensor& k, const Tensor& v, const Optional& mask, bool causal, const Optional& lengths) {
+std::tuple<Tensor, Tensor> attend(const Tensor& q, const Tensor& k, const Tensor& v, const Optional& mask, bool causal,
+                                  const Optional& lengths) {
   static const auto composed = find_op<decltype(composed_forward)>("memformer::attention_forward");
   if (!is_fused(q, k)) return composed.call(q, k, v, mask, causal, lengths);
   static const auto fused = find_op<Fused>("memformer::attention_fused");
@@ -78,8 +87,8 @@ std::tuple<Tensor, Tensor> attend(const Tensor& q, const Tensor& k, const Tensor
 
 class Attention : public torch::autograd::Function<Attention> {
  public:
-  static Tensor forward(torch::autograd::AutogradContext* context, const Tensor& q, const Tensor& k, const Tensor& v, const Optional& mask,
-                        bool causal, const Optional& lengths) {
+  static Tensor forward(torch::autograd::AutogradContext* context, const Tensor& q, const Tensor& k, const Tensor& v,
+                        const Optional& mask, bool causal, const Optional& lengths) {
     at::AutoDispatchBelowADInplaceOrView below;
     auto [y, weights] = attend(q, k, v, mask, causal, lengths);
     context->save_for_backward({q, k, v, mask.value_or(Tensor()), weights, lengths.value_or(Tensor())});
@@ -87,35 +96,41 @@ class Attention : public torch::autograd::Function<Attention> {
     return y;
   }
 
-  static torch::autograd::variable_list backward(torch::autograd::AutogradContext* context, torch::autograd::variable_list grads) {
+  static torch::autograd::variable_list backward(torch::autograd::AutogradContext* context,
+                                                 torch::autograd::variable_list grads) {
     static const auto composed = find_op<decltype(composed_backward)>("memformer::attention_backward");
     static const auto fused = find_op<FusedBackward>("memformer::attention_fused_backward");
     const auto saved = context->get_saved_variables();
     const auto &q = saved[0], &k = saved[1], &v = saved[2], &weights = saved[4];
     const auto optional = [&](size_t i) { return saved[i].defined() ? Optional(saved[i]) : std::nullopt; };
-    auto [grad_q, grad_k, grad_v] = weights.defined()
-                                        ? composed.call(grads[0], q, k, v, weights)
-                                        : fused.call(grads[0], q, k, v, optional(3), context->saved_data["causal"].toBool(), optional(5));
+    auto [grad_q, grad_k, grad_v] = weights.defined() ? composed.call(grads[0], q, k, v, weights)
+                                                      : fused.call(grads[0], q, k, v, optional(3),
+                                                                   context->saved_data["causal"].toBool(), optional(5));
     return {grad_q, grad_k, grad_v, {}, {}, {}};
   }
 };
 
-Tensor fused_by_libtorch(const Tensor& q, const Tensor& k, const Tensor& v, const Optional& mask, bool causal, const Optional& lengths) {
+Tensor fused_by_libtorch(const Tensor& q, const Tensor& k, const Tensor& v, const Optional& mask, bool causal,
+                         const Optional& lengths) {
   const auto seen = mask_of(mask, causal, lengths, k.size(2));
   return at::scaled_dot_product_attention(q, k, v, seen, 0.0, causal && !given(seen));
 }
 
-Tensor with_gradient(const Tensor& q, const Tensor& k, const Tensor& v, const Optional& mask, bool causal, const Optional& lengths) {
+Tensor with_gradient(const Tensor& q, const Tensor& k, const Tensor& v, const Optional& mask, bool causal,
+                     const Optional& lengths) {
   check(q, k, v, mask, causal, lengths);
   if (is_short(q, k)) return Attention::apply(q, k, v, mask, causal, lengths);
   const bool sends_back = at::GradMode::is_enabled() && (q.requires_grad() || k.requires_grad() || v.requires_grad());
   const bool masked = causal || given(mask) || given(lengths);
-  return sends_back && !masked && long_attention_fits(q, k) ? long_attention(q, k, v) : fused_by_libtorch(q, k, v, mask, causal, lengths);
+  return sends_back && !masked && long_attention_fits(q, k) ? long_attention(q, k, v)
+                                                            : fused_by_libtorch(q, k, v, mask, causal, lengths);
 }
 
-Tensor without_gradient(const Tensor& q, const Tensor& k, const Tensor& v, const Optional& mask, bool causal, const Optional& lengths) {
+Tensor without_gradient(const Tensor& q, const Tensor& k, const Tensor& v, const Optional& mask, bool causal,
+                        const Optional& lengths) {
   check(q, k, v, mask, causal, lengths);
-  return is_short(q, k) ? std::get<0>(attend(q, k, v, mask, causal, lengths)) : fused_by_libtorch(q, k, v, mask, causal, lengths);
+  return is_short(q, k) ? std::get<0>(attend(q, k, v, mask, causal, lengths))
+                        : fused_by_libtorch(q, k, v, mask, causal, lengths);
 }
 
 }  // namespace
@@ -128,15 +143,19 @@ bool attention_is_fused(const Tensor& x, int64_t N, int64_t M, int64_t E) {
   return attention_block_bytes(rows, static_cast<int>(E)) <= cuda()->block_memory(x.device().index());
 }
 
-Tensor attention(const Tensor& q, const Tensor& k, const Tensor& v, const Optional& mask, bool causal, const Optional& lengths) {
+Tensor attention(const Tensor& q, const Tensor& k, const Tensor& v, const Optional& mask, bool causal,
+                 const Optional& lengths) {
   static const auto op = find_op<decltype(attention)>("memformer::attention");
   return op.call(q, k, v, mask, causal, lengths);
 }
 
 TORCH_LIBRARY_FRAGMENT(memformer, library) {
   library.def("attention(Tensor q, Tensor k, Tensor v, Tensor? mask, bool causal, Tensor? lengths=None) -> Tensor");
-  library.def("attention_forward(Tensor q, Tensor k, Tensor v, Tensor? mask, bool causal, Tensor? lengths) -> (Tensor y, Tensor weights)");
-  library.def("attention_backward(Tensor grad, Tensor q, Tensor k, Tensor v, Tensor weights) -> (Tensor, Tensor, Tensor)");
+  library.def(
+      "attention_forward(Tensor q, Tensor k, Tensor v, Tensor? mask, bool causal, Tensor? lengths) -> (Tensor y, "
+      "Tensor weights)");
+  library.def(
+      "attention_backward(Tensor grad, Tensor q, Tensor k, Tensor v, Tensor weights) -> (Tensor, Tensor, Tensor)");
   library.def("attention_fused(Tensor q, Tensor k, Tensor v, Tensor? mask, bool causal, Tensor? lengths) -> Tensor");
   library.def(
       "attention_fused_backward(Tensor grad, Tensor q, Tensor k, Tensor v, Tensor? mask, bool causal, Tensor? lengths)"

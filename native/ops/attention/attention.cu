@@ -4,7 +4,8 @@ namespace memformer::ops {
 namespace {
 
 template <typename Block>
-__global__ void __launch_bounds__(Block::kThreads, 256 / Block::kThreads * 2) attention_forward_kernel(const AttentionParams p) {
+__global__ void __launch_bounds__(Block::kThreads, 256 / Block::kThreads * 2)
+    attention_forward_kernel(const AttentionParams p) {
   using Heads = typename Block::Heads;
   using T = typename Block::T;
   constexpr int E = Block::E;
@@ -23,7 +24,8 @@ __global__ void __launch_bounds__(Block::kThreads, 256 / Block::kThreads * 2) at
   Block::exponentials(s, factor, p, b, row, keys, seen);
   Block::for_keys(keys, [&](int block) {
     const auto &left = s[2 * block], &right = s[2 * block + 1];
-    const uint32_t weights[4] = {pair<T>(left[0], left[1]), pair<T>(left[2], left[3]), pair<T>(right[0], right[1]), pair<T>(right[2], right[3])};
+    const uint32_t weights[4] = {pair<T>(left[0], left[1]), pair<T>(left[2], left[3]), pair<T>(right[0], right[1]),
+                                 pair<T>(right[2], right[3])};
     Block::mix(y, weights, v, block);
   });
 #pragma unroll
@@ -43,7 +45,8 @@ void launch_attention_forward(const AttentionParams& params, cudaStream_t stream
   if (params.B * params.H * params.N == 0) return;
   for_attention_block(params, [&](auto block) {
     using Block = decltype(block);
-    launch_attention_block(attention_forward_kernel<Block>, Block::kThreads, 3 * Block::kHeadsBytes, params, params, stream);
+    launch_attention_block(attention_forward_kernel<Block>, Block::kThreads, 3 * Block::kHeadsBytes, params, params,
+                           stream);
   });
 }
 

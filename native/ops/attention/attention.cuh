@@ -1,5 +1,7 @@
-// The contract of attention's kernels over short segments: a block takes one head of one row, all of it in shared memory.
-//   y = softmax(q k^T / sqrt(E), over the keys that are seen) v      q, k turned by their position first where there are angles
+// The contract of attention's kernels over short segments: a block takes one head of one row, all of it in shared
+// memory.
+//   y = softmax(q k^T / sqrt(E), over the keys that are seen) v      q, k turned by their position first where there
+//   are angles
 // Nothing is kept for backward, which computes the weights anew.
 #pragma once
 #include <cuda_runtime_api.h>
@@ -24,11 +26,11 @@ struct AttentionParams {
   const bool* mask;  ///< (b, query, key) with these strides, that of keys 1: true where seen; null: all are
   int64_t mask_b, mask_query;
   const int* lengths;  ///< (B): keys of row b that are seen, its first; at least one is. null: all are
-  AttentionHeads y;  ///< written by forward
-  int B, H, N, M, E;  ///< N, M in 1 .. 128, E 32 or 64
-  bool causal;  ///< keys after the query are not seen
-  float scale;  ///< 1 / sqrt(E)
-  cuda::Dtype dtype;  ///< bf16 or f16
+  AttentionHeads y;    ///< written by forward
+  int B, H, N, M, E;   ///< N, M in 1 .. 128, E 32 or 64
+  bool causal;         ///< keys after the query are not seen
+  float scale;         ///< 1 / sqrt(E)
+  cuda::Dtype dtype;   ///< bf16 or f16
 };
 
 struct AttentionBackwardParams {

@@ -1,14 +1,16 @@
 #include "ops/attention/attention_block.cuh"
 
-// With g = dL/dy, p the weights:   dL/dv = p^T g      ds = p (g v^T - rowsum(p g v^T))      dL/dq = ds k / sqrt(E)      dL/dk = ds^T q / sqrt(E)
+// With g = dL/dy, p the weights:   dL/dv = p^T g      ds = p (g v^T - rowsum(p g v^T))      dL/dq = ds k / sqrt(E)
+// dL/dk = ds^T q / sqrt(E)
 namespace memformer::ops {
 namespace {
 
-/// c (16 keys from `row`, E) = (weights of all queries)^T x. Causal: queries before the keys have no weight. Keys from `seen` on have none
-/// of any query, and their columns may not have been written.
+/// c (16 keys from `row`, E) = (weights of all queries)^T x. Causal: queries before the keys have no weight. Keys from
+/// `seen` on have none of any query, and their columns may not have been written.
 template <typename Block>
 __device__ __forceinline__ void sum_over_queries(float (&c)[Block::E / 8][4], const typename Block::Weights& weights,
-                                                 const typename Block::Heads& x, const AttentionParams& p, int row, int seen) {
+                                                 const typename Block::Heads& x, const AttentionParams& p, int row,
+                                                 int seen) {
 #pragma unroll
   for (int j = 0; j < Block::E / 8; ++j) c[j][0] = c[j][1] = c[j][2] = c[j][3] = 0.0f;
   if (row >= seen) return;
@@ -61,10 +63,11 @@ __device__ __forceinline__ void sum_rows(const typename Block::Heads& x, int row
   *reinterpret_cast<float2*>(sums + e) = sum;
 }
 
-/// The weights and then ds lie in one (rows, rows) matrix: two would leave a multiprocessor one block. For the same reason the gradients
-/// leave through the tiles whose contents have been read.
+/// The weights and then ds lie in one (rows, rows) matrix: two would leave a multiprocessor one block. For the same
+/// reason the gradients leave through the tiles whose contents have been read.
 template <typename Block>
-__global__ void __launch_bounds__(Block::kThreads, 256 / Block::kThreads * 2) attention_backward_kernel(const AttentionBackwardParams params) {
+__global__ void __launch_bounds__(Block::kThreads, 256 / Block::kThreads * 2)
+    attention_backward_kernel(const AttentionBackwardParams params) {
   using Heads = typename Block::Heads;
   using T = typename Block::T;
   constexpr int E = Block::E, kRows = Block::kRows;
@@ -116,16 +119,17 @@ __global__ void __launch_bounds__(Block::kThreads, 256 / Block::kThreads * 2) at
       for (int i = 0; i < 4; ++i) {
         const float2 weight = unpair<T>(*place(block, i));
         const auto& pairs = s[2 * block + i / 2];
-        ds[block][i] = pair<T>(weight.x * (pairs[i % 2 * 2] - delta[i % 2]), weight.y * (pairs[i % 2 * 2 + 1] - delta[i % 2]));
+        ds[block][i] =
+            pair<T>(weight.x * (pairs[i % 2 * 2] - delta[i % 2]), weight.y * (pairs[i % 2 * 2 + 1] - delta[i % 2]));
       }
       Block::mix(c, ds[block], k, block);
     });
     turn_back<Block>(c, p, row, p.N);
   }
-  __syncthreads();  // the values have been read, all weights are there
+  __syncthreads();                       // the values have been read, all weights are there
   if (row < p.N) Block::put(v, row, c);  // dL/dq, over the values
   if (row < p.M) sum_over_queries<Block>(c, weights, grad, p, row, seen);
-  __syncthreads();  // weights and gradient have been read
+  __syncthreads();                          // weights and gradient have been read
   if (row < p.M) Block::put(grad, row, c);  // dL/dv, over the gradient
   if (row < p.N) {
     Block::for_keys(keys, [&](int block) {
@@ -144,7 +148,7 @@ __global__ void __launch_bounds__(Block::kThreads, 256 / Block::kThreads * 2) at
   Block::save(k, params.grad_k, b, h, row, p.M);
   Block::save(grad, params.grad_v, b, h, row, p.M);
   if (params.partials == nullptr) return;
-  __syncthreads();  // ds has been read
+  __syncthreads();                                      // ds has been read
   auto* sums = reinterpret_cast<float*>(weights.data);  // (warps, 3, E)
   sum_rows<Block>(v, row, sums + (3 * warp + 0) * E);
   sum_rows<Block>(k, row, sums + (3 * warp + 1) * E);
@@ -165,7 +169,8 @@ void launch_attention_backward(const AttentionBackwardParams& params, cudaStream
   if (p.B * p.H == 0) return;
   for_attention_block(p, [&](auto block) {
     using Block = decltype(block);
-    launch_attention_block(attention_backward_kernel<Block>, Block::kThreads, 4 * Block::kHeadsBytes + Block::kWeightsBytes, p, params, stream);
+    launch_attention_block(attention_backward_kernel<Block>, Block::kThreads,
+                           4 * Block::kHeadsBytes + Block::kWeightsBytes, p, params, stream);
   });
 }
 

@@ -1,6 +1,6 @@
 // What both directions of attention share: a head's tiles on their way into shared memory and back, its weights.
-// Everything of a block is asked for at once, and the loops over keys have one branch: a kernel of 128 tokens is over in microseconds,
-// and would spend them waiting.
+// Everything of a block is asked for at once, and the loops over keys have one branch: a kernel of 128 tokens is over
+// in microseconds, and would spend them waiting.
 #pragma once
 #include "core/cuda/mma.cuh"
 #include "ops/attention/attention.cuh"
@@ -20,7 +20,8 @@ struct AttentionBlock {
   static constexpr int kHeadsBytes = rows * (E + 8) * 2, kWeightsBytes = rows * (rows + 8) * 2;
   static_assert(4 * kHeadsBytes + kWeightsBytes == attention_block_bytes(rows, E));
 
-  /// A thread brings, and prepares, eight numbers of a head's first half and those that they are paired with, of kTurns rows.
+  /// A thread brings, and prepares, eight numbers of a head's first half and those that they are paired with, of kTurns
+  /// rows.
   static constexpr int kTurns = E / 32;
   static __device__ __forceinline__ int row_of(int turn) { return threadIdx.x / (E / 16) + turn * kThreads / (E / 16); }
   static __device__ __forceinline__ int column_of() { return threadIdx.x % (E / 16) * 8; }
@@ -38,7 +39,8 @@ struct AttentionBlock {
   }
 
   /// q, k, v of head h of row b, with the bias and turned by their position. A barrier has to follow.
-  static __device__ __forceinline__ void load(const Heads& q, const Heads& k, const Heads& v, const AttentionParams& p, int b, int h) {
+  static __device__ __forceinline__ void load(const Heads& q, const Heads& k, const Heads& v, const AttentionParams& p,
+                                              int b, int h) {
     fetch(q, p.q, b, h, p.N);
     fetch(k, p.k, b, h, p.M);
     fetch(v, p.v, b, h, p.M);
@@ -74,8 +76,9 @@ struct AttentionBlock {
 
   /// The thread's numbers of row t: the bias added, turned, rounded once.
   template <bool turns>
-  static __device__ __forceinline__ void prepare(const Heads& heads, int t, const Pack<T, 8>& low, const Pack<T, 8>& high, const float (&cos)[8],
-                                                 const float (&sin)[8], const AttentionParams& p) {
+  static __device__ __forceinline__ void prepare(const Heads& heads, int t, const Pack<T, 8>& low,
+                                                 const Pack<T, 8>& high, const float (&cos)[8], const float (&sin)[8],
+                                                 const AttentionParams& p) {
     float x[8], y[8];
     cuda::load(heads.at(t, column_of()), x);
     cuda::load(heads.at(t, column_of() + E / 2), y);
@@ -103,7 +106,8 @@ struct AttentionBlock {
   }
 
   /// The warp's 16 rows from `row`, of which there are `count` in all, to memory.
-  static __device__ __forceinline__ void save(const Heads& from, const AttentionHeads& to, int b, int h, int row, int count) {
+  static __device__ __forceinline__ void save(const Heads& from, const AttentionHeads& to, int b, int h, int row,
+                                              int count) {
     auto* data = static_cast<T*>(to.data) + b * to.b + h * to.h;
 #pragma unroll
     for (int i = 0; i < 16 * E / 8; i += kWarp) {
@@ -118,7 +122,9 @@ struct AttentionBlock {
   }
 
   /// How many of `seen` keys the warp's queries from `row` may see: none beyond.
-  static __device__ __forceinline__ int keys_of(const AttentionParams& p, int row, int seen) { return p.causal ? min(seen, row + 16) : seen; }
+  static __device__ __forceinline__ int keys_of(const AttentionParams& p, int row, int seen) {
+    return p.causal ? min(seen, row + 16) : seen;
+  }
 
   /// Calls body(block) for every 16 keys, the second half of them only if there are that many.
   template <typename Body>
@@ -131,7 +137,8 @@ struct AttentionBlock {
   }
 
   /// c = (16 queries of a) times the keys, transposed.
-  static __device__ __forceinline__ void product(float (&c)[rows / 8][4], const Heads& a, const Heads& b, int row, int keys) {
+  static __device__ __forceinline__ void product(float (&c)[rows / 8][4], const Heads& a, const Heads& b, int row,
+                                                 int keys) {
     uint32_t of_row[kSteps][4];
 #pragma unroll
     for (int step = 0; step < kSteps; ++step) a.load_a(of_row[step], row, 16 * step);
@@ -149,7 +156,8 @@ struct AttentionBlock {
   }
 
   /// c += (16 rows of weights, by blocks of 16 keys) times x.
-  static __device__ __forceinline__ void mix(float (&c)[E / 8][4], const uint32_t (&weights)[4], const Heads& x, int block) {
+  static __device__ __forceinline__ void mix(float (&c)[E / 8][4], const uint32_t (&weights)[4], const Heads& x,
+                                             int block) {
 #pragma unroll
     for (int step = 0; step < kSteps; ++step) {
       uint32_t of_x[4];
@@ -159,9 +167,10 @@ struct AttentionBlock {
     }
   }
 
-  /// Scores to exp(score - the row's largest), 0 for keys not seen; to `factor` what makes the lane's two rows (g, g + 8) sum to 1.
-  static __device__ __forceinline__ void exponentials(float (&s)[rows / 8][4], float (&factor)[2], const AttentionParams& p, int b, int row,
-                                                      int keys, int seen) {
+  /// Scores to exp(score - the row's largest), 0 for keys not seen; to `factor` what makes the lane's two rows (g, g +
+  /// 8) sum to 1.
+  static __device__ __forceinline__ void exponentials(float (&s)[rows / 8][4], float (&factor)[2],
+                                                      const AttentionParams& p, int b, int row, int keys, int seen) {
     const int lane = threadIdx.x % kWarp, g = lane / 4, t = lane % 4;
     const float scale = p.scale * kLog2E;
     float most[2] = {-INFINITY, -INFINITY}, sum[2] = {};
@@ -200,7 +209,8 @@ struct AttentionBlock {
   }
 
   /// Scores behind the mask to minus infinity.
-  static __device__ __forceinline__ void hide(float (&s)[rows / 8][4], const AttentionParams& p, int b, int row, int keys) {
+  static __device__ __forceinline__ void hide(float (&s)[rows / 8][4], const AttentionParams& p, int b, int row,
+                                              int keys) {
     const int lane = threadIdx.x % kWarp, g = lane / 4, t = lane % 4;
     const bool* mask = p.mask + b * p.mask_b;
     for_keys(keys, [&](int block) {
@@ -216,7 +226,8 @@ struct AttentionBlock {
   }
 };
 
-/// Calls `body(AttentionBlock<...>())` with the smallest block that a head fits in; E is 32 or 64, N and M are at most 128.
+/// Calls `body(AttentionBlock<...>())` with the smallest block that a head fits in; E is 32 or 64, N and M are at most
+/// 128.
 template <typename Body>
 void for_attention_block(const AttentionParams& p, Body&& body) {
   const auto of = [&](auto type) {
@@ -225,13 +236,16 @@ void for_attention_block(const AttentionParams& p, Body&& body) {
     if (p.E == 32) return few ? body(AttentionBlock<T, 32, 64>()) : body(AttentionBlock<T, 32, 128>());
     return few ? body(AttentionBlock<T, 64, 64>()) : body(AttentionBlock<T, 64, 128>());
   };
-  if (p.dtype == Dtype::f16) of(Type<__half>());
-  else of(Type<__nv_bfloat16>());
+  if (p.dtype == Dtype::f16)
+    of(Type<__half>());
+  else
+    of(Type<__nv_bfloat16>());
 }
 
 /// A launch with more shared memory than a kernel gets unasked.
 template <typename Kernel, typename Params>
-void launch_attention_block(Kernel* kernel, int threads, int bytes, const AttentionParams& p, const Params& params, cudaStream_t stream) {
+void launch_attention_block(Kernel* kernel, int threads, int bytes, const AttentionParams& p, const Params& params,
+                            cudaStream_t stream) {
   if (cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes) != cudaSuccess) return;
   kernel<<<static_cast<unsigned>(p.B) * p.H, threads, bytes, stream>>>(params);
 }

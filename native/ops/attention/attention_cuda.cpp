@@ -19,7 +19,8 @@ using Optional = std::optional<Tensor>;
 using cuda::packed;
 
 /// All but y. The tensors have to outlive the launch.
-AttentionParams params_of(const Tensor& q, const Tensor& k, const Tensor& v, const Optional& mask, bool causal, const Optional& lengths) {
+AttentionParams params_of(const Tensor& q, const Tensor& k, const Tensor& v, const Optional& mask, bool causal,
+                          const Optional& lengths) {
   AttentionParams params{};
   params.q = attention_heads(q);
   params.k = attention_heads(k);
@@ -44,7 +45,7 @@ AttentionParams params_of(const Tensor& q, const Tensor& k, const Tensor& v, con
 Optional contiguous(const Optional& x) { return given(x) ? Optional(x->contiguous()) : std::nullopt; }
 
 Tensor forward_cuda(const Tensor& q_in, const Tensor& k_in, const Tensor& v_in, const Optional& mask_in, bool causal,
-    const Optional& lengths_in) {
+                    const Optional& lengths_in) {
   const c10::cuda::CUDAGuard device(q_in.device());
   const auto q = readable(q_in), k = readable(k_in), v = readable(v_in), y = by_token(q);
   const auto mask = contiguous(mask_in), lengths = contiguous(lengths_in);
@@ -55,35 +56,37 @@ Tensor forward_cuda(const Tensor& q_in, const Tensor& k_in, const Tensor& v_in, 
   return y;
 }
 
-std::tuple<Tensor, Tensor, Tensor> backward_cuda(const Tensor& grad_in, const Tensor& q_in, const Tensor& k_in, const Tensor& v_in,
-                                                 const Optional& mask_in, bool causal,
-    const Optional& lengths_in) {
+std::tuple<Tensor, Tensor, Tensor> backward_cuda(const Tensor& grad_in, const Tensor& q_in, const Tensor& k_in,
+                                                 const Tensor& v_in, const Optional& mask_in, bool causal,
+                                                 const Optional& lengths_in) {
   const c10::cuda::CUDAGuard device(q_in.device());
   const auto q = readable(q_in), k = readable(k_in), v = readable(v_in), grad = readable(grad_in);
   const auto grad_q = by_token(q);
   const auto [grad_k, grad_v] = by_token(k_in, v_in);
   const auto mask = contiguous(mask_in), lengths = contiguous(lengths_in);
-  launch_attention_backward({params_of(q, k, v, mask, causal, lengths), attention_heads(grad), attention_heads(grad_q), attention_heads(grad_k),
-                             attention_heads(grad_v), nullptr},
+  launch_attention_backward({params_of(q, k, v, mask, causal, lengths), attention_heads(grad), attention_heads(grad_q),
+                             attention_heads(grad_k), attention_heads(grad_v), nullptr},
                             c10::cuda::getCurrentCUDAStream());
   C10_CUDA_KERNEL_LAUNCH_CHECK();
   return {grad_q, grad_k, grad_v};
 }
 
 /// Of the three parts of qkv (B, T, 3 D).
-AttentionParams rotary_params_of(const Tensor& qkv, const Tensor& bias, const Tensor& cos, const Tensor& sin, const Optional& mask, bool causal,
-                                 int64_t heads, const Optional& lengths) {
-  auto params = params_of(part_of(qkv, 0, heads), part_of(qkv, 1, heads), part_of(qkv, 2, heads), mask, causal, lengths);
+AttentionParams rotary_params_of(const Tensor& qkv, const Tensor& bias, const Tensor& cos, const Tensor& sin,
+                                 const Optional& mask, bool causal, int64_t heads, const Optional& lengths) {
+  auto params =
+      params_of(part_of(qkv, 0, heads), part_of(qkv, 1, heads), part_of(qkv, 2, heads), mask, causal, lengths);
   params.bias = bias.defined() ? bias.const_data_ptr() : nullptr;
   params.cos = cos.const_data_ptr<float>();
   params.sin = sin.const_data_ptr<float>();
   return params;
 }
 
-Tensor rotary_forward_cuda(const Tensor& qkv_in, const Optional& bias_in, const Tensor& cos_in, const Tensor& sin_in, const Optional& mask_in,
-                           bool causal, int64_t heads, const Optional& lengths_in) {
+Tensor rotary_forward_cuda(const Tensor& qkv_in, const Optional& bias_in, const Tensor& cos_in, const Tensor& sin_in,
+                           const Optional& mask_in, bool causal, int64_t heads, const Optional& lengths_in) {
   const c10::cuda::CUDAGuard device(qkv_in.device());
-  const auto qkv = packed(qkv_in), cos = packed(cos_in), sin = packed(sin_in), bias = given(bias_in) ? packed(*bias_in) : Tensor();
+  const auto qkv = packed(qkv_in), cos = packed(cos_in), sin = packed(sin_in),
+             bias = given(bias_in) ? packed(*bias_in) : Tensor();
   const auto mask = contiguous(mask_in), lengths = contiguous(lengths_in);
   const auto y = at::empty({qkv.size(0), qkv.size(1), qkv.size(2) / 3}, qkv.options());
   auto params = rotary_params_of(qkv, bias, cos, sin, mask, causal, heads, lengths);
@@ -93,9 +96,10 @@ Tensor rotary_forward_cuda(const Tensor& qkv_in, const Optional& bias_in, const 
   return y;
 }
 
-std::tuple<Tensor, Tensor> rotary_backward_cuda(const Tensor& grad_in, const Tensor& qkv_in, const Optional& bias_in, const Optional& bias_sink,
-                                                const Tensor& cos_in, const Tensor& sin_in, const Optional& mask_in, bool causal,
-                                                int64_t heads, const Optional& lengths_in) {
+std::tuple<Tensor, Tensor> rotary_backward_cuda(const Tensor& grad_in, const Tensor& qkv_in, const Optional& bias_in,
+                                                const Optional& bias_sink, const Tensor& cos_in, const Tensor& sin_in,
+                                                const Optional& mask_in, bool causal, int64_t heads,
+                                                const Optional& lengths_in) {
   const c10::cuda::CUDAGuard device(qkv_in.device());
   const bool with_bias = given(bias_in);
   const auto grad = packed(grad_in), qkv = packed(qkv_in), cos = packed(cos_in), sin = packed(sin_in);

@@ -1,6 +1,8 @@
-// The contract of attention's backward kernels with one short side, of 128 rows at most, and one of any length: a head's short side stays
-// in a block and the long one streams past it, so that what is summed over the long side never leaves its registers.
-//   p = exp(scale q k^T - lse)      dL/dv = p^T g      ds = p (g v^T - delta)      dL/dq = scale ds k      dL/dk = scale ds^T q
+// The contract of attention's backward kernels with one short side, of 128 rows at most, and one of any length: a
+// head's short side stays in a block and the long one streams past it, so that what is summed over the long side never
+// leaves its registers.
+//   p = exp(scale q k^T - lse)      dL/dv = p^T g      ds = p (g v^T - delta)      dL/dq = scale ds k      dL/dk =
+//   scale ds^T q
 // with g = dL/dy and delta = rowsum(g y). lse and delta may be of a softmax over more than these keys.
 #pragma once
 #include "ops/attention/attention.cuh"
@@ -26,7 +28,8 @@ struct AttentionLongKeysParams {
 struct AttentionLongQueriesParams {
   AttentionLongParams of;
   const float* delta;  ///< (B, H, N)
-  const int* lengths;  ///< (B): keys of row b that are seen, its first, 0 to M; the gradients of others are 0. null: all are
+  const int*
+      lengths;  ///< (B): keys of row b that are seen, its first, 0 to M; the gradients of others are 0. null: all are
 };
 
 void launch_attention_long_keys_backward(const AttentionLongKeysParams& params, cudaStream_t stream);

@@ -1,5 +1,6 @@
-// What both backward kernels with one long side share: tiles on their way into shared memory and back, products of a warp.
-// A warp has 32 rows of the short side, not 16: loads from shared memory bound these products, and each then serves two.
+// What both backward kernels with one long side share: tiles on their way into shared memory and back, products of a
+// warp. A warp has 32 rows of the short side, not 16: loads from shared memory bound these products, and each then
+// serves two.
 #pragma once
 #include "core/cuda/mma.cuh"
 #include "ops/attention/attention_long.cuh"
@@ -48,15 +49,18 @@ struct AttentionLongBlock {
     }
   }
 
-  /// Rows [row, row + 32) of `columns` numbers from `column` on, as the warp has them in shared memory, to rows from `first` on, of `count`.
+  /// Rows [row, row + 32) of `columns` numbers from `column` on, as the warp has them in shared memory, to rows from
+  /// `first` on, of `count`.
   template <int columns>
-  static __device__ __forceinline__ void save(const Heads& from, int row, int column, const Rows& to, int first, int count) {
+  static __device__ __forceinline__ void save(const Heads& from, int row, int column, const Rows& to, int first,
+                                              int count) {
     constexpr int at_once = kWarp / (columns / 8);  // rows
     const int t = threadIdx.x % kWarp / (columns / 8), e = column + threadIdx.x % (columns / 8) * 8;
     T* data = to.data + (first + t) * to.stride + e;
 #pragma unroll
     for (int i = 0; i < kRows; i += at_once, data += at_once * to.stride) {
-      if (first + t + i < count) *reinterpret_cast<uint4*>(data) = *reinterpret_cast<const uint4*>(from.at(row + t + i, e));
+      if (first + t + i < count)
+        *reinterpret_cast<uint4*>(data) = *reinterpret_cast<const uint4*>(from.at(row + t + i, e));
     }
   }
 
@@ -67,8 +71,10 @@ struct AttentionLongBlock {
     for (int m = 0; m < 2; ++m) {
 #pragma unroll
       for (int j = 0; j < E / 8; ++j) {
-        *reinterpret_cast<uint32_t*>(to.at(row + 16 * m + g, 8 * j + 2 * t)) = pair<T>(c[m][j][0] * factor, c[m][j][1] * factor);
-        *reinterpret_cast<uint32_t*>(to.at(row + 16 * m + g + 8, 8 * j + 2 * t)) = pair<T>(c[m][j][2] * factor, c[m][j][3] * factor);
+        *reinterpret_cast<uint32_t*>(to.at(row + 16 * m + g, 8 * j + 2 * t)) =
+            pair<T>(c[m][j][0] * factor, c[m][j][1] * factor);
+        *reinterpret_cast<uint32_t*>(to.at(row + 16 * m + g + 8, 8 * j + 2 * t)) =
+            pair<T>(c[m][j][2] * factor, c[m][j][3] * factor);
       }
     }
   }
@@ -82,7 +88,8 @@ struct AttentionLongBlock {
       for (int block = 0; block < kChunk / 16; ++block) {
 #pragma unroll
         for (int i = 0; i < 4; ++i) {
-          *reinterpret_cast<uint32_t*>(to.at(row + 16 * m + g + i % 2 * 8, column + 16 * block + i / 2 * 8 + 2 * t)) = pairs[m][block][i];
+          *reinterpret_cast<uint32_t*>(to.at(row + 16 * m + g + i % 2 * 8, column + 16 * block + i / 2 * 8 + 2 * t)) =
+              pairs[m][block][i];
         }
       }
     }
@@ -95,7 +102,8 @@ struct AttentionLongBlock {
 #pragma unroll
       for (int block = 0; block < kChunk / 16; ++block) {
 #pragma unroll
-        for (int i = 0; i < 4; ++i) to[m][block][i] = pair<T>(c[m][2 * block + i / 2][i % 2 * 2], c[m][2 * block + i / 2][i % 2 * 2 + 1]);
+        for (int i = 0; i < 4; ++i)
+          to[m][block][i] = pair<T>(c[m][2 * block + i / 2][i % 2 * 2], c[m][2 * block + i / 2][i % 2 * 2 + 1]);
       }
     }
   }
@@ -150,10 +158,11 @@ struct AttentionLongBlock {
     }
   }
 
-  /// c = (32 columns from `column` of the (short, long) matrix)^T times `columns` columns of x from `x_column`, over `rows` rows.
+  /// c = (32 columns from `column` of the (short, long) matrix)^T times `columns` columns of x from `x_column`, over
+  /// `rows` rows.
   template <int columns>
-  static __device__ __forceinline__ void sum_over_short(float (&c)[2][columns / 8][4], const Weights& weights, int column, const Heads& x,
-                                                        int x_column, int rows) {
+  static __device__ __forceinline__ void sum_over_short(float (&c)[2][columns / 8][4], const Weights& weights,
+                                                        int column, const Heads& x, int x_column, int rows) {
 #pragma unroll
     for (int m = 0; m < 2; ++m) {
 #pragma unroll
@@ -185,8 +194,10 @@ void for_attention_long_block(const AttentionLongParams& p, Body&& body) {
     using T = typename decltype(type)::type;
     return p.E == 32 ? body(AttentionLongBlock<T, 32>()) : body(AttentionLongBlock<T, 64>());
   };
-  if (p.dtype == Dtype::f16) of(Type<__half>());
-  else of(Type<__nv_bfloat16>());
+  if (p.dtype == Dtype::f16)
+    of(Type<__half>());
+  else
+    of(Type<__nv_bfloat16>());
 }
 
 /// A block a head, with more shared memory than a kernel gets unasked.

@@ -1,14 +1,16 @@
 #include "ops/attention/attention_long_block.cuh"
 
-// Queries stay, keys stream. A warp has 32 queries: those and their gradients lie in its registers as A, dL/dq sums there, and scores and
-// ds come out in the order in which dL/dq takes them. Only dL/dk and dL/dv, sums over the queries of all warps, need the weights and ds
-// in shared memory, whence they are read transposed; for these two warps take the values and two the keys, so that each result is one warp's.
+// Queries stay, keys stream. A warp has 32 queries: those and their gradients lie in its registers as A, dL/dq sums
+// there, and scores and ds come out in the order in which dL/dq takes them. Only dL/dk and dL/dv, sums over the queries
+// of all warps, need the weights and ds in shared memory, whence they are read transposed; for these two warps take the
+// values and two the keys, so that each result is one warp's.
 namespace memformer::ops {
 namespace {
 
 /// rowsum(grad y) of all queries, and lse, in base 2, to shared memory; 0 where there is no query.
 template <typename Block>
-__device__ __forceinline__ void bring_sums(float* lse, float* delta, const AttentionLongKeysParams& params, int b, int h) {
+__device__ __forceinline__ void bring_sums(float* lse, float* delta, const AttentionLongKeysParams& params, int b,
+                                           int h) {
   constexpr int lanes = Block::E / 8;
   const AttentionLongParams& p = params.of;
   const auto grad = Block::rows_of(p.grad, b, h), y = Block::rows_of(params.y, b, h);
@@ -31,7 +33,8 @@ __device__ __forceinline__ void bring_sums(float* lse, float* delta, const Atten
   lse[query] = query < p.N ? p.lse[(int64_t{b} * p.H + h) * p.N + query] * kLog2E : 0.0f;
 }
 
-/// Scores to weights: 0 for keys from `limit` on, counted from the chunk's first. lse is that of the lane's first query.
+/// Scores to weights: 0 for keys from `limit` on, counted from the chunk's first. lse is that of the lane's first
+/// query.
 template <typename Block>
 __device__ __forceinline__ void exponentials(typename Block::Sums& s, const float* lse, float scale, int limit) {
   const int t = threadIdx.x % 4;
@@ -55,7 +58,8 @@ __device__ __forceinline__ void exponentials(typename Block::Sums& s, const floa
 }
 
 template <typename Block>
-__global__ void __launch_bounds__(Block::kThreads, 2) attention_long_keys_backward_kernel(const AttentionLongKeysParams params) {
+__global__ void __launch_bounds__(Block::kThreads, 2)
+    attention_long_keys_backward_kernel(const AttentionLongKeysParams params) {
   using Heads = typename Block::Heads;
   using Weights = typename Block::Weights;
   using T = typename Block::T;
@@ -63,7 +67,8 @@ __global__ void __launch_bounds__(Block::kThreads, 2) attention_long_keys_backwa
   extern __shared__ uint4 memory[];
   auto* bytes = reinterpret_cast<unsigned char*>(memory);
   const auto part = [&](int offset) { return reinterpret_cast<T*>(bytes + offset); };
-  constexpr int kTiles = 2 * Block::kShortBytes, kWeights = kTiles + 4 * Block::kTileBytes, kSums = kWeights + 2 * Block::kWeightsBytes;
+  constexpr int kTiles = 2 * Block::kShortBytes, kWeights = kTiles + 4 * Block::kTileBytes,
+                kSums = kWeights + 2 * Block::kWeightsBytes;
   static_assert(kSums + 2 * kShortRows * 4 <= Block::kBytes && Block::kThreads == kShortRows);
   const Heads q{part(0)}, grad{part(Block::kShortBytes)};
   const auto keys_at = [&](int tile) { return Heads{part(kTiles + tile % 2 * 2 * Block::kTileBytes)}; };
@@ -135,7 +140,8 @@ __global__ void __launch_bounds__(Block::kThreads, 2) attention_long_keys_backwa
     Block::template sum_over_short<Block::E>(c, of_values ? weights : ds, key, of_values ? grad : q, 0, p.N);
     Block::put(result, key, c, of_values ? 1.0f : p.scale);
     __syncwarp();
-    Block::template save<Block::E>(result, key, 0, Block::rows_of(of_values ? p.grad_v : p.grad_k, b, h), tile * kLongTile + key, p.M);
+    Block::template save<Block::E>(result, key, 0, Block::rows_of(of_values ? p.grad_v : p.grad_k, b, h),
+                                   tile * kLongTile + key, p.M);
   }
   __syncthreads();  // the queries have been read
   Block::put(q, row, grad_q, p.scale);

@@ -1,13 +1,14 @@
 #include "ops/attention/attention_long_block.cuh"
 
-// Keys stay, queries stream. A warp has 32 keys, and dL/dk and dL/dv of them sum in its registers: it computes the scores transposed, so
-// that weights and ds come out in the order in which both take them. Only dL/dq, a sum over the keys of all warps, needs ds in shared
-// memory, whence it is read transposed; for this each warp takes 32 of the tile's queries and half of E. The keys are not held as A: both
-// sums fill the registers.
+// Keys stay, queries stream. A warp has 32 keys, and dL/dk and dL/dv of them sum in its registers: it computes the
+// scores transposed, so that weights and ds come out in the order in which both take them. Only dL/dq, a sum over the
+// keys of all warps, needs ds in shared memory, whence it is read transposed; for this each warp takes 32 of the tile's
+// queries and half of E. The keys are not held as A: both sums fill the registers.
 namespace memformer::ops {
 namespace {
 
-/// Scores (keys, queries) to weights: 0 in rows from `limit` on, which are no keys. lse is that of the lane's first query.
+/// Scores (keys, queries) to weights: 0 in rows from `limit` on, which are no keys. lse is that of the lane's first
+/// query.
 template <typename Block>
 __device__ __forceinline__ void exponentials(typename Block::Sums& s, const float* lse, float scale, int limit) {
   const int g = threadIdx.x % kWarp / 4;
@@ -19,7 +20,8 @@ __device__ __forceinline__ void exponentials(typename Block::Sums& s, const floa
 #pragma unroll
     for (int m = 0; m < 2; ++m) {
 #pragma unroll
-      for (int i = 0; i < 4; ++i) s[m][j][i] = exp2f(fmaf(s[m][j][i], scale, -(i % 2 == 0 ? of_queries.x : of_queries.y)));
+      for (int i = 0; i < 4; ++i)
+        s[m][j][i] = exp2f(fmaf(s[m][j][i], scale, -(i % 2 == 0 ? of_queries.x : of_queries.y)));
     }
   }
   if (limit >= Block::kRows) return;
@@ -35,7 +37,8 @@ __device__ __forceinline__ void exponentials(typename Block::Sums& s, const floa
 
 /// Weights times (x less the queries' delta): ds. delta is that of the lane's first query.
 template <typename Block>
-__device__ __forceinline__ void times_difference(typename Block::Sums& weights, const typename Block::Sums& x, const float* delta) {
+__device__ __forceinline__ void times_difference(typename Block::Sums& weights, const typename Block::Sums& x,
+                                                 const float* delta) {
 #pragma unroll
   for (int j = 0; j < Block::kChunk / 8; ++j) {
     const float2 of_queries = *reinterpret_cast<const float2*>(delta + 8 * j);
@@ -47,10 +50,11 @@ __device__ __forceinline__ void times_difference(typename Block::Sums& weights, 
   }
 }
 
-/// The sums of 32 queries from `row` and E / 2 numbers from `column`, times `factor`, added to what lies in shared memory.
+/// The sums of 32 queries from `row` and E / 2 numbers from `column`, times `factor`, added to what lies in shared
+/// memory.
 template <typename Block>
-__device__ __forceinline__ void add_half(const typename Block::Heads& to, int row, int column, const float (&c)[2][Block::E / 16][4],
-                                         float factor) {
+__device__ __forceinline__ void add_half(const typename Block::Heads& to, int row, int column,
+                                         const float (&c)[2][Block::E / 16][4], float factor) {
   const int g = threadIdx.x % kWarp / 4, t = threadIdx.x % 4;
 #pragma unroll
   for (int m = 0; m < 2; ++m) {
@@ -67,7 +71,8 @@ __device__ __forceinline__ void add_half(const typename Block::Heads& to, int ro
 }
 
 template <typename Block>
-__global__ void __launch_bounds__(Block::kThreads, 2) attention_long_queries_backward_kernel(const AttentionLongQueriesParams params) {
+__global__ void __launch_bounds__(Block::kThreads, 2)
+    attention_long_queries_backward_kernel(const AttentionLongQueriesParams params) {
   using Heads = typename Block::Heads;
   using Weights = typename Block::Weights;
   using T = typename Block::T;
@@ -76,17 +81,21 @@ __global__ void __launch_bounds__(Block::kThreads, 2) attention_long_queries_bac
   extern __shared__ uint4 memory[];
   auto* bytes = reinterpret_cast<unsigned char*>(memory);
   const auto part = [&](int offset) { return reinterpret_cast<T*>(bytes + offset); };
-  constexpr int kTiles = 2 * Block::kShortBytes, kDs = kTiles + 6 * Block::kTileBytes, kSums = kDs + Block::kWeightsBytes;
+  constexpr int kTiles = 2 * Block::kShortBytes, kDs = kTiles + 6 * Block::kTileBytes,
+                kSums = kDs + Block::kWeightsBytes;
   static_assert(kSums + 4 * kLongTile * 4 <= Block::kBytes && Block::kThreads == 2 * kLongTile);
   const Heads k{part(0)}, v{part(Block::kShortBytes)};
   const auto tile_at = [&](int tile, int i) { return Heads{part(kTiles + (tile % 2 * 3 + i) * Block::kTileBytes)}; };
-  const auto sums_at = [&](int tile) { return reinterpret_cast<float*>(bytes + kSums) + tile % 2 * 2 * kLongTile; };  // lse, then delta
+  const auto sums_at = [&](int tile) {
+    return reinterpret_cast<float*>(bytes + kSums) + tile % 2 * 2 * kLongTile;
+  };  // lse, then delta
   const Weights ds{part(kDs)};
 
   const int warp = warp_of_block(), row = Block::kRows * warp, t = threadIdx.x % 4;
   const int b = blockIdx.x / p.H, h = blockIdx.x % p.H, tiles = (p.N + kLongTile - 1) / kLongTile;
   const int seen = params.lengths == nullptr ? p.M : max(0, min(p.M, params.lengths[b]));
-  const auto q_bh = Block::rows_of(p.q, b, h), grad_bh = Block::rows_of(p.grad, b, h), grad_q_bh = Block::rows_of(p.grad_q, b, h);
+  const auto q_bh = Block::rows_of(p.q, b, h), grad_bh = Block::rows_of(p.grad, b, h),
+             grad_q_bh = Block::rows_of(p.grad_q, b, h);
   const auto fetch_tile = [&](int tile) {
     const int first = tile * kLongTile, query = first + threadIdx.x % kLongTile;
     Block::template fetch<kLongTile>(tile_at(tile, 0), q_bh, first, p.N);
@@ -136,7 +145,7 @@ __global__ void __launch_bounds__(Block::kThreads, 2) attention_long_queries_bac
     __syncwarp();
     Block::template save<E / 2>(grad_q, query, column, grad_q_bh, tile * kLongTile + query, p.N);
   }
-  arrived();  // without queries the keys may still be on their way
+  arrived();        // without queries the keys may still be on their way
   __syncthreads();  // keys have been read
   Block::put(k, row, grad_k, p.scale);
   Block::put(v, row, grad_v, 1.0f);

@@ -26,7 +26,8 @@ inline at::Tensor by_token(const at::Tensor& like) {
   return at::empty({like.size(0), like.size(2), like.size(1), like.size(3)}, like.options()).transpose(1, 2);
 }
 
-/// Two of them for the gradients of k and v, side by side if those are: with the gradients of the other layers that lie beside them too.
+/// Two of them for the gradients of k and v, side by side if those are: with the gradients of the other layers that lie
+/// beside them too.
 inline std::pair<at::Tensor, at::Tensor> by_token(const at::Tensor& k, const at::Tensor& v) {
   if (!are_side_by_side(k, v)) return {by_token(k), by_token(v)};
   return cuda::gradients_side_by_side(k, v);

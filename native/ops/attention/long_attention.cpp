@@ -10,7 +10,8 @@ namespace {
 
 using at::Tensor;
 using Forward = std::tuple<Tensor, Tensor>(const Tensor&, const Tensor&, const Tensor&);
-using Backward = std::tuple<Tensor, Tensor, Tensor>(const Tensor&, const Tensor&, const Tensor&, const Tensor&, const Tensor&, const Tensor&);
+using Backward = std::tuple<Tensor, Tensor, Tensor>(const Tensor&, const Tensor&, const Tensor&, const Tensor&,
+                                                    const Tensor&, const Tensor&);
 
 class LongAttention : public torch::autograd::Function<LongAttention> {
  public:
@@ -22,7 +23,8 @@ class LongAttention : public torch::autograd::Function<LongAttention> {
     return y;
   }
 
-  static torch::autograd::variable_list backward(torch::autograd::AutogradContext* context, torch::autograd::variable_list grads) {
+  static torch::autograd::variable_list backward(torch::autograd::AutogradContext* context,
+                                                 torch::autograd::variable_list grads) {
     static const auto op = find_op<Backward>("memformer::attention_long_backward");
     at::AutoDispatchBelowADInplaceOrView below;
     const auto saved = context->get_saved_variables();
@@ -34,25 +36,33 @@ class LongAttention : public torch::autograd::Function<LongAttention> {
 bool fits(const Tensor& x, int64_t shorter, int64_t longer) {
   const auto dtype = x.scalar_type();
   return x.is_cuda() && (dtype == at::kBFloat16 || dtype == at::kHalf) &&
-         attention_long_fits(x.size(0) * x.size(1), shorter, longer, x.size(3), cuda()->block_memory(x.device().index()));
+         attention_long_fits(x.size(0) * x.size(1), shorter, longer, x.size(3),
+                             cuda()->block_memory(x.device().index()));
 }
 
 bool long_queries_fit(const Tensor& q, const Tensor& k) { return fits(q, k.size(2), q.size(2)); }
 
 }  // namespace
 
-bool long_attention_fits(const Tensor& q, const Tensor& k) { return k.size(2) > kShortRows && fits(q, q.size(2), k.size(2)); }
+bool long_attention_fits(const Tensor& q, const Tensor& k) {
+  return k.size(2) > kShortRows && fits(q, q.size(2), k.size(2));
+}
 
 Tensor long_attention(const Tensor& q, const Tensor& k, const Tensor& v) { return LongAttention::apply(q, k, v); }
 
 TORCH_LIBRARY_FRAGMENT(memformer, library) {
   library.def("attention_long_forward(Tensor q, Tensor k, Tensor v) -> (Tensor y, Tensor lse)");
-  library.def("attention_long_backward(Tensor grad, Tensor q, Tensor k, Tensor v, Tensor y, Tensor lse) -> (Tensor, Tensor, Tensor)");
+  library.def(
+      "attention_long_backward(Tensor grad, Tensor q, Tensor k, Tensor v, Tensor y, Tensor lse) -> (Tensor, Tensor, "
+      "Tensor)");
   library.def("attention_long_queries_fits(Tensor q, Tensor k) -> bool");
   library.def(
-      "attention_long_queries_backward(Tensor grad, Tensor q, Tensor k, Tensor v, Tensor lse, Tensor delta, Tensor(a!) grad_q,"
+      "attention_long_queries_backward(Tensor grad, Tensor q, Tensor k, Tensor v, Tensor lse, Tensor delta, Tensor(a!) "
+      "grad_q,"
       " Tensor(b!) grad_k, Tensor(c!) grad_v, float scale, Tensor? lengths) -> ()");
 }
-TORCH_LIBRARY_IMPL(memformer, CompositeExplicitAutograd, library) { library.impl("attention_long_queries_fits", &long_queries_fit); }
+TORCH_LIBRARY_IMPL(memformer, CompositeExplicitAutograd, library) {
+  library.impl("attention_long_queries_fits", &long_queries_fit);
+}
 
 }  // namespace memformer::ops

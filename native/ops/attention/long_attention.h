@@ -1,12 +1,13 @@
-// Attention of few queries over many keys on a GPU, as the memory is read: LibTorch's forward, and a backward of ours. LibTorch's goes
-// through the keys in blocks that each add to the gradient of the queries, in float32 in memory, with kernels before and after it.
+// Attention of few queries over many keys on a GPU, as the memory is read: LibTorch's forward, and a backward of ours.
+// LibTorch's goes through the keys in blocks that each add to the gradient of the queries, in float32 in memory, with
+// kernels before and after it.
 #pragma once
 #include "core/torch.h"
 
 namespace memformer::ops {
 
-/// Whether backward's kernel takes q (B, H, N, E) and k (B, H, M, E): bfloat16 or float16, E 32 or 64, N at most 128 and M above, heads
-/// enough for the length, and shared memory enough.
+/// Whether backward's kernel takes q (B, H, N, E) and k (B, H, M, E): bfloat16 or float16, E 32 or 64, N at most 128
+/// and M above, heads enough for the length, and shared memory enough.
 bool long_attention_fits(const at::Tensor& q, const at::Tensor& k);
 
 /// As attention, without a mask, of what fits. Holds q, k, v, the result and a float32 number a query for backward.
@@ -14,8 +15,10 @@ at::Tensor long_attention(const at::Tensor& q, const at::Tensor& k, const at::Te
 
 // For few keys and many queries, as the memory is written, there are operators, which others call (attention_long.cuh):
 //   attention_long_queries_fits(q, k)             M at most 128, and otherwise as above
-//   attention_long_queries_backward(…, grad_q, grad_k, grad_v, scale, lengths)    adds to grad_q and writes grad_k and grad_v, all of
-//                                                 them views (B, H, rows, E) of multiples of 16 bytes; lse and delta (B, H, N) are
-//                                                 contiguous; lengths (B) int32: keys of each row that are seen, or none: all are
+//   attention_long_queries_backward(…, grad_q, grad_k, grad_v, scale, lengths)    adds to grad_q and writes grad_k and
+//   grad_v, all of
+//                                                 them views (B, H, rows, E) of multiples of 16 bytes; lse and delta
+//                                                 (B, H, N) are contiguous; lengths (B) int32: keys of each row that
+//                                                 are seen, or none: all are
 
 }  // namespace memformer::ops

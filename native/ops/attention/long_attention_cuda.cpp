@@ -31,8 +31,8 @@ std::tuple<Tensor, Tensor> forward_cuda(const Tensor& q_in, const Tensor& k_in, 
   return {y, lse.reshape({q.size(0), q.size(1), q.size(2)}).contiguous()};
 }
 
-AttentionLongParams params_of(const Tensor& grad, const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& lse, const Tensor& grad_q,
-                              const Tensor& grad_k, const Tensor& grad_v, double scale) {
+AttentionLongParams params_of(const Tensor& grad, const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& lse,
+                              const Tensor& grad_q, const Tensor& grad_k, const Tensor& grad_v, double scale) {
   AttentionLongParams params{};
   params.q = attention_heads(q);
   params.k = attention_heads(k);
@@ -52,28 +52,31 @@ AttentionLongParams params_of(const Tensor& grad, const Tensor& q, const Tensor&
   return params;
 }
 
-std::tuple<Tensor, Tensor, Tensor> backward_cuda(const Tensor& grad_in, const Tensor& q_in, const Tensor& k_in, const Tensor& v_in,
-                                                 const Tensor& y_in, const Tensor& lse_in) {
+std::tuple<Tensor, Tensor, Tensor> backward_cuda(const Tensor& grad_in, const Tensor& q_in, const Tensor& k_in,
+                                                 const Tensor& v_in, const Tensor& y_in, const Tensor& lse_in) {
   const c10::cuda::CUDAGuard device(q_in.device());
-  const auto q = readable(q_in), k = readable(k_in), v = readable(v_in), y = readable(y_in), grad = readable(grad_in), grad_q = by_token(q);
+  const auto q = readable(q_in), k = readable(k_in), v = readable(v_in), y = readable(y_in), grad = readable(grad_in),
+             grad_q = by_token(q);
   const auto [grad_k, grad_v] = by_token(k_in, v_in);
   const auto lse = lse_in.contiguous();
   const double scale = 1.0 / std::sqrt(static_cast<double>(q.size(3)));
-  launch_attention_long_keys_backward({params_of(grad, q, k, v, lse, grad_q, grad_k, grad_v, scale), attention_heads(y)},
-                                      c10::cuda::getCurrentCUDAStream());
+  launch_attention_long_keys_backward(
+      {params_of(grad, q, k, v, lse, grad_q, grad_k, grad_v, scale), attention_heads(y)},
+      c10::cuda::getCurrentCUDAStream());
   C10_CUDA_KERNEL_LAUNCH_CHECK();
   return {grad_q, grad_k, grad_v};
 }
 
-void queries_backward_cuda(const Tensor& grad_in, const Tensor& q_in, const Tensor& k_in, const Tensor& v_in, const Tensor& lse,
-                           const Tensor& delta, const Tensor& grad_q, const Tensor& grad_k, const Tensor& grad_v, double scale,
-                           const std::optional<Tensor>& lengths_in) {
+void queries_backward_cuda(const Tensor& grad_in, const Tensor& q_in, const Tensor& k_in, const Tensor& v_in,
+                           const Tensor& lse, const Tensor& delta, const Tensor& grad_q, const Tensor& grad_k,
+                           const Tensor& grad_v, double scale, const std::optional<Tensor>& lengths_in) {
   const c10::cuda::CUDAGuard device(q_in.device());
   const auto q = readable(q_in), k = readable(k_in), v = readable(v_in), grad = readable(grad_in);
   const auto lengths = given(lengths_in) ? lengths_in->contiguous() : Tensor();
-  launch_attention_long_queries_backward({params_of(grad, q, k, v, lse, grad_q, grad_k, grad_v, scale), delta.const_data_ptr<float>(),
-                                          lengths.defined() ? lengths.const_data_ptr<int>() : nullptr},
-                                         c10::cuda::getCurrentCUDAStream());
+  launch_attention_long_queries_backward(
+      {params_of(grad, q, k, v, lse, grad_q, grad_k, grad_v, scale), delta.const_data_ptr<float>(),
+       lengths.defined() ? lengths.const_data_ptr<int>() : nullptr},
+      c10::cuda::getCurrentCUDAStream());
   C10_CUDA_KERNEL_LAUNCH_CHECK();
 }
 

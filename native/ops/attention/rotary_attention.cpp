@@ -14,9 +14,10 @@ using Optional = std::optional<Tensor>;
 constexpr const char* kOp = "rotary_attention";
 
 /// Of the two operators that this one is.
-Tensor composed(const Tensor& qkv, const Optional& bias, const Optional& bias_sink, const Tensor& cos, const Tensor& sin, const Optional& mask,
-                bool causal, int64_t heads, const Optional& lengths) {
-  using Rotary = std::tuple<Tensor, Tensor, Tensor>(const Tensor&, const Optional&, const Optional&, const Tensor&, const Tensor&, int64_t);
+Tensor composed(const Tensor& qkv, const Optional& bias, const Optional& bias_sink, const Tensor& cos,
+                const Tensor& sin, const Optional& mask, bool causal, int64_t heads, const Optional& lengths) {
+  using Rotary = std::tuple<Tensor, Tensor, Tensor>(const Tensor&, const Optional&, const Optional&, const Tensor&,
+                                                    const Tensor&, int64_t);
   static const auto rotary_qkv = find_op<Rotary>("memformer::rotary_qkv");
   const auto [q, k, v] = rotary_qkv.call(qkv, bias, bias_sink, cos, sin, heads);
   const auto y = attention(q, k, v, mask, causal, lengths);
@@ -30,55 +31,60 @@ bool is_fused(const Tensor& qkv, int64_t heads) {
 
 using Forward = Tensor(const Tensor&, const Optional&, const Tensor&, const Tensor&, const Optional&, bool, int64_t,
                        const Optional&);
-using Backward = std::tuple<Tensor, Tensor>(const Tensor&, const Tensor&, const Optional&, const Optional&, const Tensor&, const Tensor&,
-                                            const Optional&, bool, int64_t, const Optional&);
+using Backward = std::tuple<Tensor, Tensor>(const Tensor&, const Tensor&, const Optional&, const Optional&,
+                                            const Tensor&, const Tensor&, const Optional&, bool, int64_t,
+                                            const Optional&);
 
-void check(const Tensor& qkv, const Optional& bias, const Optional& bias_sink, const Tensor& cos, const Tensor& sin, const Optional& mask,
-           bool causal, int64_t heads, const Optional& lengths) {
+void check(const Tensor& qkv, const Optional& bias, const Optional& bias_sink, const Tensor& cos, const Tensor& sin,
+           const Optional& mask, bool causal, int64_t heads, const Optional& lengths) {
   check_rotary(kOp, qkv, bias, bias_sink, cos, sin, heads);
   check_attention_mask(kOp, mask, causal, lengths, qkv.size(0), qkv.size(1), qkv.size(1), "qkv", qkv);
 }
 
-Tensor fused(const Tensor& qkv, const Optional& bias, const Tensor& cos, const Tensor& sin, const Optional& mask, bool causal, int64_t heads,
-             const Optional& lengths) {
+Tensor fused(const Tensor& qkv, const Optional& bias, const Tensor& cos, const Tensor& sin, const Optional& mask,
+             bool causal, int64_t heads, const Optional& lengths) {
   static const auto op = find_op<Forward>("memformer::rotary_attention_forward");
   return op.call(qkv, bias, cos, sin, mask, causal, heads, lengths);
 }
 
 class RotaryAttention : public torch::autograd::Function<RotaryAttention> {
  public:
-  static Tensor forward(torch::autograd::AutogradContext* context, const Tensor& qkv, const Optional& bias, const Optional& bias_sink,
-                        const Tensor& cos, const Tensor& sin, const Optional& mask, bool causal, int64_t heads, const Optional& lengths) {
+  static Tensor forward(torch::autograd::AutogradContext* context, const Tensor& qkv, const Optional& bias,
+                        const Optional& bias_sink, const Tensor& cos, const Tensor& sin, const Optional& mask,
+                        bool causal, int64_t heads, const Optional& lengths) {
     at::AutoDispatchBelowADInplaceOrView below;
-    context->save_for_backward({qkv, bias.value_or(Tensor()), cos, sin, mask.value_or(Tensor()), lengths.value_or(Tensor())});
+    context->save_for_backward(
+        {qkv, bias.value_or(Tensor()), cos, sin, mask.value_or(Tensor()), lengths.value_or(Tensor())});
     context->saved_data["bias_sink"] = bias_sink;  // no saved variable: other backward passes add to it meanwhile
     context->saved_data["causal"] = causal;
     context->saved_data["heads"] = heads;
     return fused(qkv, bias, cos, sin, mask, causal, heads, lengths);
   }
 
-  static torch::autograd::variable_list backward(torch::autograd::AutogradContext* context, torch::autograd::variable_list grads) {
+  static torch::autograd::variable_list backward(torch::autograd::AutogradContext* context,
+                                                 torch::autograd::variable_list grads) {
     static const auto op = find_op<Backward>("memformer::rotary_attention_backward");
     at::AutoDispatchBelowADInplaceOrView below;
     const auto saved = context->get_saved_variables();
     const auto optional = [&](size_t i) { return saved[i].defined() ? Optional(saved[i]) : std::nullopt; };
     const auto bias_sink = context->saved_data["bias_sink"].toOptional<Tensor>();
-    auto [qkv, bias] = op.call(grads[0], saved[0], optional(1), bias_sink, saved[2], saved[3], optional(4),
-                               context->saved_data["causal"].toBool(), context->saved_data["heads"].toInt(), optional(5));
+    auto [qkv, bias] =
+        op.call(grads[0], saved[0], optional(1), bias_sink, saved[2], saved[3], optional(4),
+                context->saved_data["causal"].toBool(), context->saved_data["heads"].toInt(), optional(5));
     if (!saved[1].defined() || given(bias_sink)) bias.reset();
     return {qkv, bias, {}, {}, {}, {}, {}, {}, {}};
   }
 };
 
-Tensor with_gradient(const Tensor& qkv, const Optional& bias, const Optional& bias_sink, const Tensor& cos, const Tensor& sin,
-                     const Optional& mask, bool causal, int64_t heads, const Optional& lengths) {
+Tensor with_gradient(const Tensor& qkv, const Optional& bias, const Optional& bias_sink, const Tensor& cos,
+                     const Tensor& sin, const Optional& mask, bool causal, int64_t heads, const Optional& lengths) {
   check(qkv, bias, bias_sink, cos, sin, mask, causal, heads, lengths);
   if (!is_fused(qkv, heads)) return composed(qkv, bias, bias_sink, cos, sin, mask, causal, heads, lengths);
   return RotaryAttention::apply(qkv, bias, bias_sink, cos, sin, mask, causal, heads, lengths);
 }
 
-Tensor without_gradient(const Tensor& qkv, const Optional& bias, const Optional& bias_sink, const Tensor& cos, const Tensor& sin,
-                        const Optional& mask, bool causal, int64_t heads, const Optional& lengths) {
+Tensor without_gradient(const Tensor& qkv, const Optional& bias, const Optional& bias_sink, const Tensor& cos,
+                        const Tensor& sin, const Optional& mask, bool causal, int64_t heads, const Optional& lengths) {
   check(qkv, bias, bias_sink, cos, sin, mask, causal, heads, lengths);
   if (!is_fused(qkv, heads)) return composed(qkv, bias, bias_sink, cos, sin, mask, causal, heads, lengths);
   return fused(qkv, bias, cos, sin, mask, causal, heads, lengths);
@@ -86,24 +92,29 @@ Tensor without_gradient(const Tensor& qkv, const Optional& bias, const Optional&
 
 }  // namespace
 
-Tensor rotary_attention(const Tensor& qkv, const Optional& bias, const Optional& bias_sink, const Tensor& cos, const Tensor& sin,
-                        const Optional& mask, bool causal, int64_t heads, const Optional& lengths) {
+Tensor rotary_attention(const Tensor& qkv, const Optional& bias, const Optional& bias_sink, const Tensor& cos,
+                        const Tensor& sin, const Optional& mask, bool causal, int64_t heads, const Optional& lengths) {
   static const auto op = find_op<decltype(rotary_attention)>("memformer::rotary_attention");
   return op.call(qkv, bias, bias_sink, cos, sin, mask, causal, heads, lengths);
 }
 
 TORCH_LIBRARY_FRAGMENT(memformer, library) {
   library.def(
-      "rotary_attention(Tensor qkv, Tensor? bias, Tensor? bias_sink, Tensor cos, Tensor sin, Tensor? mask, bool causal, int heads,"
+      "rotary_attention(Tensor qkv, Tensor? bias, Tensor? bias_sink, Tensor cos, Tensor sin, Tensor? mask, bool "
+      "causal, int heads,"
       " Tensor? lengths=None) -> Tensor");
   library.def(
-      "rotary_attention_forward(Tensor qkv, Tensor? bias, Tensor cos, Tensor sin, Tensor? mask, bool causal, int heads, Tensor? lengths)"
+      "rotary_attention_forward(Tensor qkv, Tensor? bias, Tensor cos, Tensor sin, Tensor? mask, bool causal, int "
+      "heads, Tensor? lengths)"
       " -> Tensor");
   library.def(
-      "rotary_attention_backward(Tensor grad, Tensor qkv, Tensor? bias, Tensor(a!)? bias_sink, Tensor cos, Tensor sin, Tensor? mask,"
+      "rotary_attention_backward(Tensor grad, Tensor qkv, Tensor? bias, Tensor(a!)? bias_sink, Tensor cos, Tensor sin, "
+      "Tensor? mask,"
       " bool causal, int heads, Tensor? lengths) -> (Tensor grad_qkv, Tensor grad_bias)");
 }
-TORCH_LIBRARY_IMPL(memformer, CompositeExplicitAutograd, library) { library.impl("rotary_attention", &without_gradient); }
+TORCH_LIBRARY_IMPL(memformer, CompositeExplicitAutograd, library) {
+  library.impl("rotary_attention", &without_gradient);
+}
 TORCH_LIBRARY_IMPL(memformer, Autograd, library) { library.impl("rotary_attention", &with_gradient); }
 
 }  // namespace memformer::ops

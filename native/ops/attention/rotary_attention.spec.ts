@@ -22,7 +22,14 @@ interface Case {
 }
 
 type Arguments = [
-  qkv: Numbers, bias: Numbers | null, biasSink: Numbers | null, cos: Numbers, sin: Numbers, mask: Numbers | null, causal: number, heads: number,
+  qkv: Numbers,
+  bias: Numbers | null,
+  biasSink: Numbers | null,
+  cos: Numbers,
+  sin: Numbers,
+  mask: Numbers | null,
+  causal: number,
+  heads: number,
   lengths: Numbers | null,
 ];
 
@@ -38,53 +45,110 @@ export const rotaryAttention: OperatorSpec<Case, Arguments> = {
     { what: "of such heads, with a mask", B: 3, T: 40, H: 1, E: 32, causal: true, masked: [40, 0, 17] },
     { what: "of such heads, as large as it takes", B: 1, T: 128, H: 2, E: 64, causal: false },
     { what: "with lengths", B: 4, T: 5, H: 2, E: 4, causal: false, lengths: [5, 1, 3, 0] },
-    { what: "with lengths, causal, without bias", B: 2, T: 5, H: 2, E: 4, causal: true, lengths: [5, 2], biased: false },
-    { what: "of heads that a GPU's kernel takes, with lengths of every size", B: 7, T: 56, H: 2, E: 32, causal: false,
-      lengths: [56, 55, 33, 32, 16, 1, 0] },
-    { what: "of heads that a GPU's kernel takes, as large as it takes, with lengths", B: 6, T: 128, H: 1, E: 64, causal: false,
-      lengths: [128, 100, 65, 64, 17, 0] },
+    {
+      what: "with lengths, causal, without bias",
+      B: 2,
+      T: 5,
+      H: 2,
+      E: 4,
+      causal: true,
+      lengths: [5, 2],
+      biased: false,
+    },
+    {
+      what: "of heads that a GPU's kernel takes, with lengths of every size",
+      B: 7,
+      T: 56,
+      H: 2,
+      E: 32,
+      causal: false,
+      lengths: [56, 55, 33, 32, 16, 1, 0],
+    },
+    {
+      what: "of heads that a GPU's kernel takes, as large as it takes, with lengths",
+      B: 6,
+      T: 128,
+      H: 1,
+      E: 64,
+      causal: false,
+      lengths: [128, 100, 65, 64, 17, 0],
+    },
     { what: "of heads that it does not take", B: 2, T: 40, H: 2, E: 16, causal: true },
     { what: "without rows", B: 0, T: 3, H: 2, E: 4, causal: true },
   ],
   inputs({ B, T, H, E, causal, biased = true, masked, lengths }, draw) {
     const angles = draw.numbers([T, E / 2], Math.PI);
-    const table = (f: (x: number) => number): Numbers => numbers(angles.shape, (i) => f(angles.data[i]!), "accumulated");
+    const table = (f: (x: number) => number): Numbers =>
+      numbers(angles.shape, (i) => f(angles.data[i]!), "accumulated");
     // A token sees itself whatever it is, as in the model.
-    const mask = masked && numbers([B, 1, T, T], (at) => {
-      const j = at % T, i = Math.floor(at / T) % T, b = Math.floor(at / T / T);
-      return i === j || j < masked[b]! && (!causal || j <= i) ? 1 : 0;
-    }, "bool");
-    return [draw.numbers([B, T, 3 * H * E]), biased ? draw.numbers([3 * H * E]) : null, null, table(Math.cos), table(Math.sin),
-      mask ?? null, Number(causal), H, lengths === undefined ? null : numbers([B], (b) => lengths[b]!, "int32")];
+    const mask =
+      masked &&
+      numbers(
+        [B, 1, T, T],
+        (at) => {
+          const j = at % T,
+            i = Math.floor(at / T) % T,
+            b = Math.floor(at / T / T);
+          return i === j || (j < masked[b]! && (!causal || j <= i)) ? 1 : 0;
+        },
+        "bool",
+      );
+    return [
+      draw.numbers([B, T, 3 * H * E]),
+      biased ? draw.numbers([3 * H * E]) : null,
+      null,
+      table(Math.cos),
+      table(Math.sin),
+      mask ?? null,
+      Number(causal),
+      H,
+      lengths === undefined ? null : numbers([B], (b) => lengths[b]!, "int32"),
+    ];
   },
   call: (qkv, bias, biasSink, cos, sin, mask, causal, heads, lengths) =>
     op("memformer::rotary_attention", qkv, bias, biasSink, cos, sin, mask, causal === 1, heads, lengths),
   reference(qkv, bias, _biasSink, cos, sin, mask, causal, H, lengths) {
-    const [B, T, width] = qkv.shape as [number, number, number], D = width / 3, E = D / H, half = E / 2, y = numbers([B, T, D]);
+    const [B, T, width] = qkv.shape as [number, number, number],
+      D = width / 3,
+      E = D / H,
+      half = E / 2,
+      y = numbers([B, T, D]);
     const number = (b: number, t: number, part: number, h: number, e: number): number => {
       const column = (part * H + h) * E + e;
       return qkv.data[(b * T + t) * width + column]! + (bias === null ? 0 : bias.data[column]!);
     };
     const turned = (b: number, t: number, part: number, h: number, e: number): number => {
-      const low = e % half, c = cos.data[t * half + low]!, s = sin.data[t * half + low]!;
-      const x1 = number(b, t, part, h, low), x2 = number(b, t, part, h, low + half);
+      const low = e % half,
+        c = cos.data[t * half + low]!,
+        s = sin.data[t * half + low]!;
+      const x1 = number(b, t, part, h, low),
+        x2 = number(b, t, part, h, low + half);
       return e < half ? x1 * c - x2 * s : x2 * c + x1 * s;
     };
-    const heads = (b: number, h: number, part: number): number[][] => Array.from({ length: T }, (_, t) =>
-      Array.from({ length: E }, (__, e) => part === 2 ? number(b, t, part, h, e) : turned(b, t, part, h, e)));
-    for (let b = 0; b < B; b++) for (let h = 0; h < H; h++) {
-      const q = heads(b, h, 0), k = heads(b, h, 1), v = heads(b, h, 2);
-      for (let i = 0; i < T; i++) {
-        const seen = [...Array(T).keys()].filter((j) => (lengths === null || j < Math.max(1, lengths.data[b]!)) &&
-          (mask === null ? causal === 0 || j <= i : mask.data[(b * T + i) * T + j] === 1));
-        const scores = seen.map((j) => q[i]!.reduce((sum, x, e) => sum + x * k[j]![e]!, 0) / Math.sqrt(E));
-        const most = Math.max(...scores), weights = scores.map((score) => Math.exp(score - most));
-        const total = weights.reduce((sum, weight) => sum + weight);
-        for (let e = 0; e < E; e++) {
-          y.data[(b * T + i) * D + h * E + e] = seen.reduce((sum, j, n) => sum + weights[n]! * v[j]![e]!, 0) / total;
+    const heads = (b: number, h: number, part: number): number[][] =>
+      Array.from({ length: T }, (_, t) =>
+        Array.from({ length: E }, (__, e) => (part === 2 ? number(b, t, part, h, e) : turned(b, t, part, h, e))),
+      );
+    for (let b = 0; b < B; b++)
+      for (let h = 0; h < H; h++) {
+        const q = heads(b, h, 0),
+          k = heads(b, h, 1),
+          v = heads(b, h, 2);
+        for (let i = 0; i < T; i++) {
+          const seen = [...Array(T).keys()].filter(
+            (j) =>
+              (lengths === null || j < Math.max(1, lengths.data[b]!)) &&
+              (mask === null ? causal === 0 || j <= i : mask.data[(b * T + i) * T + j] === 1),
+          );
+          const scores = seen.map((j) => q[i]!.reduce((sum, x, e) => sum + x * k[j]![e]!, 0) / Math.sqrt(E));
+          const most = Math.max(...scores),
+            weights = scores.map((score) => Math.exp(score - most));
+          const total = weights.reduce((sum, weight) => sum + weight);
+          for (let e = 0; e < E; e++) {
+            y.data[(b * T + i) * D + h * E + e] = seen.reduce((sum, j, n) => sum + weights[n]! * v[j]![e]!, 0) / total;
+          }
         }
       }
-    }
     return [y];
   },
   plain(qkv, bias, _biasSink, cos, sin, mask, causal, heads, lengths) {
@@ -96,21 +160,43 @@ export const rotaryAttention: OperatorSpec<Case, Arguments> = {
     const turned = (x: Tensor): Tensor => {
       const [x1, x2] = opList("aten::chunk", 2, x, 2, -1) as [Tensor, Tensor];
       const mul = (a: Tensor, b: Tensor): Tensor => apply("aten::mul.Tensor", a, b);
-      return apply("aten::cat", [apply("aten::sub.Tensor", mul(x1, c), mul(x2, s)), apply("aten::add.Tensor", mul(x2, c), mul(x1, s))], -1);
+      return apply(
+        "aten::cat",
+        [apply("aten::sub.Tensor", mul(x1, c), mul(x2, s)), apply("aten::add.Tensor", mul(x2, c), mul(x1, s))],
+        -1,
+      );
     };
-    const [y] = op("aten::_scaled_dot_product_attention_math", turned(part(0)), turned(part(1)), part(2), seen, 0, causal === 1 && seen === null);
+    const [y] = op(
+      "aten::_scaled_dot_product_attention_math",
+      turned(part(0)),
+      turned(part(1)),
+      part(2),
+      seen,
+      0,
+      causal === 1 && seen === null,
+    );
     return [apply("aten::flatten.using_ints", apply("aten::transpose.int", y!, 1, 2), -2, -1)];
   },
   misuses: [
     ...rotaryMisuses("rotary_attention", 7),
     {
-      what: "a mask of other tokens", code: "SHAPE",
-      arguments: (...args) => args.with(5, numbers([3, 1, 5, 6], () => 1, "bool")),
+      what: "a mask of other tokens",
+      code: "SHAPE",
+      arguments: (...args) =>
+        args.with(
+          5,
+          numbers([3, 1, 5, 6], () => 1, "bool"),
+        ),
       message: /^rotary_attention: mask must have shape \(3 or 1, 1, 5 or 1, 5\), got \[3, 1, 5, 6\]$/,
     },
     {
-      what: "lengths of other rows", code: "SHAPE",
-      arguments: (...args) => args.with(8, numbers([2], () => 2, "int32")),
+      what: "lengths of other rows",
+      code: "SHAPE",
+      arguments: (...args) =>
+        args.with(
+          8,
+          numbers([2], () => 2, "int32"),
+        ),
       message: /^rotary_attention: lengths must have shape \(3\), got \[2\]$/,
     },
   ],
@@ -118,7 +204,8 @@ export const rotaryAttention: OperatorSpec<Case, Arguments> = {
 
 opcheck(rotaryAttention, () => {
   it("adds the gradient of the bias to its sink, to what that holds", async () => {
-    const draw = new Draw(3), args = rotaryAttention.inputs(rotaryAttention.cases[0]!, draw);
+    const draw = new Draw(3),
+      args = rotaryAttention.inputs(rotaryAttention.cases[0]!, draw);
     await expectBiasSink(operator(rotaryAttention), args, [draw.numbers([3, 5, 18])], 1e-13);
   });
 });

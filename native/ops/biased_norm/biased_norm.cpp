@@ -4,8 +4,9 @@
 #include "core/op_handle.h"
 
 // Saved for backward: the result y and the clamped norm n (B, M). With g = dL/dy:
-//   dL/ds = (g - y (y.g)) / n    where n > eps,    g / eps    where the norm was clamped;    dL/dbias = sum over B of dL/ds;
-//   dL/dmemory = dL/ds, 0 in rows that start anew. A row without tokens that does not start anew: dL/dmemory = g, nothing to the bias.
+//   dL/ds = (g - y (y.g)) / n    where n > eps,    g / eps    where the norm was clamped;    dL/dbias = sum over B of
+//   dL/ds; dL/dmemory = dL/ds, 0 in rows that start anew. A row without tokens that does not start anew: dL/dmemory =
+//   g, nothing to the bias.
 namespace memformer::ops {
 namespace {
 
@@ -21,12 +22,14 @@ void check(const at::Tensor& memory, const at::Tensor& bias, const Rows& reset, 
   if (!given(reset)) return;
   require_shape(kOp, "reset", *reset, {memory.size(0)});
   require_dtype(kOp, "reset", *reset, at::kBool);
-  require(reset->device() == memory.device(), "DEVICE_MISMATCH", kOp, ": reset must be on memory's device ", memory.device().str(), ", got ",
-          reset->device().str());
+  require(reset->device() == memory.device(), "DEVICE_MISMATCH", kOp, ": reset must be on memory's device ",
+          memory.device().str(), ", got ", reset->device().str());
 }
 
 /// x (B, M, D), zeros in the rows of `reset`.
-at::Tensor without(const at::Tensor& x, const Rows& reset) { return given(reset) ? x.masked_fill(reset->view({-1, 1, 1}), 0) : x; }
+at::Tensor without(const at::Tensor& x, const Rows& reset) {
+  return given(reset) ? x.masked_fill(reset->view({-1, 1, 1}), 0) : x;
+}
 
 /// (B) bool, the rows that keep their memory; undefined: none.
 at::Tensor kept_rows(const Rows& reset, const Rows& lengths) {
@@ -37,8 +40,8 @@ at::Tensor kept_rows(const Rows& reset, const Rows& lengths) {
 
 /// kept (B), or null.
 template <typename scalar_t, typename sum_t>
-void forward_rows(const scalar_t* memory, const scalar_t* bias, const bool* kept, scalar_t* y, sum_t* norm, int64_t rows, int64_t M, int64_t D,
-                  sum_t eps) {
+void forward_rows(const scalar_t* memory, const scalar_t* bias, const bool* kept, scalar_t* y, sum_t* norm,
+                  int64_t rows, int64_t M, int64_t D, sum_t eps) {
   at::parallel_for(0, rows, std::max<int64_t>(1, 4096 / std::max<int64_t>(D, 1)), [&](int64_t begin, int64_t end) {
     for (int64_t row = begin; row < end; ++row) {
       const scalar_t* m = memory + row * D;
@@ -56,15 +59,16 @@ void forward_rows(const scalar_t* memory, const scalar_t* bias, const bool* kept
       }
       const sum_t n = std::max(std::sqrt(square), eps);
       norm[row] = n;
-      for (int64_t d = 0; d < D; ++d) y[row * D + d] = static_cast<scalar_t>((static_cast<sum_t>(m[d]) + static_cast<sum_t>(v[d])) / n);
+      for (int64_t d = 0; d < D; ++d)
+        y[row * D + d] = static_cast<scalar_t>((static_cast<sum_t>(m[d]) + static_cast<sum_t>(v[d])) / n);
     }
   });
 }
 
 /// dL/ds; in rows that are kept, 0.
 template <typename scalar_t, typename sum_t>
-void backward_rows(const scalar_t* grad, const scalar_t* y, const sum_t* norm, const bool* kept, scalar_t* grad_s, int64_t rows, int64_t M,
-                   int64_t D, sum_t eps) {
+void backward_rows(const scalar_t* grad, const scalar_t* y, const sum_t* norm, const bool* kept, scalar_t* grad_s,
+                   int64_t rows, int64_t M, int64_t D, sum_t eps) {
   at::parallel_for(0, rows, std::max<int64_t>(1, 4096 / std::max<int64_t>(D, 1)), [&](int64_t begin, int64_t end) {
     for (int64_t row = begin; row < end; ++row) {
       const scalar_t* g = grad + row * D;
@@ -79,43 +83,48 @@ void backward_rows(const scalar_t* grad, const scalar_t* y, const sum_t* norm, c
         for (int64_t d = 0; d < D; ++d) dot += static_cast<sum_t>(y_row[d]) * static_cast<sum_t>(g[d]);
       }
       for (int64_t d = 0; d < D; ++d)
-        grad_s[row * D + d] = static_cast<scalar_t>((static_cast<sum_t>(g[d]) - static_cast<sum_t>(y_row[d]) * dot) / norm[row]);
+        grad_s[row * D + d] =
+            static_cast<scalar_t>((static_cast<sum_t>(g[d]) - static_cast<sum_t>(y_row[d]) * dot) / norm[row]);
     }
   });
 }
 
 const bool* data_or_null(const at::Tensor& rows) { return rows.defined() ? rows.const_data_ptr<bool>() : nullptr; }
 
-std::tuple<at::Tensor, at::Tensor> forward_cpu(const at::Tensor& memory_in, const at::Tensor& bias_in, double eps, const Rows& reset,
-                                               const Rows& lengths) {
-  const auto memory = without(memory_in, reset).contiguous(), bias = bias_in.contiguous(), kept = kept_rows(reset, lengths);
+std::tuple<at::Tensor, at::Tensor> forward_cpu(const at::Tensor& memory_in, const at::Tensor& bias_in, double eps,
+                                               const Rows& reset, const Rows& lengths) {
+  const auto memory = without(memory_in, reset).contiguous(), bias = bias_in.contiguous(),
+             kept = kept_rows(reset, lengths);
   const int64_t B = memory.size(0), M = memory.size(1), D = memory.size(2);
   auto y = at::empty_like(memory);
   auto norm = at::empty({B, M}, memory.options().dtype(accumulate_type(memory.scalar_type())));
   AT_DISPATCH_FLOATING_TYPES_AND(at::kBFloat16, memory.scalar_type(), kOp, [&] {
     using sum_t = std::conditional_t<std::is_same_v<scalar_t, double>, double, float>;
-    forward_rows<scalar_t, sum_t>(memory.const_data_ptr<scalar_t>(), bias.const_data_ptr<scalar_t>(), data_or_null(kept),
-                                  y.mutable_data_ptr<scalar_t>(), norm.mutable_data_ptr<sum_t>(), B * M, M, D, static_cast<sum_t>(eps));
+    forward_rows<scalar_t, sum_t>(memory.const_data_ptr<scalar_t>(), bias.const_data_ptr<scalar_t>(),
+                                  data_or_null(kept), y.mutable_data_ptr<scalar_t>(), norm.mutable_data_ptr<sum_t>(),
+                                  B * M, M, D, static_cast<sum_t>(eps));
   });
   return {y, norm};
 }
 
-std::tuple<at::Tensor, at::Tensor> backward_cpu(const at::Tensor& grad_in, const at::Tensor& y, const at::Tensor& norm, double eps,
-                                                const Rows& reset, const Rows& lengths) {
+std::tuple<at::Tensor, at::Tensor> backward_cpu(const at::Tensor& grad_in, const at::Tensor& y, const at::Tensor& norm,
+                                                double eps, const Rows& reset, const Rows& lengths) {
   const auto grad = grad_in.contiguous(), kept = kept_rows(reset, lengths);
   auto grad_memory = at::empty_like(y);
   AT_DISPATCH_FLOATING_TYPES_AND(at::kBFloat16, y.scalar_type(), kOp, [&] {
     using sum_t = std::conditional_t<std::is_same_v<scalar_t, double>, double, float>;
-    backward_rows<scalar_t, sum_t>(grad.const_data_ptr<scalar_t>(), y.const_data_ptr<scalar_t>(), norm.const_data_ptr<sum_t>(),
-                                   data_or_null(kept), grad_memory.mutable_data_ptr<scalar_t>(), norm.numel(), y.size(1), y.size(2),
-                                   static_cast<sum_t>(eps));
+    backward_rows<scalar_t, sum_t>(
+        grad.const_data_ptr<scalar_t>(), y.const_data_ptr<scalar_t>(), norm.const_data_ptr<sum_t>(), data_or_null(kept),
+        grad_memory.mutable_data_ptr<scalar_t>(), norm.numel(), y.size(1), y.size(2), static_cast<sum_t>(eps));
   });
   const auto sent = without(grad_memory, reset);
   return {kept.defined() ? at::where(kept.view({-1, 1, 1}), grad, sent) : sent, grad_memory.sum(0)};
 }
 
-using Forward = std::tuple<at::Tensor, at::Tensor>(const at::Tensor&, const at::Tensor&, double, const Rows&, const Rows&);
-using Backward = std::tuple<at::Tensor, at::Tensor>(const at::Tensor&, const at::Tensor&, const at::Tensor&, double, const Rows&, const Rows&);
+using Forward = std::tuple<at::Tensor, at::Tensor>(const at::Tensor&, const at::Tensor&, double, const Rows&,
+                                                   const Rows&);
+using Backward = std::tuple<at::Tensor, at::Tensor>(const at::Tensor&, const at::Tensor&, const at::Tensor&, double,
+                                                    const Rows&, const Rows&);
 
 const auto& forward_op() {
   static const auto op = find_op<Forward>("memformer::biased_norm_forward");
@@ -129,8 +138,8 @@ const auto& backward_op() {
 
 class BiasedNorm : public torch::autograd::Function<BiasedNorm> {
  public:
-  static at::Tensor forward(torch::autograd::AutogradContext* context, const at::Tensor& memory, const at::Tensor& bias, double eps,
-                            const Rows& reset, const Rows& lengths) {
+  static at::Tensor forward(torch::autograd::AutogradContext* context, const at::Tensor& memory, const at::Tensor& bias,
+                            double eps, const Rows& reset, const Rows& lengths) {
     at::AutoDispatchBelowADInplaceOrView below;
     auto [y, norm] = forward_op().call(memory, bias, eps, reset, lengths);
     context->save_for_backward({y, norm, reset.value_or(at::Tensor()), lengths.value_or(at::Tensor())});
@@ -138,35 +147,42 @@ class BiasedNorm : public torch::autograd::Function<BiasedNorm> {
     return y;
   }
 
-  static torch::autograd::variable_list backward(torch::autograd::AutogradContext* context, torch::autograd::variable_list grads) {
+  static torch::autograd::variable_list backward(torch::autograd::AutogradContext* context,
+                                                 torch::autograd::variable_list grads) {
     at::AutoDispatchBelowADInplaceOrView below;
     const auto saved = context->get_saved_variables();
     const auto rows = [&](size_t i) { return saved[i].defined() ? Rows(saved[i]) : std::nullopt; };
-    auto [grad_memory, grad_bias] = backward_op().call(grads[0], saved[0], saved[1], context->saved_data["eps"].toDouble(), rows(2), rows(3));
+    auto [grad_memory, grad_bias] =
+        backward_op().call(grads[0], saved[0], saved[1], context->saved_data["eps"].toDouble(), rows(2), rows(3));
     return {grad_memory, grad_bias, {}, {}, {}};
   }
 };
 
-at::Tensor with_gradient(const at::Tensor& memory, const at::Tensor& bias, double eps, const Rows& reset, const Rows& lengths) {
+at::Tensor with_gradient(const at::Tensor& memory, const at::Tensor& bias, double eps, const Rows& reset,
+                         const Rows& lengths) {
   check(memory, bias, reset, lengths);
   return BiasedNorm::apply(memory, bias, eps, reset, lengths);
 }
 
-at::Tensor without_gradient(const at::Tensor& memory, const at::Tensor& bias, double eps, const Rows& reset, const Rows& lengths) {
+at::Tensor without_gradient(const at::Tensor& memory, const at::Tensor& bias, double eps, const Rows& reset,
+                            const Rows& lengths) {
   check(memory, bias, reset, lengths);
   return std::get<0>(forward_op().call(memory, bias, eps, reset, lengths));
 }
 
 }  // namespace
 
-at::Tensor biased_norm(const at::Tensor& memory, const at::Tensor& bias, double eps, const Rows& reset, const Rows& lengths) {
+at::Tensor biased_norm(const at::Tensor& memory, const at::Tensor& bias, double eps, const Rows& reset,
+                       const Rows& lengths) {
   static const auto op = find_op<decltype(biased_norm)>("memformer::biased_norm");
   return op.call(memory, bias, eps, reset, lengths);
 }
 
 TORCH_LIBRARY_FRAGMENT(memformer, library) {
   library.def("biased_norm(Tensor memory, Tensor bias, float eps, Tensor? reset=None, Tensor? lengths=None) -> Tensor");
-  library.def("biased_norm_forward(Tensor memory, Tensor bias, float eps, Tensor? reset, Tensor? lengths) -> (Tensor y, Tensor norm)");
+  library.def(
+      "biased_norm_forward(Tensor memory, Tensor bias, float eps, Tensor? reset, Tensor? lengths) -> (Tensor y, Tensor "
+      "norm)");
   library.def(
       "biased_norm_backward(Tensor grad, Tensor y, Tensor norm, float eps, Tensor? reset, Tensor? lengths)"
       " -> (Tensor grad_memory, Tensor grad_bias)");

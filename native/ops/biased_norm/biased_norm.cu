@@ -3,8 +3,8 @@
 #include "core/cuda/numeric.cuh"
 #include "ops/biased_norm/biased_norm.cuh"
 
-// A warp takes a row: lane l holds its numbers wide (32 k + l) ... + wide - 1, k < packs, in registers, and reads each input once.
-// Rows of other widths go through the kernels "of any width", a number a lane at a time.
+// A warp takes a row: lane l holds its numbers wide (32 k + l) ... + wide - 1, k < packs, in registers, and reads each
+// input once. Rows of other widths go through the kernels "of any width", a number a lane at a time.
 namespace memformer::ops {
 namespace {
 
@@ -26,7 +26,7 @@ __device__ __forceinline__ bool is_kept(const Params& p, int64_t b) {
 }
 
 template <typename scalar_t, int packs>
-__global__ void __launch_bounds__(kRows * kWarp) biased_norm_forward_kernel(const BiasedNormForwardParams p) {
+__global__ void __launch_bounds__(kRows* kWarp) biased_norm_forward_kernel(const BiasedNormForwardParams p) {
   using acc_t = accumulate_t<scalar_t>;
   constexpr int wide = kWide<scalar_t>;
   const int64_t row = int64_t{blockIdx.x} * blockDim.y + threadIdx.y, D = p.D;
@@ -49,7 +49,11 @@ __global__ void __launch_bounds__(kRows * kWarp) biased_norm_forward_kernel(cons
       s[k][i] += v[k][i];  // what lies beyond D is 0
       square += s[k][i] * s[k][i];
     }
-  const acc_t root = sqrt(warp_sum(square)), eps = static_cast<acc_t>(p.eps), norm = kept ? acc_t(1) : root < eps ? eps : root, inverse = acc_t(1) / norm;
+  const acc_t root = sqrt(warp_sum(square)), eps = static_cast<acc_t>(p.eps),
+              norm = kept         ? acc_t(1)
+                     : root < eps ? eps
+                                  : root,
+              inverse = acc_t(1) / norm;
   auto* y = static_cast<scalar_t*>(p.y) + row * D;
 #pragma unroll
   for (int k = 0; k < packs; ++k) {
@@ -70,17 +74,22 @@ __global__ void biased_norm_forward_of_any_width_kernel(const BiasedNormForwardP
   const auto* memory = static_cast<const scalar_t*>(p.memory) + row * D;
   const auto* bias = static_cast<const scalar_t*>(p.bias) + (row % p.M) * D;
   const bool anew = starts_anew(p.reset, row / p.M), kept = is_kept(p, row / p.M);
-  const auto s = [&](int64_t d) { return (anew ? acc_t(0) : convert<acc_t>(memory[d])) + (kept ? acc_t(0) : convert<acc_t>(bias[d])); };
+  const auto s = [&](int64_t d) {
+    return (anew ? acc_t(0) : convert<acc_t>(memory[d])) + (kept ? acc_t(0) : convert<acc_t>(bias[d]));
+  };
   acc_t square = 0;
   for (int64_t d = threadIdx.x; d < D; d += kWarp) square += s(d) * s(d);
-  const acc_t root = sqrt(warp_sum(square)), eps = static_cast<acc_t>(p.eps), norm = kept ? acc_t(1) : root < eps ? eps : root;
+  const acc_t root = sqrt(warp_sum(square)), eps = static_cast<acc_t>(p.eps),
+              norm = kept         ? acc_t(1)
+                     : root < eps ? eps
+                                  : root;
   auto* y = static_cast<scalar_t*>(p.y) + row * D;
   for (int64_t d = threadIdx.x; d < D; d += kWarp) y[d] = convert<scalar_t>(s(d) / norm);
   if (threadIdx.x == 0) static_cast<acc_t*>(p.norm)[row] = norm;
 }
 
-/// A block takes slot blockIdx.x, its warps every blockDim.y-th row of that slot; what they sum over the rows is joined at the end,
-/// warp 0 first.
+/// A block takes slot blockIdx.x, its warps every blockDim.y-th row of that slot; what they sum over the rows is joined
+/// at the end, warp 0 first.
 template <typename scalar_t, int packs>
 __global__ void __launch_bounds__(kMostWarps* kWarp) biased_norm_backward_kernel(const BiasedNormBackwardParams p) {
   using acc_t = accumulate_t<scalar_t>;
@@ -147,7 +156,8 @@ __global__ void biased_norm_backward_of_any_width_kernel(const BiasedNormBackwar
     const acc_t norm = static_cast<const acc_t*>(p.norm)[row];
     dot = warp_sum(dot);
     if (norm <= static_cast<acc_t>(p.eps) || is_kept(p, b)) dot = 0;
-    for (int64_t d = threadIdx.x; d < D; d += kWarp) grad_memory[row * D + d] = convert<scalar_t>((g(d) - y(d) * dot) / norm);
+    for (int64_t d = threadIdx.x; d < D; d += kWarp)
+      grad_memory[row * D + d] = convert<scalar_t>((g(d) - y(d) * dot) / norm);
   }
   __syncthreads();  // the block's rows have been written
   for (int64_t d = threadIdx.y * kWarp + threadIdx.x; d < D; d += blockDim.y * kWarp) {
@@ -188,8 +198,10 @@ void launch_biased_norm_forward(const BiasedNormForwardParams& p, cudaStream_t s
     using scalar_t = typename decltype(type)::type;
     const bool packed = fits<scalar_t>(p.memory, p.D) && fits<scalar_t>(p.bias, p.D) && fits<scalar_t>(p.y, p.D);
     for_packs<scalar_t>(packed, p.D, [&](auto packs) {
-      if constexpr (packs > 0) biased_norm_forward_kernel<scalar_t, packs><<<grid, block, 0, stream>>>(p);
-      else biased_norm_forward_of_any_width_kernel<scalar_t><<<grid, block, 0, stream>>>(p);
+      if constexpr (packs > 0)
+        biased_norm_forward_kernel<scalar_t, packs><<<grid, block, 0, stream>>>(p);
+      else
+        biased_norm_forward_of_any_width_kernel<scalar_t><<<grid, block, 0, stream>>>(p);
     });
   });
 }
@@ -202,8 +214,10 @@ void launch_biased_norm_backward(const BiasedNormBackwardParams& p, cudaStream_t
     using scalar_t = typename decltype(type)::type;
     const bool packed = fits<scalar_t>(p.grad, p.D) && fits<scalar_t>(p.y, p.D) && fits<scalar_t>(p.grad_memory, p.D);
     for_packs<scalar_t>(packed, p.D, [&](auto packs) {
-      if constexpr (packs > 0) biased_norm_backward_kernel<scalar_t, packs><<<slots, block, 0, stream>>>(p);
-      else biased_norm_backward_of_any_width_kernel<scalar_t><<<slots, block, 0, stream>>>(p);
+      if constexpr (packs > 0)
+        biased_norm_backward_kernel<scalar_t, packs><<<slots, block, 0, stream>>>(p);
+      else
+        biased_norm_backward_of_any_width_kernel<scalar_t><<<slots, block, 0, stream>>>(p);
     });
   });
 }

@@ -1,4 +1,5 @@
-// The contract of biased_norm's kernels: B times M rows of D numbers of one dtype, contiguous. acc is float, double for float64.
+// The contract of biased_norm's kernels: B times M rows of D numbers of one dtype, contiguous. acc is float, double for
+// float64.
 #pragma once
 #include <cuda_runtime_api.h>
 
@@ -21,13 +22,13 @@ struct BiasedNormForwardParams {
 };
 
 struct BiasedNormBackwardParams {
-  const void* grad;   ///< (B, M, D)
-  const void* y;      ///< (B, M, D)
-  const void* norm;   ///< (B, M) acc
-  const bool* reset;  ///< (B), rows without gradient of their memory, or null
+  const void* grad;    ///< (B, M, D)
+  const void* y;       ///< (B, M, D)
+  const void* norm;    ///< (B, M) acc
+  const bool* reset;   ///< (B), rows without gradient of their memory, or null
   const int* lengths;  ///< (B), rows with 0 that do not start anew send their gradient on, or null
-  void* grad_memory;  ///< (B, M, D)
-  void* grad_bias;    ///< (M, D)
+  void* grad_memory;   ///< (B, M, D)
+  void* grad_bias;     ///< (M, D)
   int64_t B, M, D;
   double eps;
   cuda::Dtype dtype;

@@ -1,8 +1,8 @@
 #include "ops/dropout/dropout.h"
 
 #include "core/op_handle.h"
-#include "ops/dropout/check.h"
 #include "core/philox.h"
+#include "ops/dropout/check.h"
 
 namespace memformer::ops {
 namespace {
@@ -75,8 +75,8 @@ using Signature = at::Tensor(const at::Tensor&, double, const at::Tensor&, int64
 
 class Dropout : public torch::autograd::Function<Dropout> {
  public:
-  static at::Tensor forward(torch::autograd::AutogradContext* context, const at::Tensor& x, double p, const at::Tensor& seed,
-                            int64_t site) {
+  static at::Tensor forward(torch::autograd::AutogradContext* context, const at::Tensor& x, double p,
+                            const at::Tensor& seed, int64_t site) {
     at::AutoDispatchBelowADInplaceOrView below;
     context->save_for_backward({seed});
     context->saved_data["p"] = p;
@@ -84,13 +84,19 @@ class Dropout : public torch::autograd::Function<Dropout> {
     return dropout(x, p, seed, site);
   }
 
-  static torch::autograd::variable_list backward(torch::autograd::AutogradContext* context, torch::autograd::variable_list grads) {
-    return {dropout(grads[0], context->saved_data["p"].toDouble(), context->get_saved_variables()[0], context->saved_data["site"].toInt()),
-            {}, {}, {}};
+  static torch::autograd::variable_list backward(torch::autograd::AutogradContext* context,
+                                                 torch::autograd::variable_list grads) {
+    return {dropout(grads[0], context->saved_data["p"].toDouble(), context->get_saved_variables()[0],
+                    context->saved_data["site"].toInt()),
+            {},
+            {},
+            {}};
   }
 };
 
-at::Tensor with_gradient(const at::Tensor& x, double p, const at::Tensor& seed, int64_t site) { return Dropout::apply(x, p, seed, site); }
+at::Tensor with_gradient(const at::Tensor& x, double p, const at::Tensor& seed, int64_t site) {
+  return Dropout::apply(x, p, seed, site);
+}
 
 }  // namespace
 
@@ -99,7 +105,9 @@ at::Tensor dropout(const at::Tensor& x, double p, const at::Tensor& seed, int64_
   return op.call(x, p, seed, site);
 }
 
-TORCH_LIBRARY_FRAGMENT(memformer, library) { library.def("dropout(Tensor x, float p, Tensor seed, int site) -> Tensor"); }
+TORCH_LIBRARY_FRAGMENT(memformer, library) {
+  library.def("dropout(Tensor x, float p, Tensor seed, int site) -> Tensor");
+}
 TORCH_LIBRARY_IMPL(memformer, CPU, library) { library.impl("dropout", &dropout_cpu); }
 TORCH_LIBRARY_IMPL(memformer, Autograd, library) { library.impl("dropout", &with_gradient); }
 

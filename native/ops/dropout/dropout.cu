@@ -42,9 +42,12 @@ void launch_dropout(const DropoutParams& p, cudaStream_t stream) {
     constexpr int wide = sizeof(scalar_t) == 2 ? 8 : 4;
     const bool packed = p.mask.in_fours() && fits_packs<wide>(static_cast<const scalar_t*>(p.x), p.count) &&
                         fits_packs<wide>(static_cast<const scalar_t*>(p.y), p.count);
-    const int64_t each = int64_t{kThreads} * (packed ? wide : 1), blocks = std::min((p.count + each - 1) / each, kMostBlocks);
-    if (packed) dropout_kernel<scalar_t, wide><<<blocks, kThreads, 0, stream>>>(p);
-    else dropout_kernel<scalar_t, 1><<<blocks, kThreads, 0, stream>>>(p);
+    const int64_t each = int64_t{kThreads} * (packed ? wide : 1),
+                  blocks = std::min((p.count + each - 1) / each, kMostBlocks);
+    if (packed)
+      dropout_kernel<scalar_t, wide><<<blocks, kThreads, 0, stream>>>(p);
+    else
+      dropout_kernel<scalar_t, 1><<<blocks, kThreads, 0, stream>>>(p);
   });
 }
 

@@ -15,16 +15,18 @@ interface Case {
 }
 
 const word = (x: bigint): bigint => BigInt.asUintN(32, x);
-const low = (x: bigint): bigint => word(x), high = (x: bigint): bigint => word(x >> 32n);
+const low = (x: bigint): bigint => word(x),
+  high = (x: bigint): bigint => word(x >> 32n);
 
 /** Philox4x32-10 as its paper has it: four words of a counter of four words and a key of two. */
 function philox(counter: readonly bigint[], key: readonly bigint[]): bigint[] {
   let [c0, c1, c2, c3] = counter as [bigint, bigint, bigint, bigint];
   let [k0, k1] = key as [bigint, bigint];
   for (let round = 0; round < 10; round++) {
-    const product0 = 0xD2511F53n * c0, product1 = 0xCD9E8D57n * c2;
+    const product0 = 0xd2511f53n * c0,
+      product1 = 0xcd9e8d57n * c2;
     [c0, c1, c2, c3] = [high(product1) ^ c1 ^ k0, low(product1), high(product0) ^ c3 ^ k1, low(product0)];
-    [k0, k1] = [word(k0 + 0x9E3779B9n), word(k1 + 0xBB67AE85n)];
+    [k0, k1] = [word(k0 + 0x9e3779b9n), word(k1 + 0xbb67ae85n)];
   }
   return [c0, c1, c2, c3];
 }
@@ -47,53 +49,68 @@ export const dropout: OperatorSpec<Case, [x: Numbers, p: number, seed: Numbers, 
     { what: "of nothing", shape: [0, 4], p: 0.5 },
     { what: "of nothing, with seeds", shape: [0, 4], p: 0.5, seed: [1, 2] },
   ],
-  inputs: ({ shape, p, seed = 0, site = 0 }, draw) =>
-    [draw.numbers(shape), p, typeof seed === "number" ? numbers([], () => seed, "int64") : seeds(seed), site],
+  inputs: ({ shape, p, seed = 0, site = 0 }, draw) => [
+    draw.numbers(shape),
+    p,
+    typeof seed === "number" ? numbers([], () => seed, "int64") : seeds(seed),
+    site,
+  ],
   reference(x, p, seed, site) {
-    const t = BigInt(site), share = x.data.length / seed.data.length;
+    const t = BigInt(site),
+      share = x.data.length / seed.data.length;
     const y = numbers(x.shape);
     for (let i = 0; i < x.data.length; i++) {
-      const group = Math.floor(i / share), within = i - group * share, s = BigInt(seed.data[group]!);
+      const group = Math.floor(i / share),
+        within = i - group * share,
+        s = BigInt(seed.data[group]!);
       const words = philox([BigInt(within >> 2), 0n, low(t), high(t)], [low(s), high(s)]);
       y.data[i] = Number(words[within % 4]) >= Math.floor(p * 2 ** 32) ? x.data[i]! / (1 - p) : 0;
     }
     return [y];
   },
-  plain: (x, p, seed, site) =>
-    [apply("aten::mul.Tensor", x, apply("memformer::dropout", apply("aten::ones_like", x), p, seed, site))],
+  plain: (x, p, seed, site) => [
+    apply("aten::mul.Tensor", x, apply("memformer::dropout", apply("aten::ones_like", x), p, seed, site)),
+  ],
   misuses: [
     {
-      what: "to drop everything", code: "CONFIG",
+      what: "to drop everything",
+      code: "CONFIG",
       arguments: (x, _, seed, site) => [x, 1, seed, site],
       message: /^dropout: p must be at least 0 and below 1, got 1$/,
     },
     {
-      what: "a negative rate", code: "CONFIG",
+      what: "a negative rate",
+      code: "CONFIG",
       arguments: (x, _, seed, site) => [x, -0.5, seed, site],
       message: /^dropout: p must be at least 0 and below 1, got -0\.5$/,
     },
     {
-      what: "a rate that is no number", code: "CONFIG",
+      what: "a rate that is no number",
+      code: "CONFIG",
       arguments: (x, _, seed, site) => [x, NaN, seed, site],
       message: /^dropout: p must be at least 0 and below 1, got -?nan$/,
     },
     {
-      what: "seeds of unequal shares", code: "SHAPE",
+      what: "seeds of unequal shares",
+      code: "SHAPE",
       arguments: (x, p, _, site) => [x, p, seeds([1, 2]), site],
       message: /^dropout: seed must have shape \(\) or \(G\), where G divides the 105 numbers of x, got \[2\]$/,
     },
     {
-      what: "no seeds", code: "SHAPE",
+      what: "no seeds",
+      code: "SHAPE",
       arguments: (x, p, _, site) => [x, p, seeds([]), site],
       message: /^dropout: seed must have shape \(\) or \(G\), where G divides the 105 numbers of x, got \[0\]$/,
     },
     {
-      what: "a seed of another dtype", code: "DTYPE",
+      what: "a seed of another dtype",
+      code: "DTYPE",
       arguments: (x, p, _, site) => [x, p, numbers([], () => 1, "int32"), site],
       message: /^dropout: seed must be Long, got Int$/,
     },
     {
-      what: "whole numbers", code: "DTYPE",
+      what: "whole numbers",
+      code: "DTYPE",
       arguments: (_, p, seed, site) => [numbers([3], () => 1, "int64"), p, seed, site],
       message: /^dropout: x must be float32, float64 or bfloat16, got Long$/,
     },
@@ -104,14 +121,26 @@ opcheck(dropout, () => {
   it("draws the published words of Philox4x32-10", async () => {
     const ones = 0xffffffffn;
     expect(philox([0n, 0n, 0n, 0n], [0n, 0n])).to.deep.equal([0x6627e8d5n, 0xe169c58dn, 0xbc57ac4cn, 0x9b00dbd8n]);
-    expect(philox([ones, ones, ones, ones], [ones, ones]))
-      .to.deep.equal([0x408f276dn, 0x41c83b0en, 0xa20bc7c6n, 0x6d5451fdn]);
-    expect(philox([0x243f6a88n, 0x85a308d3n, 0x13198a2en, 0x03707344n], [0xa4093822n, 0x299f31d0n]))
-      .to.deep.equal([0xd16cfe09n, 0x94fdccebn, 0x5001e420n, 0x24126ea1n]);
+    expect(philox([ones, ones, ones, ones], [ones, ones])).to.deep.equal([
+      0x408f276dn,
+      0x41c83b0en,
+      0xa20bc7c6n,
+      0x6d5451fdn,
+    ]);
+    expect(philox([0x243f6a88n, 0x85a308d3n, 0x13198a2en, 0x03707344n], [0xa4093822n, 0x299f31d0n])).to.deep.equal([
+      0xd16cfe09n,
+      0x94fdccebn,
+      0x5001e420n,
+      0x24126ea1n,
+    ]);
     // The operator's own first four words: p x 2^32 equal to a word keeps its element, one more drops it.
     for (const [i, drawn] of [0x6627e8d5, 0xe169c58d, 0xbc57ac4c, 0x9b00dbd8].entries()) {
-      for (const [threshold, kept] of [[drawn, true], [drawn + 1, false]] as const) {
-        const x = numbers([4], () => 1), seed = numbers([], () => 0, "int64");
+      for (const [threshold, kept] of [
+        [drawn, true],
+        [drawn + 1, false],
+      ] as const) {
+        const x = numbers([4], () => 1),
+          seed = numbers([], () => 0, "int64");
         const [y] = await run((...args) => [apply("memformer::dropout", ...args)], [x, threshold / 2 ** 32, seed, 0]);
         expect(y!.data[i] !== 0, `word ${i}`).to.equal(kept);
       }

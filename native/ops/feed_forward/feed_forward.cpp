@@ -6,8 +6,9 @@
 #include "core/op_handle.h"
 #include "ops/feed_forward/fits.h"
 
-// pre = x up^T, h = pre + up_bias, a = gelu(h).      dL/dpre = (g down) gelu'(h)      dL/dup_bias = sum of that over the rows
-// dL/dx = dL/dpre up      dL/dup = dL/dpre^T x       dL/ddown = g^T a                 dL/ddown_bias = sum of g over the rows
+// pre = x up^T, h = pre + up_bias, a = gelu(h).      dL/dpre = (g down) gelu'(h)      dL/dup_bias = sum of that over
+// the rows dL/dx = dL/dpre up      dL/dup = dL/dpre^T x       dL/ddown = g^T a                 dL/ddown_bias = sum of g
+// over the rows
 namespace memformer::ops {
 namespace {
 
@@ -28,8 +29,9 @@ void check_weight_sink(const char* name, const Optional& sink, const Tensor& wei
 }
 
 /// All but dropout, which gelu_dropout checks.
-void check(const Tensor& x, const Tensor& up, const Tensor& up_bias, const Tensor& down, const Optional& down_bias, const Optional& up_sink,
-           const Optional& up_bias_sink, const Optional& down_sink, const Optional& down_bias_sink) {
+void check(const Tensor& x, const Tensor& up, const Tensor& up_bias, const Tensor& down, const Optional& down_bias,
+           const Optional& up_sink, const Optional& up_bias_sink, const Optional& down_sink,
+           const Optional& down_bias_sink) {
   require_floating(kOp, "x", x);
   require(x.dim() >= 1, "SHAPE", "feed_forward: x must have at least one axis, got none");
   require_shape(kOp, "up", up, {-1, x.size(-1)});
@@ -50,12 +52,14 @@ void check(const Tensor& x, const Tensor& up, const Tensor& up_bias, const Tenso
   require_sink(kOp, "down_bias_sink", down_bias_sink, down.size(0), x);
 }
 
-Tensor linear(const Tensor& x, const Tensor& weight, const Optional& bias, const Optional& weight_sink, const Optional& bias_sink) {
+Tensor linear(const Tensor& x, const Tensor& weight, const Optional& bias, const Optional& weight_sink,
+              const Optional& bias_sink) {
   static const auto op = find_op<decltype(linear)>("memformer::linear");
   return op.call(x, weight, bias, weight_sink, bias_sink);
 }
 
-Tensor gelu_dropout(const Tensor& x, const Optional& bias, const Optional& bias_sink, double p, const Optional& seed, int64_t site) {
+Tensor gelu_dropout(const Tensor& x, const Optional& bias, const Optional& bias_sink, double p, const Optional& seed,
+                    int64_t site) {
   static const auto op = find_op<decltype(gelu_dropout)>("memformer::gelu_dropout");
   return op.call(x, bias, bias_sink, p, seed, site);
 }
@@ -66,7 +70,8 @@ void accumulate(const Tensor& grad, const Tensor& x, const Tensor& weight_sink, 
 }
 
 using Forward = std::tuple<Tensor, Tensor>(const Tensor&, const Tensor&, const Tensor&, bool);
-using Backward = std::tuple<Tensor, Tensor>(const Tensor&, const Tensor&, const Tensor&, const Tensor&, const Optional&);
+using Backward = std::tuple<Tensor, Tensor>(const Tensor&, const Tensor&, const Tensor&, const Tensor&,
+                                            const Optional&);
 
 /// pre (rows, F), empty where it is not kept, and a (rows, F).
 std::tuple<Tensor, Tensor> activate(const Tensor& rows, const Tensor& up, const Tensor& up_bias, bool kept) {
@@ -75,7 +80,8 @@ std::tuple<Tensor, Tensor> activate(const Tensor& rows, const Tensor& up, const 
 }
 
 /// dL/dpre, and dL/dup_bias unless that went into its sink.
-std::tuple<Tensor, Tensor> activate_backward(const Tensor& grad, const Tensor& down, const Tensor& pre, const Tensor& up_bias, const Optional& sink) {
+std::tuple<Tensor, Tensor> activate_backward(const Tensor& grad, const Tensor& down, const Tensor& pre,
+                                             const Tensor& up_bias, const Optional& sink) {
   static const auto op = find_op<Backward>("memformer::feed_forward_fused_backward");
   return op.call(grad, down, pre, up_bias, sink);
 }
@@ -88,9 +94,9 @@ Tensor project(const Tensor& a, const Tensor& down, const Optional& down_bias, c
 
 class FeedForward : public torch::autograd::Function<FeedForward> {
  public:
-  static Tensor forward(torch::autograd::AutogradContext* context, const Tensor& x, const Tensor& up, const Tensor& up_bias,
-                        const Tensor& down, const Optional& down_bias, const Optional& up_sink, const Optional& up_bias_sink,
-                        const Optional& down_sink, const Optional& down_bias_sink) {
+  static Tensor forward(torch::autograd::AutogradContext* context, const Tensor& x, const Tensor& up,
+                        const Tensor& up_bias, const Tensor& down, const Optional& down_bias, const Optional& up_sink,
+                        const Optional& up_bias_sink, const Optional& down_sink, const Optional& down_bias_sink) {
     at::AutoDispatchBelowADInplaceOrView below;
     const auto [pre, a] = activate(as_rows(x), up, up_bias, true);
     context->save_for_backward({x, up, up_bias, down, pre, a});
@@ -102,13 +108,15 @@ class FeedForward : public torch::autograd::Function<FeedForward> {
     return project(a, down, down_bias, x);
   }
 
-  static torch::autograd::variable_list backward(torch::autograd::AutogradContext* context, torch::autograd::variable_list grads) {
+  static torch::autograd::variable_list backward(torch::autograd::AutogradContext* context,
+                                                 torch::autograd::variable_list grads) {
     at::AutoDispatchBelowADInplaceOrView below;
     const auto saved = context->get_saved_variables();
     const auto &x = saved[0], &up = saved[1], &up_bias = saved[2], &down = saved[3], &pre = saved[4], &a = saved[5];
     const auto sink = [&](const char* name) { return context->saved_data[name].toOptional<Tensor>(); };
     const auto grad = as_rows(grads[0]), rows = as_rows(x);
-    const auto grad_down = weight_gradient(grad, a, sink("down_sink"), sink("down_bias_sink"), context->needs_input_grad(3));
+    const auto grad_down =
+        weight_gradient(grad, a, sink("down_sink"), sink("down_bias_sink"), context->needs_input_grad(3));
     const bool sends_down_bias = context->saved_data["down_bias"].toBool() && !given(sink("down_bias_sink"));
     auto [grad_pre, grad_up_bias] = activate_backward(grad, down, pre, up_bias, sink("up_bias_sink"));
     if (given(sink("up_bias_sink"))) grad_up_bias.reset();
@@ -118,60 +126,71 @@ class FeedForward : public torch::autograd::Function<FeedForward> {
   }
 
  private:
-  static Tensor weight_gradient(const Tensor& grad, const Tensor& rows, const Optional& sink, const Optional& bias_sink, bool needed) {
-    if (given(sink)) accumulate(grad, rows, *sink, bias_sink);
-    else if (needed) return matrix_product(grad.t(), rows);
+  static Tensor weight_gradient(const Tensor& grad, const Tensor& rows, const Optional& sink, const Optional& bias_sink,
+                                bool needed) {
+    if (given(sink))
+      accumulate(grad, rows, *sink, bias_sink);
+    else if (needed)
+      return matrix_product(grad.t(), rows);
     return Tensor();
   }
 };
 
 /// Its own function, so that x up^T is let go before the second product where nobody keeps it.
-Tensor composed_activation(const Tensor& x, const Tensor& up, const Tensor& up_bias, const Optional& up_sink, const Optional& up_bias_sink,
-                           double p, const Optional& seed, int64_t site) {
+Tensor composed_activation(const Tensor& x, const Tensor& up, const Tensor& up_bias, const Optional& up_sink,
+                           const Optional& up_bias_sink, double p, const Optional& seed, int64_t site) {
   return gelu_dropout(linear(x, up, {}, up_sink, {}), up_bias, up_bias_sink, p, seed, site);
 }
 
-Tensor with_gradient(const Tensor& x, const Tensor& up, const Tensor& up_bias, const Tensor& down, const Optional& down_bias,
-                     const Optional& up_sink, const Optional& up_bias_sink, const Optional& down_sink, const Optional& down_bias_sink,
-                     double p, const Optional& seed, int64_t site) {
+Tensor with_gradient(const Tensor& x, const Tensor& up, const Tensor& up_bias, const Tensor& down,
+                     const Optional& down_bias, const Optional& up_sink, const Optional& up_bias_sink,
+                     const Optional& down_sink, const Optional& down_bias_sink, double p, const Optional& seed,
+                     int64_t site) {
   check(x, up, up_bias, down, down_bias, up_sink, up_bias_sink, down_sink, down_bias_sink);
   if (!feed_forward_is_fused(x, down, p)) {
     const auto a = composed_activation(x, up, up_bias, up_sink, up_bias_sink, p, seed, site);
     return linear(a, down, down_bias, down_sink, down_bias_sink);
   }
   const auto wanted = [](const Tensor& tensor) { return tensor.requires_grad(); };
-  if (at::GradMode::is_enabled() && (wanted(x) || wanted(up) || wanted(up_bias) || wanted(down) || (given(down_bias) && wanted(*down_bias))))
+  if (at::GradMode::is_enabled() &&
+      (wanted(x) || wanted(up) || wanted(up_bias) || wanted(down) || (given(down_bias) && wanted(*down_bias))))
     return FeedForward::apply(x, up, up_bias, down, down_bias, up_sink, up_bias_sink, down_sink, down_bias_sink);
   at::AutoDispatchBelowADInplaceOrView below;
   return project(std::get<1>(activate(as_rows(x), up, up_bias, false)), down, down_bias, x);
 }
 
 /// with_gradient's way where there is none to come: the same checks and the same numbers.
-Tensor without_gradient(const Tensor& x, const Tensor& up, const Tensor& up_bias, const Tensor& down, const Optional& down_bias,
-                        const Optional& up_sink, const Optional& up_bias_sink, const Optional& down_sink, const Optional& down_bias_sink,
-                        double p, const Optional& seed, int64_t site) {
+Tensor without_gradient(const Tensor& x, const Tensor& up, const Tensor& up_bias, const Tensor& down,
+                        const Optional& down_bias, const Optional& up_sink, const Optional& up_bias_sink,
+                        const Optional& down_sink, const Optional& down_bias_sink, double p, const Optional& seed,
+                        int64_t site) {
   const at::AutoGradMode off(false);
-  return with_gradient(x, up, up_bias, down, down_bias, up_sink, up_bias_sink, down_sink, down_bias_sink, p, seed, site);
+  return with_gradient(x, up, up_bias, down, down_bias, up_sink, up_bias_sink, down_sink, down_bias_sink, p, seed,
+                       site);
 }
 
 }  // namespace
 
 bool feed_forward_is_fused(const Tensor& x, const Tensor& down, double p) {
   const auto dtype = x.scalar_type();
-  if (p != 0.0 || !x.is_cuda() || (dtype != at::kBFloat16 && dtype != at::kHalf) || down.size(0) != x.size(-1)) return false;
-  return feed_forward_fits(rows_of(x), x.size(-1), down.size(1)) && cuda()->compute_capability(x.device().index()) == 90;
+  if (p != 0.0 || !x.is_cuda() || (dtype != at::kBFloat16 && dtype != at::kHalf) || down.size(0) != x.size(-1))
+    return false;
+  return feed_forward_fits(rows_of(x), x.size(-1), down.size(1)) &&
+         cuda()->compute_capability(x.device().index()) == 90;
 }
 
-Tensor feed_forward(const Tensor& x, const Tensor& up, const Tensor& up_bias, const Tensor& down, const Optional& down_bias,
-                    const Optional& up_sink, const Optional& up_bias_sink, const Optional& down_sink, const Optional& down_bias_sink,
-                    double p, const Optional& seed, int64_t site) {
+Tensor feed_forward(const Tensor& x, const Tensor& up, const Tensor& up_bias, const Tensor& down,
+                    const Optional& down_bias, const Optional& up_sink, const Optional& up_bias_sink,
+                    const Optional& down_sink, const Optional& down_bias_sink, double p, const Optional& seed,
+                    int64_t site) {
   static const auto op = find_op<decltype(feed_forward)>("memformer::feed_forward");
   return op.call(x, up, up_bias, down, down_bias, up_sink, up_bias_sink, down_sink, down_bias_sink, p, seed, site);
 }
 
 TORCH_LIBRARY_FRAGMENT(memformer, library) {
   library.def(
-      "feed_forward(Tensor x, Tensor up, Tensor up_bias, Tensor down, Tensor? down_bias, Tensor? up_sink, Tensor? up_bias_sink,"
+      "feed_forward(Tensor x, Tensor up, Tensor up_bias, Tensor down, Tensor? down_bias, Tensor? up_sink, Tensor? "
+      "up_bias_sink,"
       " Tensor? down_sink, Tensor? down_bias_sink, float p, Tensor? seed, int site) -> Tensor");
   library.def("feed_forward_fused(Tensor x, Tensor up, Tensor up_bias, bool kept) -> (Tensor pre, Tensor activation)");
   library.def(

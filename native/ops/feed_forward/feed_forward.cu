@@ -12,7 +12,8 @@ using namespace cuda;
 
 /// Block (share, panel).
 template <typename T, bool backward>
-__global__ void __launch_bounds__(Panel::kThreads, 1) feed_forward_kernel(const __grid_constant__ Maps maps, const FeedForwardParams p) {
+__global__ void __launch_bounds__(Panel::kThreads, 1)
+    feed_forward_kernel(const __grid_constant__ Maps maps, const FeedForwardParams p) {
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
   extern __shared__ __align__(1024) char shared[];
   auto& memory = *reinterpret_cast<PanelMemory*>(shared);
@@ -25,9 +26,12 @@ __global__ void __launch_bounds__(Panel::kThreads, 1) feed_forward_kernel(const 
   if (warp < 4) {
     give_registers<40>();
     if (lane == 0) {
-      if (warp == 0) load_operands<backward>(memory, maps.a, maps.b, work);
-      else if (warp <= Panel::kWorkers && backward) load_and_store(memory, maps, work, warp - 1);
-      else if (warp <= Panel::kWorkers) store_results(memory, maps, work, warp - 1, p.pre != nullptr);
+      if (warp == 0)
+        load_operands<backward>(memory, maps.a, maps.b, work);
+      else if (warp <= Panel::kWorkers && backward)
+        load_and_store(memory, maps, work, warp - 1);
+      else if (warp <= Panel::kWorkers)
+        store_results(memory, maps, work, warp - 1, p.pre != nullptr);
     }
   } else {
     take_registers<232>();
@@ -37,8 +41,10 @@ __global__ void __launch_bounds__(Panel::kThreads, 1) feed_forward_kernel(const 
     float sums[2][64], totals[2][16] = {};
     for (int tile = worker; tile < work.tiles; tile += Panel::kWorkers) {
       multiply<T, backward>(memory, work, worker, tile, sums);
-      if constexpr (backward) send_back<T>(memory, place, buffers, sums, totals);
-      else activate<T>(memory, place, buffers, sums, p.pre != nullptr);
+      if constexpr (backward)
+        send_back<T>(memory, place, buffers, sums, totals);
+      else
+        activate<T>(memory, place, buffers, sums, p.pre != nullptr);
     }
     if constexpr (backward) store_totals(memory, work, totals, p);
   }
@@ -49,7 +55,8 @@ __global__ void __launch_bounds__(Panel::kThreads, 1) feed_forward_kernel(const 
 
 int multiprocessors() {
   int device = 0, count = 0;
-  const bool known = cudaGetDevice(&device) == cudaSuccess && cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device) == cudaSuccess;
+  const bool known = cudaGetDevice(&device) == cudaSuccess &&
+                     cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device) == cudaSuccess;
   return known ? count : 1;
 }
 
@@ -73,12 +80,15 @@ cudaError_t launch(const FeedForwardParams& p, cudaStream_t stream) {
     if (status == cudaSuccess) status = make_tensor_map(map, data, rows, columns, box_rows, p.dtype);
   };
   make(maps.a, p.x, p.N, p.D, Panel::kRows);
-  if (backward) make(maps.b, p.weight, p.D, p.F, Panel::kSlice);
-  else make(maps.b, p.weight, p.F, p.D, Panel::kColumns);
+  if (backward)
+    make(maps.b, p.weight, p.D, p.F, Panel::kSlice);
+  else
+    make(maps.b, p.weight, p.F, p.D, Panel::kColumns);
   if (p.pre != nullptr) make(maps.pre, p.pre, p.N, p.F, Panel::kPiece);
   make(maps.out, p.out, p.N, p.F, Panel::kPiece);
   if (status != cudaSuccess) return status;
-  return p.dtype == Dtype::f16 ? launch<__half, backward>(maps, p, stream) : launch<__nv_bfloat16, backward>(maps, p, stream);
+  return p.dtype == Dtype::f16 ? launch<__half, backward>(maps, p, stream)
+                               : launch<__nv_bfloat16, backward>(maps, p, stream);
 }
 
 }  // namespace
@@ -88,8 +98,12 @@ int feed_forward_shares(int64_t N, int64_t F) {
   return static_cast<int>(std::min(fit, ceil_div(N, Panel::kRows)));
 }
 
-cudaError_t launch_feed_forward_forward(const FeedForwardParams& params, cudaStream_t stream) { return launch<false>(params, stream); }
+cudaError_t launch_feed_forward_forward(const FeedForwardParams& params, cudaStream_t stream) {
+  return launch<false>(params, stream);
+}
 
-cudaError_t launch_feed_forward_backward(const FeedForwardParams& params, cudaStream_t stream) { return launch<true>(params, stream); }
+cudaError_t launch_feed_forward_backward(const FeedForwardParams& params, cudaStream_t stream) {
+  return launch<true>(params, stream);
+}
 
 }  // namespace memformer::ops

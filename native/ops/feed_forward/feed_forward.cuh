@@ -1,7 +1,7 @@
-// The contract of feed_forward's kernels for Hopper: the product before the activation with the activation behind it, and the product
-// before the activation's gradient with that behind it, in one kernel each. bfloat16 or float16, matrices row by row, each from a
-// multiple of 16 bytes on, of sizes that feed_forward_fits names, but for the number of rows. For compute capability 9.0 alone: elsewhere
-// they trap.
+// The contract of feed_forward's kernels for Hopper: the product before the activation with the activation behind it,
+// and the product before the activation's gradient with that behind it, in one kernel each. bfloat16 or float16,
+// matrices row by row, each from a multiple of 16 bytes on, of sizes that feed_forward_fits names, but for the number
+// of rows. For compute capability 9.0 alone: elsewhere they trap.
 #pragma once
 #include <cuda_runtime_api.h>
 
@@ -19,8 +19,8 @@ struct FeedForwardParams {
   void* out;           ///< (N, F) gelu(pre + bias), or the gradient of pre
   float* partials;     ///< (shares, F) of the gradient of bias; null in the forward pass
   int64_t N, D, F;
-  int shares;          ///< of the rows, by feed_forward_shares
-  cuda::Dtype dtype;   ///< bf16 or f16
+  int shares;         ///< of the rows, by feed_forward_shares
+  cuda::Dtype dtype;  ///< bf16 or f16
 };
 
 /// Into how many shares the rows are split to fill the current device.

@@ -22,9 +22,18 @@ interface Case {
 }
 
 type Arguments = [
-  x: Numbers, up: Numbers, upBias: Numbers, down: Numbers, downBias: Numbers | null,
-  upSink: Numbers | null, upBiasSink: Numbers | null, downSink: Numbers | null, downBiasSink: Numbers | null,
-  p: number, seed: Numbers | null, site: number,
+  x: Numbers,
+  up: Numbers,
+  upBias: Numbers,
+  down: Numbers,
+  downBias: Numbers | null,
+  upSink: Numbers | null,
+  upBiasSink: Numbers | null,
+  downSink: Numbers | null,
+  downBiasSink: Numbers | null,
+  p: number,
+  seed: Numbers | null,
+  site: number,
 ];
 
 export const feedForward: OperatorSpec<Case, Arguments> = {
@@ -46,8 +55,18 @@ export const feedForward: OperatorSpec<Case, Arguments> = {
     const weight = (out: number, width: number): Numbers => draw.numbers([out, width], 2 / Math.sqrt(width));
     const seed = p === 0 ? null : numbers([], () => draw.below(1000), "int64");
     return [
-      draw.numbers([...rows, D], 2), weight(F, D), draw.numbers([F]), weight(output, F), biased ? draw.numbers([output]) : null,
-      null, null, null, null, p, seed, 4,
+      draw.numbers([...rows, D], 2),
+      weight(F, D),
+      draw.numbers([F]),
+      weight(output, F),
+      biased ? draw.numbers([output]) : null,
+      null,
+      null,
+      null,
+      null,
+      p,
+      seed,
+      4,
     ];
   },
   reference(x, up, upBias, down, downBias, _upSink, _upBiasSink, _downSink, _downBiasSink, p, seed, site) {
@@ -62,67 +81,96 @@ export const feedForward: OperatorSpec<Case, Arguments> = {
   },
   misuses: [
     {
-      what: "a scalar", code: "SHAPE",
+      what: "a scalar",
+      code: "SHAPE",
       arguments: (...args) => args.with(0, numbers([])),
       message: /^feed_forward: x must have at least one axis, got none$/,
     },
     {
-      what: "whole numbers", code: "DTYPE",
-      arguments: (...args) => args.with(0, numbers([3, 7], () => 1, "int64")),
+      what: "whole numbers",
+      code: "DTYPE",
+      arguments: (...args) =>
+        args.with(
+          0,
+          numbers([3, 7], () => 1, "int64"),
+        ),
       message: /^feed_forward: x must be float32, float64 or bfloat16, got Long$/,
     },
     {
-      what: "a first weight of another width", code: "SHAPE",
+      what: "a first weight of another width",
+      code: "SHAPE",
       arguments: (...args) => args.with(1, numbers([9, 6])),
       message: /^feed_forward: up must have shape \(any, 7\), got \[9, 6\]$/,
     },
     {
-      what: "a first bias of another width", code: "SHAPE",
+      what: "a first bias of another width",
+      code: "SHAPE",
       arguments: (...args) => args.with(2, numbers([8])),
       message: /^feed_forward: up_bias must have shape \(9\), got \[8\]$/,
     },
     {
-      what: "a second weight of another width", code: "SHAPE",
+      what: "a second weight of another width",
+      code: "SHAPE",
       arguments: (...args) => args.with(3, numbers([6, 8])),
       message: /^feed_forward: down must have shape \(any, 9\), got \[6, 8\]$/,
     },
     {
-      what: "a second weight of another dtype", code: "DTYPE",
-      arguments: (...args) => args.with(3, numbers([6, 9], () => 1, "int64")),
+      what: "a second weight of another dtype",
+      code: "DTYPE",
+      arguments: (...args) =>
+        args.with(
+          3,
+          numbers([6, 9], () => 1, "int64"),
+        ),
       message: /^feed_forward: down must have x's dtype Double, got Long$/,
     },
     {
-      what: "a second bias of other outputs", code: "SHAPE",
+      what: "a second bias of other outputs",
+      code: "SHAPE",
       arguments: (...args) => args.with(4, numbers([7])),
       message: /^feed_forward: down_bias must have shape \(6\), got \[7\]$/,
     },
     {
-      what: "a sink of another shape", code: "SHAPE",
+      what: "a sink of another shape",
+      code: "SHAPE",
       arguments: (...args) => args.with(5, numbers([7, 9])),
       message: /^feed_forward: up_sink must have shape \(9, 7\), got \[7, 9\]$/,
     },
     {
-      what: "a sink of another dtype", code: "DTYPE",
-      arguments: (...args) => args.with(6, numbers([9], () => 0, "int64")),
+      what: "a sink of another dtype",
+      code: "DTYPE",
+      arguments: (...args) =>
+        args.with(
+          6,
+          numbers([9], () => 0, "int64"),
+        ),
       message: /^feed_forward: up_bias_sink must be Double, got Long$/,
     },
     {
-      what: "a sink of the second bias alone", code: "CONFIG",
+      what: "a sink of the second bias alone",
+      code: "CONFIG",
       arguments: (...args) => args.with(8, numbers([6])),
       message: /^feed_forward: a down_bias_sink needs a down_sink$/,
     },
     {
-      what: "a sink without the second bias", code: "CONFIG",
-      arguments: (...args) => args.with(4, null).with(7, numbers([6, 9])).with(8, numbers([6])),
+      what: "a sink without the second bias",
+      code: "CONFIG",
+      arguments: (...args) =>
+        args
+          .with(4, null)
+          .with(7, numbers([6, 9]))
+          .with(8, numbers([6])),
       message: /^feed_forward: a down_bias_sink needs a down_bias$/,
     },
     {
-      what: "to drop everything", code: "CONFIG",
+      what: "to drop everything",
+      code: "CONFIG",
       arguments: (...args) => args.with(9, 1),
       message: /^gelu_dropout: p must be at least 0 and below 1, got 1$/,
     },
     {
-      what: "dropout without a seed", code: "CONFIG",
+      what: "dropout without a seed",
+      code: "CONFIG",
       arguments: (...args) => args.with(10, null),
       message: /^gelu_dropout: dropout needs a seed$/,
     },
@@ -133,19 +181,30 @@ opcheck(feedForward, () => {
   const call = (...args: (Tensor | number | null)[]): Tensor[] => op(feedForward.name, ...args);
 
   it("gives the bits of linear, gelu_dropout and linear", async () => {
-    const draw = new Draw(2), args = feedForward.inputs(feedForward.cases[0]!, draw);
+    const draw = new Draw(2),
+      args = feedForward.inputs(feedForward.cases[0]!, draw);
     const [x, up, upBias, down, downBias, , , , , p, seed, site] = args.map((value) =>
-      typeof value === "object" && value !== null ? upload(value, "bfloat16") : value);
+      typeof value === "object" && value !== null ? upload(value, "bfloat16") : value,
+    );
     const product = apply("memformer::linear", x!, up!, null, null, null);
     const activation = apply("memformer::gelu_dropout", product, upBias!, null, p!, seed!, site!);
     const expected = apply("memformer::linear", activation, down!, downBias!, null, null);
     const [found] = call(x!, up!, upBias!, down!, downBias!, null, null, null, null, p!, seed!, site!);
     expect((await download(found!)).data).to.deep.equal((await download(expected)).data);
-    for (const tensor of [x, up, upBias, down, downBias, seed, product, activation, expected, found]) (tensor as Tensor).dispose();
+    for (const tensor of [x, up, upBias, down, downBias, seed, product, activation, expected, found])
+      (tensor as Tensor).dispose();
   });
 
   it("adds the gradients of weights and biases to their sinks, to what those hold", async () => {
-    const draw = new Draw(3), args = feedForward.inputs(feedForward.cases[0]!, draw), cotangents = [draw.numbers([3, 5, 6])];
-    await expectSinks(call, args, cotangents, [1, 2, 3, 4].map((of) => ({ of, place: of + 4 })), 1e-14);
+    const draw = new Draw(3),
+      args = feedForward.inputs(feedForward.cases[0]!, draw),
+      cotangents = [draw.numbers([3, 5, 6])];
+    await expectSinks(
+      call,
+      args,
+      cotangents,
+      [1, 2, 3, 4].map((of) => ({ of, place: of + 4 })),
+      1e-14,
+    );
   });
 });

@@ -41,8 +41,8 @@ std::tuple<Tensor, Tensor> forward_cuda(const Tensor& x_in, const Tensor& up_in,
   return {pre, activation};
 }
 
-std::tuple<Tensor, Tensor> backward_cuda(const Tensor& grad_in, const Tensor& down_in, const Tensor& pre_in, const Tensor& bias_in,
-                                         const Optional& bias_sink) {
+std::tuple<Tensor, Tensor> backward_cuda(const Tensor& grad_in, const Tensor& down_in, const Tensor& pre_in,
+                                         const Tensor& bias_in, const Optional& bias_sink) {
   const c10::cuda::CUDAGuard device(grad_in.device());
   const auto grad = packed(grad_in), down = packed(down_in), pre = packed(pre_in), bias = packed(bias_in);
   auto grad_pre = at::empty_like(pre);

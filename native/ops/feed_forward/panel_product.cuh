@@ -1,7 +1,9 @@
-// C = A B by tiles of 128 x 128, for few columns of A. A block keeps its panel, the 128 columns of B for its tiles of C, in shared memory
-// as long as it lives, and streams rows of A past it. Of its three warp groups the first moves memory, the others take turns with whole
-// tiles: while one multiplies, the other is busy with what follows its last tile's product.
-//   A (N, K), K <= 512      B (K, F) or B^T (F, K)      tile i of a block: rows 128 (share + i shares), of N / 128 of which there are `tiles`
+// C = A B by tiles of 128 x 128, for few columns of A. A block keeps its panel, the 128 columns of B for its tiles of
+// C, in shared memory as long as it lives, and streams rows of A past it. Of its three warp groups the first moves
+// memory, the others take turns with whole tiles: while one multiplies, the other is busy with what follows its last
+// tile's product.
+//   A (N, K), K <= 512      B (K, F) or B^T (F, K)      tile i of a block: rows 128 (share + i shares), of N / 128 of
+//   which there are `tiles`
 #pragma once
 #include "core/cuda/wgmma.cuh"
 #include "ops/feed_forward/fits.h"
@@ -11,7 +13,8 @@ namespace memformer::ops {
 struct Panel {
   static constexpr int kRows = 128, kColumns = 128;  // of a tile
   static constexpr int kSlice = 64;                  // of K, multiplied at once
-  static constexpr int kSlices = kFeedForwardMostWidth / kSlice, kStages = 4;  // of B, all; of A, on their way or in use
+  static constexpr int kSlices = kFeedForwardMostWidth / kSlice,
+                       kStages = 4;  // of B, all; of A, on their way or in use
   static constexpr int kSliceBytes = kRows * kSlice * 2;
   static constexpr int kGroup = 128, kThreads = 3 * kGroup, kWorkers = 2;
   // Results leave, and what the epilogue reads comes, in pieces of 64 x 64, two at a time for each worker.
@@ -58,9 +61,11 @@ struct PanelWork {
   __device__ int column() const { return static_cast<int>(blockIdx.y) * Panel::kColumns; }
 };
 
-/// One thread's work: the panel once, and every tile's slices of A as soon as there is room. b_by_columns: B is (K, F), else (F, K).
+/// One thread's work: the panel once, and every tile's slices of A as soon as there is room. b_by_columns: B is (K, F),
+/// else (F, K).
 template <bool b_by_columns>
-__device__ __forceinline__ void load_operands(PanelMemory& memory, const CUtensorMap& a, const CUtensorMap& b, const PanelWork& work) {
+__device__ __forceinline__ void load_operands(PanelMemory& memory, const CUtensorMap& a, const CUtensorMap& b,
+                                              const PanelWork& work) {
   uint32_t count = 0;
   for (int tile = 0; tile < work.tiles; ++tile) {
     for (int slice = 0; slice < work.slices; ++slice, ++count) {
@@ -70,7 +75,8 @@ __device__ __forceinline__ void load_operands(PanelMemory& memory, const CUtenso
         full.expect(Panel::kSliceBytes);
         if constexpr (b_by_columns) {
           for (int half = 0; half < 2; ++half)
-            cuda::load_box(memory.b[slice] + half * Panel::kPieceBytes, b, slice * Panel::kSlice, work.column() + half * Panel::kPiece, full);
+            cuda::load_box(memory.b[slice] + half * Panel::kPieceBytes, b, slice * Panel::kSlice,
+                           work.column() + half * Panel::kPiece, full);
         } else {
           cuda::load_box(memory.b[slice], b, work.column(), slice * Panel::kSlice, full);
         }
@@ -85,7 +91,8 @@ __device__ __forceinline__ void load_operands(PanelMemory& memory, const CUtenso
 
 /// The product of a tile by one worker: sums[h] is its rows from 64 h on.
 template <typename T, bool b_by_columns>
-__device__ __forceinline__ void multiply(PanelMemory& memory, const PanelWork& work, int worker, int tile, float (&sums)[2][64]) {
+__device__ __forceinline__ void multiply(PanelMemory& memory, const PanelWork& work, int worker, int tile,
+                                         float (&sums)[2][64]) {
   const int lane = threadIdx.x % cuda::kWarp;
   const auto release = [&](uint32_t count) {
     if (lane == 0) memory.a_empty[count % Panel::kStages].arrive();
@@ -99,7 +106,8 @@ __device__ __forceinline__ void multiply(PanelMemory& memory, const PanelWork& w
     memory.a_full[stage].wait(count / Panel::kStages % 2);
     if (tile < Panel::kWorkers) memory.b_full[slice].wait(0);  // the worker's first tile
     const uint64_t a = cuda::rows_operand(memory.a[stage]);
-    const uint64_t b = b_by_columns ? cuda::columns_operand(memory.b[slice], Panel::kPieceBytes) : cuda::rows_operand(memory.b[slice]);
+    const uint64_t b =
+        b_by_columns ? cuda::columns_operand(memory.b[slice], Panel::kPieceBytes) : cuda::rows_operand(memory.b[slice]);
     cuda::wgmma_fence();
 #pragma unroll
     for (int k = 0; k < Panel::kSlice; k += 16) {
@@ -119,8 +127,8 @@ __device__ __forceinline__ void multiply(PanelMemory& memory, const PanelWork& w
   cuda::keep_sums(sums[1]);
 }
 
-/// A worker's lane's place in a piece of 64 x 64 as copies leave it: its numbers of a piece, as the sums lie (wgmma.cuh), are
-/// both[2 j + r] = (16 w + g + 8 r, 8 j + 2 t) and its right neighbour.
+/// A worker's lane's place in a piece of 64 x 64 as copies leave it: its numbers of a piece, as the sums lie
+/// (wgmma.cuh), are both[2 j + r] = (16 w + g + 8 r, 8 j + 2 t) and its right neighbour.
 struct PieceLane {
   int row_bytes, block, swizzle;
 

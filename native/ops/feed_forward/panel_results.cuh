@@ -1,5 +1,6 @@
-// What follows a tile's product: the activation, or its derivative, on the sums; the results on their way to memory, 64 x 64 at a time,
-// through buffers that a thread of the block's first warp group empties for each worker and, in the backward pass, fills.
+// What follows a tile's product: the activation, or its derivative, on the sums; the results on their way to memory, 64
+// x 64 at a time, through buffers that a thread of the block's first warp group empties for each worker and, in the
+// backward pass, fills.
 #pragma once
 #include "core/cuda/gelu.cuh"
 #include "core/cuda/mma.cuh"
@@ -22,7 +23,8 @@ struct Place {
 };
 
 /// One thread's work for a worker: what that has written goes to memory, and its buffer is ready again.
-__device__ __forceinline__ void store_results(PanelMemory& memory, const Maps& maps, const PanelWork& work, int worker, bool keeps_pre) {
+__device__ __forceinline__ void store_results(PanelMemory& memory, const Maps& maps, const PanelWork& work, int worker,
+                                              bool keeps_pre) {
   uint32_t count = 0;
   const auto store = [&](const CUtensorMap& map, const Place& place) {
     const int buffer = count % Panel::kBuffers;
@@ -43,7 +45,8 @@ __device__ __forceinline__ void store_results(PanelMemory& memory, const Maps& m
 }
 
 /// As store_results; in every buffer comes what the worker reads and writes over.
-__device__ __forceinline__ void load_and_store(PanelMemory& memory, const Maps& maps, const PanelWork& work, int worker) {
+__device__ __forceinline__ void load_and_store(PanelMemory& memory, const Maps& maps, const PanelWork& work,
+                                               int worker) {
   const auto tile_of = [&](int count) { return worker + count / Panel::kPieces * Panel::kWorkers; };
   const auto prefetch = [&](int count) {
     if (tile_of(count) >= work.tiles) return;
@@ -78,7 +81,9 @@ struct Buffers {
 
   __device__ char* now() const { return memory.piece[worker][count % Panel::kBuffers]; }
   /// `filled`: the first time too there is something to wait for.
-  __device__ void wait(bool filled) const { memory.ready[worker][count % Panel::kBuffers].wait(count / Panel::kBuffers % 2 ^ (filled ? 0 : 1)); }
+  __device__ void wait(bool filled) const {
+    memory.ready[worker][count % Panel::kBuffers].wait(count / Panel::kBuffers % 2 ^ (filled ? 0 : 1));
+  }
   __device__ void done() {
     cuda::fence_copies();
     __syncwarp();
@@ -88,14 +93,15 @@ struct Buffers {
 };
 
 template <typename T>
-__device__ __forceinline__ void activate(const PanelMemory& memory, const PieceLane& lane, Buffers& buffers, const float (&sums)[2][64],
-                                         bool keeps_pre) {
+__device__ __forceinline__ void activate(const PanelMemory& memory, const PieceLane& lane, Buffers& buffers,
+                                         const float (&sums)[2][64], bool keeps_pre) {
 #pragma unroll
   for (int piece = 0; piece < Panel::kPieces; ++piece) {
     const int first = piece % 2 * Panel::kPiece;
     uint32_t both[16];
 #pragma unroll
-    for (int i = 0; i < 16; ++i) both[i] = cuda::pair<T>(sums[piece / 2][first / 2 + 2 * i], sums[piece / 2][first / 2 + 2 * i + 1]);
+    for (int i = 0; i < 16; ++i)
+      both[i] = cuda::pair<T>(sums[piece / 2][first / 2 + 2 * i], sums[piece / 2][first / 2 + 2 * i + 1]);
     if (keeps_pre) {
       buffers.wait(false);
       lane.store(both, buffers.now());
@@ -103,7 +109,8 @@ __device__ __forceinline__ void activate(const PanelMemory& memory, const PieceL
     }
 #pragma unroll
     for (int i = 0; i < 16; ++i) {
-      const float2 bias = *reinterpret_cast<const float2*>(memory.bias + first + i / 2 * 8 + threadIdx.x % 4 * 2), x = cuda::unpair<T>(both[i]);
+      const float2 bias = *reinterpret_cast<const float2*>(memory.bias + first + i / 2 * 8 + threadIdx.x % 4 * 2),
+                   x = cuda::unpair<T>(both[i]);
       both[i] = cuda::pair<T>(cuda::gelu<T>(x.x + bias.x), cuda::gelu<T>(x.y + bias.y));
     }
     buffers.wait(false);
@@ -114,8 +121,8 @@ __device__ __forceinline__ void activate(const PanelMemory& memory, const PieceL
 
 /// Adds the gradient of the bias to `totals`: totals[h][i] of column 64 h + 8 (i / 2) + 2 t + i % 2.
 template <typename T>
-__device__ __forceinline__ void send_back(const PanelMemory& memory, const PieceLane& lane, Buffers& buffers, const float (&sums)[2][64],
-                                          float (&totals)[2][16]) {
+__device__ __forceinline__ void send_back(const PanelMemory& memory, const PieceLane& lane, Buffers& buffers,
+                                          const float (&sums)[2][64], float (&totals)[2][16]) {
 #pragma unroll
   for (int piece = 0; piece < Panel::kPieces; ++piece) {
     const int first = piece % 2 * Panel::kPiece;
@@ -124,7 +131,8 @@ __device__ __forceinline__ void send_back(const PanelMemory& memory, const Piece
     lane.load(buffers.now(), both);
 #pragma unroll
     for (int i = 0; i < 16; ++i) {
-      const float2 bias = *reinterpret_cast<const float2*>(memory.bias + first + i / 2 * 8 + threadIdx.x % 4 * 2), x = cuda::unpair<T>(both[i]);
+      const float2 bias = *reinterpret_cast<const float2*>(memory.bias + first + i / 2 * 8 + threadIdx.x % 4 * 2),
+                   x = cuda::unpair<T>(both[i]);
       const float left = sums[piece / 2][first / 2 + 2 * i] * cuda::gelu_derivative<T>(x.x + bias.x);
       const float right = sums[piece / 2][first / 2 + 2 * i + 1] * cuda::gelu_derivative<T>(x.y + bias.y);
       totals[piece % 2][i / 2 * 2] += left;
@@ -137,9 +145,10 @@ __device__ __forceinline__ void send_back(const PanelMemory& memory, const Piece
 }
 
 /// The totals of all workers' lanes to partials (shares, F). All workers come here when all products are done.
-__device__ __forceinline__ void store_totals(PanelMemory& memory, const PanelWork& work, float (&totals)[2][16], const FeedForwardParams& p) {
+__device__ __forceinline__ void store_totals(PanelMemory& memory, const PanelWork& work, float (&totals)[2][16],
+                                             const FeedForwardParams& p) {
   constexpr int kWarps = Panel::kWorkers * Panel::kGroup / cuda::kWarp;
-  auto& of_warp = reinterpret_cast<float(&)[kWarps][Panel::kColumns]>(memory.a);  // nothing comes any more
+  auto& of_warp = reinterpret_cast<float (&)[kWarps][Panel::kColumns]>(memory.a);  // nothing comes any more
   const int lane = threadIdx.x % cuda::kWarp, thread = static_cast<int>(threadIdx.x) - Panel::kGroup;
   cuda::meet<1, kWarps * cuda::kWarp>();
 #pragma unroll

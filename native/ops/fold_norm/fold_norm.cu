@@ -8,7 +8,7 @@ namespace {
 
 using namespace cuda;
 
-constexpr int kRows = 8;            // of a block: a warp each
+constexpr int kRows = 8;  // of a block: a warp each
 constexpr int64_t kRowsOfShare = 32;
 
 /// An array's element by a number known at run time, without moving the array to memory.
@@ -41,10 +41,12 @@ __global__ void __launch_bounds__(kRows* kWarp) fold_norm_forward_kernel(const F
     dot += w * norm_bias[d];
   }
   dot = warp_sum(dot);
-  if (threadIdx.x == 0) static_cast<out_t*>(q.bias)[l * p.R + row] = convert<out_t>(bias == nullptr ? dot : dot + bias[row]);
+  if (threadIdx.x == 0)
+    static_cast<out_t*>(q.bias)[l * p.R + row] = convert<out_t>(bias == nullptr ? dot : dot + bias[row]);
 }
 
-/// A block takes 32 columns (blockIdx.x) of a share of a layer's rows (blockIdx.y, blockIdx.z), its warps every kRows-th row.
+/// A block takes 32 columns (blockIdx.x) of a share of a layer's rows (blockIdx.y, blockIdx.z), its warps every
+/// kRows-th row.
 template <typename acc_t>
 __global__ void __launch_bounds__(kRows* kWarp) fold_norm_backward_kernel(const FoldNormBackwardParams q) {
   const FoldNormParams& p = q.of;
@@ -90,8 +92,10 @@ void launch_fold_norm_forward(const FoldNormForwardParams& q, cudaStream_t strea
   const dim3 grid(static_cast<unsigned>(ceil_div(p.R, kRows)), static_cast<unsigned>(p.layers)), block(kWarp, kRows);
   for_dtype(q.dtype, [&](auto type) {
     using out_t = typename decltype(type)::type;
-    if constexpr (sizeof(out_t) == 8) fold_norm_forward_kernel<double, double><<<grid, block, 0, stream>>>(q);
-    else fold_norm_forward_kernel<float, out_t><<<grid, block, 0, stream>>>(q);
+    if constexpr (sizeof(out_t) == 8)
+      fold_norm_forward_kernel<double, double><<<grid, block, 0, stream>>>(q);
+    else
+      fold_norm_forward_kernel<float, out_t><<<grid, block, 0, stream>>>(q);
   });
 }
 
@@ -100,9 +104,13 @@ int64_t fold_norm_shares(int64_t R) { return std::max<int64_t>(1, ceil_div(R, kR
 void launch_fold_norm_backward(const FoldNormBackwardParams& q, cudaStream_t stream) {
   const FoldNormParams& p = q.of;
   if (p.D == 0) return;
-  const dim3 grid(static_cast<unsigned>(ceil_div(p.D, kWarp)), static_cast<unsigned>(q.shares), static_cast<unsigned>(p.layers)), block(kWarp, kRows);
-  if (p.acc == Dtype::f64) fold_norm_backward_kernel<double><<<grid, block, 0, stream>>>(q);
-  else fold_norm_backward_kernel<float><<<grid, block, 0, stream>>>(q);
+  const dim3 grid(static_cast<unsigned>(ceil_div(p.D, kWarp)), static_cast<unsigned>(q.shares),
+                  static_cast<unsigned>(p.layers)),
+      block(kWarp, kRows);
+  if (p.acc == Dtype::f64)
+    fold_norm_backward_kernel<double><<<grid, block, 0, stream>>>(q);
+  else
+    fold_norm_backward_kernel<float><<<grid, block, 0, stream>>>(q);
 }
 
 }  // namespace memformer::ops

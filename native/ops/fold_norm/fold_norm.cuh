@@ -1,4 +1,5 @@
-// The contract of fold_norm's kernels: layers of R rows of D numbers, contiguous. acc is float or double, the parameters' dtype and that of sums.
+// The contract of fold_norm's kernels: layers of R rows of D numbers, contiguous. acc is float or double, the
+// parameters' dtype and that of sums.
 #pragma once
 #include <cuda_runtime_api.h>
 

@@ -14,11 +14,11 @@ struct FoldedNorms {
   std::vector<at::Tensor> weight_sinks, bias_sinks;
 };
 
-/// Of every layer l: weights (R, D), biases (R) or none at all, norm_weights and norm_biases (D), all float32 or float64 alike. `sinks`: a
-/// contiguous sink for each of them in that order (weights of all layers first), to which the gradients are added, or none. dtype: theirs,
-/// or bfloat16 or float16 beside float32. Differentiable once, by what is sent back through the folded tensors and what their sinks hold.
-/// Throws SHAPE, DTYPE, DEVICE_MISMATCH, CONFIG.
-FoldedNorms fold_norm(at::TensorList weights, at::TensorList biases, at::TensorList norm_weights, at::TensorList norm_biases, at::TensorList sinks,
-                      at::ScalarType dtype);
+/// Of every layer l: weights (R, D), biases (R) or none at all, norm_weights and norm_biases (D), all float32 or
+/// float64 alike. `sinks`: a contiguous sink for each of them in that order (weights of all layers first), to which the
+/// gradients are added, or none. dtype: theirs, or bfloat16 or float16 beside float32. Differentiable once, by what is
+/// sent back through the folded tensors and what their sinks hold. Throws SHAPE, DTYPE, DEVICE_MISMATCH, CONFIG.
+FoldedNorms fold_norm(at::TensorList weights, at::TensorList biases, at::TensorList norm_weights,
+                      at::TensorList norm_biases, at::TensorList sinks, at::ScalarType dtype);
 
 }  // namespace memformer::ops

@@ -22,8 +22,9 @@ std::vector<Tensor> contiguous(TensorList tensors) {
 }
 
 /// Of the layers from `first` on; biases may be empty.
-FoldNormParams params_of(const std::vector<Tensor>& weights, const std::vector<Tensor>& biases, const std::vector<Tensor>& norm_weights,
-                         const std::vector<Tensor>& norm_biases, size_t first) {
+FoldNormParams params_of(const std::vector<Tensor>& weights, const std::vector<Tensor>& biases,
+                         const std::vector<Tensor>& norm_weights, const std::vector<Tensor>& norm_biases,
+                         size_t first) {
   FoldNormParams p{};
   p.layers = static_cast<int>(std::min<size_t>(kFoldedLayers, weights.size() - first));
   for (int l = 0; l < p.layers; ++l) {
@@ -38,8 +39,8 @@ FoldNormParams params_of(const std::vector<Tensor>& weights, const std::vector<T
   return p;
 }
 
-std::tuple<Tensor, Tensor> forward_cuda(TensorList weights_in, TensorList biases_in, TensorList norm_weights_in, TensorList norm_biases_in,
-                                        at::ScalarType dtype) {
+std::tuple<Tensor, Tensor> forward_cuda(TensorList weights_in, TensorList biases_in, TensorList norm_weights_in,
+                                        TensorList norm_biases_in, at::ScalarType dtype) {
   const c10::cuda::CUDAGuard device(weights_in[0].device());
   const auto weights = contiguous(weights_in), biases = contiguous(biases_in);
   const auto norm_weights = contiguous(norm_weights_in), norm_biases = contiguous(norm_biases_in);
@@ -58,12 +59,15 @@ std::tuple<Tensor, Tensor> forward_cuda(TensorList weights_in, TensorList biases
   return {weight, bias};
 }
 
-std::vector<Tensor> backward_cuda(const Tensor& grad_in, const Tensor& grad_bias_in, TensorList weights_in, TensorList norm_weights_in,
-                                  TensorList norm_biases_in, bool with_biases, TensorList sinks_in) {
+std::vector<Tensor> backward_cuda(const Tensor& grad_in, const Tensor& grad_bias_in, TensorList weights_in,
+                                  TensorList norm_weights_in, TensorList norm_biases_in, bool with_biases,
+                                  TensorList sinks_in) {
   const c10::cuda::CUDAGuard device(weights_in[0].device());
-  cuda::beside_current_stream<cuda::PendingSums>().flush();  // what is still on its way to the sinks of the folded tensors
+  cuda::beside_current_stream<cuda::PendingSums>()
+      .flush();  // what is still on its way to the sinks of the folded tensors
   cuda::beside_current_stream<cuda::SideStream>().join();
-  const auto weights = contiguous(weights_in), norm_weights = contiguous(norm_weights_in), norm_biases = contiguous(norm_biases_in);
+  const auto weights = contiguous(weights_in), norm_weights = contiguous(norm_weights_in),
+             norm_biases = contiguous(norm_biases_in);
   const auto grad = grad_in.contiguous(), grad_bias = grad_bias_in.contiguous();
   const size_t L = weights.size(), norms = with_biases ? 2 * L : L;
   const int64_t R = weights[0].size(0), D = weights[0].size(1);
@@ -91,7 +95,8 @@ std::vector<Tensor> backward_cuda(const Tensor& grad_in, const Tensor& grad_bias
     launch_fold_norm_backward(params, c10::cuda::getCurrentCUDAStream());
     C10_CUDA_KERNEL_LAUNCH_CHECK();
     for (int64_t l = 0; l < layers; ++l) {
-      const cuda::ColumnGradient of_weight(sums[norms + first + l], true, R, D, options), of_bias(sums[norms + L + first + l], true, R, D, options);
+      const cuda::ColumnGradient of_weight(sums[norms + first + l], true, R, D, options),
+          of_bias(sums[norms + L + first + l], true, R, D, options);
       cuda::sum_columns(partials[l], {&of_weight, &of_bias});
     }
   }

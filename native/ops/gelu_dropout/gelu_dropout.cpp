@@ -44,8 +44,8 @@ Tensor forward_cpu(const Tensor& x, const Optional& bias, double p, const Option
   return dropped(y, p, seed, site).to(x.scalar_type());
 }
 
-std::tuple<Tensor, Tensor> backward_cpu(const Tensor& grad, const Tensor& x, const Optional& bias, const Optional& bias_sink, double p,
-                                        const Optional& seed, int64_t site) {
+std::tuple<Tensor, Tensor> backward_cpu(const Tensor& grad, const Tensor& x, const Optional& bias,
+                                        const Optional& bias_sink, double p, const Optional& seed, int64_t site) {
   const auto h = biased(x, bias);
   const auto grad_x = at::gelu_backward(dropped(grad.to(h.scalar_type()), p, seed, site), h);
   if (!given(bias)) return {grad_x.to(x.scalar_type()), at::empty({0}, x.options())};
@@ -66,8 +66,8 @@ const auto& backward_op() {
 
 class GeluDropout : public torch::autograd::Function<GeluDropout> {
  public:
-  static Tensor forward(torch::autograd::AutogradContext* context, const Tensor& x, const Optional& bias, const Optional& bias_sink,
-                        double p, const Optional& seed, int64_t site) {
+  static Tensor forward(torch::autograd::AutogradContext* context, const Tensor& x, const Optional& bias,
+                        const Optional& bias_sink, double p, const Optional& seed, int64_t site) {
     at::AutoDispatchBelowADInplaceOrView below;
     context->save_for_backward({x, bias.value_or(Tensor()), seed.value_or(Tensor())});
     context->saved_data["bias_sink"] = bias_sink;  // no saved variable: other backward passes add to it meanwhile
@@ -76,31 +76,36 @@ class GeluDropout : public torch::autograd::Function<GeluDropout> {
     return forward_op().call(x, bias, p, seed, site);
   }
 
-  static torch::autograd::variable_list backward(torch::autograd::AutogradContext* context, torch::autograd::variable_list grads) {
+  static torch::autograd::variable_list backward(torch::autograd::AutogradContext* context,
+                                                 torch::autograd::variable_list grads) {
     at::AutoDispatchBelowADInplaceOrView below;
     const auto saved = context->get_saved_variables();
     const auto optional = [](const Tensor& tensor) { return tensor.defined() ? Optional(tensor) : std::nullopt; };
     const auto bias_sink = context->saved_data["bias_sink"].toOptional<Tensor>();
-    auto [x, bias] = backward_op().call(grads[0], saved[0], optional(saved[1]), bias_sink, context->saved_data["p"].toDouble(),
-                                        optional(saved[2]), context->saved_data["site"].toInt());
+    auto [x, bias] =
+        backward_op().call(grads[0], saved[0], optional(saved[1]), bias_sink, context->saved_data["p"].toDouble(),
+                           optional(saved[2]), context->saved_data["site"].toInt());
     if (!saved[1].defined() || given(bias_sink)) bias.reset();
     return {x, bias, {}, {}, {}, {}};
   }
 };
 
-Tensor with_gradient(const Tensor& x, const Optional& bias, const Optional& bias_sink, double p, const Optional& seed, int64_t site) {
+Tensor with_gradient(const Tensor& x, const Optional& bias, const Optional& bias_sink, double p, const Optional& seed,
+                     int64_t site) {
   check(x, bias, bias_sink, p, seed);
   return GeluDropout::apply(x, bias, bias_sink, p, seed, site);
 }
 
-Tensor without_gradient(const Tensor& x, const Optional& bias, const Optional& bias_sink, double p, const Optional& seed, int64_t site) {
+Tensor without_gradient(const Tensor& x, const Optional& bias, const Optional& bias_sink, double p,
+                        const Optional& seed, int64_t site) {
   check(x, bias, bias_sink, p, seed);
   return forward_op().call(x, bias, p, seed, site);
 }
 
 }  // namespace
 
-Tensor gelu_dropout(const Tensor& x, const Optional& bias, const Optional& bias_sink, double p, const Optional& seed, int64_t site) {
+Tensor gelu_dropout(const Tensor& x, const Optional& bias, const Optional& bias_sink, double p, const Optional& seed,
+                    int64_t site) {
   static const auto op = find_op<decltype(gelu_dropout)>("memformer::gelu_dropout");
   return op.call(x, bias, bias_sink, p, seed, site);
 }
@@ -109,7 +114,8 @@ TORCH_LIBRARY_FRAGMENT(memformer, library) {
   library.def("gelu_dropout(Tensor x, Tensor? bias, Tensor? bias_sink, float p, Tensor? seed, int site) -> Tensor");
   library.def("gelu_dropout_forward(Tensor x, Tensor? bias, float p, Tensor? seed, int site) -> Tensor");
   library.def(
-      "gelu_dropout_backward(Tensor grad, Tensor x, Tensor? bias, Tensor(a!)? bias_sink, float p, Tensor? seed, int site)"
+      "gelu_dropout_backward(Tensor grad, Tensor x, Tensor? bias, Tensor(a!)? bias_sink, float p, Tensor? seed, int "
+      "site)"
       " -> (Tensor grad_x, Tensor grad_bias)");
 }
 TORCH_LIBRARY_IMPL(memformer, CPU, library) {

@@ -16,7 +16,8 @@ constexpr int64_t kMostThreads = 132 * 2048;  // what an H100 holds at once: mor
 template <typename scalar_t>
 constexpr int kWide = sizeof(scalar_t) == 2 ? 8 : 4;
 
-/// A thread takes `wide` neighbours, a multiple of the four of a Philox counter, or one number, of every row of a share.
+/// A thread takes `wide` neighbours, a multiple of the four of a Philox counter, or one number, of every row of a
+/// share.
 template <typename scalar_t, int wide, bool backward>
 __global__ void __launch_bounds__(kThreads) gelu_dropout_kernel(const GeluDropoutParams p) {
   using acc_t = accumulate_t<scalar_t>;
@@ -31,7 +32,9 @@ __global__ void __launch_bounds__(kThreads) gelu_dropout_kernel(const GeluDropou
   Pack<scalar_t, wide> next_x, next_grad;
   const auto fetch = [&](int64_t n) {
     next_x = *reinterpret_cast<const Pack<scalar_t, wide>*>(static_cast<const scalar_t*>(p.x) + n * p.C + column);
-    if constexpr (backward) next_grad = *reinterpret_cast<const Pack<scalar_t, wide>*>(static_cast<const scalar_t*>(p.grad) + n * p.C + column);
+    if constexpr (backward)
+      next_grad =
+          *reinterpret_cast<const Pack<scalar_t, wide>*>(static_cast<const scalar_t*>(p.grad) + n * p.C + column);
   };
   fetch(share);
   for (int64_t n = share; n < p.N; n += p.shares) {
@@ -43,8 +46,10 @@ __global__ void __launch_bounds__(kThreads) gelu_dropout_kernel(const GeluDropou
 #pragma unroll
     for (int i = 0; i < wide; ++i) {
       x[i] += bias[i];
-      if constexpr (backward) y[i] *= gelu_derivative<scalar_t>(x[i]);
-      else y[i] = gelu<scalar_t>(x[i]);
+      if constexpr (backward)
+        y[i] *= gelu_derivative<scalar_t>(x[i]);
+      else
+        y[i] = gelu<scalar_t>(x[i]);
     }
     if (p.mask.seed != nullptr) {
 #pragma unroll
@@ -67,7 +72,8 @@ __global__ void __launch_bounds__(kThreads) gelu_dropout_kernel(const GeluDropou
 template <typename scalar_t, int wide, bool backward>
 void launch(const GeluDropoutParams& p, cudaStream_t stream) {
   const int64_t packs = ceil_div(p.C, wide);
-  const int across = static_cast<int>(std::min<int64_t>(kThreads, ceil_div(packs, kWarp) * kWarp)), down = kThreads / across;
+  const int across = static_cast<int>(std::min<int64_t>(kThreads, ceil_div(packs, kWarp) * kWarp)),
+            down = kThreads / across;
   const dim3 block(across, down), grid(ceil_div(packs, across), ceil_div(p.shares, down));
   gelu_dropout_kernel<scalar_t, wide, backward><<<grid, block, 0, stream>>>(p);
 }
@@ -80,8 +86,10 @@ void launch(const GeluDropoutParams& p, cudaStream_t stream) {
     constexpr int wide = kWide<scalar_t>;
     const auto fits = [&](const void* pointer) { return fits_packs<wide>(static_cast<const scalar_t*>(pointer), p.C); };
     const bool packed = p.mask.in_fours() && fits(p.x) && fits(p.bias) && fits(p.grad) && fits(p.out);
-    if (packed) launch<scalar_t, wide, backward>(p, stream);
-    else launch<scalar_t, 1, backward>(p, stream);
+    if (packed)
+      launch<scalar_t, wide, backward>(p, stream);
+    else
+      launch<scalar_t, 1, backward>(p, stream);
   });
 }
 
@@ -89,14 +97,19 @@ void launch(const GeluDropoutParams& p, cudaStream_t stream) {
 
 int64_t gelu_dropout_shares(int64_t N, int64_t C, bool summed, Dtype dtype) {
   int64_t threads = 1;  // of a row
-  for_dtype(dtype, [&](auto type) { threads = ceil_div(ceil_div(C, kWide<typename decltype(type)::type>), kWarp) * kWarp; });
+  for_dtype(dtype,
+            [&](auto type) { threads = ceil_div(ceil_div(C, kWide<typename decltype(type)::type>), kWarp) * kWarp; });
   // Twice as many as row_shares: what a row costs is arithmetic too, and needs more threads to hide.
   if (summed) return std::min<int64_t>(N, 2 * row_shares(N, threads));
   return std::min(N, ceil_div(kMostThreads, threads));
 }
 
-void launch_gelu_dropout_forward(const GeluDropoutParams& params, cudaStream_t stream) { launch<false>(params, stream); }
+void launch_gelu_dropout_forward(const GeluDropoutParams& params, cudaStream_t stream) {
+  launch<false>(params, stream);
+}
 
-void launch_gelu_dropout_backward(const GeluDropoutParams& params, cudaStream_t stream) { launch<true>(params, stream); }
+void launch_gelu_dropout_backward(const GeluDropoutParams& params, cudaStream_t stream) {
+  launch<true>(params, stream);
+}
 
 }  // namespace memformer::ops

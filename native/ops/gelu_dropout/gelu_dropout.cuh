@@ -1,4 +1,5 @@
-// The contract of gelu_dropout's kernels: N rows of C numbers of one dtype, contiguous. acc is float, double for float64.
+// The contract of gelu_dropout's kernels: N rows of C numbers of one dtype, contiguous. acc is float, double for
+// float64.
 #pragma once
 #include <cuda_runtime_api.h>
 

@@ -21,12 +21,17 @@ interface Case {
 /** By its series of positive terms: 2 / sqrt(pi) exp(-x x) (x + 2 x^3 / 3 + 4 x^5 / 15 + ...). */
 function erf(x: number): number {
   let sum = 0;
-  for (let n = 0, term = x; Math.abs(term) > 1e-18 * Math.abs(sum); n++, term *= 2 * x * x / (2 * n + 1)) sum += term;
-  return 2 / Math.sqrt(Math.PI) * Math.exp(-x * x) * sum;
+  for (let n = 0, term = x; Math.abs(term) > 1e-18 * Math.abs(sum); n++, term *= (2 * x * x) / (2 * n + 1)) sum += term;
+  return (2 / Math.sqrt(Math.PI)) * Math.exp(-x * x) * sum;
 }
 
 type Arguments = [
-  x: Numbers, bias: Numbers | null, biasSink: Numbers | null, p: number, seed: Numbers | null, site: number,
+  x: Numbers,
+  bias: Numbers | null,
+  biasSink: Numbers | null,
+  p: number,
+  seed: Numbers | null,
+  site: number,
 ];
 
 export const geluDropout: OperatorSpec<Case, Arguments> = {
@@ -52,7 +57,7 @@ export const geluDropout: OperatorSpec<Case, Arguments> = {
   reference(x, bias, _biasSink, p, seed, site) {
     const y = numbers(x.shape, (i) => {
       const h = x.data[i]! + (bias === null ? 0 : bias.data[i % bias.data.length]!);
-      return h / 2 * (1 + erf(h / Math.SQRT2));
+      return (h / 2) * (1 + erf(h / Math.SQRT2));
     });
     return seed === null ? [y] : dropout.reference(y, p, seed, site);
   },
@@ -63,53 +68,79 @@ export const geluDropout: OperatorSpec<Case, Arguments> = {
   },
   misuses: [
     {
-      what: "a bias of another width", code: "SHAPE",
+      what: "a bias of another width",
+      code: "SHAPE",
       arguments: (...args) => args.with(1, numbers([6])),
       message: /^gelu_dropout: bias must have shape \(7\), got \[6\]$/,
     },
     {
-      what: "a bias of another dtype", code: "DTYPE",
-      arguments: (...args) => args.with(1, numbers([7], () => 1, "int64")),
+      what: "a bias of another dtype",
+      code: "DTYPE",
+      arguments: (...args) =>
+        args.with(
+          1,
+          numbers([7], () => 1, "int64"),
+        ),
       message: /^gelu_dropout: bias must have x's dtype Double, got Long$/,
     },
     {
-      what: "a bias of a scalar", code: "SHAPE",
+      what: "a bias of a scalar",
+      code: "SHAPE",
       arguments: (...args) => args.with(0, numbers([])),
       message: /^gelu_dropout: x must have at least one axis beside a bias, got none$/,
     },
     {
-      what: "a sink of another width", code: "SHAPE",
+      what: "a sink of another width",
+      code: "SHAPE",
       arguments: (...args) => args.with(2, numbers([6])),
       message: /^gelu_dropout: bias_sink must have shape \(7\), got \[6\]$/,
     },
     {
-      what: "a sink without bias", code: "CONFIG",
+      what: "a sink without bias",
+      code: "CONFIG",
       arguments: (...args) => args.with(1, null).with(2, numbers([7])),
       message: /^gelu_dropout: a bias_sink needs a bias$/,
     },
     {
-      what: "to drop everything", code: "CONFIG",
+      what: "to drop everything",
+      code: "CONFIG",
       arguments: (...args) => args.with(3, 1),
       message: /^gelu_dropout: p must be at least 0 and below 1, got 1$/,
     },
     {
-      what: "dropout without a seed", code: "CONFIG",
+      what: "dropout without a seed",
+      code: "CONFIG",
       arguments: (...args) => args.with(4, null),
       message: /^gelu_dropout: dropout needs a seed$/,
     },
     {
-      what: "seeds of unequal shares", code: "SHAPE",
-      arguments: (...args) => args.with(4, numbers([2], () => 1, "int64")),
+      what: "seeds of unequal shares",
+      code: "SHAPE",
+      arguments: (...args) =>
+        args.with(
+          4,
+          numbers([2], () => 1, "int64"),
+        ),
       message: /^gelu_dropout: seed must have shape \(\) or \(G\), where G divides the 105 numbers of x, got \[2\]$/,
     },
     {
-      what: "a seed of another dtype", code: "DTYPE",
-      arguments: (...args) => args.with(4, numbers([], () => 1, "int32")),
+      what: "a seed of another dtype",
+      code: "DTYPE",
+      arguments: (...args) =>
+        args.with(
+          4,
+          numbers([], () => 1, "int32"),
+        ),
       message: /^gelu_dropout: seed must be Long, got Int$/,
     },
     {
-      what: "whole numbers", code: "DTYPE",
-      arguments: (...args) => args.with(0, numbers([3], () => 1, "int64")),
+      what: "whole numbers",
+      code: "DTYPE",
+      arguments: (...args) =>
+        args.with(
+          0,
+          numbers([3], () => 1, "int64"),
+        ),
       message: /^gelu_dropout: x must be float32, float64 or bfloat16, got Long$/,
     },
   ],
@@ -117,7 +148,8 @@ export const geluDropout: OperatorSpec<Case, Arguments> = {
 
 opcheck(geluDropout, () => {
   it("adds the gradient of the bias to its sink, to what that holds", async () => {
-    const draw = new Draw(3), args = geluDropout.inputs(geluDropout.cases[0]!, draw);
+    const draw = new Draw(3),
+      args = geluDropout.inputs(geluDropout.cases[0]!, draw);
     await expectBiasSink(operator(geluDropout), args, [draw.numbers([3, 5, 7])], 1e-14);
   });
 });

@@ -16,8 +16,8 @@ using at::Tensor;
 using Optional = std::optional<Tensor>;
 
 /// Without a bias all of x is one row. `bias` and `seed` are contiguous, or undefined.
-GeluDropoutParams params_of(const Tensor& x, const Tensor& bias, const Tensor& out, double p, const Tensor& seed, int64_t site,
-                            bool summed) {
+GeluDropoutParams params_of(const Tensor& x, const Tensor& bias, const Tensor& out, double p, const Tensor& seed,
+                            int64_t site, bool summed) {
   GeluDropoutParams params{};
   params.x = x.const_data_ptr();
   params.bias = bias.defined() ? bias.const_data_ptr() : nullptr;
@@ -42,8 +42,8 @@ Tensor forward_cuda(const Tensor& x_in, const Optional& bias_in, double p, const
   return y;
 }
 
-std::tuple<Tensor, Tensor> backward_cuda(const Tensor& grad_in, const Tensor& x_in, const Optional& bias_in, const Optional& bias_sink,
-                                         double p, const Optional& seed_in, int64_t site) {
+std::tuple<Tensor, Tensor> backward_cuda(const Tensor& grad_in, const Tensor& x_in, const Optional& bias_in,
+                                         const Optional& bias_sink, double p, const Optional& seed_in, int64_t site) {
   const c10::cuda::CUDAGuard device(x_in.device());
   const auto x = x_in.contiguous(), grad = grad_in.contiguous(), bias = contiguous_bias(bias_in);
   const auto seed = cuda::contiguous_seed(p, seed_in);

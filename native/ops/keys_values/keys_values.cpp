@@ -5,7 +5,8 @@
 #include "core/matrix_product.h"
 #include "core/op_handle.h"
 
-// Saved for backward: the context and the weights. With G = [dL/dk_0, dL/dv_0, …] (B N, 2 D L) and W all weights above each other:
+// Saved for backward: the context and the weights. With G = [dL/dk_0, dL/dv_0, …] (B N, 2 D L) and W all weights above
+// each other:
 //   dL/dcontext = G W      dL/dW = G^T context      dL/db = sum of G over the rows
 namespace memformer::ops {
 namespace {
@@ -14,11 +15,13 @@ using at::Tensor;
 using at::TensorList;
 constexpr const char* kOp = "keys_values";
 
-void check(const Tensor& context, TensorList weights, TensorList biases, TensorList weight_sinks, TensorList bias_sinks, int64_t heads) {
+void check(const Tensor& context, TensorList weights, TensorList biases, TensorList weight_sinks, TensorList bias_sinks,
+           int64_t heads) {
   require_floating(kOp, "context", context);
   require_shape(kOp, "context", context, {-1, -1, -1});
-  require(!weights.empty() && weights.size() == biases.size(), "CONFIG", "keys_values: needs as many biases as weights, and one at least; got ",
-          weights.size(), " and ", biases.size());
+  require(!weights.empty() && weights.size() == biases.size(), "CONFIG",
+          "keys_values: needs as many biases as weights, and one at least; got ", weights.size(), " and ",
+          biases.size());
   require_shape(kOp, "weights", weights[0], {-1, context.size(2)});
   const int64_t rows = weights[0].size(0);
   for (size_t l = 0; l < weights.size(); ++l) {
@@ -28,7 +31,8 @@ void check(const Tensor& context, TensorList weights, TensorList biases, TensorL
     require_like(kOp, "biases", biases[l], "context", context);
   }
   require(heads > 0 && rows > 0 && rows % (2 * heads) == 0, "CONFIG",
-          "keys_values: the rows of a weight must be 2 x heads x a whole number of at least 1, got ", rows, " with ", heads, " heads");
+          "keys_values: the rows of a weight must be 2 x heads x a whole number of at least 1, got ", rows, " with ",
+          heads, " heads");
   require_sinks(kOp, weights, biases, weight_sinks, bias_sinks);
 }
 
@@ -36,8 +40,9 @@ void check(const Tensor& context, TensorList weights, TensorList biases, TensorL
 Tensor joined(TensorList parts) {
   auto shape = parts[0].sizes().vec();
   for (size_t l = 0; l < parts.size(); ++l) {
-    const bool beside = parts[l].is_contiguous() && parts[l].storage().is_alias_of(parts[0].storage()) &&
-                        parts[l].storage_offset() == parts[0].storage_offset() + static_cast<int64_t>(l) * parts[0].numel();
+    const bool beside =
+        parts[l].is_contiguous() && parts[l].storage().is_alias_of(parts[0].storage()) &&
+        parts[l].storage_offset() == parts[0].storage_offset() + static_cast<int64_t>(l) * parts[0].numel();
     if (!beside) return {};
   }
   shape[0] *= static_cast<int64_t>(parts.size());
@@ -78,22 +83,28 @@ Tensor rows_of(const Tensor& grad) {
   return grad.transpose(1, 2).reshape({grad.size(0) * grad.size(2), grad.size(1) * grad.size(3)});
 }
 
-std::tuple<Tensor, std::vector<Tensor>, std::vector<Tensor>> backward(TensorList grads, const Tensor& context, TensorList weights,
-                                                                      TensorList weight_sinks, TensorList bias_sinks) {
+std::tuple<Tensor, std::vector<Tensor>, std::vector<Tensor>> backward(TensorList grads, const Tensor& context,
+                                                                      TensorList weights, TensorList weight_sinks,
+                                                                      TensorList bias_sinks) {
   static const auto accumulate = find_op<Accumulate>("memformer::linear_accumulate");
   const auto x = context.reshape({context.size(0) * context.size(1), context.size(2)});
   Tensor grad_context;
   std::vector<Tensor> grad_weights, grad_biases;
-  /// One product for each of grad_context and the weight: sink and weight hold the rows that `grad` (n, rows) belongs to.
+  /// One product for each of grad_context and the weight: sink and weight hold the rows that `grad` (n, rows) belongs
+  /// to.
   const auto step = [&](const Tensor& grad, const Tensor& weight, const Tensor& weight_sink, const Tensor& bias_sink) {
-    if (weight_sink.defined()) accumulate.call(grad, x, weight_sink, bias_sink);
+    if (weight_sink.defined())
+      accumulate.call(grad, x, weight_sink, bias_sink);
     else {
       grad_weights.push_back(matrix_product(grad.t(), x));
       grad_biases.push_back(grad.sum(0));
     }
-    if (!grad_context.defined()) grad_context = matrix_product(grad, weight);
-    else if (grad.is_cpu()) grad_context.add_(matrix_product(grad, weight));
-    else grad_context.addmm_(grad, weight);
+    if (!grad_context.defined())
+      grad_context = matrix_product(grad, weight);
+    else if (grad.is_cpu())
+      grad_context.add_(matrix_product(grad, weight));
+    else
+      grad_context.addmm_(grad, weight);
   };
   /// The gradients of these keys and values as one matrix; no copy where attention's backward pass has left them so.
   const auto above = [](TensorList pairs) {
@@ -103,23 +114,28 @@ std::tuple<Tensor, std::vector<Tensor>, std::vector<Tensor>> backward(TensorList
     return at::cat(rows, 1);
   };
   const bool sinks = !weight_sinks.empty();
-  const auto weight = joined(weights), weight_sink = sinks ? joined(weight_sinks) : Tensor(), bias_sink = sinks ? joined(bias_sinks) : Tensor();
-  if (weight.defined() && weight_sink.defined() && bias_sink.defined()) step(above(grads), weight, weight_sink, bias_sink);
+  const auto weight = joined(weights), weight_sink = sinks ? joined(weight_sinks) : Tensor(),
+             bias_sink = sinks ? joined(bias_sinks) : Tensor();
+  if (weight.defined() && weight_sink.defined() && bias_sink.defined())
+    step(above(grads), weight, weight_sink, bias_sink);
   else
     for (size_t l = 0; l < weights.size(); ++l)
-      step(above(grads.slice(2 * l, 2)), weights[l], sinks ? weight_sinks[l] : Tensor(), sinks ? bias_sinks[l] : Tensor());
+      step(above(grads.slice(2 * l, 2)), weights[l], sinks ? weight_sinks[l] : Tensor(),
+           sinks ? bias_sinks[l] : Tensor());
   return {grad_context.view_as(context), grad_weights, grad_biases};
 }
 
 using Forward = std::vector<Tensor>(const Tensor&, TensorList, TensorList, int64_t);
-using Backward = std::tuple<Tensor, std::vector<Tensor>, std::vector<Tensor>>(TensorList, const Tensor&, TensorList, TensorList, TensorList);
+using Backward = std::tuple<Tensor, std::vector<Tensor>, std::vector<Tensor>>(TensorList, const Tensor&, TensorList,
+                                                                              TensorList, TensorList);
 using Signature = std::vector<Tensor>(const Tensor&, TensorList, TensorList, TensorList, TensorList, int64_t);
 
 class KeysValues : public torch::autograd::Function<KeysValues> {
  public:
   /// tensors: L weights, L biases, then the sinks, if any: L of weights, L of biases.
-  static torch::autograd::variable_list forward(torch::autograd::AutogradContext* context, const Tensor& x, int64_t layers, int64_t heads,
-                                                const SinkList& sinks, TensorList tensors) {
+  static torch::autograd::variable_list forward(torch::autograd::AutogradContext* context, const Tensor& x,
+                                                int64_t layers, int64_t heads, const SinkList& sinks,
+                                                TensorList tensors) {
     at::AutoDispatchBelowADInplaceOrView below;
     const auto weights = tensors.slice(0, layers);
     torch::autograd::variable_list saved{x};
@@ -129,14 +145,15 @@ class KeysValues : public torch::autograd::Function<KeysValues> {
     return ops::forward(x, weights, tensors.slice(layers, layers), heads);
   }
 
-  static torch::autograd::variable_list backward(torch::autograd::AutogradContext* context, torch::autograd::variable_list grads) {
+  static torch::autograd::variable_list backward(torch::autograd::AutogradContext* context,
+                                                 torch::autograd::variable_list grads) {
     static const auto op = find_op<Backward>("memformer::keys_values_backward");
     const auto saved = context->get_saved_variables();
     const auto sinks = context->saved_data["sinks"].toTensorVector();
     const size_t layers = saved.size() - 1;
     const TensorList weights = TensorList(saved).slice(1), all(sinks);
-    auto [grad_context, grad_weights, grad_biases] =
-        op.call(grads, saved[0], weights, sinks.empty() ? all : all.slice(0, layers), sinks.empty() ? all : all.slice(layers));
+    auto [grad_context, grad_weights, grad_biases] = op.call(
+        grads, saved[0], weights, sinks.empty() ? all : all.slice(0, layers), sinks.empty() ? all : all.slice(layers));
     torch::autograd::variable_list result{grad_context, {}, {}, {}};
     grad_weights.resize(layers);
     grad_biases.resize(layers);
@@ -146,8 +163,8 @@ class KeysValues : public torch::autograd::Function<KeysValues> {
   }
 };
 
-std::vector<Tensor> with_gradient(const Tensor& context, TensorList weights, TensorList biases, TensorList weight_sinks, TensorList bias_sinks,
-                                  int64_t heads) {
+std::vector<Tensor> with_gradient(const Tensor& context, TensorList weights, TensorList biases, TensorList weight_sinks,
+                                  TensorList bias_sinks, int64_t heads) {
   check(context, weights, biases, weight_sinks, bias_sinks, heads);
   SinkList sinks{weight_sinks.vec()};
   sinks.tensors.insert(sinks.tensors.end(), bias_sinks.begin(), bias_sinks.end());
@@ -156,25 +173,27 @@ std::vector<Tensor> with_gradient(const Tensor& context, TensorList weights, Ten
   return KeysValues::apply(context, static_cast<int64_t>(weights.size()), heads, sinks, TensorList(tensors));
 }
 
-std::vector<Tensor> without_gradient(const Tensor& context, TensorList weights, TensorList biases, TensorList weight_sinks,
-                                     TensorList bias_sinks, int64_t heads) {
+std::vector<Tensor> without_gradient(const Tensor& context, TensorList weights, TensorList biases,
+                                     TensorList weight_sinks, TensorList bias_sinks, int64_t heads) {
   check(context, weights, biases, weight_sinks, bias_sinks, heads);
   return forward(context, weights, biases, heads);
 }
 
 }  // namespace
 
-std::vector<Tensor> keys_values(const Tensor& context, TensorList weights, TensorList biases, TensorList weight_sinks, TensorList bias_sinks,
-                                int64_t heads) {
+std::vector<Tensor> keys_values(const Tensor& context, TensorList weights, TensorList biases, TensorList weight_sinks,
+                                TensorList bias_sinks, int64_t heads) {
   static const auto op = find_op<Signature>("memformer::keys_values");
   return op.call(context, weights, biases, weight_sinks, bias_sinks, heads);
 }
 
 TORCH_LIBRARY_FRAGMENT(memformer, library) {
   library.def(
-      "keys_values(Tensor context, Tensor[] weights, Tensor[] biases, Tensor[] weight_sinks, Tensor[] bias_sinks, int heads) -> Tensor[]");
+      "keys_values(Tensor context, Tensor[] weights, Tensor[] biases, Tensor[] weight_sinks, Tensor[] bias_sinks, int "
+      "heads) -> Tensor[]");
   library.def(
-      "keys_values_backward(Tensor[] grads, Tensor context, Tensor[] weights, Tensor(a!)[] weight_sinks, Tensor(b!)[] bias_sinks)"
+      "keys_values_backward(Tensor[] grads, Tensor context, Tensor[] weights, Tensor(a!)[] weight_sinks, Tensor(b!)[] "
+      "bias_sinks)"
       " -> (Tensor, Tensor[], Tensor[])");
 }
 TORCH_LIBRARY_IMPL(memformer, CompositeExplicitAutograd, library) {

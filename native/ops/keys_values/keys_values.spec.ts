@@ -4,7 +4,15 @@ import { biasesOf, type Layers, listsOf, weightsOf } from "../../../test/support
 import { opcheck, operator } from "../../../test/support/opcheck.ts";
 import { errorOf, meanErrorOf } from "../../../test/support/opcheck-compare.ts";
 import {
-  download, Draw, EPSILON, type FloatingDType, type Found, type Numbers, numbers, rounded, upload,
+  download,
+  Draw,
+  EPSILON,
+  type FloatingDType,
+  type Found,
+  type Numbers,
+  numbers,
+  rounded,
+  upload,
 } from "../../../test/support/opcheck-numbers.ts";
 import { gradients, roundedAll, run } from "../../../test/support/opcheck-run.ts";
 import type { Argument, Call, OperatorSpec } from "../../../test/support/opcheck-spec.ts";
@@ -42,125 +50,173 @@ export const keysValues: OperatorSpec<Case, Arguments> = {
     return opList(this.name, 2 * lists[0].length, context, ...lists, heads);
   },
   reference(context, H, ...layers) {
-    const [B, N, C] = context.shape as [number, number, number], biases = biasesOf(layers);
-    return weightsOf(layers).flatMap((weight, l) => [0, 1].map((half) => {
-      const D = weight.shape[0]! / 2, E = D / H, y = numbers([B, H, N, E]);
-      for (let b = 0; b < B; b++) for (let n = 0; n < N; n++) for (let d = 0; d < D; d++) {
-        const row = half * D + d;
-        let sum = biases[l]!.data[row]!;
-        for (let c = 0; c < C; c++) sum += context.data[(b * N + n) * C + c]! * weight.data[row * C + c]!;
-        y.data[((b * H + Math.floor(d / E)) * N + n) * E + d % E] = sum;
-      }
-      return y;
-    }));
+    const [B, N, C] = context.shape as [number, number, number],
+      biases = biasesOf(layers);
+    return weightsOf(layers).flatMap((weight, l) =>
+      [0, 1].map((half) => {
+        const D = weight.shape[0]! / 2,
+          E = D / H,
+          y = numbers([B, H, N, E]);
+        for (let b = 0; b < B; b++)
+          for (let n = 0; n < N; n++)
+            for (let d = 0; d < D; d++) {
+              const row = half * D + d;
+              let sum = biases[l]!.data[row]!;
+              for (let c = 0; c < C; c++) sum += context.data[(b * N + n) * C + c]! * weight.data[row * C + c]!;
+              y.data[((b * H + Math.floor(d / E)) * N + n) * E + (d % E)] = sum;
+            }
+        return y;
+      }),
+    );
   },
   plain(context, heads, ...layers) {
     const biases = biasesOf<Tensor>(layers);
     return weightsOf<Tensor>(layers).flatMap((weight, l) => {
       const rows = apply("aten::add.Tensor", apply("aten::matmul", context, apply("aten::t", weight)), biases[l]!);
-      const split = apply("aten::unflatten.int", rows, -1, [2, heads, -1]);  // (B, N, 2, H, E)
+      const split = apply("aten::unflatten.int", rows, -1, [2, heads, -1]); // (B, N, 2, H, E)
       return [0, 1].map((half) => apply("aten::transpose.int", apply("aten::select.int", split, 2, half), 1, 2));
     });
   },
   misuses: [
     {
-      what: "a context of two axes", code: "SHAPE",
+      what: "a context of two axes",
+      code: "SHAPE",
       arguments: (_, ...rest) => [numbers([5, 7]), ...rest],
       message: /^keys_values: context must have shape \(any, any, any\), got \[5, 7\]$/,
     },
     {
-      what: "whole numbers", code: "DTYPE",
+      what: "whole numbers",
+      code: "DTYPE",
       arguments: (_, ...rest) => [numbers([3, 5, 7], () => 1, "int64"), ...rest],
       message: /^keys_values: context must be float32, float64 or bfloat16, got Long$/,
     },
     {
-      what: "no layers", code: "CONFIG",
+      what: "no layers",
+      code: "CONFIG",
       arguments: (context, heads) => [context, heads],
       message: /^keys_values: needs as many biases as weights, and one at least; got 0 and 0$/,
     },
     {
-      what: "a layer without bias", code: "CONFIG",
+      what: "a layer without bias",
+      code: "CONFIG",
       arguments: (...args) => args.with(7, null),
       message: /^keys_values: needs as many biases as weights, and one at least; got 2 and 1$/,
     },
     {
-      what: "a scalar for a weight", code: "SHAPE",
+      what: "a scalar for a weight",
+      code: "SHAPE",
       arguments: (...args) => args.with(2, numbers([])),
       message: /^keys_values: weights must have shape \(any, 7\), got \[\]$/,
     },
     {
-      what: "weights of another width", code: "SHAPE",
+      what: "weights of another width",
+      code: "SHAPE",
       arguments: (...args) => args.with(2, numbers([12, 6])),
       message: /^keys_values: weights must have shape \(any, 7\), got \[12, 6\]$/,
     },
     {
-      what: "weights of unequal rows", code: "SHAPE",
+      what: "weights of unequal rows",
+      code: "SHAPE",
       arguments: (...args) => args.with(6, numbers([6, 7])),
       message: /^keys_values: weights must have shape \(12, 7\), got \[6, 7\]$/,
     },
     {
-      what: "a bias of other rows", code: "SHAPE",
+      what: "a bias of other rows",
+      code: "SHAPE",
       arguments: (...args) => args.with(7, numbers([6])),
       message: /^keys_values: biases must have shape \(12\), got \[6\]$/,
     },
     {
-      what: "a weight of another dtype", code: "DTYPE",
-      arguments: (...args) => args.with(6, numbers([12, 7], () => 1, "int64")),
+      what: "a weight of another dtype",
+      code: "DTYPE",
+      arguments: (...args) =>
+        args.with(
+          6,
+          numbers([12, 7], () => 1, "int64"),
+        ),
       message: /^keys_values: weights must have context's dtype Double, got Long$/,
     },
     {
-      what: "a bias of another dtype", code: "DTYPE",
-      arguments: (...args) => args.with(3, numbers([12], () => 1, "int64")),
+      what: "a bias of another dtype",
+      code: "DTYPE",
+      arguments: (...args) =>
+        args.with(
+          3,
+          numbers([12], () => 1, "int64"),
+        ),
       message: /^keys_values: biases must have context's dtype Double, got Long$/,
     },
     {
-      what: "heads that the rows do not divide into", code: "CONFIG",
+      what: "heads that the rows do not divide into",
+      code: "CONFIG",
       arguments: (...args) => args.with(1, 4),
-      message: /^keys_values: the rows of a weight must be 2 x heads x a whole number of at least 1, got 12 with 4 heads$/,
+      message:
+        /^keys_values: the rows of a weight must be 2 x heads x a whole number of at least 1, got 12 with 4 heads$/,
     },
     {
-      what: "no heads", code: "CONFIG",
+      what: "no heads",
+      code: "CONFIG",
       arguments: (...args) => args.with(1, 0),
-      message: /^keys_values: the rows of a weight must be 2 x heads x a whole number of at least 1, got 12 with 0 heads$/,
+      message:
+        /^keys_values: the rows of a weight must be 2 x heads x a whole number of at least 1, got 12 with 0 heads$/,
     },
     {
-      what: "weights without rows", code: "CONFIG",
+      what: "weights without rows",
+      code: "CONFIG",
       arguments: (context, heads) => [context, heads, numbers([0, 7]), numbers([0])],
-      message: /^keys_values: the rows of a weight must be 2 x heads x a whole number of at least 1, got 0 with 3 heads$/,
+      message:
+        /^keys_values: the rows of a weight must be 2 x heads x a whole number of at least 1, got 0 with 3 heads$/,
     },
     {
-      what: "a sink for one layer of two", code: "CONFIG",
+      what: "a sink for one layer of two",
+      code: "CONFIG",
       arguments: (...args) => args.with(4, numbers([12, 7])).with(5, numbers([12])),
       message: /^keys_values: sinks must be one a weight and one a bias, or none; got 1 and 1$/,
     },
     {
-      what: "sinks of the weights alone", code: "CONFIG",
+      what: "sinks of the weights alone",
+      code: "CONFIG",
       arguments: (...args) => args.with(4, numbers([12, 7])).with(8, numbers([12, 7])),
       message: /^keys_values: sinks must be one a weight and one a bias, or none; got 2 and 0$/,
     },
     {
-      what: "sinks of the biases alone", code: "CONFIG",
+      what: "sinks of the biases alone",
+      code: "CONFIG",
       arguments: (...args) => args.with(5, numbers([12])).with(9, numbers([12])),
       message: /^keys_values: sinks must be one a weight and one a bias, or none; got 0 and 2$/,
     },
     {
-      what: "a weight's sink of another shape", code: "SHAPE",
+      what: "a weight's sink of another shape",
+      code: "SHAPE",
       arguments: (...args) => withSinks(args, numbers([7, 12]), numbers([12])),
       message: /^keys_values: weight_sinks must have the shape of weights \[12, 7\], got \[7, 12\]$/,
     },
     {
-      what: "a bias's sink of another shape", code: "SHAPE",
+      what: "a bias's sink of another shape",
+      code: "SHAPE",
       arguments: (...args) => withSinks(args, numbers([12, 7]), numbers([1])),
       message: /^keys_values: bias_sinks must have the shape of biases \[12\], got \[1\]$/,
     },
     {
-      what: "a weight's sink of another dtype", code: "DTYPE",
-      arguments: (...args) => withSinks(args, numbers([12, 7], () => 0, "int64"), numbers([12])),
+      what: "a weight's sink of another dtype",
+      code: "DTYPE",
+      arguments: (...args) =>
+        withSinks(
+          args,
+          numbers([12, 7], () => 0, "int64"),
+          numbers([12]),
+        ),
       message: /^keys_values: weight_sinks must be Double, got Long$/,
     },
     {
-      what: "a bias's sink of another dtype", code: "DTYPE",
-      arguments: (...args) => withSinks(args, numbers([12, 7]), numbers([12], () => 0, "int32")),
+      what: "a bias's sink of another dtype",
+      code: "DTYPE",
+      arguments: (...args) =>
+        withSinks(
+          args,
+          numbers([12, 7]),
+          numbers([12], () => 0, "int32"),
+        ),
       message: /^keys_values: bias_sinks must be Double, got Int$/,
     },
   ],
@@ -168,12 +224,17 @@ export const keysValues: OperatorSpec<Case, Arguments> = {
 
 /** The arguments of two layers with good sinks, but for those of the second. */
 function withSinks(args: Arguments, weightSink: Numbers, biasSink: Numbers): readonly Argument[] {
-  return args.with(4, numbers([12, 7])).with(5, numbers([12])).with(8, weightSink).with(9, biasSink);
+  return args
+    .with(4, numbers([12, 7]))
+    .with(5, numbers([12]))
+    .with(8, weightSink)
+    .with(9, biasSink);
 }
 
 opcheck(keysValues, () => {
   const call = operator(keysValues);
-  const [shape] = keysValues.cases as [Case], rows = 2 * shape.H * shape.E;
+  const [shape] = keysValues.cases as [Case],
+    rows = 2 * shape.H * shape.E;
 
   /** Parts of one buffer (L rows, ...) that lie side by side, one a layer. */
   const parts = (buffer: Tensor): Tensor[] =>
@@ -181,21 +242,30 @@ opcheck(keysValues, () => {
   const sideBySide = (tensors: readonly Tensor[]): Tensor[] => parts(apply("aten::cat", tensors));
 
   /** The operator with these in the places of every layer's weight, bias and sinks; undefined: as they are. */
-  const placed = (replace: (layers: Layers<Tensor>) => (readonly Tensor[] | undefined)[]): Call => (context, heads, ...given) => {
-    const layers = given as Layers<Tensor>, lists = replace(layers);
-    return call(context, heads, ...layers.map((tensor, i) => lists[i % 4]?.[Math.floor(i / 4)] ?? tensor));
-  };
+  const placed =
+    (replace: (layers: Layers<Tensor>) => (readonly Tensor[] | undefined)[]): Call =>
+    (context, heads, ...given) => {
+      const layers = given as Layers<Tensor>,
+        lists = replace(layers);
+      return call(context, heads, ...layers.map((tensor, i) => lists[i % 4]?.[Math.floor(i / 4)] ?? tensor));
+    };
   const joined = (sinks: readonly Tensor[][] = []): Call =>
     placed((layers) => [sideBySide(weightsOf(layers)), sideBySide(biasesOf(layers)), ...sinks]);
 
   const drawn = (seed: number): { args: Arguments; cotangents: Numbers[] } => {
-    const draw = new Draw(seed), args = keysValues.inputs(shape, draw);
+    const draw = new Draw(seed),
+      args = keysValues.inputs(shape, draw);
     return { args, cotangents: keysValues.reference(...args).map((y) => draw.numbers(y.shape)) };
   };
 
   /** Layer by layer below each other: what the sinks of all weights, or of all biases, gather. */
   const gathered = (sent: readonly Found[], which: 0 | 1): Float64Array =>
-    Float64Array.from(sent.slice(1).filter((_, i) => i % 2 === which).flatMap(({ data }) => [...data]));
+    Float64Array.from(
+      sent
+        .slice(1)
+        .filter((_, i) => i % 2 === which)
+        .flatMap(({ data }) => [...data]),
+    );
 
   function expectClose(found: readonly Found[], expected: readonly Found[]): void {
     expect(found.length).to.equal(expected.length);
@@ -209,28 +279,43 @@ opcheck(keysValues, () => {
   });
 
   it("gives the same of weights that lie side by side and biases that do not", async () => {
-    const { args, cotangents } = drawn(4), weights = placed((layers) => [sideBySide(weightsOf(layers))]);
+    const { args, cotangents } = drawn(4),
+      weights = placed((layers) => [sideBySide(weightsOf(layers))]);
     expectClose(await run(weights, args), await run(call, args));
     expectClose(await gradients(weights, args, cotangents), await gradients(call, args, cotangents));
   });
 
   it("makes one product of weights and biases that lie side by side", async () => {
-    const { args } = drawn(5), { B, N, L } = shape;
-    const whole = (of: Call): Call => (...given) =>
-      [apply("aten::as_strided", of(...given)[0]!, [B * N, L * rows], [L * rows, 1], 0)];
-    const [{ data }] = await run(whole(joined()), args) as [Found], results = await run(call, args);
+    const { args } = drawn(5),
+      { B, N, L } = shape;
+    const whole =
+      (of: Call): Call =>
+      (...given) => [apply("aten::as_strided", of(...given)[0]!, [B * N, L * rows], [L * rows, 1], 0)];
+    const [{ data }] = (await run(whole(joined()), args)) as [Found],
+      results = await run(call, args);
     for (const [i, result] of results.entries()) {
-      expect(data[i * rows / 2], `the first number of result ${i}`).to.be.closeTo(result.data[0]!, 1e-12);
+      expect(data[(i * rows) / 2], `the first number of result ${i}`).to.be.closeTo(result.data[0]!, 1e-12);
     }
-    const apart = await run(whole(call), args).then(() => "", (error: unknown) => (error as Error).message);
+    const apart = await run(whole(call), args).then(
+      () => "",
+      (error: unknown) => (error as Error).message,
+    );
     expect(apart).to.match(/out of bounds for storage/);
   });
 
   for (const [i, what] of ["a first key", "a first value", "a last key", "a last value"].entries()) {
     it(`sends back what comes through ${what} alone`, async () => {
       const { args, cotangents } = drawn(6);
-      const alone = await gradients(call, args, cotangents.map((value, j) => j === i ? value : null));
-      const among = await gradients(call, args, cotangents.map((value, j) => j === i ? value : numbers(value.shape)));
+      const alone = await gradients(
+        call,
+        args,
+        cotangents.map((value, j) => (j === i ? value : null)),
+      );
+      const among = await gradients(
+        call,
+        args,
+        cotangents.map((value, j) => (j === i ? value : numbers(value.shape))),
+      );
       expect(alone.map(({ data }) => data)).to.deep.equal(among.map(({ data }) => data));
       expect(alone[0]!.data.some((value) => value !== 0)).to.be.true;
     });
@@ -244,12 +329,13 @@ opcheck(keysValues, () => {
   }
 
   const ways: Record<string, (sinks: Tensor[][]) => Call> = {
-    "apart": (sinks) => placed(() => [undefined, undefined, ...sinks]),
+    apart: (sinks) => placed(() => [undefined, undefined, ...sinks]),
     "side by side": (sinks) => joined(sinks),
   };
   for (const [where, sunk] of Object.entries(ways)) {
     it(`adds the gradients of weights ${where} to their sinks, to what those hold, and sends none of them back`, async () => {
-      const { args, cotangents } = drawn(7), sent = await gradients(call, args, cotangents);
+      const { args, cotangents } = drawn(7),
+        sent = await gradients(call, args, cotangents);
       const { held, buffers, pieces } = sinksOf("float64");
       for (const times of [1, 2]) {
         const [context, ...rest] = await gradients(sunk(pieces), args, cotangents);
@@ -257,7 +343,8 @@ opcheck(keysValues, () => {
         expect(rest.length).to.equal(2 * shape.L);
         for (const { data } of rest) expect(data.every((value) => value === 0)).to.be.true;
         for (const which of [0, 1] as const) {
-          const grad = gathered(sent, which), expected = held[which]!.data.map((value, i) => value + times * grad[i]!);
+          const grad = gathered(sent, which),
+            expected = held[which]!.data.map((value, i) => value + times * grad[i]!);
           expect(errorOf((await download(buffers[which]!)).data, expected)).to.be.below(1e-14);
         }
       }
@@ -265,12 +352,15 @@ opcheck(keysValues, () => {
     });
 
     it(`adds to float32 sinks of bfloat16 weights ${where} without rounding the gradients to bfloat16`, async () => {
-      const { args: wide, cotangents: drawnWeights } = drawn(8), args = roundedAll(wide, "bfloat16");
+      const { args: wide, cotangents: drawnWeights } = drawn(8),
+        args = roundedAll(wide, "bfloat16");
       const cotangents = drawnWeights.map((value) => rounded(value, "bfloat16"));
-      const exact = await gradients(call, args, cotangents), { held, buffers, pieces } = sinksOf("float32");
+      const exact = await gradients(call, args, cotangents),
+        { held, buffers, pieces } = sinksOf("float32");
       await gradients(sunk(pieces), args, cotangents, { dtype: "bfloat16" });
       for (const which of [0, 1] as const) {
-        const { dtype, data } = await download(buffers[which]!), grad = data.map((value, i) => value - held[which]!.data[i]!);
+        const { dtype, data } = await download(buffers[which]!),
+          grad = data.map((value, i) => value - held[which]!.data[i]!);
         expect(dtype).to.equal("float32");
         expect(meanErrorOf(grad, gathered(exact, which))).to.be.below(16 * EPSILON.float32);
       }
@@ -279,38 +369,56 @@ opcheck(keysValues, () => {
   }
 
   /** Keys and values of a layer as one (B, N, 2, H, E): their gradients come as the parts of such a one. */
-  const stacked = (of: Call): Call => (...given) => {
-    const results = of(...given), byToken = results.map((y) => apply("aten::transpose.int", y, 1, 2));
-    return Array.from({ length: shape.L }, (_, l) => apply("aten::stack", byToken.slice(2 * l, 2 * l + 2), 2));
-  };
+  const stacked =
+    (of: Call): Call =>
+    (...given) => {
+      const results = of(...given),
+        byToken = results.map((y) => apply("aten::transpose.int", y, 1, 2));
+      return Array.from({ length: shape.L }, (_, l) => apply("aten::stack", byToken.slice(2 * l, 2 * l + 2), 2));
+    };
   const stackedNumbers = (cotangents: readonly Numbers[]): Numbers[] => {
     const { B, N, H, E } = shape;
-    return Array.from({ length: shape.L }, (_, l) => numbers([B, N, 2, H, E], (at) => {
-      const e = at % E, h = Math.floor(at / E) % H, half = Math.floor(at / E / H) % 2, row = Math.floor(at / E / H / 2);
-      return cotangents[2 * l + half]!.data[((Math.floor(row / N) * H + h) * N + row % N) * E + e]!;
-    }));
+    return Array.from({ length: shape.L }, (_, l) =>
+      numbers([B, N, 2, H, E], (at) => {
+        const e = at % E,
+          h = Math.floor(at / E) % H,
+          half = Math.floor(at / E / H) % 2,
+          row = Math.floor(at / E / H / 2);
+        return cotangents[2 * l + half]!.data[((Math.floor(row / N) * H + h) * N + (row % N)) * E + e]!;
+      }),
+    );
   };
 
   it("sends back the same for gradients of keys and values that lie side by side", async () => {
     const { args, cotangents } = drawn(10);
-    expectClose(await gradients(stacked(call), args, stackedNumbers(cotangents)), await gradients(call, args, cotangents));
+    expectClose(
+      await gradients(stacked(call), args, stackedNumbers(cotangents)),
+      await gradients(call, args, cotangents),
+    );
   });
 
   for (const [where, sunk] of Object.entries(ways)) {
     it(`adds the same to the sinks of weights ${where} for gradients of keys and values that lie side by side`, async () => {
-      const { args, cotangents } = drawn(11), apart = sinksOf("float64"), beside = sinksOf("float64");
+      const { args, cotangents } = drawn(11),
+        apart = sinksOf("float64"),
+        beside = sinksOf("float64");
       const expected = await gradients(sunk(apart.pieces), args, cotangents);
       expectClose(await gradients(stacked(sunk(beside.pieces)), args, stackedNumbers(cotangents)), expected);
       expectClose(await Promise.all(beside.buffers.map(download)), await Promise.all(apart.buffers.map(download)));
-      for (const { buffers, pieces } of [apart, beside]) for (const tensor of [...buffers, ...pieces.flat()]) tensor.dispose();
+      for (const { buffers, pieces } of [apart, beside])
+        for (const tensor of [...buffers, ...pieces.flat()]) tensor.dispose();
     });
   }
 
   it("refuses a sink with gaps between its numbers", async () => {
-    const { args, cotangents } = drawn(9), { buffers, pieces } = sinksOf("float64");
+    const { args, cotangents } = drawn(9),
+      { buffers, pieces } = sinksOf("float64");
     const gaps = upload(numbers([rows]), "float64", "strided");
     const spoiled = placed(() => [undefined, undefined, pieces[0]!, [pieces[1]![0]!, gaps]]);
-    const message = await gradients(spoiled, args, cotangents).then(() => "", (error: unknown) => (error as Error).message);
+    const message = await gradients(spoiled, args, cotangents).then(
+      () => "",
+      (error: unknown) => (error as Error).message,
+    );
     expect(message).to.equal("keys_values: bias_sinks must be contiguous");
     for (const tensor of [...buffers, ...pieces.flat(), gaps]) tensor.dispose();
   });

@@ -51,17 +51,19 @@ void join_cpu(const Tensor&) {}
 
 class Linear : public torch::autograd::Function<Linear> {
  public:
-  static Tensor forward(torch::autograd::AutogradContext* context, const Tensor& x, const Tensor& weight, const Optional& bias,
-                        const Optional& weight_sink, const Optional& bias_sink) {
+  static Tensor forward(torch::autograd::AutogradContext* context, const Tensor& x, const Tensor& weight,
+                        const Optional& bias, const Optional& weight_sink, const Optional& bias_sink) {
     at::AutoDispatchBelowADInplaceOrView below;
     context->save_for_backward({x, weight});
     context->saved_data["bias"] = given(bias);
-    context->saved_data["weight_sink"] = weight_sink;  // no saved variables: other backward passes add to them meanwhile
+    context->saved_data["weight_sink"] =
+        weight_sink;  // no saved variables: other backward passes add to them meanwhile
     context->saved_data["bias_sink"] = bias_sink;
     return ops::linear(x, weight, bias, weight_sink, bias_sink);
   }
 
-  static torch::autograd::variable_list backward(torch::autograd::AutogradContext* context, torch::autograd::variable_list grads) {
+  static torch::autograd::variable_list backward(torch::autograd::AutogradContext* context,
+                                                 torch::autograd::variable_list grads) {
     at::AutoDispatchBelowADInplaceOrView below;
     const auto saved = context->get_saved_variables();
     const auto &x = saved[0], &weight = saved[1];
@@ -72,14 +74,20 @@ class Linear : public torch::autograd::Function<Linear> {
     const auto grad = grads[0].reshape({n, weight.size(0)});  // (n, out)
     const auto rows = x.reshape({n, weight.size(1)});         // (n, in)
     Tensor grad_weight;
-    if (given(weight_sink)) linear_accumulate(grad, rows, *weight_sink, bias_sink);
-    else if (context->needs_input_grad(1)) grad_weight = matrix_product(grad.t(), rows);
-    return {context->needs_input_grad(0) ? matrix_product(grad, weight).view_as(x) : Tensor(), grad_weight,
-            biased && !given(bias_sink) ? grad.sum(0) : Tensor(), {}, {}};
+    if (given(weight_sink))
+      linear_accumulate(grad, rows, *weight_sink, bias_sink);
+    else if (context->needs_input_grad(1))
+      grad_weight = matrix_product(grad.t(), rows);
+    return {context->needs_input_grad(0) ? matrix_product(grad, weight).view_as(x) : Tensor(),
+            grad_weight,
+            biased && !given(bias_sink) ? grad.sum(0) : Tensor(),
+            {},
+            {}};
   }
 };
 
-Tensor with_gradient(const Tensor& x, const Tensor& weight, const Optional& bias, const Optional& weight_sink, const Optional& bias_sink) {
+Tensor with_gradient(const Tensor& x, const Tensor& weight, const Optional& bias, const Optional& weight_sink,
+                     const Optional& bias_sink) {
   check(x, weight, bias);
   check_sinks(weight, weight_sink, bias_sink);
   return Linear::apply(x, weight, bias, weight_sink, bias_sink);
@@ -87,7 +95,8 @@ Tensor with_gradient(const Tensor& x, const Tensor& weight, const Optional& bias
 
 }  // namespace
 
-Tensor linear(const Tensor& x, const Tensor& weight, const Optional& bias, const Optional& weight_sink, const Optional& bias_sink) {
+Tensor linear(const Tensor& x, const Tensor& weight, const Optional& bias, const Optional& weight_sink,
+              const Optional& bias_sink) {
   static const auto op = find_op<decltype(linear)>("memformer::linear");
   return op.call(x, weight, bias, weight_sink, bias_sink);
 }

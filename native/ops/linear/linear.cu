@@ -43,8 +43,10 @@ __global__ void __launch_bounds__(kThreads) column_sum_kernel(const BiasGradient
   acc_t total = 0;
 #pragma unroll
   for (int w = 0; w < kWarps; ++w) total += of_warp[w][threadIdx.x];
-  if (p.splits == 1) static_cast<acc_t*>(p.sink)[mine] += total;
-  else static_cast<acc_t*>(p.partials)[blockIdx.y * p.C + mine] = total;
+  if (p.splits == 1)
+    static_cast<acc_t*>(p.sink)[mine] += total;
+  else
+    static_cast<acc_t*>(p.partials)[blockIdx.y * p.C + mine] = total;
 }
 
 template <typename acc_t>
@@ -76,8 +78,10 @@ void launch_bias_gradient(const BiasGradientParams& p, cudaStream_t stream) {
     const auto* grad = static_cast<const scalar_t*>(p.grad);
     const bool packed = fits_packs<wide>(grad, p.C) && p.stride % wide == 0;
     const dim3 grid(ceil_div(p.C, kAcross * (packed ? wide : 1)), p.splits);
-    if (packed) column_sum_kernel<scalar_t, wide><<<grid, kThreads, 0, stream>>>(p);
-    else column_sum_kernel<scalar_t, 1><<<grid, kThreads, 0, stream>>>(p);
+    if (packed)
+      column_sum_kernel<scalar_t, wide><<<grid, kThreads, 0, stream>>>(p);
+    else
+      column_sum_kernel<scalar_t, 1><<<grid, kThreads, 0, stream>>>(p);
     if (p.splits > 1) add_partials_kernel<acc_t><<<ceil_div(p.C, kThreads), kThreads, 0, stream>>>(p);
   });
 }

@@ -4,8 +4,9 @@
 #include "core/matrix_product.h"
 #include "core/op_handle.h"
 
-// Saved for backward: dtotal/dhidden (N, D) and either dtotal/dweight (V, D) and, with a bias, dtotal/dbias (V), both in the dtype of sums; or
-// in place of these two, where all rows are one chunk and a GPU has little to add up, dtotal/dlogits (N, V).
+// Saved for backward: dtotal/dhidden (N, D) and either dtotal/dweight (V, D) and, with a bias, dtotal/dbias (V), both
+// in the dtype of sums; or in place of these two, where all rows are one chunk and a GPU has little to add up,
+// dtotal/dlogits (N, V).
 namespace memformer::ops {
 namespace {
 
@@ -13,8 +14,8 @@ using at::Tensor;
 using Optional = std::optional<Tensor>;
 constexpr const char* kOp = "linear_cross_entropy";
 
-void check(const Tensor& hidden, const Tensor& weight, const Optional& bias, const Tensor& target, const Tensor& loss_weights, const Optional& sink,
-           const Optional& bias_sink, int64_t chunk) {
+void check(const Tensor& hidden, const Tensor& weight, const Optional& bias, const Tensor& target,
+           const Tensor& loss_weights, const Optional& sink, const Optional& bias_sink, int64_t chunk) {
   require_floating(kOp, "hidden", hidden);
   require_shape(kOp, "hidden", hidden, {-1, -1});
   require_shape(kOp, "weight", weight, {-1, hidden.size(1)});
@@ -27,8 +28,9 @@ void check(const Tensor& hidden, const Tensor& weight, const Optional& bias, con
   require_dtype(kOp, "target", target, at::kLong);
   require_shape(kOp, "loss_weights", loss_weights, {-1});
   require_dtype(kOp, "loss_weights", loss_weights, accumulate_type(hidden.scalar_type()));
-  require(loss_weights.device() == hidden.device(), "DEVICE_MISMATCH", "linear_cross_entropy: loss_weights must be on hidden's device ",
-          hidden.device().str(), ", got ", loss_weights.device().str());
+  require(loss_weights.device() == hidden.device(), "DEVICE_MISMATCH",
+          "linear_cross_entropy: loss_weights must be on hidden's device ", hidden.device().str(), ", got ",
+          loss_weights.device().str());
   require(chunk >= 1, "CONFIG", "linear_cross_entropy: chunk must be at least 1, got ", chunk);
   const int64_t groups = loss_weights.size(0);
   require(groups >= 1 && hidden.size(0) % groups == 0, "CONFIG", "linear_cross_entropy: the ", hidden.size(0),
@@ -40,10 +42,12 @@ void check(const Tensor& hidden, const Tensor& weight, const Optional& bias, con
   require_dtype(kOp, "sink", *sink, accumulate_type(weight.scalar_type()));
 }
 
-std::tuple<Tensor, Tensor, Tensor, std::vector<Tensor>> forward_cpu(const Tensor& hidden, const Tensor& weight, const Optional& bias,
-                                                                    const Tensor& target, const Tensor& loss_weights, bool with_grad,
+std::tuple<Tensor, Tensor, Tensor, std::vector<Tensor>> forward_cpu(const Tensor& hidden, const Tensor& weight,
+                                                                    const Optional& bias, const Tensor& target,
+                                                                    const Tensor& loss_weights, bool with_grad,
                                                                     int64_t chunk) {
-  const int64_t N = hidden.size(0), V = weight.size(0), groups = loss_weights.size(0), top = N == 0 ? -1 : target.max().item<int64_t>();
+  const int64_t N = hidden.size(0), V = weight.size(0), groups = loss_weights.size(0),
+                top = N == 0 ? -1 : target.max().item<int64_t>();
   require(top < V, "TOKEN_RANGE", "linear_cross_entropy: target holds token ", top, ", the vocabulary has ", V);
   const auto wide = hidden.options().dtype(loss_weights.scalar_type());
   const auto count = target.ge(0).view({groups, N / groups}).sum(1), divisor = count.clamp_min(1).to(wide.dtype());
@@ -60,7 +64,8 @@ std::tuple<Tensor, Tensor, Tensor, std::vector<Tensor>> forward_cpu(const Tensor
     losses.narrow(0, start, rows).copy_((log_p.gather(1, index) * scored).squeeze(1).neg_());
     if (!with_grad) continue;
     auto grad_logits = log_p.exp_();
-    grad_logits.scatter_add_(1, index, at::full_like(scored, -1)).mul_(scored * factors.narrow(0, start, rows).unsqueeze(1));
+    grad_logits.scatter_add_(1, index, at::full_like(scored, -1))
+        .mul_(scored * factors.narrow(0, start, rows).unsqueeze(1));
     const auto narrow_grad = grad_logits.to(hidden.scalar_type());
     grad_hidden.narrow(0, start, rows).copy_(matrix_product(narrow_grad, weight));
     grad_weight.add_(matrix_product(narrow_grad.t(), h));
@@ -73,9 +78,11 @@ std::tuple<Tensor, Tensor, Tensor, std::vector<Tensor>> forward_cpu(const Tensor
   return {(loss * loss_weights).sum(), loss, count, saved};
 }
 
-std::tuple<Tensor, Tensor, Tensor> backward_cpu(const Tensor& grad, at::TensorList saved, const Tensor& /*hidden*/, const Tensor& weight,
-                                                const Optional& bias, const Optional& sink, const Optional& bias_sink, int64_t /*chunk*/) {
-  const auto grad_bias = given(bias) ? deliver(saved[2] * grad, bias_sink, weight.scalar_type()) : at::empty({0}, weight.options());
+std::tuple<Tensor, Tensor, Tensor> backward_cpu(const Tensor& grad, at::TensorList saved, const Tensor& /*hidden*/,
+                                                const Tensor& weight, const Optional& bias, const Optional& sink,
+                                                const Optional& bias_sink, int64_t /*chunk*/) {
+  const auto grad_bias =
+      given(bias) ? deliver(saved[2] * grad, bias_sink, weight.scalar_type()) : at::empty({0}, weight.options());
   return {saved[0] * grad.to(saved[0].scalar_type()), deliver(saved[1] * grad, sink, weight.scalar_type()), grad_bias};
 }
 
@@ -91,8 +98,9 @@ const auto& backward_op() {
 
 class LinearCrossEntropy : public torch::autograd::Function<LinearCrossEntropy> {
  public:
-  static torch::autograd::variable_list forward(torch::autograd::AutogradContext* context, const Tensor& hidden, const Tensor& weight,
-                                                const Optional& bias, const Tensor& target, const Tensor& loss_weights, const Optional& sink,
+  static torch::autograd::variable_list forward(torch::autograd::AutogradContext* context, const Tensor& hidden,
+                                                const Tensor& weight, const Optional& bias, const Tensor& target,
+                                                const Tensor& loss_weights, const Optional& sink,
                                                 const Optional& bias_sink, int64_t chunk, bool with_grad) {
     at::AutoDispatchBelowADInplaceOrView below;
     auto [total, loss, count, kept] = forward_op().call(hidden, weight, bias, target, loss_weights, with_grad, chunk);
@@ -108,10 +116,12 @@ class LinearCrossEntropy : public torch::autograd::Function<LinearCrossEntropy> 
     return {total, loss, count};
   }
 
-  static torch::autograd::variable_list backward(torch::autograd::AutogradContext* context, torch::autograd::variable_list grads) {
+  static torch::autograd::variable_list backward(torch::autograd::AutogradContext* context,
+                                                 torch::autograd::variable_list grads) {
     at::AutoDispatchBelowADInplaceOrView below;
     const auto saved = context->get_saved_variables();
-    const auto sink = context->saved_data["sink"].toOptional<Tensor>(), bias_sink = context->saved_data["bias_sink"].toOptional<Tensor>();
+    const auto sink = context->saved_data["sink"].toOptional<Tensor>(),
+               bias_sink = context->saved_data["bias_sink"].toOptional<Tensor>();
     const auto bias = saved[2].defined() ? Optional(saved[2]) : std::nullopt;
     auto [grad_hidden, grad_weight, grad_bias] =
         backward_op().call(grads[0], at::TensorList(saved).slice(3), saved[0], saved[1], bias, sink, bias_sink,
@@ -122,17 +132,19 @@ class LinearCrossEntropy : public torch::autograd::Function<LinearCrossEntropy> 
   }
 };
 
-std::tuple<Tensor, Tensor, Tensor> with_gradient(const Tensor& hidden, const Tensor& weight, const Optional& bias, const Tensor& target,
-                                                 const Tensor& loss_weights, const Optional& sink, const Optional& bias_sink, int64_t chunk) {
+std::tuple<Tensor, Tensor, Tensor> with_gradient(const Tensor& hidden, const Tensor& weight, const Optional& bias,
+                                                 const Tensor& target, const Tensor& loss_weights, const Optional& sink,
+                                                 const Optional& bias_sink, int64_t chunk) {
   check(hidden, weight, bias, target, loss_weights, sink, bias_sink, chunk);
   const bool wanted = hidden.requires_grad() || weight.requires_grad() || (given(bias) && bias->requires_grad());
-  auto results =
-      LinearCrossEntropy::apply(hidden, weight, bias, target, loss_weights, sink, bias_sink, chunk, at::GradMode::is_enabled() && wanted);
+  auto results = LinearCrossEntropy::apply(hidden, weight, bias, target, loss_weights, sink, bias_sink, chunk,
+                                           at::GradMode::is_enabled() && wanted);
   return {results[0], results[1], results[2]};
 }
 
-std::tuple<Tensor, Tensor, Tensor> without_gradient(const Tensor& hidden, const Tensor& weight, const Optional& bias, const Tensor& target,
-                                                    const Tensor& loss_weights, const Optional& sink, const Optional& bias_sink, int64_t chunk) {
+std::tuple<Tensor, Tensor, Tensor> without_gradient(const Tensor& hidden, const Tensor& weight, const Optional& bias,
+                                                    const Tensor& target, const Tensor& loss_weights,
+                                                    const Optional& sink, const Optional& bias_sink, int64_t chunk) {
   check(hidden, weight, bias, target, loss_weights, sink, bias_sink, chunk);
   auto [total, loss, count, kept] = forward_op().call(hidden, weight, bias, target, loss_weights, false, chunk);
   return {total, loss, count};
@@ -140,29 +152,35 @@ std::tuple<Tensor, Tensor, Tensor> without_gradient(const Tensor& hidden, const 
 
 }  // namespace
 
-std::tuple<Tensor, Tensor, Tensor> linear_cross_entropy(const Tensor& hidden, const Tensor& weight, const Optional& bias, const Tensor& target,
-                                                        const Tensor& loss_weights, const Optional& sink, const Optional& bias_sink,
-                                                        int64_t chunk) {
+std::tuple<Tensor, Tensor, Tensor> linear_cross_entropy(const Tensor& hidden, const Tensor& weight,
+                                                        const Optional& bias, const Tensor& target,
+                                                        const Tensor& loss_weights, const Optional& sink,
+                                                        const Optional& bias_sink, int64_t chunk) {
   static const auto op = find_op<decltype(linear_cross_entropy)>("memformer::linear_cross_entropy");
   return op.call(hidden, weight, bias, target, loss_weights, sink, bias_sink, chunk);
 }
 
 TORCH_LIBRARY_FRAGMENT(memformer, library) {
   library.def(
-      "linear_cross_entropy(Tensor hidden, Tensor weight, Tensor? bias, Tensor target, Tensor loss_weights, Tensor? sink, Tensor? bias_sink,"
+      "linear_cross_entropy(Tensor hidden, Tensor weight, Tensor? bias, Tensor target, Tensor loss_weights, Tensor? "
+      "sink, Tensor? bias_sink,"
       " int chunk) -> (Tensor total, Tensor loss, Tensor count)");
   library.def(
-      "linear_cross_entropy_forward(Tensor hidden, Tensor weight, Tensor? bias, Tensor target, Tensor loss_weights, bool with_grad, int chunk)"
+      "linear_cross_entropy_forward(Tensor hidden, Tensor weight, Tensor? bias, Tensor target, Tensor loss_weights, "
+      "bool with_grad, int chunk)"
       " -> (Tensor total, Tensor loss, Tensor count, Tensor[] saved)");
   library.def(
-      "linear_cross_entropy_backward(Tensor grad, Tensor[] saved, Tensor hidden, Tensor weight, Tensor? bias, Tensor(a!)? sink,"
+      "linear_cross_entropy_backward(Tensor grad, Tensor[] saved, Tensor hidden, Tensor weight, Tensor? bias, "
+      "Tensor(a!)? sink,"
       " Tensor(b!)? bias_sink, int chunk) -> (Tensor grad_hidden, Tensor grad_weight, Tensor grad_bias)");
 }
 TORCH_LIBRARY_IMPL(memformer, CPU, library) {
   library.impl("linear_cross_entropy_forward", &forward_cpu);
   library.impl("linear_cross_entropy_backward", &backward_cpu);
 }
-TORCH_LIBRARY_IMPL(memformer, CompositeExplicitAutograd, library) { library.impl("linear_cross_entropy", &without_gradient); }
+TORCH_LIBRARY_IMPL(memformer, CompositeExplicitAutograd, library) {
+  library.impl("linear_cross_entropy", &without_gradient);
+}
 TORCH_LIBRARY_IMPL(memformer, Autograd, library) { library.impl("linear_cross_entropy", &with_gradient); }
 
 }  // namespace memformer::ops

@@ -1,5 +1,5 @@
-// A block takes a row, in accesses of 16 bytes where V allows it, and holds the first kHeld of each thread in registers: a row of up to
-// 32,768 bfloat16 logits is read once, and its gradient written over it.
+// A block takes a row, in accesses of 16 bytes where V allows it, and holds the first kHeld of each thread in
+// registers: a row of up to 32,768 bfloat16 logits is read once, and its gradient written over it.
 #include <cmath>
 #include <type_traits>
 
@@ -94,7 +94,8 @@ __global__ void __launch_bounds__(kSumThreads) cross_entropy_count_kernel(const 
   count = block_sum<kSumThreads>(count);
   if (threadIdx.x != 0) return;
   p.count[blockIdx.x] = count;
-  static_cast<acc_t*>(p.factors)[blockIdx.x] = static_cast<const acc_t*>(p.loss_weights)[blockIdx.x] / static_cast<acc_t>(max(count, int64_t{1}));
+  static_cast<acc_t*>(p.factors)[blockIdx.x] =
+      static_cast<const acc_t*>(p.loss_weights)[blockIdx.x] / static_cast<acc_t>(max(count, int64_t{1}));
 }
 
 template <typename acc_t>
@@ -102,7 +103,8 @@ __global__ void __launch_bounds__(kSumThreads) cross_entropy_sum_kernel(const Cr
   acc_t total = 0;
   for (int64_t group = 0; group < p.groups; ++group) {
     acc_t sum = 0;
-    for (int64_t n = threadIdx.x; n < p.share; n += kSumThreads) sum += static_cast<const acc_t*>(p.losses)[group * p.share + n];
+    for (int64_t n = threadIdx.x; n < p.share; n += kSumThreads)
+      sum += static_cast<const acc_t*>(p.losses)[group * p.share + n];
     const acc_t loss = block_sum<kSumThreads>(sum) / static_cast<acc_t>(max(p.count[group], int64_t{1}));
     total += static_cast<const acc_t*>(p.loss_weights)[group] * loss;
     if (threadIdx.x == 0) static_cast<acc_t*>(p.loss)[group] = loss;
@@ -121,8 +123,10 @@ void for_row_shape(const CrossEntropyParams& p, Body&& body) {
     using Few = std::integral_constant<int, 128>;
     using Many = std::integral_constant<int, 512>;
     const bool packed = fits_packs<wide>(static_cast<const scalar_t*>(p.logits), p.V);
-    if (p.V <= kSmallVocabulary) packed ? body(type, Wide(), Few()) : body(type, One(), Few());
-    else packed ? body(type, Wide(), Many()) : body(type, One(), Many());
+    if (p.V <= kSmallVocabulary)
+      packed ? body(type, Wide(), Few()) : body(type, One(), Few());
+    else
+      packed ? body(type, Wide(), Many()) : body(type, One(), Many());
   });
 }
 
@@ -130,20 +134,25 @@ void for_row_shape(const CrossEntropyParams& p, Body&& body) {
 
 void launch_cross_entropy_count(const CrossEntropyCountParams& p, cudaStream_t stream) {
   const auto groups = static_cast<unsigned>(p.groups);
-  if (p.dtype == Dtype::f64) cross_entropy_count_kernel<double><<<groups, kSumThreads, 0, stream>>>(p);
-  else cross_entropy_count_kernel<float><<<groups, kSumThreads, 0, stream>>>(p);
+  if (p.dtype == Dtype::f64)
+    cross_entropy_count_kernel<double><<<groups, kSumThreads, 0, stream>>>(p);
+  else
+    cross_entropy_count_kernel<float><<<groups, kSumThreads, 0, stream>>>(p);
 }
 
 void launch_cross_entropy(const CrossEntropyParams& p, cudaStream_t stream) {
   if (p.rows == 0) return;
   for_row_shape(p, [&](auto type, auto wide, auto threads) {
-    cross_entropy_kernel<typename decltype(type)::type, wide.value, threads.value><<<p.rows, threads.value, 0, stream>>>(p);
+    cross_entropy_kernel<typename decltype(type)::type, wide.value, threads.value>
+        <<<p.rows, threads.value, 0, stream>>>(p);
   });
 }
 
 void launch_cross_entropy_sum(const CrossEntropySumParams& p, cudaStream_t stream) {
-  if (p.dtype == Dtype::f64) cross_entropy_sum_kernel<double><<<1, kSumThreads, 0, stream>>>(p);
-  else cross_entropy_sum_kernel<float><<<1, kSumThreads, 0, stream>>>(p);
+  if (p.dtype == Dtype::f64)
+    cross_entropy_sum_kernel<double><<<1, kSumThreads, 0, stream>>>(p);
+  else
+    cross_entropy_sum_kernel<float><<<1, kSumThreads, 0, stream>>>(p);
 }
 
 }  // namespace memformer::ops

@@ -23,8 +23,14 @@ interface Case {
 }
 
 type Arguments = [
-  hidden: Numbers, weight: Numbers, bias: Numbers | null, target: Numbers, lossWeights: Numbers,
-  sink: Numbers | null, biasSink: Numbers | null, chunk: number,
+  hidden: Numbers,
+  weight: Numbers,
+  bias: Numbers | null,
+  target: Numbers,
+  lossWeights: Numbers,
+  sink: Numbers | null,
+  biasSink: Numbers | null,
+  chunk: number,
 ];
 
 const name = "memformer::linear_cross_entropy";
@@ -53,13 +59,24 @@ export const linearCrossEntropy: OperatorSpec<Case, Arguments> = {
   ],
   inputs({ N, D, V, chunk, unscored = Infinity, groups = 1, biased = false }, draw) {
     // Any negative number says "not scored", not only -1.
-    const target = numbers([N], (i) => i % unscored === unscored - 1 ? -1 - draw.below(3) : draw.below(V), "int64");
-    return [draw.numbers([N, D]), draw.numbers([V, D]), biased ? draw.numbers([V]) : null, target, { ...draw.numbers([groups]), kind: "accumulated" },
-      null, null, chunk];
+    const target = numbers([N], (i) => (i % unscored === unscored - 1 ? -1 - draw.below(3) : draw.below(V)), "int64");
+    return [
+      draw.numbers([N, D]),
+      draw.numbers([V, D]),
+      biased ? draw.numbers([V]) : null,
+      target,
+      { ...draw.numbers([groups]), kind: "accumulated" },
+      null,
+      null,
+      chunk,
+    ];
   },
   reference(hidden, weight, bias, target, lossWeights) {
-    const [N, D] = hidden.shape as [number, number], V = weight.shape[0]!, groups = lossWeights.shape[0]!;
-    const loss = new Float64Array(groups), scored = new Float64Array(groups);
+    const [N, D] = hidden.shape as [number, number],
+      V = weight.shape[0]!,
+      groups = lossWeights.shape[0]!;
+    const loss = new Float64Array(groups),
+      scored = new Float64Array(groups);
     for (let n = 0; n < N; n++) {
       if (target.data[n]! < 0) continue;
       const logits = bias === null ? new Float64Array(V) : bias.data.slice();
@@ -68,11 +85,11 @@ export const linearCrossEntropy: OperatorSpec<Case, Arguments> = {
       }
       const most = Math.max(...logits);
       const total = logits.reduce((sum, logit) => sum + Math.exp(logit - most), 0);
-      const group = Math.floor(n * groups / N);
+      const group = Math.floor((n * groups) / N);
       loss[group]! += most + Math.log(total) - logits[target.data[n]!]!;
       scored[group]! += 1;
     }
-    const total = loss.reduce((sum, of, i) => sum + lossWeights.data[i]! * of / Math.max(1, scored[i]!), 0);
+    const total = loss.reduce((sum, of, i) => sum + (lossWeights.data[i]! * of) / Math.max(1, scored[i]!), 0);
     return [numbers([], () => total, "accumulated"), numbers([groups], (i) => scored[i]!, "int64")];
   },
   plain(hidden, weight, bias, target, lossWeights) {
@@ -80,92 +97,137 @@ export const linearCrossEntropy: OperatorSpec<Case, Arguments> = {
     const logits = bias === null ? product : apply("aten::add.Tensor", product, bias);
     const logP = apply("aten::log_softmax.int", logits, 1, "float32");
     const losses = apply("aten::nll_loss", logP, apply("aten::clamp_min", target, -1), null, 0, -1);
-    const each = apply("aten::ones_like", target), of = (tensor: Tensor): Tensor => apply("aten::sum", apply("aten::ones_like", tensor, "int64"));
+    const each = apply("aten::ones_like", target),
+      of = (tensor: Tensor): Tensor => apply("aten::sum", apply("aten::ones_like", tensor, "int64"));
     const position = apply("aten::sub.Tensor", apply("aten::cumsum", each, 0), each);
     const group = apply("aten::floor_divide", apply("aten::mul.Tensor", position, of(lossWeights)), of(target));
-    const summed = (rows: Tensor, like: Tensor): Tensor => apply("aten::index_add", apply("aten::zeros_like", like), 0, group, rows);
-    const scored = summed(apply("aten::_to_copy", apply("aten::ge.Scalar", target, 0), "int64"), apply("aten::_to_copy", lossWeights, "int64"));
+    const summed = (rows: Tensor, like: Tensor): Tensor =>
+      apply("aten::index_add", apply("aten::zeros_like", like), 0, group, rows);
+    const scored = summed(
+      apply("aten::_to_copy", apply("aten::ge.Scalar", target, 0), "int64"),
+      apply("aten::_to_copy", lossWeights, "int64"),
+    );
     const means = apply("aten::div.Tensor", summed(losses, lossWeights), apply("aten::clamp_min", scored, 1));
     return [apply("aten::sum", apply("aten::mul.Tensor", means, lossWeights)), scored];
   },
   misuses: [
     {
-      what: "a target outside the vocabulary", code: "TOKEN_RANGE",
-      arguments: (h, w, b, _, ...rest) => [h, w, b, numbers([7], (i) => i === 6 ? 11 : 0, "int64"), ...rest],
+      what: "a target outside the vocabulary",
+      code: "TOKEN_RANGE",
+      arguments: (h, w, b, _, ...rest) => [h, w, b, numbers([7], (i) => (i === 6 ? 11 : 0), "int64"), ...rest],
       message: /^linear_cross_entropy: target holds token 11, the vocabulary has 11$/,
     },
     {
-      what: "chunks of nothing", code: "CONFIG",
+      what: "chunks of nothing",
+      code: "CONFIG",
       arguments: (...args) => args.with(7, 0),
       message: /^linear_cross_entropy: chunk must be at least 1, got 0$/,
     },
     {
-      what: "groups that the rows do not fill", code: "CONFIG",
+      what: "groups that the rows do not fill",
+      code: "CONFIG",
       arguments: (...args) => args.with(4, numbers([2])),
       message: /^linear_cross_entropy: the 7 rows must fall into equal groups, got 2 groups$/,
     },
     {
-      what: "hidden states that are no (N, D)", code: "SHAPE",
+      what: "hidden states that are no (N, D)",
+      code: "SHAPE",
       arguments: (...args) => args.with(0, numbers([7, 1, 5])),
       message: /^linear_cross_entropy: hidden must have shape \(any, any\), got \[7, 1, 5\]$/,
     },
     {
-      what: "a weight of another width", code: "SHAPE",
+      what: "a weight of another width",
+      code: "SHAPE",
       arguments: (...args) => args.with(1, numbers([11, 4])),
       message: /^linear_cross_entropy: weight must have shape \(any, 5\), got \[11, 4\]$/,
     },
     {
-      what: "targets of other rows", code: "SHAPE",
-      arguments: (...args) => args.with(3, numbers([6], () => 0, "int64")),
+      what: "targets of other rows",
+      code: "SHAPE",
+      arguments: (...args) =>
+        args.with(
+          3,
+          numbers([6], () => 0, "int64"),
+        ),
       message: /^linear_cross_entropy: target must have shape \(7\), got \[6\]$/,
     },
     {
-      what: "targets of another dtype", code: "DTYPE",
-      arguments: (...args) => args.with(3, numbers([7], () => 0, "int32")),
+      what: "targets of another dtype",
+      code: "DTYPE",
+      arguments: (...args) =>
+        args.with(
+          3,
+          numbers([7], () => 0, "int32"),
+        ),
       message: /^linear_cross_entropy: target must be Long, got Int$/,
     },
     {
-      what: "a weight of another dtype", code: "DTYPE",
-      arguments: (...args) => args.with(1, numbers([11, 5], () => 0, "int64")),
+      what: "a weight of another dtype",
+      code: "DTYPE",
+      arguments: (...args) =>
+        args.with(
+          1,
+          numbers([11, 5], () => 0, "int64"),
+        ),
       message: /^linear_cross_entropy: weight must have hidden's dtype Double, got Long$/,
     },
     {
-      what: "weights of losses that are no (G)", code: "SHAPE",
+      what: "weights of losses that are no (G)",
+      code: "SHAPE",
       arguments: (...args) => args.with(4, numbers([])),
       message: /^linear_cross_entropy: loss_weights must have shape \(any\), got \[\]$/,
     },
     {
-      what: "weights of losses of another dtype", code: "DTYPE",
-      arguments: (...args) => args.with(4, numbers([1], () => 1, "int64")),
+      what: "weights of losses of another dtype",
+      code: "DTYPE",
+      arguments: (...args) =>
+        args.with(
+          4,
+          numbers([1], () => 1, "int64"),
+        ),
       message: /^linear_cross_entropy: loss_weights must be Double, got Long$/,
     },
     {
-      what: "a sink of another width", code: "SHAPE",
+      what: "a sink of another width",
+      code: "SHAPE",
       arguments: (...args) => args.with(5, numbers([11, 4])),
       message: /^linear_cross_entropy: sink must have shape \(11, 5\), got \[11, 4\]$/,
     },
     {
-      what: "a sink of another dtype", code: "DTYPE",
-      arguments: (...args) => args.with(5, numbers([11, 5], () => 0, "int64")),
+      what: "a sink of another dtype",
+      code: "DTYPE",
+      arguments: (...args) =>
+        args.with(
+          5,
+          numbers([11, 5], () => 0, "int64"),
+        ),
       message: /^linear_cross_entropy: sink must be Double, got Long$/,
     },
     {
-      what: "a bias of another vocabulary", code: "SHAPE",
+      what: "a bias of another vocabulary",
+      code: "SHAPE",
       arguments: (...args) => args.with(2, numbers([10])),
       message: /^linear_cross_entropy: bias must have shape \(11\), got \[10\]$/,
     },
     {
-      what: "a bias of another dtype", code: "DTYPE",
-      arguments: (...args) => args.with(2, numbers([11], () => 0, "int64")),
+      what: "a bias of another dtype",
+      code: "DTYPE",
+      arguments: (...args) =>
+        args.with(
+          2,
+          numbers([11], () => 0, "int64"),
+        ),
       message: /^linear_cross_entropy: bias must have hidden's dtype Double, got Long$/,
     },
     {
-      what: "a sink of a bias that is not there", code: "CONFIG",
+      what: "a sink of a bias that is not there",
+      code: "CONFIG",
       arguments: (...args) => args.with(6, numbers([11])),
       message: /^linear_cross_entropy: a bias_sink needs a bias$/,
     },
     {
-      what: "a sink of another bias", code: "SHAPE",
+      what: "a sink of another bias",
+      code: "SHAPE",
       arguments: (...args) => args.with(2, numbers([11])).with(6, numbers([10])),
       message: /^linear_cross_entropy: bias_sink must have shape \(11\), got \[10\]$/,
     },
@@ -173,7 +235,8 @@ export const linearCrossEntropy: OperatorSpec<Case, Arguments> = {
 };
 
 opcheck(linearCrossEntropy, () => {
-  const call = operator(linearCrossEntropy), one = numbers([], () => 1, "accumulated");
+  const call = operator(linearCrossEntropy),
+    one = numbers([], () => 1, "accumulated");
 
   it("gives the same loss, count and gradients for every chunk", async () => {
     const args = linearCrossEntropy.inputs({ ...linearCrossEntropy.cases[5]!, biased: true }, new Draw(5));
@@ -193,12 +256,27 @@ opcheck(linearCrossEntropy, () => {
 
   it("gives the mean loss of every group, which add up to the total by their weights", async () => {
     for (const shape of linearCrossEntropy.cases.filter(({ groups }) => groups !== undefined)) {
-      const args = linearCrossEntropy.inputs(shape, new Draw(9)), groups = shape.groups!, share = shape.N / groups;
+      const args = linearCrossEntropy.inputs(shape, new Draw(9)),
+        groups = shape.groups!,
+        share = shape.N / groups;
       const [, losses] = await run((...given) => op(name, ...given), args);
       for (let g = 0; g < groups; g++) {
         const rows = ({ data, kind }: Numbers): Numbers =>
-          numbers([share, ...data.length === shape.N ? [] : [shape.D]], (i) => data[g * data.length / groups + i]!, kind);
-        const [total] = linearCrossEntropy.reference(rows(args[0]), args[1], args[2], rows(args[3]), numbers([1], () => 1), null, null, 1);
+          numbers(
+            [share, ...(data.length === shape.N ? [] : [shape.D])],
+            (i) => data[(g * data.length) / groups + i]!,
+            kind,
+          );
+        const [total] = linearCrossEntropy.reference(
+          rows(args[0]),
+          args[1],
+          args[2],
+          rows(args[3]),
+          numbers([1], () => 1),
+          null,
+          null,
+          1,
+        );
         expect(losses!.data[g], `${shape.what}, group ${g}`).to.be.closeTo(total!.data[0]!, 1e-12);
       }
     }
@@ -207,18 +285,38 @@ opcheck(linearCrossEntropy, () => {
   it("adds the gradients of weight and bias to their sinks, to what those hold", async () => {
     const args = linearCrossEntropy.inputs({ ...linearCrossEntropy.cases[0]!, biased: true }, new Draw(6));
     const grad = numbers([], () => 3, "accumulated");
-    await expectSinks(call, args, [grad, null], [{ of: 1, place: 5 }, { of: 2, place: 6 }], 1e-12);
+    await expectSinks(
+      call,
+      args,
+      [grad, null],
+      [
+        { of: 1, place: 5 },
+        { of: 2, place: 6 },
+      ],
+      1e-12,
+    );
   });
 
   it("never holds the logits of all rows", async () => {
-    const N = 512, D = 4, V = 20_000;
-    const args: Arguments =
-      [numbers([N, D], (i) => i % 3), numbers([V, D], (i) => i % 5), null, numbers([N], (i) => i, "int64"),
-        numbers([1], () => 1, "accumulated"), null, null, 16];
+    const N = 512,
+      D = 4,
+      V = 20_000;
+    const args: Arguments = [
+      numbers([N, D], (i) => i % 3),
+      numbers([V, D], (i) => i % 5),
+      null,
+      numbers([N], (i) => i, "int64"),
+      numbers([1], () => 1, "accumulated"),
+      null,
+      null,
+      16,
+    ];
     const before = (await settled()).hostBytes;
     resetPeakMemory();
     await gradients(call, args, [one, null], { dtype: "float32" });
     const peak = memory().peakHostBytes - before;
-    expect(peak).to.be.above(V * D * 4).and.below(N * V * 4 / 4);
+    expect(peak)
+      .to.be.above(V * D * 4)
+      .and.below((N * V * 4) / 4);
   });
 });

@@ -3,7 +3,8 @@
 #include "core/op_handle.h"
 #include "core/packed_qkv.h"
 
-// Saved for backward: cos and sin alone; the gradient is the same rotation by the opposite angles, that of the bias its sum over rows.
+// Saved for backward: cos and sin alone; the gradient is the same rotation by the opposite angles, that of the bias its
+// sum over rows.
 namespace memformer::ops {
 namespace {
 
@@ -20,18 +21,21 @@ template <typename Move>
 void for_each_head(const Sizes& size, const Move& move) {
   const auto [B, T, H, half] = size;
   const int64_t E = 2 * half;
-  at::parallel_for(0, B * T, std::max<int64_t>(1, 8192 / std::max<int64_t>(3 * H * E, 1)), [&](int64_t begin, int64_t end) {
-    for (int64_t bt = begin; bt < end; ++bt) {
-      const int64_t b = bt / T, t = bt % T;
-      for (int64_t part = 0; part < 3; ++part)
-        for (int64_t h = 0; h < H; ++h) move(part, ((bt * 3 + part) * H + h) * E, ((b * H + h) * T + t) * E, t * half);
-    }
-  });
+  at::parallel_for(0, B * T, std::max<int64_t>(1, 8192 / std::max<int64_t>(3 * H * E, 1)),
+                   [&](int64_t begin, int64_t end) {
+                     for (int64_t bt = begin; bt < end; ++bt) {
+                       const int64_t b = bt / T, t = bt % T;
+                       for (int64_t part = 0; part < 3; ++part)
+                         for (int64_t h = 0; h < H; ++h)
+                           move(part, ((bt * 3 + part) * H + h) * E, ((b * H + h) * T + t) * E, t * half);
+                     }
+                   });
 }
 
 /// y = x + bias turned by the angle (opposite: by minus the angle).
 template <typename scalar_t, typename angle_t, typename Bias>
-inline void turn(const scalar_t* x, const Bias& bias, scalar_t* y, const angle_t* cos, const angle_t* sin, int64_t half, angle_t sign) {
+inline void turn(const scalar_t* x, const Bias& bias, scalar_t* y, const angle_t* cos, const angle_t* sin, int64_t half,
+                 angle_t sign) {
 #pragma omp simd
   for (int64_t e = 0; e < half; ++e) {
     const angle_t x1 = static_cast<angle_t>(x[e]) + bias(e), x2 = static_cast<angle_t>(x[e + half]) + bias(e + half);
@@ -53,28 +57,33 @@ std::tuple<Tensor, Tensor, Tensor> forward_cpu(const Tensor& qkv_in, const Optio
     using angle_t = std::conditional_t<std::is_same_v<scalar_t, double>, double, float>;
     const auto* x = qkv.const_data_ptr<scalar_t>();
     const auto *c = cos.const_data_ptr<angle_t>(), *s = sin.const_data_ptr<angle_t>();
-    scalar_t* parts[3] = {q.mutable_data_ptr<scalar_t>(), k.mutable_data_ptr<scalar_t>(), v.mutable_data_ptr<scalar_t>()};
+    scalar_t* parts[3] = {q.mutable_data_ptr<scalar_t>(), k.mutable_data_ptr<scalar_t>(),
+                          v.mutable_data_ptr<scalar_t>()};
     const auto* b = bias.defined() ? bias.const_data_ptr<scalar_t>() : nullptr;
     const int64_t width = 6 * size.H * size.half;
     for_each_head(size, [&](int64_t part, int64_t packed, int64_t row, int64_t angle) {
       const auto* from = x + packed;
       auto* to = parts[part] + row;
       if (b == nullptr) {
-        if (part == 2) std::copy_n(from, 2 * size.half, to);
-        else turn(from, [](int64_t) { return angle_t(0); }, to, c + angle, s + angle, size.half, angle_t(1));
+        if (part == 2)
+          std::copy_n(from, 2 * size.half, to);
+        else
+          turn(from, [](int64_t) { return angle_t(0); }, to, c + angle, s + angle, size.half, angle_t(1));
         return;
       }
       const auto* of_head = b + packed % width;
       const auto added = [of_head](int64_t e) { return static_cast<angle_t>(of_head[e]); };
       if (part < 2) return turn(from, added, to, c + angle, s + angle, size.half, angle_t(1));
-      for (int64_t e = 0; e < 2 * size.half; ++e) to[e] = static_cast<scalar_t>(static_cast<angle_t>(from[e]) + added(e));
+      for (int64_t e = 0; e < 2 * size.half; ++e)
+        to[e] = static_cast<scalar_t>(static_cast<angle_t>(from[e]) + added(e));
     });
   });
   return {q, k, v};
 }
 
 std::tuple<Tensor, Tensor> backward_cpu(const Tensor& grad_q_in, const Tensor& grad_k_in, const Tensor& grad_v_in,
-                                        const Optional& bias_sink, const Tensor& cos_in, const Tensor& sin_in, bool with_bias) {
+                                        const Optional& bias_sink, const Tensor& cos_in, const Tensor& sin_in,
+                                        bool with_bias) {
   const auto grad_q = grad_q_in.contiguous(), grad_k = grad_k_in.contiguous(), grad_v = grad_v_in.contiguous();
   const auto cos = cos_in.contiguous(), sin = sin_in.contiguous();
   const Sizes size{grad_q.size(0), grad_q.size(2), grad_q.size(1), grad_q.size(3) / 2};
@@ -83,20 +92,27 @@ std::tuple<Tensor, Tensor> backward_cpu(const Tensor& grad_q_in, const Tensor& g
     using angle_t = std::conditional_t<std::is_same_v<scalar_t, double>, double, float>;
     auto* y = grad.mutable_data_ptr<scalar_t>();
     const auto *c = cos.const_data_ptr<angle_t>(), *s = sin.const_data_ptr<angle_t>();
-    const scalar_t* parts[3] = {grad_q.const_data_ptr<scalar_t>(), grad_k.const_data_ptr<scalar_t>(), grad_v.const_data_ptr<scalar_t>()};
+    const scalar_t* parts[3] = {grad_q.const_data_ptr<scalar_t>(), grad_k.const_data_ptr<scalar_t>(),
+                                grad_v.const_data_ptr<scalar_t>()};
     for_each_head(size, [&](int64_t part, int64_t packed, int64_t row, int64_t angle) {
-      if (part == 2) std::copy_n(parts[2] + row, 2 * size.half, y + packed);
-      else turn(parts[part] + row, [](int64_t) { return angle_t(0); }, y + packed, c + angle, s + angle, size.half, angle_t(-1));
+      if (part == 2)
+        std::copy_n(parts[2] + row, 2 * size.half, y + packed);
+      else
+        turn(
+            parts[part] + row, [](int64_t) { return angle_t(0); }, y + packed, c + angle, s + angle, size.half,
+            angle_t(-1));
     });
   });
   if (!with_bias) return {grad, at::empty({0}, grad.options())};
-  return {grad, deliver(at::sum(grad, at::IntArrayRef({0, 1}), false, accumulate_type(grad.scalar_type())), bias_sink, grad.scalar_type())};
+  return {grad, deliver(at::sum(grad, at::IntArrayRef({0, 1}), false, accumulate_type(grad.scalar_type())), bias_sink,
+                        grad.scalar_type())};
 }
 
 class RotaryQkv : public torch::autograd::Function<RotaryQkv> {
  public:
-  static torch::autograd::variable_list forward(torch::autograd::AutogradContext* context, const Tensor& qkv, const Optional& bias,
-                                                const Optional& bias_sink, const Tensor& cos, const Tensor& sin, int64_t heads) {
+  static torch::autograd::variable_list forward(torch::autograd::AutogradContext* context, const Tensor& qkv,
+                                                const Optional& bias, const Optional& bias_sink, const Tensor& cos,
+                                                const Tensor& sin, int64_t heads) {
     at::AutoDispatchBelowADInplaceOrView below;
     context->save_for_backward({cos, sin});
     context->saved_data["bias_sink"] = bias_sink;  // no saved variable: other backward passes add to it meanwhile
@@ -105,7 +121,8 @@ class RotaryQkv : public torch::autograd::Function<RotaryQkv> {
     return {q, k, v};
   }
 
-  static torch::autograd::variable_list backward(torch::autograd::AutogradContext* context, torch::autograd::variable_list grads) {
+  static torch::autograd::variable_list backward(torch::autograd::AutogradContext* context,
+                                                 torch::autograd::variable_list grads) {
     static const auto op = find_op<decltype(backward_cpu)>("memformer::rotary_qkv_backward");
     at::AutoDispatchBelowADInplaceOrView below;
     const auto saved = context->get_saved_variables();
@@ -117,25 +134,27 @@ class RotaryQkv : public torch::autograd::Function<RotaryQkv> {
   }
 };
 
-std::tuple<Tensor, Tensor, Tensor> with_gradient(const Tensor& qkv, const Optional& bias, const Optional& bias_sink, const Tensor& cos,
-                                                 const Tensor& sin, int64_t heads) {
+std::tuple<Tensor, Tensor, Tensor> with_gradient(const Tensor& qkv, const Optional& bias, const Optional& bias_sink,
+                                                 const Tensor& cos, const Tensor& sin, int64_t heads) {
   auto parts = RotaryQkv::apply(qkv, bias, bias_sink, cos, sin, heads);
   return {parts[0], parts[1], parts[2]};
 }
 
 }  // namespace
 
-std::tuple<Tensor, Tensor, Tensor> rotary_qkv(const Tensor& qkv, const Optional& bias, const Optional& bias_sink, const Tensor& cos,
-                                              const Tensor& sin, int64_t heads) {
+std::tuple<Tensor, Tensor, Tensor> rotary_qkv(const Tensor& qkv, const Optional& bias, const Optional& bias_sink,
+                                              const Tensor& cos, const Tensor& sin, int64_t heads) {
   static const auto op = find_op<decltype(rotary_qkv)>("memformer::rotary_qkv");
   return op.call(qkv, bias, bias_sink, cos, sin, heads);
 }
 
 TORCH_LIBRARY_FRAGMENT(memformer, library) {
   library.def(
-      "rotary_qkv(Tensor qkv, Tensor? bias, Tensor? bias_sink, Tensor cos, Tensor sin, int heads) -> (Tensor q, Tensor k, Tensor v)");
+      "rotary_qkv(Tensor qkv, Tensor? bias, Tensor? bias_sink, Tensor cos, Tensor sin, int heads) -> (Tensor q, Tensor "
+      "k, Tensor v)");
   library.def(
-      "rotary_qkv_backward(Tensor grad_q, Tensor grad_k, Tensor grad_v, Tensor(a!)? bias_sink, Tensor cos, Tensor sin, bool with_bias)"
+      "rotary_qkv_backward(Tensor grad_q, Tensor grad_k, Tensor grad_v, Tensor(a!)? bias_sink, Tensor cos, Tensor sin, "
+      "bool with_bias)"
       " -> (Tensor grad_qkv, Tensor grad_bias)");
 }
 TORCH_LIBRARY_IMPL(memformer, CPU, library) {

@@ -12,7 +12,8 @@ using namespace cuda;
 constexpr int kThreads = 128;
 constexpr int64_t kMostThreads = 132 * 2048;  // what an H100 holds at once: more take turns
 
-/// A thread takes `wide` numbers of a head's first half, and those they are paired with in the second, of every token of a share.
+/// A thread takes `wide` numbers of a head's first half, and those they are paired with in the second, of every token
+/// of a share.
 template <typename scalar_t, int wide>
 __global__ void __launch_bounds__(kThreads) rotary_qkv_kernel(const RotaryQkvParams p) {
   using acc_t = accumulate_t<scalar_t>;
@@ -68,7 +69,8 @@ __global__ void __launch_bounds__(kThreads) rotary_qkv_kernel(const RotaryQkvPar
 template <typename scalar_t, int wide>
 void launch(const RotaryQkvParams& p, cudaStream_t stream) {
   const int64_t items = int64_t{3} * p.H * (p.half / wide);
-  const int across = static_cast<int>(std::min<int64_t>(kThreads, ceil_div(items, kWarp) * kWarp)), down = kThreads / across;
+  const int across = static_cast<int>(std::min<int64_t>(kThreads, ceil_div(items, kWarp) * kWarp)),
+            down = kThreads / across;
   const dim3 block(across, down), grid(ceil_div(items, across), ceil_div(p.shares, down));
   rotary_qkv_kernel<scalar_t, wide><<<grid, block, 0, stream>>>(p);
 }
@@ -91,15 +93,18 @@ void launch_rotary_qkv(const RotaryQkvParams& p, cudaStream_t stream) {
     using acc_t = accumulate_t<scalar_t>;
     constexpr int wide = 16 / sizeof(scalar_t);
     const auto fits = [&](const RotaryHeads& heads) {
-      return fits_packs<wide>(static_cast<const scalar_t*>(heads.data), p.half) && heads.b % wide == 0 && heads.h % wide == 0 &&
-             heads.t % wide == 0;
+      return fits_packs<wide>(static_cast<const scalar_t*>(heads.data), p.half) && heads.b % wide == 0 &&
+             heads.h % wide == 0 && heads.t % wide == 0;
     };
-    const bool packed = fits(p.q) && fits(p.k) && fits(p.v) && fits_packs<wide>(static_cast<const scalar_t*>(p.packed), p.half) &&
+    const bool packed = fits(p.q) && fits(p.k) && fits(p.v) &&
+                        fits_packs<wide>(static_cast<const scalar_t*>(p.packed), p.half) &&
                         fits_packs<wide>(static_cast<const scalar_t*>(p.bias), p.half) &&
                         fits_packs<wide>(static_cast<const acc_t*>(p.cos), p.half) &&
                         fits_packs<wide>(static_cast<const acc_t*>(p.sin), p.half);
-    if (packed) launch<scalar_t, wide>(p, stream);
-    else launch<scalar_t, 1>(p, stream);
+    if (packed)
+      launch<scalar_t, wide>(p, stream);
+    else
+      launch<scalar_t, 1>(p, stream);
   });
 }
 

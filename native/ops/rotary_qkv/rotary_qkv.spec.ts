@@ -16,7 +16,12 @@ interface Case {
 }
 
 type Arguments = [
-  qkv: Numbers, bias: Numbers | null, biasSink: Numbers | null, cos: Numbers, sin: Numbers, heads: number,
+  qkv: Numbers,
+  bias: Numbers | null,
+  biasSink: Numbers | null,
+  cos: Numbers,
+  sin: Numbers,
+  heads: number,
 ];
 
 export const rotaryQkv: OperatorSpec<Case, Arguments> = {
@@ -39,19 +44,25 @@ export const rotaryQkv: OperatorSpec<Case, Arguments> = {
   },
   reference(qkv, bias, _biasSink, cos, sin, H) {
     const [B, T, width] = qkv.shape as [number, number, number];
-    const E = width / (3 * H), half = E / 2;
+    const E = width / (3 * H),
+      half = E / 2;
     const parts = [0, 1, 2].map(() => numbers([B, H, T, E]));
     for (const [part, y] of parts.entries()) {
-      for (let b = 0; b < B; b++) for (let h = 0; h < H; h++) for (let t = 0; t < T; t++) {
-        const from = (b * T + t) * width + (part * H + h) * E, to = ((b * H + h) * T + t) * E;
-        for (let e = 0; e < half; e++) {
-          const at = (i: number): number => qkv.data[i]! + (bias === null ? 0 : bias.data[i % width]!);
-          const x1 = at(from + e), x2 = at(from + half + e);
-          const c = part === 2 ? 1 : cos.data[t * half + e]!, s = part === 2 ? 0 : sin.data[t * half + e]!;
-          y.data[to + e] = x1 * c - x2 * s;
-          y.data[to + half + e] = x2 * c + x1 * s;
-        }
-      }
+      for (let b = 0; b < B; b++)
+        for (let h = 0; h < H; h++)
+          for (let t = 0; t < T; t++) {
+            const from = (b * T + t) * width + (part * H + h) * E,
+              to = ((b * H + h) * T + t) * E;
+            for (let e = 0; e < half; e++) {
+              const at = (i: number): number => qkv.data[i]! + (bias === null ? 0 : bias.data[i % width]!);
+              const x1 = at(from + e),
+                x2 = at(from + half + e);
+              const c = part === 2 ? 1 : cos.data[t * half + e]!,
+                s = part === 2 ? 0 : sin.data[t * half + e]!;
+              y.data[to + e] = x1 * c - x2 * s;
+              y.data[to + half + e] = x2 * c + x1 * s;
+            }
+          }
     }
     return parts;
   },
@@ -62,7 +73,8 @@ export const rotaryQkv: OperatorSpec<Case, Arguments> = {
     const split = apply("aten::permute", packed, [2, 0, 3, 1, 4, 5]); // (3, B, H, T, 2, E/2)
     const turned = (part: number): Tensor => {
       const x = apply("aten::select.int", split, 0, part);
-      const x1 = apply("aten::select.int", x, -2, 0), x2 = apply("aten::select.int", x, -2, 1);
+      const x1 = apply("aten::select.int", x, -2, 0),
+        x2 = apply("aten::select.int", x, -2, 1);
       const mul = (a: Tensor, b: Tensor): Tensor => apply("aten::mul.Tensor", a, b);
       const y1 = apply("aten::sub.Tensor", mul(x1, c), mul(x2, s));
       const y2 = apply("aten::add.Tensor", mul(x2, c), mul(x1, s));
@@ -75,7 +87,13 @@ export const rotaryQkv: OperatorSpec<Case, Arguments> = {
 
 opcheck(rotaryQkv, () => {
   it("adds the gradient of the bias to its sink, to what that holds", async () => {
-    const draw = new Draw(3), args = rotaryQkv.inputs(rotaryQkv.cases[0]!, draw);
-    await expectBiasSink(operator(rotaryQkv), args, [0, 1, 2].map(() => draw.numbers([3, 3, 5, 6])), 1e-14);
+    const draw = new Draw(3),
+      args = rotaryQkv.inputs(rotaryQkv.cases[0]!, draw);
+    await expectBiasSink(
+      operator(rotaryQkv),
+      args,
+      [0, 1, 2].map(() => draw.numbers([3, 3, 5, 6])),
+      1e-14,
+    );
   });
 });

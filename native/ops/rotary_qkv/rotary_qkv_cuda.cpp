@@ -14,10 +14,13 @@ namespace {
 using at::Tensor;
 using Optional = std::optional<Tensor>;
 
-/// The kernel over q, k, v (B, H, T, E), whose last strides are 1: what it writes is (B, T, 3 D). `packed` is allocated for that.
-RotaryQkvParams params_of(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& cos, const Tensor& sin, const Tensor& packed,
-                          bool backward) {
-  const auto heads = [](const Tensor& x) { return RotaryHeads{x.const_data_ptr(), x.stride(0), x.stride(1), x.stride(2)}; };
+/// The kernel over q, k, v (B, H, T, E), whose last strides are 1: what it writes is (B, T, 3 D). `packed` is allocated
+/// for that.
+RotaryQkvParams params_of(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& cos, const Tensor& sin,
+                          const Tensor& packed, bool backward) {
+  const auto heads = [](const Tensor& x) {
+    return RotaryHeads{x.const_data_ptr(), x.stride(0), x.stride(1), x.stride(2)};
+  };
   RotaryQkvParams params{};
   params.q = heads(q);
   params.k = heads(k);
@@ -34,8 +37,9 @@ RotaryQkvParams params_of(const Tensor& q, const Tensor& k, const Tensor& v, con
   return params;
 }
 
-std::tuple<Tensor, Tensor, Tensor> forward_cuda(const Tensor& qkv_in, const Optional& bias_in, const Optional& bias_sink,
-                                                const Tensor& cos_in, const Tensor& sin_in, int64_t heads) {
+std::tuple<Tensor, Tensor, Tensor> forward_cuda(const Tensor& qkv_in, const Optional& bias_in,
+                                                const Optional& bias_sink, const Tensor& cos_in, const Tensor& sin_in,
+                                                int64_t heads) {
   check_rotary("rotary_qkv", qkv_in, bias_in, bias_sink, cos_in, sin_in, heads);
   const c10::cuda::CUDAGuard device(qkv_in.device());
   const auto qkv = qkv_in.contiguous(), cos = cos_in.contiguous(), sin = sin_in.contiguous();
@@ -51,8 +55,9 @@ std::tuple<Tensor, Tensor, Tensor> forward_cuda(const Tensor& qkv_in, const Opti
   return {part_of(y, 0, heads), part_of(y, 1, heads), part_of(y, 2, heads)};
 }
 
-std::tuple<Tensor, Tensor> backward_cuda(const Tensor& grad_q, const Tensor& grad_k, const Tensor& grad_v, const Optional& bias_sink,
-                                         const Tensor& cos_in, const Tensor& sin_in, bool with_bias) {
+std::tuple<Tensor, Tensor> backward_cuda(const Tensor& grad_q, const Tensor& grad_k, const Tensor& grad_v,
+                                         const Optional& bias_sink, const Tensor& cos_in, const Tensor& sin_in,
+                                         bool with_bias) {
   const c10::cuda::CUDAGuard device(grad_q.device());
   const auto rows = [](const Tensor& x) { return x.stride(3) == 1 ? x : x.contiguous(); };
   const auto q = rows(grad_q), k = rows(grad_k), v = rows(grad_v), cos = cos_in.contiguous(), sin = sin_in.contiguous();

@@ -7,9 +7,10 @@
 #include "core/op_handle.h"
 #include "core/tensor_checks.h"
 
-// A token's place in the order, likeliest first, is found by halving: what comes before the middle is set apart (nth_element), its mass
-// is summed, and the half that the draw falls into is halved again. That is linear in V where sorting is not. Sums in another order
-// differ in their last bits; where those could decide, the row is sorted and walked through as lib/sample.ts does.
+// A token's place in the order, likeliest first, is found by halving: what comes before the middle is set apart
+// (nth_element), its mass is summed, and the half that the draw falls into is halved again. That is linear in V where
+// sorting is not. Sums in another order differ in their last bits; where those could decide, the row is sorted and
+// walked through as lib/sample.ts does.
 namespace memformer::ops {
 namespace {
 
@@ -37,8 +38,8 @@ double mass_of(const Candidate* first, const Candidate* last) {
   return sum;
 }
 
-/// The first candidate, likeliest first, with which the cumulated mass passes `target`; those likelier come to lie before it. `whole`:
-/// the mass of all. Null where rounding, of at most `slack`, could decide.
+/// The first candidate, likeliest first, with which the cumulated mass passes `target`; those likelier come to lie
+/// before it. `whole`: the mass of all. Null where rounding, of at most `slack`, could decide.
 Candidate* passing(Candidate* first, Candidate* last, double target, double whole, double slack) {
   if (whole - target <= slack) return nullptr;
   double passed = 0;
@@ -113,12 +114,14 @@ void check(const Tensor& logits, const Tensor& draws, const Settings& settings) 
   require_dtype(kOp, "draws", draws, at::kDouble);
   require_shape(kOp, "draws", draws, {logits.size(0)});
   const auto& [temperature, top_k, top_p, tokens, also] = settings;
-  require(temperature >= 0 && std::isfinite(temperature), "CONFIG", kOp, ": temperature must be at least 0, got ", temperature);
+  require(temperature >= 0 && std::isfinite(temperature), "CONFIG", kOp, ": temperature must be at least 0, got ",
+          temperature);
   require(top_k >= 0, "CONFIG", kOp, ": top_k must be at least 0, got ", top_k);
   require(top_p > 0 && top_p <= 1, "CONFIG", kOp, ": top_p must be above 0 and at most 1, got ", top_p);
 }
 
-Tensor on_cpu(const Tensor& logits, const Tensor& draws, double temperature, int64_t top_k, double top_p, int64_t tokens, int64_t also) {
+Tensor on_cpu(const Tensor& logits, const Tensor& draws, double temperature, int64_t top_k, double top_p,
+              int64_t tokens, int64_t also) {
   const Settings settings{temperature, top_k, top_p, tokens, also};
   check(logits, draws, settings);
   const auto numbers = (logits.scalar_type() == at::kDouble ? logits : logits.to(at::kFloat)).contiguous();
@@ -129,16 +132,17 @@ Tensor on_cpu(const Tensor& logits, const Tensor& draws, double temperature, int
   kept.reserve(V);
   for (int64_t b = 0; b < B; ++b) {
     const double u = points.const_data_ptr<double>()[b];
-    drawn.mutable_data_ptr<int64_t>()[b] = numbers.scalar_type() == at::kDouble
-                                               ? token_of(numbers.const_data_ptr<double>() + b * V, V, u, settings, kept)
-                                               : token_of(numbers.const_data_ptr<float>() + b * V, V, u, settings, kept);
+    drawn.mutable_data_ptr<int64_t>()[b] =
+        numbers.scalar_type() == at::kDouble ? token_of(numbers.const_data_ptr<double>() + b * V, V, u, settings, kept)
+                                             : token_of(numbers.const_data_ptr<float>() + b * V, V, u, settings, kept);
   }
   return drawn;
 }
 
-/// The same by ATen's operators, where the logits are: sorted and cumulated there, nothing but the ids has to leave. A draw within the
-/// rounding of a boundary may fall to its other side.
-Tensor composed(const Tensor& logits, const Tensor& draws, double temperature, int64_t top_k, double top_p, int64_t tokens, int64_t also) {
+/// The same by ATen's operators, where the logits are: sorted and cumulated there, nothing but the ids has to leave. A
+/// draw within the rounding of a boundary may fall to its other side.
+Tensor composed(const Tensor& logits, const Tensor& draws, double temperature, int64_t top_k, double top_p,
+                int64_t tokens, int64_t also) {
   check(logits, draws, {temperature, top_k, top_p, tokens, also});
   const auto id = at::arange(logits.size(1), logits.options().dtype(at::kLong));
   const auto wide = logits.to(at::kDouble);
@@ -156,23 +160,30 @@ Tensor composed(const Tensor& logits, const Tensor& draws, double temperature, i
   return at::where(unfit, -1, order.gather(-1, place).squeeze(-1));
 }
 
-/// Elsewhere than on a CPU. A GPU cumulates in an order of its own: where the same bits are asked for each time, the CPU draws.
-Tensor elsewhere(const Tensor& logits, const Tensor& draws, double temperature, int64_t top_k, double top_p, int64_t tokens, int64_t also) {
-  if (!at::globalContext().deterministicAlgorithms()) return composed(logits, draws, temperature, top_k, top_p, tokens, also);
+/// Elsewhere than on a CPU. A GPU cumulates in an order of its own: where the same bits are asked for each time, the
+/// CPU draws.
+Tensor elsewhere(const Tensor& logits, const Tensor& draws, double temperature, int64_t top_k, double top_p,
+                 int64_t tokens, int64_t also) {
+  if (!at::globalContext().deterministicAlgorithms())
+    return composed(logits, draws, temperature, top_k, top_p, tokens, also);
   return on_cpu(logits.cpu(), draws.cpu(), temperature, top_k, top_p, tokens, also).to(logits.device());
 }
 
 }  // namespace
 
-Tensor sample_token(const Tensor& logits, const Tensor& draws, double temperature, int64_t top_k, double top_p, int64_t tokens,
-                    int64_t also) {
+Tensor sample_token(const Tensor& logits, const Tensor& draws, double temperature, int64_t top_k, double top_p,
+                    int64_t tokens, int64_t also) {
   static const auto op = find_op<decltype(on_cpu)>("memformer::sample_token");
   return op.call(logits, draws, temperature, top_k, top_p, tokens, also);
 }
 
 TORCH_LIBRARY_FRAGMENT(memformer, library) {
-  library.def("sample_token(Tensor logits, Tensor draws, float temperature, int top_k, float top_p, int tokens, int also) -> Tensor");
-  library.def("sample_token_composed(Tensor logits, Tensor draws, float temperature, int top_k, float top_p, int tokens, int also) -> Tensor");
+  library.def(
+      "sample_token(Tensor logits, Tensor draws, float temperature, int top_k, float top_p, int tokens, int also) -> "
+      "Tensor");
+  library.def(
+      "sample_token_composed(Tensor logits, Tensor draws, float temperature, int top_k, float top_p, int tokens, int "
+      "also) -> Tensor");
 }
 TORCH_LIBRARY_IMPL(memformer, CPU, library) { library.impl("sample_token", &on_cpu); }
 TORCH_LIBRARY_IMPL(memformer, CompositeExplicitAutograd, library) {

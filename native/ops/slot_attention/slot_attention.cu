@@ -1,8 +1,8 @@
-#include "core/cuda/numeric.cuh"
 #include "ops/slot_attention/slot_attention.cuh"
+#include "core/cuda/numeric.cuh"
 
-// A group of `lanes` neighbouring lanes, a power of two, takes a head of a slot, 8 numbers a lane; where a head has fewer packs, the
-// last lanes of its group idle.
+// A group of `lanes` neighbouring lanes, a power of two, takes a head of a slot, 8 numbers a lane; where a head has
+// fewer packs, the last lanes of its group idle.
 namespace memformer::ops {
 namespace {
 
@@ -23,8 +23,8 @@ struct Place {
   int64_t first;    // of its numbers in (B, M, D)
   int64_t head;     // of its head in (B, H, M)
   int64_t b, h, m;  // of its head
-  bool busy;      // it has numbers
-  bool leads;     // it is the first of its head's lanes
+  bool busy;        // it has numbers
+  bool leads;       // it is the first of its head's lanes
 };
 
 /// Threads beyond the last head get the first one's place and idle: the sums over lanes need them all.
@@ -111,18 +111,26 @@ template <typename Body>
 void for_heads(Dtype narrow, Dtype dtype, int E, Body&& body) {
   const auto with_lanes = [&](auto narrow_type, auto wide_type) {
     const auto call = [&](auto lanes) { body(narrow_type, wide_type, lanes); };
-    if (E <= kWide) call(std::integral_constant<int, 1>());
-    else if (E <= 2 * kWide) call(std::integral_constant<int, 2>());
-    else if (E <= 4 * kWide) call(std::integral_constant<int, 4>());
-    else if (E <= 8 * kWide) call(std::integral_constant<int, 8>());
-    else if (E <= 16 * kWide) call(std::integral_constant<int, 16>());
-    else call(std::integral_constant<int, 32>());
+    if (E <= kWide)
+      call(std::integral_constant<int, 1>());
+    else if (E <= 2 * kWide)
+      call(std::integral_constant<int, 2>());
+    else if (E <= 4 * kWide)
+      call(std::integral_constant<int, 4>());
+    else if (E <= 8 * kWide)
+      call(std::integral_constant<int, 8>());
+    else if (E <= 16 * kWide)
+      call(std::integral_constant<int, 16>());
+    else
+      call(std::integral_constant<int, 32>());
   };
   for_dtype(narrow, [&](auto narrow_type) {
     using narrow_t = typename decltype(narrow_type)::type;
     if constexpr (sizeof(narrow_t) == 2) {
-      if (dtype == Dtype::f32) with_lanes(narrow_type, Type<float>());
-      else with_lanes(narrow_type, narrow_type);
+      if (dtype == Dtype::f32)
+        with_lanes(narrow_type, Type<float>());
+      else
+        with_lanes(narrow_type, narrow_type);
     }
   });
 }

@@ -1,8 +1,9 @@
-// The contract of slot_attention's kernels: what a slot has with itself, beside attention over the tokens. For every slot and head,
-// E = D / H numbers, E a multiple of 8 up to 256:
-//   s0 = scale q.k_self      lse = log(exp(s0) + exp(token_lse))      a0 = exp(s0 - lse)      y = a0 own + (1 - a0) y_tokens
-// (B, M, D) tensors are contiguous and begin at multiples of 16 bytes; those said to be narrow have `narrow`, the others `dtype`:
-// float32 or the same as `narrow`, which is bfloat16 or float16.
+// The contract of slot_attention's kernels: what a slot has with itself, beside attention over the tokens. For every
+// slot and head, E = D / H numbers, E a multiple of 8 up to 256:
+//   s0 = scale q.k_self      lse = log(exp(s0) + exp(token_lse))      a0 = exp(s0 - lse)      y = a0 own + (1 - a0)
+//   y_tokens
+// (B, M, D) tensors are contiguous and begin at multiples of 16 bytes; those said to be narrow have `narrow`, the
+// others `dtype`: float32 or the same as `narrow`, which is bfloat16 or float16.
 #pragma once
 #include <cuda_runtime_api.h>
 
@@ -24,9 +25,10 @@ struct SlotMixParams {
   const void* y_tokens;    ///< (B, M, D) narrow
   const float* token_lse;  ///< (b, h, m) with these strides, that of slots 1
   int64_t lse_b, lse_h;
-  const int* lengths;  ///< (B), tokens of each row; where there are none, a slot keeps its own. null: all rows have some
-  void* y;             ///< (B, M, D)
-  float* lse;          ///< (B, H, M)
+  const int*
+      lengths;  ///< (B), tokens of each row; where there are none, a slot keeps its own. null: all rows have some
+  void* y;      ///< (B, M, D)
+  float* lse;   ///< (B, H, M)
   SlotSizes size;
   float scale;
   cuda::Dtype narrow, dtype;

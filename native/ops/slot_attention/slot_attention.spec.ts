@@ -3,7 +3,14 @@ import { apply, op, type Tensor } from "../../../lib/index.ts";
 import { opcheck } from "../../../test/support/opcheck.ts";
 import { errorOf, meanErrorOf } from "../../../test/support/opcheck-compare.ts";
 import {
-  download, Draw, EPSILON, type FloatingDType, type Numbers, numbers, rounded, upload,
+  download,
+  Draw,
+  EPSILON,
+  type FloatingDType,
+  type Numbers,
+  numbers,
+  rounded,
+  upload,
 } from "../../../test/support/opcheck-numbers.ts";
 import { gradients, roundedAll, run } from "../../../test/support/opcheck-run.ts";
 import type { OperatorSpec } from "../../../test/support/opcheck-spec.ts";
@@ -24,13 +31,24 @@ interface Case {
 }
 
 type Arguments = [
-  query: Numbers, selfKey: Numbers, own: Numbers, key: Numbers, value: Numbers, mask: Numbers | null,
-  heads: number, scale: number, lengths: Numbers | null,
+  query: Numbers,
+  selfKey: Numbers,
+  own: Numbers,
+  key: Numbers,
+  value: Numbers,
+  mask: Numbers | null,
+  heads: number,
+  scale: number,
+  lengths: Numbers | null,
 ];
 
 /** (B, T) true at each row's first tokens, as many as `lengths` (B) says; `like` (B, T). */
 function firstTokens(lengths: Tensor, like: Tensor): Tensor {
-  return apply("aten::le.Tensor", apply("aten::cumsum", apply("aten::ones_like", like), 1), apply("aten::unsqueeze", lengths, 1));
+  return apply(
+    "aten::le.Tensor",
+    apply("aten::cumsum", apply("aten::ones_like", like), 1),
+    apply("aten::unsqueeze", lengths, 1),
+  );
 }
 
 export const slotAttention: OperatorSpec<Case, Arguments> = {
@@ -53,50 +71,91 @@ export const slotAttention: OperatorSpec<Case, Arguments> = {
     { what: "with lengths and a row without tokens", B: 3, M: 4, T: 5, H: 2, E: 4, lengths: [3, 0, 5] },
     { what: "of one row without tokens, by lengths", B: 1, M: 3, T: 4, H: 1, E: 4, lengths: [0] },
     { what: "larger, in whole packs, with lengths", B: 3, M: 17, T: 65, H: 3, E: 24, tau: 0.5, lengths: [65, 0, 33] },
-    { what: "of heads that a GPU's kernel takes back, with lengths of every size", B: 9, M: 77, T: 128, H: 1, E: 64, tau: 0.5,
-      lengths: [128, 127, 97, 96, 33, 32, 17, 1, 0] },
-    { what: "of heads that a GPU's kernel takes back, narrow, with lengths", B: 3, M: 300, T: 100, H: 2, E: 32, tau: 0.25, lengths: [100, 64, 5] },
-    { what: "of heads that a GPU's kernel takes back, with lengths of more tokens than it takes", B: 2, M: 30, T: 129, H: 1, E: 64,
-      lengths: [129, 70] },
+    {
+      what: "of heads that a GPU's kernel takes back, with lengths of every size",
+      B: 9,
+      M: 77,
+      T: 128,
+      H: 1,
+      E: 64,
+      tau: 0.5,
+      lengths: [128, 127, 97, 96, 33, 32, 17, 1, 0],
+    },
+    {
+      what: "of heads that a GPU's kernel takes back, narrow, with lengths",
+      B: 3,
+      M: 300,
+      T: 100,
+      H: 2,
+      E: 32,
+      tau: 0.25,
+      lengths: [100, 64, 5],
+    },
+    {
+      what: "of heads that a GPU's kernel takes back, with lengths of more tokens than it takes",
+      B: 2,
+      M: 30,
+      T: 129,
+      H: 1,
+      E: 64,
+      lengths: [129, 70],
+    },
     { what: "without rows", B: 0, M: 3, T: 4, H: 2, E: 2 },
     { what: "without slots", B: 2, M: 0, T: 4, H: 2, E: 2 },
     { what: "without tokens", B: 2, M: 3, T: 0, H: 2, E: 2 },
   ],
   inputs({ B, M, T, H, E, tau = 1, masked, lengths }, draw) {
-    const slots = (): Numbers => draw.numbers([B, M, H * E]), tokens = (): Numbers => draw.numbers([B, T, H * E]);
-    const mask = masked === undefined ? null
-      : numbers([B, T], (i) => i % T < masked[Math.floor(i / T)]! ? 1 : 0, "bool");
-    return [slots(), slots(), slots(), tokens(), tokens(), mask, H, 1 / (Math.sqrt(E) * tau),
-      lengths === undefined ? null : numbers([B], (b) => lengths[b]!, "int32")];
+    const slots = (): Numbers => draw.numbers([B, M, H * E]),
+      tokens = (): Numbers => draw.numbers([B, T, H * E]);
+    const mask =
+      masked === undefined ? null : numbers([B, T], (i) => (i % T < masked[Math.floor(i / T)]! ? 1 : 0), "bool");
+    return [
+      slots(),
+      slots(),
+      slots(),
+      tokens(),
+      tokens(),
+      mask,
+      H,
+      1 / (Math.sqrt(E) * tau),
+      lengths === undefined ? null : numbers([B], (b) => lengths[b]!, "int32"),
+    ];
   },
   reference(query, selfKey, own, key, value, mask, H, scale, lengths) {
     const [B, M, D] = query.shape as [number, number, number];
-    const T = key.shape[1]!, E = D / H, y = numbers([B, M, D]);
-    for (let b = 0; b < B; b++) for (let i = 0; i < M; i++) for (let h = 0; h < H; h++) {
-      const slot = (b * M + i) * D + h * E, token = (j: number): number => (b * T + j) * D + h * E;
-      const logit = (keys: Numbers, at: number): number => {
-        let sum = 0;
-        for (let e = 0; e < E; e++) sum += query.data[slot + e]! * keys.data[at + e]!;
-        return sum * scale;
-      };
-      const seen = [...Array(T).keys()].filter((j) =>
-        (lengths === null || j < lengths.data[b]!) && (mask === null || mask.data[b * T + j] === 1));
-      const logits = [logit(selfKey, slot), ...seen.map((j) => logit(key, token(j)))];
-      const most = Math.max(...logits), weights = logits.map((l) => Math.exp(l - most));
-      const total = weights.reduce((sum, weight) => sum + weight);
-      for (let e = 0; e < E; e++) {
-        let sum = weights[0]! * own.data[slot + e]!;
-        for (const [n, j] of seen.entries()) sum += weights[n + 1]! * value.data[token(j) + e]!;
-        y.data[slot + e] = sum / total;
-      }
-    }
+    const T = key.shape[1]!,
+      E = D / H,
+      y = numbers([B, M, D]);
+    for (let b = 0; b < B; b++)
+      for (let i = 0; i < M; i++)
+        for (let h = 0; h < H; h++) {
+          const slot = (b * M + i) * D + h * E,
+            token = (j: number): number => (b * T + j) * D + h * E;
+          const logit = (keys: Numbers, at: number): number => {
+            let sum = 0;
+            for (let e = 0; e < E; e++) sum += query.data[slot + e]! * keys.data[at + e]!;
+            return sum * scale;
+          };
+          const seen = [...Array(T).keys()].filter(
+            (j) => (lengths === null || j < lengths.data[b]!) && (mask === null || mask.data[b * T + j] === 1),
+          );
+          const logits = [logit(selfKey, slot), ...seen.map((j) => logit(key, token(j)))];
+          const most = Math.max(...logits),
+            weights = logits.map((l) => Math.exp(l - most));
+          const total = weights.reduce((sum, weight) => sum + weight);
+          for (let e = 0; e < E; e++) {
+            let sum = weights[0]! * own.data[slot + e]!;
+            for (const [n, j] of seen.entries()) sum += weights[n + 1]! * value.data[token(j) + e]!;
+            y.data[slot + e] = sum / total;
+          }
+        }
     return [y];
   },
   plain(query, selfKey, own, key, value, given, heads, scale, lengths) {
-    const split = (x: Tensor): Tensor => // (B, N, D) -> (B, H, N, E)
+    const split = (x: Tensor): Tensor =>
+      // (B, N, D) -> (B, H, N, E)
       apply("aten::transpose.int", apply("aten::unflatten.int", x, -1, [heads, -1]), 1, 2);
-    const part = (x: Tensor, from: number, to: number | null): Tensor =>
-      apply("aten::slice.Tensor", x, -1, from, to);
+    const part = (x: Tensor, from: number, to: number | null): Tensor => apply("aten::slice.Tensor", x, -1, from, to);
     const mul = (a: Tensor, b: Tensor): Tensor => apply("aten::mul.Tensor", a, b);
     const q = split(query);
     const self = apply("aten::sum.dim_IntList", mul(q, split(selfKey)), [-1], true);
@@ -115,62 +174,87 @@ export const slotAttention: OperatorSpec<Case, Arguments> = {
   },
   misuses: [
     {
-      what: "heads that do not divide the width", code: "CONFIG",
+      what: "heads that do not divide the width",
+      code: "CONFIG",
       arguments: (...args) => args.with(6, 4),
       message: /^slot_attention: heads must divide the width 6, got 4$/,
     },
     {
-      what: "no heads", code: "CONFIG",
+      what: "no heads",
+      code: "CONFIG",
       arguments: (...args) => args.with(6, 0),
       message: /^slot_attention: heads must divide the width 6, got 0$/,
     },
     {
-      what: "a query that is no (B, M, D)", code: "SHAPE",
+      what: "a query that is no (B, M, D)",
+      code: "SHAPE",
       arguments: (_, s, o, k, v, m, h, scale) => [numbers([5, 6]), s, o, k, v, m, h, scale],
       message: /^slot_attention: query must have shape \(any, any, any\), got \[5, 6\]$/,
     },
     {
-      what: "own rows of other slots", code: "SHAPE",
+      what: "own rows of other slots",
+      code: "SHAPE",
       arguments: (q, s, _, k, v, m, h, scale) => [q, s, numbers([3, 4, 6]), k, v, m, h, scale],
       message: /^slot_attention: own must have shape \(3, 5, 6\), got \[3, 4, 6\]$/,
     },
     {
-      what: "keys of another batch", code: "SHAPE",
+      what: "keys of another batch",
+      code: "SHAPE",
       arguments: (q, s, o, _, v, m, h, scale) => [q, s, o, numbers([2, 7, 6]), v, m, h, scale],
       message: /^slot_attention: key must have shape \(3, any, 6\), got \[2, 7, 6\]$/,
     },
     {
-      what: "values of other tokens", code: "SHAPE",
+      what: "values of other tokens",
+      code: "SHAPE",
       arguments: (q, s, o, k, _, m, h, scale) => [q, s, o, k, numbers([3, 6, 6]), m, h, scale],
       message: /^slot_attention: value must have shape \(3, 7, 6\), got \[3, 6, 6\]$/,
     },
     {
-      what: "a mask of other tokens", code: "SHAPE",
+      what: "a mask of other tokens",
+      code: "SHAPE",
       arguments: (q, s, o, k, v, _, h, scale) => [q, s, o, k, v, numbers([3, 8], () => 1, "bool"), h, scale],
       message: /^slot_attention: mask must have shape \(3, 7\), got \[3, 8\]$/,
     },
     {
-      what: "a mask that is not bool", code: "DTYPE",
+      what: "a mask that is not bool",
+      code: "DTYPE",
       arguments: (q, s, o, k, v, _, h, scale) => [q, s, o, k, v, numbers([3, 7]), h, scale],
       message: /^slot_attention: mask must be Bool, got Double$/,
     },
     {
-      what: "lengths beside a mask", code: "CONFIG",
-      arguments: (...args) => args.with(5, numbers([3, 7], () => 1, "bool")).with(8, numbers([3], () => 2, "int32")),
+      what: "lengths beside a mask",
+      code: "CONFIG",
+      arguments: (...args) =>
+        args
+          .with(
+            5,
+            numbers([3, 7], () => 1, "bool"),
+          )
+          .with(
+            8,
+            numbers([3], () => 2, "int32"),
+          ),
       message: /^slot_attention: takes a mask or lengths, got both$/,
     },
     {
-      what: "lengths of other rows", code: "SHAPE",
-      arguments: (...args) => args.with(8, numbers([2], () => 2, "int32")),
+      what: "lengths of other rows",
+      code: "SHAPE",
+      arguments: (...args) =>
+        args.with(
+          8,
+          numbers([2], () => 2, "int32"),
+        ),
       message: /^slot_attention: lengths must have shape \(3\), got \[2\]$/,
     },
     {
-      what: "own rows of another dtype", code: "DTYPE",
+      what: "own rows of another dtype",
+      code: "DTYPE",
       arguments: (q, s, _, k, v, m, h, scale) => [q, s, numbers([3, 5, 6], () => 1, "int64"), k, v, m, h, scale],
       message: /^slot_attention: own must have query's dtype Double, or Float beside BFloat16 or Half, got Long$/,
     },
     {
-      what: "keys of another dtype", code: "DTYPE",
+      what: "keys of another dtype",
+      code: "DTYPE",
       arguments: (q, s, o, _, v, m, h, scale) => [q, s, o, numbers([3, 7, 6], () => 1, "int64"), v, m, h, scale],
       message: /^slot_attention: key must have query's dtype Double, got Long$/,
     },
@@ -180,28 +264,35 @@ export const slotAttention: OperatorSpec<Case, Arguments> = {
 opcheck(slotAttention, () => {
   const call = (...args: (Tensor | number | null)[]): Tensor[] => op(slotAttention.name, ...args);
 
-  for (const dtype of ["float64", "float32", "bfloat16"] as const) for (const told of ["a mask", "lengths"]) {
-    it(`returns own, to the bit, in a row without tokens, told by ${told}, in ${dtype}`, async () => {
-      const shape = slotAttention.cases.find(({ what }) => what === `with ${told} and a row without tokens`)!;
-      const args = slotAttention.inputs(shape, new Draw(3)), own = rounded(args[2], dtype);
-      const [y] = await run(call, args, { dtype });
-      const row = own.data.length / 3;
-      expect(y!.data.slice(row, 2 * row)).to.deep.equal(own.data.slice(row, 2 * row));
-      expect(y!.data.slice(0, row)).not.to.deep.equal(own.data.slice(0, row));
-    });
-  }
+  for (const dtype of ["float64", "float32", "bfloat16"] as const)
+    for (const told of ["a mask", "lengths"]) {
+      it(`returns own, to the bit, in a row without tokens, told by ${told}, in ${dtype}`, async () => {
+        const shape = slotAttention.cases.find(({ what }) => what === `with ${told} and a row without tokens`)!;
+        const args = slotAttention.inputs(shape, new Draw(3)),
+          own = rounded(args[2], dtype);
+        const [y] = await run(call, args, { dtype });
+        const row = own.data.length / 3;
+        expect(y!.data.slice(row, 2 * row)).to.deep.equal(own.data.slice(row, 2 * row));
+        expect(y!.data.slice(0, row)).not.to.deep.equal(own.data.slice(0, row));
+      });
+    }
 
   it("does not overflow where the logits are large", async () => {
     const args = slotAttention.inputs(slotAttention.cases[0]!, new Draw(4));
     const large = args.with(7, 2000) as Arguments;
-    const [y] = await run(call, large), [expected] = slotAttention.reference(...large);
+    const [y] = await run(call, large),
+      [expected] = slotAttention.reference(...large);
     expect(y!.data.every((value, i) => Math.abs(value - expected!.data[i]!) < 1e-10)).to.be.true;
   });
 
   it("takes a float32 own beside bfloat16, and gives float32", async () => {
-    const draw = new Draw(5), drawn = slotAttention.inputs(slotAttention.cases[5]!, draw), shape = drawn[2].shape;
-    const own = rounded(drawn[2], "float32"), args = roundedAll(drawn, "bfloat16").with(2, own) as Arguments;
-    const sent = upload(own, "float32"), leaf = sent.leaf();
+    const draw = new Draw(5),
+      drawn = slotAttention.inputs(slotAttention.cases[5]!, draw),
+      shape = drawn[2].shape;
+    const own = rounded(drawn[2], "float32"),
+      args = roundedAll(drawn, "bfloat16").with(2, own) as Arguments;
+    const sent = upload(own, "float32"),
+      leaf = sent.leaf();
     const mixed = (...given: (Tensor | number | null)[]): Tensor[] => call(...given.with(2, leaf));
     const [y] = await run(mixed, args, { dtype: "bfloat16" });
     expect(y!.dtype).to.equal("float32");

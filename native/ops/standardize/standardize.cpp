@@ -16,10 +16,13 @@ using Optional = std::optional<Tensor>;
 
 void check(const Tensor& x, int64_t readers, ScalarType dtype) {
   const auto of_x = x.scalar_type();
-  require(of_x == at::kFloat || of_x == at::kDouble, "DTYPE", "standardize: x must be float32 or float64, got ", c10::toString(of_x));
-  require(x.dim() >= 1 && x.size(-1) > 0, "SHAPE", "standardize: x must have a last axis of at least one number, got ", x.sizes());
-  require(dtype == of_x || (of_x == at::kFloat && (dtype == at::kBFloat16 || dtype == at::kHalf)), "DTYPE", "standardize: dtype must be x's dtype ",
-          c10::toString(of_x), ", or bfloat16 or float16 beside a float32 x, got ", c10::toString(dtype));
+  require(of_x == at::kFloat || of_x == at::kDouble, "DTYPE", "standardize: x must be float32 or float64, got ",
+          c10::toString(of_x));
+  require(x.dim() >= 1 && x.size(-1) > 0, "SHAPE", "standardize: x must have a last axis of at least one number, got ",
+          x.sizes());
+  require(dtype == of_x || (of_x == at::kFloat && (dtype == at::kBFloat16 || dtype == at::kHalf)), "DTYPE",
+          "standardize: dtype must be x's dtype ", c10::toString(of_x),
+          ", or bfloat16 or float16 beside a float32 x, got ", c10::toString(dtype));
   require(readers >= 1 && readers <= 4, "CONFIG", "standardize: readers must be 1 to 4, got ", readers);
 }
 
@@ -50,7 +53,8 @@ std::vector<Tensor> shared(const Tensor& x, const Tensor& z, int64_t readers) {
 
 class Standardize : public torch::autograd::Function<Standardize> {
  public:
-  static torch::autograd::variable_list forward(torch::autograd::AutogradContext* context, const Tensor& x, int64_t readers, int64_t dtype) {
+  static torch::autograd::variable_list forward(torch::autograd::AutogradContext* context, const Tensor& x,
+                                                int64_t readers, int64_t dtype) {
     at::AutoDispatchBelowADInplaceOrView below;
     auto [z, mean, rstd] = forward_op().call(x, static_cast<ScalarType>(dtype));
     context->save_for_backward({x, mean, rstd});
@@ -58,7 +62,8 @@ class Standardize : public torch::autograd::Function<Standardize> {
     return shared(x, z, readers);
   }
 
-  static torch::autograd::variable_list backward(torch::autograd::AutogradContext* context, torch::autograd::variable_list grads) {
+  static torch::autograd::variable_list backward(torch::autograd::AutogradContext* context,
+                                                 torch::autograd::variable_list grads) {
     static const auto op = find_op<decltype(backward_cpu)>("memformer::standardize_backward");
     at::AutoDispatchBelowADInplaceOrView below;
     const auto saved = context->get_saved_variables();
@@ -66,7 +71,9 @@ class Standardize : public torch::autograd::Function<Standardize> {
     for (size_t i = 1; i < grads.size(); ++i)
       if (grads[i].defined()) of_readers.push_back(grads[i]);
     if (of_readers.empty()) return {grads[0], {}, {}};
-    return {op.call(grads[0].defined() ? Optional(grads[0]) : std::nullopt, of_readers, saved[0], saved[1], saved[2]), {}, {}};
+    return {op.call(grads[0].defined() ? Optional(grads[0]) : std::nullopt, of_readers, saved[0], saved[1], saved[2]),
+            {},
+            {}};
   }
 };
 

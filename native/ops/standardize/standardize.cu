@@ -1,5 +1,6 @@
-// A warp takes a row: lane l holds its numbers 4 (32 k + l) ... + 3, k < packs, in registers, and reads each input once. Rows that are wider,
-// or no multiple of four, go through the same steps a number a lane at a time, and read x again for each.
+// A warp takes a row: lane l holds its numbers 4 (32 k + l) ... + 3, k < packs, in registers, and reads each input
+// once. Rows that are wider, or no multiple of four, go through the same steps a number a lane at a time, and read x
+// again for each.
 #include <algorithm>
 #include <type_traits>
 
@@ -100,7 +101,8 @@ __global__ void __launch_bounds__(kRows* kWarp) standardize_backward_kernel(cons
   } else {
     const auto h = [&](int64_t d) {
       acc_t total = 0;
-      for (int reader = 0; reader < q.readers; ++reader) total += convert<acc_t>(static_cast<const z_t*>(q.grads[reader])[row * D + d]);
+      for (int reader = 0; reader < q.readers; ++reader)
+        total += convert<acc_t>(static_cast<const z_t*>(q.grads[reader])[row * D + d]);
       return total;
     };
     const auto z = [&](int64_t d) { return (from[d] - mean) * rstd; };
@@ -114,7 +116,8 @@ __global__ void __launch_bounds__(kRows* kWarp) standardize_backward_kernel(cons
   }
 }
 
-/// Calls body(Type<acc_t>(), Type<z_t>(), packs) with the packs a lane holds of a row: 0 where that is too much, or not `whole`.
+/// Calls body(Type<acc_t>(), Type<z_t>(), packs) with the packs a lane holds of a row: 0 where that is too much, or not
+/// `whole`.
 template <typename Body>
 void for_row(const StandardizeParams& p, bool whole, Body&& body) {
   for_dtype(p.dtype, [&](auto z_type) {
@@ -126,19 +129,24 @@ void for_row(const StandardizeParams& p, bool whole, Body&& body) {
         if (whole && p.D <= 8 * each) return body(x_type, z_type, std::integral_constant<int, 8>());
       body(x_type, z_type, std::integral_constant<int, 0>());
     };
-    if constexpr (std::is_same_v<typename decltype(z_type)::type, double>) run(Type<double>());
-    else if (p.x_dtype == Dtype::f32) run(Type<float>());
+    if constexpr (std::is_same_v<typename decltype(z_type)::type, double>)
+      run(Type<double>());
+    else if (p.x_dtype == Dtype::f32)
+      run(Type<float>());
   });
 }
 
 /// Whether all rows may be read four numbers at a time: wide of x's dtype, narrow of z's.
-bool are_whole(const StandardizeParams& p, std::initializer_list<const void*> wide, const void* const* narrow, int count) {
+bool are_whole(const StandardizeParams& p, std::initializer_list<const void*> wide, const void* const* narrow,
+               int count) {
   bool whole = true;
   for_dtype(p.x_dtype, [&](auto type) {
-    for (const auto* pointer : wide) whole = whole && fits_packs<kPack>(static_cast<const typename decltype(type)::type*>(pointer), p.D);
+    for (const auto* pointer : wide)
+      whole = whole && fits_packs<kPack>(static_cast<const typename decltype(type)::type*>(pointer), p.D);
   });
   for_dtype(p.dtype, [&](auto type) {
-    for (int i = 0; i < count; ++i) whole = whole && fits_packs<kPack>(static_cast<const typename decltype(type)::type*>(narrow[i]), p.D);
+    for (int i = 0; i < count; ++i)
+      whole = whole && fits_packs<kPack>(static_cast<const typename decltype(type)::type*>(narrow[i]), p.D);
   });
   return whole;
 }

@@ -34,7 +34,8 @@ export const standardize: OperatorSpec<Case, Arguments> = {
     return opList(this.name, 1 + readers, x, readers, dtype);
   },
   reference(x, readers) {
-    const D = x.shape.at(-1)!, z = numbers(x.shape);
+    const D = x.shape.at(-1)!,
+      z = numbers(x.shape);
     for (let first = 0; first < x.data.length; first += D) {
       const row = x.data.subarray(first, first + D);
       const mean = row.reduce((total, value) => total + value, 0) / D;
@@ -52,37 +53,44 @@ export const standardize: OperatorSpec<Case, Arguments> = {
   },
   misuses: [
     {
-      what: "a scalar", code: "SHAPE",
+      what: "a scalar",
+      code: "SHAPE",
       arguments: (_, ...rest) => [numbers([]), ...rest],
       message: /^standardize: x must have a last axis of at least one number, got \[\]$/,
     },
     {
-      what: "rows of nothing", code: "SHAPE",
+      what: "rows of nothing",
+      code: "SHAPE",
       arguments: (_, ...rest) => [numbers([3, 0]), ...rest],
       message: /^standardize: x must have a last axis of at least one number, got \[3, 0\]$/,
     },
     {
-      what: "whole numbers", code: "DTYPE",
+      what: "whole numbers",
+      code: "DTYPE",
       arguments: (_, ...rest) => [numbers([3, 5, 7], () => 1, "int64"), ...rest],
       message: /^standardize: x must be float32 or float64, got Long$/,
     },
     {
-      what: "no readers", code: "CONFIG",
+      what: "no readers",
+      code: "CONFIG",
       arguments: (x, _, dtype) => [x, 0, dtype],
       message: /^standardize: readers must be 1 to 4, got 0$/,
     },
     {
-      what: "too many readers", code: "CONFIG",
+      what: "too many readers",
+      code: "CONFIG",
       arguments: (x, _, dtype) => [x, 5, dtype],
       message: /^standardize: readers must be 1 to 4, got 5$/,
     },
     {
-      what: "rows of whole numbers", code: "DTYPE",
+      what: "rows of whole numbers",
+      code: "DTYPE",
       arguments: (x, readers) => [x, readers, 4],
       message: /^standardize: dtype must be x's dtype Double, or bfloat16 or float16 beside a float32 x, got Long$/,
     },
     {
-      what: "narrow rows of a float64 x", code: "DTYPE",
+      what: "narrow rows of a float64 x",
+      code: "DTYPE",
       arguments: (x, readers) => [x, readers, SCALAR_TYPE.bfloat16],
       message: /^standardize: dtype must be x's dtype Double, or bfloat16 or float16 beside a float32 x, got BFloat16$/,
     },
@@ -93,20 +101,33 @@ opcheck(standardize, () => {
   const call = operator(standardize);
 
   it("sends back what comes through one reader, or through x, alone", async () => {
-    const draw = new Draw(4), args = standardize.inputs(standardize.cases[0]!, draw);
-    const cotangents = standardize.reference(...args).map(({ shape, kind }): Numbers => ({ ...draw.numbers(shape), kind }));
+    const draw = new Draw(4),
+      args = standardize.inputs(standardize.cases[0]!, draw);
+    const cotangents = standardize
+      .reference(...args)
+      .map(({ shape, kind }): Numbers => ({ ...draw.numbers(shape), kind }));
     for (const i of [0, 1, 2]) {
-      const alone = await gradients(call, args, cotangents.map((value, j) => j === i ? value : null));
-      const among = await gradients(call, args, cotangents.map((value, j) => j === i ? value : numbers(value.shape, () => 0, value.kind)));
+      const alone = await gradients(
+        call,
+        args,
+        cotangents.map((value, j) => (j === i ? value : null)),
+      );
+      const among = await gradients(
+        call,
+        args,
+        cotangents.map((value, j) => (j === i ? value : numbers(value.shape, () => 0, value.kind))),
+      );
       expect(alone.map(({ data }) => data)).to.deep.equal(among.map(({ data }) => data));
       expect(alone[0]!.data.some((value) => value !== 0)).to.be.true;
     }
   });
 
   it("gives a float32 x's rows in bfloat16, as near as that is to those in float32", async () => {
-    const args = standardize.inputs(standardize.cases[4]!, new Draw(5)), wide = await run(call, args, { dtype: "float32" });
+    const args = standardize.inputs(standardize.cases[4]!, new Draw(5)),
+      wide = await run(call, args, { dtype: "float32" });
     const narrow = await run(call, args.with(2, SCALAR_TYPE.bfloat16), { dtype: "float32" });
     expect(narrow.map(({ dtype }) => dtype)).to.deep.equal(["float32", "bfloat16", "bfloat16"]);
-    for (const i of [1, 2]) expect(narrow[i]!.data).to.deep.equal(rounded({ ...wide[i]!, kind: "floating" }, "bfloat16").data);
+    for (const i of [1, 2])
+      expect(narrow[i]!.data).to.deep.equal(rounded({ ...wide[i]!, kind: "floating" }, "bfloat16").data);
   });
 });

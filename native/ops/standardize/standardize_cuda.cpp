@@ -30,7 +30,8 @@ std::tuple<Tensor, Tensor, Tensor> forward_cuda(const Tensor& x_in, at::ScalarTy
   const c10::cuda::CUDAGuard device(x_in.device());
   const auto x = x_in.contiguous();
   const int64_t N = x.numel() / x.size(-1);
-  const auto z = at::empty(x.sizes(), x.options().dtype(dtype)), mean = at::empty({N}, x.options()), rstd = at::empty({N}, x.options());
+  const auto z = at::empty(x.sizes(), x.options().dtype(dtype)), mean = at::empty({N}, x.options()),
+             rstd = at::empty({N}, x.options());
   if (N == 0) return {z, mean, rstd};
   auto params = params_of(x, mean, rstd, dtype);
   params.z = z.mutable_data_ptr();
@@ -39,7 +40,8 @@ std::tuple<Tensor, Tensor, Tensor> forward_cuda(const Tensor& x_in, at::ScalarTy
   return {z, mean, rstd};
 }
 
-Tensor backward_cuda(const std::optional<Tensor>& grad_x_in, TensorList grads_in, const Tensor& x_in, const Tensor& mean, const Tensor& rstd) {
+Tensor backward_cuda(const std::optional<Tensor>& grad_x_in, TensorList grads_in, const Tensor& x_in,
+                     const Tensor& mean, const Tensor& rstd) {
   const c10::cuda::CUDAGuard device(x_in.device());
   const auto x = x_in.contiguous(), sent = at::empty(x.sizes(), x.options());
   if (x.numel() == 0) return sent;

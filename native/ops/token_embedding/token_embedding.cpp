@@ -34,8 +34,8 @@ Tensor forward_cpu(const Tensor& tokens, const Tensor& weight) {
 
 Tensor backward_cpu(const Tensor& grad, const Tensor& tokens, const Sink& sink, int64_t vocabulary) {
   const auto wide = grad.to(accumulate_type(grad.scalar_type()));
-  const auto grad_weight =
-      at::embedding_dense_backward(wide, tokens.clamp_min(0), vocabulary, /*padding_idx=*/-1, /*scale_grad_by_freq=*/false);
+  const auto grad_weight = at::embedding_dense_backward(wide, tokens.clamp_min(0), vocabulary, /*padding_idx=*/-1,
+                                                        /*scale_grad_by_freq=*/false);
   if (!given(sink)) return grad_weight.to(grad.scalar_type());
   sink->add_(grad_weight);
   return at::empty({0}, grad.options());
@@ -53,7 +53,8 @@ const auto& backward_op() {
 
 class TokenEmbedding : public torch::autograd::Function<TokenEmbedding> {
  public:
-  static Tensor forward(torch::autograd::AutogradContext* context, const Tensor& tokens, const Tensor& weight, const Sink& sink) {
+  static Tensor forward(torch::autograd::AutogradContext* context, const Tensor& tokens, const Tensor& weight,
+                        const Sink& sink) {
     at::AutoDispatchBelowADInplaceOrView below;
     context->save_for_backward({tokens});
     context->saved_data["sink"] = sink;  // no saved variable: other backward passes add to it meanwhile
@@ -61,10 +62,12 @@ class TokenEmbedding : public torch::autograd::Function<TokenEmbedding> {
     return forward_op().call(tokens, weight);
   }
 
-  static torch::autograd::variable_list backward(torch::autograd::AutogradContext* context, torch::autograd::variable_list grads) {
+  static torch::autograd::variable_list backward(torch::autograd::AutogradContext* context,
+                                                 torch::autograd::variable_list grads) {
     at::AutoDispatchBelowADInplaceOrView below;
     const auto sink = context->saved_data["sink"].toOptional<Tensor>();
-    auto grad_weight = backward_op().call(grads[0], context->get_saved_variables()[0], sink, context->saved_data["vocabulary"].toInt());
+    auto grad_weight = backward_op().call(grads[0], context->get_saved_variables()[0], sink,
+                                          context->saved_data["vocabulary"].toInt());
     if (given(sink)) grad_weight.reset();
     return {{}, grad_weight, {}};
   }
@@ -96,7 +99,9 @@ TORCH_LIBRARY_IMPL(memformer, CPU, library) {
   library.impl("token_embedding_forward", &forward_cpu);
   library.impl("token_embedding_backward", &backward_cpu);
 }
-TORCH_LIBRARY_IMPL(memformer, CompositeExplicitAutograd, library) { library.impl("token_embedding", &without_gradient); }
+TORCH_LIBRARY_IMPL(memformer, CompositeExplicitAutograd, library) {
+  library.impl("token_embedding", &without_gradient);
+}
 TORCH_LIBRARY_IMPL(memformer, Autograd, library) { library.impl("token_embedding", &with_gradient); }
 
 }  // namespace memformer::ops

@@ -8,10 +8,10 @@ namespace {
 
 using namespace cuda;
 
-constexpr int kRows = 4;      // of a block of the forward kernel, a warp each
-constexpr int kSlices = 8;    // of a tile of tokens,
-constexpr int kSlice = 128;   // so long each
-constexpr int kGroups = 4;    // of threads that share the places of one token
+constexpr int kRows = 4;     // of a block of the forward kernel, a warp each
+constexpr int kSlices = 8;   // of a tile of tokens,
+constexpr int kSlice = 128;  // so long each
+constexpr int kGroups = 4;   // of threads that share the places of one token
 
 __device__ __forceinline__ int row_of(int64_t token) { return token < 0 ? 0 : static_cast<int>(token); }
 
@@ -26,8 +26,9 @@ __global__ void __launch_bounds__(kRows* kWarp)
   for (int64_t unit = threadIdx.x; unit < units; unit += kWarp) y[n * units + unit] = from[unit];
 }
 
-/// Sorts the places by token, and by place where tokens are equal: place n comes after as many as have a smaller token, or the same one
-/// earlier. Column x of a block counts them for one place, its rows y each in a slice of every tile of the tokens.
+/// Sorts the places by token, and by place where tokens are equal: place n comes after as many as have a smaller token,
+/// or the same one earlier. Column x of a block counts them for one place, its rows y each in a slice of every tile of
+/// the tokens.
 __global__ void __launch_bounds__(kWarp* kSlices) token_embedding_sort_kernel(const TokenEmbeddingBackwardParams p) {
   __shared__ alignas(16) int tile[kSlices * kSlice];
   __shared__ int counts[kSlices][kWarp];
@@ -36,7 +37,8 @@ __global__ void __launch_bounds__(kWarp* kSlices) token_embedding_sort_kernel(co
   int before = 0;
   for (int start = 0; start < N; start += kSlices * kSlice) {
     __syncthreads();  // the tile before has been read
-    for (int i = thread; i < kSlices * kSlice; i += kSlices * kWarp) tile[i] = start + i < N ? row_of(p.tokens[start + i]) : INT_MAX;
+    for (int i = thread; i < kSlices * kSlice; i += kSlices * kWarp)
+      tile[i] = start + i < N ? row_of(p.tokens[start + i]) : INT_MAX;
     __syncthreads();
     const int first = threadIdx.y * kSlice;
 #pragma unroll 4
@@ -56,10 +58,12 @@ __global__ void __launch_bounds__(kWarp* kSlices) token_embedding_sort_kernel(co
   p.places[before] = n;
 }
 
-/// Block (s, c): if a token begins at s of the sorted ones, the sum of its gradients for columns c. Row y of the block takes every
-/// kGroups-th place, `wide` columns a thread; the rows' sums are joined in order. No two blocks write the same numbers.
+/// Block (s, c): if a token begins at s of the sorted ones, the sum of its gradients for columns c. Row y of the block
+/// takes every kGroups-th place, `wide` columns a thread; the rows' sums are joined in order. No two blocks write the
+/// same numbers.
 template <typename scalar_t, int wide>
-__global__ void __launch_bounds__(kWarp* kGroups) token_embedding_backward_kernel(const TokenEmbeddingBackwardParams p) {
+__global__ void __launch_bounds__(kWarp* kGroups)
+    token_embedding_backward_kernel(const TokenEmbeddingBackwardParams p) {
   using acc_t = accumulate_t<scalar_t>;
   const int start = blockIdx.x, N = static_cast<int>(p.N), token = p.sorted[start];
   if (start > 0 && p.sorted[start - 1] == token) return;
@@ -108,8 +112,10 @@ void launch_token_embedding_forward(const TokenEmbeddingForwardParams& p, cudaSt
     using scalar_t = typename decltype(type)::type;
     constexpr int wide = 16 / sizeof(scalar_t);
     const auto fits = [&](const void* pointer) { return fits_packs<wide>(static_cast<const scalar_t*>(pointer), p.D); };
-    if (fits(p.weight) && fits(p.y)) copy_rows<uint4>(p, p.D / wide, stream);
-    else copy_rows<scalar_t>(p, p.D, stream);
+    if (fits(p.weight) && fits(p.y))
+      copy_rows<uint4>(p, p.D / wide, stream);
+    else
+      copy_rows<scalar_t>(p, p.D, stream);
   });
 }
 
@@ -122,8 +128,10 @@ void launch_token_embedding_backward(const TokenEmbeddingBackwardParams& p, cuda
     const auto* sink = static_cast<const accumulate_t<scalar_t>*>(p.sink);
     const bool packed = fits_packs<wide>(static_cast<const scalar_t*>(p.grad), p.D) && fits_packs<wide>(sink, p.D);
     const dim3 grid(p.N, ceil_div(p.D, packed ? kWarp * wide : kWarp)), block(kWarp, kGroups);
-    if (packed) token_embedding_backward_kernel<scalar_t, wide><<<grid, block, 0, stream>>>(p);
-    else token_embedding_backward_kernel<scalar_t, 1><<<grid, block, 0, stream>>>(p);
+    if (packed)
+      token_embedding_backward_kernel<scalar_t, wide><<<grid, block, 0, stream>>>(p);
+    else
+      token_embedding_backward_kernel<scalar_t, 1><<<grid, block, 0, stream>>>(p);
   });
 }
 

@@ -1,5 +1,5 @@
-// The contract of token_embedding's kernels: N tokens, each a row of D numbers, all contiguous. A negative token is read as 0;
-// none is V or more. N and V are below 2^31.
+// The contract of token_embedding's kernels: N tokens, each a row of D numbers, all contiguous. A negative token is
+// read as 0; none is V or more. N and V are below 2^31.
 #pragma once
 #include <cuda_runtime_api.h>
 

@@ -31,48 +31,55 @@ export const tokenEmbedding: OperatorSpec<Case, Arguments> = {
     { what: "without tokens", B: 2, T: 0, V: 3, D: 2 },
   ],
   inputs({ B, T, V, D, padding = Infinity }, draw) {
-    const token = (i: number): number => i % padding === padding - 1 ? -1 - draw.below(3) : draw.below(V);
+    const token = (i: number): number => (i % padding === padding - 1 ? -1 - draw.below(3) : draw.below(V));
     return [numbers([B, T], token, "int64"), draw.numbers([V, D]), null];
   },
   reference(tokens, weight) {
     const D = weight.shape[1]!;
     const row = (n: number): number => Math.max(tokens.data[n]!, 0) * D;
-    return [numbers([...tokens.shape, D], (i) => weight.data[row(Math.floor(i / D)) + i % D]!)];
+    return [numbers([...tokens.shape, D], (i) => weight.data[row(Math.floor(i / D)) + (i % D)]!)];
   },
   plain: (tokens, weight) => [apply("aten::embedding", weight, apply("aten::clamp_min", tokens, 0))],
   misuses: [
     {
-      what: "a token outside the vocabulary", code: "TOKEN_RANGE",
-      arguments: (_, weight, sink) => [numbers([3, 5], (i) => i === 7 ? 11 : 0, "int64"), weight, sink],
+      what: "a token outside the vocabulary",
+      code: "TOKEN_RANGE",
+      arguments: (_, weight, sink) => [numbers([3, 5], (i) => (i === 7 ? 11 : 0), "int64"), weight, sink],
       message: /^token 11 is out of the vocabulary of 11$/,
     },
     {
-      what: "tokens of another dtype", code: "DTYPE",
+      what: "tokens of another dtype",
+      code: "DTYPE",
       arguments: (_, weight, sink) => [numbers([3, 5], () => 0, "int32"), weight, sink],
       message: /^token_embedding: tokens must be Long, got Int$/,
     },
     {
-      what: "tokens that are no (B, T)", code: "SHAPE",
+      what: "tokens that are no (B, T)",
+      code: "SHAPE",
       arguments: (_, weight, sink) => [numbers([3], () => 0, "int64"), weight, sink],
       message: /^token_embedding: tokens must have shape \(any, any\), got \[3\]$/,
     },
     {
-      what: "a weight that is no (V, D)", code: "SHAPE",
+      what: "a weight that is no (V, D)",
+      code: "SHAPE",
       arguments: (tokens, _, sink) => [tokens, numbers([11]), sink],
       message: /^token_embedding: weight must have shape \(any, any\), got \[11\]$/,
     },
     {
-      what: "whole numbers", code: "DTYPE",
+      what: "whole numbers",
+      code: "DTYPE",
       arguments: (tokens, _, sink) => [tokens, numbers([11, 7], () => 1, "int64"), sink],
       message: /^token_embedding: weight must be float32, float64 or bfloat16, got Long$/,
     },
     {
-      what: "a sink of another width", code: "SHAPE",
+      what: "a sink of another width",
+      code: "SHAPE",
       arguments: (tokens, weight) => [tokens, weight, numbers([11, 6])],
       message: /^token_embedding: sink must have shape \(11, 7\), got \[11, 6\]$/,
     },
     {
-      what: "a sink of another dtype", code: "DTYPE",
+      what: "a sink of another dtype",
+      code: "DTYPE",
       arguments: (tokens, weight) => [tokens, weight, numbers([11, 7], () => 0, "int64")],
       message: /^token_embedding: sink must be Double, got Long$/,
     },
@@ -83,13 +90,20 @@ opcheck(tokenEmbedding, () => {
   const call = (...args: (Tensor | number | null)[]): Tensor[] => op(tokenEmbedding.name, ...args);
 
   it("adds the gradient of its weight to the sink, to what that holds", async () => {
-    const draw = new Draw(5), args = tokenEmbedding.inputs(tokenEmbedding.cases[4]!, draw);
+    const draw = new Draw(5),
+      args = tokenEmbedding.inputs(tokenEmbedding.cases[4]!, draw);
     const cotangents = [draw.numbers([4, 300, 130])];
     const [sent] = await gradients(call, args, cotangents);
-    const held = numbers([64, 130], (i) => i % 10), sink = upload(held, "float64");
+    const held = numbers([64, 130], (i) => i % 10),
+      sink = upload(held, "float64");
     const [then] = await gradients((...given) => call(...given.with(2, sink)), args, cotangents);
     expect(then!.data.every((value) => value === 0)).to.be.true;
-    expect(errorOf((await download(sink)).data, held.data.map((value, i) => value + sent!.data[i]!))).to.be.below(1e-12);
+    expect(
+      errorOf(
+        (await download(sink)).data,
+        held.data.map((value, i) => value + sent!.data[i]!),
+      ),
+    ).to.be.below(1e-12);
     sink.dispose();
   });
 });

@@ -26,18 +26,20 @@ Tensor forward_cuda(const Tensor& tokens_in, const Tensor& weight_in) {
   return y;
 }
 
-Tensor backward_cuda(const Tensor& grad_in, const Tensor& tokens_in, const std::optional<Tensor>& sink, int64_t vocabulary) {
+Tensor backward_cuda(const Tensor& grad_in, const Tensor& tokens_in, const std::optional<Tensor>& sink,
+                     int64_t vocabulary) {
   const c10::cuda::CUDAGuard device(grad_in.device());
   const auto grad = grad_in.contiguous(), tokens = tokens_in.contiguous();
   const int64_t N = tokens.numel(), D = grad.size(-1);
   const bool given = sink.has_value() && sink->defined();
-  const auto sums = given ? *sink : at::zeros({vocabulary, D}, grad.options().dtype(accumulate_type(grad.scalar_type())));
+  const auto sums =
+      given ? *sink : at::zeros({vocabulary, D}, grad.options().dtype(accumulate_type(grad.scalar_type())));
   if (grad.numel() > 0) {
     auto order = at::empty({2, N}, tokens.options().dtype(at::kInt));
     int* sorted = order.mutable_data_ptr<int>();
-    launch_token_embedding_backward(
-        {tokens.const_data_ptr<int64_t>(), grad.const_data_ptr(), sums.mutable_data_ptr(), sorted, sorted + N, N, D, cuda::dtype_of(grad)},
-        c10::cuda::getCurrentCUDAStream());
+    launch_token_embedding_backward({tokens.const_data_ptr<int64_t>(), grad.const_data_ptr(), sums.mutable_data_ptr(),
+                                     sorted, sorted + N, N, D, cuda::dtype_of(grad)},
+                                    c10::cuda::getCurrentCUDAStream());
     C10_CUDA_KERNEL_LAUNCH_CHECK();
   }
   return given ? at::empty({0}, grad.options()) : sums.to(grad.scalar_type());
