@@ -23,6 +23,12 @@ export interface AdamWOptions {
   readonly eps?: number;
   /** On matrices only; never on norms, biases, embeddings and v_bias. Default 0.1. */
   readonly weightDecay?: number;
+  /**
+   * Whether the layers' matrices are moved by Muon (momentum 0.95, orthogonalized, at the size of AdamW's update, so
+   * that one rate serves both) and AdamW has the rest: embeddings, output projection, norms, biases, slots. Their
+   * momentum stands in `.exp_avg`. Default false.
+   */
+  readonly muon?: boolean;
 }
 
 const optimizerSchema = optionSchema<AdamWOptions>({
@@ -30,6 +36,7 @@ const optimizerSchema = optionSchema<AdamWOptions>({
   beta2: z.number().min(0).lt(1).optional(),
   eps: z.number().positive().optional(),
   weightDecay: z.number().nonnegative().optional(),
+  muon: z.boolean().optional(),
 });
 
 /** Training steps by MRBP as {@link AdamW.timeInside} takes them. */
@@ -50,9 +57,9 @@ export class AdamW implements Disposable {
 
   constructor(model: Memformer, options: AdamWOptions = {}) {
     checkOptions(optimizerSchema, options, "AdamW");
-    const { beta1 = 0.9, beta2 = 0.95, eps = 1e-8, weightDecay = 0.1 } = options;
+    const { beta1 = 0.9, beta2 = 0.95, eps = 1e-8, weightDecay = 0.1, muon = false } = options;
     this.#model = model;
-    this.#handle = guarded((addon) => addon.createAdamW(model.handle, beta1, beta2, eps, weightDecay));
+    this.#handle = guarded((addon) => addon.createAdamW(model.handle, beta1, beta2, eps, weightDecay, muon));
   }
 
   /** @internal */

@@ -45,6 +45,10 @@ export const trainSchema = z.strictObject({
       "what weighs alike: tokens, all that a step scores; segments, each one's mean; doubling: a segment weighs twice the one before; or shares",
     ),
   accumulate: z.int().positive().default(1).describe("windows whose gradients make one step"),
+  optimizer: z
+    .enum(["adamw", "muon"])
+    .default("adamw")
+    .describe("adamw, or muon: the layers' matrices by orthogonalized momentum, everything else by AdamW"),
   rate: z.number().positive().default(1e-3).describe("peak learning rate"),
   schedule: z
     .enum(["cosine", "linear", "constant"])

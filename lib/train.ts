@@ -104,8 +104,8 @@ export class Trainer implements Disposable {
   constructor(model: Memformer, options: TrainOptions = {}) {
     this.model = model;
     this.config = parseOptions(trainSchema, options, "train");
-    const { beta1, beta2, eps, weightDecay } = this.config;
-    this.#optimizer = new AdamW(model, { beta1, beta2, eps, weightDecay });
+    const { optimizer, beta1, beta2, eps, weightDecay } = this.config;
+    this.#optimizer = new AdamW(model, { beta1, beta2, eps, weightDecay, muon: optimizer === "muon" });
   }
 
   /** Steps made so far. */

@@ -139,7 +139,14 @@ export interface Addon {
   assign(call: number, model: ModelHandle, name: string, value: TensorHandle): void;
   zeroGradients(call: number, model: ModelHandle): void;
   clipGradients(call: number, model: ModelHandle, most: number): TensorHandle[];
-  createAdamW(model: ModelHandle, beta1: number, beta2: number, eps: number, weightDecay: number): OptimizerHandle;
+  createAdamW(
+    model: ModelHandle,
+    beta1: number,
+    beta2: number,
+    eps: number,
+    weightDecay: number,
+    muon: boolean,
+  ): OptimizerHandle;
   dropAdamW(optimizer: OptimizerHandle): void;
   adamwStep(call: number, optimizer: OptimizerHandle, rate: number, norm: TensorHandle, clip: number): void;
   timeWindows(

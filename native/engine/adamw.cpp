@@ -9,11 +9,23 @@ namespace {
 // Of the loss scale: doubled after so many steps that were made, halved after one that was not.
 constexpr double kGrowth = 2.0;
 constexpr int64_t kGrowthSteps = 2000;
+constexpr double kMomentum = 0.95;  // Muon's
 
 }  // namespace
 
 AdamW::AdamW(const nn::Parameters& parameters, Options options) : options_(options), parameters_(parameters) {
+  make_state();
+  if (!options.muon) return;
+  std::map<std::string, at::Tensor> momenta;
+  for (const auto& parameter : parameters.all())
+    if (Muon::moves(parameter)) momenta[parameter.name] = state_.at(parameter.name + ".exp_avg");
+  muon_.emplace(parameters, Muon::Options{kMomentum, options.weight_decay}, momenta);
+}
+
+void AdamW::make_state() {
   at::NoGradGuard no_grad;
+  const auto& parameters = parameters_;
+  const auto& options = options_;
   if (parameters.flat()) {
     const auto& values = parameters.flat()->values;
     exp_avg_ = at::zeros_like(values);
@@ -50,6 +62,8 @@ std::map<std::string, at::Tensor> AdamW::state() const { return state_; }
 
 void AdamW::step(double rate, const at::Tensor& norm, double clip) {
   at::NoGradGuard no_grad;
+  if (muon_)
+    muon_->step(rate, norm, clip, loss_scale(parameters_));  // AdamW leaves alone what has no gradient any more
   if (parameters_.flat()) return step_flat(rate, norm, clip);
   const auto found_inf = norm.isfinite().logical_not().to(at::kFloat);
   std::optional<at::Tensor> divisor;

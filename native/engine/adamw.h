@@ -4,7 +4,7 @@
 #pragma once
 #include <map>
 
-#include "engine/slot.h"
+#include "engine/muon.h"
 #include "nn/parameters.h"
 
 namespace memformer::engine {
@@ -13,6 +13,7 @@ class AdamW {
  public:
   struct Options {
     double beta1 = 0.9, beta2 = 0.95, eps = 1e-8, weight_decay = 0.1;
+    bool muon = false;  ///< the matrices of layers by Muon, whose momentum stands in their exp_avg
   };
 
   AdamW(const nn::Parameters& parameters, Options options);
@@ -30,6 +31,7 @@ class AdamW {
     Tensors parameters, exp_avgs, exp_avg_sqs, steps;
     double decay;
   };
+  void make_state();
   void step(Group& group, double rate, const at::Tensor& found_inf, const std::optional<at::Tensor>& divisor);
   void step_flat(double rate, const at::Tensor& norm, double clip);
 
@@ -38,6 +40,7 @@ class AdamW {
   std::vector<Group> groups_;                            // where parameters are apart
   at::Tensor exp_avg_, exp_avg_sq_, steps_made_, rate_;  // where they are flat
   std::map<std::string, at::Tensor> state_;
+  std::optional<Muon> muon_;
 };
 
 }  // namespace memformer::engine

@@ -11,10 +11,10 @@ namespace {
 using engine::Slots;
 using engine::Tensors;
 
-/// createAdamW(model, beta1, beta2, eps, weightDecay)
+/// createAdamW(model, beta1, beta2, eps, weightDecay, muon)
 Napi::Value create_adamw(const Napi::CallbackInfo& info) {
   const auto number = [&](size_t i) { return info[i].As<Napi::Number>().DoubleValue(); };
-  const engine::AdamW::Options options{number(1), number(2), number(3), number(4)};
+  const engine::AdamW::Options options{number(1), number(2), number(3), number(4), info[5].As<Napi::Boolean>().Value()};
   return wrap(info.Env(), Kind::optimizer,
               std::make_shared<HeldOptimizer>(HeldOptimizer{held_model(info[0]), options, std::nullopt}));
 }

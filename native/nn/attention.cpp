@@ -40,7 +40,8 @@ CrossAttention::CrossAttention(Parameters& parameters, const Config& config, con
               ? std::optional<LayerNorm>(LayerNorm(parameters, prefix + ".memory_norm", config.integer("width")))
               : std::nullopt),
       query_(parameters, prefix + ".query", config.integer("width"), config.integer("width")),
-      key_value_(parameters, prefix + ".key_value", config.integer("width"), 2 * config.integer("width")),
+      key_value_(parameters, prefix + ".key_value", config.integer("width"), 2 * config.integer("width"), 1.0,
+                 /*matrices=*/2),
       out_(parameters, prefix + ".out", config.integer("width"), config.integer("width"), residual_gain),
       gate_(context == Context::memory && config.flag("readGate")
                 ? std::optional<at::Tensor>(parameters.constant(prefix + ".gate", {config.integer("width")}, 0.0))

@@ -10,9 +10,10 @@
 
 namespace memformer::nn {
 
-Linear::Linear(Parameters& parameters, const std::string& prefix, int64_t in, int64_t out, double gain)
+Linear::Linear(Parameters& parameters, const std::string& prefix, int64_t in, int64_t out, double gain,
+               int64_t matrices)
     : weight_(parameters.normal(prefix + ".weight", {out, in}, gain / std::sqrt(2.0 * static_cast<double>(in)),
-                                Parameters::Decay::yes)),
+                                Parameters::Decay::yes, matrices)),
       bias_(parameters.constant(prefix + ".bias", {out}, 0.0)) {}
 
 at::Tensor Linear::operator()(const at::Tensor& x, Pass& pass) const {

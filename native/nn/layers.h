@@ -25,7 +25,8 @@ struct Residual {
 class Linear {
  public:
   /// W ~ N(0, gain^2 / (2 in)).
-  Linear(Parameters& parameters, const std::string& prefix, int64_t in, int64_t out, double gain = 1.0);
+  Linear(Parameters& parameters, const std::string& prefix, int64_t in, int64_t out, double gain = 1.0,
+         int64_t matrices = 1);
   at::Tensor operator()(const at::Tensor& x, Pass& pass) const;
   Projection without_bias(const at::Tensor& x, Pass& pass) const;
   /// Weight and bias, for operators that take several layers' at once.

@@ -14,6 +14,7 @@ struct Parameter {
   std::string name;
   at::Tensor value;  ///< a leaf that wants a gradient
   bool decay;        ///< whether weight decay applies: matrices yes; norms, biases, embeddings, v_bias no
+  int64_t matrices;  ///< of a layer, below each other: 1, or as many as a joint projection has; 0: no matrix of a layer
 };
 
 class Parameters {
@@ -22,9 +23,11 @@ class Parameters {
   Parameters(uint64_t seed, at::ScalarType dtype);
 
   enum class Decay { no, yes };
-  at::Tensor normal(const std::string& name, at::IntArrayRef shape, double deviation, Decay decay);
+  /// matrices: Parameter::matrices of what decays.
+  at::Tensor normal(const std::string& name, at::IntArrayRef shape, double deviation, Decay decay,
+                    int64_t matrices = 1);
   at::Tensor constant(const std::string& name, at::IntArrayRef shape, double value);
-  at::Tensor add(const std::string& name, at::Tensor value, Decay decay);
+  at::Tensor add(const std::string& name, at::Tensor value, Decay decay, int64_t matrices = 1);
 
   /// Moves everything to `device` into flat buffers, and keeps working copies in `compute` where that is narrower than
   /// the masters. The tensors that layers hold stay the same objects. Call once, before the first pass.

@@ -10,7 +10,7 @@ namespace memformer::nn {
 class QueryKeyValue {
  public:
   QueryKeyValue(Parameters& parameters, const std::string& prefix, int64_t width, int64_t heads, bool normed)
-      : linear_(parameters, prefix + ".qkv", width, 3 * width), heads_(heads), normed_(normed) {}
+      : linear_(parameters, prefix + ".qkv", width, 3 * width, 1.0, /*matrices=*/3), heads_(heads), normed_(normed) {}
 
   at::Tensor operator()(const at::Tensor& x, Pass& pass) const {
     return normed_ ? norm(linear_(x, pass)) : linear_(x, pass);

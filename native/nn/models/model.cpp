@@ -64,7 +64,7 @@ Pass Model::start(const SegmentInput& segment, const Pass* before) const {
 void Model::make_output(const Config& config, const at::Tensor& embedding) {
   output_ = config.flag("tieEmbedding")
                 ? embedding
-                : parameters_.normal("output.weight", embedding.sizes(), 0.02, Parameters::Decay::yes);
+                : parameters_.normal("output.weight", embedding.sizes(), 0.02, Parameters::Decay::yes, /*matrices=*/0);
   if (config.flag("outputBias")) output_bias_ = parameters_.constant("output.bias", {embedding.size(0)}, 0.0);
 }
 

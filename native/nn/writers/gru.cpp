@@ -33,7 +33,8 @@ class GruWriter final : public Writer {
  private:
   at::Tensor gate(Parameters& parameters, const std::string& name) const {
     return parameters.normal("writer.gru." + name, {3 * width_, width_},
-                             1.0 / std::sqrt(3.0 * static_cast<double>(width_)), Parameters::Decay::yes);
+                             1.0 / std::sqrt(3.0 * static_cast<double>(width_)), Parameters::Decay::yes,
+                             /*matrices=*/3);
   }
 
   int64_t width_;

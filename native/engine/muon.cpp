@@ -1,0 +1,83 @@
+#include "engine/muon.h"
+
+namespace memformer::engine {
+namespace {
+
+// The polynomial a x + b x^3 + c x^5 that five steps of bring singular values from (0, 1] to about 1 (Jordan et al.
+// 2024).
+constexpr double kA = 3.4445, kB = -4.7750, kC = 2.0315;
+constexpr int kSteps = 5;
+constexpr double kLikeAdamW = 0.2;  // the usual root mean square of AdamW's update
+
+}  // namespace
+
+at::Tensor orthogonalized(const at::Tensor& matrices) {
+  const bool tall = matrices.size(1) > matrices.size(2);
+  auto x = tall ? matrices.transpose(1, 2) : matrices;
+  x = x / (at::linalg_vector_norm(x, 2, at::IntArrayRef{1, 2}, true) + 1e-7);
+  for (int step = 0; step < kSteps; ++step) {
+    const auto square = at::bmm(x, x.transpose(1, 2));
+    x = at::baddbmm(x, at::baddbmm(square, square, square, kB, kC), x, kA, 1.0);
+  }
+  return tall ? x.transpose(1, 2) : x;
+}
+
+Muon::Muon(const nn::Parameters& parameters, Options options, const std::map<std::string, at::Tensor>& momenta)
+    : parameters_(parameters), options_(options) {
+  std::map<std::pair<int64_t, int64_t>, Matrices> by_shape;
+  for (const auto& parameter : parameters.all()) {
+    if (!moves(parameter)) continue;
+    const auto rows = parameter.value.size(0) / parameter.matrices, columns = parameter.value.size(1);
+    auto& group = by_shape[{rows, columns}];
+    group.rows = rows;
+    group.columns = columns;
+    group.parameters.push_back(parameter.value);
+    group.each.push_back(parameter.matrices);
+    group.values.push_back(parameter.value.detach());
+    group.momenta.push_back(momenta.at(parameter.name));
+  }
+  for (auto& [shape, group] : by_shape) groups_.push_back(std::move(group));
+}
+
+void Muon::step(double rate, const at::Tensor& norm, double clip, const std::optional<at::Tensor>& grad_scale) {
+  at::NoGradGuard no_grad;
+  const auto finite = norm.isfinite();
+  auto factor = clip > 0 ? (clip / (norm + 1e-6)).clamp_max(1.0) : at::ones_like(norm);
+  if (grad_scale) factor = factor / *grad_scale;
+  for (auto& group : groups_) step(group, rate, finite, factor);
+}
+
+void Muon::step(Matrices& group, double rate, const at::Tensor& finite, const at::Tensor& factor) {
+  const std::vector<int64_t> shape{-1, group.rows, group.columns};
+  const auto joined = [&](const Tensors& pieces) {
+    Tensors views;
+    for (const auto& piece : pieces) views.push_back(piece.reshape(shape));
+    return at::cat(views);
+  };
+  Tensors values, momenta, gradients;
+  std::vector<int64_t> each;
+  for (size_t i = 0; i < group.parameters.size(); ++i) {
+    auto& gradient = group.parameters[i].mutable_grad();
+    if (!gradient.defined()) continue;
+    values.push_back(group.values[i].view(shape));
+    momenta.push_back(group.momenta[i].view(shape));
+    gradients.push_back(gradient);
+    each.push_back(group.each[i]);
+    if (!parameters_.flat()) gradient.reset();
+  }
+  if (values.empty()) return;
+
+  const auto g = joined(gradients) * factor, before = at::cat(momenta), w = at::cat(values);
+  const auto m = at::where(finite, before.lerp(g, 1.0 - options_.momentum), before);
+  const auto u = at::where(finite, g.lerp(m, options_.momentum), at::zeros_like(g));
+  const bool narrow = u.is_cuda() && u.scalar_type() == at::kFloat;
+  const auto direction = orthogonalized(narrow ? u.to(at::kBFloat16) : u).to(w.scalar_type());
+  const auto moved = finite.logical_and(at::amax(m.abs(), {1, 2}, true).gt(0));
+  const double size = rate * kLikeAdamW * std::sqrt(static_cast<double>(std::max(group.rows, group.columns)));
+  const auto next = at::where(moved, w * (1.0 - rate * options_.weight_decay) - direction * size, w);
+  at::_foreach_copy_(values, next.split_with_sizes(each));
+  at::_foreach_copy_(momenta, m.split_with_sizes(each));
+  if (parameters_.flat()) at::_foreach_zero_(gradients);
+}
+
+}  // namespace memformer::engine
