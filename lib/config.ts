@@ -76,6 +76,13 @@ export const modelSchema = z.strictObject({
     .default(false)
     .describe("divide queries and keys of the layers' attentions by their root mean square"),
   writerQueryKeyNorm: z.boolean().default(false).describe("the same in the writer, with a learned gain a head"),
+  writerSharpness: z
+    .number()
+    .nonnegative()
+    .default(0)
+    .describe(
+      "deviation of the writer's logits of tokens at the start, a learned gain on the slots' own keys keeping their weight; 0: no such gain",
+    ),
   writerValues: z
     .enum(["plain", "centered", "normed"])
     .default("plain")
@@ -168,6 +175,7 @@ export const plainOptions = {
   embeddingNorm: false,
   queryKeyNorm: false,
   writerQueryKeyNorm: false,
+  writerSharpness: 0,
   writerValues: "plain",
   writerValueGain: 1,
   forgettingBias: 1,

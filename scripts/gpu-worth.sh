@@ -42,7 +42,7 @@ screen() {
   *) variants=zero+small+large,balanced+slow+large,plain,zero+small+large+grown ;;
   esac
   worth "screen-$shape" "$minutes" --shape "$shape" --variants "${SCREEN_VARIANTS:-$variants}" --rates "${RATES:-2e-3}" --tokens "${TOKENS_A_RUN:-20e6}" \
-    --lanes "${LANES:-$lanes}" --depth 6144
+    --seeds "${SCREEN_SEEDS:-0}" --lanes "${LANES:-$lanes}" --depth 6144
 }
 
 confirm() {

@@ -45,6 +45,7 @@ class Config:
         "embeddingNorm": False,
         "queryKeyNorm": False,
         "writerQueryKeyNorm": False,
+        "writerSharpness": 0,
         "writerValues": "plain",
         "forgettingScaled": False,
     }

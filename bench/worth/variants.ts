@@ -35,6 +35,8 @@ export const levers: Readonly<Record<string, Options>> = {
   spread: model({ forgettingBias: 1, forgettingBiasLeast: 0.01, forgettingScaled: true }),
   qk: model({ queryKeyNorm: true }),
   wqk: model({ writerQueryKeyNorm: true }),
+  sharp: model({ writerSharpness: 3 }),
+  muon: { model: {}, train: { optimizer: "muon" } },
   centered: model({ writerValues: "centered" }),
   normed: model({ writerValues: "normed" }),
   gate: model({ readGate: true, readStart: "balanced" }),
@@ -92,6 +94,7 @@ const ofMemoryAlone = {
   model: [
     "writerValues",
     "writerQueryKeyNorm",
+    "writerSharpness",
     "writerValueGain",
     "writerTemperature",
     "writerHeads",

@@ -38,6 +38,8 @@ export const recipeOptions = [
   { queryKeyNorm: true, position: "relative" },
   { queryKeyNorm: true, position: "t5" },
   { writerQueryKeyNorm: true },
+  { writerSharpness: 2 },
+  { writerSharpness: 2, writerQueryKeyNorm: true, writer: "gru" },
   { writerValues: "centered" },
   { writerValues: "normed", writerValueGain: 2 },
   { writerValueGain: 3, embeddingDeviation: 0.5 },

@@ -13,8 +13,13 @@ namespace {
 // of tokens.
 constexpr double kHold = 2.0;
 
+double own_logit(const Config& config) { return std::log(config.number("segment")) + kHold; }
+
+/// With writerSharpness g^2 / tau, the deviation of the tokens' logits, is that, and a gain on the slots' own keys puts
+/// their logits where they would be.
 double start_square(const Config& config, double E) {
-  return config.number("writerTemperature") * (std::log(config.number("segment")) + kHold) / std::sqrt(E);
+  const double sharpness = config.number("writerSharpness");
+  return config.number("writerTemperature") * (sharpness > 0 ? sharpness : own_logit(config) / std::sqrt(E));
 }
 
 double start_deviation(const Config& config, double E) {
@@ -25,6 +30,12 @@ double start_deviation(const Config& config, double E) {
 int64_t heads(const Config& config) {
   const int64_t own = config.integer("writerHeads");
   return own == 0 ? config.integer("heads") : own;
+}
+
+/// x (B, N, D) times a gain (H) a head, in x's dtype.
+at::Tensor times(const at::Tensor& x, const at::Tensor& gain) {
+  const auto H = gain.size(0);
+  return (x.view({x.size(0), x.size(1), H, -1}) * gain.view({H, 1})).to(x.scalar_type()).view(x.sizes());
 }
 
 }  // namespace
@@ -47,6 +58,8 @@ SlotProjection::SlotProjection(Parameters& parameters, const Config& config, dou
   // A slot's logit for itself starts where it does without the norms: q = g^2 k there.
   if (config.flag("writerQueryKeyNorm"))
     gain_ = parameters.constant("writer.query.gain", {heads_}, start_square(config, E));
+  if (const double sharpness = config.number("writerSharpness"); sharpness > 0)
+    self_gain_ = parameters.constant("writer.self_gain", {heads_}, own_logit(config) / (sharpness * std::sqrt(E)));
   if (!config.flag("writerBias")) return;
   query_.bias = parameters.constant("writer.query.bias", {D}, 0.0);
   key_.bias = parameters.constant("writer.key.bias", {D}, 0.0);
@@ -72,10 +85,12 @@ at::Tensor SlotProjection::of_slots(const Slots& slots, const at::Tensor& use, s
 at::Tensor SlotProjection::query(const Slots& slots, Pass& pass) const {
   const auto q = of_slots(slots, slots.for_query, 0, pass);
   if (!gain_) return q;
-  const auto normed = over_root_mean_square(q, heads_);
-  return (normed.view({q.size(0), q.size(1), heads_, -1}) * gain_->view({heads_, 1}))
-      .to(q.scalar_type())
-      .view(q.sizes());
+  return times(over_root_mean_square(q, heads_), *gain_);
+}
+
+at::Tensor SlotProjection::own_key(const Slots& slots, Pass& pass) const {
+  const auto k = key(of_slots(slots, slots.for_key, 1, pass));
+  return self_gain_ ? times(k, *self_gain_) : k;
 }
 
 at::Tensor SlotProjection::key(const at::Tensor& projected) const {
@@ -110,10 +125,10 @@ void SlotProjection::note(const at::Tensor& q, const at::Tensor& own_key, const 
 
 at::Tensor SlotProjection::attend(const Slots& slots, const at::Tensor& own, const at::Tensor& x, const KeyMask& mask,
                                   Pass& pass) const {
-  const auto q = query(slots, pass), own_key = key(of_slots(slots, slots.for_key, 1, pass)),
-             k = key(project(x, key_, pass)), v = values(x, mask, pass);
-  if (auto* seen = pass.observation()) note(q, own_key, k, v, mask, *seen);
-  return ops::slot_attention(q, own_key, own, k, v, mask.real(), heads_, scale_, mask.lengths());
+  const auto q = query(slots, pass), self = own_key(slots, pass), k = key(project(x, key_, pass)),
+             v = values(x, mask, pass);
+  if (auto* seen = pass.observation()) note(q, self, k, v, mask, *seen);
+  return ops::slot_attention(q, self, own, k, v, mask.real(), heads_, scale_, mask.lengths());
 }
 
 }  // namespace memformer::nn

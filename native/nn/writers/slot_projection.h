@@ -3,9 +3,10 @@
 //   writerBias
 // The slots enter layer-normed, as in the memory read: a softmax that weighs them against tokens needs both on one
 // scale. Without memoryNorm u = m. writerQueryKeyNorm: q, k_self and k are divided by their root mean square a head,
-// and q multiplied by a learned number a head. writerValues: v as it is; "centered": less its mean over the segment's
-// tokens, for what all tokens share tells nothing of any; "normed": of norm writerValueGain a token, where that of a
-// slot is 1.
+// and q multiplied by a learned number a head. writerSharpness: k_self is multiplied by a learned number a head, so
+// that the tokens' logits start with that deviation and a slot still holds on to itself. writerValues: v as it is;
+// "centered": less its mean over the segment's tokens, for what all tokens share tells nothing of any; "normed": of
+// norm writerValueGain a token, where that of a slot is 1.
 #pragma once
 #include "nn/config.h"
 #include "nn/key_mask.h"
@@ -42,6 +43,7 @@ class SlotProjection {
             const KeyMask& mask, Observation& seen) const;
   at::Tensor query(const Slots& slots, Pass& pass) const;
   at::Tensor key(const at::Tensor& projected) const;
+  at::Tensor own_key(const Slots& slots, Pass& pass) const;
   at::Tensor values(const at::Tensor& x, const KeyMask& mask, Pass& pass) const;
 
   enum class Values { plain, centered, normed };
@@ -49,7 +51,8 @@ class SlotProjection {
   double scale_;
   Values values_;
   double value_norm_;
-  std::optional<at::Tensor> gain_;  // (H), of the queries
+  std::optional<at::Tensor> self_gain_;  // (H), of the slots' own keys
+  std::optional<at::Tensor> gain_;       // (H), of the queries
   bool own_values_;
   std::optional<LayerNorm> norm_;
   Projected query_, key_, value_;
