@@ -1,5 +1,5 @@
 import { expect } from "chai";
-import { AdamW, mrbp, tidy, Tensor, type Memformer } from "../lib/index.ts";
+import { AdamW, mrbp, tidy, type Memformer, type Tensor } from "../lib/index.ts";
 import { describeOnGpu, GPU } from "./support/gpu.ts";
 import { perturb, randomWindow, tinyModel } from "./support/models.ts";
 
@@ -41,7 +41,7 @@ describeOnGpu("Muon on the GPU", () => {
         const moved = distance(a, started.get(name)!);
         // Orthogonalizing makes as much of what rounding adds to a small direction as of a large one: in two bytes only
         // the size of the update is the same.
-        if (precision === "float64") expect(distance(a, b), name).to.be.at.most(1e-8 * moved + 1e-12);
+        if (precision === "float64") expect(distance(a, b), name).to.be.at.most(1e-6 * moved + 1e-12);
         else if (/(qkv|up|down)\.weight$/.test(name))
           expect(distance(b, started.get(name)!), name).to.be.within(0.7 * moved, 1.3 * moved);
       }

@@ -1,11 +1,18 @@
 #include "nn/attention.h"
 
 #include "nn/folded.h"
-#include "nn/root_mean_square.h"
+#include "ops/head_norm/head_norm.h"
 #include "ops/keys_values/keys_values.h"
 
 namespace memformer::nn {
 namespace {
+
+/// k_0, v_0, k_1, v_1, … layer by layer.
+std::vector<CrossAttention::KeysValues> pairs(const std::vector<at::Tensor>& parts) {
+  std::vector<CrossAttention::KeysValues> seen;
+  for (size_t i = 0; i < parts.size(); i += 2) seen.push_back({parts[i], parts[i + 1]});
+  return seen;
+}
 
 std::string layer_prefix(const LayerPlace& place) {
   return place.stack + "." + std::to_string(place.layer) + ".self_attention";
@@ -47,13 +54,6 @@ CrossAttention::CrossAttention(Parameters& parameters, const Config& config, con
                 ? std::optional<at::Tensor>(parameters.constant(prefix + ".gate", {config.integer("width")}, 0.0))
                 : std::nullopt) {}
 
-std::vector<CrossAttention::KeysValues> CrossAttention::pairs(const std::vector<at::Tensor>& parts) const {
-  std::vector<KeysValues> seen;
-  for (size_t i = 0; i < parts.size(); i += 2)
-    seen.push_back({normed_ ? over_root_mean_square(parts[i]) : parts[i], parts[i + 1]});
-  return seen;
-}
-
 std::vector<CrossAttention::KeysValues> CrossAttention::look_at(const std::vector<const CrossAttention*>& layers,
                                                                 const at::Tensor& context, Pass& pass) {
   std::vector<at::Tensor> weights, biases, weight_sinks, bias_sinks;
@@ -64,8 +64,8 @@ std::vector<CrossAttention::KeysValues> CrossAttention::look_at(const std::vecto
     if (const auto sink = pass.sink(weight)) weight_sinks.push_back(*sink);
     if (const auto sink = pass.sink(bias)) bias_sinks.push_back(*sink);
   }
-  return layers[0]->pairs(
-      ops::keys_values(pass.cast(context), weights, biases, weight_sinks, bias_sinks, layers[0]->heads_));
+  return pairs(ops::keys_values(pass.cast(context), weights, biases, weight_sinks, bias_sinks, layers[0]->heads_,
+                                layers[0]->normed_));
 }
 
 std::vector<CrossAttention::KeysValues> CrossAttention::look_at_memory(const std::vector<const CrossAttention*>& layers,
@@ -77,15 +77,16 @@ std::vector<CrossAttention::KeysValues> CrossAttention::look_at_memory(const std
     normed.push_back({&*layer->memory_norm_, weight, bias});
   }
   const auto& [weights, biases, weight_sinks, bias_sinks] = folded(normed, pass);
-  return layers[0]->pairs(
-      ops::keys_values(slots.for_reads, weights, biases, weight_sinks, bias_sinks, layers[0]->heads_));
+  return pairs(ops::keys_values(slots.for_reads, weights, biases, weight_sinks, bias_sinks, layers[0]->heads_,
+                                layers[0]->normed_));
 }
 
 void CrossAttention::operator()(Residual& stream, const KeysValues& seen, const KeyMask& mask, Pass& pass) const {
   const auto normed = norm_(stream, pass);
   const int64_t B = normed.size(0), T = normed.size(1), H = heads_, E = normed.size(2) / H;
-  const auto query = query_(normed, pass).view({B, T, H, E});
-  const auto q = (normed_ ? over_root_mean_square(query) : query).transpose(1, 2);  // (B, H, T, E)
+  const auto query = query_(normed, pass);
+  const auto q =
+      (normed_ ? ops::head_norm(query, {E, H, H}) : query).view({B, T, H, E}).transpose(1, 2);  // (B, H, T, E)
   if (auto* seen_there = pass.observation())
     seen_there->add(name_ + ".logits", largest_logits(q, seen.keys, 1.0 / std::sqrt(static_cast<double>(E))));
   const auto for_all = [&](const at::Tensor& part) { return part.size(0) == B ? part : part.expand({B, -1, -1, -1}); };

@@ -44,8 +44,6 @@ class CrossAttention {
   void operator()(Residual& stream, const KeysValues& seen, const KeyMask& mask, Pass& pass) const;
 
  private:
-  std::vector<KeysValues> pairs(const std::vector<at::Tensor>& parts) const;
-
   std::string name_;
   int64_t heads_;
   bool normed_;  // queries and keys

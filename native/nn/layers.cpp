@@ -1,10 +1,10 @@
 #include "nn/layers.h"
 
 #include "core/failure.h"
-#include "nn/root_mean_square.h"
 #include "ops/add_norm/add_norm.h"
 #include "ops/dropout/dropout.h"
 #include "ops/feed_forward/feed_forward.h"
+#include "ops/head_norm/head_norm.h"
 #include "ops/linear/linear.h"
 #include "ops/token_embedding/token_embedding.h"
 
@@ -88,7 +88,7 @@ at::Tensor Embedding::operator()(const at::Tensor& tokens, Pass& pass) const {
   };
   if (!tokens.is_floating_point()) {
     const auto x = ops::token_embedding(tokens, weight_, pass.sink(weight_));
-    return dropped(normed_ ? over_root_mean_square(x) : x);
+    return dropped(normed_ ? ops::head_norm(x, {x.size(-1), 1, 1}) : x);
   }
   require(tokens.dim() == 3 && tokens.size(2) == weight_.size(1), "SHAPE", "embedded source must be (B, T, ",
           weight_.size(1), "), got ", tokens.sizes());

@@ -1,7 +1,7 @@
 // What self-attention attends with: queries, keys and values side by side, (B, T, 3 D).
 #pragma once
 #include "nn/layers.h"
-#include "nn/root_mean_square.h"
+#include "ops/head_norm/head_norm.h"
 
 namespace memformer::nn {
 
@@ -30,9 +30,7 @@ class QueryKeyValue {
 
  private:
   at::Tensor norm(const at::Tensor& qkv) const {
-    const int64_t B = qkv.size(0), T = qkv.size(1), D = qkv.size(2) / 3;
-    const auto parts = qkv.view({B, T, 3, heads_, D / heads_});
-    return at::cat({over_root_mean_square(parts.narrow(2, 0, 2)), parts.narrow(2, 2, 1)}, 2).view({B, T, 3 * D});
+    return ops::head_norm(qkv, {qkv.size(2) / (3 * heads_), 3 * heads_, 2 * heads_});
   }
 
   Linear linear_;

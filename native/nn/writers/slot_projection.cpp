@@ -1,7 +1,7 @@
 #include "nn/writers/slot_projection.h"
 
 #include "nn/folded.h"
-#include "nn/root_mean_square.h"
+#include "ops/head_norm/head_norm.h"
 #include "ops/linear/linear.h"
 #include "ops/slot_attention/slot_attention.h"
 
@@ -82,10 +82,14 @@ at::Tensor SlotProjection::of_slots(const Slots& slots, const at::Tensor& use, s
   return ops::linear(use, weights[number], biases[number], weight_sinks[number], bias_sinks[number]);
 }
 
+at::Tensor SlotProjection::of_heads(const at::Tensor& x) const {
+  return ops::head_norm(x, {x.size(2) / heads_, heads_, heads_});
+}
+
 at::Tensor SlotProjection::query(const Slots& slots, Pass& pass) const {
   const auto q = of_slots(slots, slots.for_query, 0, pass);
   if (!gain_) return q;
-  return times(over_root_mean_square(q, heads_), *gain_);
+  return times(of_heads(q), *gain_);
 }
 
 at::Tensor SlotProjection::own_key(const Slots& slots, Pass& pass) const {
@@ -93,15 +97,13 @@ at::Tensor SlotProjection::own_key(const Slots& slots, Pass& pass) const {
   return self_gain_ ? times(k, *self_gain_) : k;
 }
 
-at::Tensor SlotProjection::key(const at::Tensor& projected) const {
-  return gain_ ? over_root_mean_square(projected, heads_) : projected;
-}
+at::Tensor SlotProjection::key(const at::Tensor& projected) const { return gain_ ? of_heads(projected) : projected; }
 
 at::Tensor SlotProjection::values(const at::Tensor& x, const KeyMask& mask, Pass& pass) const {
   const auto v = project(x, value_, pass);
   if (values_ == Values::plain) return v;
   if (values_ == Values::normed)
-    return over_root_mean_square(v) * (value_norm_ / std::sqrt(static_cast<double>(v.size(2))));
+    return ops::head_norm(v, {v.size(2), 1, 1, value_norm_ / std::sqrt(static_cast<double>(v.size(2)))});
   const auto wide = v.to(accumulate_type(v.scalar_type()));
   if (mask.none()) return (wide - wide.mean(1, true)).to(v.scalar_type());
   const auto real = mask.tokens(x.size(1)).unsqueeze(2).to(wide.scalar_type());  // (B, T, 1)

@@ -42,6 +42,8 @@ class SlotProjection {
   void note(const at::Tensor& q, const at::Tensor& own_key, const at::Tensor& k, const at::Tensor& v,
             const KeyMask& mask, Observation& seen) const;
   at::Tensor query(const Slots& slots, Pass& pass) const;
+  /// (B, N, D), each head over its root mean square.
+  at::Tensor of_heads(const at::Tensor& x) const;
   at::Tensor key(const at::Tensor& projected) const;
   at::Tensor own_key(const Slots& slots, Pass& pass) const;
   at::Tensor values(const at::Tensor& x, const KeyMask& mask, Pass& pass) const;
