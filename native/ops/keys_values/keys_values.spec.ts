@@ -1,5 +1,5 @@
 import { expect } from "chai";
-import { apply, opList, type Tensor } from "../../../lib/index.ts";
+import { apply, op, opList, type Tensor } from "../../../lib/index.ts";
 import { biasesOf, type Layers, listsOf, weightsOf } from "../../../test/support/layer-lists.ts";
 import { opcheck, operator } from "../../../test/support/opcheck.ts";
 import { errorOf, meanErrorOf } from "../../../test/support/opcheck-compare.ts";
@@ -270,6 +270,31 @@ opcheck(keysValues, () => {
   function expectClose(found: readonly Found[], expected: readonly Found[]): void {
     expect(found.length).to.equal(expected.length);
     for (const [i, { data }] of found.entries()) expect(errorOf(data, expected[i]!.data), `${i}`).to.be.below(1e-14);
+  }
+
+  for (const layout of ["apart", "side by side"] as const) {
+    it(`norms the keys of each head where asked, of weights that lie ${layout}`, async () => {
+      const { args, cotangents } = drawn(6);
+      const norms =
+        (of: Call): Call =>
+        (...given) =>
+          of(...given).map((part, i) => {
+            if (i % 2 === 1) return part;
+            const { E } = shape,
+              tokens = apply("aten::transpose.int", part, 1, 2);
+            const flat = apply("aten::flatten.using_ints", tokens, 2);
+            const normed = op("memformer::head_norm", flat, E, shape.H, shape.H, 1)[0]!;
+            return apply("aten::transpose.int", apply("aten::unflatten.int", normed, 2, [shape.H, E]), 1, 2);
+          });
+      const asked: Call = (context, heads, ...given) => {
+        const layers = given as Layers<Tensor>;
+        const [weights, biases, ...sinks] = listsOf(layers);
+        const lists = layout === "apart" ? [weights, biases] : [sideBySide(weights), sideBySide(biases)];
+        return opList("memformer::keys_values", 2 * shape.L, context, ...lists, ...sinks, heads, true);
+      };
+      expectClose(await run(asked, args), await run(norms(call), args));
+      expectClose(await gradients(asked, args, cotangents), await gradients(norms(call), args, cotangents));
+    });
   }
 
   it("gives the same of weights and biases that lie side by side", async () => {
