@@ -1,4 +1,5 @@
-// Byte-pair merging in n log n: a heap of mergeable pairs over a linked list of symbols.
+// Byte-pair merging: of a word by looking through its pairs, of more in n log n, by a heap of mergeable pairs over a
+// linked list of symbols.
 
 /** What may be merged: the rank of a pair (the lowest goes first), and the symbol it becomes. */
 export interface Merges {
@@ -8,10 +9,41 @@ export interface Merges {
   merged(rank: number): number;
 }
 
+const few = 32; // symbols: the words of a text have fewer, and allocate nothing but their result
+const fewIds = new Int32Array(few);
+const fewRanks = new Int32Array(few);
 const positions = 2 ** 31; // a heap entry is rank * positions + position: a double holds both exactly
 
 /** Merges pairs until none is left: the lowest rank first, the leftmost of equals. `symbols` is left as it was. */
 export function mergePairs(symbols: ArrayLike<number>, merges: Merges): number[] {
+  return symbols.length <= few ? mergeFew(symbols, merges) : mergeMany(symbols, merges);
+}
+
+function mergeFew(symbols: ArrayLike<number>, merges: Merges): number[] {
+  const ids = fewIds,
+    ranks = fewRanks; // ranks[i]: of the pair that begins at i
+  let count = symbols.length;
+  for (let i = 0; i < count; i++) ids[i] = symbols[i]!;
+  for (let i = 0; i + 1 < count; i++) ranks[i] = merges.rank(ids[i]!, ids[i + 1]!);
+  for (;;) {
+    let at = -1;
+    for (let i = 0; i + 1 < count; i++) if (ranks[i]! >= 0 && (at < 0 || ranks[i]! < ranks[at]!)) at = i;
+    if (at < 0) break;
+    ids[at] = merges.merged(ranks[at]!);
+    count--;
+    for (let i = at + 1; i < count; i++) {
+      ids[i] = ids[i + 1]!;
+      ranks[i] = ranks[i + 1]!;
+    }
+    if (at > 0) ranks[at - 1] = merges.rank(ids[at - 1]!, ids[at]!);
+    if (at + 1 < count) ranks[at] = merges.rank(ids[at]!, ids[at + 1]!);
+  }
+  const left: number[] = [];
+  for (let i = 0; i < count; i++) left.push(ids[i]!);
+  return left;
+}
+
+function mergeMany(symbols: ArrayLike<number>, merges: Merges): number[] {
   const count = symbols.length;
   const ids = Int32Array.from(symbols);
   const next = Int32Array.from(ids, (_, i) => i + 1); // `count` at the end

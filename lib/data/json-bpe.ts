@@ -23,10 +23,10 @@ export function bytePairModel(component: Component, { vocab, special }: ModelFac
 
   const symbolsOf = (text: string, first: boolean, last: boolean): number[] => {
     const symbols: number[] = [];
-    const characters = [...text];
-    for (const [i, character] of characters.entries()) {
+    for (let i = 0, character: string; i < text.length; i += character.length) {
+      character = String.fromCodePoint(text.codePointAt(i)!);
       const start = first && i === 0 ? "" : prefix;
-      const end = last && i === characters.length - 1 ? suffix : "";
+      const end = last && i + character.length === text.length ? suffix : "";
       const known = `${start}${character}${end}`;
       const id = vocab.get(known);
       if (id !== undefined) {

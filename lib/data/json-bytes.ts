@@ -8,8 +8,9 @@ const bytes = new Map(characters.map((character, byte) => [character.charCodeAt(
 
 /** A text's UTF-8 bytes as characters of the alphabet. */
 export function byteCharacters(text: string): string {
+  const utf8 = Buffer.from(text, "utf8");
   let result = "";
-  for (const byte of Buffer.from(text, "utf8")) result += characters[byte];
+  for (let i = 0; i < utf8.length; i++) result += characters[utf8[i]!];
   return result;
 }
 

@@ -17,7 +17,9 @@ export function cached(encode: (piece: string) => readonly number[]): (piece: st
   };
 }
 
+const shared = 13; // characters from which V8 makes a part of a string a view of it
+
 /** A copy: a part of a longer string would keep all of that string in memory. */
 function detached(text: string): string {
-  return Buffer.from(text, "utf16le").toString("utf16le");
+  return text.length < shared ? text : Buffer.from(text, "utf16le").toString("utf16le");
 }
