@@ -48,7 +48,15 @@ describe("a corpus", () => {
       expect(await texts(put("one.txt", "a\nb\n"))).to.eql(["a\nb\n"]);
       expect(await texts(put("two.txt", "a\n\f\nb\n\f\n"))).to.eql(["a\n", "b\n"]);
       expect(await texts(put("inside.txt", "a\fb\n"))).to.eql(["a\fb\n"]);
+      expect(await texts(put("marked.txt", "\fa\n\fb\n \f\n\f \t\r\nc\n\n\f"))).to.eql(["\fa\n\fb\n \f\n", "c\n\n"]);
       expect(await texts(put("two.txt", "a\n\f\nb\n"), { documents: "file" })).to.eql(["a\n\f\nb\n"]);
+    });
+
+    it("from a file whose form feeds lie on either side of where a read of the disk ends", async () => {
+      for (let spare = 0; spare < 4; spare++) {
+        const long = `${"x".repeat(2 ** 18 - 1 - spare)}\n`;
+        expect(await texts(put("long.txt", `${long}\f\n${long}\f\r\nb`))).to.eql([long, long, "b"]);
+      }
     });
 
     it("from lines, whatever ends them", async () => {

@@ -66,6 +66,9 @@ export async function* documentsOf(
   }
 }
 
+/** What begins a line that a rule wants to see; the others need not be told apart. No text holds a NUL. */
+const marks: Readonly<Record<DocumentRule, string>> = { formfeed: "\f", file: "\0", lines: "", headings: "" };
+
 async function* splitDocuments(
   path: string,
   rule: DocumentRule,
@@ -81,22 +84,27 @@ async function* splitDocuments(
   let blank = true; // the document so far is white space
   let separated = false;
   const titles = new TitleFinder();
-  for await (const lines of readLines(path, counter)) {
-    for (const line of lines) {
+  for await (const batch of readLines(path, counter, marks[rule])) {
+    for (let lines of batch) {
+      // one, where the rule looks at each
       if (rule === "lines") {
-        yield line.replace(/\r?\n$/, "");
+        yield lines.replace(/\r?\n$/, "");
         continue;
       }
-      if (rule === "formfeed" && line.startsWith("\f") && line.trim() === "") {
-        yield finish();
-        [blank, separated] = [true, true];
-        continue;
+      if (rule === "formfeed" && lines.startsWith("\f")) {
+        const end = lines.indexOf("\n") + 1 || lines.length;
+        if (lines.slice(0, end).trim() === "") {
+          yield finish();
+          [blank, separated] = [true, true];
+          lines = lines.slice(end);
+          if (lines === "") continue;
+        }
       }
-      if (rule === "headings" && titles.isTitle(line) && !blank) yield finish();
-      pieces.push(line);
-      length += line.length;
+      if (rule === "headings" && titles.isTitle(lines) && !blank) yield finish();
+      pieces.push(lines);
+      length += lines.length;
       if (length > longestDocument) throw tooLong(path);
-      blank &&= line.trim() === "";
+      blank &&= lines.trim() === "";
     }
   }
   // White space after the last separator, or an empty file, is no document of its own.

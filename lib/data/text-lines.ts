@@ -16,15 +16,17 @@ export const longestDocument = 1 << 28;
 
 /**
  * The lines of a UTF-8 text file, plain or gzipped (told by its first bytes), each with its line end, in batches as
- * they come from the disk. A byte order mark is dropped.
+ * they come from the disk. A byte order mark is dropped. With `mark`, lines that follow one another stay in one string
+ * up to the next line that begins with it.
  * @throws MemformerError `IO` if the file cannot be read, `DATA` if it is not UTF-8, or a line exceeds 2^28 characters.
  */
-export async function* readLines(path: string, counter?: ReadCounter): AsyncGenerator<string[], void, void> {
+export async function* readLines(path: string, counter?: ReadCounter, mark = ""): AsyncGenerator<string[], void, void> {
   let rest: string[] = []; // the pieces of an unfinished line
   let restLength = 0;
   for await (const text of readText(path, counter)) {
-    const lines = text.split(/(?<=\n)/);
-    const open = text.endsWith("\n") ? "" : lines.pop()!;
+    const ended = text.lastIndexOf("\n") + 1;
+    const lines = linesOf(text.slice(0, ended), mark),
+      open = text.slice(ended);
     if (lines.length > 0) {
       lines[0] = rest.join("") + lines[0]!;
       [rest, restLength] = [[], 0];
@@ -36,6 +38,19 @@ export async function* readLines(path: string, counter?: ReadCounter): AsyncGene
   }
   const last = rest.join("");
   if (last !== "") yield [last];
+}
+
+/** Text cut behind each line feed that `mark` follows. */
+function linesOf(text: string, mark: string): string[] {
+  const lines: string[] = [],
+    end = `\n${mark}`;
+  let from = 0;
+  for (let at = text.indexOf(end); at >= 0; at = text.indexOf(end, from)) {
+    lines.push(text.slice(from, at + 1));
+    from = at + 1;
+  }
+  if (from < text.length) lines.push(text.slice(from));
+  return lines;
 }
 
 /**
