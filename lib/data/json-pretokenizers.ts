@@ -3,7 +3,7 @@
 import { byteCharacters } from "./json-bytes.ts";
 import { components, countOption, textOption, unsupported, type Component } from "./json-format.ts";
 import { compilePattern, escape } from "./json-pattern.ts";
-import { split, type Behavior, behaviorOf } from "./json-split.ts";
+import { isolatedEnd, split, type Behavior, behaviorOf, type PieceEnd } from "./json-split.ts";
 
 /** Where a piece lies: at the start of a text, at the start of one that continues another, or elsewhere. */
 export type Place = "start" | "continued" | "inside";
@@ -12,23 +12,43 @@ type Splitter = (text: string, place: Place) => Iterable<string>;
 /** A text in pieces, one by one. */
 export type PreTokenizer = (text: string, place: Place) => Iterable<string>;
 
-/**
- * The pre-tokenizer, and what is yet to be done to each of its pieces: what depends on the piece alone need not be done
- * again for a piece that is known.
- */
-export function createPreTokenizer(given: Component | null | undefined): {
-  split: PreTokenizer;
-  finish: (piece: string) => string;
-} {
+/** How a text is cut into pieces. */
+export interface PreTokenizing {
+  readonly split: PreTokenizer;
+  /** The same pieces by their ends, where they lie side by side in the text: nothing need be made of each. */
+  readonly end: PieceEnd | undefined;
+  /**
+   * What is yet to be done to each piece: it depends on the piece alone, and need not be done again for one that is
+   * known.
+   */
+  readonly finish: (piece: string) => string;
+}
+
+/** The pre-tokenizer of a tokenizer.json. */
+export function createPreTokenizer(given: Component | null | undefined): PreTokenizing {
   const steps = given === null || given === undefined ? [] : flatten(given);
-  const last = steps.at(-1);
-  const byBytes = last?.type === "ByteLevel";
+  const byBytes = steps.at(-1)?.type === "ByteLevel";
   const splitters = steps.map((step, i) => createSplitter(step, byBytes && i === steps.length - 1));
-  const pieces = chain(splitters, 0);
+  const pieces = chain(splitters, 0),
+    cutting = steps.filter((step) => !(byBytes && step === steps.at(-1) && leavesWhole(step)));
+  const pattern = cutting.length === 1 ? isolatedPattern(cutting[0]!) : undefined;
   return {
     split: (text, place) => (text === "" ? [] : pieces(text, place)),
+    end: pattern && isolatedEnd(pattern),
     finish: byBytes ? byteCharacters : (piece) => piece,
   };
+}
+
+/** Whether a last step by bytes only spells the pieces of the steps before. */
+function leavesWhole(byteLevel: Component): boolean {
+  return byteLevel["use_regex"] === false && byteLevel["add_prefix_space"] !== true;
+}
+
+/** The pattern of a step that isolates its matches and does nothing else. */
+function isolatedPattern(step: Component): RegExp | undefined {
+  if (step.type === "ByteLevel")
+    return step["use_regex"] !== false && step["add_prefix_space"] !== true ? gpt2Words : undefined;
+  return step.type === "Split" && behaviorOf(step) === "Isolated" ? compilePattern(step["pattern"]) : undefined;
 }
 
 function flatten(given: Component): Component[] {

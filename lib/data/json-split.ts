@@ -20,15 +20,28 @@ export function split(text: string, pattern: RegExp, behavior: Behavior, invert:
   return behavior === "Isolated" ? isolated(text, pattern) : merged(text, pattern, behavior, invert);
 }
 
-/** The common case, and the fastest: every match, and all between two of them, stands alone. */
+/** Where the piece that begins at `at` ends, beyond it: of pieces that lie side by side and leave nothing out. */
+export type PieceEnd = (text: string, at: number) => number;
+
+/** The pieces of "Isolated", the common case: every match, and all between two of them, stands alone. */
+export function isolatedEnd(pattern: RegExp): PieceEnd {
+  const here = new RegExp(pattern.source, `${pattern.flags.replace(/[gy]/g, "")}y`);
+  const next = new RegExp(pattern.source, `${pattern.flags.replace(/[gy]/g, "")}g`);
+  const between = (text: string, at: number, isEmpty: boolean): number => {
+    next.lastIndex = isEmpty ? at + String.fromCodePoint(text.codePointAt(at)!).length : at;
+    return next.exec(text)?.index ?? text.length;
+  };
+  return (text, at) => {
+    here.lastIndex = at;
+    const isMatch = here.test(text),
+      end = here.lastIndex;
+    return isMatch && end > at ? end : between(text, at, isMatch);
+  };
+}
+
 function* isolated(text: string, pattern: RegExp): Generator<string, void, void> {
-  let seen = 0;
-  for (const { index, 0: match } of text.matchAll(pattern)) {
-    if (index > seen) yield text.slice(seen, index);
-    if (match !== "") yield match;
-    seen = index + match.length;
-  }
-  if (seen < text.length) yield text.slice(seen);
+  const endOf = isolatedEnd(pattern);
+  for (let at = 0, end: number; at < text.length; at = end) yield text.slice(at, (end = endOf(text, at)));
 }
 
 function* merged(text: string, pattern: RegExp, behavior: Behavior, invert: boolean): Generator<string, void, void> {

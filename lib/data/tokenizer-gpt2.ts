@@ -1,11 +1,13 @@
 // GPT-2's byte-pair encoding. Its table takes a tenth of a second and 20 MB, so this file is imported on first use.
 import ranks from "gpt-tokenizer/bpeRanks/r50k_base";
 import { mergePairs, type Merges } from "./bpe.ts";
-import { cached } from "./piece-cache.ts";
+import { tiled } from "./encode-pieces.ts";
 import { gpt2Words } from "./json-pretokenizers.ts";
-import { split } from "./json-split.ts";
+import { isolatedEnd } from "./json-split.ts";
+import { PieceCache } from "./piece-cache.ts";
 import { cutAfterWord } from "./text-cuts.ts";
-import { byteTokenizer, inParts, type Tokenizer } from "./tokenizer.ts";
+import { TokenBuffer } from "./token-buffer.ts";
+import { byteTokenizer, type Tokenizer } from "./tokenizer.ts";
 
 /** The tokenizer of GPT-2. Text that spells `<|endoftext|>` is text, not BOS. */
 export function gpt2(): Tokenizer {
@@ -17,17 +19,11 @@ export function gpt2(): Tokenizer {
     rank: (left, right) => ids.get(binary[left]! + binary[right]!) ?? -1,
     merged: (rank) => rank,
   };
-  const tokensOf = cached((piece) => {
+  const pieces = new PieceCache((piece) => {
     const symbols = Array.from(Buffer.from(piece, "utf8"), (byte) => ids.get(String.fromCharCode(byte))!);
     return mergePairs(symbols, merges);
   });
-  const pieces = function* (text: string): Generator<readonly number[], void, void> {
-    for (const piece of split(text, gpt2Words, "Isolated", false)) yield tokensOf(piece);
-  };
-  return byteTokenizer(
-    { name: "gpt2", bos: 50256 },
-    (text) => inParts(pieces(text)),
-    (token) => bytes[token]!,
-    cutAfterWord,
-  );
+  const end = isolatedEnd(gpt2Words);
+  const parts = (text: string): Iterable<Int32Array> => tiled(text, end, pieces, new TokenBuffer());
+  return byteTokenizer({ name: "gpt2", bos: 50256 }, parts, (token) => bytes[token]!, cutAfterWord);
 }

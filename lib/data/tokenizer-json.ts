@@ -12,9 +12,11 @@ import { createModel, NoTokenError, vocabulary as vocabularyOf } from "./json-mo
 import { createNormalizer, type Normalizer } from "./json-normalizers.ts";
 import { createPreTokenizer } from "./json-pretokenizers.ts";
 import { mayCutAfterWords } from "./json-cuts.ts";
-import { cached } from "./piece-cache.ts";
+import { pieced, tiled } from "./encode-pieces.ts";
+import { PieceCache } from "./piece-cache.ts";
 import { cutAfterWord } from "./text-cuts.ts";
-import { inParts, joined, outOfVocabulary, type EncodeOptions, type Tokenizer } from "./tokenizer.ts";
+import { TokenBuffer } from "./token-buffer.ts";
+import { joined, outOfVocabulary, type EncodeOptions, type Tokenizer } from "./tokenizer.ts";
 
 /** What a file holds, read but for its BOS. */
 interface Parsed {
@@ -88,8 +90,8 @@ export async function openTokenizerJson(path: string): Promise<Tokenizer> {
       parsed.file,
       added.filter(({ id }) => !special.has(id)),
     ) && { cut: cutAfterWord }),
-    encode: (piece, options) => joined([...inParts(parts(piece, options))]),
-    encodeParts: (piece, options) => inParts(parts(piece, options)),
+    encode: (piece, options) => joined([...parts(piece, options)]),
+    encodeParts: parts,
     decode(ids) {
       const decoder = start();
       return decoder.push(ids) + decoder.end();
@@ -111,12 +113,12 @@ interface EncoderFacts {
   readonly foundAs: (token: AddedToken) => string;
 }
 
-/** Text to ids, piece by piece. */
+/** Text to ids, some thousands at a time. */
 function encoder(
   { file, vocab, added }: Parsed,
   { special, bos, normalize, foundAs }: EncoderFacts,
   fail: (cause: unknown) => unknown,
-): (text: string, options?: EncodeOptions) => Iterable<readonly number[]> {
+): (text: string, options?: EncodeOptions) => Iterable<Int32Array> {
   const model = createModel(component(file["model"], "its model"), { vocab, special });
   const pieces = createPreTokenizer(file["pre_tokenizer"] as Component | null);
   const findable = added.filter(({ id }) => !special.has(id));
@@ -128,20 +130,23 @@ function encoder(
     findable.filter(({ normalized }) => normalized),
     foundAs,
   );
-  const tokensOf = cached((piece) => {
+  const known = new PieceCache((piece) => {
     const tokens = model.tokens(pieces.finish(piece));
     if (tokens.includes(bos)) throw new NoTokenError(piece); // its unknown token is BOS
     return tokens;
   });
   return function* (text, options = {}) {
     let place: "start" | "continued" | "inside" = options.continues === true ? "continued" : "start";
+    const buffer = new TokenBuffer(),
+      { end } = pieces;
     try {
       for (const section of exact(isWellFormed(text) ? text : text.replace(/\p{Surrogate}/gu, "\ufffd"))) {
-        if ("id" in section) yield [section.id];
+        if ("id" in section) yield Int32Array.of(section.id);
         else
           for (const part of normal(normalize(section.text, place === "continued"))) {
-            if ("id" in part) yield [part.id];
-            else for (const piece of pieces.split(part.text, place)) yield tokensOf(piece);
+            if ("id" in part) yield Int32Array.of(part.id);
+            else
+              yield* end ? tiled(part.text, end, known, buffer) : pieced(pieces.split(part.text, place), known, buffer);
             place = "inside";
           }
         place = "inside";

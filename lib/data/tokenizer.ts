@@ -87,20 +87,6 @@ async function openBySpec(spec: string): Promise<Tokenizer> {
   );
 }
 
-const partLength = 4096; // tokens
-
-/** Tokens that come piece by piece, in parts of some thousands. */
-export function* inParts(pieces: Iterable<readonly number[]>): Generator<Int32Array, void, void> {
-  let part: number[] = [];
-  for (const piece of pieces) {
-    for (const token of piece) part.push(token);
-    if (part.length < partLength) continue;
-    yield Int32Array.from(part);
-    part = [];
-  }
-  if (part.length > 0) yield Int32Array.from(part);
-}
-
 /** Parts one after the other. */
 export function joined(parts: readonly Int32Array[]): Int32Array {
   if (parts.length === 1) return parts[0]!;
