@@ -52,6 +52,11 @@ export class EncodePool {
     return this.#toStart === 0 && this.#members.size === 0;
   }
 
+  /** Batches that have been given and not come back. */
+  get underWay(): number {
+    return [...this.#members].reduce((sum, { jobs }) => sum + jobs.length, this.#waiting.length);
+  }
+
   /** Why workers could not start, if any did not. */
   get refusal(): string | undefined {
     return this.#refusal;

@@ -15,9 +15,10 @@ import { opensAgain, type Tokenizer } from "./tokenizer.ts";
 export interface TokenizeOptions {
   readonly tokenizer: Tokenizer;
   /**
-   * Worker threads that tokenize, at most; 0, the default, stands for one per available core. Little text, and text of
-   * a tokenizer that `openTokenizer` has not opened, is tokenized by the calling thread, which gives the event loop a
-   * turn every few milliseconds, or after a document that its tokenizer cannot `cut`.
+   * Threads that tokenize, at most; 0, the default, stands for one per available core. One is a worker; of more, the
+   * calling thread is the last, for text that its tokenizer can `cut`: it feeds the others first and gives the event
+   * loop a turn every few milliseconds. Little text, and text of a tokenizer that `openTokenizer` has not opened, is
+   * tokenized by the calling thread alone, with a turn after each document that cannot be cut.
    */
   readonly tokenizeThreads?: number;
   /** Called after each document, and during a long one. */
@@ -29,6 +30,8 @@ export interface TokenizeOptions {
 const workerBatch = 1 << 17;
 /** Batches per worker between the reader and the writer. */
 const inFlight = 3;
+/** Batches of the calling thread's, far smaller ones, that may wait for those before them. */
+const ownInFlight = 4;
 /** Bytes of text from which a worker pays, and again for each further one: below, its start takes as long. */
 const worthAWorker = 1 << 20;
 /** The same where a document cannot be cut, so that the calling thread would hold the event loop. */
@@ -67,6 +70,7 @@ export async function* tokenize(
         const work = encoder.encode(next.value, signal);
         mayReject(work);
         queue.push(work);
+        if (encoder.isBusy) await work; // one at a time: the event loop has its turn in between
       }
       const first = queue.shift();
       if (!first) break;
@@ -122,38 +126,54 @@ function threadsFor(size: number, { tokenizer, tokenizeThreads = 0 }: TokenizeOp
   return Math.min(threads, worth);
 }
 
-/** Encodes batches by workers once there are some, by the calling thread before and where there are none. */
+/**
+ * Encodes batches by workers once there are some; by the calling thread before, where there are none, and as one of
+ * several.
+ */
 class Encoder {
   readonly #tokenizer: Tokenizer;
   readonly #pool: EncodePool | undefined;
-  readonly #threads: number;
+  readonly #workers: number;
+  readonly #helps: boolean; // whether the calling thread encodes what workers have no hands for
   #slice = 1 << 12; // characters that the calling thread encodes in one go
+  #isOwn = true; // whether the calling thread encodes the next batch
+  #busy = false;
 
   constructor(tokenizer: Tokenizer, threads: number) {
     this.#tokenizer = tokenizer;
-    this.#threads = threads;
-    this.#pool = threads > 0 ? new EncodePool(tokenizer, threads) : undefined;
+    this.#helps = threads > 1 && tokenizer.cut !== undefined;
+    this.#workers = this.#helps ? threads - 1 : threads;
+    this.#pool = threads > 0 ? new EncodePool(tokenizer, this.#workers) : undefined;
   }
 
-  /** Whether workers get the next batch. The calling thread helps out until one is ready, if it can do so in slices. */
+  /** Whether workers take batches. The calling thread does until one is ready, if it can do so in slices. */
   get #byWorkers(): boolean {
     return this.#pool !== undefined && !this.#pool.gone && (this.#pool.ready || !this.#tokenizer.cut);
   }
 
+  /** Characters of the next batch, which is then for workers or for the calling thread. */
   get batchSize(): number {
-    return this.#byWorkers ? workerBatch : this.#slice;
+    this.#isOwn = !this.#byWorkers || (this.#helps && this.#pool!.underWay >= inFlight * this.#workers);
+    return this.#isOwn ? this.#slice : workerBatch;
   }
 
   /** Batches that may be under way. */
   get limit(): number {
-    return this.#byWorkers ? inFlight * this.#threads : 1;
+    return this.#byWorkers ? inFlight * this.#workers + (this.#helps ? ownInFlight : 0) : 1;
+  }
+
+  /** Whether the calling thread has a batch to encode. */
+  get isBusy(): boolean {
+    return this.#busy;
   }
 
   async encode(passages: Passage[], signal?: AbortSignal): Promise<{ passages: Passage[]; batch: EncodedBatch }> {
     const texts = passages.map(({ text }) => text);
-    const byWorker = this.#byWorkers ? await this.#pool!.run(texts) : undefined;
+    this.#busy = this.#isOwn;
+    const byWorker = this.#isOwn ? undefined : await this.#pool!.run(texts);
     if (byWorker) return { passages, batch: byWorker };
     await setImmediate();
+    this.#busy = false;
     return { passages, batch: this.#here(signal?.aborted ? [] : texts) };
   }
 
