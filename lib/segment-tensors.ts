@@ -41,19 +41,12 @@ export function upload(segment: Segment, vocabulary?: number): SegmentTensors {
       );
     }
   }
-  if (vocabulary !== undefined) {
-    checkTokens("source", source, length, vocabulary);
-    checkTokens("target", target, length, vocabulary);
-  }
   const lengths = new Int32Array(2 * batch),
-    scored = new Int32Array(batch);
-  let suffixes = true; // whether padding only follows tokens
-  for (let b = 0; b < batch; b++) {
-    const ofSource = tokensOf(source, b * length, length),
-      ofTarget = tokensOf(target, b * length, length);
-    suffixes &&= ofSource.first === ofSource.all && ofTarget.first === ofTarget.all;
-    [lengths[b], lengths[batch + b], scored[b]] = [ofSource.first, ofTarget.first, ofTarget.all];
-  }
+    scored = new Int32Array(batch),
+    shape = { batch, length, vocabulary };
+  const sourceEnds = countTokens("source", source, shape, lengths.subarray(0, batch));
+  const targetEnds = countTokens("target", target, shape, lengths.subarray(batch), scored);
+  const suffixes = sourceEnds && targetEnds; // whether padding only follows tokens
   return {
     source: Tensor.from(source, [batch, length]),
     target: Tensor.from(target, [batch, length]),
@@ -65,15 +58,44 @@ export function upload(segment: Segment, vocabulary?: number): SegmentTensors {
   };
 }
 
-/** Of `length` numbers from `begin` on: how many tokens come before the first padding, and how many there are. */
-function tokensOf(tokens: Int32Array, begin: number, length: number): { first: number; all: number } {
-  let all = 0,
-    first = length;
-  for (let t = 0; t < length; t++) {
-    if (tokens[begin + t]! > PADDING) all += 1;
-    else if (first === length) first = t;
+interface Shape {
+  readonly batch: number;
+  readonly length: number;
+  readonly vocabulary: number | undefined;
+}
+
+/**
+ * One pass over (B, T) tokens, as plain loops, for it holds JavaScript's thread at every step: checks them, and counts
+ * those before each row's first padding and, where asked for, all of each row. Returns whether padding only follows
+ * tokens.
+ */
+function countTokens(
+  name: string,
+  tokens: Int32Array,
+  { batch, length, vocabulary }: Shape,
+  firsts: Int32Array,
+  all?: Int32Array,
+): boolean {
+  const above = vocabulary ?? 2 ** 31;
+  let suffixes = true;
+  for (let b = 0, at = 0; b < batch; b++) {
+    let count = 0,
+      first = length;
+    for (let t = 0; t < length; t++, at++) {
+      const token = tokens[at]!;
+      if (token > PADDING) {
+        if (token >= above) throw outside(name, tokens, at, length, above);
+        count++;
+      } else {
+        if (token < PADDING && vocabulary !== undefined) throw outside(name, tokens, at, length, above);
+        if (first === length) first = t;
+      }
+    }
+    firsts[b] = first;
+    if (all !== undefined) all[b] = count;
+    if (first !== count) suffixes = false;
   }
-  return { first, all };
+  return suffixes;
 }
 
 /** How many targets of a segment are scored, in all its rows. */
@@ -103,12 +125,13 @@ export function disposeSegment(segment: SegmentTensors): void {
   segment.lengths.dispose();
 }
 
-function checkTokens(name: string, tokens: Int32Array, length: number, vocabulary: number): void {
-  const at = tokens.findIndex((token) => token >= vocabulary || token < PADDING);
-  if (at < 0) return;
-  throw new MemformerError(
+function outside(name: string, tokens: Int32Array, at: number, length: number, vocabulary: number): MemformerError {
+  const token = tokens[at]!,
+    row = Math.floor(at / length),
+    position = at % length;
+  return new MemformerError(
     "TOKEN_RANGE",
-    `${name}: token ${tokens[at]} of row ${Math.floor(at / length)}, position ${at % length} is outside the vocabulary of ${vocabulary}`,
-    { details: { argument: name, token: tokens[at], row: Math.floor(at / length), position: at % length, vocabulary } },
+    `${name}: token ${token} of row ${row}, position ${position} is outside the vocabulary of ${vocabulary}`,
+    { details: { argument: name, token, row, position, vocabulary } },
   );
 }
