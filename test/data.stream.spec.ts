@@ -241,6 +241,20 @@ describe("a token stream", () => {
     expect(count).to.equal(4);
   });
 
+  it("reads the text of each row in one go", async () => {
+    const source = sourceOf([23, 5, 40]);
+    let reads = 0;
+    const counting: TokenSource = {
+      ...source,
+      read: async (...given) => {
+        reads++;
+        return source.read(...given);
+      },
+    };
+    await take(new TokenStream(counting, { lanes: 3, segment: 4 }), 20);
+    expect(reads).to.equal(60);
+  });
+
   it("reads the same from a file larger than its cache as from memory", async () => {
     const folder = mkdtempSync(join(tmpdir(), "memformer-test-"));
     try {

@@ -177,14 +177,21 @@ export class TokenStream implements SegmentStream<StreamPosition> {
     const source = new Int32Array(B * T).fill(PADDING);
     const target = new Int32Array(B * T).fill(PADDING);
     const reset = Uint8Array.from(rows, (row) => (row === undefined || row.start ? 1 : 0));
+    const both = new Int32Array(2 * B * T); // of each row the segment before and this one, as they lie in the document
     await Promise.all(
       rows.map(async (row, b) => {
         const at = b * T;
         if (row === undefined || row.start) source[at] = this.bos;
         if (row === undefined) return;
-        await this.#source.read(row.document, row.from, row.to, target.subarray(at, at + T));
-        if (row.end) target[at + row.to - row.from] = this.bos;
-        if (!row.start) await this.#source.read(row.document, row.from - T, row.from, source.subarray(at, at + T));
+        const { document, from, to } = row;
+        if (row.start) await this.#source.read(document, from, to, target.subarray(at, at + T));
+        else {
+          const place = 2 * at;
+          await this.#source.read(document, from - T, to, both.subarray(place, place + 2 * T));
+          source.set(both.subarray(place, place + T), at);
+          target.set(both.subarray(place + T, place + T + to - from), at);
+        }
+        if (row.end) target[at + to - from] = this.bos;
       }),
     );
     return { batch: B, length: T, source, target, reset };

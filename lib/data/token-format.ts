@@ -112,8 +112,9 @@ export function decodeEnds(path: string, header: TokenHeader, table: BigUint64Ar
 
 /** @throws MemformerError `DATA` if a token read from the file is not one of its documents' ids. */
 export function checkTokens(path: string, header: TokenHeader, tokens: Int32Array): void {
-  const ids = idsInDocuments({ name: header.tokenizer, ...header });
-  for (const token of tokens) {
+  const ids = idsInDocuments(header);
+  for (let i = 0; i < tokens.length; i++) {
+    const token = tokens[i]!;
     if (token >= 0 && token < ids) continue;
     throw bad(path, `is damaged: it holds token ${token}, its ids run from 0 to ${ids - 1}`);
   }

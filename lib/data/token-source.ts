@@ -64,7 +64,7 @@ export function dtypeOf(tokenizer: TokenizerFacts): Dtype {
 }
 
 /** How many ids, from 0, a document may hold. */
-export function idsInDocuments({ bos, vocabulary }: TokenizerFacts): number {
+export function idsInDocuments({ bos, vocabulary }: Pick<TokenizerFacts, "bos" | "vocabulary">): number {
   return bos === vocabulary - 1 ? vocabulary - 1 : vocabulary;
 }
 
