@@ -11,6 +11,7 @@ import { LiveRows } from "./live-rows.ts";
 import { disposeSegment } from "./segment-tensors.ts";
 import type { Segment } from "./segment.ts";
 import { apply, tidy, type Tensor } from "./tensor.ts";
+import { Turns } from "./turns.ts";
 
 export { ABLATIONS, type Ablation } from "./scoring.ts";
 
@@ -93,7 +94,8 @@ export async function evaluate(
     totals = names.map(() => 0);
   const began = performance.now(),
     rows = new LiveRows(stream, wanted.includes("shuffled") ? 2 : 1);
-  const pending: Pending[] = [];
+  const pending: Pending[] = [],
+    turns = new Turns();
   let tokens = 0,
     read = 0,
     state: ScoringState = { memory: model.initialState(stream.lanes), held: [] };
@@ -117,6 +119,7 @@ export async function evaluate(
         segments: Segment[] = [];
       // Rows are dropped between steps: one ends where some are to be, so that scores do not depend on its length.
       while (segments.length < perStep && (segments.length === 0 || !rows.due())) {
+        await turns.take();
         const segment = await stream.next();
         over = segment === undefined;
         if (segment === undefined) break;

@@ -248,6 +248,7 @@ export class Trainer implements Disposable {
       }
     } finally {
       signal?.removeEventListener("abort", abort);
+      await reader.finish();
       await this.#dropAhead();
     }
     // Stopped too late for the last step's own checkpoint: while it was evaluated, or yielded; or the stream has ended.
