@@ -1,9 +1,10 @@
 /**
- * Tokenizing text by a tokenizer.json: MB/s by the calling thread alone, then by 1, 2, ... workers, and how late a
- * timer of 1 ms is meanwhile. Flags: --megabytes 100, --merges 15744 (with the 256 bytes a vocabulary of 16,000),
- * --workers, the most (default: one per core; powers of two before), --rounds 3. MEMFORMER_TEXT names a text file,
- * MEMFORMER_TOKENIZER a tokenizer.json; else the books of @stdlib are repeated with other words in between, and the
- * tokenizer is made of GPT-2's first merges. Each row is a process of its own, so that peak memory is its own.
+ * Tokenizing text by a tokenizer.json: MB/s by the calling thread alone, by a worker, then by 2, 4, ... threads, of
+ * which the calling one is the last; how late a timer of 1 ms is meanwhile. Flags: --megabytes 100, --merges 15744
+ * (with the 256 bytes a vocabulary of 16,000), --threads, the most (default: one per core; powers of two before),
+ * --rounds 3. MEMFORMER_TEXT names a text file, MEMFORMER_TOKENIZER a tokenizer.json; else the books of @stdlib are
+ * repeated with other words in between, and the tokenizer is made of GPT-2's first merges. Each row is a process of its
+ * own, so that peak memory is its own.
  */
 import { spawnSync } from "node:child_process";
 import { closeSync, mkdtempSync, openSync, readFileSync, rmSync, writeFileSync, writeSync } from "node:fs";
@@ -25,7 +26,7 @@ interface Run {
 export async function tokenizing(flags: readonly string[]): Promise<boolean> {
   const rounds = flag(flags, "rounds", 3),
     folder = mkdtempSync(join(tmpdir(), "memformer-bench-"));
-  const most = flag(flags, "workers", availableParallelism());
+  const most = flag(flags, "threads", availableParallelism());
   const counts = [0, ...Array.from({ length: 8 }, (_, i) => 2 ** i).filter((n) => n < most), most];
   try {
     const text =
@@ -41,7 +42,12 @@ export async function tokenizing(flags: readonly string[]): Promise<boolean> {
     const rate = (found: readonly Run[], by: "seconds" | "cpuSeconds"): number =>
       median(found.map((run) => run.bytes / 1e6 / run[by]));
     const rows = runs.map((found, i): Row => ({
-      threads: counts[i] === 0 ? "the calling one" : `${counts[i]} worker${counts[i] === 1 ? "" : "s"}`,
+      threads:
+        counts[i] === 0
+          ? "the calling one"
+          : counts[i] === 1
+            ? "1 worker"
+            : `${counts[i]! - 1} worker${counts[i] === 2 ? "" : "s"} and the calling one`,
       "MB/s": rate(found, "seconds").toFixed(2),
       ratio: (rate(found, "seconds") / rate(runs[0]!, "seconds")).toFixed(2),
       "MB per second of a core": rate(found, "cpuSeconds").toFixed(2),

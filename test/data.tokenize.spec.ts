@@ -113,6 +113,25 @@ describe("tokenizing", () => {
     expect(Buffer.concat(await whole(tokenizer)).equals(Buffer.concat(await whole({ ...tokenizer })))).to.equal(true);
   });
 
+  it("starts a worker for each thread but the calling one, which is the last of several", async () => {
+    let started = 0;
+    const count = (): void => void started++;
+    process.on("worker", count);
+    try {
+      for (const [threads, workers] of [
+        [1, 1],
+        [2, 1],
+        [5, 4],
+      ] as const) {
+        started = 0;
+        await fileOf(lines, tokenizer, threads);
+        expect(started, `${threads} threads`).to.equal(workers);
+      }
+    } finally {
+      process.off("worker", count);
+    }
+  });
+
   it("takes a user's own tokenizer, one wrapped around ours included, on the calling thread", async () => {
     const texts = lines.slice(0, 300);
     let calls = 0;

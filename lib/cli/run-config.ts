@@ -65,7 +65,7 @@ export const runSchema = z.strictObject({
     .int()
     .nonnegative()
     .default(0)
-    .describe("worker threads that tokenize new text; 0: one per available core"),
+    .describe("threads that tokenize new text; 0: one per available core"),
 });
 
 /** Vocabulary and BOS follow from the tokenizer. */

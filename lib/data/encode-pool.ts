@@ -7,8 +7,11 @@ import type { EncodeAnswer, EncodeTask } from "./encode-worker.ts";
 import { arrays, dtypeOf } from "./token-source.ts";
 import type { Tokenizer } from "./tokenizer.ts";
 
-/** Batches a worker is given at once: one to work on, one so that it need not wait. */
-const ahead = 2;
+/**
+ * Batches a worker is given at once: one to work on, and others so that it need not wait while the calling thread is
+ * busy.
+ */
+const ahead = 3;
 
 interface Job {
   readonly texts: readonly string[];

@@ -26,22 +26,25 @@ export interface TokenizeOptions {
   readonly signal?: AbortSignal;
 }
 
-/** Characters in a worker's batch: some 20 ms of its time. */
-const workerBatch = 1 << 17;
+/**
+ * Characters in a worker's batch: some 6 ms of its time, so that one is always at hand while the calling thread is
+ * busy.
+ */
+const workerBatch = 1 << 18;
 /** Batches per worker between the reader and the writer. */
 const inFlight = 3;
 /** Batches of the calling thread's, far smaller ones, that may wait for those before them. */
-const ownInFlight = 4;
+const ownInFlight = 16;
 /** Bytes of text from which a worker pays, and again for each further one: below, its start takes as long. */
 const worthAWorker = 1 << 20;
 /** The same where a document cannot be cut, so that the calling thread would hold the event loop. */
 const worthAWorkerUncut = 1 << 14;
 /** Milliseconds of encoding after which the calling thread gives the event loop a turn. */
-const slice = 4;
+const slice = 3;
 
 /**
- * Tokenizes documents. At most three batches of 2^17 characters per worker, or as many documents that cannot be cut,
- * are in memory at a time.
+ * Tokenizes documents. At most three batches of 2^18 characters per worker, or as many documents that cannot be cut,
+ * and sixteen smaller ones of the calling thread's are in memory at a time.
  * @param size bytes of text, about.
  * @throws MemformerError what `documents` throws; `ABORTED` by the signal; what the tokenizer throws, else `DATA`,
  * naming the document; `TOKEN_RANGE` for an id that belongs in no document.
