@@ -17,7 +17,7 @@ export interface Passage {
 }
 
 /** Milliseconds after which the event loop gets a turn. */
-const patience = 4;
+const patience = 2;
 
 /**
  * Passages in batches of about `size()` characters, asked anew for each batch. A document is cut only where the

@@ -40,7 +40,7 @@ const worthAWorker = 1 << 20;
 /** The same where a document cannot be cut, so that the calling thread would hold the event loop. */
 const worthAWorkerUncut = 1 << 14;
 /** Milliseconds of encoding after which the calling thread gives the event loop a turn. */
-const slice = 3;
+const slice = 2;
 
 /**
  * Tokenizes documents. At most three batches of 2^18 characters per worker, or as many documents that cannot be cut,
