@@ -1,11 +1,7 @@
 /** Command-line options made out of zod schemas: name, type, default, choices and help are written once, there. */
 import { InvalidArgumentError, Option, type Command } from "commander";
 import { z } from "zod";
-
-/** `encoderLayers` → `encoder-layers`. */
-export function flagName(key: string): string {
-  return key.replace(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`);
-}
+import { flagName } from "./flags.ts";
 
 /**
  * Adds an option for every key of `schema`. Options carry no default of their own, so that what `command.opts()` holds
@@ -16,13 +12,6 @@ export function addOptions(command: Command, schema: z.ZodObject, group: string)
     for (const option of optionsFor(flagName(key), field as z.ZodType))
       command.addOption(option.helpGroup(`${group}:`));
   }
-}
-
-/** Of `values`, those that `schema` has a key for. */
-export function pick(schema: z.ZodObject, values: Readonly<Record<string, unknown>>): Record<string, unknown> {
-  return Object.fromEntries(
-    Object.entries(values).filter(([key, value]) => key in schema.shape && value !== undefined),
-  );
 }
 
 function optionsFor(flag: string, field: z.ZodType): Option[] {

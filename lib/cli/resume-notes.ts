@@ -2,7 +2,7 @@
 import { formatNumber } from "../log/format.ts";
 import { learningRate } from "../schedule.ts";
 import { trainSchema, type TrainConfig } from "../train-config.ts";
-import { flagName } from "./options.ts";
+import { flagName } from "./flags.ts";
 import type { RunIdentity } from "./run-identity.ts";
 
 /** Sentences for a run that goes on after step `start`; `had`: the options of training that its `run.json` holds. */

@@ -9,7 +9,7 @@ import { MemformerError } from "../errors.ts";
 import type { DeviceName } from "../native/cuda.ts";
 import { parseOptions } from "../options.ts";
 import { trainSchema, type TrainConfig } from "../train-config.ts";
-import { pick } from "./options.ts";
+import { pick } from "./flags.ts";
 
 export const runSchema = z.strictObject({
   data: z

@@ -4,7 +4,7 @@ import { plainOptions } from "../config.ts";
 import { datasetNames } from "../data/index.ts";
 import { MemformerError } from "../errors.ts";
 import { RUN } from "./model-folder.ts";
-import { flagName } from "./options.ts";
+import { flagName } from "./flags.ts";
 import { fromFile, fromFlags, runSchema, settle, shapeSchema, type Given, type RunSettings } from "./run-config.ts";
 
 /** Flags win over the file, and with `resume` both over what the run has had so far. Throws CHECKPOINT_MISMATCH. */
