@@ -1,8 +1,8 @@
 /**
- * What it costs to drive training from JavaScript: the same MRBP steps, windows back to back, driven by lib/mrbp.ts and
- * by C++ inside the engine, in turns. On a GPU the two configurations of `bench -- cuda`, else one that fits a CPU.
- * Exit code 1 when JavaScript's takes over 3 % more.   [--batches 1,16,64] [--configurations wiki,mnist] [--windows 20]
- * [--rounds 5]
+ * What it costs to drive training from JavaScript: the same MRBP steps, windows back to back, driven by
+ * lib/gradients/mrbp.ts and by C++ inside the engine, in turns. On a GPU the two configurations of `bench -- cuda`,
+ * else one that fits a CPU. Exit code 1 when JavaScript's takes over 3 % more.   [--batches 1,16,64] [--configurations
+ * wiki,mnist] [--windows 20] [--rounds 5]
  */
 import { AdamW, Memformer, type ModelOptions, synchronize } from "../lib/index.ts";
 import { configurations } from "./support/configurations.ts";

@@ -1,9 +1,9 @@
 /**
  * memformer: a transformer with a memory of constant size, trained through long time. Importing loads nothing native.
  */
-export { bptt } from "./bptt.ts";
+export { bptt } from "./gradients/bptt.ts";
 export type { TokenizerTexts } from "./checkpoint/model-folder.ts";
-export { checkpointing } from "./checkpointing.ts";
+export { checkpointing } from "./gradients/checkpointing.ts";
 export {
   modelConfig,
   modelSchema,
@@ -12,7 +12,7 @@ export {
   type ModelConfig,
   type ModelOptions,
   type PresetName,
-} from "./config.ts";
+} from "./model/config.ts";
 export * from "./data/index.ts";
 export { findings, type Findings, type Verdict } from "./diagnose/findings.ts";
 export {
@@ -25,7 +25,14 @@ export {
   type MemoryMeasure,
 } from "./diagnose/measure.ts";
 export { MemformerError, isMemformerError, type ErrorCode } from "./errors.ts";
-export { ABLATIONS, evaluate, type Ablation, type EvaluateOptions, type Evaluation, type Score } from "./evaluate.ts";
+export {
+  ABLATIONS,
+  evaluate,
+  type Ablation,
+  type EvaluateOptions,
+  type Evaluation,
+  type Score,
+} from "./evaluate/evaluate.ts";
 export {
   importLucidrains,
   importSchema,
@@ -33,13 +40,13 @@ export {
   type ImportedTensor,
   type ImportOptions,
 } from "./import/lucidrains.ts";
-export { gradientMethods, type GradientMethodName } from "./methods.ts";
-export { inMicroBatches } from "./micro-batch.ts";
-export { Memformer, type CreateOptions, type LoadOptions, type Observed, type Parameter } from "./model.ts";
-export { mrbp } from "./mrbp.ts";
+export { gradientMethods, type GradientMethodName } from "./gradients/methods.ts";
+export { inMicroBatches } from "./gradients/micro-batch.ts";
+export { Memformer, type CreateOptions, type LoadOptions, type Observed, type Parameter } from "./model/memformer.ts";
+export { mrbp } from "./gradients/mrbp.ts";
 export type { Device, DeviceName } from "./native/cuda.ts";
-export { AdamW, type AdamWOptions } from "./optimizer.ts";
-export type { Recurrence, Replayed, State, Step, StepOptions } from "./recurrence.ts";
+export { AdamW, type AdamWOptions } from "./train/optimizer.ts";
+export type { Recurrence, Replayed, State, Step, StepOptions } from "./model/recurrence.ts";
 export {
   cancellable,
   memory,
@@ -51,16 +58,16 @@ export {
   type MemoryUse,
   type RuntimeFacts,
   type RuntimeOptions,
-} from "./runtime.ts";
-export { sampler, type Sampler, type SampleOptions } from "./sample.ts";
-export { learningRate, type Schedule } from "./schedule.ts";
-export { disposeSegment, upload, type SegmentTensors } from "./segment-tensors.ts";
-export { PADDING, type Segment } from "./segment.ts";
-export type { Scored, ScoringState } from "./scoring.ts";
-export { Session, type GenerateOptions } from "./session.ts";
-export { apply, backward, op, opList, Tensor, tidy, type DType, type NumberArray } from "./tensor.ts";
-export { trainSchema, type TrainConfig, type TrainOptions } from "./train-config.ts";
-export { Trainer, type RunOptions, type TrainStep } from "./train.ts";
+} from "./engine/runtime.ts";
+export { sampler, type Sampler, type SampleOptions } from "./generate/sample.ts";
+export { learningRate, type Schedule } from "./train/schedule.ts";
+export { disposeSegment, upload, type SegmentTensors } from "./model/segment-tensors.ts";
+export { PADDING, type Segment } from "./data/segment.ts";
+export type { Scored, ScoringState } from "./model/scoring.ts";
+export { Session, type GenerateOptions } from "./generate/session.ts";
+export { apply, backward, op, opList, Tensor, tidy, type DType, type NumberArray } from "./engine/tensor.ts";
+export { trainSchema, type TrainConfig, type TrainOptions } from "./train/config.ts";
+export { Trainer, type RunOptions, type TrainStep } from "./train/trainer.ts";
 export {
   lossWeights,
   segmentSeed,
@@ -68,4 +75,4 @@ export {
   type LossWeights,
   type WindowOptions,
   type WindowResult,
-} from "./window.ts";
+} from "./gradients/window.ts";

@@ -13,9 +13,9 @@ await main(async () => {
   const { values } = parseArgs({
     options: { out: { type: "string" }, "loader-out": { type: "string" }, debug: { type: "boolean", default: false } },
   });
-  const { buildNative } = await fromDist("native/build.js");
-  const { cudaHalf } = await fromDist("native/layout.js");
-  const { reportTo } = await fromDist("native/libtorch/report.js");
+  const { buildNative } = await fromDist("toolchain/build.js");
+  const { cudaHalf } = await fromDist("toolchain/layout.js");
+  const { reportTo } = await fromDist("toolchain/libtorch/report.js");
   const { folder, seconds } = await buildNative({ debug: values.debug, report: reportTo(process.stderr) });
   const out = values.out === undefined ? folder : resolve(values.out);
   const places = { "memformer.node": out, [cudaHalf]: out, "loader.node": resolve(values["loader-out"] ?? out) };

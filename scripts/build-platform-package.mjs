@@ -93,7 +93,7 @@ async function build() {
       out: { type: "string", default: "out/release" },
     },
   });
-  const { resolveLibtorch } = await fromDist("native/libtorch/resolve.js");
+  const { resolveLibtorch } = await fromDist("toolchain/libtorch/resolve.js");
   const libtorch = resolveLibtorch({ libtorch: values.libtorch, variant: "cpu" });
   const licences = licencesOf(libtorch.root, values.licences);
   const out = resolve(root, values.out);

@@ -49,7 +49,7 @@ mocha() { run_node node_modules/mocha/bin/mocha.js --no-config --reporter script
 build() {
   if [ -d node_modules/typescript ]; then
     "$node" node_modules/typescript/bin/tsc -p tsconfig.build.json || return 1
-  elif [ ! -f dist/native/build.js ]; then
+  elif [ ! -f dist/toolchain/build.js ]; then
     echo "neither node_modules/typescript nor dist/ is here: compile lib/ first (npm run build:ts) and bring dist/ along" >&2
     return 1
   fi

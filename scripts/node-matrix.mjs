@@ -9,7 +9,7 @@ import { dirname, join } from "node:path";
 import { fail, fromDist, main, root } from "./dist.mjs";
 
 const pins = JSON.parse(readFileSync(join(root, "third_party/node.json"), "utf8"));
-const { cacheFolder } = await fromDist("native/libtorch/cache.js");
+const { cacheFolder } = await fromDist("toolchain/libtorch/cache.js");
 const nodes = join(dirname(cacheFolder()), "node");
 
 await main(async () => {

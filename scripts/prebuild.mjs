@@ -13,8 +13,8 @@ import { fromDist, main, root } from "./dist.mjs";
 
 await main(async () => {
   const { values } = parseArgs({ options: { libtorch: { type: "string", multiple: true } } });
-  const { resolveLibtorch } = await fromDist("native/libtorch/resolve.js");
-  const { minorVersion } = await fromDist("native/libtorch/pin.js");
+  const { resolveLibtorch } = await fromDist("toolchain/libtorch/resolve.js");
+  const { minorVersion } = await fromDist("toolchain/libtorch/pin.js");
   const target = `${process.platform}-${process.arch}`;
   for (const named of values.libtorch ?? [undefined]) {
     const libtorch = resolveLibtorch({ libtorch: named });

@@ -2,11 +2,11 @@
 import { fromDist, main } from "./dist.mjs";
 
 await main(async () => {
-  const { resolveLibtorch } = await fromDist("native/libtorch/resolve.js");
-  const { setup } = await fromDist("native/libtorch/setup.js");
+  const { resolveLibtorch } = await fromDist("toolchain/libtorch/resolve.js");
+  const { setup } = await fromDist("toolchain/libtorch/setup.js");
   const { probeLibtorch } = await fromDist("native/probe.js");
-  const { reportTo } = await fromDist("native/libtorch/report.js");
-  const { buildFolder, buildNative, staleness } = await fromDist("native/build.js");
+  const { reportTo } = await fromDist("toolchain/libtorch/report.js");
+  const { buildFolder, buildNative, staleness } = await fromDist("toolchain/build.js");
   const report = reportTo(process.stderr);
 
   const libtorch = await resolveOrFetch();

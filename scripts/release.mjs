@@ -105,7 +105,7 @@ async function compileAll() {
 }
 
 async function pinnedLibtorches() {
-  const { cacheFolder } = await fromDist("native/libtorch/cache.js");
+  const { cacheFolder } = await fromDist("toolchain/libtorch/cache.js");
   const pins = Object.entries(readJson("third_party/libtorch.json").pins);
   const absent = pins.filter(([name]) => !existsSync(join(cacheFolder(), name)));
   const lines = absent.map(

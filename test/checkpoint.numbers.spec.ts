@@ -1,7 +1,7 @@
 /** Numbers on their way out of a checkpoint: half precision widened, views gathered. */
 import { expect } from "chai";
 import fc from "fast-check";
-import { gathered, StridedTensor } from "../lib/checkpoint/strided.ts";
+import { gathered, StridedTensor } from "../lib/checkpoint/pytorch/strided.ts";
 import { widened } from "../lib/checkpoint/widen.ts";
 import { numbersOf } from "./support/host-numbers.ts";
 

@@ -310,8 +310,13 @@ describe("a checkpoint store", () => {
 /** Compiles what the store needs, so that thirty children start without a TypeScript loader. */
 async function compileInto(folder: string): Promise<void> {
   await writeFile(join(folder, "package.json"), '{"type":"module"}');
-  await mkdir(join(folder, "checkpoint"));
-  const sources = ["errors.ts", ...(await readdir(join(LIB, "checkpoint"))).map((name) => `checkpoint/${name}`)];
+  const rooms = ["files", "checkpoint"];
+  const sources = ["errors.ts", "io-error.ts"];
+  for (const room of rooms) {
+    await mkdir(join(folder, room));
+    const names = (await readdir(join(LIB, room))).filter((name) => name.endsWith(".ts"));
+    sources.push(...names.map((name) => `${room}/${name}`));
+  }
   for (const source of sources) {
     const { outputText } = ts.transpileModule(await readFile(join(LIB, source), "utf8"), {
       compilerOptions: {

@@ -3,7 +3,7 @@ import fc from "fast-check";
 import { cp, rm, writeFile } from "node:fs/promises";
 import { gzipSync } from "node:zlib";
 import { Memformer, openTokenizer, tokensInMemory, type Evaluation } from "../lib/index.ts";
-import { evaluateSource } from "../lib/cli/held-out.ts";
+import { evaluateSource } from "../lib/evaluate/source.ts";
 import { Bench, tiny, type Outcome } from "./support/run-cli.ts";
 
 describe("memformer evaluate, generate, inspect", function () {

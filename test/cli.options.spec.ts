@@ -2,8 +2,8 @@ import { expect } from "chai";
 import { Command } from "commander";
 import { z } from "zod";
 import { addOptions } from "../lib/cli/options.ts";
-import { fromFlags, runSchema, settle, shapeSchema } from "../lib/cli/run-config.ts";
-import { trainSchema } from "../lib/train-config.ts";
+import { fromFlags, runSchema, settle, shapeSchema } from "../lib/run/config.ts";
+import { trainSchema } from "../lib/train/config.ts";
 
 describe("command-line options from schemas", () => {
   const parse = (schema: z.ZodObject, ...args: string[]): Record<string, unknown> => {

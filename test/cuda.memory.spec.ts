@@ -14,7 +14,7 @@ import {
   tidy,
   trimMemory,
 } from "../lib/index.ts";
-import { activationBytes } from "../lib/together.ts";
+import { activationBytes } from "../lib/model/together.ts";
 import { describeOnGpu, GPU, toGpu } from "./support/gpu.ts";
 import { randomWindow, relativeError, takeGradients, tinyModel } from "./support/models.ts";
 

@@ -1,7 +1,7 @@
 /** Byte-pair merging gives what its definition says, for the few symbols of a word and for many. */
 import { expect } from "chai";
 import fc from "fast-check";
-import { mergePairs, type Merges } from "../lib/data/bpe.ts";
+import { mergePairs, type Merges } from "../lib/data/tokenizers/bpe.ts";
 
 /** The definition: again and again the pair of the lowest rank, the leftmost of equals. */
 function byDefinition(symbols: readonly number[], merges: Merges): number[] {

@@ -8,7 +8,7 @@ import { join } from "node:path";
 import { expect } from "chai";
 import fc from "fast-check";
 import { openTokenizer } from "../lib/data/index.ts";
-import { patternsOfWords } from "../lib/data/text-cuts.ts";
+import { patternsOfWords } from "../lib/data/tokenizers/text-cuts.ts";
 import { byteLevelJson } from "./support/byte-level.ts";
 
 const sample =

@@ -1,6 +1,6 @@
 import { expect } from "chai";
 import { RecallStream, type RecallOptions, type RecallPosition } from "../lib/data/index.ts";
-import { PADDING, type Segment } from "../lib/segment.ts";
+import { PADDING, type Segment } from "../lib/data/segment.ts";
 
 function failure(action: () => unknown): { code?: string; message: string } {
   try {

@@ -17,7 +17,7 @@ import {
   type TokenSource,
   type TokenStreamOptions,
 } from "../lib/data/index.ts";
-import { PADDING, type Segment } from "../lib/segment.ts";
+import { PADDING, type Segment } from "../lib/data/segment.ts";
 
 const BOS = 256;
 

@@ -1,8 +1,8 @@
 import { expect } from "chai";
-import { createDecoder } from "../lib/data/json-decoders.ts";
-import type { Component } from "../lib/data/json-format.ts";
-import { createNormalizer } from "../lib/data/json-normalizers.ts";
-import { createPreTokenizer } from "../lib/data/json-pretokenizers.ts";
+import { createDecoder } from "../lib/data/tokenizers/json/decoders.ts";
+import type { Component } from "../lib/data/tokenizers/json/format.ts";
+import { createNormalizer } from "../lib/data/tokenizers/json/normalizers.ts";
+import { createPreTokenizer } from "../lib/data/tokenizers/json/pretokenizers.ts";
 import reference from "./fixtures/tokenizers/components.json" with { type: "json" };
 
 type Cases<T> = [Component, T[]][];

@@ -2,7 +2,7 @@ import { expect } from "chai";
 import { readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
-import { toldError } from "../lib/native/told-error.ts";
+import { toldError } from "../lib/toolchain/told-error.ts";
 
 const root = fileURLToPath(new URL("../", import.meta.url));
 const page = readFileSync(join(root, "docs/troubleshooting.md"), "utf8");

@@ -2,8 +2,8 @@ import { expect } from "chai";
 import { readFileSync } from "node:fs";
 import { writeFile } from "node:fs/promises";
 import { fileURLToPath } from "node:url";
-import { modelSchema } from "../lib/config.ts";
-import { trainSchema } from "../lib/train-config.ts";
+import { modelSchema } from "../lib/model/config.ts";
+import { trainSchema } from "../lib/train/config.ts";
 import { Bench } from "./support/run-cli.ts";
 
 const page = readFileSync(new URL("../docs/migration.md", import.meta.url), "utf8");

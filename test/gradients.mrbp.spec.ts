@@ -14,7 +14,7 @@ import {
   type Tensor,
   type WindowOptions,
 } from "../lib/index.ts";
-import { stepWeights } from "../lib/window.ts";
+import { stepWeights } from "../lib/gradients/window.ts";
 import { carried, errors, gather, type Gathered } from "./support/gather.ts";
 import {
   bits,

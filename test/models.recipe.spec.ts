@@ -3,8 +3,8 @@ import { mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { bptt, Memformer, modelSchema, mrbp, plainOptions, Session, type Segment } from "../lib/index.ts";
-import { horizonOf } from "../lib/horizon.ts";
-import { trainSchema } from "../lib/train-config.ts";
+import { horizonOf } from "../lib/train/horizon.ts";
+import { trainSchema } from "../lib/train/config.ts";
 import { gather } from "./support/gather.ts";
 import { perturb, recipeOptions, tinyModel } from "./support/models.ts";
 

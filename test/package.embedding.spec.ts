@@ -2,8 +2,8 @@ import { expect } from "chai";
 import { build } from "esbuild";
 import { dirname, join, resolve } from "node:path";
 import { fileURLToPath } from "node:url";
-import { cacheFolder } from "../lib/native/libtorch/cache.ts";
-import { resolveLibtorch } from "../lib/native/libtorch/resolve.ts";
+import { cacheFolder } from "../lib/toolchain/libtorch/cache.ts";
+import { resolveLibtorch } from "../lib/toolchain/libtorch/resolve.ts";
 import { Consumer, type Output } from "./support/consumer.ts";
 import { nodes } from "./support/nodes.ts";
 

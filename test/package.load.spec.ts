@@ -6,12 +6,12 @@ import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { isMemformerError, type MemformerError } from "../lib/errors.ts";
 import { findBinary } from "../lib/native/binary.ts";
-import { buildFolder } from "../lib/native/build.ts";
-import { resolveLibtorch } from "../lib/native/libtorch/resolve.ts";
+import { buildFolder } from "../lib/toolchain/build.ts";
+import { resolveLibtorch } from "../lib/toolchain/libtorch/resolve.ts";
 import { requireMachine } from "../lib/native/load.ts";
 import { remediesFor } from "../lib/native/load-remedies.ts";
 import { demands, thisMachine, type Machine } from "../lib/native/platform.ts";
-import { toldError } from "../lib/native/told-error.ts";
+import { toldError } from "../lib/toolchain/told-error.ts";
 import { libtorchFiles, scratchFolder, writeFiles } from "./support/fake-libtorch.ts";
 
 const root = fileURLToPath(new URL("../", import.meta.url));

@@ -2,7 +2,7 @@
 import { expect } from "chai";
 import fc from "fast-check";
 import { disposeSegment, upload, type Segment } from "../lib/index.ts";
-import { scoredTargets } from "../lib/segment-tensors.ts";
+import { scoredTargets } from "../lib/model/segment-tensors.ts";
 import { failure } from "./support/runs.ts";
 
 const segmentOf = (batch: number, length: number, source: readonly number[], target: readonly number[]): Segment => ({

@@ -11,9 +11,9 @@ import {
 } from "node:fs";
 import { dirname, join } from "node:path";
 import { isMemformerError, type MemformerError } from "../lib/errors.ts";
-import { buildNative, readBuild, staleness } from "../lib/native/build.ts";
+import { buildNative, readBuild, staleness } from "../lib/toolchain/build.ts";
 import { doctor, isHealthy } from "../lib/native/doctor.ts";
-import { resolveLibtorch } from "../lib/native/libtorch/resolve.ts";
+import { resolveLibtorch } from "../lib/toolchain/libtorch/resolve.ts";
 import { libtorchFiles, scratchFolder, writeFiles } from "./support/fake-libtorch.ts";
 
 describe("memformer build", () => {

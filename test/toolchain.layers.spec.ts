@@ -27,8 +27,8 @@ describe("the layer check", () => {
 
   it("is content with imports that go down", () => {
     const result = check({
-      "test/a.spec.ts": 'import { x } from "../lib/mrbp.ts";\n',
-      "lib/mrbp.ts": 'import { addon } from "./native/addon.ts";\nimport { log } from "./log/lines.ts";\n',
+      "test/a.spec.ts": 'import { x } from "../lib/gradients/mrbp.ts";\n',
+      "lib/gradients/mrbp.ts": 'import { addon } from "./native/addon.ts";\nimport { log } from "./log/lines.ts";\n',
       "lib/native/addon.ts": `const file = "x";\n${loading}("./memformer.node");\n`,
       "lib/cli/main.ts": 'import { register } from "./train.ts";\n',
       "native/napi/a.cpp": '#include "engine/b.h"\n#include "core/c.h"\n#include <napi.h>\n',

@@ -2,7 +2,7 @@ import { expect } from "chai";
 import { mkdirSync, rmSync } from "node:fs";
 import { join } from "node:path";
 import { MemformerError } from "../lib/errors.ts";
-import { resolveLibtorch, type ResolveOptions } from "../lib/native/libtorch/resolve.ts";
+import { resolveLibtorch, type ResolveOptions } from "../lib/toolchain/libtorch/resolve.ts";
 import { fakePython, libtorchFiles, scratchFolder, writeFiles } from "./support/fake-libtorch.ts";
 
 describe("finding LibTorch", () => {

@@ -6,8 +6,8 @@ import { connect, type AddressInfo } from "node:net";
 import { hostname } from "node:os";
 import { join } from "node:path";
 import { isMemformerError, type MemformerError } from "../lib/errors.ts";
-import { resolveLibtorch } from "../lib/native/libtorch/resolve.ts";
-import { setup, type SetupOptions, type SetupResult } from "../lib/native/libtorch/setup.ts";
+import { resolveLibtorch } from "../lib/toolchain/libtorch/resolve.ts";
+import { setup, type SetupOptions, type SetupResult } from "../lib/toolchain/libtorch/setup.ts";
 import {
   cudaPins,
   cudaWheel,
@@ -474,7 +474,7 @@ describe("memformer setup", () => {
         response.writeHead(200, { "content-length": bytes.length }).write(bytes.subarray(0, 20_000));
       });
       const program =
-        `import { setup } from ${JSON.stringify(new URL("../lib/native/libtorch/setup.ts", import.meta.url).href)};` +
+        `import { setup } from ${JSON.stringify(new URL("../lib/toolchain/libtorch/setup.ts", import.meta.url).href)};` +
         `await setup({ pins: ${JSON.stringify(pinsFor(bytes, server.url))}, report: (e) => typeof e !== "string" && console.log(e.done) });`;
       const child = spawn(process.execPath, ["--import", "tsx", "--input-type=module", "-e", program], {
         env: { ...process.env, ...env, PATH: process.env["PATH"] },

@@ -3,7 +3,7 @@ import { spawnSync } from "node:child_process";
 import { chmod, mkdir, readdir, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { CheckpointStore, verify } from "../lib/checkpoint/folder.ts";
-import { makeFolder, makeFolderSync } from "../lib/checkpoint/make-folder.ts";
+import { makeFolder, makeFolderSync } from "../lib/files/make-folder.ts";
 import { openTokenizer, prepareCorpus, Trainer } from "../lib/index.ts";
 import { RunLog } from "../lib/log/run-log.ts";
 import { contents, failure, runModel, task, temporary, train } from "./support/runs.ts";

@@ -1,6 +1,6 @@
 import { expect } from "chai";
-import { modelConfig, presets } from "../lib/config.ts";
-import { segmentsTogether } from "../lib/together.ts";
+import { modelConfig, presets } from "../lib/model/config.ts";
+import { segmentsTogether } from "../lib/model/together.ts";
 
 const GiB = 2 ** 30;
 

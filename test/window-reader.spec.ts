@@ -2,7 +2,7 @@
 import { setImmediate } from "node:timers/promises";
 import { expect } from "chai";
 import { evaluate, type Segment, type SegmentStream } from "../lib/index.ts";
-import { WindowReader } from "../lib/window-reader.ts";
+import { WindowReader } from "../lib/train/window-reader.ts";
 import { runModel } from "./support/runs.ts";
 
 /** A stream of so many segments that are there at once, each after a millisecond of work. */

@@ -12,8 +12,15 @@
 import { readdir, readFile, rename } from "node:fs/promises";
 import { basename, dirname, join, resolve } from "node:path";
 import { knownOptions, MemformerError } from "../errors.ts";
-import { fillFolder, removeFolder, sweepPartials, syncFolder, writeFileAtomic, type FileWriter } from "./atomic.ts";
-import { errnoOf, withIoErrors } from "./io-error.ts";
+import {
+  fillFolder,
+  removeFolder,
+  sweepPartials,
+  syncFolder,
+  writeFileAtomic,
+  type FileWriter,
+} from "../files/atomic.ts";
+import { errnoOf, withIoErrors } from "../io-error.ts";
 import { MANIFEST, wholeManifest, writeManifest } from "./manifest.ts";
 
 export { verify } from "./manifest.ts";

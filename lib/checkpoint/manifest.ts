@@ -6,7 +6,7 @@ import { createHash } from "node:crypto";
 import { open, readFile, stat, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { MemformerError } from "../errors.ts";
-import { withIoErrors } from "./io-error.ts";
+import { withIoErrors } from "../io-error.ts";
 
 export const MANIFEST = "manifest.json";
 const FORMAT = "memformer-checkpoint";

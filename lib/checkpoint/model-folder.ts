@@ -8,8 +8,8 @@
 import { readdir, readFile, readlink, realpath, rename, rm, stat, writeFile } from "node:fs/promises";
 import { basename, dirname, join, resolve } from "node:path";
 import { MemformerError } from "../errors.ts";
-import { fillFolder, sweepPartials, syncFolder, type FileWriter } from "./atomic.ts";
-import { errnoOf, withIoErrors } from "./io-error.ts";
+import { fillFolder, sweepPartials, syncFolder, type FileWriter } from "../files/atomic.ts";
+import { errnoOf, withIoErrors } from "../io-error.ts";
 import { openSafetensors, writeSafetensors, type SafetensorsFile, type TensorEntry } from "./safetensors.ts";
 
 export const FORMAT = "memformer";

@@ -5,7 +5,7 @@
  */
 import { MemformerError } from "../errors.ts";
 import { tensorBytes, type DType } from "./host-tensor.ts";
-import { duplicateKey } from "./json-keys.ts";
+import { duplicateKey } from "../files/json-keys.ts";
 
 /** Where a tensor lies; `begin` and `end` count from the first byte of data. */
 export interface TensorPlace {

@@ -2,9 +2,9 @@
 import { constants } from "node:fs";
 import { open, type FileHandle } from "node:fs/promises";
 import { MemformerError } from "../errors.ts";
-import { writeFileAtomic } from "./atomic.ts";
+import { writeFileAtomic } from "../files/atomic.ts";
 import { ITEM_BYTES, tensorBytes, type DType, type HostTensor } from "./host-tensor.ts";
-import { withIoErrors } from "./io-error.ts";
+import { withIoErrors } from "../io-error.ts";
 import { decodeHeader, encodeHeader, MAX_HEADER_BYTES, type Header, type TensorPlace } from "./safetensors-header.ts";
 
 /** One tensor to be written: what the header says of it, and its bytes, asked for when their turn comes. */

@@ -1,6 +1,6 @@
 import { InvalidArgumentError, type Command } from "commander";
-import { buildNative } from "../native/build.ts";
-import { reportTo } from "../native/libtorch/report.ts";
+import { buildNative } from "../toolchain/build.ts";
+import { reportTo } from "../toolchain/libtorch/report.ts";
 
 interface Options {
   readonly libtorch?: string;

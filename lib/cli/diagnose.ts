@@ -3,18 +3,18 @@ import { writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import type { Command } from "commander";
 import { z } from "zod";
-import { withIoErrors } from "../checkpoint/io-error.ts";
-import { makeFolder } from "../checkpoint/make-folder.ts";
+import { withIoErrors } from "../io-error.ts";
+import { makeFolder } from "../files/make-folder.ts";
 import { findings } from "../diagnose/findings.ts";
 import { measure } from "../diagnose/measure.ts";
 import { page } from "../diagnose/page.ts";
 import { dataOf, dataSchema, passSchema } from "./evaluate.ts";
-import { findModel, openModel, runOf } from "./model-folder.ts";
-import { pick } from "./flags.ts";
+import { findModel, openModel, runOf } from "../run/folder.ts";
+import { pick } from "../run/flags.ts";
 import { addOptions } from "./options.ts";
 import { print } from "./output.ts";
-import { fromFlags, settle } from "./run-config.ts";
-import { openRunData } from "./run-data.ts";
+import { fromFlags, settle } from "../run/config.ts";
+import { openRunData } from "../run/data.ts";
 
 const diagnoseSchema = z.strictObject({
   split: passSchema.shape.split,

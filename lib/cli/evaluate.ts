@@ -2,17 +2,17 @@
 import type { Command } from "commander";
 import { z } from "zod";
 import type { Dataset } from "../data/index.ts";
-import { ABLATIONS, type Ablation, type Score } from "../evaluate.ts";
+import { ABLATIONS, type Ablation, type Score } from "../evaluate/evaluate.ts";
 import { formatDuration, formatNumber } from "../log/format.ts";
-import { evaluateSource, type Scored } from "./held-out.ts";
-import { catchInterrupts } from "./interrupt.ts";
-import { findModel, openModel, runOf } from "./model-folder.ts";
-import { pick } from "./flags.ts";
+import { evaluateSource, type Scored } from "../evaluate/source.ts";
+import { catchInterrupts } from "../run/interrupt.ts";
+import { findModel, openModel, runOf } from "../run/folder.ts";
+import { pick } from "../run/flags.ts";
 import { addOptions } from "./options.ts";
 import { print } from "./output.ts";
-import { fromFlags, runSchema, settle, type Given } from "./run-config.ts";
-import { identityOfRun } from "./run-identity.ts";
-import { openHeldOutOf } from "./run-text.ts";
+import { fromFlags, runSchema, settle, type Given } from "../run/config.ts";
+import { identityOfRun } from "../run/identity.ts";
+import { openHeldOutOf } from "../run/text.ts";
 import { table } from "./table.ts";
 
 export const dataSchema = runSchema.pick({

@@ -2,11 +2,11 @@
 import { InvalidArgumentError, type Command } from "commander";
 import { z } from "zod";
 import { readWholeText } from "../data/whole-text.ts";
-import { Session } from "../session.ts";
-import { findModel, modelName, openModel } from "./model-folder.ts";
+import { Session } from "../generate/session.ts";
+import { findModel, modelName, openModel } from "../run/folder.ts";
 import { addOptions } from "./options.ts";
 import { print } from "./output.ts";
-import { runSchema } from "./run-config.ts";
+import { runSchema } from "../run/config.ts";
 
 const generateSchema = z.strictObject({
   prompt: z.string().optional().describe("the text to continue; - reads it from the standard input; default: none"),

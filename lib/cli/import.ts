@@ -1,7 +1,7 @@
 import type { Command } from "commander";
 import { importLucidrains, importSchema, type Imported, type ImportOptions } from "../import/lucidrains.ts";
 import { MemformerError } from "../errors.ts";
-import { pick } from "./flags.ts";
+import { pick } from "../run/flags.ts";
 import { addOptions } from "./options.ts";
 import { print } from "./output.ts";
 import { table } from "./table.ts";

@@ -6,7 +6,7 @@ import type { Command } from "commander";
 import { CheckpointStore } from "../checkpoint/folder.ts";
 import { openWeights, readConfig } from "../checkpoint/model-folder.ts";
 import { formatBytes } from "../log/format.ts";
-import { CHECKPOINTS, findModel, modelName } from "./model-folder.ts";
+import { CHECKPOINTS, findModel, modelName } from "../run/folder.ts";
 import { print } from "./output.ts";
 import { table } from "./table.ts";
 

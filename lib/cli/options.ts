@@ -1,7 +1,7 @@
 /** Command-line options made out of zod schemas: name, type, default, choices and help are written once, there. */
 import { InvalidArgumentError, Option, type Command } from "commander";
 import { z } from "zod";
-import { flagName } from "./flags.ts";
+import { flagName } from "../run/flags.ts";
 
 /**
  * Adds an option for every key of `schema`. Options carry no default of their own, so that what `command.opts()` holds

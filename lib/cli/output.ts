@@ -2,7 +2,7 @@
  * What is shown never decides over what is done: a standard stream that nobody reads, that is full or gone, ends no
  * command's work.
  */
-import { withIoErrors } from "../checkpoint/io-error.ts";
+import { withIoErrors } from "../io-error.ts";
 
 /** From now on a standard stream that cannot be written to is silent. */
 export function silenceLostStreams(): void {

@@ -1,6 +1,6 @@
 import type { Command } from "commander";
-import { reportTo } from "../native/libtorch/report.ts";
-import { setup } from "../native/libtorch/setup.ts";
+import { reportTo } from "../toolchain/libtorch/report.ts";
+import { setup } from "../toolchain/libtorch/setup.ts";
 import { probeLibtorch } from "../native/probe.ts";
 
 interface Options {

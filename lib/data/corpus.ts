@@ -2,7 +2,7 @@
 import { createHash } from "node:crypto";
 import { mkdtemp, rename, rm } from "node:fs/promises";
 import { join } from "node:path";
-import { makeFolder } from "../checkpoint/make-folder.ts";
+import { makeFolder } from "../files/make-folder.ts";
 import { MemformerError } from "../errors.ts";
 import { shown, wholeNumber } from "./arguments.ts";
 import { cutPlace, cutPlaceInOrder, divide, divideInOrder, type Countable } from "./divide.ts";

@@ -1,6 +1,6 @@
 import { MemformerError } from "../errors.ts";
 import type { TokenSource } from "./token-source.ts";
-import type { Tokenizer } from "./tokenizer.ts";
+import type { Tokenizer } from "./tokenizers/tokenizer.ts";
 
 /** A part of a data set. */
 export type Split = "train" | "valid" | "test";

@@ -1,6 +1,6 @@
 // Encoding a long text without holding the thread.
 import { setImmediate } from "node:timers/promises";
-import { joined, type EncodeOptions, type Tokenizer } from "./tokenizer.ts";
+import { joined, type EncodeOptions, type Tokenizer } from "./tokenizers/tokenizer.ts";
 
 const longestTurn = 10; // milliseconds
 

@@ -1,6 +1,6 @@
 // The work of one thread: a few texts to compact tokens. Worker threads and the calling thread run this very code.
 import { arrays, dtypeOf, idsInDocuments, type CompactTokens } from "./token-source.ts";
-import type { Tokenizer } from "./tokenizer.ts";
+import type { Tokenizer } from "./tokenizers/tokenizer.ts";
 
 /** Tokens of several texts one after another, how many each has, and the UTF-8 bytes of each text. */
 export interface EncodedBatch {

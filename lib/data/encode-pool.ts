@@ -5,7 +5,7 @@ import { Worker } from "node:worker_threads";
 import type { EncodedBatch } from "./encode-batch.ts";
 import type { EncodeAnswer, EncodeTask } from "./encode-worker.ts";
 import { arrays, dtypeOf } from "./token-source.ts";
-import type { Tokenizer } from "./tokenizer.ts";
+import type { Tokenizer } from "./tokenizers/tokenizer.ts";
 
 /**
  * Batches a worker is given at once: one to work on, and others so that it need not wait while the calling thread is

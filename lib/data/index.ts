@@ -1,4 +1,4 @@
-export type { TokenDecoder } from "./byte-decoder.ts";
+export type { TokenDecoder } from "./tokenizers/byte-decoder.ts";
 export type { CorpusOptions, HeldOutTexts, PreparedCorpus } from "./corpus.ts";
 export { Dataset, type Split } from "./dataset.ts";
 export { documentRules, type DocumentOptions, type DocumentRule, type TextDocument } from "./documents.ts";
@@ -31,5 +31,5 @@ export {
 export type { TokenizeProgress } from "./tokenize-progress.ts";
 export type { TokenizeOptions } from "./tokenize.ts";
 export { writeTokenFile } from "./token-writer.ts";
-export type { TextCut } from "./text-cuts.ts";
-export { openTokenizer, type EncodeOptions, type Tokenizer } from "./tokenizer.ts";
+export type { TextCut } from "./tokenizers/text-cuts.ts";
+export { openTokenizer, type EncodeOptions, type Tokenizer } from "./tokenizers/tokenizer.ts";

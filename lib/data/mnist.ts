@@ -6,7 +6,7 @@ import { MemformerError } from "../errors.ts";
 import { Dataset } from "./dataset.ts";
 import { parseIdx, readWhole, type IdxArray } from "./idx.ts";
 import { documentRange, tokensInMemory, type TokenSource } from "./token-source.ts";
-import { byteTokenizer, type Tokenizer } from "./tokenizer.ts";
+import { byteTokenizer, type Tokenizer } from "./tokenizers/tokenizer.ts";
 
 /** MD5 of the unpacked files, as published. */
 const published = {

@@ -14,7 +14,7 @@ import { isTokenFile, openTokenFile, type TokenFile } from "./token-file.ts";
 import type { TokenSource } from "./token-source.ts";
 import type { TokenizeOptions } from "./tokenize.ts";
 import { writeTokenized } from "./tokenize-files.ts";
-import type { Tokenizer } from "./tokenizer.ts";
+import type { Tokenizer } from "./tokenizers/tokenizer.ts";
 
 /** How a data set is read. */
 export interface DatasetOptions

@@ -1,7 +1,7 @@
 // A task that memory alone can solve: a key is shown, and must be named some segments later, when it is out of sight.
 import { MemformerError } from "../errors.ts";
 import { knownOptions, optionNames } from "../options.ts";
-import { PADDING, type Segment } from "../segment.ts";
+import { PADDING, type Segment } from "./segment.ts";
 import { shown, wholeNumber } from "./arguments.ts";
 import { Random } from "./random.ts";
 import type { SegmentStream } from "./segment-stream.ts";

@@ -1,4 +1,4 @@
-import type { Segment } from "../segment.ts";
+import type { Segment } from "./segment.ts";
 
 /** What a trainer pulls segments from, and stores beside a checkpoint. `Position` is plain JSON. */
 export interface SegmentStream<Position = unknown> {

@@ -1,6 +1,6 @@
 // B lanes side by side, each walking through one document after another in segments of T tokens.
 import { MemformerError } from "../errors.ts";
-import { PADDING, type Segment } from "../segment.ts";
+import { PADDING, type Segment } from "./segment.ts";
 import { knownOptions, optionNames } from "../options.ts";
 import { flag, wholeNumber } from "./arguments.ts";
 import { limitForLanes, Pieces, type Piece } from "./pieces.ts";

@@ -6,7 +6,7 @@ import { prepareCorpus as prepare, type CorpusOptions, type HeldOutTexts, type P
 import { documentRules, readDocuments as read, type DocumentOptions, type TextDocument } from "./documents.ts";
 import { openDataset as open, type DatasetOptions } from "./open-dataset.ts";
 import type { Dataset } from "./dataset.ts";
-import type { Tokenizer } from "./tokenizer.ts";
+import type { Tokenizer } from "./tokenizers/tokenizer.ts";
 
 const { call, signal, text } = optionTypes;
 /** The function behind has a sentence of its own for what is out of range. */

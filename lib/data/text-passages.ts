@@ -2,7 +2,7 @@
 import { setImmediate } from "node:timers/promises";
 import { MemformerError } from "../errors.ts";
 import type { TextDocument } from "./documents.ts";
-import type { Tokenizer } from "./tokenizer.ts";
+import type { Tokenizer } from "./tokenizers/tokenizer.ts";
 
 /** A document, or a part of one. */
 export interface Passage {

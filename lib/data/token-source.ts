@@ -1,7 +1,7 @@
 // Documents of tokens, wherever they lie. A TokenFile reads them from disk; here are the twin in memory and a view.
 import { MemformerError } from "../errors.ts";
 import { documentHash } from "./text-hash.ts";
-import type { Tokenizer } from "./tokenizer.ts";
+import type { Tokenizer } from "./tokenizers/tokenizer.ts";
 
 /** Documents of tokens, read piece by piece. No document is empty. */
 export interface TokenSource {

@@ -1,7 +1,7 @@
 import { randomBytes } from "node:crypto";
 import { open, rename, rm, type FileHandle } from "node:fs/promises";
 import { dirname } from "node:path";
-import { makeFolder } from "../checkpoint/make-folder.ts";
+import { makeFolder } from "../files/make-folder.ts";
 import { MemformerError } from "../errors.ts";
 import { hashOfTable } from "./text-hash.ts";
 import { encodeHeader, headerBytes, type TokenHeader, type TokenSplit } from "./token-format.ts";
@@ -13,7 +13,7 @@ import {
   type TokenizerFacts,
   type TokenPart,
 } from "./token-source.ts";
-import type { Tokenizer } from "./tokenizer.ts";
+import type { Tokenizer } from "./tokenizers/tokenizer.ts";
 
 const flushBytes = 1 << 20;
 

@@ -1,12 +1,12 @@
 /** Measures of a model over held-out text from which one can tell why its memory is used, or is not. */
 import { evaluationPass, type TokenSource } from "../data/index.ts";
 import { MemformerError } from "../errors.ts";
-import type { Memformer, Observed } from "../model.ts";
-import { mrbp } from "../mrbp.ts";
-import type { State } from "../recurrence.ts";
-import { disposeSegment, type SegmentTensors } from "../segment-tensors.ts";
-import { PADDING, type Segment } from "../segment.ts";
-import { apply, tidy, type Tensor } from "../tensor.ts";
+import type { Memformer, Observed } from "../model/memformer.ts";
+import { mrbp } from "../gradients/mrbp.ts";
+import type { State } from "../model/recurrence.ts";
+import { disposeSegment, type SegmentTensors } from "../model/segment-tensors.ts";
+import { PADDING, type Segment } from "../data/segment.ts";
+import { apply, tidy, type Tensor } from "../engine/tensor.ts";
 import { halfLife, median, norms, shares, slotClasses, slotMeans, type SlotClasses } from "./statistics.ts";
 
 /** What a layer did at the last segment. */

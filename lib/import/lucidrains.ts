@@ -8,7 +8,7 @@ import { ITEM_BYTES } from "../checkpoint/host-tensor.ts";
 import { writeModelFolder } from "../checkpoint/model-folder.ts";
 import type { TensorEntry } from "../checkpoint/safetensors.ts";
 import { widened, type WideType } from "../checkpoint/widen.ts";
-import { modelConfig, plainOptions, type ModelConfig } from "../config.ts";
+import { modelConfig, plainOptions, type ModelConfig } from "../model/config.ts";
 import { MemformerError } from "../errors.ts";
 import { parseOptions } from "../options.ts";
 import { rowsOf, type Layers, type Piece, type Row } from "./lucidrains-tensors.ts";

@@ -1,10 +1,10 @@
 /** The tensors of a checkpoint by name, whatever file they lie in: PyTorch's zip or safetensors. */
 import { constants } from "node:fs";
 import { open } from "node:fs/promises";
-import { withIoErrors } from "../checkpoint/io-error.ts";
-import { openPytorch } from "../checkpoint/pytorch.ts";
+import { withIoErrors } from "../io-error.ts";
+import { openPytorch } from "../checkpoint/pytorch/pytorch-file.ts";
 import { openSafetensors } from "../checkpoint/safetensors.ts";
-import { StridedTensor } from "../checkpoint/strided.ts";
+import { StridedTensor } from "../checkpoint/pytorch/strided.ts";
 import type { DType, HostTensor } from "../checkpoint/host-tensor.ts";
 import { MemformerError } from "../errors.ts";
 

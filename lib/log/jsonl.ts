@@ -6,8 +6,8 @@
 import { closeSync, createReadStream, fstatSync, ftruncateSync, openSync, writeSync } from "node:fs";
 import { dirname } from "node:path";
 import { truncate } from "node:fs/promises";
-import { errnoOf, withIoErrors, withIoErrorsSync } from "../checkpoint/io-error.ts";
-import { makeFolderSync } from "../checkpoint/make-folder.ts";
+import { errnoOf, withIoErrors, withIoErrorsSync } from "../io-error.ts";
+import { makeFolderSync } from "../files/make-folder.ts";
 import { MemformerError } from "../errors.ts";
 import { knownOptions } from "../options.ts";
 

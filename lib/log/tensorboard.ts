@@ -6,8 +6,8 @@
 import { closeSync, openSync, writeSync } from "node:fs";
 import { hostname } from "node:os";
 import { join } from "node:path";
-import { withIoErrorsSync } from "../checkpoint/io-error.ts";
-import { makeFolderSync } from "../checkpoint/make-folder.ts";
+import { withIoErrorsSync } from "../io-error.ts";
+import { makeFolderSync } from "../files/make-folder.ts";
 import { MemformerError } from "../errors.ts";
 import { knownOptions } from "../options.ts";
 import { maskedCrc32c } from "./crc32c.ts";

@@ -6,10 +6,10 @@
 import { existsSync, readdirSync } from "node:fs";
 import { createRequire } from "node:module";
 import { dirname, join } from "node:path";
-import { buildFolder, readBuild } from "./build.ts";
-import type { LibtorchFolder } from "./libtorch/layout.ts";
-import { minorVersion, packageRoot } from "./libtorch/pin.ts";
-import type { Attempt } from "./told-error.ts";
+import { buildFolder, readBuild } from "../toolchain/build.ts";
+import type { LibtorchFolder } from "../toolchain/libtorch/layout.ts";
+import { minorVersion, packageRoot } from "../toolchain/libtorch/pin.ts";
+import type { Attempt } from "../toolchain/told-error.ts";
 
 /** An addon on disk, to be loaded into the LibTorch it was compiled for. */
 export interface Binary {

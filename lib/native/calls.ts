@@ -5,7 +5,7 @@
 import { isNativeError } from "node:util/types"; // of any realm: tests in Jest run in one of their own
 import { isMemformerError, MemformerError, type ErrorCode } from "../errors.ts";
 import type { Addon } from "./addon.ts";
-import type { Libtorch } from "./libtorch/resolve.ts";
+import type { Libtorch } from "../toolchain/libtorch/resolve.ts";
 import { threadsOfQuota } from "./cpu-quota.ts";
 import { loadAddon } from "./load.ts";
 

@@ -3,11 +3,11 @@ import { existsSync } from "node:fs";
 import { join } from "node:path";
 import { isMemformerError, MemformerError } from "../errors.ts";
 import { addonOrigin, guarded } from "./calls.ts";
-import { cudaHalf } from "./layout.ts";
-import { pinnedCuda, readPins } from "./libtorch/pin.ts";
-import type { Libtorch } from "./libtorch/resolve.ts";
+import { cudaHalf } from "../toolchain/layout.ts";
+import { pinnedCuda, readPins } from "../toolchain/libtorch/pin.ts";
+import type { Libtorch } from "../toolchain/libtorch/resolve.ts";
 import { cudaDriver, cudaVersionOf } from "./load.ts";
-import { toldError, type Remedy } from "./told-error.ts";
+import { toldError, type Remedy } from "../toolchain/told-error.ts";
 
 /** "auto": a GPU where there is one. "cuda" is "cuda:0". */
 export type DeviceName = "auto" | "cpu" | "cuda" | `cuda:${number}`;

@@ -1,13 +1,13 @@
 /** `memformer doctor`: what memformer needs and what this machine has, one row a need, with the line that mends it. */
 import { dirname } from "node:path";
 import { findBinary, publishedVersions } from "./binary.ts";
-import { readBuild } from "./build.ts";
+import { readBuild } from "../toolchain/build.ts";
 import { inChild } from "./child.ts";
 import { isMemformerError } from "../errors.ts";
-import { readRecord } from "./libtorch/cache.ts";
-import { minorVersion, packageVersion } from "./libtorch/pin.ts";
-import type { Libtorch } from "./libtorch/resolve.ts";
-import { aptLine, findTools } from "./libtorch/tools.ts";
+import { readRecord } from "../toolchain/libtorch/cache.ts";
+import { minorVersion, packageVersion } from "../toolchain/libtorch/pin.ts";
+import type { Libtorch } from "../toolchain/libtorch/resolve.ts";
+import { aptLine, findTools } from "../toolchain/libtorch/tools.ts";
 import { cudaDriver, cudaVersionOf, findLibtorch } from "./load.ts";
 import { demands, thisMachine } from "./platform.ts";
 

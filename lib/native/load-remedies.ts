@@ -1,8 +1,8 @@
 /** What can be done about a library that does not open, by what the dynamic linker or Node says of it. */
-import { variantName } from "./libtorch/layout.ts";
-import { pinnedCuda, readPins } from "./libtorch/pin.ts";
-import type { Libtorch } from "./libtorch/resolve.ts";
-import type { Remedy } from "./told-error.ts";
+import { variantName } from "../toolchain/libtorch/layout.ts";
+import { pinnedCuda, readPins } from "../toolchain/libtorch/pin.ts";
+import type { Libtorch } from "../toolchain/libtorch/resolve.ts";
+import type { Remedy } from "../toolchain/told-error.ts";
 
 type Fitting = (libtorch: Libtorch) => readonly Remedy[];
 

@@ -9,12 +9,12 @@ import type { MemformerError } from "../errors.ts";
 import type { Addon } from "./addon.ts";
 import { findBinary, findLoader, publishedVersions, type Binary } from "./binary.ts";
 import { remediesFor } from "./load-remedies.ts";
-import type { LibtorchFolder } from "./libtorch/layout.ts";
-import { minorVersion, packageVersion } from "./libtorch/pin.ts";
-import { resolveLibtorch, type Libtorch } from "./libtorch/resolve.ts";
+import type { LibtorchFolder } from "../toolchain/libtorch/layout.ts";
+import { minorVersion, packageVersion } from "../toolchain/libtorch/pin.ts";
+import { resolveLibtorch, type Libtorch } from "../toolchain/libtorch/resolve.ts";
 import { demands, readIfAllowed, thisMachine, type Machine } from "./platform.ts";
 import { probe } from "./probe.ts";
-import { toldError, type Attempt } from "./told-error.ts";
+import { toldError, type Attempt } from "../toolchain/told-error.ts";
 import { requireWorkingFolder } from "./working-folder.ts";
 
 const require = createRequire(import.meta.url);

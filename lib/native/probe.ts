@@ -7,8 +7,8 @@ import { mkdirSync, readFileSync, renameSync, statSync, writeFileSync } from "no
 import { join } from "node:path";
 import { inChild } from "./child.ts";
 import type { Binary } from "./binary.ts";
-import { userCache } from "./libtorch/cache.ts";
-import type { LibtorchFolder } from "./libtorch/layout.ts";
+import { userCache } from "../toolchain/libtorch/cache.ts";
+import type { LibtorchFolder } from "../toolchain/libtorch/layout.ts";
 
 /** Why `binary` does not load with `libtorch`; undefined if it does, now or when it was last tried. */
 export function probe(

@@ -1,5 +1,5 @@
-// A training step by MRBP driven from C++, as lib/mrbp.ts drives it from JavaScript: what a step costs without the
-// binding. For measuring the binding alone.
+// A training step by MRBP driven from C++, as lib/gradients/mrbp.ts drives it from JavaScript: what a step costs
+// without the binding. For measuring the binding alone.
 #pragma once
 #include "engine/adamw.h"
 #include "engine/steps.h"

@@ -1,4 +1,5 @@
-// A model's options as they come from lib/config.ts, already validated there: a flat map of numbers, flags and names.
+// A model's options as they come from lib/model/config.ts, already validated there: a flat map of numbers, flags and
+// names.
 #pragma once
 #include <string>
 #include <unordered_map>

@@ -6,7 +6,7 @@ import type { AddressInfo } from "node:net";
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import { crc32 } from "node:zlib";
-import type { PinnedFile, Pins } from "../../lib/native/libtorch/pin.ts";
+import type { PinnedFile, Pins } from "../../lib/toolchain/libtorch/pin.ts";
 
 export function scratchFolder(): string {
   return mkdtempSync(join(tmpdir(), "memformer-test-"));

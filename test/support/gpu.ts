@@ -2,7 +2,7 @@
 import { apply, isMemformerError, runtime, type Tensor } from "../../lib/index.ts";
 import type { Device } from "../../lib/native/cuda.ts";
 import { openCuda } from "../../lib/native/cuda.ts";
-import { resolveLibtorch } from "../../lib/native/libtorch/resolve.ts";
+import { resolveLibtorch } from "../../lib/toolchain/libtorch/resolve.ts";
 
 export const GPU: Device = "cuda:0";
 

@@ -1,5 +1,5 @@
 /** The command line as a child process, and a text to feed it. */
-import { resolveLibtorch } from "../../lib/native/libtorch/resolve.ts";
+import { resolveLibtorch } from "../../lib/toolchain/libtorch/resolve.ts";
 import { spawn, type ChildProcess } from "node:child_process";
 import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { readFile } from "node:fs/promises";

@@ -10,7 +10,7 @@
 // A token's place in the order, likeliest first, is found by halving: what comes before the middle is set apart
 // (nth_element), its mass is summed, and the half that the draw falls into is halved again. That is linear in V where
 // sorting is not. Sums in another order differ in their last bits; where those could decide, the row is sorted and
-// walked through as lib/sample.ts does.
+// walked through as lib/generate/sample.ts does.
 namespace memformer::ops {
 namespace {
 
@@ -58,7 +58,7 @@ Candidate* passing(Candidate* first, Candidate* last, double target, double whol
   return first;
 }
 
-/// The sums of lib/sample.ts, one after the other.
+/// The sums of lib/generate/sample.ts, one after the other.
 int64_t walk(std::vector<Candidate>& kept, double u, double top_p) {
   std::sort(kept.begin(), kept.end(), likelier);
   const double total = mass_of(kept.data(), kept.data() + kept.size());

@@ -8,8 +8,8 @@ namespace memformer::ops {
 /// logits (B, V) float32, float64 or bfloat16, on a GPU also float16; draws (B) float64, 0 <= u < 1: where in the
 /// cumulated probability, from the likeliest token down, each row draws. temperature 0: the likeliest token, the first
 /// of several. top_k 0: all. Ids from `tokens` on are never drawn, but for `also`. Returns (B) int64, -1 where a row
-/// holds NaN or infinity, or nothing but -infinity. On a CPU the draws of lib/sample.ts. Without gradient. Throws
-/// SHAPE, DTYPE, CONFIG.
+/// holds NaN or infinity, or nothing but -infinity. On a CPU the draws of lib/generate/sample.ts. Without gradient.
+/// Throws SHAPE, DTYPE, CONFIG.
 at::Tensor sample_token(const at::Tensor& logits, const at::Tensor& draws, double temperature, int64_t top_k,
                         double top_p, int64_t tokens, int64_t also);
 

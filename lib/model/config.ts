@@ -1,0 +1,243 @@
+/**
+ * What a model is: every option once, with its default and its words. CLI flags, help and config.json all come from
+ * here.
+ */
+import { z } from "zod";
+import { MemformerError } from "../errors.ts";
+import { parseOptions } from "../options.ts";
+
+const count = (default_: number, help: string): z.ZodDefault<z.ZodInt> =>
+  z.int().positive().default(default_).describe(help);
+
+/** Every option of a model, with its default and its words. */
+export const modelSchema = z.strictObject({
+  variant: z
+    .enum(["encoder-decoder", "encoder", "decoder"])
+    .default("encoder-decoder")
+    .describe(
+      "encoder-decoder (the paper's), encoder (hidden states and memory), decoder (causal layers that read memory)",
+    ),
+  vocabulary: count(257, "V, tokens in the vocabulary, BOS included; 257 for bytes"),
+  bos: z.int().nonnegative().default(256).describe("the token that starts a document; 256 for bytes"),
+  width: count(256, "D, width of the model and of a memory slot"),
+  heads: count(4, "H, attention heads; divides width"),
+  feedForward: count(1024, "width inside the feed-forward layers"),
+  encoderLayers: count(4, "layers that read the memory (encoder and encoder-decoder)"),
+  decoderLayers: count(4, "layers of the decoder"),
+  memorySlots: count(64, "M, slots of the memory; the state is M x D numbers a row"),
+  segment: count(64, "T, tokens of a segment"),
+  writer: z
+    .enum(["slot-attention", "gru"])
+    .default("slot-attention")
+    .describe("how slots take a segment in: the paper's slot attention, or a GRU on top of it"),
+  writerHeads: z
+    .int()
+    .nonnegative()
+    .default(0)
+    .describe("attention heads of the writer; divides width; 0: as many as heads"),
+  writerSteps: count(1, "how many times over the slots take a segment in"),
+  writerBias: z.boolean().default(false).describe("biases in the writer's query, key and value"),
+  memory: z
+    .boolean()
+    .default(true)
+    .describe(
+      "keep the memory from segment to segment; a twin, which does not, starts each from the learned initial memory",
+    ),
+  constantSlots: z
+    .int()
+    .nonnegative()
+    .default(0)
+    .describe("learned slots that nothing writes to, read beside the memory"),
+  readGate: z
+    .boolean()
+    .default(false)
+    .describe(
+      "a learned gate a channel on what a layer reads of the memory, starting at 0 (not with a readStart of zero)",
+    ),
+  residualStart: z
+    .enum(["scaled", "balanced", "zero"])
+    .default("scaled")
+    .describe(
+      "last weights of the residual branches at the start: all branches add up to variance 1 (scaled), to that of the embeddings, or to zero",
+    ),
+  readStart: z
+    .enum(["same", "scaled", "balanced", "zero"])
+    .default("same")
+    .describe("the same of the branches that read the memory or the encoder"),
+  embeddingDeviation: z.number().positive().default(0.02).describe("standard deviation of the embeddings at the start"),
+  embeddingNorm: z
+    .boolean()
+    .default(false)
+    .describe(
+      "divide embedded tokens by their root mean square, so that they enter at the size of what is added to them",
+    ),
+  queryKeyNorm: z
+    .boolean()
+    .default(false)
+    .describe("divide queries and keys of the layers' attentions by their root mean square"),
+  writerQueryKeyNorm: z.boolean().default(false).describe("the same in the writer, with a learned gain a head"),
+  writerSharpness: z
+    .number()
+    .nonnegative()
+    .default(0)
+    .describe(
+      "deviation of the writer's logits of tokens at the start, a learned gain on the slots' own keys keeping their weight; 0: no such gain",
+    ),
+  writerValues: z
+    .enum(["plain", "centered", "normed"])
+    .default("plain")
+    .describe(
+      "what slots take of a token: its value, the value less the segment's mean, or the value at the norm writerValueGain",
+    ),
+  writerValueGain: z
+    .number()
+    .positive()
+    .default(1)
+    .describe("size of the writer's values beside a slot's, at the start; of normed values always"),
+  forgettingBias: z
+    .number()
+    .positive()
+    .default(1)
+    .describe(
+      "||v|| at the start, of bmn: a slot that keeps what it holds loses half of it in ln 2 / ln(1 + ||v||) segments",
+    ),
+  forgettingBiasLeast: z
+    .number()
+    .nonnegative()
+    .default(0)
+    .describe("||v|| at the start of the last slot, the others lying evenly between in its logarithm; 0: that of all"),
+  forgettingScaled: z
+    .boolean()
+    .default(false)
+    .describe("learn v in units of its norm at the start, so that a small one does not turn faster"),
+  memoryGradient: z
+    .number()
+    .min(0)
+    .max(1)
+    .default(1)
+    .describe("factor of the memory's gradient over each border of segments; 1: the exact gradient"),
+  memoryGradientLimit: z
+    .number()
+    .nonnegative()
+    .default(0)
+    .describe("largest norm of a row's memory gradient at each border, in means of the batch; 0: no limit"),
+  writerTemperature: z
+    .number()
+    .positive()
+    .default(0.25)
+    .describe("temperature of the writer's softmax; below 1 sharpens"),
+  forgetting: z
+    .enum(["bmn", "normalize-only", "none"])
+    .default("bmn")
+    .describe("biased memory normalization, normalization alone, or nothing"),
+  memoryNorm: z
+    .boolean()
+    .default(true)
+    .describe("layer-normalize the slots where they are read and where they are written"),
+  position: z.enum(["rotary", "relative", "t5"]).default("rotary").describe("positions inside a segment"),
+  positionBuckets: z
+    .enum(["t5", "lucidrains"])
+    .default("t5")
+    .describe(
+      "how position t5 shares its buckets out: like T5, or with encoder and decoder interchanged, as lucidrains' port has it",
+    ),
+  dropout: z.number().min(0).lt(1).default(0).describe("dropout rate, replayed exactly by MRBP"),
+  shareEmbedding: z.boolean().default(true).describe("one embedding for encoder and decoder"),
+  tieEmbedding: z
+    .boolean()
+    .default(true)
+    .describe("share the embedding (the decoder's, where there are two) with the output projection"),
+  outputBias: z.boolean().default(false).describe("a bias a token on the output projection"),
+  precision: z
+    .enum(["float32", "bfloat16", "float16", "float64"])
+    .default("float32")
+    .describe(
+      "what matrix products compute in (float16 on a GPU alone); weights are float32 (float64 for gradient checks)",
+    ),
+});
+
+/** A complete model configuration. */
+export type ModelConfig = z.output<typeof modelSchema>;
+/** A model configuration as a user gives it: what is left out has its default. */
+export type ModelOptions = z.input<typeof modelSchema>;
+
+/**
+ * What a model was before it had an option for it: what a config.json without the option means, and the plain form of
+ * the paper. A new option of {@link modelSchema} that changes a model gets a line here.
+ */
+export const plainOptions = {
+  memory: true,
+  constantSlots: 0,
+  readGate: false,
+  residualStart: "scaled",
+  readStart: "same",
+  embeddingDeviation: 0.02,
+  embeddingNorm: false,
+  queryKeyNorm: false,
+  writerQueryKeyNorm: false,
+  writerSharpness: 0,
+  writerValues: "plain",
+  writerValueGain: 1,
+  forgettingBias: 1,
+  forgettingBiasLeast: 0,
+  forgettingScaled: false,
+  memoryGradient: 1,
+  memoryGradientLimit: 0,
+} as const satisfies ModelOptions;
+
+/** Named starting points; any option given beside `preset` wins. */
+export const presets = {
+  tiny: { width: 64, heads: 2, feedForward: 128, encoderLayers: 1, decoderLayers: 1, memorySlots: 8, segment: 16 },
+  small: {},
+  base: { width: 512, heads: 8, feedForward: 2048, encoderLayers: 4, decoderLayers: 8, memorySlots: 128, segment: 128 },
+  wiki: {
+    vocabulary: 32_000,
+    bos: 0,
+    width: 512,
+    heads: 8,
+    feedForward: 2048,
+    encoderLayers: 4,
+    decoderLayers: 16,
+    memorySlots: 1024,
+    segment: 128,
+  },
+  mnist: {
+    vocabulary: 257,
+    width: 128,
+    heads: 4,
+    feedForward: 256,
+    encoderLayers: 4,
+    decoderLayers: 8,
+    memorySlots: 64,
+    segment: 56,
+  },
+} as const satisfies Record<string, ModelOptions>;
+
+/** The name of a preset. */
+export type PresetName = keyof typeof presets;
+
+/** The whole configuration from what was given. Throws MemformerError CONFIG, naming a mistyped option's nearest. */
+export function modelConfig(options: ModelOptions = {}): ModelConfig {
+  const config = parseOptions(modelSchema, options, "model");
+  const per = config.width / config.heads;
+  const refuse = (sentence: string): never => {
+    throw new MemformerError("CONFIG", `model: ${sentence}`);
+  };
+  if (!Number.isInteger(per)) refuse(`heads must divide width, got ${config.heads} heads and width ${config.width}`);
+  if (config.writerHeads > 0 && config.width % config.writerHeads !== 0) {
+    refuse(`writerHeads must divide width, got ${config.writerHeads} heads and width ${config.width}`);
+  }
+  if (!config.shareEmbedding && config.variant !== "encoder-decoder") {
+    refuse(`shareEmbedding false needs an encoder and a decoder, got variant "${config.variant}"`);
+  }
+  if (config.position === "rotary" && per % 2 !== 0) refuse(`position "rotary" needs an even width a head, got ${per}`);
+  const reads = config.readStart === "same" ? config.residualStart : config.readStart;
+  if (config.readGate && reads === "zero")
+    refuse('readGate starts at 0, and needs reads that do not: readStart "balanced" or "scaled"');
+  if (config.forgettingBiasLeast > config.forgettingBias)
+    refuse(
+      `forgettingBiasLeast must be at most forgettingBias ${config.forgettingBias}, got ${config.forgettingBiasLeast}`,
+    );
+  if (config.bos >= config.vocabulary) refuse(`bos must be below vocabulary ${config.vocabulary}, got ${config.bos}`);
+  return config;
+}

@@ -1,0 +1,168 @@
+/** Between tensors of the engine and files: models, optimizers and states to safetensors and back. */
+import { modelSchema, plainOptions, type ModelConfig } from "./config.ts";
+import { tensorBytes } from "../checkpoint/host-tensor.ts";
+import {
+  modelFiles,
+  openWeights,
+  readConfig,
+  readTokenizer,
+  writeModelFolder,
+  type ModelParts,
+  type TokenizerTexts,
+} from "../checkpoint/model-folder.ts";
+import type { SafetensorsFile, TensorEntry } from "../checkpoint/safetensors.ts";
+import { MemformerError } from "../errors.ts";
+import { isFinite, notFinite } from "../engine/finite.ts";
+import type { Memformer } from "./memformer.ts";
+import { parseOptions } from "../options.ts";
+import { Tensor, typedArray, type DType } from "../engine/tensor.ts";
+
+/** The dtype weights are kept in. */
+export function masterType(config: ModelConfig): DType {
+  return config.precision === "float64" ? "float64" : "float32";
+}
+
+/**
+ * An entry that reads its tensor from the engine when its turn comes; with `finite`, throws NOT_FINITE then for NaN and
+ * infinity.
+ */
+export function engineEntry(
+  name: string,
+  dtype: DType,
+  shape: readonly number[],
+  tensor: () => Tensor,
+  finite = false,
+): TensorEntry {
+  return {
+    name,
+    dtype,
+    shape,
+    async read() {
+      using value = tensor();
+      const [{ data }, sound] = await Promise.all([value.read(), !finite || isFinite(value)]);
+      if (!sound) throw notFinite(`"${name}"`, { tensor: name });
+      return new Uint8Array(data);
+    },
+  };
+}
+
+function modelParts(model: Memformer, tokenizer: TokenizerTexts, finite: boolean): ModelParts {
+  const dtype = masterType(model.config);
+  return {
+    config: model.config,
+    tensors: model.parameters.map(({ name, shape }) =>
+      engineEntry(name, dtype, shape, () => model.ownParameter(name), finite),
+    ),
+    ...tokenizer,
+  };
+}
+
+/**
+ * The writers of a model's files, for a checkpoint that holds more. A run whose weights are not finite stops at the
+ * next step's loss.
+ */
+export function modelWriters(model: Memformer, tokenizer: TokenizerTexts = {}): ReturnType<typeof modelFiles> {
+  return modelFiles(modelParts(model, tokenizer, false));
+}
+
+export async function writeModel(model: Memformer, folder: string, tokenizer: TokenizerTexts = {}): Promise<void> {
+  await writeModelFolder(folder, modelParts(model, tokenizer, true));
+}
+
+/**
+ * Opens a model's folder; the caller closes `weights`. Options that its config.json is too old to name have the values
+ * of {@link plainOptions}.
+ */
+export async function readModelFolder(
+  folder: string,
+): Promise<{ config: ModelConfig; weights: SafetensorsFile; tokenizer: string | undefined }> {
+  const { format, formatVersion, ...config } = await readConfig(folder);
+  return {
+    config: parseOptions(modelSchema, { ...plainOptions, ...config }, `${folder}/config.json`),
+    weights: await openWeights(folder),
+    tokenizer: await readTokenizer(folder),
+  };
+}
+
+interface Wanted {
+  readonly name: string;
+  readonly shape: readonly number[];
+  /** Whether it holds whole numbers; the others are weights and what is averaged of their gradients. */
+  readonly whole?: boolean;
+}
+
+const FLOATING: readonly string[] = ["float64", "float32", "float16", "bfloat16"] satisfies DType[];
+
+/** Throws MemformerError CHECKPOINT_MISMATCH, naming the first option that differs. */
+export function expectConfig(folder: string, found: ModelConfig, wanted: ModelConfig): void {
+  for (const key of Object.keys(wanted) as (keyof ModelConfig)[]) {
+    if (found[key] === wanted[key]) continue;
+    throw new MemformerError(
+      "CHECKPOINT_MISMATCH",
+      `${folder} holds another model: its ${key} is ${found[key]}, this one's ${wanted[key]}`,
+      { details: { path: folder, option: key, found: found[key], expected: wanted[key] } },
+    );
+  }
+}
+
+/**
+ * Throws MemformerError CHECKPOINT_MISMATCH when a file lacks a wanted tensor, holds one too many, or has another shape
+ * for it; CHECKPOINT_FORMAT when it has whole numbers for weights, as a quantised file has.
+ */
+export function expectTensors(what: string, wanted: readonly Wanted[], file: SafetensorsFile): void {
+  const names = new Set(file.names);
+  const refuse = (sentence: string): never => {
+    throw new MemformerError("CHECKPOINT_MISMATCH", `${file.path} does not fit the ${what}: ${sentence}`, {
+      details: { path: file.path },
+    });
+  };
+  for (const { name, shape, whole = false } of wanted) {
+    if (!names.delete(name)) refuse(`it lacks "${name}"`);
+    const { shape: found, dtype } = file.entry(name);
+    if (found.join() !== shape.join())
+      refuse(`"${name}" has shape [${found.join(", ")}], expected [${shape.join(", ")}]`);
+    if (!whole) expectFloating(file, name, dtype);
+  }
+  if (names.size > 0) refuse(`it holds "${[...names][0]}", which the ${what} has not`);
+}
+
+function expectFloating(file: SafetensorsFile, name: string, dtype: DType): void {
+  if (FLOATING.includes(dtype)) return;
+  throw new MemformerError(
+    "CHECKPOINT_FORMAT",
+    `${file.path}: tensor "${name}" is ${dtype}, and weights are ${FLOATING.join(", ")}: a quantised file is not read`,
+    { details: { path: file.path, tensor: name, dtype } },
+  );
+}
+
+/**
+ * Copies every wanted tensor of a file into place, after {@link expectTensors}: nothing is copied from a file that does
+ * not fit. Throws NOT_FINITE for a tensor that holds NaN or infinity; those before it have been copied then.
+ */
+export async function assignAll(
+  what: string,
+  wanted: readonly Wanted[],
+  file: SafetensorsFile,
+  assign: (name: string, value: Tensor) => void,
+): Promise<void> {
+  expectTensors(what, wanted, file);
+  for (const { name, whole = false } of wanted) {
+    using value = await readTensor(file, name);
+    if (!whole && !(await isFinite(value)))
+      throw notFinite(`${file.path}: tensor "${name}"`, { path: file.path, tensor: name });
+    assign(name, value);
+  }
+}
+
+/** A tensor of a file, in the engine. */
+export async function readTensor(file: SafetensorsFile, name: string): Promise<Tensor> {
+  const { dtype, shape, data } = await file.read(name);
+  const bytes = tensorBytes(dtype, shape);
+  if (typeof bytes === "string")
+    throw new MemformerError("CHECKPOINT_FORMAT", `${file.path}: tensor "${name}": ${bytes}`);
+  return Tensor.from(
+    typedArray(dtype, data.buffer.slice(data.byteOffset, data.byteOffset + data.byteLength) as ArrayBuffer),
+    shape,
+    dtype,
+  );
+}

@@ -1,0 +1,491 @@
+/** The model: its making, its steps, its parameters, its checkpoint. One native call a method. */
+import { modelConfig, modelSchema, presets, type ModelConfig, type ModelOptions, type PresetName } from "./config.ts";
+import { MemformerError, nearest } from "../errors.ts";
+import type { ModelHandle, SegmentHandles } from "../native/addon.ts";
+import { guarded, nextCall, waited } from "../native/calls.ts";
+import { gpuBytes, resolveDevice, type Device, type DeviceName } from "../native/cuda.ts";
+import { knownOptions, optionNames, wholeSeed } from "../options.ts";
+import { runtime } from "../engine/runtime.ts";
+import { assignAll, readModelFolder, writeModel } from "./files.ts";
+import type { Recurrence, Replayed, State, Step, StepOptions } from "./recurrence.ts";
+import { upload, type SegmentTensors } from "./segment-tensors.ts";
+import type { Segment } from "../data/segment.ts";
+import type { Ablation, Scored, ScoringState } from "./scoring.ts";
+import { Session } from "../generate/session.ts";
+import { Tensor } from "../engine/tensor.ts";
+import { segmentsScoredTogether, segmentsTogether } from "./together.ts";
+import { weightsHash } from "./weights-hash.ts";
+import { threadBound } from "../engine/thread-bound.ts";
+
+export interface CreateOptions extends ModelOptions {
+  /** A named starting point; the options beside it win. Default "small". */
+  readonly preset?: PresetName;
+  /** Seed of the initial weights. Default 0. */
+  readonly seed?: number;
+  /** Where to compute: "cpu", "cuda" (the first GPU), "cuda:N", or "auto", a GPU where there is one. Default "auto". */
+  readonly device?: DeviceName;
+  /** Threads of the operators, for the whole process; default one a core. */
+  readonly threads?: number;
+}
+
+/** A parameter as {@link Memformer.parameters} tells of it. */
+export interface Parameter {
+  readonly name: string;
+  readonly shape: readonly number[];
+  /** Whether weight decay applies to it. */
+  readonly decay: boolean;
+}
+
+/** A tensor that {@link Memformer.observe} saw. */
+export interface Observed {
+  readonly shape: readonly number[];
+  readonly data: Float32Array;
+}
+
+/** Where and how {@link Memformer.load} computes. */
+export type LoadOptions = Pick<CreateOptions, "device" | "threads" | "precision">;
+const beside = { preset: true, seed: true, device: true, threads: true } as const satisfies Record<
+  Exclude<keyof CreateOptions, keyof ModelOptions>,
+  true
+>;
+const createNames = [...Object.keys(modelSchema.shape), ...Object.keys(beside)];
+const loadNames = optionNames<LoadOptions>({ device: true, threads: true, precision: true });
+const stepNames = optionNames<StepOptions & { readonly graph?: boolean }>({ seed: true, training: true, graph: true });
+
+/**
+ * A Memformer. Make one with {@link Memformer.create} or {@link Memformer.load}; free it with `await using` or
+ * `dispose()`.
+ */
+export class Memformer implements Recurrence, AsyncDisposable {
+  readonly config: ModelConfig;
+  /** Where it computes. */
+  readonly device: Device;
+  /** In the order of docs/checkpoint.md. */
+  readonly parameters: readonly Parameter[];
+  /** Number of learned numbers. */
+  readonly size: number;
+  /** @internal */
+  readonly threadBound = threadBound;
+  #handle: ModelHandle | undefined;
+  #recordSteps = true;
+  #revision = 0;
+  readonly #stateSize: number;
+  #weightsHash: Promise<string> | undefined;
+  #lent = false; // whether somebody holds a parameter, and may change it unseen
+
+  private constructor(
+    config: ModelConfig,
+    device: Device,
+    made: { model: ModelHandle; stateSize: number; parameters: readonly Parameter[] },
+  ) {
+    this.config = config;
+    this.device = device;
+    this.#handle = made.model;
+    this.#stateSize = made.stateSize;
+    this.parameters = made.parameters;
+    this.size = made.parameters.reduce((sum, { shape }) => sum + shape.reduce((product, size) => product * size, 1), 0);
+  }
+
+  /**
+   * A model with fresh weights. Throws MemformerError CONFIG for an unknown option, naming the one meant, LOAD_FAILED
+   * or LIBTORCH_NOT_FOUND when the native core is not there, NO_CUDA or DRIVER_TOO_OLD for a GPU that is asked for and
+   * is not.
+   */
+  static async create(options: CreateOptions = {}): Promise<Memformer> {
+    knownOptions(createNames, options, "model");
+    const { preset = "small", seed = 0, device = "auto", threads, ...given } = options;
+    if (!Object.hasOwn(presets, preset)) {
+      const meant = nearest(String(preset), Object.keys(presets));
+      throw new MemformerError(
+        "CONFIG",
+        `there is no preset "${preset}"${meant === undefined ? "" : `; did you mean "${meant}"?`}`,
+      );
+    }
+    wholeSeed(seed, "model");
+    for (const key of Object.keys(given))
+      if (given[key as keyof ModelOptions] === undefined) delete given[key as keyof ModelOptions];
+    const config = modelConfig({ ...presets[preset], ...given });
+    runtime(threads === undefined ? {} : { threads });
+    const place = resolveDevice(device),
+      call = nextCall();
+    if (config.precision === "float16" && place === "cpu") {
+      throw new MemformerError(
+        "CONFIG",
+        'model: precision "float16" needs a GPU, and this is the CPU; "bfloat16" is for both',
+      );
+    }
+    return new Memformer(
+      config,
+      place,
+      await waited((addon) => addon.createModel(call, config.variant, config, seed, place)),
+    );
+  }
+
+  /**
+   * The model a folder holds: config.json and model.safetensors. Throws MemformerError CHECKPOINT_FORMAT,
+   * CHECKPOINT_VERSION, CHECKPOINT_MISMATCH (its tensors are not those of its configuration), NOT_FINITE for weights
+   * with NaN or infinity, IO. `precision` is by default the configuration's.
+   */
+  static async load(folder: string, options: LoadOptions = {}): Promise<Memformer> {
+    knownOptions(loadNames, options, "load");
+    const { config, weights } = await readModelFolder(folder),
+      { precision = config.precision, ...others } = options;
+    try {
+      const model = await Memformer.create({ ...config, ...others, precision });
+      try {
+        await model.readWeights(weights);
+      } catch (error) {
+        await model.dispose();
+        throw error;
+      }
+      return model;
+    } finally {
+      await weights.close();
+    }
+  }
+
+  /**
+   * Writes config.json and model.safetensors into `folder`, whole or not at all. Throws MemformerError NOT_FINITE, IO.
+   */
+  async save(folder: string): Promise<void> {
+    await writeModel(this, folder);
+  }
+
+  /**
+   * @internal Reads every parameter from an open safetensors file; refuses missing, extra and misshapen tensors by
+   * name.
+   */
+  async readWeights(weights: Awaited<ReturnType<typeof readModelFolder>>["weights"]): Promise<void> {
+    await assignAll("model", this.parameters, weights, (name, value) => {
+      this.assign(name, value);
+    });
+  }
+
+  /** Bytes of the state of one row: M x D numbers, however long the history. */
+  get stateBytes(): number {
+    return this.config.memorySlots * this.config.width * (this.config.precision === "float64" ? 8 : 4);
+  }
+
+  /**
+   * A session with this model at the start of a document. `tokenizer`: as in training, default "bytes".
+   * Rejects with MemformerError CONFIG when it has more tokens than the model.
+   */
+  async session(tokenizer?: Parameters<typeof Session.open>[1]): Promise<Session> {
+    return Session.open(this, tokenizer);
+  }
+
+  /** The state at time 0 of `rows` rows. */
+  initialState(rows: number): State {
+    if (!Number.isSafeInteger(rows) || rows < 0)
+      throw new MemformerError("CONFIG", `rows must be a whole number of at least 0, got ${String(rows)}`);
+    const call = nextCall();
+    return tensors(guarded((addon) => addon.initialState(call, this.handle, rows, this.#stateSize)));
+  }
+
+  /**
+   * Hands a segment to the engine. Throws MemformerError TOKEN_RANGE for a token out of the vocabulary, SHAPE for
+   * arrays of the wrong length, and for segments longer than the model's, which sessions never read.
+   */
+  upload(segment: Segment): SegmentTensors {
+    if (segment.length > this.config.segment) {
+      throw new MemformerError(
+        "SHAPE",
+        `segments have ${segment.length} tokens, more than the ${this.config.segment} of this model's: stream by its segment`,
+        { details: { found: segment.length, expected: this.config.segment } },
+      );
+    }
+    return upload(segment, this.config.vocabulary);
+  }
+
+  advance(segment: SegmentTensors, state: State, options: StepOptions = {}): State {
+    const call = nextCall();
+    return this.#step(segment, state, options, (addon, parts, given) =>
+      addon.advance(call, this.handle, parts, options.training ?? false, given),
+    );
+  }
+
+  forward(segment: SegmentTensors, state: State, options: StepOptions & { readonly graph?: boolean } = {}): Step {
+    const call = nextCall();
+    const [loss, count, ...next] = this.#step(segment, state, options, (addon, parts, given) =>
+      addon.forward(call, this.handle, parts, options.training ?? false, given, options.graph ?? false),
+    );
+    return { loss: loss!, count: count!, state: next };
+  }
+
+  /** On a GPU one launch, once segments of these shapes have been met twice; see {@link recordSteps}. */
+  replay(
+    segments: readonly SegmentTensors[],
+    state: State,
+    weights: readonly number[],
+    gradient: State,
+    options: readonly StepOptions[],
+  ): Replayed {
+    this.#checkState(state);
+    const call = nextCall(),
+      seeds = options.map(seedTensor);
+    const parts = segments.flatMap((segment, g) => segmentHandles(segment, seeds[g]!));
+    const [loss, count, ...rest] = tensors(
+      guarded((addon) =>
+        addon.replay(
+          call,
+          this.handle,
+          parts,
+          options[0]?.training ?? false,
+          state.map((tensor) => tensor.handle),
+          weights,
+          gradient.map((tensor) => tensor.handle),
+        ),
+      ),
+    );
+    for (const seed of seeds) seed.dispose();
+    const made = gradient.length === 0 ? this.#stateSize : 0;
+    return { loss: loss!, count: count!, state: rest.slice(0, made), gradient: rest.slice(made) };
+  }
+
+  /**
+   * On a GPU as many as make a step large enough to keep it busy, and as three fifths of the memory that the parameters
+   * leave hold the activations of; on a CPU 1.
+   */
+  together({ batch, length }: SegmentTensors): number {
+    return this.device === "cpu" ? 1 : segmentsTogether(this.config, this.size, batch, length, gpuBytes(this.device));
+  }
+
+  /**
+   * The losses of consecutive segments, without gradient and dropout, with the memory and with each of `ablations` in
+   * its place. On a GPU one launch, once segments of these shapes have been met twice. Throws MemformerError SHAPE for
+   * a state of the wrong size.
+   */
+  score(segments: readonly SegmentTensors[], { memory, held }: ScoringState, ablations: readonly Ablation[]): Scored {
+    this.#checkState(memory);
+    const call = nextCall(),
+      seed = seedTensor({});
+    const parts = segments.flatMap((segment) => segmentHandles(segment, seed));
+    const [losses, counts, ...rest] = tensors(
+      guarded((addon) =>
+        addon.score(
+          call,
+          this.handle,
+          parts,
+          ablations,
+          memory.map((tensor) => tensor.handle),
+          held.map((tensor) => tensor.handle),
+        ),
+      ),
+    );
+    seed.dispose();
+    return {
+      losses: losses!,
+      counts: counts!,
+      state: { memory: rest.slice(0, this.#stateSize), held: rest.slice(this.#stateSize) },
+    };
+  }
+
+  /** How many consecutive segments of `batch` rows of `length` tokens {@link score} best takes at once; on a CPU 1. */
+  scoredTogether(batch: number, length: number): number {
+    return this.device === "cpu"
+      ? 1
+      : segmentsScoredTogether(this.config, this.size, batch, length, gpuBytes(this.device));
+  }
+
+  /**
+   * Whether `advance` and `replay` are recorded as CUDA graphs: on a GPU, unless {@link recordSteps} has turned it off.
+   */
+  get recorded(): boolean {
+    return this.device !== "cpu" && this.#recordSteps;
+  }
+
+  /** Whether `advance` and `replay` are recorded as CUDA graphs on a GPU. They are unless this says no. */
+  recordSteps(enabled: boolean): void {
+    guarded((addon) => {
+      addon.setRecording(nextCall(), this.handle, enabled);
+    });
+    this.#recordSteps = enabled;
+  }
+
+  /** How many steps are recorded now, and why one could not be (else ""). */
+  async recording(): Promise<{ readonly steps: number; readonly refusal: string }> {
+    const call = nextCall();
+    return waited((addon) => addon.recording(call, this.handle));
+  }
+
+  /** The hidden states (B, T, D) of the stack that writes the memory, and the next state. */
+  encode(
+    segment: SegmentTensors,
+    state: State,
+    options: StepOptions & { readonly graph?: boolean } = {},
+  ): { hidden: Tensor; state: State } {
+    const call = nextCall();
+    const [hidden, ...next] = this.#step(segment, state, options, (addon, parts, given) =>
+      addon.encode(call, this.handle, parts, options.training ?? false, given, options.graph ?? false),
+    );
+    return { hidden: hidden!, state: next };
+  }
+
+  /**
+   * What a step over a segment lets be seen of itself: `<stack>.<layer>.stream` (B, T, D), `<stack>.embedding.stream`,
+   * `<layer>.self_attention.logits` and those of memory_read and cross_attention (H, the largest), `writer.self` (B, H,
+   * M, a slot's weight on itself), `writer.logits`, `writer.values` (B, T, D), `hidden` (B, T, D).
+   */
+  async observe(segment: SegmentTensors, state: State): Promise<Map<string, Observed>> {
+    const call = nextCall();
+    const [names, values] = this.#step(segment, state, {}, (addon, parts, given) =>
+      addon.observe(call, this.handle, parts, false, given),
+    ) as [Tensor, Tensor];
+    const [text, all] = await Promise.all([names.data(), values.data()]);
+    names.dispose();
+    values.dispose();
+    let at = 0;
+    return new Map(
+      (JSON.parse(Buffer.from(text as Uint8Array).toString()) as [string, number[]][]).map(([name, shape]) => {
+        const data = (all as Float32Array).subarray(at, (at += shape.reduce((product, size) => product * size, 1)));
+        return [name, { shape, data }];
+      }),
+    );
+  }
+
+  /** Logits (B, V) of the token after `prefix` (B, P), the beginning of the segment that follows `segment.source`. */
+  logits(segment: SegmentTensors, prefix: Tensor, state: State): Tensor {
+    const call = nextCall();
+    return this.#step(segment, state, {}, (addon, parts, given) =>
+      addon.logits(call, this.handle, parts, false, given, prefix.handle),
+    )[0]!;
+  }
+
+  /** @internal Tells this model's weights from another's of the same shape; computed once, until the weights change. */
+  async weightsHash(): Promise<string> {
+    if (this.#weightsHash !== undefined) return this.#weightsHash;
+    const computed = weightsHash(this);
+    if (!this.#lent) this.#weightsHash = computed;
+    computed.catch(() => {
+      this.#weightsHash = undefined;
+    });
+    return computed;
+  }
+
+  /**
+   * A parameter's values, shared with the model. Throws MemformerError CONFIG at the read if there is none of that
+   * name.
+   */
+  parameter(name: string): Tensor {
+    this.#lent = true;
+    this.#weightsHash = undefined;
+    return this.ownParameter(name);
+  }
+
+  /** @internal The same for reading alone. */
+  ownParameter(name: string): Tensor {
+    return tensors(guarded((addon) => addon.parameter(nextCall(), this.handle, name)))[0]!;
+  }
+
+  /** A parameter's gradient so far, zeros where nothing reached it. */
+  gradient(name: string): Tensor {
+    return tensors(guarded((addon) => addon.parameterGradient(nextCall(), this.handle, name)))[0]!;
+  }
+
+  /** Copies `value` into a parameter. */
+  assign(name: string, value: Tensor): void {
+    this.revise();
+    guarded((addon) => {
+      addon.assign(nextCall(), this.handle, name, value.handle);
+    });
+  }
+
+  /** Drops the gradients gathered so far. */
+  zeroGradients(): void {
+    this.revise();
+    guarded((addon) => {
+      addon.zeroGradients(nextCall(), this.handle);
+    });
+  }
+
+  /** The L2 norm over all gradients, (); they are scaled so that it is at most `most` (0: never). */
+  clipGradients(most: number): Tensor {
+    if (!(most >= 0)) throw new MemformerError("CONFIG", `the norm to clip to must be at least 0, got ${String(most)}`);
+    if (most > 0) this.revise();
+    return tensors(guarded((addon) => addon.clipGradients(nextCall(), this.handle, most)))[0]!;
+  }
+
+  /** @internal Changes with every call that changes weights, or gradients other than by adding to them. */
+  get revision(): number {
+    return this.#revision;
+  }
+
+  /** @internal For what changes them from outside: an optimizer. */
+  revise(): void {
+    this.#revision += 1;
+    this.#weightsHash = undefined;
+  }
+
+  /** @internal */
+  get handle(): ModelHandle {
+    if (this.#handle === undefined) throw new MemformerError("DISPOSED", "this model has been disposed of");
+    return this.#handle;
+  }
+
+  /** Whether the model has been disposed of. */
+  get disposed(): boolean {
+    return this.#handle === undefined;
+  }
+
+  /** Frees the model once the calls made before have run. Idempotent. */
+  async dispose(): Promise<void> {
+    const handle = this.#handle;
+    if (handle === undefined) return;
+    this.#handle = undefined;
+    guarded((addon) => {
+      addon.dropModel(handle);
+    });
+    await waited((addon) => addon.read(nextCall()));
+  }
+
+  /** For `await using`: as `dispose`. */
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.dispose();
+  }
+
+  #checkState(state: State): void {
+    if (state.length === this.#stateSize) return;
+    throw new MemformerError("SHAPE", `this model's state is ${this.#stateSize} tensor(s), got ${state.length}`);
+  }
+
+  #step(
+    segment: SegmentTensors,
+    state: State,
+    options: StepOptions,
+    call: (
+      addon: Parameters<Parameters<typeof guarded>[0]>[0],
+      segment: SegmentHandles,
+      state: Tensor["handle"][],
+    ) => Tensor["handle"][],
+  ): Tensor[] {
+    this.#checkState(state);
+    knownOptions(stepNames, options, "step");
+    const seed = seedTensor(options);
+    try {
+      return tensors(
+        guarded((addon) =>
+          call(
+            addon,
+            segmentHandles(segment, seed),
+            state.map((tensor) => tensor.handle),
+          ),
+        ),
+      );
+    } finally {
+      seed.dispose();
+    }
+  }
+}
+
+function segmentHandles({ source, target, reset, lengths }: SegmentTensors, seed: Tensor): SegmentHandles {
+  return [source.handle, target.handle, reset.handle, seed.handle, lengths.handle];
+}
+
+function seedTensor({ seed = 0 }: StepOptions): Tensor {
+  wholeSeed(seed, "step");
+  return Tensor.from(BigInt64Array.of(BigInt(seed)), []);
+}
+
+function tensors(handles: readonly Tensor["handle"][]): Tensor[] {
+  return handles.map((handle) => new Tensor(handle));
+}

@@ -1,0 +1,20 @@
+/**
+ * What tells a model's weights from another's of the same shape: a hash of every parameter's name, shape and numbers.
+ */
+import { createHash, webcrypto } from "node:crypto";
+import type { Memformer } from "./memformer.ts";
+
+/**
+ * 32 hexadecimal digits of SHA-256. The numbers are hashed beside the JavaScript thread, one parameter in memory at a
+ * time.
+ */
+export async function weightsHash(model: Memformer): Promise<string> {
+  const whole = createHash("sha256");
+  for (const { name } of model.parameters) {
+    using value = model.ownParameter(name);
+    const { dtype, shape, data } = await value.read();
+    whole.update(JSON.stringify([name, dtype, shape]));
+    whole.update(new Uint8Array(await webcrypto.subtle.digest("SHA-256", data)));
+  }
+  return whole.digest("hex").slice(0, 32);
+}

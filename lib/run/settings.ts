@@ -1,0 +1,74 @@
+/** The settings of a run, and which of them a resumed one keeps. */
+import { join, resolve } from "node:path";
+import { plainOptions } from "../model/config.ts";
+import { datasetNames } from "../data/index.ts";
+import { MemformerError } from "../errors.ts";
+import { RUN } from "./folder.ts";
+import { flagName } from "./flags.ts";
+import { fromFile, fromFlags, runSchema, settle, shapeSchema, type Given, type RunSettings } from "./config.ts";
+
+/** Flags win over the file, and with `resume` both over what the run has had so far. Throws CHECKPOINT_MISMATCH. */
+export async function runSettings(
+  file: string | undefined,
+  flags: Record<string, unknown>,
+  resume: boolean,
+): Promise<RunSettings> {
+  const given = [...(file === undefined ? [] : [await fromFile(file)]), fromFlags(flags)];
+  if (!resume) return settle(...given);
+  const out = runSchema.shape.out.parse(given.map(({ run }) => run["out"]).findLast((value) => value !== undefined));
+  const written = await fromFile(join(out, RUN));
+  const before = { ...written, run: { ...runOptions, ...written.run }, model: { ...plainOptions, ...written.model } }; // a run older than an option
+  const settled = settle(before, ...given);
+  refuseChanges(out, settled, before);
+  return settled;
+}
+
+/** Options of a run that came later than some runs, with the values that these had: they are not in their run.json. */
+const runOptions = { ends: false };
+
+/** What the run has learned so far, and where its stream stands, would mean something else. */
+const fixed = {
+  run: ["data", "tokenizer", "lanes", "documents", "field", "documentLimit", "ends", "skipEmpty", "heldOut"],
+  model: Object.keys(shapeSchema.shape),
+  train: ["seed"],
+} as const satisfies Record<keyof Given, readonly string[]>;
+
+/** Files are the same wherever a command is run: a run keeps their absolute paths. */
+function placed(key: string, value: unknown): unknown {
+  if (typeof value !== "string") return value;
+  return key === "data" ? absoluteData(value) : key === "tokenizer" ? absoluteTokenizer(value) : value;
+}
+
+/** Settings as `run.json` holds them: paths are absolute, so that another working folder finds the same files. */
+export function placedSettings({ run, ...others }: Given): Given {
+  return { run: Object.fromEntries(Object.entries(run).map(([key, value]) => [key, placed(key, value)])), ...others };
+}
+
+function absoluteTokenizer(spec: string): string {
+  return spec.endsWith(".json") || spec.includes("/") ? resolve(spec) : spec;
+}
+
+function absoluteData(spec: string): string {
+  const colon = spec.indexOf(":");
+  const known = (datasetNames as readonly string[]).includes(colon < 0 ? spec : spec.slice(0, colon));
+  if (!known) return resolve(spec);
+  return colon < 0 || colon === spec.length - 1 ? spec : `${spec.slice(0, colon)}:${resolve(spec.slice(colon + 1))}`;
+}
+
+function refuseChanges(out: string, now: Given, before: Given): void {
+  for (const section of ["run", "model", "train"] as const) {
+    for (const key of fixed[section]) {
+      const [found, wanted] = [placed(key, now[section][key]), placed(key, before[section][key])];
+      if (JSON.stringify(found) === JSON.stringify(wanted)) continue;
+      throw new MemformerError(
+        "CHECKPOINT_MISMATCH",
+        `the run in ${out} has ${flagName(key)} ${shown(wanted)}, which cannot become ${shown(found)} on the way`,
+        { details: { out, option: key } },
+      );
+    }
+  }
+}
+
+function shown(value: unknown): string {
+  return value === undefined ? "by default" : typeof value === "string" ? value : JSON.stringify(value);
+}

@@ -1,0 +1,36 @@
+/** What is told of a training step: to the log in full, on the display what is watched. */
+import type { TokenSource } from "../data/index.ts";
+import { formatBytes, formatNumber, formatRate } from "../log/format.ts";
+import type { Progress } from "../log/progress.ts";
+import type { RunLog } from "../log/run-log.ts";
+import type { TrainStep } from "../train/trainer.ts";
+
+/** `text`: what is trained on; its bytes a token turn nats a token into bits per byte. */
+export function reportStep(step: TrainStep, text: TokenSource, log: RunLog, progress: Progress): void {
+  const bitsPerByte = ((step.loss / Math.LN2) * text.tokens) / text.bytes;
+  const inUse = step.memory.deviceBytes || step.memory.hostBytes;
+  log.record({
+    step: step.step,
+    "train/loss": step.loss,
+    "train/bits-per-byte": bitsPerByte,
+    "train/gradient-norm": step.gradientNorm,
+    "train/memory-gradient-norm": step.memoryGradientNorm,
+    "train/rate": step.rate,
+    "train/tokens": step.tokens,
+    "run/tokens-per-second": step.tokensPerSecond,
+    "run/memory-bytes": inUse,
+    ...(step.evaluation !== undefined && { "valid/bits-per-byte": step.evaluation }),
+  });
+  progress.update(step.step, {
+    loss: formatNumber(step.loss),
+    "bits/byte": formatNumber(bitsPerByte, 3),
+    speed: formatRate(step.tokensPerSecond),
+    gradient: formatNumber(step.gradientNorm, 3),
+    "of memory": formatNumber(step.memoryGradientNorm, 3),
+    memory: formatBytes(inUse),
+  });
+  if (step.evaluation !== undefined) {
+    progress.note(`step ${step.step}: held-out bits per byte ${formatNumber(step.evaluation)}`);
+  }
+  if (step.checkpoint !== undefined) log.flush();
+}

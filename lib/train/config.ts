@@ -1,0 +1,77 @@
+/** What training is: every option once, with its default and its words. */
+import { z } from "zod";
+import { gradientMethods } from "../gradients/methods.ts";
+
+const methodNames = Object.keys(gradientMethods) as [keyof typeof gradientMethods, ...(keyof typeof gradientMethods)[]];
+
+/** One number per segment of a window, of which training takes the shares. */
+const shares = z.array(z.number().nonnegative()).refine((numbers) => numbers.some((number) => number > 0));
+const weightsExpected = "expected tokens, segments, doubling, or a number per segment, none negative and not all 0";
+
+/** Every option of training, with its default and its words. */
+export const trainSchema = z.strictObject({
+  steps: z.int().positive().default(1000).describe("optimizer steps"),
+  horizon: z.int().positive().default(8).describe("S, segments of a window: how far gradients travel through memory"),
+  horizonGrowth: z
+    .number()
+    .min(0)
+    .max(1)
+    .default(0)
+    .describe(
+      "share of the steps in which the horizon grows to its whole by doubling; a step's segments are cut into shorter windows until then",
+    ),
+  statePassing: z
+    .number()
+    .min(0)
+    .max(1)
+    .default(0)
+    .describe("share of rows that a step starts from the memory of another row"),
+  overlap: z.int().nonnegative().default(0).describe("segments that a window shares with the one before"),
+  method: z.enum(methodNames).default("mrbp").describe("mrbp, bptt, or checkpointing a segment"),
+  together: z
+    .int()
+    .positive()
+    .optional()
+    .describe("segments that mrbp recomputes at once; default: what the device is best at, 1 on a CPU"),
+  microBatch: z
+    .int()
+    .positive()
+    .optional()
+    .describe("rows that go forward and back at once, for less memory; default: all lanes"),
+  weights: z
+    .union([z.enum(["tokens", "segments", "uniform", "doubling"]), shares], { error: weightsExpected })
+    .default("tokens")
+    .describe(
+      "what weighs alike: tokens, all that a step scores; segments, each one's mean; doubling: a segment weighs twice the one before; or shares",
+    ),
+  accumulate: z.int().positive().default(1).describe("windows whose gradients make one step"),
+  optimizer: z
+    .enum(["adamw", "muon"])
+    .default("adamw")
+    .describe("adamw, or muon: the layers' matrices by orthogonalized momentum, everything else by AdamW"),
+  rate: z.number().positive().default(1e-3).describe("peak learning rate"),
+  schedule: z
+    .enum(["cosine", "linear", "constant"])
+    .default("cosine")
+    .describe("how the learning rate falls after the warm-up"),
+  warmup: z.int().nonnegative().default(100).describe("steps of linear warm-up"),
+  finalRate: z.number().min(0).max(1).default(0.1).describe("learning rate of the last step, as a share of the peak"),
+  weightDecay: z
+    .number()
+    .nonnegative()
+    .default(0.1)
+    .describe("decay of matrices; norms, biases, embeddings and v_bias have none"),
+  beta1: z.number().min(0).lt(1).default(0.9).describe("AdamW's decay of the mean"),
+  beta2: z.number().min(0).lt(1).default(0.95).describe("AdamW's decay of the square"),
+  eps: z.number().positive().default(1e-8).describe("AdamW's epsilon"),
+  clip: z.number().nonnegative().default(1).describe("largest gradient norm; 0 never clips"),
+  seed: z.int().nonnegative().default(0).describe("decides every random draw of the run"),
+  evaluateEvery: z.int().nonnegative().default(0).describe("steps between evaluations; 0: never"),
+  saveEvery: z.int().nonnegative().default(0).describe("steps between checkpoints; 0: at the end alone"),
+  keep: z.int().positive().default(2).describe("newest checkpoints that stay, beside the best"),
+});
+
+/** Complete options of training. */
+export type TrainConfig = z.output<typeof trainSchema>;
+/** Options of training as a user gives them: what is left out has its default. */
+export type TrainOptions = z.input<typeof trainSchema>;

@@ -1,0 +1,176 @@
+/** AdamW over a model's parameters, LibTorch's fused kernel. */
+import { z } from "zod";
+import type { TensorEntry } from "../checkpoint/safetensors.ts";
+import { MemformerError } from "../errors.ts";
+import { engineEntry, masterType } from "../model/files.ts";
+import type { Memformer } from "../model/memformer.ts";
+import type { OptimizerHandle } from "../native/addon.ts";
+import { guarded, nextCall, waited } from "../native/calls.ts";
+import { checkOptions, optionSchema } from "../options.ts";
+import type { State } from "../model/recurrence.ts";
+import type { SegmentTensors } from "../model/segment-tensors.ts";
+import { Tensor, type DType } from "../engine/tensor.ts";
+import { threadBound } from "../engine/thread-bound.ts";
+import { lossWeights } from "../gradients/window.ts";
+
+/** Rates of decay and the epsilon of {@link AdamW}. */
+export interface AdamWOptions {
+  /** Default 0.9. */
+  readonly beta1?: number;
+  /** Default 0.95. */
+  readonly beta2?: number;
+  /** Default 1e-8. */
+  readonly eps?: number;
+  /** On matrices only; never on norms, biases, embeddings and v_bias. Default 0.1. */
+  readonly weightDecay?: number;
+  /**
+   * Whether the layers' matrices are moved by Muon (momentum 0.95, orthogonalized, at the size of AdamW's update, so
+   * that one rate serves both) and AdamW has the rest: embeddings, output projection, norms, biases, slots. Their
+   * momentum stands in `.exp_avg`. Default false.
+   */
+  readonly muon?: boolean;
+}
+
+const optimizerSchema = optionSchema<AdamWOptions>({
+  beta1: z.number().min(0).lt(1).optional(),
+  beta2: z.number().min(0).lt(1).optional(),
+  eps: z.number().positive().optional(),
+  weightDecay: z.number().nonnegative().optional(),
+  muon: z.boolean().optional(),
+});
+
+/** Training steps by MRBP as {@link AdamW.timeInside} takes them. */
+export interface InsideOptions {
+  /** Segments that go back at once. */
+  readonly together: number;
+  readonly windows: number;
+  readonly rate: number;
+  readonly clip: number;
+}
+
+/** AdamW over all parameters of a model; matrices decay, nothing else does. */
+export class AdamW implements Disposable {
+  /** @internal */
+  readonly threadBound = threadBound;
+  #handle: OptimizerHandle | undefined;
+  readonly #model: Memformer;
+
+  constructor(model: Memformer, options: AdamWOptions = {}) {
+    checkOptions(optimizerSchema, options, "AdamW");
+    const { beta1 = 0.9, beta2 = 0.95, eps = 1e-8, weightDecay = 0.1, muon = false } = options;
+    this.#model = model;
+    this.#handle = guarded((addon) => addon.createAdamW(model.handle, beta1, beta2, eps, weightDecay, muon));
+  }
+
+  /** @internal */
+  get handle(): OptimizerHandle {
+    if (this.#handle === undefined) throw new MemformerError("DISPOSED", "this optimizer has been disposed of");
+    return this.#handle;
+  }
+
+  /**
+   * One update at learning rate `rate`, after which the gradients are dropped; none is made when `norm` is not finite.
+   * `norm`, of all gradients as they are, from {@link Memformer.clipGradients}; with `clip` above 0 they are scaled to
+   * a norm of at most that.
+   */
+  step(rate: number, norm: Tensor, clip = 0): void {
+    if (!(rate >= 0 && rate < Infinity))
+      throw new MemformerError("CONFIG", `rate must be a number of at least 0, got ${String(rate)}`);
+    if (!(clip >= 0)) throw new MemformerError("CONFIG", `clip must be at least 0, got ${String(clip)}`);
+    this.#model.revise();
+    guarded((addon) => {
+      addon.adamwStep(nextCall(), this.handle, rate, norm.handle, clip);
+    });
+  }
+
+  /**
+   * Names and shapes of what it carries: `<parameter>.exp_avg`, `.exp_avg_sq`, `.step`. In float16 also `loss_scale`,
+   * which gradients are multiplied by on their way so that small ones are not lost, and `good_steps`, steps since it
+   * changed: it doubles after 2,000, and halves when gradients are not finite.
+   */
+  get tensors(): readonly { name: string; shape: readonly number[]; whole?: boolean }[] {
+    const scaled = this.#model.config.precision === "float16";
+    return [
+      ...this.#model.parameters.flatMap(({ name, shape }) => [
+        { name: `${name}.exp_avg`, shape },
+        { name: `${name}.exp_avg_sq`, shape },
+        { name: `${name}.step`, shape: [] },
+      ]),
+      ...(scaled
+        ? [
+            { name: "loss_scale", shape: [] },
+            { name: "good_steps", shape: [], whole: true },
+          ]
+        : []),
+    ];
+  }
+
+  /** What it carries, as entries of a safetensors file. */
+  entries(): TensorEntry[] {
+    const dtypes: Record<string, DType> = { step: "float32", loss_scale: "float32", good_steps: "int32" };
+    return this.tensors.map(({ name, shape }) =>
+      engineEntry(name, dtypes[name.split(".").at(-1)!] ?? masterType(this.#model.config), shape, () =>
+        this.tensor(name),
+      ),
+    );
+  }
+
+  /** One of them, copied when it is read. Throws MemformerError CONFIG for an unknown name, once it is read. */
+  tensor(name: string): Tensor {
+    return new Tensor(guarded((addon) => addon.adamwState(nextCall(), this.handle, name))[0]!);
+  }
+
+  /** Copies one of them back. */
+  assign(name: string, value: Tensor): void {
+    guarded((addon) => {
+      addon.adamwAssign(nextCall(), this.handle, name, value.handle);
+    });
+  }
+
+  /**
+   * Seconds that training steps by MRBP take when C++ drives them, the window and its first memory given: for comparing
+   * with those that JavaScript drives. The model is trained by them.
+   *
+   * @internal
+   */
+  async timeInside(
+    window: readonly SegmentTensors[],
+    state: State,
+    { together, windows, rate, clip }: InsideOptions,
+  ): Promise<number> {
+    using seed = Tensor.from(BigInt64Array.of(0n), []);
+    const segments = window
+      .flatMap(({ source, target, reset, lengths }) => [source, target, reset, seed, lengths])
+      .map((tensor) => tensor.handle);
+    this.#model.revise();
+    const weights = lossWeights("segments", window.length);
+    return await waited((addon) =>
+      addon.timeWindows(
+        nextCall(),
+        this.handle,
+        segments,
+        state.map((tensor) => tensor.handle),
+        weights,
+        together,
+        windows,
+        rate,
+        clip,
+      ),
+    );
+  }
+
+  /** Frees its moments once the calls made before have run; the model stays. Idempotent. */
+  dispose(): void {
+    const handle = this.#handle;
+    if (handle === undefined) return;
+    this.#handle = undefined;
+    guarded((addon) => {
+      addon.dropAdamW(handle);
+    });
+  }
+
+  /** For `using`: as `dispose`. */
+  [Symbol.dispose](): void {
+    this.dispose();
+  }
+}

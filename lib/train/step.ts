@@ -1,0 +1,139 @@
+/**
+ * One optimizer step in two halves, each enqueued as a whole: the gradient of its windows, which changes no weight,
+ * then clipping and the update. Between them nothing has to be read, so the next step's gradient follows this one's
+ * update without a gap.
+ */
+import { Random } from "../data/random.ts";
+import { gradientMethods } from "../gradients/methods.ts";
+import type { Memformer } from "../model/memformer.ts";
+import type { Device } from "../native/cuda.ts";
+import type { AdamW } from "./optimizer.ts";
+import type { State } from "../model/recurrence.ts";
+import { cancellable } from "../engine/runtime.ts";
+import { learningRate } from "./schedule.ts";
+import { disposeSegment } from "../model/segment-tensors.ts";
+import { apply, placed, Tensor, tidy } from "../engine/tensor.ts";
+import type { TrainConfig } from "./config.ts";
+import type { Window } from "./window-reader.ts";
+import { segmentSeed, stepWeights } from "../gradients/window.ts";
+
+/** The gradient of a step, enqueued. It adds to the gradients of the model's parameters. */
+export interface EnqueuedGradient {
+  /** (S) losses and counts of the step's segments. */
+  readonly losses: Tensor;
+  readonly counts: Tensor;
+  /** () the largest norm of dL/dmemory at a window's start. */
+  readonly memoryNorm: Tensor | undefined;
+  /** The state to begin the next step with. */
+  readonly state: State;
+}
+
+/** A whole step, enqueued. */
+export interface EnqueuedStep extends EnqueuedGradient {
+  /** () of all gradients, before clipping. */
+  readonly norm: Tensor;
+  readonly rate: number;
+}
+
+/** What a step has given. */
+export interface StepResult {
+  /** Scored tokens. */
+  readonly scored: number;
+  /** Mean nats of these. */
+  readonly loss: number;
+  readonly norm: number;
+  readonly memoryNorm: number;
+}
+
+export interface StepPlan {
+  readonly config: TrainConfig;
+  /** Counts from 1. */
+  readonly step: number;
+  readonly windows: readonly Window[];
+  /** Segments that a window shares with the next. */
+  readonly overlap: number;
+  readonly signal: AbortSignal | undefined;
+}
+
+/** Enqueues the gradient of a step from `state`; nothing has run when this returns. */
+export function enqueueGradient(
+  model: Memformer,
+  state: State,
+  { config, step, windows, overlap, signal }: StepPlan,
+): EnqueuedGradient {
+  return cancellable(signal, () =>
+    tidy(() => {
+      let carried = passed(state, config, step, windows[0]!.segments[0]!.batch, model.device);
+      const losses: Tensor[] = [],
+        counts: Tensor[] = [],
+        reached: Tensor[] = [];
+      const uploaded = windows.map(({ segments }) => segments.map((segment) => model.upload(segment)));
+      const weights = stepWeights(uploaded, config.weights);
+      for (const [i, window] of uploaded.entries()) {
+        const result = gradientMethods[config.method](model, window, carried, {
+          seed: segmentSeed(config.seed, step * windows.length + i),
+          weights: weights[i]!,
+          carry: window.length - overlap,
+          together: config.together,
+          microBatch: config.microBatch,
+        });
+        window.forEach(disposeSegment);
+        losses.push(...result.losses);
+        counts.push(...result.counts);
+        if (result.gradient[0] !== undefined) reached.push(apply("aten::linalg_vector_norm", result.gradient[0]));
+        carried = result.state;
+      }
+      return {
+        losses: apply("aten::stack", losses),
+        counts: apply("aten::stack", counts),
+        state: carried,
+        memoryNorm: reached.length === 0 ? undefined : apply("aten::max", apply("aten::stack", reached)),
+      };
+    }),
+  );
+}
+
+/** Enqueues the update by a gradient: an abort either comes before it, and the weights stay, or the step is whole. */
+export function enqueueUpdate(
+  model: Memformer,
+  optimizer: AdamW,
+  gradient: EnqueuedGradient,
+  plan: StepPlan,
+): EnqueuedStep {
+  const { config, step, signal } = plan,
+    rate = learningRate(step, config);
+  return cancellable(signal, () => {
+    const norm = model.clipGradients(0);
+    optimizer.step(rate, norm, config.clip);
+    return { ...gradient, norm, rate };
+  });
+}
+
+/** State passing: some of the rows, drawn anew for every step, go on from the memory of the row before. */
+function passed(state: State, { statePassing, seed }: TrainConfig, step: number, rows: number, device: Device): State {
+  if (statePassing === 0) return state;
+  const random = new Random(seed, step),
+    drawn = Uint8Array.from({ length: rows }, () => (random.next() < statePassing * 2 ** 32 ? 1 : 0));
+  const mask = placed(Tensor.from(drawn, [rows, 1, 1], "bool"), device);
+  return state.map((tensor) => apply("aten::where.self", mask, apply("aten::roll", tensor, [1], [0]), tensor));
+}
+
+/** Waits for a step. Rejects with the error of the call that failed. */
+export async function readStep(made: EnqueuedStep): Promise<StepResult> {
+  const [losses, counts, norm, memoryNorm] = await Promise.all([
+    made.losses.data(),
+    made.counts.data(),
+    made.norm.item(),
+    made.memoryNorm?.item() ?? 0,
+  ]);
+  made.norm.dispose();
+  for (const tensor of [made.losses, made.counts, made.memoryNorm]) tensor?.dispose();
+  const scored = [...counts].reduce<number>((sum, count) => sum + Number(count), 0);
+  const nats = [...losses].reduce<number>((sum, loss, i) => sum + Number(loss) * Number(counts[i]), 0);
+  return { scored, loss: nats / Math.max(1, scored), norm, memoryNorm };
+}
+
+/** Frees what a gradient holds that no step will be made of. */
+export function disposeGradient({ losses, counts, memoryNorm, state }: EnqueuedGradient): void {
+  for (const tensor of [losses, counts, memoryNorm, ...state]) tensor?.dispose();
+}

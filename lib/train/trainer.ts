@@ -1,0 +1,399 @@
+/**
+ * The training loop: windows from a stream, their gradient by MRBP (or another method), one optimizer step a window.
+ */
+import { z } from "zod";
+import { CheckpointStore } from "../checkpoint/folder.ts";
+import type { FileWriter } from "../files/atomic.ts";
+import type { TokenizerTexts } from "../checkpoint/model-folder.ts";
+import type { SegmentStream } from "../data/segment-stream.ts";
+import { MemformerError } from "../errors.ts";
+import { horizonOf } from "./horizon.ts";
+import type { Memformer } from "../model/memformer.ts";
+import { AdamW } from "./optimizer.ts";
+import { checkOptions, optionSchema, optionTypes, parseOptions } from "../options.ts";
+import type { State } from "../model/recurrence.ts";
+import { memory, synchronize, type MemoryUse } from "../engine/runtime.ts";
+import { checkpointFiles, readCheckpoint } from "./checkpoint.ts";
+import { trainSchema, type TrainConfig, type TrainOptions } from "./config.ts";
+import {
+  disposeGradient,
+  enqueueGradient,
+  enqueueUpdate,
+  readStep,
+  type EnqueuedGradient,
+  type StepPlan,
+  type StepResult,
+} from "./step.ts";
+import { WindowReader, type Window } from "./window-reader.ts";
+
+/** What is known of a step of training when it is done. */
+export interface TrainStep {
+  readonly step: number;
+  /** Mean negative log-likelihood of the step's scored tokens, nats. */
+  readonly loss: number;
+  /** L2 norm of all parameters' gradients, before clipping. */
+  readonly gradientNorm: number;
+  /** L2 norm of dL/dmemory at the windows' start: what reaches back through the whole horizon. */
+  readonly memoryGradientNorm: number;
+  readonly rate: number;
+  /** Scored tokens since the run's very start. */
+  readonly tokens: number;
+  /**
+   * Scored tokens of this step, over the time since the last one's result, or since this one began after an evaluation
+   * or a checkpoint.
+   */
+  readonly tokensPerSecond: number;
+  readonly memory: MemoryUse;
+  /** What `evaluate` returned, at the steps where it ran. */
+  readonly evaluation?: number;
+  /** The folder of the checkpoint written after this step. */
+  readonly checkpoint?: string;
+}
+
+/** Where a run begins, what it calls on the way, what stops it, and the tokenizer to be saved with every checkpoint. */
+export interface RunOptions extends TokenizerTexts {
+  /** Aborts between micro-steps and rejects with its reason; the weights are those of the last whole step. */
+  readonly signal?: AbortSignal;
+  /** A folder for checkpoints. Default: none are written. */
+  readonly checkpoints?: string;
+  /** Goes on from the last checkpoint in `checkpoints`, to the bit. Default false: starts anew. */
+  readonly resume?: boolean;
+  /**
+   * Measures the model every `evaluateEvery` steps; lower is better, the best checkpoint is kept. `signal` aborts when
+   * the run is stopped or aborted, and the evaluation may then reject: a stopped run ends without it. Whatever it fails
+   * by, the step before it gets its checkpoint.
+   */
+  readonly evaluate?: (model: Memformer, step: number, signal: AbortSignal) => Promise<number>;
+}
+
+/** The gradient of the next step, enqueued before anybody has asked for that step. */
+interface Ahead {
+  readonly plan: StepPlan;
+  readonly gradient: EnqueuedGradient;
+  /** The model's, when the gradient was enqueued: with another one it is of other weights. */
+  readonly revision: number;
+  readonly halt: AbortController;
+}
+
+const { call, signal: abort, text } = optionTypes;
+const runSchema = optionSchema<RunOptions>({
+  signal: abort.optional(),
+  checkpoints: text.min(1).optional(),
+  resume: z.boolean().optional(),
+  evaluate: call.optional(),
+  tokenizer: text.optional(),
+  tokenizerConfig: text.optional(),
+});
+
+/**
+ * Trains one model. `new Trainer(model, options)`; unknown options are refused by name (MemformerError CONFIG). Free it
+ * with `using` or `dispose()`.
+ */
+export class Trainer implements Disposable {
+  readonly model: Memformer;
+  readonly config: TrainConfig;
+  readonly #optimizer: AdamW;
+  #state: State = [];
+  #step = 0;
+  #tokens = 0;
+  #best = Infinity;
+  #stopping = new AbortController();
+  #disposed = false;
+  #ahead: Ahead | undefined;
+
+  constructor(model: Memformer, options: TrainOptions = {}) {
+    this.model = model;
+    this.config = parseOptions(trainSchema, options, "train");
+    const { optimizer, beta1, beta2, eps, weightDecay } = this.config;
+    this.#optimizer = new AdamW(model, { beta1, beta2, eps, weightDecay, muon: optimizer === "muon" });
+  }
+
+  /** Steps made so far. */
+  get step(): number {
+    return this.#step;
+  }
+
+  /**
+   * Finishes the step that is under way, writes a checkpoint if there is a folder for them, and ends the run. An
+   * evaluation that is under way is told to end by its signal.
+   */
+  stop(): void {
+    this.#stopping.abort(new MemformerError("ABORTED", "the run was stopped"));
+  }
+
+  /**
+   * Runs to `steps`, yielding a record per step. Between two steps the model's weights, the optimizer and the carried
+   * memory are exactly what the last step left, while the gradient of the next one is being computed; what changes
+   * weights or drops gradients there ({@link Memformer.assign}, another optimizer's step) makes it start anew. It does
+   * not run ahead of an evaluation or a checkpoint. Throws MemformerError NAN_LOSS (nothing was updated by that step;
+   * the last checkpoint is whole), DATA when the stream ends early, IO for the disk, and `signal.reason`.
+   */
+  async *run(stream: SegmentStream, options: RunOptions = {}): AsyncGenerator<TrainStep, void, void> {
+    checkOptions(runSchema, options, "run");
+    const { signal } = options;
+    signal?.throwIfAborted();
+    this.#refuseDisposed();
+    const store =
+      options.checkpoints === undefined
+        ? undefined
+        : new CheckpointStore(options.checkpoints, { keep: this.config.keep });
+    this.#stopping = new AbortController();
+    await this.#dropAhead();
+    if (options.resume === true) await this.#resume(store, stream);
+    if (this.#state.length === 0) this.#state = this.model.initialState(stream.lanes);
+    const reader = new WindowReader(stream, this.config.horizon, this.config.overlap);
+    let position: unknown,
+      written = true; // whether the last step made has a checkpoint
+    let ended = false;
+
+    const readAhead = (step: number): Promise<Window[] | undefined> => {
+      const windows = this.#read(reader, step);
+      windows.catch(() => undefined); // a failure is for the step that waits for them
+      return windows;
+    };
+    let windows = readAhead(this.#step + 1),
+      began = 0;
+    const begin = (step: number, current: readonly Window[], state: State): void => {
+      const halt = new AbortController(),
+        plan = { config: this.config, step, windows: current, overlap: this.config.overlap };
+      const gradient = enqueueGradient(this.model, state, { ...plan, signal: halt.signal });
+      this.#ahead = { plan: { ...plan, signal }, gradient, revision: this.model.revision, halt };
+    };
+    const abort = (): void => {
+      this.#ahead?.halt.abort(signal?.reason);
+    };
+    signal?.addEventListener("abort", abort);
+    try {
+      while (this.#step < this.config.steps && !this.#stopping.signal.aborted) {
+        signal?.throwIfAborted();
+        const step = this.#step + 1;
+        if (this.#ahead !== undefined && this.#ahead.revision !== this.model.revision) {
+          const { windows: again } = this.#ahead.plan;
+          await this.#dropAhead();
+          began = performance.now();
+          begin(step, again, this.#state);
+        }
+        if (this.#ahead === undefined) {
+          const current = await windows;
+          this.#refuseDisposed();
+          if (current === undefined) {
+            ended = true;
+            break;
+          }
+          began = performance.now();
+          begin(step, current, this.#state);
+          windows = readAhead(step + 1); // while the engine works
+        }
+        const { plan, gradient } = this.#ahead!;
+        const made = enqueueUpdate(this.model, this.#optimizer, gradient, plan),
+          reading = readStep(made);
+        this.#ahead = undefined;
+        let result: StepResult;
+        try {
+          // The next gradient follows at once, if its tokens come before this step's result does.
+          if (this.#runsAhead(step, store, options)) {
+            const upcoming = await Promise.race([windows.catch(() => undefined), reading.then(() => undefined)]);
+            if (upcoming !== undefined) {
+              try {
+                begin(step + 1, upcoming, made.state);
+                windows = readAhead(step + 2);
+              } catch {
+                // What is refused here is refused again, and told, when its step begins.
+              }
+            }
+          }
+          result = await reading;
+          this.#refuseDisposed();
+        } catch (error) {
+          for (const tensor of made.state) tensor.dispose();
+          await this.#dropAhead();
+          if (!this.model.disposed) this.model.zeroGradients();
+          throw signal?.aborted === true ? signal.reason : error;
+        }
+        const { scored, loss, norm, memoryNorm } = result;
+        if (!Number.isFinite(loss) || !Number.isFinite(norm)) {
+          const last = await store?.last();
+          for (const tensor of made.state) tensor.dispose();
+          throw new MemformerError(
+            "NAN_LOSS",
+            `step ${step}: the loss is ${loss} and the gradient's norm ${norm}; this step changed nothing` +
+              (last === undefined ? "" : `, and the last checkpoint, ${last}, is whole`),
+            { details: { step, loss, norm, checkpoint: last } },
+          );
+        }
+        for (const tensor of this.#state) tensor.dispose();
+        this.#state = made.state;
+        this.#step = step;
+        this.#tokens += scored;
+        position = plan.windows.at(-1)!.next;
+        const now = performance.now();
+        const record = await this.#finish(
+          {
+            step,
+            loss,
+            gradientNorm: norm,
+            memoryGradientNorm: memoryNorm,
+            rate: made.rate,
+            tokens: this.#tokens,
+            tokensPerSecond: scored / ((now - began) / 1000),
+            memory: memory(),
+          },
+          position,
+          store,
+          options,
+        );
+        written = record.checkpoint !== undefined;
+        began = now;
+        yield record;
+      }
+    } finally {
+      signal?.removeEventListener("abort", abort);
+      await reader.finish();
+      await this.#dropAhead();
+    }
+    // Stopped too late for the last step's own checkpoint: while it was evaluated, or yielded; or the stream has ended.
+    if (!written) await store?.write(this.#step, this.#files(position, options));
+    if (ended)
+      throw new MemformerError(
+        "DATA",
+        `the stream ended after step ${this.#step} of ${this.config.steps}; let it repeat, or ask for fewer steps`,
+      );
+  }
+
+  /**
+   * Frees the optimizer's moments and the memory carried along; the model stays. A run under way ends with DISPOSED.
+   * Idempotent.
+   */
+  dispose(): void {
+    this.#disposed = true;
+    if (this.#ahead !== undefined) {
+      disposeGradient(this.#ahead.gradient);
+      this.#ahead = undefined;
+      if (!this.model.disposed) this.model.zeroGradients();
+    }
+    for (const tensor of this.#state) tensor.dispose();
+    this.#state = [];
+    this.#optimizer.dispose();
+  }
+
+  /** For `using`: as `dispose`. */
+  [Symbol.dispose](): void {
+    this.dispose();
+  }
+
+  #refuseDisposed(): void {
+    if (this.#disposed) throw new MemformerError("DISPOSED", "this trainer has been disposed of");
+  }
+
+  /** Whether the gradient of the step after `step` may be begun before `step` is done. */
+  #runsAhead(step: number, store: CheckpointStore | undefined, options: RunOptions): boolean {
+    return (
+      step < this.config.steps &&
+      !this.#stopping.signal.aborted &&
+      !this.#evaluates(step, options) &&
+      !this.#saves(step, store)
+    );
+  }
+
+  #evaluates(step: number, { evaluate }: RunOptions): boolean {
+    const { evaluateEvery, steps } = this.config;
+    return (
+      evaluate !== undefined &&
+      !this.#stopping.signal.aborted &&
+      evaluateEvery > 0 &&
+      (step % evaluateEvery === 0 || step === steps)
+    );
+  }
+
+  #saves(step: number, store: CheckpointStore | undefined): boolean {
+    const { saveEvery, steps } = this.config;
+    return (
+      store !== undefined &&
+      (step === steps || this.#stopping.signal.aborted || (saveEvery > 0 && step % saveEvery === 0))
+    );
+  }
+
+  /** Forgets a gradient that no update will be made of; what of it has not run yet is skipped. */
+  async #dropAhead(): Promise<void> {
+    const ahead = this.#ahead;
+    if (ahead === undefined) return;
+    this.#ahead = undefined;
+    ahead.halt.abort();
+    disposeGradient(ahead.gradient);
+    if (this.model.disposed) return;
+    await synchronize().catch(() => undefined); // takes in the failure of a call that was skipped
+    if (!this.model.disposed) this.model.zeroGradients();
+  }
+
+  /** The windows of a step; undefined when the stream ends before they are whole. */
+  async #read(reader: WindowReader, step: number): Promise<Window[] | undefined> {
+    const windows: Window[] = [],
+      { horizon, accumulate, steps } = this.config;
+    const reach = horizonOf(step, this.config),
+      count = (accumulate * horizon) / reach;
+    for (let i = 0; step <= steps && i < count; i++) {
+      const window = await reader.next(reach);
+      if (window === undefined) return undefined;
+      windows.push(window);
+    }
+    return windows;
+  }
+
+  async #finish(
+    record: TrainStep,
+    position: unknown,
+    store: CheckpointStore | undefined,
+    options: RunOptions,
+  ): Promise<TrainStep> {
+    const { step } = record;
+    let evaluation: number | undefined,
+      best = false;
+    if (this.#evaluates(step, options)) {
+      const stopping = this.#stopping.signal;
+      try {
+        evaluation = await options.evaluate!(
+          this.model,
+          step,
+          options.signal === undefined ? stopping : AbortSignal.any([stopping, options.signal]),
+        );
+      } catch (error) {
+        if (!stopping.aborted) {
+          await store?.write(step, this.#files(position, options)); // an evaluation that fails costs no step
+          throw error;
+        }
+      }
+      best = evaluation !== undefined && evaluation < this.#best;
+      if (best) this.#best = evaluation!;
+    }
+    let checkpoint: string | undefined;
+    if (store !== undefined && (best || this.#saves(step, store))) {
+      checkpoint = await store.write(step, this.#files(position, options), { best });
+    }
+    return {
+      ...record,
+      ...(evaluation === undefined ? {} : { evaluation }),
+      ...(checkpoint === undefined ? {} : { checkpoint }),
+    };
+  }
+
+  #files(position: unknown, { tokenizer, tokenizerConfig }: TokenizerTexts): Record<string, FileWriter> {
+    const best = Number.isFinite(this.#best) ? this.#best : null;
+    const progress = { step: this.#step, tokens: this.#tokens, best, position, train: this.config };
+    return checkpointFiles({
+      model: this.model,
+      optimizer: this.#optimizer,
+      state: this.#state,
+      progress,
+      tokenizer: { tokenizer, tokenizerConfig },
+    });
+  }
+
+  async #resume(store: CheckpointStore | undefined, stream: SegmentStream): Promise<void> {
+    const { state, progress } = await readCheckpoint(store, this.model, this.#optimizer, stream);
+    for (const tensor of this.#state) tensor.dispose();
+    this.#state = state;
+    this.#step = progress.step;
+    this.#tokens = progress.tokens;
+    this.#best = progress.best ?? Infinity;
+  }
+}
