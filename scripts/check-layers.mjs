@@ -1,7 +1,8 @@
 /**
  * Fails when an import goes up. Usage: node scripts/check-layers.mjs [FOLDER]
  *   TypeScript: test, bench, examples -> lib; in lib, only lib/native touches the addon, and nothing imports lib/cli.
- *   C++:        napi -> engine -> nn -> ops -> core; an operator sees only itself and core; a .cu nothing of torch.
+ *   C++:        napi -> engine -> nn -> ops -> core; an operator sees only itself, ops/common and core; a .cu nothing
+ *   of torch.
  */
 import { existsSync, readdirSync, readFileSync } from "node:fs";
 import { dirname, join, posix, resolve } from "node:path";
@@ -76,7 +77,7 @@ function checkCpp(path) {
     const [targetLayer, targetFolder] = target.split("/");
     if (targetLayer !== layer && !(below[layer] ?? []).includes(targetLayer)) {
       offend(path, line, `native/${layer} may not include ${header}: imports go down only`);
-    } else if (layer === "ops" && targetLayer === "ops" && targetFolder !== folder) {
+    } else if (layer === "ops" && targetLayer === "ops" && ![folder, "common"].includes(targetFolder)) {
       offend(path, line, `operator ${folder} may not include operator ${targetFolder}`);
     }
   }

@@ -1,8 +1,8 @@
 // The attention sub-layers, with the normalization before them.
 #pragma once
 #include "nn/layers.h"
-#include "nn/positions.h"
-#include "nn/slots.h"
+#include "nn/memory/slots.h"
+#include "nn/positions/positions.h"
 
 namespace memformer::nn {
 

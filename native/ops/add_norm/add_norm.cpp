@@ -1,9 +1,9 @@
 #include "ops/add_norm/add_norm.h"
 
-#include "core/dropout_seed.h"
 #include "core/gradient_sink.h"
-#include "core/layer_norm_eps.h"
 #include "core/op_handle.h"
+#include "ops/common/dropout_seed.h"
+#include "ops/common/layer_norm_eps.h"
 
 // Saved for backward: sum (..., D), mean and rstd = 1 / sqrt(variance + eps) (N), one a row.
 // With g = dL/dnormed weight and z = (sum - mean) rstd:

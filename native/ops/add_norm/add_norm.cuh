@@ -4,8 +4,8 @@
 #pragma once
 #include <cuda_runtime_api.h>
 
-#include "core/cuda/dropout_mask.cuh"
 #include "core/cuda/dtype.cuh"
+#include "ops/common/dropout_mask.cuh"
 
 namespace memformer::ops {
 

@@ -2,13 +2,13 @@
 #include <c10/cuda/CUDAGuard.h>
 #include <c10/cuda/CUDAStream.h>
 
-#include "core/cuda/dropout_mask_of.h"
 #include "core/cuda/dtype_of.h"
 #include "core/cuda/pending_sums.h"
 #include "core/gradient_sink.h"
-#include "core/layer_norm_eps.h"
 #include "core/torch.h"
 #include "ops/add_norm/add_norm.cuh"
+#include "ops/common/dropout_mask_of.h"
+#include "ops/common/layer_norm_eps.h"
 
 namespace memformer::ops {
 namespace {

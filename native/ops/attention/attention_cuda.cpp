@@ -6,10 +6,10 @@
 #include "core/cuda/packed.h"
 #include "core/cuda/pending_sums.h"
 #include "core/gradient_sink.h"
-#include "core/packed_qkv.h"
 #include "ops/attention/attention.cuh"
 #include "ops/attention/attention.h"
 #include "ops/attention/heads.h"
+#include "ops/common/packed_qkv.h"
 
 namespace memformer::ops {
 namespace {

@@ -4,9 +4,9 @@
 
 #include <utility>
 
-#include "core/cuda/gradients_side_by_side.h"
 #include "core/cuda/packed.h"
 #include "ops/attention/attention.cuh"
+#include "ops/common/gradients_side_by_side.h"
 
 namespace memformer::ops {
 

@@ -1,9 +1,9 @@
 #include "ops/attention/rotary_attention.h"
 
 #include "core/op_handle.h"
-#include "core/packed_qkv.h"
 #include "ops/attention/attention.h"
 #include "ops/attention/check.h"
+#include "ops/common/packed_qkv.h"
 
 // Saved for backward, where one kernel does it: qkv as it came, bias, cos, sin, mask. It turns and attends anew.
 namespace memformer::ops {

@@ -1,6 +1,6 @@
 // What dropout asks of its arguments, on any device.
 #pragma once
-#include "core/dropout_seed.h"
+#include "ops/common/dropout_seed.h"
 
 namespace memformer::ops {
 

@@ -2,9 +2,9 @@
 #include <c10/cuda/CUDAGuard.h>
 #include <c10/cuda/CUDAStream.h>
 
-#include "core/cuda/dropout_mask_of.h"
 #include "core/cuda/dtype_of.h"
 #include "core/torch.h"
+#include "ops/common/dropout_mask_of.h"
 #include "ops/dropout/check.h"
 #include "ops/dropout/dropout.cuh"
 

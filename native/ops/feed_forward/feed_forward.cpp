@@ -2,8 +2,8 @@
 
 #include "core/cuda.h"
 #include "core/gradient_sink.h"
-#include "core/matrix_product.h"
 #include "core/op_handle.h"
+#include "ops/common/matrix_product.h"
 #include "ops/feed_forward/fits.h"
 
 // pre = x up^T, h = pre + up_bias, a = gelu(h).      dL/dpre = (g down) gelu'(h)      dL/dup_bias = sum of that over

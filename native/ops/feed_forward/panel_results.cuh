@@ -2,8 +2,8 @@
 // x 64 at a time, through buffers that a thread of the block's first warp group empties for each worker and, in the
 // backward pass, fills.
 #pragma once
-#include "core/cuda/gelu.cuh"
 #include "core/cuda/mma.cuh"
+#include "ops/common/gelu.cuh"
 #include "ops/feed_forward/feed_forward.cuh"
 #include "ops/feed_forward/panel_product.cuh"
 

@@ -1,8 +1,8 @@
 #include "ops/gelu_dropout/gelu_dropout.h"
 
-#include "core/dropout_seed.h"
 #include "core/gradient_sink.h"
 #include "core/op_handle.h"
+#include "ops/common/dropout_seed.h"
 
 // h = x + bias.      dL/dx = dropout(dL/dy) (Phi(h) + h phi(h)),  Phi and phi the normal distribution and its density.
 //                    dL/dbias = sum over rows of dL/dx

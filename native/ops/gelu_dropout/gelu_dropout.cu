@@ -1,8 +1,8 @@
 #include <algorithm>
 
 #include "core/cuda/column_sums.cuh"
-#include "core/cuda/gelu.cuh"
 #include "core/cuda/numeric.cuh"
+#include "ops/common/gelu.cuh"
 #include "ops/gelu_dropout/gelu_dropout.cuh"
 
 namespace memformer::ops {

@@ -2,11 +2,11 @@
 #include <c10/cuda/CUDAGuard.h>
 #include <c10/cuda/CUDAStream.h>
 
-#include "core/cuda/dropout_mask_of.h"
 #include "core/cuda/dtype_of.h"
 #include "core/cuda/pending_sums.h"
 #include "core/gradient_sink.h"
 #include "core/torch.h"
+#include "ops/common/dropout_mask_of.h"
 #include "ops/gelu_dropout/gelu_dropout.cuh"
 
 namespace memformer::ops {

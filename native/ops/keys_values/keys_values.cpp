@@ -1,9 +1,9 @@
 #include "ops/keys_values/keys_values.h"
 
 #include "core/gradient_sink.h"
-#include "core/keys_beside_values.h"
-#include "core/matrix_product.h"
 #include "core/op_handle.h"
+#include "ops/common/keys_beside_values.h"
+#include "ops/common/matrix_product.h"
 
 // Saved for backward: the context and the weights. With G = [dL/dk_0, dL/dv_0, …] (B N, 2 D L) and W all weights above
 // each other (normed: also what was normed and by what; G is then sent back through the norm first):

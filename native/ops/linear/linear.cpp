@@ -1,8 +1,8 @@
 #include "ops/linear/linear.h"
 
 #include "core/gradient_sink.h"
-#include "core/matrix_product.h"
 #include "core/op_handle.h"
+#include "ops/common/matrix_product.h"
 
 // Saved for backward: x and W.      dL/dx = g W      dL/dW = g^T x      dL/db = sum of g over the rows
 namespace memformer::ops {

@@ -1,4 +1,4 @@
-// y = x W^T + b, the projection everything is made of, with all three products through core/matrix_product.h.
+// y = x W^T + b, the projection everything is made of, with all three products through ops/common/matrix_product.h.
 #pragma once
 #include "core/torch.h"
 

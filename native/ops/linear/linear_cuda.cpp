@@ -2,11 +2,11 @@
 #include <c10/cuda/CUDAGuard.h>
 #include <c10/cuda/CUDAStream.h>
 
-#include "core/cuda/add_product.h"
 #include "core/cuda/dtype_of.h"
 #include "core/cuda/pending_sums.h"
 #include "core/cuda/side_stream.h"
 #include "core/torch.h"
+#include "ops/common/add_product.h"
 #include "ops/linear/linear.cuh"
 
 namespace memformer::ops {

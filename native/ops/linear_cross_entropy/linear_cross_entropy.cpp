@@ -1,8 +1,8 @@
 #include "ops/linear_cross_entropy/linear_cross_entropy.h"
 
 #include "core/gradient_sink.h"
-#include "core/matrix_product.h"
 #include "core/op_handle.h"
+#include "ops/common/matrix_product.h"
 
 // Saved for backward: dtotal/dhidden (N, D) and either dtotal/dweight (V, D) and, with a bias, dtotal/dbias (V), both
 // in the dtype of sums; or in place of these two, where all rows are one chunk and a GPU has little to add up,

@@ -2,10 +2,10 @@
 #include <c10/cuda/CUDAGuard.h>
 #include <c10/cuda/CUDAStream.h>
 
-#include "core/cuda/add_product.h"
 #include "core/cuda/dtype_of.h"
 #include "core/gradient_sink.h"
 #include "core/torch.h"
+#include "ops/common/add_product.h"
 #include "ops/linear_cross_entropy/linear_cross_entropy.cuh"
 
 namespace memformer::ops {

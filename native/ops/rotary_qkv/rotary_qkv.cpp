@@ -1,7 +1,7 @@
 #include "ops/rotary_qkv/rotary_qkv.h"
 
 #include "core/op_handle.h"
-#include "core/packed_qkv.h"
+#include "ops/common/packed_qkv.h"
 
 // Saved for backward: cos and sin alone; the gradient is the same rotation by the opposite angles, that of the bias its
 // sum over rows.

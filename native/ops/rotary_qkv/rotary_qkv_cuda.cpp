@@ -4,8 +4,8 @@
 
 #include "core/cuda/dtype_of.h"
 #include "core/cuda/pending_sums.h"
-#include "core/packed_qkv.h"
 #include "core/torch.h"
+#include "ops/common/packed_qkv.h"
 #include "ops/rotary_qkv/rotary_qkv.cuh"
 
 namespace memformer::ops {

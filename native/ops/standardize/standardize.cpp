@@ -1,8 +1,8 @@
 #include "ops/standardize/standardize.h"
 
-#include "core/layer_norm_eps.h"
 #include "core/op_handle.h"
 #include "core/tensor_checks.h"
+#include "ops/common/layer_norm_eps.h"
 
 // Saved for backward: x, mean and rstd (N). With h the sum of the readers' gradients and g that of x:
 //   dL/dx = g + rstd (h - mean(h) - z mean(h z))

@@ -3,8 +3,8 @@
 #include <c10/cuda/CUDAStream.h>
 
 #include "core/cuda/dtype_of.h"
-#include "core/layer_norm_eps.h"
 #include "core/torch.h"
+#include "ops/common/layer_norm_eps.h"
 #include "ops/standardize/standardize.cuh"
 
 namespace memformer::ops {

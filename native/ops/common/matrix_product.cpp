@@ -1,4 +1,4 @@
-#include "core/matrix_product.h"
+#include "ops/common/matrix_product.h"
 
 namespace memformer {
 namespace {

@@ -6,7 +6,7 @@
 #include "nn/config.h"
 #include "nn/key_mask.h"
 #include "nn/layers.h"
-#include "nn/slots.h"
+#include "nn/memory/slots.h"
 
 namespace memformer::nn {
 

@@ -1,8 +1,8 @@
-#include "nn/positions.h"
+#include "nn/positions/positions.h"
 
-#include "core/packed_qkv.h"
 #include "ops/attention/attention.h"
 #include "ops/attention/rotary_attention.h"
+#include "ops/common/packed_qkv.h"
 
 namespace memformer::nn {
 namespace {

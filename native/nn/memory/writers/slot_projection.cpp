@@ -1,4 +1,4 @@
-#include "nn/writers/slot_projection.h"
+#include "nn/memory/writers/slot_projection.h"
 
 #include "nn/folded.h"
 #include "ops/head_norm/head_norm.h"

@@ -11,7 +11,7 @@
 #include "nn/config.h"
 #include "nn/key_mask.h"
 #include "nn/layers.h"
-#include "nn/slots.h"
+#include "nn/memory/slots.h"
 
 namespace memformer::nn {
 

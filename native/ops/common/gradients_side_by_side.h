@@ -3,7 +3,7 @@
 #pragma once
 #include <utility>
 
-#include "core/keys_beside_values.h"
+#include "ops/common/keys_beside_values.h"
 
 namespace memformer::cuda {
 

@@ -1,9 +1,9 @@
 // The paper's main model: the encoder reads memory and segment and writes the memory; the decoder continues the text
 // with the next segment and reaches the memory only through the encoder's output.
 //   x = encoder(source, m)      m' = write(m, x)      P(target) = decoder([BOS, target without its last], x)
-#include "nn/memory.h"
+#include "nn/memory/memory.h"
+#include "nn/models/memformer/shifted.h"
 #include "nn/models/model.h"
-#include "nn/models/shifted.h"
 #include "nn/stacks.h"
 
 namespace memformer::nn {

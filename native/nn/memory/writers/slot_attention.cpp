@@ -1,8 +1,8 @@
 // The paper's writer: slot attention with the raw slot as its own value and no output projection, so that a slot which
 // attends to itself alone is left exactly as it was.
 //   a_i = softmax([ q_i.k_i , q_i K_x^T ] / (sqrt(E) tau))        m'_i = a_i0 m_i + a_i1.. V_x
-#include "nn/writers/slot_projection.h"
-#include "nn/writers/writer.h"
+#include "nn/memory/writers/slot_projection.h"
+#include "nn/memory/writers/writer.h"
 
 namespace memformer::nn {
 namespace {

@@ -1,4 +1,4 @@
-#include "core/cuda/gradients_side_by_side.h"
+#include "ops/common/gradients_side_by_side.h"
 
 #include <algorithm>
 #include <mutex>

@@ -2,9 +2,9 @@
 // forgotten. A twin, `memory` false in the configuration, restarts every row with every segment: the same parameters
 // and the same work, and nothing that is remembered. What a memory is worth is what its twin is worse by.
 #pragma once
-#include "nn/border.h"
-#include "nn/forgetting.h"
-#include "nn/writers/writer.h"
+#include "nn/memory/border.h"
+#include "nn/memory/forgetting.h"
+#include "nn/memory/writers/writer.h"
 
 namespace memformer::nn {
 

@@ -1,7 +1,7 @@
 // From a dropout's arguments to what its kernels know.
 #pragma once
-#include "core/cuda/dropout_mask.cuh"
 #include "core/gradient_sink.h"
+#include "ops/common/dropout_mask.cuh"
 
 namespace memformer::cuda {
 

@@ -1,8 +1,8 @@
 // The "Memformer decoder" of the paper's MRBP table: causal layers that read the memory, the writer on top of the last.
 //   input = [last token of source, target without its last]      x = decoder(input, m)      m' = write(m, x)
-#include "nn/memory.h"
+#include "nn/memory/memory.h"
+#include "nn/models/memformer/shifted.h"
 #include "nn/models/model.h"
-#include "nn/models/shifted.h"
 #include "nn/stacks.h"
 
 namespace memformer::nn {

@@ -1,8 +1,8 @@
 // The writer of lucidrains' port: slot attention with projected values, a GRU cell between what was read and the slot,
 // and a feed-forward on top.
 //   w = W_O slot_attention(u, u W_V, x)        m' = GRU(input w, hidden m)        m'' = m' + FF(LN m')
-#include "nn/writers/slot_projection.h"
-#include "nn/writers/writer.h"
+#include "nn/memory/writers/slot_projection.h"
+#include "nn/memory/writers/writer.h"
 
 namespace memformer::nn {
 namespace {

@@ -1,7 +1,7 @@
 // The stateful encoder: tokens or embeddings in, hidden states and memory out; a tied or untied head scores a label a
 // token.
 //   x = encoder(source, m)      m' = write(m, x)      P(target_t) = softmax(x_t W^T)
-#include "nn/memory.h"
+#include "nn/memory/memory.h"
 #include "nn/models/model.h"
 #include "nn/stacks.h"
 

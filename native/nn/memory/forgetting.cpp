@@ -1,4 +1,4 @@
-#include "nn/forgetting.h"
+#include "nn/memory/forgetting.h"
 
 #include "ops/biased_norm/biased_norm.h"
 
