@@ -3,7 +3,7 @@ import { isNativeError } from "node:util/types";
 import { parentPort, workerData } from "node:worker_threads";
 import { encodeBatch, type EncodedBatch } from "./encode-batch.ts";
 import type { TokenizerFacts } from "./token-source.ts";
-import { openTokenizer } from "./tokenizers/tokenizer.ts";
+import { openTokenizer } from "./tokenizers/open.ts";
 
 /** What a worker is started with. */
 export interface EncodeTask {

@@ -6,7 +6,7 @@ import { flag, wholeNumber } from "./arguments.ts";
 import { limitForLanes, Pieces, type Piece } from "./pieces.ts";
 import type { SegmentStream } from "./segment-stream.ts";
 import { checkPosition, type StreamPosition } from "./stream-position.ts";
-import { sourceHash } from "./text-hash.ts";
+import { sourceHash } from "./source-hash.ts";
 import type { TokenSource } from "./token-source.ts";
 
 /** Shape, order and place of a stream. */

@@ -1,6 +1,5 @@
-// What makes two documents the same, and two sources of documents.
+// What makes two documents the same.
 import { createHash } from "node:crypto";
-import type { TokenSource } from "./token-source.ts";
 
 /** The first 64 bits of SHA-256: of a document's text (as UTF-8), or of its token ids where the text is not known. */
 export function documentHash(content: string | Int32Array): bigint {
@@ -8,18 +7,6 @@ export function documentHash(content: string | Int32Array): bigint {
   if (typeof content === "string") hash.update(content, "utf8");
   else hash.update("tokens").update(new Uint8Array(content.buffer, content.byteOffset, content.byteLength));
   return hash.digest().readBigUInt64BE();
-}
-
-/** SHA-256, in hexadecimal, of the documents' hashes in order; undefined for a source that does not have them. */
-export function sourceHash(source: TokenSource): string | undefined {
-  if (source.documentHash === undefined) return undefined;
-  const hashes = new BigUint64Array(source.documents);
-  for (let i = 0; i < hashes.length; i++) {
-    const hash = source.documentHash(i);
-    if (hash === undefined) return undefined;
-    hashes[i] = hash;
-  }
-  return hashOfTable(hashes);
 }
 
 /** SHA-256, in hexadecimal, of a table of documents' hashes. */

@@ -9,7 +9,8 @@ import { EncodePool } from "./encode-pool.ts";
 import { inBatches, type Passage } from "./text-passages.ts";
 import { foreignToken, type TokenPart } from "./token-source.ts";
 import type { ProgressMeter, TokenizeProgress } from "./tokenize-progress.ts";
-import { opensAgain, type Tokenizer } from "./tokenizers/tokenizer.ts";
+import { opensAgain } from "./tokenizers/open.ts";
+import type { Tokenizer } from "./tokenizers/tokenizer.ts";
 
 /** How text is tokenized. */
 export interface TokenizeOptions {

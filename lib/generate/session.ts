@@ -1,7 +1,8 @@
 /** A stream of text of any length through a memory of constant size: read, generate, save, go on tomorrow. */
 import { z } from "zod";
 import { encodeAsync } from "../data/encode-async.ts";
-import { openTokenizer, type Tokenizer } from "../data/tokenizers/tokenizer.ts";
+import { openTokenizer } from "../data/tokenizers/open.ts";
+import type { Tokenizer } from "../data/tokenizers/tokenizer.ts";
 import { MemformerError } from "../errors.ts";
 import type { Memformer } from "../model/memformer.ts";
 import { masterType } from "../model/files.ts";

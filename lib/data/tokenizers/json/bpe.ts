@@ -1,7 +1,7 @@
 // The byte-pair model of a tokenizer.json.
 import { mergePairs, PairTable } from "../bpe.ts";
 import { byteNames, type Component, UnsupportedError } from "./format.ts";
-import type { PieceModel, ModelFacts } from "./models.ts";
+import type { PieceModel, ModelFacts } from "./piece-model.ts";
 
 const longPiece = 256; // characters: longer ones are cut where no token can cross
 

@@ -1,18 +1,8 @@
 // The models of a tokenizer.json: a piece of text to ids.
 import { bytePairModel } from "./bpe.ts";
 import { component, type Component, countOption, isId, isWellFormed, textOption, unsupported } from "./format.ts";
+import { NoTokenError, type ModelFacts, type PieceModel } from "./piece-model.ts";
 import { unigramModel } from "./unigram.ts";
-
-/** A piece of text, as pre-tokenizing left it, to ids. */
-export interface PieceModel {
-  tokens(piece: string): readonly number[];
-}
-
-/** What a model is made with: its tokens, and the ids that text never becomes. */
-export interface ModelFacts {
-  readonly vocab: ReadonlyMap<string, number>;
-  readonly special: ReadonlySet<number>;
-}
 
 /** The type of a model; files of before 2020 do not name it. */
 function typeOf(model: Component): string | undefined {
@@ -97,13 +87,4 @@ function unknownId(vocab: ReadonlyMap<string, number>, token: string, piece: str
   const id = vocab.get(token);
   if (id === undefined) throw new NoTokenError(piece);
   return id;
-}
-
-/** A piece of text that the tokenizer cannot write. */
-export class NoTokenError extends Error {
-  constructor(piece: string) {
-    super(
-      `it has no token for ${JSON.stringify(piece.length > 40 ? `${piece.slice(0, 40)}…` : piece)}, and none for what is unknown`,
-    );
-  }
 }

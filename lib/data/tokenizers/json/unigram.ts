@@ -1,6 +1,6 @@
 // The unigram model of a tokenizer.json: the likeliest way to write a piece of text in tokens.
 import { byteNames, type Component } from "./format.ts";
-import { NoTokenError, type ModelFacts, type PieceModel } from "./models.ts";
+import { NoTokenError, type ModelFacts, type PieceModel } from "./piece-model.ts";
 
 const unknownPenalty = 10; // below the least likely token
 
