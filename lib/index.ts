@@ -42,7 +42,8 @@ export {
 } from "./import/lucidrains.ts";
 export { gradientMethods, type GradientMethodName } from "./gradients/methods.ts";
 export { inMicroBatches } from "./gradients/micro-batch.ts";
-export { Memformer, type CreateOptions, type LoadOptions, type Observed, type Parameter } from "./model/memformer.ts";
+export { Memformer, type CreateOptions, type LoadOptions, type Observed } from "./model/memformer.ts";
+export type { Parameter } from "./model/parameter.ts";
 export { mrbp } from "./gradients/mrbp.ts";
 export type { Device, DeviceName } from "./native/cuda.ts";
 export { AdamW, type AdamWOptions } from "./train/optimizer.ts";
@@ -64,6 +65,7 @@ export { learningRate, type Schedule } from "./train/schedule.ts";
 export { disposeSegment, upload, type SegmentTensors } from "./model/segment-tensors.ts";
 export { PADDING, type Segment } from "./data/segment.ts";
 export type { Scored, ScoringState } from "./model/scoring.ts";
+export type { SessionModel } from "./generate/session-model.ts";
 export { Session, type GenerateOptions } from "./generate/session.ts";
 export { apply, backward, op, opList, Tensor, tidy, type DType, type NumberArray } from "./engine/tensor.ts";
 export { trainSchema, type TrainConfig, type TrainOptions } from "./train/config.ts";

@@ -5,7 +5,7 @@
 import { z } from "zod";
 import { MemformerError } from "../errors.ts";
 import { notFinite } from "../engine/finite.ts";
-import type { Memformer } from "../model/memformer.ts";
+import type { SessionModel } from "./session-model.ts";
 import { masterType } from "../model/files.ts";
 import { typedArray, type DType, type NumberArray } from "../engine/tensor.ts";
 
@@ -50,7 +50,7 @@ export function packSession({ memory, tokenizer, weights, previous, current }: S
 }
 
 /** What saved bytes hold, checked against the model. */
-export function unpackSession(bytes: Uint8Array, model: Memformer): { header: SessionHeader; data: NumberArray } {
+export function unpackSession(bytes: Uint8Array, model: SessionModel): { header: SessionHeader; data: NumberArray } {
   const bad = (sentence: string): never => {
     throw new MemformerError("CHECKPOINT_FORMAT", `these bytes are no saved session: ${sentence}`);
   };

@@ -4,7 +4,7 @@ import { encodeAsync } from "../data/encode-async.ts";
 import { openTokenizer } from "../data/tokenizers/open.ts";
 import type { Tokenizer } from "../data/tokenizers/tokenizer.ts";
 import { MemformerError } from "../errors.ts";
-import type { Memformer } from "../model/memformer.ts";
+import type { SessionModel } from "./session-model.ts";
 import { masterType } from "../model/files.ts";
 import type { State } from "../model/recurrence.ts";
 import { checkOptions, optionSchema, optionTypes } from "../options.ts";
@@ -32,8 +32,8 @@ const generateSchema = optionSchema<GenerateOptions>({
  * One conversation with one model. One call at a time: wait for a call, and end a generation, before the next, which is
  * refused with MemformerError BUSY otherwise.
  */
-export class Session {
-  readonly model: Memformer;
+export class Session<Model extends SessionModel = SessionModel> {
+  readonly model: Model;
   readonly tokenizer: Tokenizer;
   #state: State;
   #previous: Int32Array | undefined; // the segment before, whole; undefined at the start
@@ -42,17 +42,17 @@ export class Session {
   #seed: number | undefined; // of the latest generation
   #gaps: Tensor | null | undefined; // ids never drawn; made by the first draw, null where there are none
 
-  private constructor(model: Memformer, tokenizer: Tokenizer, state: State) {
+  private constructor(model: Model, tokenizer: Tokenizer, state: State) {
     this.model = model;
     this.tokenizer = tokenizer;
     this.#state = state;
   }
 
   /** A session at the start of a document. `tokenizer`: as in training, default "bytes". */
-  static async open(
-    model: Memformer,
+  static async open<Model extends SessionModel>(
+    model: Model,
     tokenizer: Tokenizer | "bytes" | "gpt2" | (string & {}) = "bytes",
-  ): Promise<Session> {
+  ): Promise<Session<Model>> {
     const opened = typeof tokenizer === "string" ? await openTokenizer(tokenizer) : tokenizer;
     if (opened.vocabulary > model.config.vocabulary) {
       throw new MemformerError(
@@ -198,11 +198,11 @@ export class Session {
    * The session that `save` gave. Throws MemformerError CHECKPOINT_FORMAT for other bytes, CHECKPOINT_MISMATCH for
    * another model's: of another shape, of other weights (also of the same model trained on), or with another tokenizer.
    */
-  static async restore(
-    model: Memformer,
+  static async restore<Model extends SessionModel>(
+    model: Model,
     bytes: Uint8Array,
     tokenizer: Tokenizer | (string & {}) = "bytes",
-  ): Promise<Session> {
+  ): Promise<Session<Model>> {
     const { header, data } = unpackSession(bytes, model);
     const weights = header.weights === undefined ? undefined : await model.weightsHash();
     if (header.weights !== weights) {

@@ -13,7 +13,7 @@ import {
 import type { SafetensorsFile, TensorEntry } from "../checkpoint/safetensors.ts";
 import { MemformerError } from "../errors.ts";
 import { isFinite, notFinite } from "../engine/finite.ts";
-import type { Memformer } from "./memformer.ts";
+import type { Parameterized } from "./parameter.ts";
 import { parseOptions } from "../options.ts";
 import { Tensor, typedArray, type DType } from "../engine/tensor.ts";
 
@@ -46,7 +46,7 @@ export function engineEntry(
   };
 }
 
-function modelParts(model: Memformer, tokenizer: TokenizerTexts, finite: boolean): ModelParts {
+function modelParts(model: Parameterized, tokenizer: TokenizerTexts, finite: boolean): ModelParts {
   const dtype = masterType(model.config);
   return {
     config: model.config,
@@ -61,11 +61,11 @@ function modelParts(model: Memformer, tokenizer: TokenizerTexts, finite: boolean
  * The writers of a model's files, for a checkpoint that holds more. A run whose weights are not finite stops at the
  * next step's loss.
  */
-export function modelWriters(model: Memformer, tokenizer: TokenizerTexts = {}): ReturnType<typeof modelFiles> {
+export function modelWriters(model: Parameterized, tokenizer: TokenizerTexts = {}): ReturnType<typeof modelFiles> {
   return modelFiles(modelParts(model, tokenizer, false));
 }
 
-export async function writeModel(model: Memformer, folder: string, tokenizer: TokenizerTexts = {}): Promise<void> {
+export async function writeModel(model: Parameterized, folder: string, tokenizer: TokenizerTexts = {}): Promise<void> {
   await writeModelFolder(folder, modelParts(model, tokenizer, true));
 }
 

@@ -7,11 +7,13 @@ import { gpuBytes, resolveDevice, type Device, type DeviceName } from "../native
 import { knownOptions, optionNames, wholeSeed } from "../options.ts";
 import { runtime } from "../engine/runtime.ts";
 import { assignAll, readModelFolder, writeModel } from "./files.ts";
+import type { Parameter } from "./parameter.ts";
 import type { Recurrence, Replayed, State, Step, StepOptions } from "./recurrence.ts";
 import { upload, type SegmentTensors } from "./segment-tensors.ts";
 import type { Segment } from "../data/segment.ts";
 import type { Ablation, Scored, ScoringState } from "./scoring.ts";
 import { Session } from "../generate/session.ts";
+import type { SessionModel } from "../generate/session-model.ts";
 import { Tensor } from "../engine/tensor.ts";
 import { segmentsScoredTogether, segmentsTogether } from "./together.ts";
 import { weightsHash } from "./weights-hash.ts";
@@ -26,14 +28,6 @@ export interface CreateOptions extends ModelOptions {
   readonly device?: DeviceName;
   /** Threads of the operators, for the whole process; default one a core. */
   readonly threads?: number;
-}
-
-/** A parameter as {@link Memformer.parameters} tells of it. */
-export interface Parameter {
-  readonly name: string;
-  readonly shape: readonly number[];
-  /** Whether weight decay applies to it. */
-  readonly decay: boolean;
 }
 
 /** A tensor that {@link Memformer.observe} saw. */
@@ -56,7 +50,7 @@ const stepNames = optionNames<StepOptions & { readonly graph?: boolean }>({ seed
  * A Memformer. Make one with {@link Memformer.create} or {@link Memformer.load}; free it with `await using` or
  * `dispose()`.
  */
-export class Memformer implements Recurrence, AsyncDisposable {
+export class Memformer implements Recurrence, SessionModel, AsyncDisposable {
   readonly config: ModelConfig;
   /** Where it computes. */
   readonly device: Device;
@@ -170,7 +164,7 @@ export class Memformer implements Recurrence, AsyncDisposable {
    * A session with this model at the start of a document. `tokenizer`: as in training, default "bytes".
    * Rejects with MemformerError CONFIG when it has more tokens than the model.
    */
-  async session(tokenizer?: Parameters<typeof Session.open>[1]): Promise<Session> {
+  async session(tokenizer?: Parameters<typeof Session.open>[1]): Promise<Session<Memformer>> {
     return Session.open(this, tokenizer);
   }
 

@@ -2,13 +2,13 @@
  * What tells a model's weights from another's of the same shape: a hash of every parameter's name, shape and numbers.
  */
 import { createHash, webcrypto } from "node:crypto";
-import type { Memformer } from "./memformer.ts";
+import type { Parameterized } from "./parameter.ts";
 
 /**
  * 32 hexadecimal digits of SHA-256. The numbers are hashed beside the JavaScript thread, one parameter in memory at a
  * time.
  */
-export async function weightsHash(model: Memformer): Promise<string> {
+export async function weightsHash(model: Pick<Parameterized, "parameters" | "ownParameter">): Promise<string> {
   const whole = createHash("sha256");
   for (const { name } of model.parameters) {
     using value = model.ownParameter(name);

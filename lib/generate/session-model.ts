@@ -1,0 +1,26 @@
+/** What a session asks of a model. */
+import type { Segment } from "../data/segment.ts";
+import type { Tensor } from "../engine/tensor.ts";
+import type { ModelConfig } from "../model/config.ts";
+import type { State } from "../model/recurrence.ts";
+import type { SegmentTensors } from "../model/segment-tensors.ts";
+import type { Device } from "../native/cuda.ts";
+
+/** What a {@link Session} asks of its model. {@link Memformer} is one. */
+export interface SessionModel {
+  readonly config: ModelConfig;
+  /** Where it computes. */
+  readonly device: Device;
+  /** Bytes of the state of one row. */
+  readonly stateBytes: number;
+  /** The state before the first segment, for so many rows. */
+  initialState(rows: number): State;
+  /** Hands a segment to the engine. */
+  upload(segment: Segment): SegmentTensors;
+  /** The state after a segment. */
+  advance(segment: SegmentTensors, state: State): State;
+  /** The next token's logits (B, V), given the tokens of the segment so far. */
+  logits(segment: SegmentTensors, prefix: Tensor, state: State): Tensor;
+  /** @internal What tells these weights from others of the same shape. */
+  weightsHash(): Promise<string>;
+}
