@@ -9,7 +9,7 @@
  * with every seed.
  */
 import { Memformer, type TrainOptions } from "../lib/index.ts";
-import { recallAccuracy, type RecallRun, recallModel, trainRecall } from "../test/support/recall-task.ts";
+import { recallAccuracy, type RecallRun, recallModel, trainRecall } from "./support/recall-task.ts";
 import { flag, report, type Row, words } from "./support/report.ts";
 import { optionsOf } from "./worth/variants.ts";
 
