@@ -1,0 +1,50 @@
+/** Who may import whom: the tables that scripts/check-layers.mjs holds the sources to. */
+
+/**
+ * TypeScript, from the lowest floor to the highest. What stands on one may import what stands below, and of its own
+ * floor only its own room; the longest name that a path begins with decides.
+ */
+export const floors = [
+  ["lib/errors.ts"],
+  ["lib/options.ts", "lib/io-error.ts"],
+  ["lib/files/"],
+  ["lib/toolchain/", "lib/checkpoint/", "lib/data/", "lib/log/"],
+  ["lib/native/"],
+  ["lib/engine/"],
+  ["lib/model/"],
+  ["lib/gradients/", "lib/generate/", "lib/import/"],
+  ["lib/model/memformer.ts"],
+  ["lib/train/", "lib/evaluate/", "lib/diagnose/"],
+  ["lib/run/"],
+  ["lib/index.ts"],
+  ["lib/cli/"],
+  ["examples/"],
+  ["bench/"],
+  ["test/", "native/"],
+];
+
+/** Rooms that work without the addon. */
+export const pure = ["lib/files/", "lib/checkpoint/", "lib/data/", "lib/log/", "lib/import/"];
+
+/** C++: what each layer of native/ may include, beside itself. */
+export const below = {
+  core: [],
+  ops: ["core"],
+  nn: ["ops", "core"],
+  engine: ["nn", "ops", "core"],
+  napi: ["engine", "nn", "ops", "core"],
+  loader: [],
+};
+
+/**
+ * Operators that call or include others, beside ops/common, which all of them may. Through the dispatcher too: an
+ * operator that is found by its name belongs to the folder that defines it.
+ */
+export const operatorEdges = {
+  add_norm: ["dropout"],
+  attention: ["rotary_qkv"],
+  feed_forward: ["gelu_dropout", "linear"],
+  gelu_dropout: ["dropout"],
+  keys_values: ["head_norm", "linear"],
+  slot_attention: ["attention"],
+};
