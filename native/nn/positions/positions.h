@@ -31,8 +31,4 @@ Registry<std::unique_ptr<PositionedAttention>, Parameters&, const Config&, const
 /// softmax(q k^T / sqrt(E)) v over the keys of the mask; q (B, H, T, E), k, v (B, H, N, E) -> (B, T, D).
 at::Tensor attend(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const KeyMask& mask);
 
-/// T5's bucket of each (query, key): (T, T) int64 in [0, buckets). Bidirectional: half the buckets look ahead, half
-/// back.
-at::Tensor t5_buckets(int64_t T, int64_t buckets, int64_t most_distant, bool bidirectional);
-
 }  // namespace memformer::nn

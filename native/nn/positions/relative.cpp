@@ -1,0 +1,51 @@
+// The paper's relative positions: an embedding for each offset, added to keys and to values.
+#include "nn/positions/heads.h"
+#include "nn/positions/positions.h"
+
+namespace memformer::nn {
+namespace {
+
+using at::Tensor;
+
+/// A_ij = (q_i.k_j + q_i.r_{i-j}) / sqrt(E);  h_i = sum_j softmax(A)_ij (v_j + r_{i-j}).   r:
+/// `…self_attention.relative` (2 R - 1, D)
+class Relative final : public PositionedAttention {
+ public:
+  Relative(Parameters& parameters, const Config& config, const LayerPlace& place)
+      : heads_(config.integer("heads")),
+        reach_(config.integer("segment")),
+        table_(parameters.normal(place.stack + "." + std::to_string(place.layer) + ".self_attention.relative",
+                                 {2 * reach_ - 1, config.integer("width")}, 0.02, Parameters::Decay::no)) {}
+
+  Tensor operator()(const Tensor& x, const QueryKeyValue& project, const KeyMask& mask, bool causal,
+                    Pass& pass) const override {
+    const auto [q, k, v] = split_heads(project(x, pass), heads_);
+    const int64_t B = q.size(0), T = q.size(2), E = q.size(3);
+    const auto offsets =
+        at::arange(-(T - 1), T, q.options().dtype(at::kLong)).clamp(-(reach_ - 1), reach_ - 1) + (reach_ - 1);
+    const auto r =
+        pass.cast(table_).index_select(0, offsets).view({2 * T - 1, heads_, E}).transpose(0, 1);  // (H, 2 T - 1, E)
+    const auto position = at::arange(T, offsets.options());
+    const auto index =
+        (position.unsqueeze(1) - position.unsqueeze(0) + (T - 1)).expand({B, heads_, T, T});  // of r_{i-j}
+    const auto by_offset = at::matmul(q, r.transpose(1, 2));                                  // (B, H, T, 2 T - 1)
+    const auto scores =
+        (at::matmul(q, k.transpose(2, 3)) + by_offset.gather(3, index)) / std::sqrt(static_cast<double>(E));
+    const auto weights = at::softmax(masked(scores, mask, causal), -1);
+    const auto weights_by_offset = at::zeros_like(by_offset).scatter(3, index, weights);
+    return merge(at::matmul(weights, v) + at::matmul(weights_by_offset, r));
+  }
+
+ private:
+  int64_t heads_, reach_;
+  Tensor table_;
+};
+
+const bool registered = position_schemes().add(
+    "relative",
+    [](Parameters& parameters, const Config& config, const LayerPlace& place) -> std::unique_ptr<PositionedAttention> {
+      return std::make_unique<Relative>(parameters, config, place);
+    });
+
+}  // namespace
+}  // namespace memformer::nn

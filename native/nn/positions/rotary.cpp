@@ -1,0 +1,47 @@
+// Rotary positions (RoPE): queries and keys are turned by the angle of their position.
+#include "nn/positions/positions.h"
+#include "ops/attention/rotary_attention.h"
+
+namespace memformer::nn {
+namespace {
+
+using at::Tensor;
+
+class Rotary final : public PositionedAttention {
+ public:
+  explicit Rotary(const Config& config) : heads_(config.integer("heads")) {}
+
+  Tensor operator()(const Tensor& x, const QueryKeyValue& project, const KeyMask& mask, bool causal,
+                    Pass& pass) const override {
+    const auto qkv = project.without_bias(x, pass);  // its bias is added with the rotation
+    const auto [cos, sin] = angles(qkv.product);
+    return ops::rotary_attention(qkv.product, qkv.bias, qkv.bias_sink, cos, sin, mask.attention(causal), causal, heads_,
+                                 mask.lengths(causal));
+  }
+
+ private:
+  /// (T, E / 2) each: angle of position t in frequency e is t / 10000^(2 e / E). Kept for the last T.
+  std::pair<Tensor, Tensor> angles(const Tensor& qkv) const {
+    const int64_t T = qkv.size(1), half = qkv.size(2) / (6 * heads_);
+    const auto dtype = qkv.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
+    if (!cos_.defined() || cos_.size(0) != T || cos_.scalar_type() != dtype || cos_.device() != qkv.device()) {
+      const auto options = at::TensorOptions().dtype(at::kDouble);
+      const auto rate = at::pow(10000.0, at::arange(half, options) / static_cast<double>(-half));
+      const auto angle = at::outer(at::arange(T, options), rate);
+      cos_ = angle.cos().to(qkv.device(), dtype);
+      sin_ = angle.sin().to(qkv.device(), dtype);
+    }
+    return {cos_, sin_};
+  }
+
+  int64_t heads_;
+  mutable Tensor cos_, sin_;  // only ever touched by the engine's thread
+};
+
+const bool registered = position_schemes().add(
+    "rotary", [](Parameters&, const Config& config, const LayerPlace&) -> std::unique_ptr<PositionedAttention> {
+      return std::make_unique<Rotary>(config);
+    });
+
+}  // namespace
+}  // namespace memformer::nn
