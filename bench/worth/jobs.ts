@@ -44,13 +44,14 @@ export async function makeAll(runs: readonly Run[], options: JobOptions): Promis
           child = undefined;
         } else if ("failure" in answer) {
           options.onFailure(run, answer.failure);
+          if (!child.connected) child = undefined; // it has ended: the next run gets a process of its own
         } else {
           longest = Math.max(longest, performance.now() - began);
           options.onRow(answer.row);
         }
       }
     } finally {
-      child?.disconnect();
+      if (child?.connected === true) child.disconnect();
     }
   };
   await Promise.all(Array.from({ length: Math.min(options.jobs, runs.length) }, worker));
