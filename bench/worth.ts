@@ -4,8 +4,8 @@
  *   npm run bench -- worth [--shape small-16] [--data tinyshakespeare:DIR | TRAIN.tokens,VALID.tokens] [--variants
  *   plain,zero+slow]
  *     [--rates 1e-3,2e-3] [--seeds 0,1] [--sides memory,twin] [--tokens 2e6] [--lanes 16] [--depth TOKENS] [--cut
- *     TOKENS] [--minutes 30] [--jobs 1] [--device auto] [--precision bfloat16] [--rows FILE] [--plot FILE] [--name
- *     worth]
+ *     TOKENS] [--minutes 30] [--jobs 1] [--device auto | cuda:0,cuda:1] [--precision bfloat16] [--rows FILE] [--plot
+ *     FILE] [--name worth]
  * A run whose row is in the file of rows is not made again. Variants are those of worth/variants.ts. Target: the best
  * variant's memory pays.
  */
@@ -52,7 +52,7 @@ export async function worth(flags: readonly string[]): Promise<boolean> {
   const unmade = await makeAll(runs, {
     jobs,
     deadline,
-    device: words(flags, "device", ["auto"])[0] as DeviceName,
+    devices: words(flags, "device", ["auto"]) as DeviceName[],
     threads: jobs === 1 ? 0 : Math.max(1, Math.floor(cpus().length / jobs)),
     onRow: (row) => {
       rows.set(row.key, row);

@@ -7,15 +7,19 @@
 #   confirm-32:MIN    $VARIANTS over three rates and two seeds    confirm-128:MIN, confirm-decoder:MIN   the same
 # Rows go to $OUT/worth-rows.jsonl as they come, a table and a picture a stage beside it; rows of earlier calls are taken from $ROWS.
 # What is there is not made again, so a stage that had too little time goes on where the same stage is called once more.
-# Environment: OUT (default out/gpu-worth), TEXTS (.worth), TOKENS (.worth/tokens), ROWS (.worth/worth-rows.jsonl), JOBS (processes on the
-# GPU at a time, 3), LANES, TOKENS_A_RUN, RATES and SCREEN_VARIANTS (a screening's: 32,768 tokens a step, 20e6, 2e-3, those below), CONFIRM_TOKENS (95e6), CONFIRM_RATES
-# (1.2e-3,2.4e-3,4.8e-3), SEEDS (0,1), VARIANTS (of confirm; "default"), DEVICE (cuda), NODE, MEMFORMER_PYTHON.
+# Where there are several GPUs, runs are made on all of them side by side.
+# Environment: OUT (default out/gpu-worth), TEXTS (.worth), TOKENS (.worth/tokens), ROWS (.worth/worth-rows.jsonl), JOBS (processes at a
+# time, 2 for each GPU), LANES, TOKENS_A_RUN, RATES, SCREEN_SEEDS and SCREEN_VARIANTS (a screening's: 32,768 tokens a step, 20e6, 2e-3, 0, recipe,recipe+sharp),
+# CONFIRM_TOKENS (95e6), CONFIRM_RATES (2e-3,4e-3,8e-3), SEEDS (0,1), VARIANTS (of confirm; "recipe"), DEVICE (all GPUs: cuda:0,cuda:1,…), NODE, MEMFORMER_PYTHON.
 set -u -o pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit
 
 out=${OUT:-out/gpu-worth} node=${NODE:-node} texts=${TEXTS:-.worth} tokens=${TOKENS:-.worth/tokens}
 export MEMFORMER_LIBTORCH=${MEMFORMER_LIBTORCH:-python} MEMFORMER_PYTHON=${MEMFORMER_PYTHON:-python3} PYTHONUNBUFFERED=1
 mkdir -p "$out"
+gpus=$(nvidia-smi --list-gpus 2>/dev/null | wc -l)
+gpus=$((gpus > 0 ? gpus : 1)) jobs=$((2 * gpus))
+devices=${DEVICE:-$(seq -s, -f 'cuda:%g' 0 $((gpus - 1)))}
 rows=$out/worth-rows.jsonl
 [ -f "$rows" ] || cp "${ROWS:-.worth/worth-rows.jsonl}" "$rows" 2>/dev/null || true
 
@@ -29,24 +33,19 @@ data() { [ -f "$tokens/valid.tokens" ] || "$MEMFORMER_PYTHON" bench/worth-data.p
 worth() {
   local name=$1 minutes=$2
   shift 2
-  "$node" --expose-gc --import tsx bench/main.ts worth --data "$tokens/train.tokens,$tokens/valid.tokens" --device "${DEVICE:-cuda}" --precision bfloat16 \
-    --jobs "${JOBS:-3}" --minutes "$minutes" --rows "$rows" --name "worth-$name" --plot "$out/worth-$name.svg" "$@" 2>&1 | tee "$out/worth-$name.txt"
+  "$node" --expose-gc --import tsx bench/main.ts worth --data "$tokens/train.tokens,$tokens/valid.tokens" --device "$devices" --precision bfloat16 \
+    --jobs "${JOBS:-$jobs}" --minutes "$minutes" --rows "$rows" --name "worth-$name" --plot "$out/worth-$name.svg" "$@" 2>&1 | tee "$out/worth-$name.txt"
 }
 
 # Twins are shared where they compute the same, so a lever of the memory alone costs one run. The first variants matter most.
 screen() {
-  local shape=$1 minutes=$2 variants lanes=64
-  case $shape in
-  base-32) variants=zero+small+large,balanced+slow+large,plain,zero+slow+large,zero+small+large+grown,open+slow+large,zero+small+large+damped+limited,zero+small+large+qk+wqk,balanced+spread+large,zero+small ;;
-  base-128) lanes=32 variants=zero+small+large,balanced+slow+large,zero+small+large+grown ;;
-  *) variants=zero+small+large,balanced+slow+large,plain,zero+small+large+grown ;;
-  esac
-  worth "screen-$shape" "$minutes" --shape "$shape" --variants "${SCREEN_VARIANTS:-$variants}" --rates "${RATES:-2e-3}" --tokens "${TOKENS_A_RUN:-20e6}" \
-    --seeds "${SCREEN_SEEDS:-0}" --lanes "${LANES:-$lanes}" --depth 6144
+  local shape=$1 minutes=$2
+  worth "screen-$shape" "$minutes" --shape "$shape" --variants "${SCREEN_VARIANTS:-recipe,recipe+sharp}" --rates "${RATES:-2e-3}" --tokens "${TOKENS_A_RUN:-20e6}" \
+    --seeds "${SCREEN_SEEDS:-0}" ${LANES:+--lanes "$LANES"} --depth 6144
 }
 
 confirm() {
-  worth "confirm-$1" "$2" --shape "$1" --variants "${VARIANTS:-default}" --rates "${CONFIRM_RATES:-1.2e-3,2.4e-3,4.8e-3}" --seeds "${SEEDS:-0,1}" \
+  worth "confirm-$1" "$2" --shape "$1" --variants "${VARIANTS:-recipe}" --rates "${CONFIRM_RATES:-2e-3,4e-3,8e-3}" --seeds "${SEEDS:-0,1}" \
     --tokens "${CONFIRM_TOKENS:-95e6}"
 }
 

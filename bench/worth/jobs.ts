@@ -2,12 +2,17 @@
 import { fork, type ChildProcess } from "node:child_process";
 import { fileURLToPath } from "node:url";
 import type { Run } from "./plan.ts";
-import type { Place, Row } from "./train-and-score.ts";
+import type { DeviceName } from "./lib.ts";
+import type { Row } from "./train-and-score.ts";
 import type { Answer, Order } from "./worker.ts";
 
-export interface JobOptions extends Place {
+export interface JobOptions {
   /** Processes. */
   readonly jobs: number;
+  /** Processes take them in turns. */
+  readonly devices: readonly DeviceName[];
+  /** CPU threads of a process; 0: as many as are usual. */
+  readonly threads: number;
   /** When the last of them ends at the latest, by performance.now(). */
   readonly deadline: number;
   readonly onRow: (row: Row) => void;
@@ -22,7 +27,7 @@ export async function makeAll(runs: readonly Run[], options: JobOptions): Promis
   const left = [...runs],
     unmade: Run[] = [];
   let longest = 0;
-  const worker = async (): Promise<void> => {
+  const worker = async (device: DeviceName): Promise<void> => {
     let child: ChildProcess | undefined;
     try {
       while (left.length > 0) {
@@ -33,11 +38,7 @@ export async function makeAll(runs: readonly Run[], options: JobOptions): Promis
           execArgv: process.execArgv,
           stdio: ["ignore", "inherit", "inherit", "ipc"],
         });
-        const answer = await ask(
-          child,
-          { run, place: { device: options.device, threads: options.threads } },
-          options.deadline,
-        );
+        const answer = await ask(child, { run, place: { device, threads: options.threads } }, options.deadline);
         if (answer === undefined) {
           unmade.push(run);
           child.kill("SIGKILL");
@@ -54,7 +55,11 @@ export async function makeAll(runs: readonly Run[], options: JobOptions): Promis
       if (child?.connected === true) child.disconnect();
     }
   };
-  await Promise.all(Array.from({ length: Math.min(options.jobs, runs.length) }, worker));
+  await Promise.all(
+    Array.from({ length: Math.min(options.jobs, runs.length) }, (_, i) =>
+      worker(options.devices[i % options.devices.length]!),
+    ),
+  );
   return [...unmade, ...left];
 }
 

@@ -8,7 +8,7 @@ export interface Shape extends Options {
 const small = { width: 128, heads: 4, feedForward: 512, encoderLayers: 2, decoderLayers: 2, memorySlots: 16 };
 const base = { width: 512, heads: 8, feedForward: 2048, encoderLayers: 4, decoderLayers: 8, memorySlots: 128 };
 
-/** Those of base take 65,536 tokens a step. */
+/** Those of base take 32,768 tokens a step. */
 export const shapes: Readonly<Record<string, Shape>> = {
   "small-16": { lanes: 16, model: { ...small, segment: 16 }, train: { horizon: 16 } },
   "small-32": { lanes: 8, model: { ...small, segment: 32 }, train: { horizon: 16 } },
@@ -17,7 +17,7 @@ export const shapes: Readonly<Record<string, Shape>> = {
     model: { ...small, variant: "decoder", decoderLayers: 4, segment: 16 },
     train: { horizon: 16 },
   },
-  "base-32": { lanes: 128, model: { ...base, segment: 32 }, train: { horizon: 16 } },
-  "base-128": { lanes: 64, model: { ...base, segment: 128 }, train: { horizon: 8 } },
-  "base-decoder-64": { lanes: 128, model: { ...base, variant: "decoder", segment: 64 }, train: { horizon: 8 } },
+  "base-32": { lanes: 64, model: { ...base, segment: 32 }, train: { horizon: 16 } },
+  "base-128": { lanes: 32, model: { ...base, segment: 128 }, train: { horizon: 8 } },
+  "base-decoder-64": { lanes: 64, model: { ...base, variant: "decoder", segment: 64 }, train: { horizon: 8 } },
 };

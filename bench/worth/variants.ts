@@ -20,10 +20,25 @@ export interface Options {
 
 const model = (options: ModelOptions): Options => ({ model: options, train: {} });
 
+/** What docs/recipe.md recommends. */
+const recipe: Options = {
+  model: {
+    residualStart: "zero",
+    forgettingBias: 0.02,
+    forgettingScaled: true,
+    writerValues: "normed",
+    writerQueryKeyNorm: true,
+    memoryGradientLimit: 2,
+    queryKeyNorm: true,
+  },
+  train: { optimizer: "muon" },
+};
+
 /** Short names of levers. */
 export const levers: Readonly<Record<string, Options>> = {
   default: model({}),
   plain: model(plainOptions),
+  recipe,
   zero: model({ residualStart: "zero" }),
   balanced: model({ residualStart: "balanced" }),
   open: model({ residualStart: "zero", readStart: "scaled" }),
