@@ -1,16 +1,14 @@
 import { expect } from "chai";
-import { AdamW, mrbp, tidy, type Memformer, type Tensor } from "../lib/index.ts";
+import { AdamW, tidy, type Memformer } from "../lib/index.ts";
 import { describeOnGpu, GPU } from "./support/gpu.ts";
-import { perturb, randomWindow, tinyModel } from "./support/models.ts";
+import { perturb, tinyModel } from "./support/models.ts";
+import { addGradient, parameterValues } from "./support/training.ts";
 
 function step(model: Memformer, optimizer: AdamW, seed: number): void {
-  const result = tidy(() => {
-    const window = randomWindow(model, { seed }).map((segment) => model.upload(segment));
-    const made = mrbp(model, window, model.initialState(4), { seed });
+  addGradient(model, seed);
+  tidy(() => {
     optimizer.step(1e-2 / seed, model.clipGradients(0), 0.5);
-    return made;
   });
-  for (const tensor of Object.values(result).flat() as Tensor[]) tensor.dispose();
 }
 
 describeOnGpu("Muon on the GPU", () => {
@@ -22,20 +20,16 @@ describeOnGpu("Muon on the GPU", () => {
       for (const model of [cpu, gpu]) await perturb(model, 0.05);
       using there = new AdamW(cpu, { muon: true }),
         here = new AdamW(gpu, { muon: true });
-      const started = new Map<string, ArrayLike<number>>();
-      for (const { name } of cpu.parameters) {
-        using value = cpu.parameter(name);
-        started.set(name, (await value.data()) as Float64Array);
-      }
+      const started = await parameterValues(cpu);
       for (const seed of [1, 2, 3]) {
         step(cpu, there, seed);
         step(gpu, here, seed);
       }
+      const wanted = await parameterValues(cpu),
+        found = await parameterValues(gpu);
       for (const { name } of cpu.parameters) {
-        using wanted = cpu.parameter(name),
-          found = gpu.parameter(name);
-        const a = (await wanted.data()) as Float64Array,
-          b = (await found.data()) as Float64Array;
+        const a = wanted.get(name)!,
+          b = found.get(name)!;
         const distance = (x: ArrayLike<number>, y: ArrayLike<number>): number =>
           Math.hypot(...Array.from(x, (value, k) => value - y[k]!));
         const moved = distance(a, started.get(name)!);

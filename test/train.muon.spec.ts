@@ -1,6 +1,7 @@
 import { expect } from "chai";
-import { AdamW, mrbp, tidy, Tensor, type Memformer } from "../lib/index.ts";
-import { perturb, randomWindow, takeGradients, tinyModel } from "./support/models.ts";
+import { AdamW, tidy, Tensor } from "../lib/index.ts";
+import { perturb, takeGradients, tinyModel } from "./support/models.ts";
+import { addGradient, parameterValues } from "./support/training.ts";
 
 const options = { beta1: 0.8, beta2: 0.95, eps: 1e-6, weightDecay: 0.3, muon: true };
 
@@ -22,27 +23,6 @@ function ortho(u: Matrix): Matrix {
     x = sum([3.4445, x], [1, times(sum([-4.775, square], [2.0315, times(square, square)]), x)]);
   }
   return x;
-}
-
-async function values(model: Memformer): Promise<Map<string, Float64Array>> {
-  const all = new Map<string, Float64Array>();
-  for (const { name } of model.parameters) {
-    using tensor = model.parameter(name);
-    all.set(name, Float64Array.from((await tensor.data()) as Float64Array));
-  }
-  return all;
-}
-
-function window(model: Memformer, seed: number): void {
-  const result = tidy(() =>
-    mrbp(
-      model,
-      randomWindow(model, { seed }).map((segment) => model.upload(segment)),
-      model.initialState(4),
-      { seed },
-    ),
-  );
-  for (const tensor of Object.values(result).flat() as Tensor[]) tensor.dispose();
 }
 
 /** How many matrices a parameter of a layer stacks. */
@@ -69,11 +49,11 @@ describe("Muon", () => {
           using value = model.parameter(name);
           other.assign(name, value);
         }
-        const before = await values(model);
-        window(model, step);
+        const before = await parameterValues(model);
+        addGradient(model, step);
         const gradients = await takeGradients(model);
-        window(model, step);
-        window(other, step);
+        addGradient(model, step);
+        addGradient(other, step);
         const rate = 1e-2 / step,
           clip = 0.5,
           norm = Math.hypot(...[...gradients.values()].map((gradient) => Math.hypot(...gradient)));
@@ -82,8 +62,8 @@ describe("Muon", () => {
           optimizer.step(rate, model.clipGradients(0), clip);
           adamw.step(rate, other.clipGradients(0), clip);
         });
-        const found = await values(model),
-          plain = await values(other);
+        const found = await parameterValues(model),
+          plain = await parameterValues(other);
         let matrices = 0;
         for (const { name, shape, decay } of model.parameters) {
           if (!decay || name === "output.weight") {
@@ -119,18 +99,18 @@ describe("Muon", () => {
   it("changes nothing where the norm is not finite, nor a matrix that no gradient reached", async () => {
     await using model = await tinyModel({ memory: false });
     using optimizer = new AdamW(model, options);
-    window(model, 1);
-    const before = await values(model);
+    addGradient(model, 1);
+    const before = await parameterValues(model);
     {
       using infinite = Tensor.from(Float64Array.of(NaN), []);
       optimizer.step(1e-2, infinite);
     }
-    expect(await values(model)).to.deep.equal(before);
-    window(model, 2);
+    expect(await parameterValues(model)).to.deep.equal(before);
+    addGradient(model, 2);
     tidy(() => {
       optimizer.step(1e-2, model.clipGradients(0), 1);
     });
-    const after = await values(model);
+    const after = await parameterValues(model);
     expect(after.get("writer.value.weight"), "a twin writes what nobody reads").to.deep.equal(
       before.get("writer.value.weight"),
     );

@@ -1,42 +1,22 @@
 import { expect } from "chai";
-import { AdamW, apply, learningRate, mrbp, tidy, Tensor, type Memformer, type Schedule } from "../lib/index.ts";
+import { AdamW, apply, learningRate, mrbp, tidy, Tensor, type Schedule } from "../lib/index.ts";
 import { perturb, randomWindow, takeGradients, tinyModel } from "./support/models.ts";
+import { addGradient, parameterValues } from "./support/training.ts";
 
 const options = { beta1: 0.8, beta2: 0.95, eps: 1e-6, weightDecay: 0.3 };
-
-async function values(model: Memformer): Promise<Map<string, Float64Array>> {
-  const all = new Map<string, Float64Array>();
-  for (const { name } of model.parameters) {
-    using tensor = model.parameter(name);
-    all.set(name, Float64Array.from((await tensor.data()) as Float64Array));
-  }
-  return all;
-}
-
-function window(model: Memformer, seed: number): void {
-  const result = tidy(() =>
-    mrbp(
-      model,
-      randomWindow(model, { seed }).map((segment) => model.upload(segment)),
-      model.initialState(4),
-      { seed },
-    ),
-  );
-  for (const tensor of Object.values(result).flat() as Tensor[]) tensor.dispose();
-}
 
 describe("AdamW", () => {
   it("is Loshchilov and Hutter's, decay on matrices alone: five steps in plain numbers", async () => {
     await using model = await tinyModel({ dropout: 0.1, position: "t5" });
     await perturb(model, 0.05);
     using optimizer = new AdamW(model, options);
-    const plain = await values(model),
+    const plain = await parameterValues(model),
       mean = new Map<string, Float64Array>(),
       square = new Map<string, Float64Array>();
     for (let step = 1; step <= 5; step++) {
-      window(model, step);
+      addGradient(model, step);
       const gradients = await takeGradients(model);
-      window(model, step); // the same again: reading them dropped them
+      addGradient(model, step); // the same again: reading them dropped them
       const rate = 1e-2 / step;
       tidy(() => {
         optimizer.step(rate, model.clipGradients(0));
@@ -57,7 +37,7 @@ describe("AdamW", () => {
         }
       }
     }
-    const found = await values(model);
+    const found = await parameterValues(model);
     for (const [name, wanted] of plain) {
       const worst = Math.max(...found.get(name)!.map((value, i) => Math.abs(value - wanted[i]!)));
       expect(worst, name).to.be.at.most(1e-6);
@@ -84,11 +64,11 @@ describe("AdamW", () => {
   it("moves a parameter without gradient by its decay alone, or not at all", async () => {
     await using model = await tinyModel();
     using optimizer = new AdamW(model, options);
-    const before = await values(model);
+    const before = await parameterValues(model);
     tidy(() => {
       optimizer.step(1e-2, model.clipGradients(1));
     });
-    expect(await values(model)).to.deep.equal(before);
+    expect(await parameterValues(model)).to.deep.equal(before);
   });
 
   it("skips a step whose norm is not finite, moments and counts included", async () => {
@@ -97,7 +77,7 @@ describe("AdamW", () => {
     using skipping = new AdamW(model, options),
       plain = new AdamW(other, options);
     for (const seed of [1, 2, 3]) {
-      window(model, seed);
+      addGradient(model, seed);
       if (seed === 2) {
         using infinite = Tensor.from(Float64Array.of(NaN), []);
         skipping.step(1e-2, infinite);
@@ -106,12 +86,12 @@ describe("AdamW", () => {
       tidy(() => {
         skipping.step(1e-2, model.clipGradients(1));
       });
-      window(other, seed);
+      addGradient(other, seed);
       tidy(() => {
         plain.step(1e-2, other.clipGradients(1));
       });
     }
-    const [a, b] = await Promise.all([values(model), values(other)]);
+    const [a, b] = await Promise.all([parameterValues(model), parameterValues(other)]);
     expect(a).to.deep.equal(b);
     const read = async (optimizer: AdamW) =>
       Promise.all(
@@ -140,7 +120,7 @@ describe("training steps driven from C++", () => {
             return made.state;
           });
         }
-        return await values(model);
+        return await parameterValues(model);
       };
       expect(await trained(true)).to.deep.equal(await trained(false));
     }
@@ -150,7 +130,7 @@ describe("training steps driven from C++", () => {
 describe("clipping", () => {
   it("scales all gradients to the norm asked for, never up, and gives the norm before", async () => {
     await using model = await tinyModel();
-    window(model, 1);
+    addGradient(model, 1);
     const gradients = await takeGradients(model);
     const norm = Math.hypot(...[...gradients.values()].map((all) => Math.hypot(...all)));
     for (const [most, factor] of [
@@ -158,7 +138,7 @@ describe("clipping", () => {
       [norm * 2, 1],
       [0, 1],
     ] as const) {
-      window(model, 1);
+      addGradient(model, 1);
       using found = model.clipGradients(most);
       expect(await found.item()).to.be.closeTo(norm, 1e-9 * norm);
       const clipped = await takeGradients(model);
