@@ -63,6 +63,27 @@ describe("the pages", () => {
     });
   }
 
+  it("docs/architecture.md has a line for every room, and no other", () => {
+    const tree = /^```\n(test[^]*?)^```/m.exec(read("docs/architecture.md"))![1]!;
+    const above: string[] = [];
+    const listed = tree
+      .trimEnd()
+      .split("\n")
+      .slice(1)
+      .flatMap((line) => {
+        const depth = /^ */.exec(line)![0].length / 2;
+        above.splice(depth, Infinity, line.trim().split(" ", 1)[0]!);
+        const path = above.join("/");
+        return path.includes(".") ? [] : [path];
+      });
+    const folders = (path: string): string[] =>
+      readdirSync(join(root, path), { withFileTypes: true })
+        .filter((entry) => entry.isDirectory())
+        .map(({ name }) => join(path, name));
+    const rooms = ["lib", "native", "native/nn"].flatMap(folders);
+    expect(listed.toSorted()).to.deep.equal(["lib", "native", ...rooms].toSorted());
+  });
+
   it("would not name a file that is not there", () => {
     expect(missingPaths("`lib/none.ts` `lib/errors.ts` `native/ops/<op>/`")).to.deep.equal(["lib/none.ts"]);
   });
