@@ -1,4 +1,4 @@
-/** The model: its making, its steps, its parameters, its checkpoint. One native call a method. */
+/** The model: creating and loading it, its steps, its parameters, saving it. */
 import { modelConfig, modelSchema, presets, type ModelConfig, type ModelOptions, type PresetName } from "./config.ts";
 import { MemformerError, nearest } from "../errors.ts";
 import type { ModelHandle, SegmentHandles } from "../native/addon.ts";

@@ -1,4 +1,4 @@
-/** AdamW over a model's parameters, LibTorch's fused kernel. */
+/** AdamW over a model's parameters: LibTorch's fused kernel on a CPU, native/ops/adamw on a GPU. */
 import { z } from "zod";
 import type { TensorEntry } from "../checkpoint/safetensors.ts";
 import { MemformerError } from "../errors.ts";

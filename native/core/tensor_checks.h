@@ -38,12 +38,14 @@ inline void require_dtype(const char* op, const char* argument, const at::Tensor
           c10::toString(tensor.scalar_type()));
 }
 
-/// float32, float64 or bfloat16, on a GPU also float16: what the operators compute on.
+/// The dtypes that operators compute in: float32, float64 and bfloat16, on a GPU also float16.
 inline void require_floating(const char* op, const char* argument, const at::Tensor& tensor) {
   const auto dtype = tensor.scalar_type();
   const bool half = dtype == at::kHalf && tensor.is_cuda();
   require(dtype == at::kFloat || dtype == at::kDouble || dtype == at::kBFloat16 || half, "DTYPE", op, ": ", argument,
-          " must be float32, float64 or bfloat16, got ", c10::toString(dtype));
+          tensor.is_cuda() ? " must be float32, float64, bfloat16 or float16, got "
+                           : " must be float32, float64 or bfloat16, got ",
+          c10::toString(dtype));
 }
 
 inline void require_like(const char* op, const char* argument, const at::Tensor& tensor, const char* other_name,
@@ -69,7 +71,7 @@ inline at::Tensor first_tokens(const at::Tensor& lengths, int64_t T) {
   return at::arange(T, lengths.options()).unsqueeze(0) < lengths.unsqueeze(1);
 }
 
-/// The dtype sums are carried in: bfloat16 is widened to float32, the others stay.
+/// The dtype of sums: float64 for float64, else float32.
 inline at::ScalarType accumulate_type(at::ScalarType dtype) { return dtype == at::kDouble ? at::kDouble : at::kFloat; }
 
 }  // namespace memformer

@@ -1,4 +1,4 @@
-// What adamw_step and gradient_norm ask of their arguments, on every device.
+// Checks of the arguments of adamw_step and gradient_norm, on every device.
 #pragma once
 #include "core/tensor_checks.h"
 

@@ -1,4 +1,5 @@
-// How large the blocks of attention's kernels are, for those who choose and for those who launch.
+// Block sizes of attention's kernels, for the code that chooses a kernel and the code that launches it.
+// Letters: N queries, M keys, E width of a head.
 #pragma once
 #include <cstdint>
 

@@ -1,4 +1,5 @@
-// What attention asks of its mask and lengths, and rotary_attention too; and the mask that lengths stand for.
+// Checks of the mask and lengths of attention and rotary_attention, and the mask that lengths stand for.
+// Letters: B batch, N queries, M keys.
 #pragma once
 #include "core/tensor_checks.h"
 

@@ -1,4 +1,5 @@
-// Heads as attention's kernels read and write them, of tensors.
+// Heads as attention's kernels read and write them.
+// Letters: B batch, H heads, E width of a head.
 #pragma once
 #include <ATen/ATen.h>
 

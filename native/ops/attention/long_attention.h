@@ -1,6 +1,7 @@
-// Attention of few queries over many keys on a GPU, as the memory is read: LibTorch's forward, and a backward of ours.
-// LibTorch's goes through the keys in blocks that each add to the gradient of the queries, in float32 in memory, with
-// kernels before and after it.
+// Attention of few queries over many keys on a GPU, as a layer reads the memory: LibTorch's forward, and a backward
+// kernel of ours. LibTorch's backward goes through the keys in blocks that each add to a float32 gradient of the
+// queries in memory, with kernels before and after it.
+// Letters: B batch, H heads, N queries, M keys, E width of a head.
 #pragma once
 #include "core/torch.h"
 
@@ -10,7 +11,8 @@ namespace memformer::ops {
 /// and M above, heads enough for the length, and shared memory enough.
 bool long_attention_fits(const at::Tensor& q, const at::Tensor& k);
 
-/// As attention, without a mask, of what fits. Holds q, k, v, the result and a float32 number a query for backward.
+/// Like attention without a mask, for inputs that fit. Keeps q, k, v, the result and one float32 number per query for
+/// backward.
 at::Tensor long_attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v);
 
 // For few keys and many queries, as the memory is written, there are operators, which others call (attention_long.cuh):

@@ -1,15 +1,17 @@
-// Self-attention from a fused QKV projection to the merged heads: add the projection's bias, turn queries and keys by
-// their position (rotary_qkv), attend (attention). On a GPU, for short segments, one kernel each way: neither the
-// turned heads nor their gradients are ever written.
+// Self-attention from a fused QKV projection to the merged heads: add the projection's bias, rotate queries and keys by
+// their position (rotary_qkv), attend (attention). On a GPU, short segments take one kernel each way: neither the
+// rotated heads nor their gradients are ever written.
+// Letters: B batch, T tokens, D width, H heads, E = D / H.
 #pragma once
 #include "core/torch.h"
 
 namespace memformer::ops {
 
 /// qkv (B, T, 3 D), bias (3 D) or undefined, cos, sin (T, E / 2), heads: as rotary_qkv; mask, causal and lengths: as
-/// attention. Returns (B, T, D). Differentiable once in qkv and bias; to bias_sink, (3 D) float32 (float64 for
-/// float64), the gradient of the bias is added in the backward pass, and nothing is sent back; on a GPU that is put off
-/// as in rotary_qkv. Throws SHAPE, DTYPE, DEVICE_MISMATCH, CONFIG.
+/// attention. Returns (B, T, D). Differentiable once in qkv and bias. With bias_sink, (3 D) float32 (float64 for
+/// float64), the backward pass adds the bias's gradient to it and returns none; on a GPU the addition is deferred as in
+/// rotary_qkv.
+/// Throws SHAPE, DTYPE, DEVICE_MISMATCH, CONFIG.
 at::Tensor rotary_attention(const at::Tensor& qkv, const std::optional<at::Tensor>& bias,
                             const std::optional<at::Tensor>& bias_sink, const at::Tensor& cos, const at::Tensor& sin,
                             const std::optional<at::Tensor>& mask, bool causal, int64_t heads,

@@ -1,4 +1,4 @@
-// From a dropout's arguments to what its kernels know.
+// From an operator's dropout arguments to its kernels' parameters.
 #pragma once
 #include "core/gradient_sink.h"
 #include "ops/common/dropout_mask.cuh"

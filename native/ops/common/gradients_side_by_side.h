@@ -1,5 +1,6 @@
-// Gradients of keys and values of several layers, in one tensor that lies as the keys and values themselves do: so that
-// the product behind them takes all of them at once, without a copy.
+// Gradients of the keys and values of several layers in one tensor with the layout of the keys and values themselves,
+// so that the product that follows takes all of them at once, without a copy.
+// Letters: B batch, H heads, N rows, E width of a head.
 #pragma once
 #include <utility>
 
@@ -7,9 +8,9 @@
 
 namespace memformer::cuda {
 
-/// Where a kernel writes the gradients of k and v (B, H, N, E), which are side by side: in their own places of a tensor
-/// laid out as the one that k and v are parts of. The first to ask makes it, it lives as long as any of the gradients
-/// does, and no place is given out twice.
+/// Views for the gradients of k and v (B, H, N, E), which must be adjacent: their places in a gradient tensor with the
+/// layout of the tensor that k and v are views of. The first call makes that tensor, which lives as long as any of its
+/// gradients; no place is given out twice.
 std::pair<at::Tensor, at::Tensor> gradients_side_by_side(const at::Tensor& k, const at::Tensor& v);
 
 }  // namespace memformer::cuda

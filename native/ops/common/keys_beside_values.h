@@ -1,11 +1,12 @@
-// Keys and values in memory as keys_values makes them, and wants their gradients: the layers' pairs beside each other
-// in (B, N, L, 2, H, E).
+// The layout that keys_values gives keys and values, and expects of their gradients: the pairs of all layers are
+// adjacent in (B, N, L, 2, H, E).
+// Letters: B batch, N rows, L layers, H heads, E width of a head.
 #pragma once
 #include "core/torch.h"
 
 namespace memformer {
 
-/// Whether k and v (B, H, N, E) are a layer's pair, v behind k; tokens may lie further apart.
+/// Whether k and v (B, H, N, E) are one layer's pair, v right behind k; tokens may lie further apart.
 inline bool are_side_by_side(const at::Tensor& k, const at::Tensor& v) {
   const int64_t width = k.size(1) * k.size(3);
   return k.sizes() == v.sizes() && k.strides() == v.strides() && k.stride(3) == 1 && k.stride(1) == k.size(3) &&
@@ -13,8 +14,8 @@ inline bool are_side_by_side(const at::Tensor& k, const at::Tensor& v) {
          v.storage_offset() == k.storage_offset() + width;
 }
 
-/// k_0, v_0, k_1, v_1, … of consecutive layers as one matrix (B N, L 2 H E), a view; undefined where they do not lie
-/// so, or its rows have gaps.
+/// k_0, v_0, k_1, v_1, … of consecutive layers as one matrix (B N, L 2 H E), a view; undefined where they do not have
+/// this layout, or its rows have gaps.
 inline at::Tensor rows_side_by_side(at::TensorList pairs) {
   const auto& first = pairs[0];
   const auto layers = static_cast<int64_t>(pairs.size() / 2);

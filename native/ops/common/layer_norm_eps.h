@@ -1,4 +1,4 @@
-// What every layer normalization adds to the variance.
+// The epsilon that every layer normalization adds to the variance.
 #pragma once
 
 namespace memformer {

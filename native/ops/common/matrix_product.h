@@ -1,6 +1,6 @@
-// float32 matrix products on a CPU, through oneDNN where LibTorch has it: there up to three times as fast as the BLAS
-// behind at::mm on processors that BLAS was not written for. The other dtypes go the same way in LibTorch already, or
-// have no other.
+// float32 matrix products on a CPU, through oneDNN where LibTorch has it: up to three times as fast as the BLAS behind
+// at::mm on processors that BLAS was not written for. For the other dtypes LibTorch already takes that path, or has no
+// other.
 #pragma once
 #include "core/torch.h"
 

@@ -1,5 +1,5 @@
-// A fused QKV projection (B, T, 3 D): its parts, and what the operators over one with rotary positions ask of their
-// arguments.
+// A fused QKV projection (B, T, 3 D): its parts, and the checks that operators with rotary positions share.
+// Letters: B batch, T tokens, D width, H heads, E = D / H.
 #pragma once
 #include "core/gradient_sink.h"
 

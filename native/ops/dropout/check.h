@@ -1,4 +1,4 @@
-// What dropout asks of its arguments, on any device.
+// Checks of dropout's arguments, on any device.
 #pragma once
 #include "ops/common/dropout_seed.h"
 

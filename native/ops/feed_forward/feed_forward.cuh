@@ -1,7 +1,6 @@
-// The contract of feed_forward's kernels for Hopper: the product before the activation with the activation behind it,
-// and the product before the activation's gradient with that behind it, in one kernel each. bfloat16 or float16,
-// matrices row by row, each from a multiple of 16 bytes on, of sizes that feed_forward_fits names, but for the number
-// of rows. For compute capability 9.0 alone: elsewhere they trap.
+// Two fused Hopper kernels: GEMM + bias + GELU (forward), and GEMM + GELU backward + bias gradient. bfloat16 or
+// float16; row-major matrices, each aligned to 16 bytes, with sizes that feed_forward_fits accepts, for any number of
+// rows. For compute capability 9.0 alone: elsewhere they trap.
 #pragma once
 #include <cuda_runtime_api.h>
 

@@ -1,4 +1,4 @@
-// What feed_forward's kernels for Hopper take, for those who choose and for those who launch.
+// Sizes that feed_forward's Hopper kernels take, for the code that chooses a kernel and the code that launches it.
 #pragma once
 #include <cstdint>
 

@@ -1,6 +1,8 @@
-// Linear layers behind LayerNorms of one tensor, as linear layers over its standardized numbers z (standardize.h):
+// Folds LayerNorms of one tensor into the linear layers that follow them, which then read its standardized values z
+// (standardize.h):
 //   (z diag(w_l) + b_l) W_l^T + c_l  =  z (W_l diag(w_l))^T + (c_l + W_l b_l)
-// So the normalized tensor exists once, not once a layer, and the layers' products are one.
+// The normalized tensor then exists once instead of once per layer, and the layers' products become one.
+// Letters: L layers, R outputs of a layer, D width.
 #pragma once
 #include "core/torch.h"
 
@@ -14,10 +16,11 @@ struct FoldedNorms {
   std::vector<at::Tensor> weight_sinks, bias_sinks;
 };
 
-/// Of every layer l: weights (R, D), biases (R) or none at all, norm_weights and norm_biases (D), all float32 or
-/// float64 alike. `sinks`: a contiguous sink for each of them in that order (weights of all layers first), to which the
-/// gradients are added, or none. dtype: theirs, or bfloat16 or float16 beside float32. Differentiable once, by what is
-/// sent back through the folded tensors and what their sinks hold. Throws SHAPE, DTYPE, DEVICE_MISMATCH, CONFIG.
+/// For every layer l: weights (R, D), biases (R) or none at all, norm_weights and norm_biases (D), all float32 or all
+/// float64. `sinks`: one contiguous sink for each of them in that order (weights of all layers first), to which the
+/// gradients are added, or none. dtype: theirs, or bfloat16 or float16 beside float32. Differentiable once, through the
+/// gradients of the folded tensors and the contents of their sinks.
+/// Throws SHAPE, DTYPE, DEVICE_MISMATCH, CONFIG.
 FoldedNorms fold_norm(at::TensorList weights, at::TensorList biases, at::TensorList norm_weights,
                       at::TensorList norm_biases, at::TensorList sinks, at::ScalarType dtype);
 

@@ -1,4 +1,4 @@
-// Added to a head's mean square before its root is taken: on both sides of the bridge.
+// Added to a head's mean square before taking the root, on both sides of the bridge.
 #pragma once
 
 namespace memformer::ops {

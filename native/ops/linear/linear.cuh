@@ -1,4 +1,4 @@
-// The contract of the kernels that add up a bias's gradient: sink[c] += sum over n of grad[n, c].
+// The contract of the kernels that sum a bias's gradient: sink[c] += sum over n of grad[n, c].
 #pragma once
 #include <cuda_runtime_api.h>
 
