@@ -1,5 +1,6 @@
-// The CUDA half, as the rest sees it: a shared object of its own, libmemformer_cuda.so, opened at run time where a CUDA
-// LibTorch and a driver are. Opening it also gives the operators their CUDA kernels. It is never closed.
+// The CUDA half as the rest of memformer sees it: a separate shared object, libmemformer_cuda.so, opened at run time
+// where there is a CUDA LibTorch and a driver. Opening it also registers the operators' CUDA kernels. It is never
+// closed.
 #pragma once
 #include <functional>
 #include <memory>

@@ -1,5 +1,5 @@
-// Gradient sinks: tensors in the dtype of sums, to which a backward pass adds the gradient of a parameter instead of
-// sending it back.
+// Gradient sinks: tensors, in the dtype of sums, to which a backward pass adds a parameter's gradient instead of
+// returning it.
 #pragma once
 #include "core/tensor_checks.h"
 

@@ -1,6 +1,5 @@
-// LibTorch's CPU allocator, replaced: blocks are reused instead of returned to the kernel between operators (page
-// faults cost more than many of the operators), and every byte is counted, so that a peak is a fact and not a guess
-// from RSS.
+// Replaces LibTorch's CPU allocator. Blocks are reused instead of returned to the kernel between operators (page faults
+// cost more than many operators), and every byte is counted, so a peak is measured rather than guessed from RSS.
 #pragma once
 #include <cstdint>
 

@@ -1,5 +1,5 @@
-// The typed call of a registered operator: everyone calls through the dispatcher, which picks CPU or CUDA, autograd or
-// not.
+// A typed call of a registered operator. Every call goes through the dispatcher, which picks CPU or CUDA, with autograd
+// or without.
 #pragma once
 #include "core/torch.h"
 

@@ -1,4 +1,4 @@
-// Name -> factory, filled by the file of each variant: a new variant edits no central list.
+// Name -> factory. Each variant's own file adds its entry: a new variant edits no central list.
 #pragma once
 #include <functional>
 #include <map>

@@ -1,4 +1,4 @@
-// Argument checks shared by every operator: they name the operator, the argument, what was wanted and what came.
+// Argument checks shared by all operators. A failure names the operator, the argument, what was expected and what came.
 #pragma once
 #include <initializer_list>
 

@@ -1,4 +1,5 @@
-// The attention sub-layers, with the normalization before them.
+// The attention sub-layers, each with the normalization before it.
+// Letters: B batch, T tokens, N rows of the context, D width, H heads, E = D / H.
 #pragma once
 #include "nn/layers.h"
 #include "nn/memory/slots.h"

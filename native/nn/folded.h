@@ -1,5 +1,5 @@
-// Linear layers behind LayerNorms of one tensor, folded into layers over its standardized numbers (ops/fold_norm): once
-// a pass, or once for all passes of a step.
+// Folds the LayerNorms of one tensor into the linear layers that read it, which then take its standardized values
+// (ops/fold_norm): once per pass, or once for all passes of a step.
 #pragma once
 #include "nn/layers.h"
 

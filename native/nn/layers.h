@@ -1,5 +1,6 @@
-// The layers every model shares. Each makes its parameters under `prefix` when it is made; all are pre-LayerNorm
-// building blocks.
+// The layers that all models share, as pre-LayerNorm building blocks. Each creates its parameters under `prefix` when
+// it is constructed.
+// Letters: B batch, T tokens, N rows of any sequence, D width, V vocabulary.
 #pragma once
 #include "nn/config.h"
 #include "nn/parameters.h"

@@ -1,6 +1,7 @@
-// float16 has no room for small gradients: inside a model everything that goes back is `scale` times what it should be.
-// At a model's border it is not: what comes back into an output is multiplied, what goes out of an input divided. scale
-// is a power of two, so both are exact, and only the parameters' gradients stay scaled until the optimizer takes them.
+// float16 has no room for small gradients, so inside a model every gradient is `scale` times its value. At the model's
+// border it is not: gradients of outputs are multiplied on their way in, gradients of inputs divided on their way out.
+// scale is a power of two, so both are exact, and only the parameters' gradients stay scaled, until the optimizer takes
+// them.
 #pragma once
 #include "core/torch.h"
 

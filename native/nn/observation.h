@@ -1,5 +1,5 @@
-// What a pass lets be seen of itself: tensors by name, in the order of their making, for those who want to know why a
-// model does what it does. Nothing is computed for it where nobody looks.
+// Tensors of a pass by name, in the order of their making, for whoever wants to know why a model behaves as it does.
+// Nothing is computed for it when nobody observes.
 #pragma once
 #include <string>
 #include <utility>

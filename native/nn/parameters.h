@@ -1,4 +1,4 @@
-// The learned tensors of a model by name, in the order of their making. Layers hold the same tensors; nothing is
+// The learned tensors of a model by name, in the order of their creation. Layers hold the same tensors; nothing is
 // copied.
 #pragma once
 #include <optional>

@@ -1,5 +1,6 @@
-// What travels through one pass over one segment: the dtype to compute in, dropout and its seed, the weights as they
-// are computed with.
+// The context of one pass over one segment: the dtype to compute in, dropout and its seed, and the weights in that
+// dtype.
+// Letters: G groups of rows (segments in one batch), D width.
 #pragma once
 #include <memory>
 #include <unordered_map>

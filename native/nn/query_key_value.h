@@ -1,4 +1,5 @@
-// What self-attention attends with: queries, keys and values side by side, (B, T, 3 D).
+// The projection of self-attention: queries, keys and values side by side, (B, T, 3 D).
+// Letters: B batch, T tokens, D width.
 #pragma once
 #include "nn/layers.h"
 #include "ops/head_norm/head_norm.h"

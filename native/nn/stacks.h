@@ -1,4 +1,5 @@
-// The stacks of layers that the models are made of. Every layer is pre-LayerNorm; a last LayerNorm closes the stack.
+// The stacks of layers that models are made of. Every layer is pre-LayerNorm; a last LayerNorm closes the stack.
+// Letters: B batch, T tokens, N tokens of the encoder, D width.
 #pragma once
 #include "nn/attention.h"
 

@@ -1,6 +1,6 @@
-// Sums over rows that kernels come by on their way, as gradients of biases: N rows fall into shares, each share leaves
-// what its own rows add up to, and a small kernel adds these partial sums up, in order; those of many operators with
-// one launch.
+// Sums over rows that kernels produce on the way, such as gradients of biases. N rows are divided into shares; each
+// share leaves its partial sum, and a small kernel adds the partial sums in a fixed order. One launch serves many
+// operators.
 #pragma once
 #include <cuda_runtime_api.h>
 

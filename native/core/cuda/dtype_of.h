@@ -1,4 +1,4 @@
-// LibTorch's name of a dtype to the kernels' name of it.
+// From LibTorch's name of a dtype to the kernels' name.
 #pragma once
 #include "core/cuda/dtype.cuh"
 #include "core/failure.h"

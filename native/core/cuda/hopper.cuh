@@ -1,6 +1,6 @@
-// What Hopper's copy engine needs of a kernel (PTX ISA, mbarrier and cp.async.bulk.tensor): barriers in shared memory
-// that count arrivals and bytes, and copies of boxes of a matrix that a CUtensorMap describes. Device code of sm_90
-// alone.
+// Barriers and bulk copies for Hopper's copy engine (PTX ISA, mbarrier and cp.async.bulk.tensor): barriers in shared
+// memory that count arrivals and bytes, and copies of boxes of a matrix described by a CUtensorMap. Device code for
+// sm_90 alone.
 #pragma once
 #include <cuda.h>
 

@@ -1,5 +1,5 @@
-// What every kernel needs of numbers: narrow dtypes to and from the dtype sums are carried in, several numbers in one
-// access, sums over a warp and over a block. The order of every sum is fixed: the same input gives the same bits.
+// Arithmetic that all kernels share: conversion between narrow dtypes and the dtype of sums, loads of several numbers
+// at once, sums over a warp and over a block. The order of every sum is fixed: the same input gives the same bits.
 #pragma once
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>

@@ -1,4 +1,4 @@
-// Tensors as kernels can read them, 16 bytes at a time.
+// Tensors that kernels can read 16 bytes at a time.
 #pragma once
 #include "core/torch.h"
 

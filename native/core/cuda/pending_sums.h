@@ -1,5 +1,5 @@
-// Gradients that are sums over rows, on their way from a kernel's partial sums to their sinks. Nobody waits for them
-// until the backward pass is over, so they are put off, and those of many operators are added up by one kernel.
+// Gradients that are sums over rows, between a kernel's partial sums and their sinks. Nothing needs them before the
+// backward pass is over, so they are deferred and the sums of many operators are added by one kernel.
 #pragma once
 #include <initializer_list>
 #include <mutex>

@@ -1,4 +1,4 @@
-// One object of a kind beside every stream, made when it is first asked for.
+// One object of a type per stream, created on first use.
 #pragma once
 #include <c10/cuda/CUDAStream.h>
 

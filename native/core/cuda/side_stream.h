@@ -1,5 +1,5 @@
-// Work beside a stream: the gradients of weights, which nobody waits for until the backward pass is over, while the
-// stream itself goes on with the gradients of activations, on which everything waits. Both may be part of a graph being
+// A side stream for the gradients of weights, which nothing needs before the backward pass is over, while the main
+// stream continues with the gradients of activations, which everything waits for. Both may be part of a graph being
 // captured.
 #pragma once
 #include <c10/cuda/CUDAGuard.h>

@@ -1,4 +1,4 @@
-// Descriptions of matrices for Hopper's copy engine, made on the host and passed to kernels by value.
+// Matrix descriptors for Hopper's copy engine, made on the host and passed to kernels by value.
 #pragma once
 #include <cuda.h>
 #include <cuda_runtime_api.h>

@@ -1,6 +1,6 @@
-// The gradient of the memory on its way back over the border between two segments: as it is, or damped and limited,
-// where a recipe wants the past to weigh less in what is learned. Nothing changes on the way forward.
-//   g_b <- decay g_b min(1, limit mean_b ||g_b|| / ||g_b||)      of every row b; limit 0: no limit
+// The memory's gradient on its way back across the border between two segments: unchanged, or damped and limited where
+// a recipe wants the past to weigh less. The forward pass does not change.
+//   g_b <- decay g_b min(1, limit mean_b ||g_b|| / ||g_b||)      for every row b; limit 0: no limit
 #pragma once
 #include "core/tensor_checks.h"
 #include "nn/config.h"

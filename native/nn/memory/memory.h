@@ -1,6 +1,7 @@
-// The external memory of a model: M slots a row, restarted where a document starts, written once a segment, then
-// forgotten. A twin, `memory` false in the configuration, restarts every row with every segment: the same parameters
-// and the same work, and nothing that is remembered. What a memory is worth is what its twin is worse by.
+// A model's external memory: M slots per row, restarted where a document starts, written once per segment, then
+// forgotten. A twin (`memory` false in the configuration) restarts every row at every segment: the same parameters and
+// work, but nothing is remembered. The worth of a memory is how much worse its twin is.
+// Letters: B batch, M slots, C constant slots, T tokens of a segment, D width.
 #pragma once
 #include "nn/memory/border.h"
 #include "nn/memory/forgetting.h"

@@ -1,6 +1,7 @@
-// The memory as a segment meets it: its slots, and what is read of them. Raw slots have norm 1 and tokens norm sqrt(D);
-// with memoryNorm every reader layer-norms them for itself, by a weight and bias that are folded into what it projects
-// them with.
+// The memory as one segment reads it: its slots, and the normalized copies that its readers take. Raw slots have norm
+// 1, tokens norm sqrt(D). With memoryNorm every reader layer-norms the slots for itself, with a weight and bias that
+// are folded into its projection.
+// Letters: B batch, M slots, C constant slots, D width.
 #pragma once
 #include "nn/pass.h"
 #include "ops/standardize/standardize.h"

@@ -1,5 +1,6 @@
-// Self-attention under each position scheme, from the normed input to the merged heads. Positions count inside a
+// Self-attention under each position scheme, from the normed input to the merged heads. Positions count within a
 // segment.
+// Letters: B batch, T queries, N keys, D width, H heads, E = D / H.
 #pragma once
 #include <memory>
 

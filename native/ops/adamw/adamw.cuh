@@ -1,4 +1,4 @@
-// The contract of the optimizer's kernels: n numbers, contiguous. acc is float, double for float64.
+// The contract of the optimizer's kernels: n contiguous numbers. acc is double for float64, else float.
 #pragma once
 #include <cuda_runtime_api.h>
 

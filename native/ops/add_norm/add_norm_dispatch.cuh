@@ -1,6 +1,6 @@
-// How add_norm's kernels share rows, and are picked. Where a row is a multiple of four numbers and not too wide, lanes
-// hold packs of it in registers, and each input is read once; other rows go through the kernels "of any width", an
-// element a lane at a time.
+// How add_norm's kernels divide rows, and how one is chosen. Where a row is a multiple of four numbers and not too
+// wide, lanes hold packs of it in registers and each input is read once. Other rows take the kernels "of any width",
+// one element per lane at a time.
 #pragma once
 #include <type_traits>
 

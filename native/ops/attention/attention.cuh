@@ -1,8 +1,6 @@
-// The contract of attention's kernels over short segments: a block takes one head of one row, all of it in shared
-// memory.
-//   y = softmax(q k^T / sqrt(E), over the keys that are seen) v      q, k turned by their position first where there
-//   are angles
-// Nothing is kept for backward, which computes the weights anew.
+// The contract of attention's kernels over short segments: one block per head of a row, all of it in shared memory.
+//   y = softmax(q k^T / sqrt(E), over the visible keys) v      with angles, q and k are rotated by their position first
+// Nothing is kept for backward, which computes the weights again.
 #pragma once
 #include <cuda_runtime_api.h>
 

@@ -1,6 +1,6 @@
-// What both directions of attention share: a head's tiles on their way into shared memory and back, its weights.
-// Everything of a block is asked for at once, and the loops over keys have one branch: a kernel of 128 tokens is over
-// in microseconds, and would spend them waiting.
+// Shared by attention's forward and backward kernels: loading and storing a head's tiles, and its weights. A block
+// requests everything at once, and the loops over keys have one branch: a kernel over 128 tokens ends within
+// microseconds and would otherwise spend them waiting.
 #pragma once
 #include "core/cuda/mma.cuh"
 #include "ops/attention/attention.cuh"

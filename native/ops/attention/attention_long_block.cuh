@@ -1,6 +1,5 @@
-// What both backward kernels with one long side share: tiles on their way into shared memory and back, products of a
-// warp. A warp has 32 rows of the short side, not 16: loads from shared memory bound these products, and each then
-// serves two.
+// Shared by both backward kernels with one long side: loading and storing tiles, and a warp's products. A warp has 32
+// rows of the short side, not 16: these products are bound by loads from shared memory, and each load then serves two.
 #pragma once
 #include "core/cuda/mma.cuh"
 #include "ops/attention/attention_long.cuh"

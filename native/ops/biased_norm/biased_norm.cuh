@@ -1,5 +1,5 @@
-// The contract of biased_norm's kernels: B times M rows of D numbers of one dtype, contiguous. acc is float, double for
-// float64.
+// The contract of biased_norm's kernels: B M contiguous rows of D numbers, all of one dtype. acc is double for float64,
+// else float.
 #pragma once
 #include <cuda_runtime_api.h>
 

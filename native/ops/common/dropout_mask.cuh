@@ -1,5 +1,4 @@
-// The dropout of ops/dropout within the kernel of another operator: what it needs to know, and its work on four
-// neighbours.
+// Dropout inside the kernel of another operator: its parameters, and its work on four neighbouring numbers.
 #pragma once
 #include "core/philox.h"
 #ifdef __CUDACC__

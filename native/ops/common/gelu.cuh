@@ -1,5 +1,5 @@
-// GELU and its derivative:  gelu(x) = x Phi(x),  gelu'(x) = Phi(x) + x phi(x),  Phi and phi the normal distribution and
-// its density.
+// GELU and its derivative:  gelu(x) = x Phi(x),  gelu'(x) = Phi(x) + x phi(x),  with Phi the distribution function and
+// phi the density of the standard normal distribution.
 #pragma once
 #include "core/cuda/numeric.cuh"
 

@@ -1,6 +1,6 @@
-// What follows a tile's product: the activation, or its derivative, on the sums; the results on their way to memory, 64
-// x 64 at a time, through buffers that a thread of the block's first warp group empties for each worker and, in the
-// backward pass, fills.
+// The epilogue of a tile's product: the activation, or its derivative, applied to the sums; and the results' way to
+// memory, 64 x 64 at a time, through buffers that a thread of the block's first warp group empties for each worker and,
+// in the backward pass, fills.
 #pragma once
 #include "core/cuda/mma.cuh"
 #include "ops/common/gelu.cuh"

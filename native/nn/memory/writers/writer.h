@@ -1,4 +1,5 @@
-// A memory writer: how the slots take in a segment. One file a writer; its last line registers it.
+// A memory writer: how the slots take in a segment. One file per writer; its last lines register it.
+// Letters: B batch, M slots, T tokens of a segment, D width.
 #pragma once
 #include <memory>
 
