@@ -10,7 +10,7 @@
 # Output goes to $OUT, else out/gpu-check/, a file a stage. A stage that fails does not stop later ones; the exit code says whether
 # any did. Environment: MEMFORMER_PYTHON (default python3), MEMFORMER_LIBTORCH (default python), NODE (default node),
 # SANITIZE_SECONDS (limit of one tool on one operator, default 150), SANITIZE_JOBS (how many at a time, default 6), SANITIZE_TOOLS,
-# SANITIZE_GREP (which tests they run).
+# SANITIZE_GREP (which tests they run; default: those of cases with the tag `sanitize`).
 set -u -o pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit
 
@@ -123,8 +123,7 @@ sanitize() {
     echo "compute-sanitizer is not on the PATH" >&2
     return 1
   }
-  local which='(of odd sizes|without rows|in groups|of many rows|that start anew|of heads that a GPU|of such heads|of few queries over many keys|of such, of odd sizes)'
-  which=${SANITIZE_GREP:-on the GPU.*$which.*(exactly|exact) as composed}
+  local which=${SANITIZE_GREP:-'on the GPU.*\[sanitize\].*as accurate as composed'}
   local operators operator tool reports failed=0
   operators=$(mocha --dry-run --grep "$which" test/cuda.operators.spec.ts | grep -o -E '^ +memformer::[a-z_]+ on the GPU' | sed -E 's/.*::([a-z_]+) on.*/\1/' | sort -u)
   [ -n "$operators" ] || {
@@ -149,7 +148,7 @@ sanitize() {
         ;;
       racecheck.slot_attention)
         echo "racecheck, slot_attention: skipped but for our kernel with shared memory: kernels of LibTorch beside it break that tool"
-        file=test/cuda.slot-attention.spec.ts tests='after any forward pass'
+        file=test/cuda.slot-attention.spec.ts tests='after any forward pass \[sanitize\]'
         ;;
       initcheck.feed_forward)
         echo "initcheck, feed_forward: skipped but for float32: that tool does not see what Hopper's copy engine writes"
@@ -157,14 +156,14 @@ sanitize() {
         ;;
       initcheck.attention)
         echo "initcheck, attention: skipped where cuDNN goes forward: that tool does not see what Hopper's copy engine writes"
-        tests="^(?!.*(few queries|of such, of odd)).*${tests#^}"
+        tests="^(?!.*\[cudnn\]).*${tests#^}"
         ;;
       esac
       one "$tool" "$operator" --grep "$tests" "$file"
     done
-    one "$tool" adamw --grep '^memformer::adamw_step.* on the GPU' test/cuda.operators.spec.ts
+    one "$tool" adamw --grep '^memformer::adamw_step.* on the GPU \[sanitize\]' test/cuda.operators.spec.ts
     unset PYTORCH_NO_CUDA_MEMORY_CACHING # the graphs of recorded steps need it
-    [ "$tool" = initcheck ] || one "$tool" mrbp --grep 'for encoder-decoder, slot-attention, rotary in float32' test/cuda.mrbp.spec.ts
+    [ "$tool" = initcheck ] || one "$tool" mrbp --grep '\[sanitize\]' test/cuda.mrbp.spec.ts
   done
   wait
   cat "$reports"/*.log >"$out/sanitize-reports.log"

@@ -7,6 +7,7 @@ import { readdirSync } from "node:fs";
 import { createRequire } from "node:module";
 import { registered } from "./support/opcheck.ts";
 import { cudaChecks } from "./support/opcheck-cuda.ts";
+import { titleOf } from "./support/opcheck-spec.ts";
 import { describeOnGpu } from "./support/gpu.ts";
 
 // As mocha loads it, so that both get the same module.
@@ -18,10 +19,20 @@ for (const file of readdirSync(operators, { recursive: true, encoding: "utf8" })
   load(new URL(file, operators).pathname);
 }
 
+describe("the operators' specs", () => {
+  for (const { name, cases } of registered) {
+    it(`of ${name} name each case once, and tag one at least for compute-sanitizer`, () => {
+      const names = cases.map(({ what }) => what);
+      expect(names).to.deep.equal([...new Set(names)]);
+      expect(cases.some(({ tags = [] }) => tags.includes("sanitize"))).to.be.true;
+    });
+  }
+});
+
 for (const spec of registered) {
   describeOnGpu(`${spec.name} on the GPU`, () => {
     for (const shape of spec.cases) {
-      describe(shape.what, () => {
+      describe(titleOf(shape), () => {
         for (const [sentence, check] of Object.entries(cudaChecks(spec, shape))) {
           it(sentence, async () => {
             expect(await check()).to.deep.equal([]);

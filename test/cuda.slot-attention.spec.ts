@@ -48,14 +48,14 @@ function logSums(
   );
 }
 
-describeOnGpu("slot attention's backward pass on a GPU, after any forward pass", () => {
+describeOnGpu("slot attention's backward pass on a GPU, after any forward pass [sanitize]", () => {
   const shapes = slotAttention.cases.filter(
     ({ what, masked }) => /^of (such heads|heads that)/.test(what) && masked === undefined,
   );
   for (const shape of shapes)
     for (const dtype of ["bfloat16", "float16"] as const)
       for (const kind of ["floating", "accumulated"] as const) {
-        it(`is as exact as composed ATen ${shape.what}, in ${dtype} beside ${kind === "floating" ? dtype : "float32"}`, async () => {
+        it(`is as accurate as composed ATen ${shape.what}, in ${dtype} beside ${kind === "floating" ? dtype : "float32"}`, async () => {
           const draw = new Draw(11),
             args = roundedAll(slotAttention.inputs(shape, draw), dtype);
           const [query, selfKey, own, key, value, , H, scale, lengths] = args,

@@ -60,9 +60,9 @@ describe("the operators' harness", () => {
     );
     expect(found).to.include.keys(
       "gives the same bits again, whatever freed memory held",
-      "sends back what differences say",
-      "is as exact as composed ATen in float32",
-      "is as exact as composed ATen in bfloat16",
+      "gradient matches finite differences",
+      "is as accurate as composed ATen in float32",
+      "is as accurate as composed ATen in bfloat16",
     );
   });
 
@@ -74,8 +74,8 @@ describe("the operators' harness", () => {
     });
     expect(found["equals plain loops"]?.join()).to.match(/worst at \[2, 4, 6\]: NaN, expected/);
     expect(found).to.include.keys(
-      "is as exact as composed ATen in float32",
-      "is as exact as composed ATen in bfloat16",
+      "is as accurate as composed ATen in float32",
+      "is as accurate as composed ATen in bfloat16",
     );
   });
 
@@ -89,16 +89,16 @@ describe("the operators' harness", () => {
 
   it("reports an operator that drops a gradient", async () => {
     const found = await complaints((memory, bias, eps) => good(memory, bias.detach(), eps));
-    expect(found["sends back what differences say"]?.join()).to.match(
-      /the gradient of argument 1 is 0 at element 0, differences say/,
+    expect(found["gradient matches finite differences"]?.join()).to.match(
+      /the gradient of argument 1 is 0 at element 0, finite differences give/,
     );
-    expect(found).not.to.include.keys("equals plain loops", "is as exact as composed ATen in float32");
+    expect(found).not.to.include.keys("equals plain loops", "is as accurate as composed ATen in float32");
   });
 
   it("calls an operator as its spec says", async () => {
     const spec = { ...biasedNorm, call: (...[memory, bias, eps]: Arguments) => [good(memory, bias.detach(), eps)] };
-    expect((await caseChecks(spec, shape)["sends back what differences say"]!()).join()).to.match(
-      /the gradient of argument 1 is 0 at element 0, differences say/,
+    expect((await caseChecks(spec, shape)["gradient matches finite differences"]!()).join()).to.match(
+      /the gradient of argument 1 is 0 at element 0, finite differences give/,
     );
   });
 
@@ -106,8 +106,8 @@ describe("the operators' harness", () => {
     const found = await complaints((memory, bias, eps) =>
       good(replaced(memory, atLast(memory), memory.detach()), bias, eps),
     );
-    expect(found["sends back what differences say"]?.join()).to.match(
-      /^the gradient of argument 0 is 0 at element 104, differences say/,
+    expect(found["gradient matches finite differences"]?.join()).to.match(
+      /^the gradient of argument 0 is 0 at element 104, finite differences give/,
     );
   });
 
@@ -126,10 +126,10 @@ describe("the operators' harness", () => {
     });
     expect(found).to.include.keys(
       "equals plain loops",
-      "sends back what differences say",
-      "is as exact as composed ATen in float32",
+      "gradient matches finite differences",
+      "is as accurate as composed ATen in float32",
     );
-    expect(found).not.to.include.keys("is as exact as composed ATen in bfloat16");
+    expect(found).not.to.include.keys("is as accurate as composed ATen in bfloat16");
   });
 
   it("reports an operator that keeps memory", async () => {
@@ -138,7 +138,7 @@ describe("the operators' harness", () => {
       queueMicrotask(() => kept.push(Tensor.from(new Uint8Array(1000), [1000]))); // where no tidy sees it
       return good(...args);
     });
-    expect(found).to.have.all.keys("gives all its memory back");
+    expect(found).to.have.all.keys("does not leak");
     for (const tensor of kept) tensor.dispose();
   });
 

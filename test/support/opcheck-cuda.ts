@@ -10,14 +10,14 @@ import { checkGradientPrecision, cotangentsFor } from "./opcheck-gradient.ts";
 import { compare } from "./opcheck-compare.ts";
 import { Draw, type FloatingDType, type Found, type Numbers } from "./opcheck-numbers.ts";
 import { gradients, roundedAll, run, type RunOptions } from "./opcheck-run.ts";
-import type { Argument, Call, RegisteredSpec } from "./opcheck-spec.ts";
+import type { Argument, Call, RegisteredSpec, SpecCase } from "./opcheck-spec.ts";
 import { type Checks, operator } from "./opcheck.ts";
 
 /** Two float64 programs that sum in different orders. */
 const ORDER = 1e-10;
 
 /** Checks of one case in every dtype. */
-export function cudaChecks(spec: RegisteredSpec, shape: { readonly what: string }): Checks {
+export function cudaChecks(spec: RegisteredSpec, shape: SpecCase): Checks {
   const draw = new Draw(spec.cases.indexOf(shape), 1),
     args = spec.inputs(shape, draw);
   const cotangents = cotangentsFor(spec.reference(...args), draw);
@@ -25,20 +25,20 @@ export function cudaChecks(spec: RegisteredSpec, shape: { readonly what: string 
   const onGpu = moved(onCpu);
   const plainOnGpu = { reference: spec.reference.bind(spec), plain: moved((...given) => [...spec.plain(...given)]) };
   const checks: Checks = {
-    "equals plain loops in float64, and sends back what the CPU does": async () =>
+    "equals plain loops in float64, and its gradient the CPU's": async () =>
       whereSupported(async () => [
         ...(await checkReference(spec, args, onGpu, ORDER)),
         ...(await checkAgainstCpu(args, cotangents, onCpu, onGpu)),
       ]),
   };
   for (const dtype of ["float32", "bfloat16", "float16"] as const) {
-    checks[`is as exact as composed ATen in ${dtype}`] = () => checkPrecision(plainOnGpu, args, onGpu, dtype);
-    checks[`sends back as exactly as composed ATen in ${dtype}`] = () =>
+    checks[`is as accurate as composed ATen in ${dtype}`] = () => checkPrecision(plainOnGpu, args, onGpu, dtype);
+    checks[`gradient is as accurate as composed ATen in ${dtype}`] = () =>
       checkGradientPrecision(plainOnGpu, args, cotangents, onGpu, dtype, onCpu);
     if (spec.leftToLibTorch?.(shape, dtype) === true) continue;
     checks[`gives the same bits again in ${dtype}`] = () => checkBits(args, cotangents, onGpu, dtype);
   }
-  checks["gives all its memory back"] = async () => {
+  checks["does not leak"] = async () => {
     const use = async (): Promise<number> => {
       await run(onGpu, args, { dtype: "float32" });
       await gradients(onGpu, args, cotangents, { dtype: "float32" });

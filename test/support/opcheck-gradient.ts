@@ -40,7 +40,7 @@ export async function checkGradient(
         const scale = Math.max(Math.abs(expected), norm(direction) * largest);
         return Math.abs(sent - expected) <= TOLERANCE * scale + 1e-8
           ? []
-          : [`the gradient of argument ${i} is ${sent} ${what}, differences say ${expected}`];
+          : [`the gradient of argument ${i} is ${sent} ${what}, finite differences give ${expected}`];
       });
       complaints.push(...(await Promise.all(tried)).flat());
     }

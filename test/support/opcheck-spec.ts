@@ -22,7 +22,26 @@ export interface Misuse<Args extends readonly Argument[]> {
   readonly message: RegExp;
 }
 
-export interface OperatorSpec<Case extends { readonly what: string }, Args extends readonly Argument[]> {
+/**
+ * What else a case is chosen for, beside its turn among all cases (scripts/gpu-check.sh):
+ * - `sanitize`: compute-sanitizer runs on it;
+ * - `cudnn`: LibTorch's cuDNN computes its forward pass on a GPU, which initcheck cannot follow.
+ */
+export type Tag = "sanitize" | "cudnn";
+
+/** What every case has, beside its shapes. */
+export interface SpecCase {
+  /** Its name, which can be read without those of its neighbours. */
+  readonly what: string;
+  readonly tags?: readonly Tag[];
+}
+
+/** The title of its tests: the name, then each tag in brackets. */
+export function titleOf({ what, tags = [] }: SpecCase): string {
+  return [what, ...tags.map((tag) => `[${tag}]`)].join(" ");
+}
+
+export interface OperatorSpec<Case extends SpecCase, Args extends readonly Argument[]> {
   /** In the dispatcher, as "memformer::biased_norm". */
   readonly name: string;
   /** Shapes: odd, tiny, of size 1, larger, empty where that is allowed. */
@@ -40,7 +59,7 @@ export interface OperatorSpec<Case extends { readonly what: string }, Args exten
 }
 
 /** A spec of which nobody knows its types any more. */
-export type RegisteredSpec = OperatorSpec<{ readonly what: string }, readonly Argument[]>;
+export type RegisteredSpec = OperatorSpec<SpecCase, readonly Argument[]>;
 
 export function isNumbers(argument: Argument): argument is Numbers {
   return typeof argument === "object" && argument !== null;

@@ -9,13 +9,21 @@ import { checkGradient, checkGradientLayout, checkGradientPrecision, cotangentsF
 import { checkMisuse } from "./opcheck-misuse.ts";
 import { Draw } from "./opcheck-numbers.ts";
 import { gradients, run } from "./opcheck-run.ts";
-import type { Argument, Call, OperatorSpec, RegisteredSpec, UploadedAll } from "./opcheck-spec.ts";
+import {
+  type Argument,
+  type Call,
+  type OperatorSpec,
+  type RegisteredSpec,
+  type SpecCase,
+  titleOf,
+  type UploadedAll,
+} from "./opcheck-spec.ts";
 
 /** A check of one case by its sentence; it returns complaints. */
 export type Checks = Record<string, () => Promise<string[]>>;
 
 /** Every check of one case, for the operator or for a stand-in. */
-export function caseChecks<Case extends { readonly what: string }, Args extends readonly Argument[]>(
+export function caseChecks<Case extends SpecCase, Args extends readonly Argument[]>(
   spec: OperatorSpec<Case, Args>,
   shape: Case,
   call: Call = operator(spec),
@@ -27,16 +35,16 @@ export function caseChecks<Case extends { readonly what: string }, Args extends 
     "equals plain loops": () => checkReference(spec, args, call),
     "gives the same bits again, whatever freed memory held": () => checkRepeats(args, call),
     "takes inputs that are not contiguous": () => checkStrided(args, call),
-    "sends back what differences say": () => checkGradient(args, cotangents, call),
-    "sends back the same again, and from inputs that are not contiguous": () =>
+    "gradient matches finite differences": () => checkGradient(args, cotangents, call),
+    "gradient is the same again, and from inputs that are not contiguous": () =>
       checkGradientLayout(args, cotangents, call),
-    "is as exact as composed ATen in float32": () => checkPrecision(spec, args, call, "float32"),
-    "is as exact as composed ATen in bfloat16": () => checkPrecision(spec, args, call, "bfloat16"),
-    "sends back as exactly as composed ATen in float32": () =>
+    "is as accurate as composed ATen in float32": () => checkPrecision(spec, args, call, "float32"),
+    "is as accurate as composed ATen in bfloat16": () => checkPrecision(spec, args, call, "bfloat16"),
+    "gradient is as accurate as composed ATen in float32": () =>
       checkGradientPrecision(spec, args, cotangents, call, "float32"),
-    "sends back as exactly as composed ATen in bfloat16": () =>
+    "gradient is as accurate as composed ATen in bfloat16": () =>
       checkGradientPrecision(spec, args, cotangents, call, "bfloat16"),
-    "gives all its memory back": async () => {
+    "does not leak": async () => {
       const use = async (): Promise<number> => {
         await run(call, args);
         await gradients(call, args, cotangents);
@@ -57,7 +65,7 @@ export function caseChecks<Case extends { readonly what: string }, Args extends 
 }
 
 /** Every misuse of the spec. */
-export function misuseChecks<Case extends { readonly what: string }, Args extends readonly Argument[]>(
+export function misuseChecks<Case extends SpecCase, Args extends readonly Argument[]>(
   spec: OperatorSpec<Case, Args>,
   call: Call = operator(spec),
 ): Checks {
@@ -69,7 +77,7 @@ export function misuseChecks<Case extends { readonly what: string }, Args extend
 export const registered: RegisteredSpec[] = [];
 
 /** Declares the tests of a spec, and `more`; nothing where no test runner is, so that any program can read specs. */
-export function opcheck<Case extends { readonly what: string }, Args extends readonly Argument[]>(
+export function opcheck<Case extends SpecCase, Args extends readonly Argument[]>(
   spec: OperatorSpec<Case, Args>,
   more?: () => void,
 ): void {
@@ -77,7 +85,7 @@ export function opcheck<Case extends { readonly what: string }, Args extends rea
   if (!("describe" in globalThis)) return;
   describe(spec.name, () => {
     for (const shape of spec.cases)
-      describe(shape.what, () => {
+      describe(titleOf(shape), () => {
         declare(caseChecks(spec, shape));
       });
     describe("refuses", () => {

@@ -249,7 +249,7 @@ if ("describe" in globalThis) {
     refused(8, 7, "CONFIG", /adamw_step: decayed must be from 0 to 6, got 7/);
   });
 
-  describeOnGpu("memformer::adamw_step and memformer::gradient_norm on the GPU", () => {
+  describeOnGpu("memformer::adamw_step and memformer::gradient_norm on the GPU [sanitize]", () => {
     declareOn(toGpu);
   });
 }

@@ -13,11 +13,10 @@ import {
   upload,
 } from "../../../test/support/opcheck-numbers.ts";
 import { gradients, run } from "../../../test/support/opcheck-run.ts";
-import type { OperatorSpec } from "../../../test/support/opcheck-spec.ts";
+import type { OperatorSpec, SpecCase } from "../../../test/support/opcheck-spec.ts";
 import { dropout } from "../dropout/dropout.spec.ts";
 
-interface Case {
-  readonly what: string;
+interface Case extends SpecCase {
   /** Of x, but for its last axis. */
   readonly rows: readonly number[];
   readonly D: number;
@@ -49,9 +48,9 @@ type Arguments = [
 export const addNorm: OperatorSpec<Case, Arguments> = {
   name: "memformer::add_norm",
   cases: [
-    { what: "of odd sizes", rows: [3, 5], D: 7, p: 0.25, biased: true },
-    { what: "of odd sizes, without dropout", rows: [3, 5], D: 7, biased: true },
-    { what: "of odd sizes, without branch", rows: [3, 5], D: 7, branched: false },
+    { what: "of odd sizes", tags: ["sanitize"], rows: [3, 5], D: 7, p: 0.25, biased: true },
+    { what: "of odd sizes, without dropout", tags: ["sanitize"], rows: [3, 5], D: 7, biased: true },
+    { what: "of odd sizes, without branch", tags: ["sanitize"], rows: [3, 5], D: 7, branched: false },
     { what: "of one row without batch", rows: [], D: 6, biased: true },
     { what: "of a warp's width", rows: [2, 70], D: 128, p: 0.1, biased: true },
     { what: "of four axes, without bias of the branch", rows: [2, 3, 2], D: 12, p: 0.5 },
@@ -60,9 +59,9 @@ export const addNorm: OperatorSpec<Case, Arguments> = {
     { what: "of a width between", rows: [3, 11], D: 260, p: 0.1 },
     { what: "of a large width", rows: [9], D: 1500, p: 0.1, biased: true },
     { what: "of a larger width", rows: [3], D: 2052, p: 0.1, biased: true },
-    { what: "of many rows", rows: [2120], D: 132, biased: true },
+    { what: "of many rows", tags: ["sanitize"], rows: [2120], D: 132, biased: true },
     { what: "larger, without branch", rows: [4, 100], D: 64, branched: false },
-    { what: "without rows", rows: [0, 3], D: 4, p: 0.5, biased: true },
+    { what: "without rows", tags: ["sanitize"], rows: [0, 3], D: 4, p: 0.5, biased: true },
   ],
   inputs({ rows, D, branched = true, biased = false, p = 0, seeds }, draw) {
     const seed = p === 0 ? null : numbers(seeds === undefined ? [] : [seeds], () => draw.below(1000), "int64");

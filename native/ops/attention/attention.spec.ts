@@ -3,11 +3,10 @@ import { apply, op, type Tensor } from "../../../lib/index.ts";
 import { opcheck } from "../../../test/support/opcheck.ts";
 import { Draw, type Numbers, numbers } from "../../../test/support/opcheck-numbers.ts";
 import { run } from "../../../test/support/opcheck-run.ts";
-import type { OperatorSpec } from "../../../test/support/opcheck-spec.ts";
+import type { OperatorSpec, SpecCase } from "../../../test/support/opcheck-spec.ts";
 import { visibleKeys } from "../../../test/support/visible-keys.ts";
 
-interface Case {
-  readonly what: string;
+interface Case extends SpecCase {
   readonly B: number;
   readonly H: number;
   readonly N: number;
@@ -34,7 +33,7 @@ const upTo = (_: number, i: number, j: number): boolean => j <= i;
 export const attention: OperatorSpec<Case, Arguments> = {
   name: "memformer::attention",
   cases: [
-    { what: "of odd sizes", B: 3, H: 2, N: 5, M: 7, E: 3 },
+    { what: "of odd sizes", tags: ["sanitize"], B: 3, H: 2, N: 5, M: 7, E: 3 },
     { what: "of size 1 everywhere", B: 1, H: 1, N: 1, M: 1, E: 1 },
     { what: "of one query and many keys", B: 2, H: 3, N: 1, M: 9, E: 4 },
     { what: "of many queries and one key", B: 2, H: 3, N: 9, M: 1, E: 4 },
@@ -69,9 +68,10 @@ export const attention: OperatorSpec<Case, Arguments> = {
       causal: true,
       mask: { rows: 2, queries: 6, sees: (b, i, j) => (upTo(b, i, j) && (j + b) % 3 !== 1) || i === j },
     },
-    { what: "of heads that a GPU's kernel takes", B: 2, H: 3, N: 56, M: 56, E: 32, causal: true },
+    { what: "of heads that a GPU's kernel takes", tags: ["sanitize"], B: 2, H: 3, N: 56, M: 56, E: 32, causal: true },
     {
-      what: "of such heads, with padding",
+      what: "of heads that a GPU's kernel takes, with padding",
+      tags: ["sanitize"],
       B: 2,
       H: 2,
       N: 50,
@@ -79,10 +79,20 @@ export const attention: OperatorSpec<Case, Arguments> = {
       E: 64,
       mask: { rows: 2, queries: 1, sees: padded([37, 11]) },
     },
-    { what: "of such heads, as large as it takes", B: 1, H: 2, N: 128, M: 128, E: 64, causal: true },
-    { what: "of such heads, one query", B: 2, H: 2, N: 1, M: 99, E: 64 },
     {
-      what: "of such heads, one key, a mask for each query",
+      what: "of heads that a GPU's kernel takes, as large as it takes",
+      tags: ["sanitize"],
+      B: 1,
+      H: 2,
+      N: 128,
+      M: 128,
+      E: 64,
+      causal: true,
+    },
+    { what: "of heads that a GPU's kernel takes, one query", tags: ["sanitize"], B: 2, H: 2, N: 1, M: 99, E: 64 },
+    {
+      what: "of heads that a GPU's kernel takes, one key, a mask for each query",
+      tags: ["sanitize"],
       B: 1,
       H: 2,
       N: 70,
@@ -94,6 +104,7 @@ export const attention: OperatorSpec<Case, Arguments> = {
     { what: "with lengths, causal", B: 3, H: 2, N: 6, M: 6, E: 4, causal: true, lengths: [6, 2, 4] },
     {
       what: "of heads that a GPU's kernel takes, with lengths of every size",
+      tags: ["sanitize"],
       B: 9,
       H: 1,
       N: 64,
@@ -103,6 +114,7 @@ export const attention: OperatorSpec<Case, Arguments> = {
     },
     {
       what: "of heads that a GPU's kernel takes, as large as it takes, with lengths",
+      tags: ["sanitize"],
       B: 8,
       H: 1,
       N: 128,
@@ -112,6 +124,7 @@ export const attention: OperatorSpec<Case, Arguments> = {
     },
     {
       what: "of heads that a GPU's kernel takes, causal, with lengths",
+      tags: ["sanitize"],
       B: 3,
       H: 2,
       N: 100,
@@ -123,14 +136,37 @@ export const attention: OperatorSpec<Case, Arguments> = {
     { what: "longer than a GPU's kernel takes, with lengths", B: 2, H: 1, N: 140, M: 140, E: 32, lengths: [140, 33] },
     { what: "sharpened", B: 2, H: 1, N: 4, M: 8, E: 4, gain: 20 },
     { what: "larger", B: 2, H: 4, N: 65, M: 70, E: 16, mask: { rows: 2, queries: 1, sees: padded([70, 33]) } },
-    { what: "without rows", B: 0, H: 2, N: 3, M: 4, E: 2 },
+    { what: "without rows", tags: ["sanitize"], B: 0, H: 2, N: 3, M: 4, E: 2 },
     { what: "without queries", B: 2, H: 2, N: 0, M: 4, E: 2 },
-    { what: "of few queries over many keys, as a GPU's kernel takes them back", B: 1, H: 1, N: 128, M: 1024, E: 64 },
-    { what: "of such, of odd sizes", B: 2, H: 1, N: 100, M: 1000, E: 32 },
-    { what: "of such, one query, one key more than a block of its own takes", B: 2, H: 2, N: 1, M: 129, E: 64 },
-    { what: "of such, of narrow heads, sharpened", B: 1, H: 2, N: 33, M: 190, E: 32, gain: 4 },
     {
-      what: "of such, with padding, which it does not take",
+      what: "of few queries over many keys, as a GPU's kernel takes them back",
+      tags: ["sanitize", "cudnn"],
+      B: 1,
+      H: 1,
+      N: 128,
+      M: 1024,
+      E: 64,
+    },
+    {
+      what: "of few queries over many keys, of odd sizes",
+      tags: ["sanitize", "cudnn"],
+      B: 2,
+      H: 1,
+      N: 100,
+      M: 1000,
+      E: 32,
+    },
+    {
+      what: "of one query over many keys, one key more than a block of its own takes",
+      B: 2,
+      H: 2,
+      N: 1,
+      M: 129,
+      E: 64,
+    },
+    { what: "of few queries over many keys, in narrow heads, sharpened", B: 1, H: 2, N: 33, M: 190, E: 32, gain: 4 },
+    {
+      what: "of few queries over many keys, with padding, which a GPU's kernel does not take",
       B: 2,
       H: 1,
       N: 9,
@@ -138,8 +174,15 @@ export const attention: OperatorSpec<Case, Arguments> = {
       E: 32,
       mask: { rows: 2, queries: 1, sees: padded([150, 33]) },
     },
-    { what: "of such, in heads that it does not take", B: 1, H: 1, N: 9, M: 150, E: 16 },
-    { what: "of such, too long for so few heads", B: 1, H: 1, N: 3, M: 1025, E: 32 },
+    {
+      what: "of few queries over many keys, in heads that a GPU's kernel does not take",
+      B: 1,
+      H: 1,
+      N: 9,
+      M: 150,
+      E: 16,
+    },
+    { what: "of few queries over many keys, too long for so few heads", B: 1, H: 1, N: 3, M: 1025, E: 32 },
   ],
   inputs({ B, H, N, M, E, mask, causal = false, gain = 1, lengths }, draw) {
     const seen =

@@ -2,12 +2,11 @@ import { apply, op, opList, type Tensor } from "../../../lib/index.ts";
 import { opcheck, operator } from "../../../test/support/opcheck.ts";
 import { Draw, type Numbers, numbers } from "../../../test/support/opcheck-numbers.ts";
 import { expectBiasSink } from "../../../test/support/opcheck-sink.ts";
-import type { OperatorSpec } from "../../../test/support/opcheck-spec.ts";
+import type { OperatorSpec, SpecCase } from "../../../test/support/opcheck-spec.ts";
 import { rotaryMisuses } from "../../../test/support/rotary-misuses.ts";
 import { visibleKeys } from "../../../test/support/visible-keys.ts";
 
-interface Case {
-  readonly what: string;
+interface Case extends SpecCase {
   readonly B: number;
   readonly T: number;
   readonly H: number;
@@ -36,14 +35,49 @@ type Arguments = [
 export const rotaryAttention: OperatorSpec<Case, Arguments> = {
   name: "memformer::rotary_attention",
   cases: [
-    { what: "of odd sizes", B: 3, T: 5, H: 3, E: 6, causal: false },
-    { what: "of odd sizes, causal, without bias", B: 3, T: 5, H: 3, E: 6, causal: true, biased: false },
+    { what: "of odd sizes", tags: ["sanitize"], B: 3, T: 5, H: 3, E: 6, causal: false },
+    {
+      what: "of odd sizes, causal, without bias",
+      tags: ["sanitize"],
+      B: 3,
+      T: 5,
+      H: 3,
+      E: 6,
+      causal: true,
+      biased: false,
+    },
     { what: "with a mask", B: 3, T: 5, H: 2, E: 4, causal: false, masked: [5, 1, 3] },
     { what: "of one token, one head", B: 1, T: 1, H: 1, E: 2, causal: true },
-    { what: "of heads that a GPU's kernel takes", B: 2, T: 56, H: 2, E: 32, causal: true },
-    { what: "of such heads, without bias", B: 1, T: 33, H: 3, E: 64, causal: false, biased: false },
-    { what: "of such heads, with a mask", B: 3, T: 40, H: 1, E: 32, causal: true, masked: [40, 0, 17] },
-    { what: "of such heads, as large as it takes", B: 1, T: 128, H: 2, E: 64, causal: false },
+    { what: "of heads that a GPU's kernel takes", tags: ["sanitize"], B: 2, T: 56, H: 2, E: 32, causal: true },
+    {
+      what: "of heads that a GPU's kernel takes, without bias",
+      tags: ["sanitize"],
+      B: 1,
+      T: 33,
+      H: 3,
+      E: 64,
+      causal: false,
+      biased: false,
+    },
+    {
+      what: "of heads that a GPU's kernel takes, with a mask",
+      tags: ["sanitize"],
+      B: 3,
+      T: 40,
+      H: 1,
+      E: 32,
+      causal: true,
+      masked: [40, 0, 17],
+    },
+    {
+      what: "of heads that a GPU's kernel takes, as large as it takes",
+      tags: ["sanitize"],
+      B: 1,
+      T: 128,
+      H: 2,
+      E: 64,
+      causal: false,
+    },
     { what: "with lengths", B: 4, T: 5, H: 2, E: 4, causal: false, lengths: [5, 1, 3, 0] },
     {
       what: "with lengths, causal, without bias",
@@ -57,6 +91,7 @@ export const rotaryAttention: OperatorSpec<Case, Arguments> = {
     },
     {
       what: "of heads that a GPU's kernel takes, with lengths of every size",
+      tags: ["sanitize"],
       B: 7,
       T: 56,
       H: 2,
@@ -66,6 +101,7 @@ export const rotaryAttention: OperatorSpec<Case, Arguments> = {
     },
     {
       what: "of heads that a GPU's kernel takes, as large as it takes, with lengths",
+      tags: ["sanitize"],
       B: 6,
       T: 128,
       H: 1,
@@ -73,8 +109,8 @@ export const rotaryAttention: OperatorSpec<Case, Arguments> = {
       causal: false,
       lengths: [128, 100, 65, 64, 17, 0],
     },
-    { what: "of heads that it does not take", B: 2, T: 40, H: 2, E: 16, causal: true },
-    { what: "without rows", B: 0, T: 3, H: 2, E: 4, causal: true },
+    { what: "of heads that a GPU's kernel does not take", B: 2, T: 40, H: 2, E: 16, causal: true },
+    { what: "without rows", tags: ["sanitize"], B: 0, T: 3, H: 2, E: 4, causal: true },
   ],
   inputs({ B, T, H, E, causal, biased = true, masked, lengths }, draw) {
     const angles = draw.numbers([T, E / 2], Math.PI);

@@ -1,10 +1,9 @@
 import { apply } from "../../../lib/index.ts";
 import { opcheck } from "../../../test/support/opcheck.ts";
 import { type Numbers, numbers } from "../../../test/support/opcheck-numbers.ts";
-import type { OperatorSpec } from "../../../test/support/opcheck-spec.ts";
+import type { OperatorSpec, SpecCase } from "../../../test/support/opcheck-spec.ts";
 
-interface Case {
-  readonly what: string;
+interface Case extends SpecCase {
   readonly B: number;
   readonly M: number;
   readonly D: number;
@@ -23,16 +22,16 @@ export const biasedNorm: OperatorSpec<
 > = {
   name: "memformer::biased_norm",
   cases: [
-    { what: "of odd sizes", B: 3, M: 5, D: 7 },
+    { what: "of odd sizes", tags: ["sanitize"], B: 3, M: 5, D: 7 },
     { what: "of one number", B: 1, M: 1, D: 1 },
     { what: "of one row", B: 1, M: 1, D: 33 },
     { what: "larger than a thread's share", B: 4, M: 64, D: 257 },
     { what: "in whole packs", B: 10, M: 5, D: 320 },
     { what: "with rows shorter than eps", B: 2, M: 3, D: 5, eps: 4, scale: 0.5 },
     { what: "with rows of zeros", B: 2, M: 2, D: 4, eps: 0.25, scale: 0 },
-    { what: "with rows that start anew", B: 5, M: 3, D: 7, anew: 2 },
-    { what: "in whole packs, with rows that start anew", B: 9, M: 4, D: 64, anew: 3 },
-    { what: "with nothing but rows that start anew", B: 2, M: 3, D: 8, anew: 1 },
+    { what: "with rows that start anew", tags: ["sanitize"], B: 5, M: 3, D: 7, anew: 2 },
+    { what: "in whole packs, with rows that start anew", tags: ["sanitize"], B: 9, M: 4, D: 64, anew: 3 },
+    { what: "with nothing but rows that start anew", tags: ["sanitize"], B: 2, M: 3, D: 8, anew: 1 },
     { what: "with rows without tokens", B: 4, M: 3, D: 7, lengths: [2, 0, 5, 0] },
     {
       what: "in whole packs, with rows without tokens, some of which start anew",
@@ -43,7 +42,7 @@ export const biasedNorm: OperatorSpec<
       lengths: [1, 0, 0, 4, 0, 7, 0, 2, 0],
     },
     { what: "with nothing but rows without tokens", B: 2, M: 3, D: 8, lengths: [0, 0] },
-    { what: "without rows", B: 0, M: 3, D: 4 },
+    { what: "without rows", tags: ["sanitize"], B: 0, M: 3, D: 4 },
     { what: "without slots", B: 2, M: 0, D: 4 },
   ],
   inputs: ({ B, M, D, eps = 1e-6, scale = 1, anew, lengths }, draw) => [

@@ -3,12 +3,11 @@ import { apply, op, type Tensor } from "../../../lib/index.ts";
 import { opcheck } from "../../../test/support/opcheck.ts";
 import { download, Draw, type Numbers, numbers, upload } from "../../../test/support/opcheck-numbers.ts";
 import { expectSinks } from "../../../test/support/opcheck-sink.ts";
-import type { OperatorSpec } from "../../../test/support/opcheck-spec.ts";
+import type { OperatorSpec, SpecCase } from "../../../test/support/opcheck-spec.ts";
 import { geluDropout } from "../gelu_dropout/gelu_dropout.spec.ts";
 import { linear } from "../linear/linear.spec.ts";
 
-interface Case {
-  readonly what: string;
+interface Case extends SpecCase {
   /** Of x, but for its last axis. */
   readonly rows: readonly number[];
   readonly D: number;
@@ -39,17 +38,17 @@ type Arguments = [
 export const feedForward: OperatorSpec<Case, Arguments> = {
   name: "memformer::feed_forward",
   cases: [
-    { what: "of odd sizes", rows: [3, 5], D: 7, F: 9, output: 6, p: 0.1 },
-    { what: "of odd sizes, without dropout", rows: [3, 5], D: 7, F: 9 },
-    { what: "of odd sizes, without a second bias", rows: [3, 5], D: 7, F: 9, biased: false },
+    { what: "of odd sizes", tags: ["sanitize"], rows: [3, 5], D: 7, F: 9, output: 6, p: 0.1 },
+    { what: "of odd sizes, without dropout", tags: ["sanitize"], rows: [3, 5], D: 7, F: 9 },
+    { what: "of odd sizes, without a second bias", tags: ["sanitize"], rows: [3, 5], D: 7, F: 9, biased: false },
     { what: "of one number", rows: [1], D: 1, F: 1 },
     { what: "of one row without batch", rows: [], D: 6, F: 4 },
-    { what: "without rows", rows: [0, 3], D: 4, F: 5 },
+    { what: "without rows", tags: ["sanitize"], rows: [0, 3], D: 4, F: 5 },
     { what: "with sizes of the fused kernels, but few rows", rows: [2, 3], D: 64, F: 128 },
     // These a GPU of compute capability 9.0 takes in the fused kernels: no size a multiple of their tiles.
-    { what: "of many rows", rows: [4, 65], D: 72, F: 136 },
-    { what: "of many rows, without a second bias", rows: [300], D: 64, F: 72, biased: false },
-    { what: "of many rows, with dropout", rows: [260], D: 64, F: 64, p: 0.3 },
+    { what: "of many rows", tags: ["sanitize"], rows: [4, 65], D: 72, F: 136 },
+    { what: "of many rows, without a second bias", tags: ["sanitize"], rows: [300], D: 64, F: 72, biased: false },
+    { what: "of many rows, with dropout", tags: ["sanitize"], rows: [260], D: 64, F: 64, p: 0.3 },
   ],
   inputs({ rows, D, F, output = D, p = 0, biased = true }, draw) {
     const weight = (out: number, width: number): Numbers => draw.numbers([out, width], 2 / Math.sqrt(width));

@@ -13,10 +13,9 @@ import {
   upload,
 } from "../../../test/support/opcheck-numbers.ts";
 import { gradients } from "../../../test/support/opcheck-run.ts";
-import { type Call, type OperatorSpec, TESTED_DTYPE } from "../../../test/support/opcheck-spec.ts";
+import { type Call, type OperatorSpec, TESTED_DTYPE, type SpecCase } from "../../../test/support/opcheck-spec.ts";
 
-interface Case {
-  readonly what: string;
+interface Case extends SpecCase {
   readonly L: number;
   readonly R: number;
   readonly D: number;
@@ -36,11 +35,11 @@ const call = (sinks: readonly Tensor[], dtype: number, layers: Layers<Tensor>): 
 export const foldNorm: OperatorSpec<Case, Arguments> = {
   name,
   cases: [
-    { what: "of odd sizes", L: 2, R: 5, D: 7 },
+    { what: "of odd sizes", tags: ["sanitize"], L: 2, R: 5, D: 7 },
     { what: "of one number", L: 1, R: 1, D: 1 },
     { what: "without biases", L: 2, R: 5, D: 7, biased: false },
     { what: "of nine layers", L: 9, R: 3, D: 5 },
-    { what: "of many rows", L: 2, R: 130, D: 33 },
+    { what: "of many rows", tags: ["sanitize"], L: 2, R: 130, D: 33 },
     { what: "larger", L: 3, R: 64, D: 128 },
   ],
   inputs({ L, R, D, biased = true }, draw) {

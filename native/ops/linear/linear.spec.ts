@@ -14,10 +14,9 @@ import {
 } from "../../../test/support/opcheck-numbers.ts";
 import { gradients } from "../../../test/support/opcheck-run.ts";
 import { expectSinks } from "../../../test/support/opcheck-sink.ts";
-import type { OperatorSpec } from "../../../test/support/opcheck-spec.ts";
+import type { OperatorSpec, SpecCase } from "../../../test/support/opcheck-spec.ts";
 
-interface Case {
-  readonly what: string;
+interface Case extends SpecCase {
   /** Of x, but for its last axis. */
   readonly rows: readonly number[];
   readonly input: number;
@@ -37,13 +36,13 @@ type Arguments = [
 export const linear: OperatorSpec<Case, Arguments> = {
   name: "memformer::linear",
   cases: [
-    { what: "of odd sizes", rows: [3, 5], input: 7, output: 9 },
-    { what: "of odd sizes, without bias", rows: [3, 5], input: 7, output: 9, biased: false },
+    { what: "of odd sizes", tags: ["sanitize"], rows: [3, 5], input: 7, output: 9 },
+    { what: "of odd sizes, without bias", tags: ["sanitize"], rows: [3, 5], input: 7, output: 9, biased: false },
     { what: "of one number", rows: [1, 1], input: 1, output: 1 },
     { what: "of one row without batch", rows: [], input: 6, output: 4 },
     { what: "of four axes", rows: [2, 3, 2], input: 5, output: 3 },
     { what: "larger", rows: [2, 70], input: 65, output: 130 },
-    { what: "without rows", rows: [0, 3], input: 4, output: 5 },
+    { what: "without rows", tags: ["sanitize"], rows: [0, 3], input: 4, output: 5 },
   ],
   inputs: ({ rows, input, output, biased = true }, draw) => [
     draw.numbers([...rows, input]),

@@ -2,11 +2,10 @@ import { apply, type Tensor } from "../../../lib/index.ts";
 import { opcheck, operator } from "../../../test/support/opcheck.ts";
 import { Draw, type Numbers, numbers } from "../../../test/support/opcheck-numbers.ts";
 import { expectBiasSink } from "../../../test/support/opcheck-sink.ts";
-import type { OperatorSpec } from "../../../test/support/opcheck-spec.ts";
+import type { OperatorSpec, SpecCase } from "../../../test/support/opcheck-spec.ts";
 import { rotaryMisuses } from "../../../test/support/rotary-misuses.ts";
 
-interface Case {
-  readonly what: string;
+interface Case extends SpecCase {
   readonly B: number;
   readonly T: number;
   readonly H: number;
@@ -27,12 +26,12 @@ type Arguments = [
 export const rotaryQkv: OperatorSpec<Case, Arguments> = {
   name: "memformer::rotary_qkv",
   cases: [
-    { what: "of odd sizes", B: 3, T: 5, H: 3, E: 6 },
-    { what: "of odd sizes, without bias", B: 3, T: 5, H: 3, E: 6, biased: false },
+    { what: "of odd sizes", tags: ["sanitize"], B: 3, T: 5, H: 3, E: 6 },
+    { what: "of odd sizes, without bias", tags: ["sanitize"], B: 3, T: 5, H: 3, E: 6, biased: false },
     { what: "of one token, one head", B: 1, T: 1, H: 1, E: 2 },
     { what: "larger than a thread's share", B: 2, T: 70, H: 4, E: 32 },
     { what: "larger, without bias", B: 2, T: 70, H: 4, E: 32, biased: false },
-    { what: "without rows", B: 0, T: 3, H: 2, E: 4 },
+    { what: "without rows", tags: ["sanitize"], B: 0, T: 3, H: 2, E: 4 },
     { what: "without tokens", B: 2, T: 0, H: 2, E: 4 },
   ],
   inputs({ B, T, H, E, biased = true }, draw) {

@@ -13,10 +13,9 @@ import {
   upload,
 } from "../../../test/support/opcheck-numbers.ts";
 import { gradients, roundedAll, run } from "../../../test/support/opcheck-run.ts";
-import type { OperatorSpec } from "../../../test/support/opcheck-spec.ts";
+import type { OperatorSpec, SpecCase } from "../../../test/support/opcheck-spec.ts";
 
-interface Case {
-  readonly what: string;
+interface Case extends SpecCase {
   readonly B: number;
   readonly M: number;
   readonly T: number;
@@ -54,25 +53,69 @@ function firstTokens(lengths: Tensor, like: Tensor): Tensor {
 export const slotAttention: OperatorSpec<Case, Arguments> = {
   name: "memformer::slot_attention",
   cases: [
-    { what: "of odd sizes", B: 3, M: 5, T: 7, H: 2, E: 3 },
+    { what: "of odd sizes", tags: ["sanitize"], B: 3, M: 5, T: 7, H: 2, E: 3 },
     { what: "of one slot and one token", B: 1, M: 1, T: 1, H: 1, E: 1 },
     { what: "with a mask and a row without tokens", B: 3, M: 4, T: 5, H: 2, E: 4, masked: [3, 0, 5] },
     { what: "of one row without tokens, by a mask", B: 1, M: 3, T: 4, H: 1, E: 4, masked: [0] },
     { what: "sharpened", B: 2, M: 3, T: 9, H: 2, E: 4, tau: 0.25 },
     { what: "larger", B: 2, M: 17, T: 65, H: 4, E: 16, tau: 0.5, masked: [65, 40] },
     { what: "larger, in whole packs", B: 2, M: 17, T: 65, H: 3, E: 24, tau: 0.5 },
-    { what: "of heads that a GPU's kernel takes back", B: 1, M: 1024, T: 128, H: 1, E: 64 },
-    { what: "of such heads, of odd sizes", B: 2, M: 77, T: 5, H: 2, E: 64, tau: 0.5 },
-    { what: "of such heads, narrow", B: 1, M: 300, T: 100, H: 2, E: 32, tau: 0.25 },
-    { what: "of such heads, one token", B: 2, M: 65, T: 1, H: 1, E: 32 },
-    { what: "of such heads, with more tokens than it takes", B: 1, M: 30, T: 129, H: 1, E: 64 },
-    { what: "of such heads, with a mask, which it does not take", B: 2, M: 20, T: 9, H: 2, E: 32, masked: [9, 4] },
-    { what: "of such heads, too many slots for one head", B: 1, M: 1025, T: 3, H: 1, E: 32 },
+    { what: "of heads that a GPU's kernel takes back", tags: ["sanitize"], B: 1, M: 1024, T: 128, H: 1, E: 64 },
+    {
+      what: "of heads that a GPU's kernel takes back, of odd sizes",
+      tags: ["sanitize"],
+      B: 2,
+      M: 77,
+      T: 5,
+      H: 2,
+      E: 64,
+      tau: 0.5,
+    },
+    {
+      what: "of heads that a GPU's kernel takes back, narrow",
+      tags: ["sanitize"],
+      B: 1,
+      M: 300,
+      T: 100,
+      H: 2,
+      E: 32,
+      tau: 0.25,
+    },
+    { what: "of heads that a GPU's kernel takes back, one token", tags: ["sanitize"], B: 2, M: 65, T: 1, H: 1, E: 32 },
+    {
+      what: "of heads that a GPU's kernel takes back, with more tokens than it takes",
+      tags: ["sanitize"],
+      B: 1,
+      M: 30,
+      T: 129,
+      H: 1,
+      E: 64,
+    },
+    {
+      what: "of heads that a GPU's kernel takes back, with a mask, which it does not take",
+      tags: ["sanitize"],
+      B: 2,
+      M: 20,
+      T: 9,
+      H: 2,
+      E: 32,
+      masked: [9, 4],
+    },
+    {
+      what: "of heads that a GPU's kernel takes back, too many slots for one head",
+      tags: ["sanitize"],
+      B: 1,
+      M: 1025,
+      T: 3,
+      H: 1,
+      E: 32,
+    },
     { what: "with lengths and a row without tokens", B: 3, M: 4, T: 5, H: 2, E: 4, lengths: [3, 0, 5] },
     { what: "of one row without tokens, by lengths", B: 1, M: 3, T: 4, H: 1, E: 4, lengths: [0] },
     { what: "larger, in whole packs, with lengths", B: 3, M: 17, T: 65, H: 3, E: 24, tau: 0.5, lengths: [65, 0, 33] },
     {
       what: "of heads that a GPU's kernel takes back, with lengths of every size",
+      tags: ["sanitize"],
       B: 9,
       M: 77,
       T: 128,
@@ -83,6 +126,7 @@ export const slotAttention: OperatorSpec<Case, Arguments> = {
     },
     {
       what: "of heads that a GPU's kernel takes back, narrow, with lengths",
+      tags: ["sanitize"],
       B: 3,
       M: 300,
       T: 100,
@@ -93,6 +137,7 @@ export const slotAttention: OperatorSpec<Case, Arguments> = {
     },
     {
       what: "of heads that a GPU's kernel takes back, with lengths of more tokens than it takes",
+      tags: ["sanitize"],
       B: 2,
       M: 30,
       T: 129,
@@ -100,7 +145,7 @@ export const slotAttention: OperatorSpec<Case, Arguments> = {
       E: 64,
       lengths: [129, 70],
     },
-    { what: "without rows", B: 0, M: 3, T: 4, H: 2, E: 2 },
+    { what: "without rows", tags: ["sanitize"], B: 0, M: 3, T: 4, H: 2, E: 2 },
     { what: "without slots", B: 2, M: 0, T: 4, H: 2, E: 2 },
     { what: "without tokens", B: 2, M: 3, T: 0, H: 2, E: 2 },
   ],

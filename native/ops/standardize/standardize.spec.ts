@@ -3,10 +3,9 @@ import { apply, opList, type Tensor } from "../../../lib/index.ts";
 import { opcheck, operator } from "../../../test/support/opcheck.ts";
 import { Draw, type Numbers, numbers, rounded, SCALAR_TYPE } from "../../../test/support/opcheck-numbers.ts";
 import { gradients, run } from "../../../test/support/opcheck-run.ts";
-import { type OperatorSpec, TESTED_DTYPE } from "../../../test/support/opcheck-spec.ts";
+import { type OperatorSpec, TESTED_DTYPE, type SpecCase } from "../../../test/support/opcheck-spec.ts";
 
-interface Case {
-  readonly what: string;
+interface Case extends SpecCase {
   /** Of x, but for its last axis. */
   readonly rows: readonly number[];
   readonly D: number;
@@ -18,7 +17,7 @@ type Arguments = [x: Numbers, readers: number, dtype: typeof TESTED_DTYPE | numb
 export const standardize: OperatorSpec<Case, Arguments> = {
   name: "memformer::standardize",
   cases: [
-    { what: "of odd sizes", rows: [3, 5], D: 7, readers: 2 },
+    { what: "of odd sizes", tags: ["sanitize"], rows: [3, 5], D: 7, readers: 2 },
     { what: "of one number", rows: [1], D: 1, readers: 1 },
     { what: "of one row without batch, for three readers", rows: [], D: 6, readers: 3 },
     { what: "of four axes, for four readers", rows: [2, 3, 2], D: 12, readers: 4 },
@@ -26,8 +25,8 @@ export const standardize: OperatorSpec<Case, Arguments> = {
     { what: "as wide as a lane's four packs", rows: [5], D: 512, readers: 3 },
     { what: "wider than four packs", rows: [5], D: 644, readers: 1 },
     { what: "of a larger width, no multiple of four", rows: [9], D: 1499, readers: 2 },
-    { what: "of many rows", rows: [2120], D: 132, readers: 2 },
-    { what: "without rows", rows: [0, 3], D: 4, readers: 2 },
+    { what: "of many rows", tags: ["sanitize"], rows: [2120], D: 132, readers: 2 },
+    { what: "without rows", tags: ["sanitize"], rows: [0, 3], D: 4, readers: 2 },
   ],
   inputs: ({ rows, D, readers }, draw) => [draw.numbers([...rows, D], 1, "master"), readers, TESTED_DTYPE],
   call(x, readers, dtype) {
