@@ -1,5 +1,6 @@
 /**
- * memformer: a transformer with a memory of constant size, trained through long time. Importing loads nothing native.
+ * memformer: a transformer with a memory of constant size, trained by memory replay back-propagation. Importing loads
+ * nothing native.
  */
 export { bptt } from "./gradients/bptt.ts";
 export type { TokenizerTexts } from "./checkpoint/model-folder.ts";

@@ -110,7 +110,7 @@ describe("a model folder", () => {
     await writeFile(join(folder, "thesis.tex"), "years of work");
     const error = await failure(writeModelFolder(folder, model(1)));
     expect(error.code).to.equal("ERR_MEMFORMER_CHECKPOINT_FORMAT");
-    expect(error.message).to.match(/is not empty and holds no memformer model; it stays as it is/);
+    expect(error.message).to.match(/is not empty and does not hold a memformer model; nothing was changed/);
     expect(await readdir(folder)).to.deep.equal(["thesis.tex"]);
     const file = join(folder, "thesis.tex");
     expect((await failure(writeModelFolder(file, model(1)))).code).to.equal("ERR_MEMFORMER_IO");

@@ -95,12 +95,12 @@ describe("a checkpoint of PyTorch's", function () {
   it("is told in a sentence when it is none, or another format", async () => {
     const legacy = Buffer.from("\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19.", "latin1");
     expect(await refusal(await write("legacy.pt", legacy))).to.match(
-      /FORMAT: \/legacy\.pt is a pickle without a zip around it, PyTorch's format before version 1\.6, which is not read; load it in PyTorch and save it again/,
+      /FORMAT: \/legacy\.pt is a pickle without a zip around it, PyTorch's format before version 1\.6, which memformer does not read; load it in PyTorch and save it again/,
     );
     expect(await refusal(await write("text.pt", "These are no weights at all."))).to.match(
-      /FORMAT: \/text\.pt is no checkpoint: neither a zip of PyTorch's nor safetensors$/,
+      /FORMAT: \/text\.pt is not a checkpoint: neither a PyTorch zip nor safetensors$/,
     );
-    expect(await refusal(await write("empty.pt", ""))).to.match(/FORMAT: \/empty\.pt is no checkpoint/);
+    expect(await refusal(await write("empty.pt", ""))).to.match(/FORMAT: \/empty\.pt is not a checkpoint/);
     expect(await refusal(await write("other.zip", zipOf({ "readme.txt": "no weights" })))).to.match(
       /FORMAT: \/other\.zip: a zip without data\.pkl/,
     );
@@ -123,12 +123,12 @@ describe("a checkpoint of PyTorch's", function () {
       ["cposix", /its pickle ends before it is complete/],
       [".", /an instruction finds nothing on the stack$/],
       ["(.", /an instruction finds nothing on the stack$/],
-      ["K\x01u.", /an instruction wants a mark that was never set$/],
-      ["h\x07.", /nothing is remembered under 7$/],
-      ["K\x01K\x02a.", /it appends to what is no list$/],
-      ["K\x01(K\x01K\x02u.", /it sets items of what is no dictionary$/],
-      ["K\x01)R.", /it calls what cannot be called$/],
-      ["ctorch\nFloatStorage\n)R.", /it calls what cannot be called$/],
+      ["K\x01u.", /an instruction needs a mark that was never set$/],
+      ["h\x07.", /nothing is stored under 7$/],
+      ["K\x01K\x02a.", /it appends to something that is not a list$/],
+      ["K\x01(K\x01K\x02u.", /it sets items of something that is not a dictionary$/],
+      ["K\x01)R.", /it calls something that cannot be called$/],
+      ["ctorch\nFloatStorage\n)R.", /it calls something that cannot be called$/],
       ["c\n.", /ends before it is complete/],
       ["\x81.", /it holds the pickle instruction 0x81, which no tensor needs$/],
       ["\x80\x09.", /its protocol is newer than 5$/],
@@ -218,7 +218,7 @@ describe("a checkpoint of PyTorch's", function () {
     if (!isMemformerError(error)) throw error ?? new Error("nothing was thrown");
     expect(error.code).to.equal("ERR_MEMFORMER_CHECKPOINT_FORMAT");
     expect(error.message).to.match(
-      /its zip is damaged .*: it names bytes 18014398509481984 to 18014398509482040, which it has not/,
+      /its zip is damaged .*: it names bytes 18014398509481984 to 18014398509482040, which lie outside it/,
     );
   });
 

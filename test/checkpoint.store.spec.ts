@@ -140,7 +140,7 @@ describe("a checkpoint store", () => {
       [JSON.stringify({ ...good, files: 3 }), /lacks the list of files/, "CHECKPOINT_FORMAT"],
       [
         JSON.stringify({ ...good, files: { "../x": { bytes: 1, sha256: "" } } }),
-        /"..\/x", which is no plain file name/,
+        /"..\/x", which is not a plain file name/,
         "CHECKPOINT_FORMAT",
       ],
       [JSON.stringify({ ...good, files: { x: null } }), /lists "x" without a byte count/, "CHECKPOINT_FORMAT"],

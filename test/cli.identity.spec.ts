@@ -86,9 +86,7 @@ describe("a run and its text", function () {
       const resumed = await bench.run("train", "--resume", "--out", "grown", "--steps", "21");
       expect(resumed.code).to.equal(1);
       expect(resumed.stderr)
-        .to.match(
-          /was trained on another text than it is given now: train was \d+ documents of \d+ tokens \(\w+\) and is \d+ documents/,
-        )
+        .to.match(/was trained on a different text: train was \d+ documents of \d+ tokens \(\w+\) and is \d+ documents/)
         .and.match(/of \d+ documents? held out then, \d+ (is|are) held out still/)
         .and.include("ERR_MEMFORMER_CHECKPOINT_MISMATCH");
     });
@@ -119,11 +117,11 @@ describe("a run and its text", function () {
         writeFileSync(bench.path("f", name), `Other words. ${"Of other texts. ".repeat(9)}${name}`);
       expect((await score("grown")).notes[0])
         .to.include("nothing of what the run held out is there any more")
-        .and.include("what is scored may have been trained on");
+        .and.include("the scored text may have been trained on");
       rmSync(bench.path("grown/training.json"));
       rmSync(bench.path("grown/model/training.json"));
       const found = await score("grown");
-      expect(found.notes[0]).to.include("whether what is scored was held out is not known");
+      expect(found.notes[0]).to.include("whether the scored text was held out is unknown");
       expect(found.step).to.equal(20); // of a run made before steps were noted, by its settings
     });
   });
@@ -141,9 +139,7 @@ describe("a run and its text", function () {
     writeFileSync(bench.path("a/t.txt"), text.replaceAll("a", "q"));
     const other = await bench.run("train", "--resume", "--out", "placed", "--steps", "4");
     expect(other.code).to.equal(1);
-    expect(other.stderr)
-      .to.include("was trained on another text than it is given now")
-      .and.include("give back the text");
+    expect(other.stderr).to.include("was trained on a different text").and.include("restore the text");
   });
 
   it("goes on from the newest weights, which the tables name", async () => {
@@ -202,7 +198,7 @@ describe("a run and its text", function () {
     const resumed = await bench.run("train", "--resume", "--out", "json", "--steps", "3");
     expect(resumed.code).to.equal(1);
     expect(resumed.stderr).to.match(
-      /was trained with the tokenizer "json:\w+" \(vocabulary 258, BOS 256\); what it is given now is "json:\w+"/,
+      /was trained with the tokenizer "json:\w+" \(vocabulary 258, BOS 256\); it is now given "json:\w+"/,
     );
   });
 

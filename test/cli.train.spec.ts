@@ -69,7 +69,7 @@ describe("memformer train", function () {
       });
       const { code, stderr } = await ended;
       expect(code, stderr).to.equal(expected);
-      const [, stopped] = /Stopped after step (\d+) of 1000000\. Go on with: memformer train --resume --out/.exec(
+      const [, stopped] = /Stopped after step (\d+) of 1000000\. Continue with: memformer train --resume --out/.exec(
         stderr,
       )!;
       const steps = String(Number(stopped) + 5);
@@ -131,7 +131,7 @@ describe("memformer train", function () {
     expect(code, stderr).to.equal(0);
     expect((await settings("endless"))["ends"]).to.equal(false);
     const changed = await bench.run("train", "--resume", "--out", "endless", "--steps", "5", "--ends");
-    expect(changed.stderr).to.include("has ends false, which cannot become true on the way");
+    expect(changed.stderr).to.include("has ends false, which cannot change to true when it resumes");
   });
 
   it("names what a resumed run cannot change, also where it was not given", async () => {
@@ -147,7 +147,7 @@ describe("memformer train", function () {
       "lines",
     );
     expect(stderr)
-      .to.include("has documents by default, which cannot become lines on the way")
+      .to.include("has documents by default, which cannot change to lines when it resumes")
       .and.not.include("undefined");
     expect(code).to.equal(1);
   });
@@ -209,14 +209,14 @@ describe("memformer train", function () {
   it("refuses what would spoil a run", async () => {
     const again = await train("whole", "--steps", "50");
     expect(again.code).to.equal(2);
-    expect(again.stderr).to.include("memformer: whole holds a run already: go on with it by --resume");
+    expect(again.stderr).to.include("memformer: whole already holds a run: continue it with --resume");
     const wider = await bench.run("train", "--resume", "--out", "whole", "--width", "32", "--steps", "50");
     expect(wider.code).to.equal(1);
     expect(wider.stderr)
-      .to.include("has width 64, which cannot become 32 on the way")
+      .to.include("has width 64, which cannot change to 32 when it resumes")
       .and.include("ERR_MEMFORMER_CHECKPOINT_MISMATCH");
     const other = await bench.run("train", "--resume", "--out", "whole", "--lanes", "5", "--steps", "50");
-    expect(other.stderr).to.include("has lanes 4, which cannot become 5 on the way");
+    expect(other.stderr).to.include("has lanes 4, which cannot change to 5 when it resumes");
     expect(JSON.parse(await readFile(bench.path("whole/run.json"), "utf8")).train.steps).to.equal(40);
     const nothing = await bench.run("train", "--resume", "--out", "nowhere");
     expect(nothing.code).to.equal(1);

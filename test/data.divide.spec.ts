@@ -209,14 +209,14 @@ describe("a folder as a corpus", function () {
     const error = (await openDataset(join(folder, "cache", other), { tokenizer }).catch(
       (thrown: Error) => thrown,
     )) as Error;
-    expect(error.message).to.match(/train\.tokens and .*valid\.tokens are of two preparations/);
+    expect(error.message).to.match(/train\.tokens and .*valid\.tokens come from two preparations/);
   });
 
   it("with a file called train says which texts are not read", async () => {
     for (const name of ["car", "boat", "bike", "train"]) put(`f/${name}.txt`, `About a ${name}. `.repeat(300));
     await using data = await open(0.1);
     expect(data.notes[0]).to.equal(
-      "train.txt is taken for splits by name, so that 3 other text files are not read (bike.txt, boat.txt, car.txt)",
+      "train.txt is taken for splits by name, so 3 other text files are not read (bike.txt, boat.txt, car.txt)",
     );
   });
 

@@ -397,9 +397,9 @@ describe("a token stream", () => {
     await stream.next();
     const position = stream.position();
     const cases: [unknown, string][] = [
-      [null, "This is no position of a token stream"],
-      [{}, "This is no position of a token stream: stream"],
-      [{ ...position, epoch: -1 }, "This is no position of a token stream: epoch"],
+      [null, "This is not a position of a token stream"],
+      [{}, "This is not a position of a token stream: stream"],
+      [{ ...position, epoch: -1 }, "This is not a position of a token stream: epoch"],
       [{ ...position, next: 3 }, "names document 3 of 2"],
       [{ ...position, lanes: [null] }, "has 1 lanes instead of 2"],
       [{ ...position, lanes: [null, { document: 2, offset: 0 }] }, "stands outside document 2"],

@@ -57,7 +57,7 @@ describe("a model's device", () => {
       const { code, message } = await failure(device);
       expect(code).to.equal("ERR_MEMFORMER_NO_CUDA");
       expect(message).to.match(
-        /^device "cuda" is not to be had: this LibTorch is for the CPU\.\n {2}looked at {2}LibTorch {2}2\.\d+\.\d+ for the CPU/,
+        /^device "cuda" is not available: this LibTorch is for the CPU\.\n {2}looked at {2}LibTorch {2}2\.\d+\.\d+ for the CPU/,
       );
       expect(message)
         .to.match(/ 1\. fetch a LibTorch with CUDA once: +npx memformer setup --variant cu\d+\n/)

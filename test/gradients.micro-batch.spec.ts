@@ -195,7 +195,7 @@ describe("a batch a few rows at a time", function () {
     for (const [, method] of methods)
       for (const microBatch of [0, -1, 1.5, NaN]) {
         expect(() => method(model, window, state, { microBatch }))
-          .to.throw(`microBatch must be a whole number from 1 up, got ${microBatch}`)
+          .to.throw(`microBatch must be a whole number of at least 1, got ${microBatch}`)
           .with.property("code", "ERR_MEMFORMER_CONFIG");
       }
     for (const [, method] of methods) {

@@ -216,7 +216,7 @@ describe("a checkpoint of lucidrains' model, imported", function () {
       [
         [file, "--out", bench.path("taken")],
         2,
-        /^memformer: import: out must be a folder that is not there yet, and .*taken exists\nERR_MEMFORMER_CONFIG\n$/,
+        /^memformer: import: out must not exist yet, but .*taken does\nERR_MEMFORMER_CONFIG\n$/,
       ],
       [
         [file, "--out", bench.path("new"), "--writer-heads", "3"],
@@ -236,7 +236,7 @@ describe("a checkpoint of lucidrains' model, imported", function () {
       [
         [bench.path("none.pt"), "--out", bench.path("new")],
         1,
-        /none\.pt is no checkpoint: neither a zip of PyTorch's nor safetensors\nERR_MEMFORMER_CHECKPOINT_FORMAT\n$/,
+        /none\.pt is not a checkpoint: neither a PyTorch zip nor safetensors\nERR_MEMFORMER_CHECKPOINT_FORMAT\n$/,
       ],
       [
         [bench.path("cut.pt"), "--out", bench.path("new")],

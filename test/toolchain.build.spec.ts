@@ -71,13 +71,13 @@ describe("memformer build", () => {
     expect(existsSync(join(folder, "out"))).to.equal(false);
   });
 
-  it("refuses jobs that are no whole number from 1 up", async () => {
+  it("refuses jobs that are not a whole number of at least 1", async () => {
     for (const jobs of [0, 1.5, Number.NaN]) {
       const error = await failure(build({ jobs }));
       expect(error).to.be.instanceOf(RangeError);
       expect([error.code, error.message]).to.deep.equal([
         "ERR_MEMFORMER_CONFIG",
-        `jobs: expected a whole number from 1 up, got ${jobs}`,
+        `jobs: expected a whole number of at least 1, got ${jobs}`,
       ]);
     }
   });
@@ -102,7 +102,7 @@ describe("memformer build", () => {
     );
     const said: unknown[] = [];
     await build({ report: (event: unknown) => said.push(event) });
-    expect(said).to.include("The compiler ran out of memory; going on with one job.");
+    expect(said).to.include("The compiler ran out of memory; continuing with one job.");
     expect(readFileSync(env["LOG"] ?? "", "utf8")).to.contain("--parallel 1");
   });
 

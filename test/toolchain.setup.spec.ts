@@ -92,7 +92,7 @@ describe("memformer setup", () => {
       });
       await run(server.url);
       expect(server.requests).to.deep.equal(["whole", "bytes=30000-"]);
-      expect(said.join("\n")).to.contain("going on at byte 30000");
+      expect(said.join("\n")).to.contain("continuing at byte 30000");
     });
 
     it("tries again when a connection broke before its first byte", async () => {
@@ -225,7 +225,7 @@ describe("memformer setup", () => {
       const error = await failure(run(nowhere));
       expect(error.code).to.equal("ERR_MEMFORMER_LIBTORCH_MISMATCH");
       expect(error.message).to.contain(
-        "is LibTorch 2.13.0 for cu130, where 2.13.0 for cpu was expected. Say --version 2.13.0 --variant cu130.",
+        "is LibTorch 2.13.0 for cu130, where 2.13.0 for cpu was expected. Pass --version 2.13.0 --variant cu130.",
       );
       expect(remains()).to.not.include("2.13.0-cpu");
     });
@@ -304,7 +304,7 @@ describe("memformer setup", () => {
     it("refuses an archive without LibTorch, one of another version than asked for, and one too old", async () => {
       expect((await failure(from(zip({ "numpy/a.py": "x" })))).message).to.contain("holds no LibTorch");
       const other = await failure(from(bytes, { version: "2.12.0" }));
-      expect(other.message).to.contain("where 2.12.0 for cpu was expected. Say --version 2.13.0 --variant cpu.");
+      expect(other.message).to.contain("where 2.12.0 for cpu was expected. Pass --version 2.13.0 --variant cpu.");
       const old = await failure(from(wheel("2.4.0")));
       expect(old.code).to.equal("ERR_MEMFORMER_LIBTORCH_MISMATCH");
       expect(old.message).to.contain("LibTorch 2.4.0 in file:");

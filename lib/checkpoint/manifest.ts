@@ -70,7 +70,8 @@ export async function readManifest(folder: string): Promise<Manifest> {
   }
   if (typeof files !== "object" || files === null) return fail("lacks the list of files");
   for (const [name, facts] of Object.entries(files as Record<string, Partial<FileFacts> | null>)) {
-    if (!/^[^./\\\0][^/\\\0]*$/.test(name)) return fail(`lists ${JSON.stringify(name)}, which is no plain file name`);
+    if (!/^[^./\\\0][^/\\\0]*$/.test(name))
+      return fail(`lists ${JSON.stringify(name)}, which is not a plain file name`);
     if (!isCount(facts?.bytes) || typeof facts?.sha256 !== "string") {
       return fail(`lists "${name}" without a byte count and a hash`);
     }

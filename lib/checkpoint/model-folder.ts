@@ -21,13 +21,13 @@ const TOKENIZER = "tokenizer.json";
 const TOKENIZER_CONFIG = "tokenizer_config.json";
 const MAX_CONFIG_BYTES = 16_000_000;
 
-/** What `config.json` holds: two fields of ours, and those of whoever saved it. */
+/** The contents of `config.json`: two fields of ours, and those of whoever saved it. */
 export interface ConfigFile extends Readonly<Record<string, unknown>> {
   readonly format: typeof FORMAT;
   readonly formatVersion: typeof FORMAT_VERSION;
 }
 
-/** What a model keeps of its tokenizer. */
+/** The tokenizer files that are saved with a model. */
 export interface TokenizerTexts {
   /** The text of a `tokenizer.json`. */
   readonly tokenizer?: string | undefined;
@@ -173,7 +173,7 @@ async function refuseForeign(target: string): Promise<void> {
     if (error instanceof MemformerError && error.code === "ERR_MEMFORMER_CHECKPOINT_VERSION") return;
     throw new MemformerError(
       "CHECKPOINT_FORMAT",
-      `${target} is not empty and holds no memformer model; it stays as it is: choose another folder or empty this one`,
+      `${target} is not empty and does not hold a memformer model; nothing was changed: choose another folder or empty this one`,
       { details: { path: target }, cause: error },
     );
   }

@@ -10,7 +10,7 @@ interface Options {
 }
 
 function wholeNumber(text: string): number {
-  if (!/^[1-9]\d*$/.test(text)) throw new InvalidArgumentError("Expected a whole number from 1 up.");
+  if (!/^[1-9]\d*$/.test(text)) throw new InvalidArgumentError("expected a whole number of at least 1");
   return Number(text);
 }
 
@@ -19,9 +19,9 @@ export function register(program: Command): void {
   program
     .command("build")
     .description("compile the native addon against LibTorch")
-    .option("--libtorch <dir>", "a LibTorch folder, or the word python; default: the one that is found")
-    .option("--jobs <n>", "compilations at a time; default: one a core, as far as memory reaches", wholeNumber)
-    .option("--debug", "without optimisation, with assertions")
+    .option("--libtorch <dir>", "a LibTorch folder, or the word python; default: the one found")
+    .option("--jobs <n>", "compilations at a time; default: one per core, as far as memory allows", wholeNumber)
+    .option("--debug", "build without optimization, with assertions")
     .option("--out <dir>", "CMake's folder; default: out/<variant> in the package")
     .action(async (options: Options) => {
       const { folder, seconds } = await buildNative({ ...options, report: reportTo(process.stderr) });

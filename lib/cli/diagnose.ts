@@ -29,8 +29,8 @@ const diagnoseSchema = z.strictObject({
 export function register(program: Command): void {
   const command = program
     .command("diagnose")
-    .description("why a model's memory is used, or is not: findings in words, then numbers")
-    .argument("<folder>", "a model, a checkpoint or a run; what its run was given is the default of the options");
+    .description("explain why a model's memory is used or not: findings in words, then numbers")
+    .argument("<folder>", "a model, a checkpoint or a run; options default to what the run was given");
   addOptions(command, dataSchema.omit({ lanes: true }), "Data");
   addOptions(command, diagnoseSchema, "Diagnosis");
   command.action(async (path: string, flags: Record<string, unknown>) => {

@@ -17,7 +17,7 @@ function show(rows: readonly Row[]): string {
 export function register(program: Command): void {
   program
     .command("doctor")
-    .description("what this machine has of what memformer needs, and the line that mends the rest")
+    .description("check what this machine has and lacks, and print the command that fixes each gap")
     .option("--json", "print the rows as JSON")
     .action(async ({ json }: { json?: boolean }) => {
       const rows = doctor();

@@ -33,35 +33,33 @@ export const passSchema = z.strictObject({
     .int()
     .positive()
     .optional()
-    .describe(
-      "tokens after which a document is cut and the memory starts afresh; default: none is, whatever the run did",
-    ),
+    .describe("cut documents after this many tokens and restart the memory; default: never, whatever the run did"),
   ablations: z
     .string()
     .default(ABLATIONS.join(","))
-    .describe("what to score in place of the memory, separated by commas, or none"),
+    .describe("what to score in place of the memory, comma-separated, or none"),
   device: runSchema.shape.device,
   json: z.boolean().default(false).describe("print JSON"),
 });
 
-/** What a row of the table is, and what its distance from "whole" measures. */
+/** The meaning of each row of the table, and of its distance from "whole". */
 const meanings: Record<Ablation | "whole", string> = {
   whole: "the model with its memory",
   initial: "every segment starts from the learned initial memory: what a document's past adds for this model",
-  zeroed: "every segment reads zeros, which training never showed it: dependence and shift, not worth",
+  zeroed: "every segment reads zeros, which it never met in training: dependence and shift, not worth",
   shuffled: "every segment reads the memory of another row's text: dependence on what the memory holds",
   frozen: "the memory stays as it was after the document's first segment of text: dependence on later updates",
 };
-const caution = "Ablations measure dependence. What the memory is worth, only a twin trained without it measures.";
+const caution = "Ablations measure dependence. Only a twin trained without memory measures what the memory is worth.";
 
 /** Adds `memformer evaluate`. */
 export function register(program: Command): void {
   const command = program
     .command("evaluate")
     .description(
-      `bits per byte and perplexity of a model: whole, and with ${ABLATIONS.join(", ")} in place of its memory`,
+      `score a model in bits per byte and perplexity: whole, and with ${ABLATIONS.join(", ")} in place of its memory`,
     )
-    .argument("<folder>", "a model, a checkpoint or a run; what its run was given is the default of the options");
+    .argument("<folder>", "a model, a checkpoint or a run; options default to what the run was given");
   addOptions(command, dataSchema, "Data");
   addOptions(command, passSchema, "Pass");
   command.addHelpText("after", `\nMemory:\n${meaningLines(["whole", ...ABLATIONS])}\n\n${caution}`);

@@ -9,13 +9,22 @@ import { print } from "./output.ts";
 import { runSchema } from "../run/config.ts";
 
 const generateSchema = z.strictObject({
-  prompt: z.string().optional().describe("the text to continue; - reads it from the standard input; default: none"),
-  promptFile: z.string().optional().describe("a file with the text to continue: UTF-8, plain or gzipped, as data is"),
-  maxTokens: z.int().positive().default(256).describe("tokens to make at most"),
-  temperature: z.number().nonnegative().default(0.8).describe("0: always the likeliest token"),
-  topK: z.int().positive().optional().describe("only the k likeliest tokens; default: all"),
-  topP: z.number().positive().max(1).default(1).describe("only the likeliest tokens that together hold this share"),
-  seed: z.int().nonnegative().optional().describe("decides what is drawn; default: another each time, which is told"),
+  prompt: z.string().optional().describe("the text to continue; - reads standard input; default: none"),
+  promptFile: z.string().optional().describe("a file with the text to continue: UTF-8, plain or gzipped"),
+  maxTokens: z.int().positive().default(256).describe("most tokens to generate"),
+  temperature: z.number().nonnegative().default(0.8).describe("softmax temperature; 0: always the likeliest token"),
+  topK: z.int().positive().optional().describe("draw from the k likeliest tokens only; default: all"),
+  topP: z
+    .number()
+    .positive()
+    .max(1)
+    .default(1)
+    .describe("draw from the likeliest tokens that together hold this share of the probability"),
+  seed: z
+    .int()
+    .nonnegative()
+    .optional()
+    .describe("decides what is drawn; default: a new one each time, printed on stderr"),
   // A model knows its own tokenizer.
   tokenizer: z.string().optional().describe(runSchema.shape.tokenizer.description!),
   device: runSchema.shape.device,
@@ -26,7 +35,7 @@ const generateSchema = z.strictObject({
 export function register(program: Command): void {
   const command = program
     .command("generate")
-    .description("continue a text, memory carried from segment to segment")
+    .description("continue a text, carrying the memory from segment to segment")
     .argument("<folder>", "a model, a checkpoint or a run");
   addOptions(command, generateSchema, "Options");
   command.action(async (path: string, flags: Record<string, unknown>) => {

@@ -16,12 +16,12 @@ interface Options extends ImportOptions {
 export function register(program: Command): void {
   const command = program
     .command("import")
-    .description("turns a checkpoint of lucidrains' memformer (PyTorch's .pt, safetensors) into a model's folder")
+    .description("convert a checkpoint of lucidrains' memformer (PyTorch's .pt, or safetensors) into a model folder")
     .argument("<file>", "a state dict, or a file that holds one under model, state_dict or model_state_dict")
-    .option("--out <folder>", "where the model goes; must not be there yet")
-    .option("--dry-run", "print what goes where, and write nothing")
+    .option("--out <folder>", "folder for the model; must not exist yet")
+    .option("--dry-run", "print where each tensor goes, and write nothing")
     .option("--json", "print JSON");
-  addOptions(command, importSchema, "What shapes do not tell");
+  addOptions(command, importSchema, "Not in the shapes");
   command.action(async (file: string, options: Options) => {
     const { out, dryRun = false, json = false } = options;
     if (out === undefined && !dryRun)

@@ -21,7 +21,7 @@ interface Group {
 export function register(program: Command): void {
   program
     .command("inspect")
-    .description("configuration, parameters and checkpoints of a model, a checkpoint or a run")
+    .description("show configuration, parameters and checkpoints of a model, a checkpoint or a run")
     .argument("<folder>", "a model, a checkpoint or a run")
     .option("--json", "print JSON")
     .action(async (path: string, { json = false }: { json?: boolean }) => {

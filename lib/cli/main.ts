@@ -20,7 +20,7 @@ const { version } = JSON.parse(readFileSync(new URL("../../package.json", import
 };
 const program = new Command("memformer");
 program
-  .description("a transformer with a memory of constant size, trained through long time")
+  .description("a transformer with a memory of constant size, trained by memory replay back-propagation")
   .version(version)
   .enablePositionalOptions()
   .hook("preAction", requireWorkingFolder)

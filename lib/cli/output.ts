@@ -1,5 +1,5 @@
 /**
- * What is shown never decides over what is done: a standard stream that nobody reads, that is full or gone, ends no
+ * Output never decides the outcome: a standard stream that nobody reads, that is full or gone, ends no
  * command's work.
  */
 import { withIoErrors } from "../io-error.ts";

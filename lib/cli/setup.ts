@@ -16,15 +16,15 @@ interface Options {
 export function register(program: Command): void {
   program
     .command("setup")
-    .description("fetch LibTorch once, into the cache (by URL, else through pip, or from a file)")
-    .option("--variant <variant>", "cpu, or a CUDA version such as cu130 (default: cpu, or what the file is)")
-    .option("--version <version>", "LibTorch's version; default: the pinned one of the variant")
+    .description("fetch LibTorch into the cache (by URL, else through pip, or from files)")
+    .option("--variant <variant>", "cpu, or a CUDA version such as cu130; default: cpu, or that of the file")
+    .option("--version <version>", "LibTorch's version; default: the one pinned for the variant")
     .option(
       "--from <path>",
       "a torch wheel, an official LibTorch zip, or a folder of a CUDA wheel and the libraries it names",
     )
     .option("--mirror <url>", "folder that holds the pinned files")
-    .option("--force", "fetch again even if it is there")
+    .option("--force", "fetch again even if it is already there")
     .option("--json", "print the result as JSON on stdout")
     .action(async ({ json, ...options }: Options) => {
       const result = await setup({ ...options, report: reportTo(process.stderr), testLoad: probeLibtorch });

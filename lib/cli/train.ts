@@ -35,9 +35,9 @@ export function register(program: Command): void {
     .description("train a model by memory replay back-propagation")
     .argument(
       "[file]",
-      "a JSON file of the options below: {data, lanes, …, model: {…}, train: {…}}; options given here win",
+      "a JSON file of the options below: {data, lanes, …, model: {…}, train: {…}}; options on the command line override it",
     )
-    .option("--resume", "go on from the last checkpoint of the run in --out, with the settings it has");
+    .option("--resume", "continue from the last checkpoint of the run in --out, with its settings");
   addOptions(command, runSchema, "Run");
   addOptions(command, shapeSchema, "Model");
   addOptions(command, trainSchema, "Training");
@@ -101,7 +101,7 @@ async function train(
 
 async function refuseRun(out: string): Promise<void> {
   if ((await new CheckpointStore(join(out, CHECKPOINTS)).last()) === undefined) return;
-  throw new MemformerError("CONFIG", `${out} holds a run already: go on with it by --resume, or choose another --out`, {
+  throw new MemformerError("CONFIG", `${out} already holds a run: continue it with --resume, or choose another --out`, {
     details: { out },
   });
 }
@@ -139,7 +139,7 @@ async function trainLocked({ data, model, stream, trainer, settled, resume, inte
     resumeAfter: start,
     tensorboard: run.tensorboard,
     onFailure: ({ message }) => {
-      progress.note(`${message}; training goes on, what is to be logged waits until it can be written`);
+      progress.note(`${message}; training continues, and log entries wait until they can be written`);
     },
   });
   progress.note(
@@ -151,7 +151,7 @@ async function trainLocked({ data, model, stream, trainer, settled, resume, inte
   for (const note of notes) progress.note(note);
   interruption.signal.addEventListener("abort", () => {
     trainer.stop();
-    progress.note("finishing this step, then a checkpoint; press Ctrl-C again to end at once");
+    progress.note("finishing this step and saving a checkpoint; press Ctrl-C again to quit now");
   });
   if (interruption.signal.aborted) throw new MemformerError("ABORTED", "stopped before the first step");
   const tokenizer = await tokenizerTexts(data.tokenizer);
@@ -172,7 +172,7 @@ async function trainLocked({ data, model, stream, trainer, settled, resume, inte
   }
   if (trainer.step < options.steps) {
     process.stderr.write(
-      `Stopped after step ${trainer.step} of ${options.steps}. Go on with: memformer train --resume --out ${run.out}\n`,
+      `Stopped after step ${trainer.step} of ${options.steps}. Continue with: memformer train --resume --out ${run.out}\n`,
     );
     return;
   }
@@ -183,7 +183,7 @@ async function trainLocked({ data, model, stream, trainer, settled, resume, inte
 /** Says why steps run one kernel at a time, where a GPU's are not recorded. */
 async function noteRefusal(model: Memformer, progress: Progress): Promise<void> {
   const { refusal } = await model.recording();
-  if (refusal !== "") progress.note(`steps cannot be recorded and run kernel by kernel: ${refusal}`);
+  if (refusal !== "") progress.note(`steps cannot be recorded, so they run kernel by kernel: ${refusal}`);
 }
 
 function heldOutScore(data: Dataset, run: RunSettings["run"]): NonNullable<RunOptions["evaluate"]> {

@@ -33,7 +33,7 @@ export interface CorpusOptions extends DocumentOptions, TokenizeOptions {
   readonly keep?: HeldOutTexts | undefined;
 }
 
-/** What a preparation held out: so that another one of more text can hold out the same. */
+/** The record of what a preparation held out, so that a later one of more text can hold out the same. */
 export interface HeldOutTexts {
   /** Of documents held out whole: see {@link TokenSource.documentHash}. */
   readonly hashes: ReadonlySet<bigint>;

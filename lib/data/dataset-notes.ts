@@ -1,4 +1,4 @@
-// What a data set says of how it was read and divided.
+// Notes on how a data set was read and divided.
 import { relative } from "node:path";
 import type { Split } from "./dataset.ts";
 import { inWords, textFiles, type TextFiles } from "./text-files.ts";
@@ -15,7 +15,7 @@ export async function unread(folder: string, splits: Partial<Record<Split, strin
     .map((file) => relative(folder, file))
     .join(", ");
   return [
-    `${names} ${taken.size === 1 ? "is" : "are"} taken for splits by name, so that ${left.length} other text ` +
+    `${names} ${taken.size === 1 ? "is" : "are"} taken for splits by name, so ${left.length} other text ` +
       `file${left.length === 1 ? " is" : "s are"} not read (${left.slice(0, 3).join(", ")}${left.length > 3 ? ", …" : ""})`,
   ];
 }

@@ -7,7 +7,7 @@ export type Split = "train" | "valid" | "test";
 
 /** A data set ready to stream: its splits, the tokenizer that made them, and what was found when it was checked. */
 export class Dataset {
-  /** What `openDataset` was given. */
+  /** The argument of `openDataset`. */
   readonly spec: string;
   readonly tokenizer: Tokenizer;
   /** Sentences on what was checked against published numbers, or done to split it. */

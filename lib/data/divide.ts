@@ -16,7 +16,7 @@ export interface Cut {
   readonly share: number;
 }
 
-/** What is held out of a corpus. */
+/** The documents held out of a corpus. */
 export interface Division {
   /** Hashes of the documents held out whole. */
   readonly held: ReadonlySet<bigint>;

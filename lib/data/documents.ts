@@ -5,14 +5,14 @@ import { TitleFinder } from "./titles.ts";
 import { longestDocument, readLines, tooLong, type ReadCounter } from "./text-lines.ts";
 
 /**
- * What one document is in a text file:
+ * What counts as a document in a text file:
  * - `formfeed`: what lies between lines that hold only a form feed; without one, the file;
  * - `file`: the file;
  * - `lines`: each line;
  * - `headings`: from one ` = Title = ` line to the next (WikiText).
  */
 export const documentRules = ["formfeed", "file", "lines", "headings"] as const;
-/** What one document is in a text file. */
+/** The rule that divides a text file into documents. */
 export type DocumentRule = (typeof documentRules)[number];
 
 /** Where documents begin and end. */
@@ -107,7 +107,7 @@ async function* splitDocuments(
       blank &&= lines.trim() === "";
     }
   }
-  // White space after the last separator, or an empty file, is no document of its own.
+  // White space after the last separator, or an empty file, is not a document of its own.
   if (rule !== "lines" && pieces.length > 0 && !(separated && blank)) yield finish();
 }
 

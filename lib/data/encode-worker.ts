@@ -5,7 +5,7 @@ import { encodeBatch, type EncodedBatch } from "./encode-batch.ts";
 import type { TokenizerFacts } from "./token-source.ts";
 import { openTokenizer } from "./tokenizers/open.ts";
 
-/** What a worker is started with. */
+/** The data that a worker is started with. */
 export interface EncodeTask {
   readonly spec: string;
   /** What the opened tokenizer must be: its file may have changed. */
@@ -14,7 +14,7 @@ export interface EncodeTask {
   readonly place: Int32Array;
 }
 
-/** What it answers: that it is ready, that it cannot start, or a batch. */
+/** Its answers: that it is ready, that it cannot start, or a batch. */
 export type EncodeAnswer = { readonly ready: true } | { readonly refused: string } | EncodedBatch;
 
 const port = parentPort!;

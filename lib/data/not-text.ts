@@ -1,4 +1,4 @@
-// What a file is that is not UTF-8 text, told by its bytes, and what makes text of it.
+// Recognizes the format of a file that is not UTF-8 text by its bytes, and suggests how to convert it.
 
 const magics: readonly (readonly [name: string, bytes: readonly number[], remedy: string])[] = [
   ["UTF-32 text", [0xff, 0xfe, 0, 0], "iconv -f utf-32 -t utf-8"],

@@ -35,11 +35,9 @@ export async function openDataset(spec: string, options: DatasetOptions): Promis
   if (!datasetNames.includes(name)) return openPath(spec, options);
   const folder = colon < 0 ? "" : spec.slice(colon + 1);
   if (needsFolder(name) && folder === "") {
-    throw new MemformerError(
-      "DATA",
-      `The data set ${name} is read from a folder with its files: write ${name}:FOLDER.`,
-      { details: { dataset: name } },
-    );
+    throw new MemformerError("DATA", `The data set ${name} is read from a folder of its files: write ${name}:FOLDER.`, {
+      details: { dataset: name },
+    });
   }
   if (name !== "mnist") return openText(spec, await namedText(name, folder), options);
   if (options.tokenizer.name === "bytes" || options.tokenizer === pixels) return openMnist(spec, folder);
@@ -108,7 +106,7 @@ function refusePair({ train, valid }: Partial<Record<Split, TokenSource>>): void
   const [a, b] = [(train as TokenFile).path, (valid as TokenFile).path];
   throw new MemformerError(
     "DATA",
-    `${a} and ${b} are of two preparations, so that one may hold text of the other: prepare them anew.`,
+    `${a} and ${b} come from two preparations, so one may hold text of the other: prepare both again.`,
     {
       details: { train: a, valid: b },
     },
@@ -171,7 +169,7 @@ async function openAll(paths: readonly string[], tokenizer: Tokenizer): Promise<
   const failed = opened.find((result) => result.status === "rejected");
   if (failed === undefined && (files.length < 2 || arePair(files[0]!, files[1]!))) return files;
   await Promise.all(files.map((file) => file.close()));
-  throw failed?.reason ?? new MemformerError("DATA", `${paths.join(" and ")} are of two preparations.`);
+  throw failed?.reason ?? new MemformerError("DATA", `${paths.join(" and ")} come from two preparations.`);
 }
 
 /** What is missing or damaged in the cache is made (once) and opened again. */

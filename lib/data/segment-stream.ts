@@ -1,6 +1,6 @@
 import type { Segment } from "./segment.ts";
 
-/** What a trainer pulls segments from, and stores beside a checkpoint. `Position` is plain JSON. */
+/** A source of segments for training. A checkpoint stores its `Position`, which is plain JSON. */
 export interface SegmentStream<Position = unknown> {
   /** B */
   readonly lanes: number;

@@ -1,4 +1,4 @@
-// What makes two sources of documents the same.
+// The identity of a source of documents: two sources with the same hash are the same.
 import { hashOfTable } from "./text-hash.ts";
 import type { TokenSource } from "./token-source.ts";
 

@@ -40,7 +40,7 @@ export function checkPosition(
   const parsed = schema.safeParse(position);
   if (!parsed.success) {
     const issue = parsed.error.issues[0]!;
-    throw bad(`This is no position of a token stream: ${issue.path.join(".")} ${issue.message}.`);
+    throw bad(`This is not a position of a token stream: ${issue.path.join(".")} ${issue.message}.`);
   }
   for (const key of [...Object.keys(stream), "ends", "longestFirst"] as (keyof typeof stream)[]) {
     // Positions leave out what is not on.

@@ -1,4 +1,4 @@
-// What makes two documents the same.
+// The identity of a document: two documents with the same hash are the same.
 import { createHash } from "node:crypto";
 
 /** The first 64 bits of SHA-256: of a document's text (as UTF-8), or of its token ids where the text is not known. */

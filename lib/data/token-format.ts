@@ -33,7 +33,7 @@ const schema = z.strictObject({
   documents: count,
   tokens: count,
   bytes: z.int().min(0),
-  /** What identifies the documents: SHA-256 of their hashes in order. */
+  /** The identity of the documents: SHA-256 of their hashes in order. */
   content: z
     .string()
     .regex(/^[0-9a-f]{64}$/)
@@ -49,9 +49,9 @@ const schema = z.strictObject({
     .optional(),
 });
 
-/** What a .tokens file says of itself. */
+/** The header of a .tokens file. */
 export type TokenHeader = Readonly<z.infer<typeof schema>>;
-/** What a .tokens file says of the split it is a part of. */
+/** The header's entry on the split that a .tokens file belongs to. */
 export type TokenSplit = NonNullable<TokenHeader["split"]>;
 
 export function encodeHeader(facts: Omit<TokenHeader, "version">): Buffer {

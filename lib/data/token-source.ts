@@ -17,7 +17,7 @@ export interface TokenSource {
   /** UTF-8 bytes of one document. */
   documentBytes(document: number): number;
   /**
-   * What makes two documents the same: 64 bits of SHA-256 of its text, or of its tokens where the text is not known.
+   * The identity of a document: 64 bits of SHA-256 of its text, or of its tokens where the text is not known.
    * Absent, or undefined, where a source does not have it, as a token file of memformer 0.1.
    */
   documentHash?(document: number): bigint | undefined;
@@ -30,7 +30,7 @@ export interface TokenSource {
   close(): Promise<void>;
 }
 
-/** What a token file records of its tokenizer. */
+/** The facts about its tokenizer that a token file records. */
 export type TokenizerFacts = Pick<Tokenizer, "name" | "vocabulary" | "bos">;
 
 /**

@@ -1,4 +1,4 @@
-/** What measures mean, in words: the verdict first, then what may be its cause. */
+/** Puts measures into words: the verdict first, then its possible causes. */
 import type { Diagnosis } from "./measure.ts";
 
 /**
@@ -37,9 +37,9 @@ export function findings(diagnosis: Diagnosis): Findings {
     nats = (value: number): string => `${value.toFixed(4)} nats a token`;
   const sentences = [
     {
-      used: `The memory is used: that of another text costs ${nats(costs.shuffled)}, the learned start in its place ${nats(costs.initial)}.`,
-      ignored: `The memory is ignored: it differs from text to text, but that of another text costs only ${nats(costs.shuffled)}.`,
-      collapsed: `The memory has collapsed: ${percent(last.textShare)} of it differs from text to text, so it can tell nothing of a text.`,
+      used: `The memory is used: another text's memory costs ${nats(costs.shuffled)}, the learned start ${nats(costs.initial)}.`,
+      ignored: `The memory is ignored: it differs from text to text, but another text's memory costs only ${nats(costs.shuffled)}.`,
+      collapsed: `The memory has collapsed: ${percent(last.textShare)} of it differs from text to text, so it tells nothing about a text.`,
     }[verdict],
   ];
   const say = (when: boolean, sentence: string): void => {
@@ -47,7 +47,7 @@ export function findings(diagnosis: Diagnosis): Findings {
   };
   say(
     last.slotShare < limits.slotShare,
-    `All slots of a text are nearly one vector: ${percent(last.slotShare)} of them differs from slot to slot.`,
+    `All slots of a text are nearly the same vector: only ${percent(last.slotShare)} of them differs from slot to slot.`,
   );
   say(
     diagnosis.hiddenTokenShare < limits.tokenShare,
@@ -86,7 +86,7 @@ export function findings(diagnosis: Diagnosis): Findings {
   );
   say(
     costs.otherSource < limits.source && costs.noSource < limits.source,
-    `The decoder does not use its encoder: another text's source costs ${nats(costs.otherSource)}, none ${nats(costs.noSource)}; no memory can reach it.`,
+    `The decoder does not use its encoder: another text's source costs ${nats(costs.otherSource)}, no source ${nats(costs.noSource)}; no memory can reach the output.`,
   );
   return { verdict, sentences };
 }

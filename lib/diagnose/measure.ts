@@ -9,7 +9,7 @@ import { PADDING, type Segment } from "../data/segment.ts";
 import { apply, tidy, type Tensor } from "../engine/tensor.ts";
 import { halfLife, median, norms, shares, slotClasses, slotMeans, type SlotClasses } from "./statistics.ts";
 
-/** What a layer did at the last segment. */
+/** Measures of one layer at the last segment. */
 export interface LayerMeasure {
   readonly name: string;
   /** Share of the stream's mean square that differs from token to token. */
@@ -91,7 +91,7 @@ export async function measure(
   { lanes = 8, segments = 32 }: DiagnoseOptions = {},
 ): Promise<Diagnosis> {
   if (!Number.isInteger(lanes) || lanes < 2)
-    throw new MemformerError("CONFIG", `lanes must be a whole number from 2 up, got ${lanes}`);
+    throw new MemformerError("CONFIG", `lanes must be a whole number of at least 2, got ${lanes}`);
   const read = await firstSegments(model, source, lanes, segments);
   let state = model.initialState(lanes);
   const kinds = ["whole", "shuffled", "initial", "otherSource", "noSource"] as const,
@@ -118,8 +118,7 @@ export async function measure(
     disposeSegment(uploaded);
   }
   for (const tensor of [...state, ...last]) tensor.dispose();
-  if (tokens === 0)
-    throw new MemformerError("DATA", "there is nothing to score: no token of the text is to be predicted");
+  if (tokens === 0) throw new MemformerError("DATA", "there is nothing to score: the text has no token to predict");
   const mean = (i: number): number => nats[i]! / tokens,
     hasDecoder = model.config.variant === "encoder-decoder";
   const over = (i: number): number => mean(i) - mean(0),

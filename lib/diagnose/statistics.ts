@@ -1,5 +1,5 @@
 /**
- * What is looked for in tensors of hidden states and memories, as plain functions of their numbers. All over (B, N, D).
+ * Statistics of tensors of hidden states and memories, as plain functions of their numbers, all over (B, N, D).
  */
 
 /** Numbers (B, N, D) with their sizes. */

@@ -23,7 +23,7 @@ export interface MemoryUse {
   readonly reservedDeviceBytes: number;
 }
 
-/** What memformer runs on. */
+/** Versions, devices and threads that memformer runs with. */
 export interface RuntimeFacts {
   /** What `device: "auto"` is: "cpu" or "cuda:0". */
   readonly device: Device;
@@ -68,7 +68,7 @@ export function runtime(options: RuntimeOptions = {}): RuntimeFacts {
   return { device: resolveDevice("auto"), libtorch: addonOrigin().libtorch.version, threads: operatorThreads() };
 }
 
-/** What tensors hold now and held at most, in bytes, counted by the allocators. */
+/** Tensors in use, and their current and peak bytes, counted by the allocators. */
 export function memory(): MemoryUse {
   return guarded((native) => native.memory());
 }

@@ -197,7 +197,10 @@ const dtypes: Readonly<Record<string, DType | undefined>> = {
   Uint8Array: "uint8",
 };
 
-/** By its name, for an array of another realm (a `vm` context, a test in Jest) is no instance of the classes here. */
+/**
+ * By its name, because an array of another realm (a `vm` context, a test in Jest) is not an instance of the classes
+ * here.
+ */
 function dtypeOf(data: NumberArray): DType {
   const dtype = dtypes[data[Symbol.toStringTag]];
   if (dtype !== undefined) return dtype;

@@ -1,5 +1,5 @@
 /**
- * What makes an object of ours refuse to be posted to another thread. A structured clone skips private fields, so it
+ * Makes an object of ours refuse to be posted to another thread. A structured clone skips private fields, so it
  * would arrive as an empty object; one symbol among its own properties makes `postMessage` and `structuredClone` throw
  * a DataCloneError instead, on every Node, and the symbol's description is that error's message.
  */

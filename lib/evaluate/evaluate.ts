@@ -150,7 +150,7 @@ export async function evaluate(
   if (tokens === 0) {
     throw new MemformerError(
       "DATA",
-      `there is nothing to score: ${read} segment(s) were read, without a token to be predicted`,
+      `there is nothing to score: ${read} segment(s) were read, and none has a token to predict`,
       { details: { segments: read } },
     );
   }

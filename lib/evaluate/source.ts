@@ -11,7 +11,7 @@ export interface PassOptions extends Pick<EvaluateOptions, "ablations" | "signal
   readonly documentLimit?: number | undefined;
 }
 
-/** What a pass over a source scores. */
+/** The documents, tokens and bytes that a pass over a source scores. */
 export interface Scored {
   /** Documents of which at least one token is scored. */
   readonly documents: number;
@@ -50,7 +50,7 @@ export async function evaluateSource(
   return { ...(await evaluate(model, evaluationPass(source, options), asked)), ...scored };
 }
 
-/** What the first `segments` segments of a pass score: the pass is made over the lengths of the documents alone. */
+/** The same for the first `segments` segments of a pass, computed from the lengths of the documents alone. */
 async function scoredPart(
   source: TokenSource,
   pass: (text: TokenSource) => TokenStream,

@@ -41,7 +41,7 @@ export async function writeFileAtomic(path: string, write: (handle: FileHandle) 
   });
 }
 
-/** What happens to a filled partial folder: it must be renamed by the end, or it is removed. */
+/** Receives a filled partial folder, and must rename it by the end; otherwise it is removed. */
 export type Publish = (partial: string) => Promise<void>;
 
 /**

@@ -31,7 +31,7 @@ type Done = (error: Error | null, bytesRead?: number) => void;
 const pieceBytes = 1 << 18;
 
 function outside(start: number, end: number): Error {
-  return new Error(`it names bytes ${start} to ${end}, which it has not`);
+  return new Error(`it names bytes ${start} to ${end}, which lie outside it`);
 }
 
 class BoundedReader extends RandomAccessReader {

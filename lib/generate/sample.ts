@@ -46,7 +46,7 @@ export interface Draws {
   readonly next: () => number;
 }
 
-/** What is drawn by: checked options have their defaults, and where no seed was given a new one. */
+/** The parameters of drawing: checked options with their defaults, and a new seed where none was given. */
 export function drawsOf({
   temperature = 1,
   topK = Infinity,

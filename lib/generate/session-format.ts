@@ -49,10 +49,10 @@ export function packSession({ memory, tokenizer, weights, previous, current }: S
   return bytes;
 }
 
-/** What saved bytes hold, checked against the model. */
+/** Reads saved bytes and checks them against the model. */
 export function unpackSession(bytes: Uint8Array, model: SessionModel): { header: SessionHeader; data: NumberArray } {
   const bad = (sentence: string): never => {
-    throw new MemformerError("CHECKPOINT_FORMAT", `these bytes are no saved session: ${sentence}`);
+    throw new MemformerError("CHECKPOINT_FORMAT", `these bytes are not a saved session: ${sentence}`);
   };
   const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
   const length = bytes.byteLength < 4 ? bad("fewer than 4 of them") : view.getUint32(0, true);
@@ -61,7 +61,7 @@ export function unpackSession(bytes: Uint8Array, model: SessionModel): { header:
   try {
     text = JSON.parse(new TextDecoder("utf-8", { fatal: true }).decode(bytes.subarray(4, 4 + length)));
   } catch {
-    return bad("the header is no JSON");
+    return bad("the header is not JSON");
   }
   const parsed = headerSchema.safeParse(text);
   if (!parsed.success)

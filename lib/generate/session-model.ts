@@ -1,4 +1,4 @@
-/** What a session asks of a model. */
+/** The interface that a session needs of a model. */
 import type { Segment } from "../data/segment.ts";
 import type { Tensor } from "../engine/tensor.ts";
 import type { ModelConfig } from "../model/config.ts";
@@ -6,7 +6,7 @@ import type { State } from "../model/recurrence.ts";
 import type { SegmentTensors } from "../model/segment-tensors.ts";
 import type { Device } from "../native/cuda.ts";
 
-/** What a {@link Session} asks of its model. {@link Memformer} is one. */
+/** The interface that a {@link Session} needs of its model. {@link Memformer} implements it. */
 export interface SessionModel {
   readonly config: ModelConfig;
   /** Where it computes. */
@@ -21,6 +21,6 @@ export interface SessionModel {
   advance(segment: SegmentTensors, state: State): State;
   /** The next token's logits (B, V), given the tokens of the segment so far. */
   logits(segment: SegmentTensors, prefix: Tensor, state: State): Tensor;
-  /** @internal What tells these weights from others of the same shape. */
+  /** @internal A hash that identifies these weights among others of the same shape. */
   weightsHash(): Promise<string>;
 }

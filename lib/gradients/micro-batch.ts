@@ -18,7 +18,7 @@ export function inMicroBatches(method: GradientMethod): GradientMethod {
     const { microBatch, ...others } = options,
       B = window[0]?.batch ?? 0;
     if (microBatch !== undefined && (!Number.isInteger(microBatch) || microBatch < 1)) {
-      throw new MemformerError("CONFIG", `microBatch must be a whole number from 1 up, got ${microBatch}`);
+      throw new MemformerError("CONFIG", `microBatch must be a whole number of at least 1, got ${microBatch}`);
     }
     if (microBatch === undefined || microBatch >= B) return method(model, window, state, others);
     return tidy(() => {

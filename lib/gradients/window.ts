@@ -82,7 +82,7 @@ export function lossWeights(weights: LossWeights, S: number, scored: readonly nu
   if (weights.length !== S || weights.some((weight) => !Number.isFinite(weight))) {
     throw new MemformerError(
       "CONFIG",
-      `weights must be ${S} finite numbers, one a segment, got [${weights.join(", ")}]`,
+      `weights must be ${S} finite numbers, one per segment, got [${weights.join(", ")}]`,
     );
   }
   return weights;
@@ -117,7 +117,7 @@ function total(numbers: readonly number[]): number {
   return numbers.reduce((sum, number) => sum + number, 0);
 }
 
-/** What the methods share: checked options, the weights and the step options of every segment. */
+/** Shared by all methods: checked options, and the weights and step options of every segment. */
 export function planWindow(
   window: readonly SegmentTensors[],
   options: WindowOptions,
@@ -130,7 +130,7 @@ export function planWindow(
     throw new MemformerError("CONFIG", `carry must be a whole number from 1 to ${S}, got ${carry}`);
   const { together } = options;
   if (together !== undefined && (!Number.isInteger(together) || together < 1))
-    throw new MemformerError("CONFIG", `together must be a whole number from 1 up, got ${together}`);
+    throw new MemformerError("CONFIG", `together must be a whole number of at least 1, got ${together}`);
   const training = options.training ?? true;
   return {
     weights: windowWeights(window, options.weights).map((weight) => weight * scale),

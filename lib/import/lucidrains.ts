@@ -15,7 +15,7 @@ import { rowsOf, type Layers, type Piece, type Row } from "./lucidrains-tensors.
 import { expectAll, layersOf, shapeOf, sizesOf, type Sizes } from "./sizes.ts";
 import { openStateDict, type StoredTensor } from "./state-dict.ts";
 
-/** What shapes do not tell; defaults are the package's own, or those of its README. */
+/** Options that cannot be read from the shapes; defaults are those of lucidrains' package or its README. */
 export const importSchema = z.strictObject({
   segment: z.int().positive().default(1024).describe("tokens of a segment: their enc_max_seq_len"),
   writerHeads: z.int().positive().default(8).describe("attention heads of the writer: their mem_update_attn_heads"),
@@ -27,7 +27,7 @@ export const importSchema = z.strictObject({
   bos: z.int().nonnegative().default(0).describe("the token that every target began with in training; they pad with 0"),
 });
 
-/** What shapes do not tell, as a user gives it: what is left out has its default. */
+/** The same as a user gives them; an option left out has its default. */
 export type ImportOptions = z.input<typeof importSchema>;
 
 /** One tensor's way: `theirs` names what it is made of, rows one below the other. */
@@ -37,7 +37,7 @@ export interface ImportedTensor {
   readonly theirs: readonly string[];
 }
 
-/** What an import made: the configuration, and where every tensor came from. */
+/** The result of an import: the configuration, and where every tensor came from. */
 export interface Imported {
   readonly config: ModelConfig;
   readonly tensors: readonly ImportedTensor[];
@@ -54,7 +54,7 @@ export interface Imported {
 export async function importLucidrains(file: string, out?: string, options: ImportOptions = {}): Promise<Imported> {
   const given = parseOptions(importSchema, options, "import");
   if (out !== undefined && existsSync(out)) {
-    throw new MemformerError("CONFIG", `import: out must be a folder that is not there yet, and ${out} exists`, {
+    throw new MemformerError("CONFIG", `import: out must not exist yet, but ${out} does`, {
       details: { out },
     });
   }

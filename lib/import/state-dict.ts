@@ -34,9 +34,9 @@ export async function openStateDict(path: string): Promise<StateDict> {
   throw new MemformerError(
     "CHECKPOINT_FORMAT",
     pickled
-      ? `${path} is a pickle without a zip around it, PyTorch's format before version 1.6, which is not read; ` +
+      ? `${path} is a pickle without a zip around it, PyTorch's format before version 1.6, which memformer does not read; ` +
           "load it in PyTorch and save it again: torch.save(torch.load(old, weights_only=True), new)"
-      : `${path} is no checkpoint: neither a zip of PyTorch's nor safetensors`,
+      : `${path} is not a checkpoint: neither a PyTorch zip nor safetensors`,
     { details: { path } },
   );
 }

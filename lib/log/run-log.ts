@@ -63,8 +63,8 @@ export class RunLog {
 
   /**
    * Logs one record, with the time as `time` (seconds since 1970). The line is in its file when this returns; points
-   * wait for {@link flush}. Throws CONFIG for a step or a value that is no number (nothing is written then), DISPOSED,
-   * and, without `onFailure`, IO.
+   * wait for {@link flush}. Throws CONFIG for a step or a value that is not a number (nothing is written then),
+   * DISPOSED, and, without `onFailure`, IO.
    */
   record(record: RunRecord): void {
     const { step, ...numbers } = record;

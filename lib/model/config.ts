@@ -1,6 +1,6 @@
 /**
- * What a model is: every option once, with its default and its words. CLI flags, help and config.json all come from
- * here.
+ * The configuration of a model: every option once, with its default and help text. CLI flags, help and config.json come
+ * from here.
  */
 import { z } from "zod";
 import { MemformerError } from "../errors.ts";
@@ -9,7 +9,7 @@ import { parseOptions } from "../options.ts";
 const count = (default_: number, help: string): z.ZodDefault<z.ZodInt> =>
   z.int().positive().default(default_).describe(help);
 
-/** Every option of a model, with its default and its words. */
+/** Every option of a model, with its default and help text. */
 export const modelSchema = z.strictObject({
   variant: z
     .enum(["encoder-decoder", "encoder", "decoder"])
@@ -17,110 +17,112 @@ export const modelSchema = z.strictObject({
     .describe(
       "encoder-decoder (the paper's), encoder (hidden states and memory), decoder (causal layers that read memory)",
     ),
-  vocabulary: count(257, "V, tokens in the vocabulary, BOS included; 257 for bytes"),
+  vocabulary: count(257, "V, tokens in the vocabulary, including BOS; 257 for bytes"),
   bos: z.int().nonnegative().default(256).describe("the token that starts a document; 256 for bytes"),
   width: count(256, "D, width of the model and of a memory slot"),
   heads: count(4, "H, attention heads; divides width"),
   feedForward: count(1024, "width inside the feed-forward layers"),
   encoderLayers: count(4, "layers that read the memory (encoder and encoder-decoder)"),
   decoderLayers: count(4, "layers of the decoder"),
-  memorySlots: count(64, "M, slots of the memory; the state is M x D numbers a row"),
+  memorySlots: count(64, "M, memory slots; the state is M x D numbers per row"),
   segment: count(64, "T, tokens of a segment"),
   writer: z
     .enum(["slot-attention", "gru"])
     .default("slot-attention")
-    .describe("how slots take a segment in: the paper's slot attention, or a GRU on top of it"),
+    .describe("how slots take in a segment: by the paper's slot attention, or by a GRU on top of it"),
   writerHeads: z
     .int()
     .nonnegative()
     .default(0)
     .describe("attention heads of the writer; divides width; 0: as many as heads"),
-  writerSteps: count(1, "how many times over the slots take a segment in"),
+  writerSteps: count(1, "how many times the slots take in each segment"),
   writerBias: z.boolean().default(false).describe("biases in the writer's query, key and value"),
   memory: z
     .boolean()
     .default(true)
     .describe(
-      "keep the memory from segment to segment; a twin, which does not, starts each from the learned initial memory",
+      "keep the memory from segment to segment; a model that does not (a twin) starts each segment from the learned initial memory",
     ),
   constantSlots: z
     .int()
     .nonnegative()
     .default(0)
-    .describe("learned slots that nothing writes to, read beside the memory"),
+    .describe("learned slots that are read beside the memory and never written"),
   readGate: z
     .boolean()
     .default(false)
     .describe(
-      "a learned gate a channel on what a layer reads of the memory, starting at 0 (not with a readStart of zero)",
+      "learn a gate per channel on what a layer reads from the memory, starting at 0 (excludes readStart zero)",
     ),
   residualStart: z
     .enum(["scaled", "balanced", "zero"])
     .default("scaled")
     .describe(
-      "last weights of the residual branches at the start: all branches add up to variance 1 (scaled), to that of the embeddings, or to zero",
+      "initial scale of the last weights of residual branches: all branches add up to variance 1 (scaled), to the variance of the embeddings (balanced), or to zero (zero)",
     ),
   readStart: z
     .enum(["same", "scaled", "balanced", "zero"])
     .default("same")
-    .describe("the same of the branches that read the memory or the encoder"),
-  embeddingDeviation: z.number().positive().default(0.02).describe("standard deviation of the embeddings at the start"),
+    .describe("the same for branches that read the memory or the encoder; same: as residualStart"),
+  embeddingDeviation: z.number().positive().default(0.02).describe("initial standard deviation of the embeddings"),
   embeddingNorm: z
     .boolean()
     .default(false)
     .describe(
-      "divide embedded tokens by their root mean square, so that they enter at the size of what is added to them",
+      "divide embedded tokens by their root mean square, so that they enter at the scale of what is added to them",
     ),
   queryKeyNorm: z
     .boolean()
     .default(false)
-    .describe("divide queries and keys of the layers' attentions by their root mean square"),
-  writerQueryKeyNorm: z.boolean().default(false).describe("the same in the writer, with a learned gain a head"),
+    .describe("divide queries and keys by their root mean square in the layers' attentions"),
+  writerQueryKeyNorm: z.boolean().default(false).describe("the same in the writer, with a learned gain per head"),
   writerSharpness: z
     .number()
     .nonnegative()
     .default(0)
     .describe(
-      "deviation of the writer's logits of tokens at the start, a learned gain on the slots' own keys keeping their weight; 0: no such gain",
+      "initial deviation of the writer's logits for tokens; a learned gain on the slots' own keys keeps their weight; 0: no such gain",
     ),
   writerValues: z
     .enum(["plain", "centered", "normed"])
     .default("plain")
     .describe(
-      "what slots take of a token: its value, the value less the segment's mean, or the value at the norm writerValueGain",
+      "what a slot takes from a token: its value (plain), the value minus the segment's mean (centered), or the value scaled to norm writerValueGain (normed)",
     ),
   writerValueGain: z
     .number()
     .positive()
     .default(1)
-    .describe("size of the writer's values beside a slot's, at the start; of normed values always"),
+    .describe("initial size of the writer's values relative to a slot's; with normed values, their size throughout"),
   forgettingBias: z
     .number()
     .positive()
     .default(1)
     .describe(
-      "||v|| at the start, of bmn: a slot that keeps what it holds loses half of it in ln 2 / ln(1 + ||v||) segments",
+      "initial ||v|| of bmn: a slot that keeps its content still loses half of it in ln 2 / ln(1 + ||v||) segments",
     ),
   forgettingBiasLeast: z
     .number()
     .nonnegative()
     .default(0)
-    .describe("||v|| at the start of the last slot, the others lying evenly between in its logarithm; 0: that of all"),
+    .describe(
+      "initial ||v|| of the last slot, with the slots between spaced evenly in its logarithm; 0: the same for all slots",
+    ),
   forgettingScaled: z
     .boolean()
     .default(false)
-    .describe("learn v in units of its norm at the start, so that a small one does not turn faster"),
+    .describe("learn v in units of its initial norm, so that a small v does not turn faster"),
   memoryGradient: z
     .number()
     .min(0)
     .max(1)
     .default(1)
-    .describe("factor of the memory's gradient over each border of segments; 1: the exact gradient"),
+    .describe("factor on the memory's gradient at each border between segments; 1: the exact gradient"),
   memoryGradientLimit: z
     .number()
     .nonnegative()
     .default(0)
-    .describe("largest norm of a row's memory gradient at each border, in means of the batch; 0: no limit"),
+    .describe("largest norm of a row's memory gradient at each border, as a multiple of the batch's mean; 0: no limit"),
   writerTemperature: z
     .number()
     .positive()
@@ -129,31 +131,26 @@ export const modelSchema = z.strictObject({
   forgetting: z
     .enum(["bmn", "normalize-only", "none"])
     .default("bmn")
-    .describe("biased memory normalization, normalization alone, or nothing"),
-  memoryNorm: z
-    .boolean()
-    .default(true)
-    .describe("layer-normalize the slots where they are read and where they are written"),
-  position: z.enum(["rotary", "relative", "t5"]).default("rotary").describe("positions inside a segment"),
+    .describe("biased memory normalization (bmn), normalization alone, or nothing"),
+  memoryNorm: z.boolean().default(true).describe("layer-normalize the slots where they are read and written"),
+  position: z.enum(["rotary", "relative", "t5"]).default("rotary").describe("position scheme inside a segment"),
   positionBuckets: z
     .enum(["t5", "lucidrains"])
     .default("t5")
     .describe(
-      "how position t5 shares its buckets out: like T5, or with encoder and decoder interchanged, as lucidrains' port has it",
+      "how position t5 assigns its buckets: as T5 does, or with encoder and decoder interchanged, as in lucidrains' port",
     ),
   dropout: z.number().min(0).lt(1).default(0).describe("dropout rate, replayed exactly by MRBP"),
-  shareEmbedding: z.boolean().default(true).describe("one embedding for encoder and decoder"),
+  shareEmbedding: z.boolean().default(true).describe("share one embedding between encoder and decoder"),
   tieEmbedding: z
     .boolean()
     .default(true)
     .describe("share the embedding (the decoder's, where there are two) with the output projection"),
-  outputBias: z.boolean().default(false).describe("a bias a token on the output projection"),
+  outputBias: z.boolean().default(false).describe("a bias per token on the output projection"),
   precision: z
     .enum(["float32", "bfloat16", "float16", "float64"])
     .default("float32")
-    .describe(
-      "what matrix products compute in (float16 on a GPU alone); weights are float32 (float64 for gradient checks)",
-    ),
+    .describe("dtype of matrix products (float16 needs a GPU); weights are float32 (float64 for gradient checks)"),
 });
 
 /** A complete model configuration. */
@@ -162,8 +159,8 @@ export type ModelConfig = z.output<typeof modelSchema>;
 export type ModelOptions = z.input<typeof modelSchema>;
 
 /**
- * What a model was before it had an option for it: what a config.json without the option means, and the plain form of
- * the paper. A new option of {@link modelSchema} that changes a model gets a line here.
+ * The value of each option in models older than the option, which is what a config.json without it means: the plain
+ * form of the paper. A new option of {@link modelSchema} that changes a model gets a line here.
  */
 export const plainOptions = {
   memory: true,
@@ -230,7 +227,8 @@ export function modelConfig(options: ModelOptions = {}): ModelConfig {
   if (!config.shareEmbedding && config.variant !== "encoder-decoder") {
     refuse(`shareEmbedding false needs an encoder and a decoder, got variant "${config.variant}"`);
   }
-  if (config.position === "rotary" && per % 2 !== 0) refuse(`position "rotary" needs an even width a head, got ${per}`);
+  if (config.position === "rotary" && per % 2 !== 0)
+    refuse(`position "rotary" needs an even width per head, got ${per}`);
   const reads = config.readStart === "same" ? config.residualStart : config.readStart;
   if (config.readGate && reads === "zero")
     refuse('readGate starts at 0, and needs reads that do not: readStart "balanced" or "scaled"');

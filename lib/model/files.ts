@@ -123,14 +123,14 @@ export function expectTensors(what: string, wanted: readonly Wanted[], file: Saf
       refuse(`"${name}" has shape [${found.join(", ")}], expected [${shape.join(", ")}]`);
     if (!whole) expectFloating(file, name, dtype);
   }
-  if (names.size > 0) refuse(`it holds "${[...names][0]}", which the ${what} has not`);
+  if (names.size > 0) refuse(`it holds "${[...names][0]}", which the ${what} does not have`);
 }
 
 function expectFloating(file: SafetensorsFile, name: string, dtype: DType): void {
   if (FLOATING.includes(dtype)) return;
   throw new MemformerError(
     "CHECKPOINT_FORMAT",
-    `${file.path}: tensor "${name}" is ${dtype}, and weights are ${FLOATING.join(", ")}: a quantised file is not read`,
+    `${file.path}: tensor "${name}" is ${dtype}, but weights must be ${FLOATING.join(", ")}: quantized files are not supported`,
     { details: { path: file.path, tensor: name, dtype } },
   );
 }

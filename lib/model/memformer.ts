@@ -206,7 +206,7 @@ export class Memformer implements Recurrence, SessionModel, AsyncDisposable {
     return { loss: loss!, count: count!, state: next };
   }
 
-  /** On a GPU one launch, once segments of these shapes have been met twice; see {@link recordSteps}. */
+  /** One launch on a GPU, once segments of these shapes have occurred twice; see {@link recordSteps}. */
   replay(
     segments: readonly SegmentTensors[],
     state: State,
@@ -237,8 +237,8 @@ export class Memformer implements Recurrence, SessionModel, AsyncDisposable {
   }
 
   /**
-   * On a GPU as many as make a step large enough to keep it busy, and as three fifths of the memory that the parameters
-   * leave hold the activations of; on a CPU 1.
+   * Default number of segments per replay step: enough tokens to fill the GPU, limited to activations in 3/5 of the
+   * memory left after the parameters; always 1 on a CPU.
    */
   together({ batch, length }: SegmentTensors): number {
     return this.device === "cpu" ? 1 : segmentsTogether(this.config, this.size, batch, length, gpuBytes(this.device));
@@ -246,8 +246,8 @@ export class Memformer implements Recurrence, SessionModel, AsyncDisposable {
 
   /**
    * The losses of consecutive segments, without gradient and dropout, with the memory and with each of `ablations` in
-   * its place. On a GPU one launch, once segments of these shapes have been met twice. Throws MemformerError SHAPE for
-   * a state of the wrong size.
+   * its place. One launch on a GPU, once segments of these shapes have occurred twice. Throws MemformerError SHAPE
+   * for a state of the wrong size.
    */
   score(segments: readonly SegmentTensors[], { memory, held }: ScoringState, ablations: readonly Ablation[]): Scored {
     this.#checkState(memory);
@@ -316,7 +316,7 @@ export class Memformer implements Recurrence, SessionModel, AsyncDisposable {
   }
 
   /**
-   * What a step over a segment lets be seen of itself: `<stack>.<layer>.stream` (B, T, D), `<stack>.embedding.stream`,
+   * Intermediate tensors of a step over a segment: `<stack>.<layer>.stream` (B, T, D), `<stack>.embedding.stream`,
    * `<layer>.self_attention.logits` and those of memory_read and cross_attention (H, the largest), `writer.self` (B, H,
    * M, a slot's weight on itself), `writer.logits`, `writer.values` (B, T, D), `hidden` (B, T, D).
    */

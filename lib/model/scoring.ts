@@ -3,7 +3,7 @@ import type { State } from "./recurrence.ts";
 import type { Tensor } from "../engine/tensor.ts";
 
 /**
- * What each segment reads in place of the memory:
+ * The replacement that each segment reads in place of the memory:
  * - `initial`: the learned start, as at the beginning of a document;
  * - `zeroed`: zeros, which no model has met in training: dependence on the memory and the shift of a missing constant
  *   in one;
@@ -15,7 +15,7 @@ export type Ablation = "initial" | "zeroed" | "shuffled" | "frozen";
 /** All of them, in the order in which they are reported. */
 export const ABLATIONS: readonly Ablation[] = ["initial", "zeroed", "shuffled", "frozen"];
 
-/** What {@link Memformer.score} carries from segment to segment. */
+/** The state that {@link Memformer.score} carries from segment to segment. */
 export interface ScoringState {
   readonly memory: State;
   /**

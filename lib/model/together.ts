@@ -6,7 +6,7 @@ import type { ModelConfig } from "./config.ts";
 
 /** Numbers of width in a step, beyond which a GPU gains no more: 65,536 tokens of width 512. */
 const enough = 2 ** 25;
-/** Of what the parameters leave of the device's memory, what the activations of a step may take. */
+/** The share of the device memory left after the parameters that a step's activations may take. */
 const share = 3 / 5;
 /** Of a parameter: master, gradient, AdamW's two moments, and what is computed with. */
 const parameterBytes = 18;

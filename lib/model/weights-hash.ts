@@ -1,5 +1,5 @@
 /**
- * What tells a model's weights from another's of the same shape: a hash of every parameter's name, shape and numbers.
+ * Identifies a model's weights among others of the same shape, by a hash of every parameter's name, shape and numbers.
  */
 import { createHash, webcrypto } from "node:crypto";
 import type { Parameterized } from "./parameter.ts";

@@ -79,7 +79,7 @@ export function nextCall(): number {
   return last;
 }
 
-/** What the addon puts on an error. */
+/** The fields that the addon adds to an error. */
 interface NativeFailure {
   readonly code: string;
   readonly call?: number;
@@ -90,7 +90,7 @@ interface NativeFailure {
   readonly freeBytes?: number;
 }
 
-/** What the addon rejected with, as a MemformerError that points at the call that failed. */
+/** The addon's rejection as a MemformerError that points at the call that failed. */
 export function translated(error: unknown): unknown {
   if (!isNativeError(error) || !("code" in error) || isMemformerError(error)) return error;
   const { code, call, native, requestedBytes, freeBytes } = error as Error & NativeFailure;

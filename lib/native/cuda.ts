@@ -42,7 +42,7 @@ export function openCuda(): readonly Gpu[] {
     throw noCuda(reason, libtorch, driver, [driverLine], "DRIVER_TOO_OLD");
   }
   if (!existsSync(path)) {
-    throw noCuda(`memformer's CUDA half is not there: ${path}`, libtorch, driver, [
+    throw noCuda(`memformer's CUDA half is missing: ${path}`, libtorch, driver, [
       ["compile it, with nvcc on the PATH", "npx memformer build"],
     ]);
   }
@@ -67,7 +67,7 @@ function noCuda(
     { place: "LibTorch", outcome: `${version} for ${variant === "cpu" ? "the CPU" : `CUDA ${cuda ?? ""}`} (${root})` },
     { place: "driver", outcome: typeof driver === "string" ? driver : `serves CUDA up to ${cudaVersionOf(driver)}` },
   ];
-  return toldError(code, `device "cuda" is not to be had: ${reason}.`, attempts, [
+  return toldError(code, `device "cuda" is not available: ${reason}.`, attempts, [
     ...remedies,
     ["or run on the CPU", 'device: "cpu"'],
   ]);

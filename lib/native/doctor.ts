@@ -69,7 +69,7 @@ function libtorchRow(libtorch: Libtorch | Error): Row {
 function tools(env: NodeJS.ProcessEnv): Row[] {
   return findTools(env).all.map((tool) => {
     const ok = tool.found !== undefined;
-    const found = tool.found ?? `${tool.needed}: needed for \`memformer build\` alone`;
+    const found = tool.found ?? `${tool.needed}: needed only for \`memformer build\``;
     return { name: tool.name, ok, found, required: false, ...(ok ? {} : { remedy: aptLine([tool]) }) };
   });
 }
@@ -112,7 +112,7 @@ function driver(): Row {
   };
 }
 
-/** What this package brings. */
+/** The binaries in this package. */
 function packageRow(): Row {
   const there = publishedVersions();
   const binaries =

@@ -1,4 +1,4 @@
-/** What can be done about a library that does not open, by what the dynamic linker or Node says of it. */
+/** Remedies for a library that does not open, by the message of the dynamic linker or Node. */
 import { variantName } from "../toolchain/libtorch/layout.ts";
 import { pinnedCuda, readPins } from "../toolchain/libtorch/pin.ts";
 import type { Libtorch } from "../toolchain/libtorch/resolve.ts";

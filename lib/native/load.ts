@@ -75,7 +75,7 @@ export function findLibtorch(env: NodeJS.ProcessEnv = process.env): Libtorch {
 /** The newest CUDA version the driver serves (13000 is 13.0), or the sentence that says why there is none. */
 export function cudaDriver(): number | string {
   const path = findLoader();
-  if (path === undefined) return "not looked at: memformer's loader is not there";
+  if (path === undefined) return "not looked at: memformer's loader is missing";
   try {
     return (require(path) as Loader).driver();
   } catch (error) {

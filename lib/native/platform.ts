@@ -1,10 +1,10 @@
 /**
- * What memformer's binaries ask of a machine, looked at before one of them is opened: a wrong machine ends the process,
+ * Checks the machine against what memformer's binaries need, before one is opened: a wrong machine ends the process,
  * it does not throw.
  */
 import { readFileSync } from "node:fs";
 
-/** What is known of this machine. */
+/** Facts about this machine. */
 export interface Machine {
   readonly platform: string;
   readonly arch: string;
@@ -27,7 +27,7 @@ export interface Demand {
 
 /** PyTorch's wheels are built for it (manylinux_2_28). */
 const oldestGlibc = [2, 28] as const;
-/** What the addon is compiled for: x86-64-v3. */
+/** The instruction set that the addon is compiled for: x86-64-v3. */
 const instructions = ["avx2", "fma"];
 
 /** This machine. */

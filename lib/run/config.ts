@@ -1,4 +1,4 @@
-/** What a run is beside its model and its training, every option once, and where its settings come from. */
+/** The options of a run besides those of its model and training, each once, and where its settings come from. */
 import { readFile } from "node:fs/promises";
 import { z } from "zod";
 import { duplicateKey } from "../files/json-keys.ts";
@@ -21,22 +21,22 @@ export const runSchema = z.strictObject({
     .string()
     .min(1)
     .default("runs/train")
-    .describe("folder of the run: log, checkpoints, and at the end the model"),
+    .describe("folder of the run: log, checkpoints and, at the end, the model"),
   preset: z
     .enum(Object.keys(presets) as [PresetName, ...PresetName[]])
     .default("small")
-    .describe("the model to start from; options of the model win"),
+    .describe("the model to start from; model options override it"),
   lanes: z.int().positive().default(16).describe("B, documents read side by side"),
   documents: z
     .enum(documentRules)
     .optional()
-    .describe("what one document is in a text file; default: as the data has it"),
+    .describe("what counts as a document in a text file; default: as in the data set"),
   field: z.string().min(1).optional().describe("the field of a .jsonl line that holds its text; default: text"),
   documentLimit: z
     .int()
     .positive()
     .optional()
-    .describe("tokens after which a document is cut; default: none is, unless there are fewer documents than lanes"),
+    .describe("cut documents after this many tokens; default: only where there are fewer documents than lanes"),
   ends: z
     .boolean()
     .default(true)
@@ -47,20 +47,19 @@ export const runSchema = z.strictObject({
     .min(0)
     .lt(1)
     .optional()
-    .describe("share held out of text without a split of its own; default 0.05"),
-  evaluateSegments: z
-    .int()
-    .positive()
-    .optional()
-    .describe("segments of an evaluation; default: all of the held-out text"),
+    .describe("share to hold out of text that has no split of its own; default 0.05"),
+  evaluateSegments: z.int().positive().optional().describe("segments per evaluation; default: all held-out text"),
   tensorboard: z.boolean().default(true).describe("write TensorBoard's event files"),
   device: z
     .custom<DeviceName>((value) => typeof value === "string")
     .default("auto")
     .describe("where to compute: auto (a GPU where there is one), cpu, cuda, cuda:N"),
   tf32: z.boolean().default(false).describe("let a GPU round the factors of float32 products to TF32"),
-  deterministic: z.boolean().default(false).describe("the same input gives the same bits on a GPU too, at some speed"),
-  threads: z.int().nonnegative().default(0).describe("threads of the operators; 0: one a core"),
+  deterministic: z
+    .boolean()
+    .default(false)
+    .describe("give the same bits for the same input on a GPU too, a little slower"),
+  threads: z.int().nonnegative().default(0).describe("threads of the operators; 0: one per core"),
   tokenizeThreads: z
     .int()
     .nonnegative()
@@ -92,7 +91,7 @@ export function fromFlags(flags: Readonly<Record<string, unknown>>): Given {
 
 /** Reads `{ data, lanes, …, model: {…}, train: {…} }`. Throws IO; CONFIG with an unknown key's near miss. */
 export async function fromFile(path: string): Promise<Given> {
-  // A byte order mark, as some editors write it, is no part of the text.
+  // A byte order mark, which some editors write, is not part of the text.
   const text = (await withIoErrors("read", path, () => readFile(path, "utf8"))).replace(/^\ufeff/, "");
   const refuse = (words: string): never => {
     throw new MemformerError("CONFIG", `${path} ${words}`, { details: { path } });
@@ -105,7 +104,7 @@ export async function fromFile(path: string): Promise<Given> {
   }
   const twice = duplicateKey(text);
   if (twice !== undefined) refuse(`has the key "${twice}" twice`);
-  if (typeof value !== "object" || value === null || Array.isArray(value)) return refuse("is no object of options");
+  if (typeof value !== "object" || value === null || Array.isArray(value)) return refuse("is not an object of options");
   const fileSchema = runSchema.extend({ model: z.unknown(), train: z.unknown() }).partial();
   const { model, train, ...run } = parseOptions(fileSchema, value, path);
   // Parsing refuses what is unknown or wrong; what was given is kept without defaults, which must not win over others.

@@ -105,7 +105,7 @@ export async function openModel(
   throw new MemformerError(
     "CONFIG",
     `the model in ${folder} has vocabulary ${vocabulary} and BOS ${bos}, which ` +
-      `${specs.join(" and ")} ${specs.length > 1 ? "have" : "has"} not: name its tokenizer with --tokenizer`,
+      `${specs.join(" and ")} ${specs.length > 1 ? "do" : "does"} not have: name its tokenizer with --tokenizer`,
     { details: { folder, vocabulary, bos } },
   );
 }

@@ -1,4 +1,4 @@
-/** What a run was trained on, by content: `training.json` in its folder, and in its model's with the step. */
+/** Identifies a run's training text by content: `training.json` in its folder, and in its model's with the step. */
 import { existsSync } from "node:fs";
 import { readFile, writeFile } from "node:fs/promises";
 import { dirname, join } from "node:path";
@@ -39,7 +39,7 @@ const schema = z.object({
   splits: z.record(z.string(), splitSchema).optional(),
 });
 
-/** What is known of a run's text. */
+/** The recorded facts about a run's text. */
 export type RunIdentity = z.infer<typeof schema>;
 type SplitIdentity = z.infer<typeof splitSchema>;
 
@@ -114,7 +114,7 @@ export async function identityOfRun(folder: string): Promise<RunIdentity | undef
   return undefined;
 }
 
-/** What a run held out, to be held out again from text that has grown. */
+/** The documents that a run held out, to be held out again from text that has grown. */
 export function heldOutOf(identity: RunIdentity): HeldOutTexts | undefined {
   const split = identity.splits?.["valid"],
     hashes = hashesOf(split);
@@ -138,7 +138,7 @@ export function refuseOtherText(out: string, before: RunIdentity, now: RunIdenti
   const [had, has] = [before.tokenizer, now.tokenizer];
   if (had.name !== has.name || had.vocabulary !== has.vocabulary || had.bos !== has.bos) {
     refuse(
-      `was trained with the tokenizer ${wordsOf(had)}; what it is given now is ${wordsOf(has)}: give back the file, or start a new run`,
+      `was trained with the tokenizer ${wordsOf(had)}; it is now given ${wordsOf(has)}: restore the file, or start a new run`,
       {
         expected: had,
         found: has,
@@ -156,8 +156,8 @@ export function refuseOtherText(out: string, before: RunIdentity, now: RunIdenti
     (name) => `${name} was ${sizeOf(before.splits![name])} and is ${sizeOf(now.splits?.[name])}`,
   );
   refuse(
-    `was trained on another text than it is given now: ${sentences.join("; ")}${rest.length > 0 ? `; ${rest.join(" and ")} is the same` : ""}` +
-      `${keptWords(before, now)}: give back the text, or start a new run`,
+    `was trained on a different text: ${sentences.join("; ")}${rest.length > 0 ? `; ${rest.join(" and ")} is the same` : ""}` +
+      `${keptWords(before, now)}: restore the text, or start a new run`,
     { changed },
   );
 }

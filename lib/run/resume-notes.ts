@@ -1,16 +1,16 @@
-/** What a run that goes on is told: what is another than before, and what is not known. */
+/** Notes for a run that resumes: what has changed, and what is unknown. */
 import { formatNumber } from "../log/format.ts";
 import { learningRate } from "../train/schedule.ts";
 import { trainSchema, type TrainConfig } from "../train/config.ts";
 import { flagName } from "./flags.ts";
 import type { RunIdentity } from "./identity.ts";
 
-/** Sentences for a run that goes on after step `start`; `had`: the options of training that its `run.json` holds. */
+/** Notes for a run that continues after step `start`; `had`: the options of training that its `run.json` holds. */
 export function resumeNotes(start: number, before: RunIdentity | undefined, had: object, has: TrainConfig): string[] {
   const notes: string[] = [];
   if (before?.splits === undefined) {
     notes.push(
-      "this run did not note what text it is trained on (memformer 0.1 began it): whether that is still the same is not known",
+      "this run does not record its training text (memformer 0.1 started it), so whether it is still the same is unknown",
     );
   }
   const keys = ["steps", "rate", "schedule", "warmup", "finalRate"] as const;

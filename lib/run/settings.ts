@@ -26,7 +26,7 @@ export async function runSettings(
 /** Options of a run that came later than some runs, with the values that these had: they are not in their run.json. */
 const runOptions = { ends: false };
 
-/** What the run has learned so far, and where its stream stands, would mean something else. */
+/** Options that resuming must not change: they decide what was learned so far and where the stream stands. */
 const fixed = {
   run: ["data", "tokenizer", "lanes", "documents", "field", "documentLimit", "ends", "skipEmpty", "heldOut"],
   model: Object.keys(shapeSchema.shape),
@@ -62,7 +62,7 @@ function refuseChanges(out: string, now: Given, before: Given): void {
       if (JSON.stringify(found) === JSON.stringify(wanted)) continue;
       throw new MemformerError(
         "CHECKPOINT_MISMATCH",
-        `the run in ${out} has ${flagName(key)} ${shown(wanted)}, which cannot become ${shown(found)} on the way`,
+        `the run in ${out} has ${flagName(key)} ${shown(wanted)}, which cannot change to ${shown(found)} when it resumes`,
         { details: { out, option: key } },
       );
     }

@@ -1,11 +1,11 @@
-/** What is told of a training step: to the log in full, on the display what is watched. */
+/** Reports a training step: in full to the log, the essentials to the display. */
 import type { TokenSource } from "../data/index.ts";
 import { formatBytes, formatNumber, formatRate } from "../log/format.ts";
 import type { Progress } from "../log/progress.ts";
 import type { RunLog } from "../log/run-log.ts";
 import type { TrainStep } from "../train/trainer.ts";
 
-/** `text`: what is trained on; its bytes a token turn nats a token into bits per byte. */
+/** `text`: the training text; its bytes per token turn nats per token into bits per byte. */
 export function reportStep(step: TrainStep, text: TokenSource, log: RunLog, progress: Progress): void {
   const bitsPerByte = ((step.loss / Math.LN2) * text.tokens) / text.bytes;
   const inUse = step.memory.deviceBytes || step.memory.hostBytes;

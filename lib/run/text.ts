@@ -17,7 +17,7 @@ interface Asked {
   readonly split: Split;
 }
 
-/** What decides which text a run reads, and how it is divided. */
+/** The options that decide which text a run reads, and how it is divided. */
 const deciding = ["documents", "field", "skipEmpty", "heldOut"] as const;
 
 /**
@@ -37,7 +37,7 @@ export async function openHeldOutOf(
   const data = await openRunData(run, tokenizer, { signal, division: isOld ? "order" : "content" });
   if (isOld) {
     notes.push(
-      "this run did not note what text it was trained on (memformer 0.1 made it): whether what is scored was held out is not known",
+      "this run does not record its training text (memformer 0.1 made it), so whether the scored text was held out is unknown",
     );
   }
   if (identity?.splits === undefined || split === "train") return data;
@@ -60,7 +60,7 @@ export async function openHeldOutOf(
       ? `it was ${sizeOf(then)} and is ${sizeOf(identityOf(data).splits![split])}`
       : "it is divided by other options";
     notes.push(
-      `${same === false ? `${split} is not that of the run: ${why}` : `whether ${split} is that of the run is not known`}; ${doubt}`,
+      `${same === false ? `${split} differs from that of the run: ${why}` : `whether ${split} is that of the run is unknown`}; ${doubt}`,
     );
   }
   const trained = countOf(scored.split(split), hashesOf(identity.splits["train"]) ?? new Set());
@@ -71,7 +71,7 @@ export async function openHeldOutOf(
   return scored;
 }
 
-const doubt = "what is scored may have been trained on";
+const doubt = "the scored text may have been trained on";
 
 function countOf(source: TokenSource, hashes: ReadonlySet<bigint>): number {
   let count = 0;

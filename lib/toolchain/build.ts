@@ -49,7 +49,7 @@ export interface BuildResult {
   readonly seconds: number;
 }
 
-/** What a build leaves; with a CUDA LibTorch and nvcc also {@link cudaHalf}. */
+/** The files that a build leaves; with a CUDA LibTorch and nvcc also {@link cudaHalf}. */
 export const products = ["memformer.node", "loader.node"] as const;
 
 const recordName = "build.json";
@@ -96,7 +96,7 @@ export async function buildNative(options: BuildOptions = {}): Promise<BuildResu
   const { report, env = process.env, debug = false } = options;
   const jobs = options.jobs ?? Math.max(1, Math.min(availableParallelism(), Math.floor(freemem() / memoryOfOneJob)));
   if (!Number.isInteger(jobs) || jobs < 1) {
-    const error = new RangeError(`jobs: expected a whole number from 1 up, got ${String(options.jobs)}`);
+    const error = new RangeError(`jobs: expected a whole number of at least 1, got ${String(options.jobs)}`);
     throw Object.assign(error, { code: "ERR_MEMFORMER_CONFIG" });
   }
   const tools = findTools(env);
@@ -139,7 +139,7 @@ export async function buildNative(options: BuildOptions = {}): Promise<BuildResu
       await cmakeJs(["build", ...common, "-p", String(jobs)], cmake);
     } catch (error) {
       if (jobs === 1 || !ranOutOfMemory(error)) throw error;
-      report?.("The compiler ran out of memory; going on with one job.");
+      report?.("The compiler ran out of memory; continuing with one job.");
       await cmakeJs(["build", ...common, "-p", "1"], cmake);
     }
     const lost = [...products, ...(withCuda ? [cudaHalf] : [])].find((name) => !existsSync(join(folder, name)));

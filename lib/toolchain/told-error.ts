@@ -11,7 +11,7 @@ export interface Attempt {
   readonly outcome: string;
 }
 
-/** What to do, and the line that does it. */
+/** A remedy, and the command that performs it. */
 export type Remedy = readonly [what: string, line: string];
 
 /** An error in that form; of more than four remedies the first four are told. */

@@ -1,4 +1,4 @@
-/** What training is: every option once, with its default and its words. */
+/** The configuration of training: every option once, with its default and help text. */
 import { z } from "zod";
 import { gradientMethods } from "../gradients/methods.ts";
 
@@ -8,47 +8,51 @@ const methodNames = Object.keys(gradientMethods) as [keyof typeof gradientMethod
 const shares = z.array(z.number().nonnegative()).refine((numbers) => numbers.some((number) => number > 0));
 const weightsExpected = "expected tokens, segments, doubling, or a number per segment, none negative and not all 0";
 
-/** Every option of training, with its default and its words. */
+/** Every option of training, with its default and help text. */
 export const trainSchema = z.strictObject({
   steps: z.int().positive().default(1000).describe("optimizer steps"),
-  horizon: z.int().positive().default(8).describe("S, segments of a window: how far gradients travel through memory"),
+  horizon: z
+    .int()
+    .positive()
+    .default(8)
+    .describe("S, segments of a window: how far gradients travel through the memory"),
   horizonGrowth: z
     .number()
     .min(0)
     .max(1)
     .default(0)
     .describe(
-      "share of the steps in which the horizon grows to its whole by doubling; a step's segments are cut into shorter windows until then",
+      "share of the steps in which the horizon doubles until it reaches its full length; until then a step's segments are cut into shorter windows",
     ),
   statePassing: z
     .number()
     .min(0)
     .max(1)
     .default(0)
-    .describe("share of rows that a step starts from the memory of another row"),
-  overlap: z.int().nonnegative().default(0).describe("segments that a window shares with the one before"),
-  method: z.enum(methodNames).default("mrbp").describe("mrbp, bptt, or checkpointing a segment"),
+    .describe("share of rows that start a step from another row's memory"),
+  overlap: z.int().nonnegative().default(0).describe("segments that a window shares with the previous one"),
+  method: z.enum(methodNames).default("mrbp").describe("mrbp, bptt, or checkpointing per segment"),
   together: z
     .int()
     .positive()
     .optional()
-    .describe("segments that mrbp recomputes at once; default: what the device is best at, 1 on a CPU"),
+    .describe("segments that mrbp recomputes at once; default: as many as suit a GPU, 1 on a CPU"),
   microBatch: z
     .int()
     .positive()
     .optional()
-    .describe("rows that go forward and back at once, for less memory; default: all lanes"),
+    .describe("rows that go forward and back at once, to save memory; default: all lanes"),
   weights: z
     .union([z.enum(["tokens", "segments", "uniform", "doubling"]), shares], { error: weightsExpected })
     .default("tokens")
     .describe(
-      "what weighs alike: tokens, all that a step scores; segments, each one's mean; doubling: a segment weighs twice the one before; or shares",
+      "what counts equally: tokens (all that a step scores), segments (the mean of each), doubling (a segment counts twice the previous one), or a number per segment",
     ),
-  accumulate: z.int().positive().default(1).describe("windows whose gradients make one step"),
+  accumulate: z.int().positive().default(1).describe("windows whose gradients add up to one step"),
   optimizer: z
     .enum(["adamw", "muon"])
     .default("adamw")
-    .describe("adamw, or muon: the layers' matrices by orthogonalized momentum, everything else by AdamW"),
+    .describe("adamw, or muon: orthogonalized momentum for the layers' matrices, AdamW for everything else"),
   rate: z.number().positive().default(1e-3).describe("peak learning rate"),
   schedule: z
     .enum(["cosine", "linear", "constant"])
@@ -60,15 +64,15 @@ export const trainSchema = z.strictObject({
     .number()
     .nonnegative()
     .default(0.1)
-    .describe("decay of matrices; norms, biases, embeddings and v_bias have none"),
-  beta1: z.number().min(0).lt(1).default(0.9).describe("AdamW's decay of the mean"),
-  beta2: z.number().min(0).lt(1).default(0.95).describe("AdamW's decay of the square"),
+    .describe("weight decay of matrices; norms, biases, embeddings and v_bias have none"),
+  beta1: z.number().min(0).lt(1).default(0.9).describe("AdamW's decay rate of the gradient's mean"),
+  beta2: z.number().min(0).lt(1).default(0.95).describe("AdamW's decay rate of the squared gradient's mean"),
   eps: z.number().positive().default(1e-8).describe("AdamW's epsilon"),
-  clip: z.number().nonnegative().default(1).describe("largest gradient norm; 0 never clips"),
+  clip: z.number().nonnegative().default(1).describe("largest gradient norm; 0: no clipping"),
   seed: z.int().nonnegative().default(0).describe("decides every random draw of the run"),
   evaluateEvery: z.int().nonnegative().default(0).describe("steps between evaluations; 0: never"),
-  saveEvery: z.int().nonnegative().default(0).describe("steps between checkpoints; 0: at the end alone"),
-  keep: z.int().positive().default(2).describe("newest checkpoints that stay, beside the best"),
+  saveEvery: z.int().nonnegative().default(0).describe("steps between checkpoints; 0: only at the end"),
+  keep: z.int().positive().default(2).describe("newest checkpoints to keep, besides the best"),
 });
 
 /** Complete options of training. */

@@ -21,7 +21,7 @@ std::string minor_version(const std::string& version) {
 template <typename Function>
 Function* symbol(void* library, const char* name, const std::string& path) {
   auto* found = reinterpret_cast<Function*>(dlsym(library, name));
-  require(found != nullptr, "LOAD_FAILED", path, " is no CUDA half of memformer: it has no ", name);
+  require(found != nullptr, "LOAD_FAILED", path, " is not a CUDA half of memformer: it has no ", name);
   return found;
 }
 

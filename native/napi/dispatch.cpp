@@ -137,7 +137,8 @@ engine::Tensors DispatchedCall::run(const engine::Tensors& tensors) const {
   }
   engine::Tensors results;
   for (auto& value : stack) {
-    require(value.isTensor() || value.isTensorList(), "NATIVE", schema.name(), " returns something that is no tensor");
+    require(value.isTensor() || value.isTensorList(), "NATIVE", schema.name(),
+            " returns something that is not a tensor");
     if (value.isTensor())
       results.push_back(value.toTensor());
     else

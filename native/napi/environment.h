@@ -1,5 +1,5 @@
-// What one JavaScript environment (the main thread, or a worker) owns of us: an engine, and the way back to its event
-// loop. No process-wide JavaScript state: instance data, freed by a cleanup hook.
+// Everything that one JavaScript environment (the main thread, or a worker) owns: an engine, and the way back to its
+// event loop. No process-wide JavaScript state: instance data, freed by a cleanup hook.
 #pragma once
 #include <napi.h>
 

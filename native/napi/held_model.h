@@ -1,4 +1,4 @@
-// What a model's handle holds.
+// The contents of a model's handle.
 #pragma once
 #include "engine/steps.h"
 #include "napi/values.h"

@@ -1,4 +1,4 @@
-// What an optimizer's handle holds.
+// The contents of an optimizer's handle.
 #pragma once
 #include "engine/adamw.h"
 #include "napi/held_model.h"

@@ -27,7 +27,7 @@ template <typename T>
 std::shared_ptr<T> unwrap(const Napi::Value& value, Kind kind, const char* what) {
   const napi_type_tag tag{0x6d656d666f726d65u, static_cast<uint64_t>(kind)};
   if (!value.IsExternal() || !value.As<Napi::External<std::shared_ptr<T>>>().CheckTypeTag(&tag))
-    throw Napi::TypeError::New(value.Env(), std::string(what) + " is no handle of that kind");
+    throw Napi::TypeError::New(value.Env(), std::string(what) + " is not a handle of that kind");
   const auto& held = *value.As<Napi::External<std::shared_ptr<T>>>().Data();
   require(held != nullptr, "DISPOSED", "the ", what, " has been disposed of");
   return held;

@@ -35,10 +35,10 @@ class CrossAttention {
   struct KeysValues {
     at::Tensor keys, values;  ///< (B, H, N, E), or (1, H, N, E): every row sees the same
   };
-  /// What each layer sees of a context that all of them share.
+  /// Each layer's keys and values of a context that all of them share.
   static std::vector<KeysValues> look_at(const std::vector<const CrossAttention*>& layers, const at::Tensor& context,
                                          Pass& pass);
-  /// What each layer sees of the memory, which it normalizes for itself if memoryNorm.
+  /// Each layer's keys and values of the memory, which each normalizes for itself if memoryNorm.
   static std::vector<KeysValues> look_at_memory(const std::vector<const CrossAttention*>& layers, const Slots& slots,
                                                 Pass& pass);
 

@@ -441,7 +441,7 @@ export function job({ device, cli, library }: JobOptions): {
         ];
         for (const command of commands) {
           for (const [name, words] of [
-            ["cuda:99", /there is no device cuda:99|is not to be had/],
+            ["cuda:99", /there is no device cuda:99|is not available/],
             ["gpu", /device must be "auto", "cpu", "cuda" or "cuda:N", got "gpu"/],
           ] as const) {
             const { code, stderr } = await run([...command, "--device", name]);

@@ -1,4 +1,4 @@
-/** What an operator computes, in every dtype and layout, on dirty memory. Each check returns its complaints. */
+/** Checks an operator's results, in every dtype and layout, on dirty memory. Each check returns its complaints. */
 import { type Allowed, compare, errorOf, meanErrorOf } from "./opcheck-compare.ts";
 import { dtypeOf, EPSILON, type FloatingDType, type Found, type Numbers } from "./opcheck-numbers.ts";
 import { roundedAll, run } from "./opcheck-run.ts";

@@ -1,4 +1,4 @@
-/** What an operator sends back: against central differences in float64, then in every dtype and layout. */
+/** Checks an operator's gradient: against central differences in float64, then in every dtype and layout. */
 import { compare, meanErrorOf } from "./opcheck-compare.ts";
 import { EXACT, plainCall, twicePlain } from "./opcheck-forward.ts";
 import { dtypeOf, Draw, type FloatingDType, type Numbers, rounded } from "./opcheck-numbers.ts";

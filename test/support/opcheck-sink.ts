@@ -1,4 +1,4 @@
-/** What operators do that add gradients to sinks instead of sending them back. */
+/** Checks of operators that add gradients to sinks instead of returning them. */
 import { expect } from "chai";
 import { errorOf } from "./opcheck-compare.ts";
 import { download, type Numbers, numbers, upload } from "./opcheck-numbers.ts";
@@ -6,8 +6,8 @@ import { gradients, isDifferentiable } from "./opcheck-run.ts";
 import type { Argument, Call } from "./opcheck-spec.ts";
 
 /**
- * The gradient of each argument in `sinks` is added to what the sink holds that goes into its place, to `bound`, and is
- * not sent back; those of the other arguments are the same to the bit.
+ * Expects the gradient of each argument in `sinks` to be added to the sink passed at `place`, within `bound`, and not
+ * to be returned. Gradients of the other arguments must be the same to the bit.
  */
 export async function expectSinks(
   call: Call,
@@ -40,7 +40,7 @@ export async function expectSinks(
   for (const sink of uploaded) sink.dispose();
 }
 
-/** So with the bias of an operator whose arguments begin with x, bias, bias_sink. */
+/** The same for the bias of an operator whose arguments begin with x, bias, bias_sink. */
 export async function expectBiasSink(
   call: Call,
   args: readonly Argument[],

@@ -1,4 +1,4 @@
-/** What an operator's folder says of it in its `.spec.ts`, for the harness to prove. */
+/** The description of an operator in its `.spec.ts`, which the harness proves. */
 import type { ErrorCode } from "../../lib/errors.ts";
 import type { Tensor } from "../../lib/index.ts";
 import type { Draw, FloatingDType, Numbers } from "./opcheck-numbers.ts";

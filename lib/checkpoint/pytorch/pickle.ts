@@ -7,7 +7,7 @@
 import { MemformerError } from "../../errors.ts";
 import { ByteReader } from "./pickle-bytes.ts";
 
-/** What stands for a Python callable: given the arguments, the object it would make. */
+/** Stands for a Python callable: given the arguments, returns the object that it would make. */
 export type Construct = (args: readonly unknown[]) => unknown;
 
 export interface PickleHooks {
@@ -77,27 +77,28 @@ class Machine {
   /** Takes all that was pushed since the last mark. */
   sinceMark(): unknown[] {
     const at = this.#stack.lastIndexOf(MARK);
-    return at === -1 ? this.fail("an instruction wants a mark that was never set") : this.#stack.splice(at).slice(1);
+    return at === -1 ? this.fail("an instruction needs a mark that was never set") : this.#stack.splice(at).slice(1);
   }
 
   recall(key: number): unknown {
-    return this.memo.has(key) ? this.memo.get(key) : this.fail(`nothing is remembered under ${key}`);
+    return this.memo.has(key) ? this.memo.get(key) : this.fail(`nothing is stored under ${key}`);
   }
 
   text(): string {
     const value = this.pop();
-    return typeof value === "string" ? value : this.fail("a global's name is no text");
+    return typeof value === "string" ? value : this.fail("a global's name is not text");
   }
 
   append(values: readonly unknown[]): void {
     const list = this.top();
-    if (!Array.isArray(list)) this.fail("it appends to what is no list");
+    if (!Array.isArray(list)) this.fail("it appends to something that is not a list");
     for (const value of values) (list as unknown[]).push(value);
   }
 
   setItems(keysAndValues: readonly unknown[]): void {
     const map = this.top();
-    if (!(map instanceof Map) || keysAndValues.length % 2 !== 0) this.fail("it sets items of what is no dictionary");
+    if (!(map instanceof Map) || keysAndValues.length % 2 !== 0)
+      this.fail("it sets items of something that is not a dictionary");
     for (let i = 0; i < keysAndValues.length; i += 2) {
       (map as Map<unknown, unknown>).set(keysAndValues[i], keysAndValues[i + 1]);
     }
@@ -106,7 +107,7 @@ class Machine {
   reduce(): void {
     const args = this.pop(),
       construct = this.pop();
-    if (typeof construct !== "function" || !Array.isArray(args)) this.fail("it calls what cannot be called");
+    if (typeof construct !== "function" || !Array.isArray(args)) this.fail("it calls something that cannot be called");
     this.push((construct as Construct)(args as unknown[]));
   }
 
@@ -328,7 +329,7 @@ const instructions: ReadonlyMap<number, (machine: Machine) => void> = new Map<nu
     (m) => {
       // BUILD: attributes of an OrderedDict, which say nothing about its tensors
       m.pop();
-      if (!(m.top() instanceof Map)) m.fail("it sets attributes of what is no dictionary");
+      if (!(m.top() instanceof Map)) m.fail("it sets attributes of something that is not a dictionary");
     },
   ],
 ]);

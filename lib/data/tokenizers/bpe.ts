@@ -1,7 +1,7 @@
 // Byte-pair merging: of a word by looking through its pairs, of more in n log n, by a heap of mergeable pairs over a
 // linked list of symbols.
 
-/** What may be merged: the rank of a pair (the lowest goes first), and the symbol it becomes. */
+/** The merges: the rank of a pair (the lowest goes first), and the symbol it becomes. */
 export interface Merges {
   /** The rank of a pair, -1 if it never merges. */
   rank(left: number, right: number): number;

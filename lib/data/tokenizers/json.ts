@@ -19,7 +19,7 @@ import { cutAfterWord } from "./text-cuts.ts";
 import { TokenBuffer } from "./token-buffer.ts";
 import { joined, outOfVocabulary, type EncodeOptions, type Tokenizer } from "./tokenizer.ts";
 
-/** What a file holds, read but for its BOS. */
+/** The contents of a file, except for its BOS. */
 interface Parsed {
   readonly file: Component;
   readonly vocab: ReadonlyMap<string, number>;

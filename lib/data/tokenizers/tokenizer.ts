@@ -5,11 +5,11 @@ import { ByteDecoder, type TokenDecoder } from "./byte-decoder.ts";
 /** Text to tokens and back. Ids run from 0 to `vocabulary` - 1. */
 export interface Tokenizer {
   /**
-   * What makes two tokenizers the same: `bytes`, `gpt2`, `pixels`, or `json:` and twelve digits of the file's
+   * The identity of a tokenizer: `bytes`, `gpt2`, `pixels`, or `json:` and twelve digits of the file's
    * SHA-256.
    */
   readonly name: string;
-  /** What `openTokenizer` was given: opens the same one again. */
+  /** The argument of `openTokenizer` that opens the same tokenizer again. */
   readonly spec: string;
   readonly vocabulary: number;
   /** The id that stands at a document's start; never part of a document made from text. */

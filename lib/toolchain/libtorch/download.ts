@@ -104,7 +104,7 @@ async function fetchWhole(
         ({ size }) => size,
         () => 0,
       );
-      report?.(`The connection broke (${reason(error)}); going on at byte ${got}.`);
+      report?.(`The connection broke (${reason(error)}); continuing at byte ${got}.`);
     }
   }
 }

@@ -19,9 +19,9 @@ export interface LibtorchFolder {
   readonly compilable: boolean;
 }
 
-/** What running needs. */
+/** Files that running needs. */
 const landmark = "lib/libtorch_cpu.so";
-/** What compiling needs beside it. */
+/** Files that compiling needs besides those. */
 const headers = ["include/torch", "share/cmake/Torch/TorchConfig.cmake"];
 
 /** The LibTorch in `folder`, or in its `torch/` or `libtorch/`; else the sentence that says what is missing. */

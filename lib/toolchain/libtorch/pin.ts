@@ -1,6 +1,6 @@
 /**
- * What `third_party/libtorch.json` says: the versions memformer is written against, those fetched by default, and for
- * each pinned archive its size and SHA-256. PyTorch publishes no checksums, so these are our own.
+ * The contents of `third_party/libtorch.json`: the versions memformer is written against, those fetched by default, and
+ * for each pinned archive its size and SHA-256. PyTorch publishes no checksums, so these are our own.
  */
 import { readFileSync } from "node:fs";
 import { fileURLToPath } from "node:url";

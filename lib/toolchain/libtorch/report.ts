@@ -1,4 +1,4 @@
-/** What a long step tells while it runs, and the way a terminal or a log file shows it. */
+/** Progress reports of a long step, and how a terminal or a log file shows them. */
 
 /** A sentence, or how far the step is. */
 export type Report = (event: string | { readonly what: string; readonly done: number; readonly total: number }) => void;

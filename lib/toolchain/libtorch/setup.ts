@@ -44,7 +44,7 @@ export interface SetupResult extends CacheRecord {
   readonly fetched: boolean;
 }
 
-/** What is asked for; undefined is whatever a file on this machine turns out to be. */
+/** The LibTorch asked for; undefined: whatever a file on this machine turns out to be. */
 interface Asked {
   readonly version: string | undefined;
   readonly variant: Variant | undefined;
@@ -119,7 +119,7 @@ function wanted({ variant, version, from }: SetupOptions, pins: Pins): Asked {
   const name = pins.defaults[variant ?? "cpu"];
   const found = version ?? (name === undefined ? undefined : pins.pins[name]?.version);
   if (found !== undefined) return { version: found, variant: variant ?? "cpu" };
-  const message = `--variant ${variant}: there is no pinned version of it (there is one of ${Object.keys(pins.defaults).join(" and ")}). Say --version.`;
+  const message = `--variant ${variant}: there is no pinned version of it (there is one of ${Object.keys(pins.defaults).join(" and ")}). Pass --version.`;
   throw new MemformerError("CONFIG", message, { details: { variant } });
 }
 
@@ -164,7 +164,7 @@ async function seal(
   if (found.version !== expected.version || variant !== expected.variant) {
     const message =
       `${source} is LibTorch ${found.version} for ${variant}, where ${expected.version} for ${expected.variant} was expected. ` +
-      `Say --version ${found.version} --variant ${variant}.`;
+      `Pass --version ${found.version} --variant ${variant}.`;
     throw new MemformerError("LIBTORCH_MISMATCH", message, {
       details: { found: { version: found.version, variant }, expected },
     });

@@ -1,4 +1,4 @@
-// What the position schemes that write their softmax out share: heads apart and together again, and the mask.
+// Shared by the position schemes that compute their softmax explicitly: splitting and merging heads, and the mask.
 #pragma once
 #include "core/torch.h"
 #include "nn/key_mask.h"

@@ -1,4 +1,4 @@
-// What a tokenizer.json holds, and how what it may not hold is refused.
+// The contents of a tokenizer.json, and errors for what is not supported.
 
 /** A component of a tokenizer.json: its `type`, and options by name. */
 export interface Component {

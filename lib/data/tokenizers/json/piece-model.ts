@@ -1,4 +1,4 @@
-// What the models of a tokenizer.json are to the rest.
+// The interface of a tokenizer.json's models.
 
 /** A piece of text, as pre-tokenizing left it, to ids. */
 export interface PieceModel {

@@ -1,4 +1,4 @@
-// What the writers share: slots and tokens projected to queries, keys and values, and slot attention over them.
+// Shared by the writers: slots and tokens projected to queries, keys and values, and slot attention over them.
 //   u = LN(m);   q = u W_Q   k_self = u W_K   k = x W_K   v = x W_V        slots and tokens share W_K; biases if
 //   writerBias
 // The slots enter layer-normed, as in the memory read: a softmax that weighs them against tokens needs both on one
