@@ -36,7 +36,7 @@ export const modelSchema = z.strictObject({
     .default(0)
     .describe("attention heads of the writer; divides width; 0: as many as heads"),
   writerSteps: count(1, "how many times the slots take in each segment"),
-  writerBias: z.boolean().default(false).describe("biases in the writer's query, key and value"),
+  writerBias: z.boolean().default(false).describe("add biases to the writer's query, key and value"),
   memory: z
     .boolean()
     .default(true)
@@ -146,7 +146,7 @@ export const modelSchema = z.strictObject({
     .boolean()
     .default(true)
     .describe("share the embedding (the decoder's, where there are two) with the output projection"),
-  outputBias: z.boolean().default(false).describe("a bias per token on the output projection"),
+  outputBias: z.boolean().default(false).describe("add a bias per token to the output projection"),
   precision: z
     .enum(["float32", "bfloat16", "float16", "float64"])
     .default("float32")

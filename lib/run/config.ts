@@ -40,7 +40,7 @@ export const runSchema = z.strictObject({
   ends: z
     .boolean()
     .default(true)
-    .describe("predict BOS after a document's last token, so that a model learns where to end"),
+    .describe("predict BOS after a document's last token, which teaches a model where to end"),
   skipEmpty: z.boolean().default(false).describe("leave out empty documents instead of refusing them"),
   heldOut: z
     .number()
