@@ -223,9 +223,9 @@ describe("a corpus", () => {
       const cases: [Partial<CorpusOptions>, string, RegExp][] = [
         [{ inputs: put("bad.txt", "a\n\nb") }, "DATA", /Document 2 of .*bad\.txt is empty/],
         [{ inputs: put("tiny.txt", "a"), documents: "file" }, "DATA", /tiny\.txt is too short to hold a part of it/],
-        [{ heldOut: 1 }, "CONFIG", /heldOut must be a share from 0 to below 1, not 1/],
-        [{ heldOut: "0.1" as unknown as number }, "CONFIG", /heldOut must be .* not "0.1"/],
-        [{ seed: -1 }, "CONFIG", /seed must be a whole number of at least 0, not -1/],
+        [{ heldOut: 1 }, "CONFIG", /heldOut must be a share from 0 to below 1, got 1/],
+        [{ heldOut: "0.1" as unknown as number }, "CONFIG", /heldOut must be .* got "0.1"/],
+        [{ seed: -1 }, "CONFIG", /seed must be a whole number of at least 0, got -1/],
         [{ signal: controller.signal, onProgress: () => controller.abort() }, "ABORTED", /was aborted/],
       ];
       for (const [options, code, message] of cases) {

@@ -131,9 +131,9 @@ describe("the recall task", () => {
     const cases: [Partial<RecallOptions>, string][] = [
       [{ lanes: 0 }, "lanes must be a whole number of at least 1"],
       [{ keys: 1 }, "keys must be a whole number of at least 2"],
-      [{ minLag: 0 }, "minLag must be a whole number of at least 1, not 0"],
-      [{ minLag: 5, maxLag: 4 }, "maxLag must be a whole number of at least 5, not 4"],
-      [{ symbols: 6 }, "symbols must be less than the segment of 6, not 6"],
+      [{ minLag: 0 }, "minLag must be a whole number of at least 1, got 0"],
+      [{ minLag: 5, maxLag: 4 }, "maxLag must be a whole number of at least 5, got 4"],
+      [{ symbols: 6 }, "symbols must be less than the segment of 6, got 6"],
     ];
     for (const [given, message] of cases) {
       const error = failure(() => new RecallStream({ ...options, ...given }));

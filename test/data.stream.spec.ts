@@ -344,14 +344,14 @@ describe("a token stream", () => {
   it("refuses options out of range, naming them", async () => {
     const source = sourceOf([10, 10]);
     const cases: [Partial<Record<keyof TokenStreamOptions, unknown>>, string][] = [
-      [{ lanes: 0 }, "lanes must be a whole number of at least 1, not 0"],
-      [{ lanes: "2" }, 'lanes must be a whole number of at least 1, not "2"'],
-      [{ segment: 1.5 }, "segment must be a whole number of at least 1, not 1.5"],
-      [{ segment: undefined }, "segment must be a whole number of at least 1, not undefined"],
-      [{ seed: -1 }, "seed must be a whole number of at least 0, not -1"],
-      [{ ends: "yes" }, 'ends must be true or false, not "yes"'],
-      [{ bos: NaN }, "bos must be a whole number of at least 0, not NaN"],
-      [{ documentLimit: 0 }, "documentLimit must be a whole number of at least 1, not 0"],
+      [{ lanes: 0 }, "lanes must be a whole number of at least 1, got 0"],
+      [{ lanes: "2" }, 'lanes must be a whole number of at least 1, got "2"'],
+      [{ segment: 1.5 }, "segment must be a whole number of at least 1, got 1.5"],
+      [{ segment: undefined }, "segment must be a whole number of at least 1, got undefined"],
+      [{ seed: -1 }, "seed must be a whole number of at least 0, got -1"],
+      [{ ends: "yes" }, 'ends must be true or false, got "yes"'],
+      [{ bos: NaN }, "bos must be a whole number of at least 0, got NaN"],
+      [{ documentLimit: 0 }, "documentLimit must be a whole number of at least 1, got 0"],
       [{ lanes: 50 }, "20 tokens are too few for 50 lanes of segments of 4: they make 6 pieces"],
     ];
     for (const [options, message] of cases) {

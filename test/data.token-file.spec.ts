@@ -279,7 +279,7 @@ describe("token files", () => {
     expect(closed.message).to.include("was closed");
     expect((await failure(async () => openTokenFile(join(folder, "absent")))).code).to.equal("ERR_MEMFORMER_IO");
     const cache = await failure(async () => openTokenFile(file.path, { cacheBytes: -1 }));
-    expect(cache.message).to.include("cacheBytes must be a whole number of at least 0, not -1");
+    expect(cache.message).to.include("cacheBytes must be a whole number of at least 0, got -1");
   });
 
   it("can be looked at in part", async () => {

@@ -161,13 +161,13 @@ describe("tokenizing", () => {
     for (const at of [-1, 0, 1.5, NaN, 1e9]) {
       const error = await failure(async () => fileOf(["x".repeat(20_000)], { ...tokenizer, cut: () => at }, 1));
       expect(error.code).to.equal("ERR_MEMFORMER_CONFIG");
-      expect(error.message).to.match(/The cut of tokenizer "json:\w+" must be a whole number from 4096 to 20000, not/);
+      expect(error.message).to.match(/The cut of tokenizer "json:\w+" must be a whole number from 4096 to 20000, got/);
     }
   });
 
   it("refuses a number of threads that is none", async () => {
     const error = await failure(async () => prepared({ inputs: put("a.txt", "a"), tokenizeThreads: -1 }));
-    expect(error.message).to.equal("tokenizeThreads must be a whole number of at least 0, not -1.");
+    expect(error.message).to.equal("tokenizeThreads must be a whole number of at least 0, got -1");
   });
 
   it("says of an empty document in the middle what one thread says, after the documents before it", async () => {

@@ -6,7 +6,7 @@ import { MemformerError } from "../errors.ts";
  */
 export function wholeNumber(value: unknown, name: string, least: number): number {
   if (typeof value === "number" && Number.isSafeInteger(value) && value >= least) return value;
-  throw new MemformerError("CONFIG", `${name} must be a whole number of at least ${least}, not ${shown(value)}.`, {
+  throw new MemformerError("CONFIG", `${name} must be a whole number of at least ${least}, got ${shown(value)}`, {
     details: { option: name, expected: `whole number >= ${least}`, found: value },
   });
 }
@@ -17,7 +17,7 @@ export function wholeNumber(value: unknown, name: string, least: number): number
  */
 export function flag(value: unknown, name: string): boolean {
   if (typeof value === "boolean") return value;
-  throw new MemformerError("CONFIG", `${name} must be true or false, not ${shown(value)}.`, {
+  throw new MemformerError("CONFIG", `${name} must be true or false, got ${shown(value)}`, {
     details: { option: name, found: value },
   });
 }

@@ -51,7 +51,7 @@ export interface PreparedCorpus {
 export async function prepareCorpus(options: CorpusOptions): Promise<PreparedCorpus> {
   const { out, heldOut = 0.05, seed = 0 } = options;
   if (!(typeof heldOut === "number" && heldOut >= 0 && heldOut < 1)) {
-    throw new MemformerError("CONFIG", `heldOut must be a share from 0 to below 1, not ${shown(heldOut)}.`);
+    throw new MemformerError("CONFIG", `heldOut must be a share from 0 to below 1, got ${shown(heldOut)}`);
   }
   wholeNumber(seed, "seed", 0);
   const stage = await makeFolder(out)

@@ -50,7 +50,7 @@ export async function* documentsOf(
   if (!documentRules.includes(rule)) {
     throw new MemformerError(
       "CONFIG",
-      `documents must be one of ${documentRules.join(", ")}, not ${JSON.stringify(rule)}.`,
+      `documents must be one of ${documentRules.join(", ")}, got ${JSON.stringify(rule)}`,
     );
   }
   for (const file of files) {

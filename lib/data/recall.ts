@@ -85,7 +85,7 @@ export class RecallStream implements SegmentStream<RecallPosition> {
     if (this.symbols >= this.segment) {
       throw new MemformerError(
         "CONFIG",
-        `symbols must be less than the segment of ${this.segment}, not ${this.symbols}.`,
+        `symbols must be less than the segment of ${this.segment}, got ${this.symbols}`,
       );
     }
     this.query = this.keys + this.fillers;

@@ -61,7 +61,7 @@ function cutOf(tokenizer: Tokenizer, text: string, from: number): number {
   if (Number.isInteger(at) && at >= from && at <= text.length) return at;
   throw new MemformerError(
     "CONFIG",
-    `The cut of tokenizer "${tokenizer.name}" must be a whole number from ${from} to ${text.length}, not ${at}.`,
+    `The cut of tokenizer "${tokenizer.name}" must be a whole number from ${from} to ${text.length}, got ${at}`,
     { details: { option: "tokenizer.cut", expected: `${from} to ${text.length}`, found: at } },
   );
 }
