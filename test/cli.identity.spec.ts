@@ -112,7 +112,7 @@ describe("a run and its text", function () {
       ]);
     });
 
-    it("or changes wholly, is not scored without a word", async () => {
+    it("that changes wholly is not scored without a note", async () => {
       for (const name of readdirSync(bench.path("f")))
         writeFileSync(bench.path("f", name), `Other words. ${"Of other texts. ".repeat(9)}${name}`);
       expect((await score("grown")).notes[0])

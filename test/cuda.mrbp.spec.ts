@@ -119,7 +119,7 @@ describeOnGpu("on a GPU, MRBP gives the gradient of BPTT", function () {
   }
 
   for (const options of [{ weights: "doubling" }, { carry: 1 }, { carry: 3, scale: 0.25 }] as const) {
-    it(`and so do recorded BPTT and checkpointing, with ${JSON.stringify(options)}`, async () => {
+    it(`as recorded BPTT and checkpointing do, with ${JSON.stringify(options)}`, async () => {
       for (const variant of variants) {
         await using model = await onGpu({ variant, precision: "float64" });
         expect(model.recorded).to.be.true;

@@ -216,7 +216,7 @@ describe("a corpus", () => {
       expect(seen.at(-1)).to.include({ documents: 200, bytes: Buffer.byteLength(lines.join("")) });
     });
 
-    it("or refused whole: what was there before stays, and nothing else", async () => {
+    it("whole or not at all: a refusal leaves only what was there before", async () => {
       const before = await prepare("p9");
       const out = join(folder, "p9");
       const controller = new AbortController();

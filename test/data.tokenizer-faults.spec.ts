@@ -156,7 +156,7 @@ describe("tokenizers in the world", () => {
       expect(Math.max(...tokenizer.encode(text))).to.be.below(258);
     });
 
-    it("also where the model itself has them", async () => {
+    it("they come back even where the model itself has them", async () => {
       const unigram = await open({
         ...metaspaceJson,
         added_tokens: [addedToken(0, "<unk>"), addedToken(4, "<s>")],

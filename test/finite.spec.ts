@@ -76,7 +76,7 @@ describe("numbers that are not finite", function () {
     await writeSafetensors(path, entries, metadata);
   }
 
-  it("and whole numbers for weights, as quantised files have, are refused as another format", async () => {
+  it("whole numbers for weights, as quantized files have, are refused as another format", async () => {
     const path = join(folder.path, "model"),
       weights = join(path, "model.safetensors");
     await using model = await runModel();

@@ -262,7 +262,7 @@ opcheck(addNorm, () => {
     [0, "sum"],
     [1, "normed"],
   ] as const) {
-    it(`sends back what comes through ${what} alone`, async () => {
+    it(`returns the gradient that comes through ${what} alone`, async () => {
       const draw = new Draw(4),
         args = addNorm.inputs(addNorm.cases[0]!, draw),
         one = draw.numbers([3, 5, 7]);

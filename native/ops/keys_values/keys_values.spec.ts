@@ -328,7 +328,7 @@ opcheck(keysValues, () => {
   });
 
   for (const [i, what] of ["a first key", "a first value", "a last key", "a last value"].entries()) {
-    it(`sends back what comes through ${what} alone`, async () => {
+    it(`returns the gradient that comes through ${what} alone`, async () => {
       const { args, cotangents } = drawn(6);
       const alone = await gradients(
         call,
@@ -413,7 +413,7 @@ opcheck(keysValues, () => {
     );
   };
 
-  it("sends back the same for gradients of keys and values that lie side by side", async () => {
+  it("returns the same gradient where those of keys and values are adjacent in memory", async () => {
     const { args, cotangents } = drawn(10);
     expectClose(
       await gradients(stacked(call), args, stackedNumbers(cotangents)),

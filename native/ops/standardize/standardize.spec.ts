@@ -99,7 +99,7 @@ export const standardize: OperatorSpec<Case, Arguments> = {
 opcheck(standardize, () => {
   const call = operator(standardize);
 
-  it("sends back what comes through one reader, or through x, alone", async () => {
+  it("returns the gradient that comes through one reader, or through x, alone", async () => {
     const draw = new Draw(4),
       args = standardize.inputs(standardize.cases[0]!, draw);
     const cotangents = standardize
