@@ -6,6 +6,7 @@
 //                    = s_i w_i, so a small v does not turn faster than a large one.
 //   normalize-only   m <- m / max(||m||, eps)                m_0 = w / ||w||      w learned, (M, D): `writer.initial`
 //   none             m                                       m_0 = w
+// Letters: B batch, M slots, D width.
 #pragma once
 #include "nn/config.h"
 #include "nn/parameters.h"

@@ -1,6 +1,7 @@
 // The contract of attention's kernels over short segments: one block per head of a row, all of it in shared memory.
 //   y = softmax(q k^T / sqrt(E), over the visible keys) v      with angles, q and k are rotated by their position first
 // Nothing is kept for backward, which computes the weights again.
+// Letters: B batch, H heads, N queries, M keys, E width of a head.
 #pragma once
 #include <cuda_runtime_api.h>
 

@@ -4,6 +4,7 @@
 //   p = exp(scale q k^T - lse)      dL/dv = p^T g      ds = p (g v^T - delta)      dL/dq = scale ds k      dL/dk =
 //   scale ds^T q
 // with g = dL/dy and delta = rowsum(g y). lse and delta may be of a softmax over more than these keys.
+// Letters: B batch, H heads, N queries, M keys, E width of a head.
 #pragma once
 #include "ops/attention/attention.cuh"
 

@@ -1,6 +1,7 @@
 // Two fused Hopper kernels: GEMM + bias + GELU (forward), and GEMM + GELU backward + bias gradient. bfloat16 or
 // float16; row-major matrices, each aligned to 16 bytes, with sizes that feed_forward_fits accepts, for any number of
 // rows. For compute capability 9.0 alone: elsewhere they trap.
+// Letters: N rows, D width, F width inside the layer.
 #pragma once
 #include <cuda_runtime_api.h>
 

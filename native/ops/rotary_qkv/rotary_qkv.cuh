@@ -1,6 +1,7 @@
 // The contract of rotary_qkv's kernel, which serves both directions: heads of E = 2 half numbers are read from three
 // places, turned by the angle (backward: by minus the angle), the third only copied, and written side by side. Forward
 // it adds a bias first, backward it sums what it writes over the tokens. acc is float, double for float64.
+// Letters: B batch, T tokens, H heads, E width of a head.
 #pragma once
 #include <cuda_runtime_api.h>
 

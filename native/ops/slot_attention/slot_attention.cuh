@@ -4,6 +4,7 @@
 //   y_tokens
 // (B, M, D) tensors are contiguous and begin at multiples of 16 bytes; those said to be narrow have `narrow`, the
 // others `dtype`: float32 or the same as `narrow`, which is bfloat16 or float16.
+// Letters: B batch, M slots, D width, H heads, E = D / H.
 #pragma once
 #include <cuda_runtime_api.h>
 
