@@ -57,18 +57,17 @@ async function scoredPart(
   segments: number,
 ): Promise<Scored> {
   const tokens = new Map<number, number>(); // scored, by document
-  const seen = new Set<string>();
   let cuts = 0;
   const dry = pass({
     ...documentRange(source, 0, source.documents),
-    // Each segment is read twice: as the target, and as the source of the next one.
+    // What is read ends with the segment that is scored, and may begin before it.
     async read(document, from, to, into = new Int32Array(to - from)) {
-      const place = `${document}:${from}`;
-      if (!seen.has(place)) {
-        seen.add(place);
-        tokens.set(document, (tokens.get(document) ?? 0) + to - from);
-        if (from > 0 && from % dry.documentLimit === 0) cuts++;
-      }
+      const { segment, documentLimit } = dry,
+        last = to - 1;
+      const piece = documentLimit === Infinity ? 0 : last - (last % documentLimit);
+      const begin = last - ((last - piece) % segment);
+      tokens.set(document, (tokens.get(document) ?? 0) + to - begin);
+      if (begin > 0 && begin === piece) cuts++;
       return into.fill(0, 0, to - from);
     },
   });
