@@ -128,8 +128,8 @@ describe("a model's call with a tensor that cannot be brought to it", () => {
     "advance's target": [() => model.advance(target(), state)[0]!, /segment\.target.*meta/],
     "logits' state": [() => model.logits(segment, prefix(), memory()), /state\[0\].*meta/],
     "logits' prefix": [() => model.logits(segment, elsewhere([4, 1], "int32"), state), /prefix.*meta/],
-    "replay's state": [() => model.replay([segment], memory(), [1], [], [{}]).loss, /state\[0\].*meta/],
-    "replay's gradient": [() => model.replay([segment], state, [1], memory(), [{}]).loss, /gradient\[0\].*meta/],
+    "replay's state": [() => model.replay([segment], memory(), [1], [], [{}], true).loss, /state\[0\].*meta/],
+    "replay's gradient": [() => model.replay([segment], state, [1], memory(), [{}], false).loss, /gradient\[0\].*meta/],
     "score's memory": [() => model.score([segment], { memory: memory(), held: [] }, []).losses, /state\[0\].*meta/],
   };
   for (const [name, [call, words]] of Object.entries(calls)) {
@@ -178,7 +178,7 @@ describeOnGpu("tensors of host and GPU", function () {
       const leaves = state.map((tensor) => tensor.leaf()),
         step = model.forward(segment, leaves, { graph: true });
       backward([step.loss], [1]);
-      const replayed = model.replay([segment], state, [1], first.initialState(4).map(place), [{}]);
+      const replayed = model.replay([segment], state, [1], first.initialState(4).map(place), [{}], false);
       const scored = model.score([segment], { memory: state, held: [] }, ["initial", "zeroed", "shuffled", "frozen"]);
       const all = [
         step.loss,

@@ -5,6 +5,7 @@
 import { inMicroBatches } from "./micro-batch.ts";
 import { mrbp } from "./mrbp.ts";
 import { backward, tidy, type Tensor } from "../engine/tensor.ts";
+import { differentiableParts, leafState } from "../model/state.ts";
 import { planWindow, type GradientMethod } from "./window.ts";
 
 /** The gradient of a window by back-propagation through one graph over all its segments, which all stay in memory. */
@@ -13,10 +14,10 @@ export const bptt: GradientMethod = inMicroBatches((model, window, state, option
     const { weights, steps, carry } = planWindow(window, options);
     // MRBP in one step of all segments is one graph over them, too: where steps are recorded, that one is.
     if (model.recorded === true) return mrbp(model, window, state, { ...options, together: window.length });
-    const start = state.map((tensor) => tensor.leaf());
+    const start = leafState(model.stateLayout, state);
     const losses: Tensor[] = [],
       counts: Tensor[] = [],
-      states = [start as readonly Tensor[]];
+      states = [start];
     for (const [t, segment] of window.entries()) {
       const step = model.forward(segment, states[t]!, { ...steps[t]!, graph: true });
       losses.push(step.loss);
@@ -28,7 +29,7 @@ export const bptt: GradientMethod = inMicroBatches((model, window, state, option
       losses: losses.map((loss) => loss.detach()),
       counts,
       state: states[carry]!.map((tensor) => tensor.detach()),
-      gradient: start.map((tensor) => tensor.gradient()),
+      gradient: differentiableParts(model.stateLayout, start).map((tensor) => tensor.gradient()),
     };
   }),
 );

@@ -16,6 +16,7 @@ export const checkpointing: GradientMethod = (model, window, state, options) =>
 
 function wholeSegments(model: Recurrence): Recurrence {
   return {
+    ...(model.stateLayout !== undefined && { stateLayout: model.stateLayout }),
     advance: (segment, before, step) => model.forward(segment, before, step).state,
     forward: (segment, before, step) => model.forward(segment, before, step),
     ...(model.recorded === true && model.replay !== undefined && { replay: model.replay.bind(model) }),

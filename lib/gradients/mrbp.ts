@@ -5,6 +5,7 @@
 import { inMicroBatches } from "./micro-batch.ts";
 import type { Recurrence, Replayed } from "../model/recurrence.ts";
 import { apply, backward, opList, tidy, type Tensor } from "../engine/tensor.ts";
+import { differentiableParts, leafState } from "../model/state.ts";
 import { planWindow, type GradientMethod } from "./window.ts";
 
 /**
@@ -36,10 +37,18 @@ export const mrbp: GradientMethod = inMicroBatches((model, window, state, option
     const replay = model.replay?.bind(model) ?? composed(model);
     for (const [i, t] of [...starts.entries()].toReversed()) {
       const end = starts[i + 1] ?? S;
-      const replayed = replay(window.slice(t, end), buffer[t]!, weights.slice(t, end), gradient, steps.slice(t, end));
+      const final = end === S;
+      const replayed = replay(
+        window.slice(t, end),
+        buffer[t]!,
+        weights.slice(t, end),
+        gradient,
+        steps.slice(t, end),
+        final,
+      );
       losses.unshift(...each(replayed.loss, end - t));
       counts.unshift(...each(replayed.count, end - t));
-      if (gradient.length === 0) last = replayed.state;
+      if (final) last = replayed.state;
       for (const tensor of gradient) tensor.dispose();
       gradient = replayed.gradient;
     }
@@ -54,28 +63,28 @@ function each(tensor: Tensor, count: number): Tensor[] {
 
 /** The replay of a recurrence that has none of its own: its forward, and a backward pass. */
 function composed(model: Recurrence): NonNullable<Recurrence["replay"]> {
-  return (segments, state, weights, gradient, options): Replayed =>
+  return (segments, state, weights, gradient, options, last): Replayed =>
     tidy(() => {
-      const memory = state.map((tensor) => tensor.leaf()),
+      const before = leafState(model.stateLayout, state),
         losses: Tensor[] = [],
         counts: Tensor[] = [];
-      let next: readonly Tensor[] = memory;
+      let next = before;
       for (const [i, segment] of segments.entries()) {
         const step = model.forward(segment, next, { ...options[i], graph: true });
         losses.push(step.loss);
         counts.push(step.count);
         next = step.state;
       }
-      const later = gradient.length > 0;
-      backward([...losses, ...(later ? next : [])], [...weights, ...gradient]);
+      const later = last ? [] : differentiableParts(model.stateLayout, next);
+      backward([...losses, ...later], [...weights, ...gradient]);
       return {
         loss: apply(
           "aten::stack",
           losses.map((loss) => loss.detach()),
         ),
         count: apply("aten::stack", counts),
-        state: later ? [] : next.map((tensor) => tensor.detach()),
-        gradient: memory.map((tensor) => tensor.gradient()),
+        state: last ? next.map((tensor) => tensor.detach()) : [],
+        gradient: differentiableParts(model.stateLayout, before).map((tensor) => tensor.gradient()),
       };
     });
 }

@@ -48,7 +48,7 @@ export interface WindowResult {
   readonly counts: readonly Tensor[];
   /** The state to begin the next window with, without history. */
   readonly state: State;
-  /** dL/dstate of the given state: what reached the window's start. */
+  /** dL/dstate of the given state's differentiable parts: what reached the window's start. */
   readonly gradient: State;
 }
 

@@ -13,13 +13,13 @@ import {
 import type { SafetensorsFile, TensorEntry } from "../checkpoint/safetensors.ts";
 import { MemformerError } from "../errors.ts";
 import { isFinite, notFinite } from "../engine/finite.ts";
-import type { Parameterized } from "./parameter.ts";
+import type { ModelDescription, Parameterized } from "./parameter.ts";
 import { parseOptions } from "../options.ts";
 import { Tensor, typedArray, type DType } from "../engine/tensor.ts";
 
 /** The dtype weights are kept in. */
-export function masterType(config: ModelConfig): DType {
-  return config.precision === "float64" ? "float64" : "float32";
+export function masterType({ precision }: ModelDescription): "float32" | "float64" {
+  return precision === "float64" ? "float64" : "float32";
 }
 
 /**
@@ -49,7 +49,7 @@ export function engineEntry(
 function modelParts(model: Parameterized, tokenizer: TokenizerTexts, finite: boolean): ModelParts {
   const dtype = masterType(model.config);
   return {
-    config: model.config,
+    config: { ...model.config },
     tensors: model.parameters.map(({ name, shape }) =>
       engineEntry(name, dtype, shape, () => model.ownParameter(name), finite),
     ),
@@ -69,19 +69,29 @@ export async function writeModel(model: Parameterized, folder: string, tokenizer
   await writeModelFolder(folder, modelParts(model, tokenizer, true));
 }
 
-/**
- * Opens a model's folder; the caller closes `weights`. Options that its config.json is too old to name have the values
- * of {@link plainOptions}.
- */
+/** The options of a config.json; those that it is too old to name have the values of {@link plainOptions}. */
+export function readDescription(found: Readonly<Record<string, unknown>>, file: string): ModelConfig {
+  return parseOptions(modelSchema, { ...plainOptions, ...found }, file);
+}
+
+/** Opens the folder of a {@link Memformer}; the caller closes `weights`. */
 export async function readModelFolder(
   folder: string,
 ): Promise<{ config: ModelConfig; weights: SafetensorsFile; tokenizer: string | undefined }> {
-  const { format, formatVersion, ...config } = await readConfig(folder);
   return {
-    config: parseOptions(modelSchema, { ...plainOptions, ...config }, `${folder}/config.json`),
+    config: await describedIn(folder, readDescription),
     weights: await openWeights(folder),
     tokenizer: await readTokenizer(folder),
   };
+}
+
+/** What a folder's config.json says of its model. */
+export async function describedIn<Description extends ModelDescription>(
+  folder: string,
+  read: (found: Readonly<Record<string, unknown>>, file: string) => Description,
+): Promise<Description> {
+  const { format, formatVersion, ...found } = await readConfig(folder);
+  return read(found, `${folder}/config.json`);
 }
 
 interface Wanted {
@@ -94,13 +104,19 @@ interface Wanted {
 const FLOATING: readonly string[] = ["float64", "float32", "float16", "bfloat16"] satisfies DType[];
 
 /** Throws MemformerError CHECKPOINT_MISMATCH, naming the first option that differs. */
-export function expectConfig(folder: string, found: ModelConfig, wanted: ModelConfig): void {
-  for (const key of Object.keys(wanted) as (keyof ModelConfig)[]) {
-    if (found[key] === wanted[key]) continue;
+export function expectConfig(folder: string, found: ModelDescription, wanted: ModelDescription): void {
+  const [its, ours] = [
+    new Map<string, unknown>(Object.entries(found)),
+    new Map<string, unknown>(Object.entries(wanted)),
+  ];
+  for (const key of new Set([...ours.keys(), ...its.keys()])) {
+    const [one, other] = [its.get(key), ours.get(key)];
+    if (one === other || JSON.stringify(one) === JSON.stringify(other)) continue;
+    const told = (value: unknown): string => (typeof value === "string" ? value : (JSON.stringify(value) ?? "missing"));
     throw new MemformerError(
       "CHECKPOINT_MISMATCH",
-      `${folder} holds another model: its ${key} is ${found[key]}, this one's ${wanted[key]}`,
-      { details: { path: folder, option: key, found: found[key], expected: wanted[key] } },
+      `${folder} holds another model: its ${key} is ${told(one)}, this one's ${told(other)}`,
+      { details: { path: folder, option: key, found: one, expected: other } },
     );
   }
 }

@@ -1,14 +1,14 @@
 /** The model: creating and loading it, its steps, its parameters, saving it. */
 import { modelConfig, modelSchema, presets, type ModelConfig, type ModelOptions, type PresetName } from "./config.ts";
 import { MemformerError, nearest } from "../errors.ts";
-import type { ModelHandle, SegmentHandles } from "../native/addon.ts";
+import type { SegmentHandles } from "../native/addon.ts";
 import { guarded, nextCall, waited } from "../native/calls.ts";
 import { gpuBytes, resolveDevice, type Device, type DeviceName } from "../native/cuda.ts";
 import { knownOptions, optionNames, wholeSeed } from "../options.ts";
 import { runtime } from "../engine/runtime.ts";
-import { assignAll, readModelFolder, writeModel } from "./files.ts";
-import type { Parameter } from "./parameter.ts";
-import type { Recurrence, Replayed, State, Step, StepOptions } from "./recurrence.ts";
+import { assignAll, readDescription, readModelFolder, writeModel } from "./files.ts";
+import { HeldParameters, type MadeModel } from "./held-parameters.ts";
+import type { Replayed, State, StatePart, Step, StepOptions, TrainableModel } from "./recurrence.ts";
 import { upload, type SegmentTensors } from "./segment-tensors.ts";
 import type { Segment } from "../data/segment.ts";
 import type { Ablation, Scored, ScoringState } from "./scoring.ts";
@@ -16,8 +16,7 @@ import { Session } from "../generate/session.ts";
 import type { SessionModel } from "../generate/session-model.ts";
 import { Tensor } from "../engine/tensor.ts";
 import { segmentsScoredTogether, segmentsTogether } from "./together.ts";
-import { weightsHash } from "./weights-hash.ts";
-import { threadBound } from "../engine/thread-bound.ts";
+import { rowBytes } from "./state.ts";
 
 export interface CreateOptions extends ModelOptions {
   /** A named starting point; the options beside it win. Default "small". */
@@ -50,34 +49,15 @@ const stepNames = optionNames<StepOptions & { readonly graph?: boolean }>({ seed
  * A Memformer. Make one with {@link Memformer.create} or {@link Memformer.load}; free it with `await using` or
  * `dispose()`.
  */
-export class Memformer implements Recurrence, SessionModel, AsyncDisposable {
+export class Memformer extends HeldParameters implements TrainableModel, SessionModel {
   readonly config: ModelConfig;
-  /** Where it computes. */
-  readonly device: Device;
-  /** In the order of docs/checkpoint.md. */
-  readonly parameters: readonly Parameter[];
-  /** Number of learned numbers. */
-  readonly size: number;
-  /** @internal */
-  readonly threadBound = threadBound;
-  #handle: ModelHandle | undefined;
+  readonly stateLayout: readonly StatePart[];
   #recordSteps = true;
-  #revision = 0;
-  readonly #stateSize: number;
-  #weightsHash: Promise<string> | undefined;
-  #lent = false; // whether somebody holds a parameter, and may change it unseen
 
-  private constructor(
-    config: ModelConfig,
-    device: Device,
-    made: { model: ModelHandle; stateSize: number; parameters: readonly Parameter[] },
-  ) {
+  private constructor(config: ModelConfig, device: Device, made: MadeModel) {
+    super(device, made);
     this.config = config;
-    this.device = device;
-    this.#handle = made.model;
-    this.#stateSize = made.stateSize;
-    this.parameters = made.parameters;
-    this.size = made.parameters.reduce((sum, { shape }) => sum + shape.reduce((product, size) => product * size, 1), 0);
+    this.stateLayout = made.stateLayout;
   }
 
   /**
@@ -157,7 +137,12 @@ export class Memformer implements Recurrence, SessionModel, AsyncDisposable {
 
   /** Bytes of the state of one row: M x D numbers, however long the history. */
   get stateBytes(): number {
-    return this.config.memorySlots * this.config.width * (this.config.precision === "float64" ? 8 : 4);
+    return rowBytes(this.stateLayout);
+  }
+
+  /** @internal */
+  readDescription(found: Readonly<Record<string, unknown>>, file: string): ModelConfig {
+    return readDescription(found, file);
   }
 
   /**
@@ -173,7 +158,7 @@ export class Memformer implements Recurrence, SessionModel, AsyncDisposable {
     if (!Number.isSafeInteger(rows) || rows < 0)
       throw new MemformerError("CONFIG", `rows must be a whole number of at least 0, got ${String(rows)}`);
     const call = nextCall();
-    return tensors(guarded((addon) => addon.initialState(call, this.handle, rows, this.#stateSize)));
+    return tensors(guarded((addon) => addon.initialState(call, this.handle, rows)));
   }
 
   /**
@@ -213,6 +198,7 @@ export class Memformer implements Recurrence, SessionModel, AsyncDisposable {
     weights: readonly number[],
     gradient: State,
     options: readonly StepOptions[],
+    last: boolean,
   ): Replayed {
     this.#checkState(state);
     const call = nextCall(),
@@ -228,11 +214,12 @@ export class Memformer implements Recurrence, SessionModel, AsyncDisposable {
           state.map((tensor) => tensor.handle),
           weights,
           gradient.map((tensor) => tensor.handle),
+          last,
         ),
       ),
     );
     for (const seed of seeds) seed.dispose();
-    const made = gradient.length === 0 ? this.#stateSize : 0;
+    const made = last ? this.stateLayout.length : 0;
     return { loss: loss!, count: count!, state: rest.slice(0, made), gradient: rest.slice(made) };
   }
 
@@ -270,7 +257,7 @@ export class Memformer implements Recurrence, SessionModel, AsyncDisposable {
     return {
       losses: losses!,
       counts: counts!,
-      state: { memory: rest.slice(0, this.#stateSize), held: rest.slice(this.#stateSize) },
+      state: { memory: rest.slice(0, this.stateLayout.length), held: rest.slice(this.stateLayout.length) },
     };
   }
 
@@ -345,101 +332,12 @@ export class Memformer implements Recurrence, SessionModel, AsyncDisposable {
     )[0]!;
   }
 
-  /** @internal Tells this model's weights from another's of the same shape; computed once, until the weights change. */
-  async weightsHash(): Promise<string> {
-    if (this.#weightsHash !== undefined) return this.#weightsHash;
-    const computed = weightsHash(this);
-    if (!this.#lent) this.#weightsHash = computed;
-    computed.catch(() => {
-      this.#weightsHash = undefined;
-    });
-    return computed;
-  }
-
-  /**
-   * A parameter's values, shared with the model. Throws MemformerError CONFIG at the read if there is none of that
-   * name.
-   */
-  parameter(name: string): Tensor {
-    this.#lent = true;
-    this.#weightsHash = undefined;
-    return this.ownParameter(name);
-  }
-
-  /** @internal The same for reading alone. */
-  ownParameter(name: string): Tensor {
-    return tensors(guarded((addon) => addon.parameter(nextCall(), this.handle, name)))[0]!;
-  }
-
-  /** A parameter's gradient so far, zeros where nothing reached it. */
-  gradient(name: string): Tensor {
-    return tensors(guarded((addon) => addon.parameterGradient(nextCall(), this.handle, name)))[0]!;
-  }
-
-  /** Copies `value` into a parameter. */
-  assign(name: string, value: Tensor): void {
-    this.revise();
-    guarded((addon) => {
-      addon.assign(nextCall(), this.handle, name, value.handle);
-    });
-  }
-
-  /** Drops the gradients gathered so far. */
-  zeroGradients(): void {
-    this.revise();
-    guarded((addon) => {
-      addon.zeroGradients(nextCall(), this.handle);
-    });
-  }
-
-  /** The L2 norm over all gradients, (); they are scaled so that it is at most `most` (0: never). */
-  clipGradients(most: number): Tensor {
-    if (!(most >= 0)) throw new MemformerError("CONFIG", `the norm to clip to must be at least 0, got ${String(most)}`);
-    if (most > 0) this.revise();
-    return tensors(guarded((addon) => addon.clipGradients(nextCall(), this.handle, most)))[0]!;
-  }
-
-  /** @internal Changes with every call that changes weights, or gradients other than by adding to them. */
-  get revision(): number {
-    return this.#revision;
-  }
-
-  /** @internal For what changes them from outside: an optimizer. */
-  revise(): void {
-    this.#revision += 1;
-    this.#weightsHash = undefined;
-  }
-
-  /** @internal */
-  get handle(): ModelHandle {
-    if (this.#handle === undefined) throw new MemformerError("DISPOSED", "this model has been disposed of");
-    return this.#handle;
-  }
-
-  /** Whether the model has been disposed of. */
-  get disposed(): boolean {
-    return this.#handle === undefined;
-  }
-
-  /** Frees the model once the calls made before have run. Idempotent. */
-  async dispose(): Promise<void> {
-    const handle = this.#handle;
-    if (handle === undefined) return;
-    this.#handle = undefined;
-    guarded((addon) => {
-      addon.dropModel(handle);
-    });
-    await waited((addon) => addon.read(nextCall()));
-  }
-
-  /** For `await using`: as `dispose`. */
-  async [Symbol.asyncDispose](): Promise<void> {
-    await this.dispose();
-  }
-
   #checkState(state: State): void {
-    if (state.length === this.#stateSize) return;
-    throw new MemformerError("SHAPE", `this model's state is ${this.#stateSize} tensor(s), got ${state.length}`);
+    if (state.length === this.stateLayout.length) return;
+    throw new MemformerError(
+      "SHAPE",
+      `this model's state is ${this.stateLayout.length} tensor(s), got ${state.length}`,
+    );
   }
 
   #step(

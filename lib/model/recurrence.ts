@@ -2,14 +2,16 @@
  * A model as the gradient methods see it: a recurrence over a state. Your own composition of models fits it as well as
  * ours.
  */
+import type { Segment } from "../data/segment.ts";
 import type { Tensor } from "../engine/tensor.ts";
+import type { ModelHandle } from "../native/addon.ts";
+import type { Device } from "../native/cuda.ts";
+import type { ModelDescription, Parameter } from "./parameter.ts";
+import type { Ablation, Scored, ScoringState } from "./scoring.ts";
 import type { SegmentTensors } from "./segment-tensors.ts";
+import type { State, StatePart } from "./state.ts";
 
-/**
- * What a model carries from segment to segment: its memory, a cache, or nothing. The first dimension of each tensor is
- * the rows, B.
- */
-export type State = readonly Tensor[];
+export type { State, StatePart } from "./state.ts";
 
 /** How one step is computed. */
 export interface StepOptions {
@@ -35,25 +37,31 @@ export interface Replayed {
   /** (G) each: as in {@link Step}, without history. */
   readonly loss: Tensor;
   readonly count: Tensor;
-  /**
-   * The state after the last, without history; empty when a gradient of it was given, for then it had been known
-   * before.
-   */
+  /** The state after the window's last segment, without history; empty unless `last`: it had been known before. */
   readonly state: State;
-  /** dL/dstate of the state the first began with. */
+  /** dL/dstate of the state the first began with: a tensor per differentiable part, in the order of the layout. */
   readonly gradient: State;
 }
 
-/** A model as training, evaluation and sessions see it: a step over a state. What fulfils it trains by MRBP. */
+/**
+ * A model as the gradient methods see it: a step over a state. What fulfils it trains by MRBP. A step makes every
+ * tensor of the next state anew: whoever called it frees the state before.
+ */
 export interface Recurrence {
+  /** The parts of its state. Default: however many `forward` gives, all differentiable. */
+  readonly stateLayout?: readonly StatePart[];
   /** The step without its loss, and without gradient: the next state alone. */
   advance(segment: SegmentTensors, state: State, options?: StepOptions): State;
-  /** The whole step; with `graph`, ready for {@link backward} down to the parameters and the given state. */
+  /**
+   * The whole step; with `graph`, ready for {@link backward} down to the parameters and the given state's
+   * differentiable parts.
+   */
   forward(segment: SegmentTensors, state: State, options?: StepOptions & { readonly graph?: boolean }): Step;
   /**
-   * Consecutive segments from `state` as a leaf and back at once: adds to the parameters' gradients that of
-   * sum_g weights_g loss_g + <gradient, last state> (an empty gradient: of the losses alone). What has none of its own
-   * gets the one that lib/gradients/mrbp.ts composes.
+   * Consecutive segments from `state` as leaves and back at once: adds to the parameters' gradients that of
+   * sum_g weights_g loss_g + <gradient, last state>. `last`: no later loss follows, and `gradient` is empty; else it
+   * holds one tensor per differentiable part, none where the state has no such part. Default: composed of `forward`
+   * and {@link backward}.
    */
   replay?(
     segments: readonly SegmentTensors[],
@@ -61,9 +69,58 @@ export interface Recurrence {
     weights: readonly number[],
     gradient: State,
     options: readonly StepOptions[],
+    last: boolean,
   ): Replayed;
   /** Whether what `replay` does is recorded, and a window that it takes whole is one launch. Default false. */
   readonly recorded?: boolean;
   /** How many consecutive segments of a shape are best replayed together. Default 1. */
   together?(segment: SegmentTensors): number;
+}
+
+/** A recurrence that {@link evaluate} can start and feed. */
+export interface EvaluatedModel extends Recurrence {
+  readonly stateLayout: readonly StatePart[];
+  /** The state at time 0 of `rows` rows: one tensor per part of the layout. */
+  initialState(rows: number): State;
+  /** Hands a segment to the engine, where `forward` takes it from. */
+  upload(segment: Segment): SegmentTensors;
+  /**
+   * The losses of G consecutive segments, without gradient and dropout, with the state and with each ablation in its
+   * place. Default: composed of `forward`.
+   */
+  score?(segments: readonly SegmentTensors[], state: ScoringState, ablations: readonly Ablation[]): Scored;
+  /** How many consecutive segments of `batch` rows of `length` tokens are best scored at once. Default 1. */
+  scoredTogether?(batch: number, length: number): number;
+}
+
+/**
+ * A model that {@link Trainer} and {@link AdamW} train: a recurrence, and parameters that the engine holds.
+ * {@link Memformer} is one; {@link ComposedModel} is the base of your own.
+ */
+export interface TrainableModel extends EvaluatedModel {
+  readonly config: ModelDescription;
+  /** Where it computes. */
+  readonly device: Device;
+  readonly parameters: readonly Parameter[];
+  /** Whether it has been disposed of. */
+  readonly disposed: boolean;
+  /** Changes with every call that changes weights, or gradients other than by adding to them. */
+  readonly revision: number;
+  /** @internal The engine's end of its parameters. */
+  readonly handle: ModelHandle;
+  /** For what changes weights from outside, an optimizer: {@link revision} changes. */
+  revise(): void;
+  /** A parameter's values, shared with the model; the caller only reads them, and disposes of the handle. */
+  ownParameter(name: string): Tensor;
+  /** Copies `value` into a parameter. */
+  assign(name: string, value: Tensor): void;
+  /** Drops the gradients gathered so far. */
+  zeroGradients(): void;
+  /** The L2 norm over all gradients, (); they are scaled so that it is at most `most` (0: never). */
+  clipGradients(most: number): Tensor;
+  /**
+   * What a config.json says, with the options that it is too old to name. Default: as it stands. Throws MemformerError
+   * CONFIG, naming `file`, for what no model of this kind has.
+   */
+  readDescription?(found: Readonly<Record<string, unknown>>, file: string): ModelDescription;
 }

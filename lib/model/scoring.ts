@@ -1,5 +1,5 @@
 /** A step of evaluation: losses with the memory and with what an ablation puts in its place. */
-import type { State } from "./recurrence.ts";
+import type { State } from "./state.ts";
 import type { Tensor } from "../engine/tensor.ts";
 
 /**

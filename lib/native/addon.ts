@@ -39,6 +39,19 @@ export interface NativeParameter {
   readonly decay: boolean;
 }
 
+/** A parameter that is added to those a model makes itself, drawn from N(value, deviation^2). */
+export interface NativeParameterSpec extends NativeParameter {
+  readonly deviation: number;
+  readonly value: number;
+}
+
+export interface NativeStatePart {
+  readonly name: string;
+  readonly shape: readonly number[];
+  readonly dtype: DType;
+  readonly differentiable: boolean;
+}
+
 /** source, target, reset, seed, lengths. */
 export type SegmentHandles = readonly [TensorHandle, TensorHandle, TensorHandle, TensorHandle, TensorHandle];
 
@@ -74,9 +87,10 @@ export interface Addon {
     config: object,
     seed: number,
     device: string,
-  ): Promise<{ model: ModelHandle; stateSize: number; parameters: NativeParameter[] }>;
+    parameters?: readonly NativeParameterSpec[],
+  ): Promise<{ model: ModelHandle; stateLayout: NativeStatePart[]; parameters: NativeParameter[] }>;
   dropModel(model: ModelHandle): void;
-  initialState(call: number, model: ModelHandle, rows: number, stateSize: number): TensorHandle[];
+  initialState(call: number, model: ModelHandle, rows: number): TensorHandle[];
   forward(
     call: number,
     model: ModelHandle,
@@ -108,6 +122,7 @@ export interface Addon {
     state: readonly TensorHandle[],
     weights: readonly number[],
     gradient: readonly TensorHandle[],
+    last: boolean,
   ): TensorHandle[];
   score(
     call: number,
@@ -136,6 +151,7 @@ export interface Addon {
   ): TensorHandle[];
   parameter(call: number, model: ModelHandle, name: string): TensorHandle[];
   parameterGradient(call: number, model: ModelHandle, name: string): TensorHandle[];
+  parameterLeaf(call: number, model: ModelHandle, name: string): TensorHandle[];
   assign(call: number, model: ModelHandle, name: string, value: TensorHandle): void;
   zeroGradients(call: number, model: ModelHandle): void;
   clipGradients(call: number, model: ModelHandle, most: number): TensorHandle[];

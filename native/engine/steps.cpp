@@ -49,6 +49,8 @@ nn::SegmentInput on_device(const nn::SegmentInput& segment, at::Device device) {
   return segments_from(brought(inputs_of(one), device), one)[0];
 }
 
+Steps::Steps(std::shared_ptr<nn::Model> model) : model_(std::move(model)), layout_(model_->state_layout()) {}
+
 Tensors Steps::run(const std::string& key, const Inputs& inputs, const Recordings::Work& work) {
   try {
     return recordings_.run(model_->device(), key, inputs, work);
@@ -68,32 +70,37 @@ nn::State Steps::advance(const nn::SegmentInput& segment, const nn::State& state
 }
 
 Steps::Replayed Steps::replay(const Segments& segments, const nn::State& state, const at::Tensor& weights,
-                              const nn::State& gradient) {
+                              const nn::State& gradient, bool last) {
   const size_t N = state.size(),
                first = kParts * segments.size();  // the weights come first after the segments, then the state
-  const bool last = gradient.empty();
+  require(N == layout_.size(), "SHAPE", "the state is ", layout_.size(), " tensor(s), got ", N);
+  const size_t differentiable = nn::differentiable_parts(layout_), later = last ? 0 : differentiable;
+  require(gradient.size() == later, "SHAPE", last ? "after the last segment" : "before a later segment",
+          " the state's gradient is ", later, " tensor(s), got ", gradient.size());
   const Tensors given{weights};
   auto results = run(kind(last ? "replay last" : "replay", segments), inputs_of(segments, {&given, &state, &gradient}),
                      [&](const Tensors& inputs) {
                        at::AutoGradMode grad_mode(true);
-                       Tensors leaves;
+                       auto before = slice(inputs, first + 1, N);
                        for (size_t i = 0; i < N; ++i)
-                         leaves.push_back(inputs[first + 1 + i].detach().requires_grad_(true));
-                       const auto outputs = model_->forward(segments_from(inputs, segments), leaves, inputs[first]);
+                         if (layout_[i].differentiable) before[i] = before[i].detach().requires_grad_(true);
+                       const auto outputs = model_->forward(segments_from(inputs, segments), before, inputs[first]);
                        Tensors roots{outputs.total}, root_grads{at::Tensor()};
                        if (!last) {
-                         roots.insert(roots.end(), outputs.state.begin(), outputs.state.end());
+                         const auto after = nn::differentiable(layout_, outputs.state);
+                         roots.insert(roots.end(), after.begin(), after.end());
                          root_grads.insert(root_grads.end(), inputs.begin() + first + 1 + N, inputs.end());
                        }
                        Tensors made{outputs.loss, outputs.count};
                        if (last)
                          for (const auto& part : outputs.state) made.push_back(part.detach());
                        backward(roots, root_grads);
-                       for (const auto& leaf : leaves) made.push_back(engine::gradient(leaf));
+                       for (const auto& leaf : nn::differentiable(layout_, before))
+                         made.push_back(engine::gradient(leaf));
                        return made;
                      });
   const size_t states = last ? N : 0;
-  return {results[0], results[1], slice(results, 2, states), slice(results, 2 + states, N)};
+  return {results[0], results[1], slice(results, 2, states), slice(results, 2 + states, differentiable)};
 }
 
 nn::Scores Steps::score(const Segments& segments, const nn::State& state, const Tensors& held,

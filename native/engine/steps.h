@@ -11,21 +11,21 @@ nn::SegmentInput on_device(const nn::SegmentInput& segment, at::Device device);
 /// Segments may be as on_device() takes them.
 class Steps {
  public:
-  explicit Steps(std::shared_ptr<nn::Model> model) : model_(std::move(model)) {}
+  explicit Steps(std::shared_ptr<nn::Model> model);
 
   /// The critical path, without gradient: the next state.
   nn::State advance(const nn::SegmentInput& segment, const nn::State& state);
 
   struct Replayed {
     at::Tensor loss, count;  ///< (G) each
-    nn::State state;  ///< after the last segment; empty when a gradient came with it, for then it has been known before
-    nn::State gradient;  ///< dL/dstate
+    nn::State state;     ///< after the window's last segment; empty unless `last`, for then it has been known before
+    nn::State gradient;  ///< dL/dstate of the differentiable parts
   };
   /// G consecutive segments with gradient from `state` as a leaf, and back at once: adds the parameters' gradients of
-  /// sum over g of weights_g loss_g + <gradient, last state>. weights (G) ; gradient as the state, or empty: no later
-  /// loss.
+  /// sum over g of weights_g loss_g + <gradient, last state>. weights (G). `last`: no later loss follows, and gradient
+  /// is empty; else it holds dL/dstate of the differentiable parts, whose number may be 0. Throws SHAPE otherwise.
   Replayed replay(const std::vector<nn::SegmentInput>& segments, const nn::State& state, const at::Tensor& weights,
-                  const nn::State& gradient);
+                  const nn::State& gradient, bool last);
 
   /// Losses of G consecutive segments with the memory and with each ablation of it; see nn::Model::score. held: the
   /// state's parts and the flags; empty before the first segment. On a CPU `between` is called between the parts of the
@@ -33,12 +33,14 @@ class Steps {
   nn::Scores score(const std::vector<nn::SegmentInput>& segments, const nn::State& state, const Tensors& held,
                    const std::vector<std::string>& ablations, const std::function<void()>& between);
 
+  const nn::StateLayout& layout() const { return layout_; }
   Recordings& recordings() { return recordings_; }
 
  private:
   Tensors run(const std::string& key, const Inputs& inputs, const Recordings::Work& work);
 
   std::shared_ptr<nn::Model> model_;
+  nn::StateLayout layout_;
   Recordings recordings_;
 };
 

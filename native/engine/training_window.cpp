@@ -15,8 +15,9 @@ nn::State train_window(Steps& steps, const nn::Parameters& parameters, AdamW& ad
     const std::vector<nn::SegmentInput> segments(window.segments.begin() + begin, window.segments.begin() + end);
     const auto weights =
         at::tensor(at::ArrayRef(window.weights.data() + begin, end - begin), at::kDouble).to(parameters.dtype());
-    auto replayed = steps.replay(segments, memories[begin], weights, gradient);
-    if (gradient.empty()) after = std::move(replayed.state);
+    const bool final = end == count;
+    auto replayed = steps.replay(segments, memories[begin], weights, gradient, final);
+    if (final) after = std::move(replayed.state);
     gradient = std::move(replayed.gradient);
     end = begin;
   }

@@ -24,7 +24,59 @@ using engine::Slots;
 using engine::Tensors;
 using nn::Model;
 
-/// createModel(call, name, config, seed, device): Promise<{ model, stateSize, parameters: { name, shape, decay }[] }>
+Napi::Array shape_array(Napi::Env env, at::IntArrayRef sizes) {
+  auto shape = Napi::Array::New(env, sizes.size());
+  for (size_t axis = 0; axis < sizes.size(); ++axis)
+    shape.Set(static_cast<uint32_t>(axis), static_cast<double>(sizes[axis]));
+  return shape;
+}
+
+/// { name, shape, dtype, differentiable }[]
+Napi::Array layout_array(Napi::Env env, const nn::StateLayout& layout) {
+  auto parts = Napi::Array::New(env);
+  for (const auto& part : layout) {
+    auto entry = Napi::Object::New(env);
+    entry.Set("name", part.name);
+    entry.Set("shape", shape_array(env, part.shape));
+    entry.Set("dtype", dtype_name(part.dtype));
+    entry.Set("differentiable", part.differentiable);
+    parts.Set(parts.Length(), entry);
+  }
+  return parts;
+}
+
+/// A parameter that JavaScript adds to those that a model makes itself: drawn from N(value, deviation^2).
+struct ParameterSpec {
+  std::string name;
+  std::vector<int64_t> shape;
+  bool decay;
+  double deviation, value;
+};
+
+std::vector<ParameterSpec> parameter_specs(const Napi::Value& given) {
+  std::vector<ParameterSpec> specs;
+  if (!given.IsArray()) return specs;
+  const auto list = given.As<Napi::Array>();
+  for (uint32_t i = 0; i < list.Length(); ++i) {
+    const auto spec = list.Get(i).As<Napi::Object>();
+    specs.push_back({spec.Get("name").As<Napi::String>(), integers(spec.Get("shape")),
+                     spec.Get("decay").As<Napi::Boolean>(), spec.Get("deviation").As<Napi::Number>(),
+                     spec.Get("value").As<Napi::Number>()});
+  }
+  return specs;
+}
+
+void add_parameters(nn::Parameters& parameters, const std::vector<ParameterSpec>& specs) {
+  using Decay = nn::Parameters::Decay;
+  for (const auto& spec : specs) {
+    const auto start = parameters.normal(spec.name, spec.shape, spec.deviation, spec.decay ? Decay::yes : Decay::no);
+    at::NoGradGuard no_grad;
+    at::Tensor(start).add_(spec.value);
+  }
+}
+
+/// createModel(call, name, config, seed, device, parameters?): Promise<{ model, stateLayout: { name, shape, dtype,
+/// differentiable }[], parameters: { name, shape, decay }[] }>. parameters: see ParameterSpec.
 Napi::Value create_model(const Napi::CallbackInfo& info) {
   auto& environment = Environment::of(info.Env());
   auto deferred = std::make_shared<Napi::Promise::Deferred>(info.Env());
@@ -33,38 +85,34 @@ Napi::Value create_model(const Napi::CallbackInfo& info) {
   auto settings = config(info[2]);
   const auto seed = static_cast<uint64_t>(info[3].As<Napi::Number>().Int64Value());
   const at::Device device(info[4].As<Napi::String>().Utf8Value());
+  auto specs = parameter_specs(info[5]);
   auto& engine = environment.engine();
   environment.begin(info.Env());
   engine.read(environment.call(info[0]), {},
-              [&environment, deferred, name, settings = std::move(settings), seed, device](
+              [&environment, deferred, name, settings = std::move(settings), specs = std::move(specs), seed, device](
                   const Tensors&, std::shared_ptr<const engine::CallFailure> failure) {
                 std::shared_ptr<Model> model;
-                size_t state_size = 0;
                 if (!failure) {
                   compute_on(device);
                   model = nn::models().make(name, settings, seed);
+                  add_parameters(model->parameters(), specs);
                   if (!device.is_cpu()) model->to(device);
-                  at::NoGradGuard no_grad;
-                  state_size = model->initial_state(1).size();
                 }
-                environment.settle([deferred, failure, model, state_size, device](Napi::Env env) {
+                environment.settle([deferred, failure, model, device](Napi::Env env) {
                   if (failure) return deferred->Reject(error(env, *failure));
                   auto result = Napi::Object::New(env);
                   auto parameters = Napi::Array::New(env);
                   for (const auto& parameter : model->parameters().all()) {
                     auto entry = Napi::Object::New(env);
-                    auto shape = Napi::Array::New(env);
-                    for (int64_t axis = 0; axis < parameter.value.dim(); ++axis)
-                      shape.Set(static_cast<uint32_t>(axis), static_cast<double>(parameter.value.size(axis)));
                     entry.Set("name", parameter.name);
-                    entry.Set("shape", shape);
+                    entry.Set("shape", shape_array(env, parameter.value.sizes()));
                     entry.Set("decay", parameter.decay);
                     parameters.Set(parameters.Length(), entry);
                   }
                   result.Set("model",
                              wrap(env, Kind::model,
                                   std::make_shared<HeldModel>(HeldModel{model, engine::Steps(model), device})));
-                  result.Set("stateSize", static_cast<double>(state_size));
+                  result.Set("stateLayout", layout_array(env, model->state_layout()));
                   result.Set("parameters", parameters);
                   deferred->Resolve(result);
                 });
@@ -86,10 +134,10 @@ Napi::Value enqueue(const Napi::CallbackInfo& info, Slots inputs, size_t count, 
   return handles;
 }
 
-/// initialState(call, model, rows, stateSize): handles of the state.
+/// initialState(call, model, rows): handles of the state.
 Napi::Value initial_state(const Napi::CallbackInfo& info) {
   const auto rows = info[2].As<Napi::Number>().Int64Value();
-  return enqueue(info, {}, info[3].As<Napi::Number>().Uint32Value(), [rows](HeldModel& held, const Tensors&) {
+  return enqueue(info, {}, held_model(info[1])->steps.layout().size(), [rows](HeldModel& held, const Tensors&) {
     at::NoGradGuard no_grad;
     return held.model->initial_state(rows);
   });
@@ -190,11 +238,12 @@ Napi::Value advance(const Napi::CallbackInfo& info) {
                  });
 }
 
-/// replay(call, model, segments, training, state, weights, gradient): [losses (G), counts (G), ...state, ...dL/dstate],
-/// the state only where no gradient came. segments: five handles each; weights: a number each.
+/// replay(call, model, segments, training, state, weights, gradient, last): [losses (G), counts (G), ...state,
+/// ...dL/dstate], the state only with `last`; gradients are of the differentiable parts. segments: five handles each;
+/// weights: a number each.
 Napi::Value replay(const Napi::CallbackInfo& info) {
   auto inputs = slots(info[2], "segments");
-  const bool training = info[3].As<Napi::Boolean>();
+  const bool training = info[3].As<Napi::Boolean>(), last = info[7].As<Napi::Boolean>();
   const auto state = slots(info[4], "state"), gradient = slots(info[6], "gradient");
   const auto weights = numbers(info[5]);
   require(inputs.size() == kSegmentParts * weights.size() && !weights.empty(), "NATIVE",
@@ -202,14 +251,15 @@ Napi::Value replay(const Napi::CallbackInfo& info) {
   const size_t first = inputs.size(), states = state.size();
   inputs.insert(inputs.end(), state.begin(), state.end());
   inputs.insert(inputs.end(), gradient.begin(), gradient.end());
-  return enqueue(info, inputs, 2 + (gradient.empty() ? 2 : 1) * states, [=](HeldModel& held, const Tensors& tensors) {
+  const size_t gradients = nn::differentiable_parts(held_model(info[1])->steps.layout());
+  return enqueue(info, inputs, 2 + (last ? states : 0) + gradients, [=](HeldModel& held, const Tensors& tensors) {
     std::vector<nn::SegmentInput> segments;
     for (size_t g = 0; g < weights.size(); ++g)
       segments.push_back(segment_of(held, tensors.data() + kSegmentParts * g, training));
     const auto after = tensors.begin() + first + states;
     auto replayed = held.steps.replay(segments, brought_to_model(held, tensors.begin() + first, after, "state"),
                                       at::tensor(weights, at::kDouble).to(held.model->parameters().dtype()),
-                                      brought_to_model(held, after, tensors.end(), "gradient"));
+                                      brought_to_model(held, after, tensors.end(), "gradient"), last);
     Tensors results{replayed.loss, replayed.count};
     results.insert(results.end(), replayed.state.begin(), replayed.state.end());
     results.insert(results.end(), replayed.gradient.begin(), replayed.gradient.end());
@@ -305,6 +355,13 @@ Napi::Value parameter(const Napi::CallbackInfo& info) {
   });
 }
 
+/// parameterLeaf(call, model, name): [tensor], the parameter itself: what is computed of it sends gradients to it.
+Napi::Value parameter_leaf(const Napi::CallbackInfo& info) {
+  const std::string name = info[2].As<Napi::String>();
+  return enqueue(info, {}, 1,
+                 [name](HeldModel& held, const Tensors&) { return Tensors{held.model->parameters().at(name)}; });
+}
+
 /// assign(call, model, name, tensor): copies into the parameter.
 Napi::Value assign(const Napi::CallbackInfo& info) {
   const std::string name = info[2].As<Napi::String>();
@@ -353,6 +410,7 @@ void export_models(Napi::Env env, Napi::Object exports) {
   export_function<recording>(env, exports, "recording");
   export_function<parameter<false>>(env, exports, "parameter");
   export_function<parameter<true>>(env, exports, "parameterGradient");
+  export_function<parameter_leaf>(env, exports, "parameterLeaf");
   export_function<assign>(env, exports, "assign");
   export_function<zero_gradients>(env, exports, "zeroGradients");
   export_function<clip_gradients>(env, exports, "clipGradients");

@@ -20,6 +20,8 @@ class Forgetting {
   Forgetting(Parameters& parameters, const Config& config);
   /// (M, D).
   at::IntArrayRef size() const { return slots_.sizes(); }
+  /// Of the memory, as of the parameters.
+  at::ScalarType dtype() const { return slots_.scalar_type(); }
   /// The memory at time 0, (M, D).
   at::Tensor initial() const;
   /// memory (B, M, D) -> (B, M, D). Rows with reset (B) bool, if it is given, become what they are at time 0. lengths

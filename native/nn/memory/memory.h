@@ -6,6 +6,7 @@
 #include "nn/memory/border.h"
 #include "nn/memory/forgetting.h"
 #include "nn/memory/writers/writer.h"
+#include "nn/state.h"
 
 namespace memformer::nn {
 
@@ -24,6 +25,9 @@ class Memory {
           parameters.normal("memory.constants", {C, D}, 1.0 / std::sqrt(static_cast<double>(D)), Parameters::Decay::no);
   }
 
+  /// The memory as a part of a state.
+  StatePart layout() const { return {"memory", forgetting_.size().vec(), forgetting_.dtype(), true}; }
+
   /// The memory at time 0 of `rows` rows, (rows, M, D).
   at::Tensor initial(int64_t rows) const {
     return forgetting_.initial().unsqueeze(0).expand({rows, -1, -1}).contiguous();
@@ -32,7 +36,7 @@ class Memory {
   /// The memory that is a model's state, as a segment meets it. Rows with reset (B) bool restart from the learned
   /// initial memory, which then receives their gradient; no reset: the segment before has seen to it, and to the border
   /// between them.
-  Slots meet(const std::vector<at::Tensor>& state, const at::Tensor& reset, const Pass& pass) const {
+  Slots meet(const State& state, const at::Tensor& reset, const Pass& pass) const {
     require(state.size() == 1, "SHAPE", "the state is one tensor, the memory; got ", state.size());
     if (!reset.defined()) return Slots::of(state[0], normed_, pass, constants_);
     const auto slots = forgetting_.size();

@@ -26,12 +26,6 @@ at::ScalarType compute_dtype(const Config& config) {
   return precision == "bfloat16" ? at::kBFloat16 : precision == "float16" ? at::kHalf : parameter_dtype(config);
 }
 
-State each(const State& state, at::Tensor (*change)(const at::Tensor&, const at::Tensor&), const at::Tensor& scale) {
-  State changed;
-  for (const auto& part : state) changed.push_back(change(part, scale));
-  return changed;
-}
-
 }  // namespace
 
 SegmentInput joined(const std::vector<SegmentInput>& segments) {
@@ -73,10 +67,19 @@ at::Tensor Model::project(const at::Tensor& hidden, Pass& pass) const {
   return ops::linear(pass.cast(hidden), pass.working(output_), bias, {}, {}).to(parameters_.dtype());
 }
 
+State Model::at_border(State state, at::Tensor (*change)(const at::Tensor&, const at::Tensor&)) const {
+  const auto scale = loss_scale();
+  if (!scale.defined()) return state;
+  const auto layout = state_layout();
+  for (size_t i = 0; i < state.size(); ++i)
+    if (layout.at(i).differentiable) state[i] = change(state[i], scale);
+  return state;
+}
+
 Outputs Model::forward(const std::vector<SegmentInput>& segments, State state, const at::Tensor& weights) const {
   const auto G = static_cast<int64_t>(segments.size());
   const auto scale = loss_scale();
-  state = each(state, entering, scale);
+  state = at_border(std::move(state), entering);
   std::vector<at::Tensor> hiddens;
   std::optional<Pass> last;
   for (size_t g = 0; g < segments.size(); ++g) {
@@ -96,7 +99,7 @@ Outputs Model::forward(const std::vector<SegmentInput>& segments, State state, c
   const auto wide = hidden.options().dtype(accumulate_type(compute_));
   const auto given = weights.defined() ? weights.to(accumulate_type(compute_)) : at::ones({G}, wide);
   const auto [total, loss, count] = losses(all, hidden, scale.defined() ? given * scale : given, pass);
-  return {leaving(scale.defined() ? total / scale : total, scale), loss, count, each(state, leaving, scale)};
+  return {leaving(scale.defined() ? total / scale : total, scale), loss, count, at_border(std::move(state), leaving)};
 }
 
 std::tuple<at::Tensor, at::Tensor, at::Tensor> Model::losses(const SegmentInput& segments, const at::Tensor& hidden,
@@ -113,9 +116,8 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> Model::losses(const SegmentInput&
 
 Encoding Model::encode(const SegmentInput& segment, const State& state) const {
   auto pass = start(segment);
-  const auto scale = loss_scale();
-  const auto encoding = encode(segment, each(state, entering, scale), pass);
-  return {leaving(encoding.hidden, scale), each(encoding.state, leaving, scale)};
+  auto encoding = encode(segment, at_border(state, entering), pass);
+  return {leaving(encoding.hidden, loss_scale()), at_border(std::move(encoding.state), leaving)};
 }
 
 Observation Model::observe(const SegmentInput& segment, const State& state) const {

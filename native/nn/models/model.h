@@ -1,5 +1,5 @@
-// A model is a recurrence over a state: forward(segment, state) -> (loss, state). What the state is (a memory, a cache,
-// nothing) only the model knows; MRBP, BPTT, evaluation and generation are written once, for every model.
+// A model is a recurrence over a state: forward(segment, state) -> (loss, state). What the state means (a memory, a
+// cache, nothing) only the model knows; MRBP, BPTT, evaluation and generation are written once, against its layout.
 #pragma once
 #include <functional>
 
@@ -8,10 +8,9 @@
 #include "nn/key_mask.h"
 #include "nn/parameters.h"
 #include "nn/pass.h"
+#include "nn/state.h"
 
 namespace memformer::nn {
-
-using State = std::vector<at::Tensor>;
 
 /// One segment for each of B rows.
 struct SegmentInput {
@@ -71,6 +70,8 @@ class Model {
   Model(const Config& config, uint64_t seed);
   virtual ~Model() = default;
 
+  /// The parts of the state: one memory, several tensors, or none.
+  virtual StateLayout state_layout() const = 0;
   /// The state at time 0 of `rows` rows.
   virtual State initial_state(int64_t rows) const = 0;
   /// Consecutive segments, each from the state the one before has left: losses and the last state. Only the critical
@@ -112,6 +113,9 @@ class Model {
   Pass start(const SegmentInput& segment, const Pass* before = nullptr) const;
   /// What gradients are multiplied by inside; undefined: nothing.
   at::Tensor loss_scale() const { return parameters_.flat() ? parameters_.flat()->loss_scale : at::Tensor(); }
+  /// The state as it crosses the model's border (loss_scale.h): `change` of its differentiable parts, the others as
+  /// they are.
+  State at_border(State state, at::Tensor (*change)(const at::Tensor&, const at::Tensor&)) const;
   at::Tensor project(const at::Tensor& hidden, Pass& pass) const;
   /// The output projection: weight (V, D), the embedding itself when tied, and a bias (V) where the configuration has
   /// one.

@@ -57,7 +57,7 @@ Scores Model::score(const std::vector<SegmentInput>& segments, State state, Held
     return std::find(ablations.begin(), ablations.end(), one) != ablations.end();
   };
   const bool shuffled = wanted(Ablation::shuffled), frozen = wanted(Ablation::frozen);
-  if (frozen && held.state.empty()) held = {state, at::zeros({B}, segments[0].reset.options())};
+  if (frozen && !held.holds.defined()) held = {state, at::zeros({B}, segments[0].reset.options())};
 
   std::vector<at::Tensor> hiddens;
   std::vector<State> neighbours, kept;  // before each segment

@@ -20,6 +20,7 @@ class Decoder final : public Model {
     make_output(config, embedding_.weight());
   }
 
+  StateLayout state_layout() const override { return {memory_.layout()}; }
   State initial_state(int64_t rows) const override { return {memory_.initial(rows)}; }
 
   Tensor logits(const SegmentInput& segment, const Tensor& prefix, const State& state) const override {

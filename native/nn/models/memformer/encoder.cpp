@@ -18,6 +18,7 @@ class Encoder final : public Model {
     make_output(config, embedding_.weight());
   }
 
+  StateLayout state_layout() const override { return {memory_.layout()}; }
   State initial_state(int64_t rows) const override { return {memory_.initial(rows)}; }
 
   at::Tensor logits(const SegmentInput&, const at::Tensor&, const State&) const override {

@@ -1,0 +1,132 @@
+/** Parameters that the engine holds, with their gradients: what is common to models of either kind. */
+import { MemformerError } from "../errors.ts";
+import { Tensor } from "../engine/tensor.ts";
+import { threadBound } from "../engine/thread-bound.ts";
+import type { ModelHandle } from "../native/addon.ts";
+import { guarded, nextCall, waited } from "../native/calls.ts";
+import type { Device } from "../native/cuda.ts";
+import type { Parameter } from "./parameter.ts";
+import type { StatePart } from "./state.ts";
+import { weightsHash } from "./weights-hash.ts";
+
+/** What the engine tells of a model it has made. */
+export interface MadeModel {
+  readonly model: ModelHandle;
+  readonly stateLayout: readonly StatePart[];
+  readonly parameters: readonly Parameter[];
+}
+
+/** The parameters of a model by name. Free them with `await using` or `dispose()`. */
+export class HeldParameters implements AsyncDisposable {
+  /** Where it computes. */
+  readonly device: Device;
+  /** In the order of their making. */
+  readonly parameters: readonly Parameter[];
+  /** Number of learned numbers. */
+  readonly size: number;
+  /** @internal */
+  readonly threadBound = threadBound;
+  #handle: ModelHandle | undefined;
+  #revision = 0;
+  #weightsHash: Promise<string> | undefined;
+  #lent = false; // whether somebody holds a parameter, and may change it unseen
+
+  protected constructor(device: Device, made: Pick<MadeModel, "model" | "parameters">) {
+    this.device = device;
+    this.#handle = made.model;
+    this.parameters = made.parameters;
+    this.size = made.parameters.reduce((sum, { shape }) => sum + shape.reduce((product, size) => product * size, 1), 0);
+  }
+
+  /** @internal Tells this model's weights from another's of the same shape; computed once, until the weights change. */
+  async weightsHash(): Promise<string> {
+    if (this.#weightsHash !== undefined) return this.#weightsHash;
+    const computed = weightsHash(this);
+    if (!this.#lent) this.#weightsHash = computed;
+    computed.catch(() => {
+      this.#weightsHash = undefined;
+    });
+    return computed;
+  }
+
+  /**
+   * A parameter's values, shared with the model. Throws MemformerError CONFIG at the read if there is none of that
+   * name.
+   */
+  parameter(name: string): Tensor {
+    this.#lent = true;
+    this.#weightsHash = undefined;
+    return this.ownParameter(name);
+  }
+
+  /** @internal The same for reading alone. */
+  ownParameter(name: string): Tensor {
+    return new Tensor(guarded((addon) => addon.parameter(nextCall(), this.handle, name))[0]!);
+  }
+
+  /** A parameter's gradient so far, zeros where nothing reached it. */
+  gradient(name: string): Tensor {
+    return new Tensor(guarded((addon) => addon.parameterGradient(nextCall(), this.handle, name))[0]!);
+  }
+
+  /** Copies `value` into a parameter. */
+  assign(name: string, value: Tensor): void {
+    this.revise();
+    guarded((addon) => {
+      addon.assign(nextCall(), this.handle, name, value.handle);
+    });
+  }
+
+  /** Drops the gradients gathered so far. */
+  zeroGradients(): void {
+    this.revise();
+    guarded((addon) => {
+      addon.zeroGradients(nextCall(), this.handle);
+    });
+  }
+
+  /** The L2 norm over all gradients, (); they are scaled so that it is at most `most` (0: never). */
+  clipGradients(most: number): Tensor {
+    if (!(most >= 0)) throw new MemformerError("CONFIG", `the norm to clip to must be at least 0, got ${String(most)}`);
+    if (most > 0) this.revise();
+    return new Tensor(guarded((addon) => addon.clipGradients(nextCall(), this.handle, most))[0]!);
+  }
+
+  /** @internal Changes with every call that changes weights, or gradients other than by adding to them. */
+  get revision(): number {
+    return this.#revision;
+  }
+
+  /** @internal For what changes them from outside: an optimizer. */
+  revise(): void {
+    this.#revision += 1;
+    this.#weightsHash = undefined;
+  }
+
+  /** @internal */
+  get handle(): ModelHandle {
+    if (this.#handle === undefined) throw new MemformerError("DISPOSED", "this model has been disposed of");
+    return this.#handle;
+  }
+
+  /** Whether the model has been disposed of. */
+  get disposed(): boolean {
+    return this.#handle === undefined;
+  }
+
+  /** Frees the model once the calls made before have run. Idempotent. */
+  async dispose(): Promise<void> {
+    const handle = this.#handle;
+    if (handle === undefined) return;
+    this.#handle = undefined;
+    guarded((addon) => {
+      addon.dropModel(handle);
+    });
+    await waited((addon) => addon.read(nextCall()));
+  }
+
+  /** For `await using`: as `dispose`. */
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.dispose();
+  }
+}
