@@ -111,7 +111,7 @@ interface Prepared {
   readonly data: Dataset;
   readonly model: Memformer;
   readonly stream: TokenStream;
-  readonly trainer: Trainer;
+  readonly trainer: Trainer<Memformer>;
   readonly settled: RunSettings;
   readonly resume: boolean;
   readonly interruption: Interruption;
@@ -186,7 +186,7 @@ async function noteRefusal(model: Memformer, progress: Progress): Promise<void> 
   if (refusal !== "") progress.note(`steps cannot be recorded, so they run kernel by kernel: ${refusal}`);
 }
 
-function heldOutScore(data: Dataset, run: RunSettings["run"]): NonNullable<RunOptions["evaluate"]> {
+function heldOutScore(data: Dataset, run: RunSettings["run"]): NonNullable<RunOptions<Memformer>["evaluate"]> {
   const source = data.valid; // throws here, before the first step, if there is none
   return async (model, _step, signal) => {
     const { bitsPerByte } = await evaluateSource(model, source, {

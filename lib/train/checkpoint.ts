@@ -3,23 +3,21 @@ import { readFile, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import type { FileWriter } from "../files/atomic.ts";
 import { verify, type CheckpointStore } from "../checkpoint/folder.ts";
-import type { TokenizerTexts } from "../checkpoint/model-folder.ts";
-import { openSafetensors, writeSafetensors } from "../checkpoint/safetensors.ts";
+import { openWeights, type TokenizerTexts } from "../checkpoint/model-folder.ts";
+import { openSafetensors, writeSafetensors, type SafetensorsFile } from "../checkpoint/safetensors.ts";
 import type { SegmentStream } from "../data/segment-stream.ts";
 import { MemformerError } from "../errors.ts";
 import {
   assignAll,
+  describedIn,
   engineEntry,
   expectConfig,
   expectTensors,
-  masterType,
   modelWriters,
-  readModelFolder,
   readTensor,
 } from "../model/files.ts";
-import type { Memformer } from "../model/memformer.ts";
 import type { AdamW } from "./optimizer.ts";
-import type { State } from "../model/recurrence.ts";
+import type { State, StatePart, TrainableModel } from "../model/recurrence.ts";
 import type { TrainConfig } from "./config.ts";
 
 /** What a checkpoint knows beside tensors: `trainer.json`. */
@@ -34,7 +32,7 @@ export interface TrainProgress {
 }
 
 export interface TrainParts {
-  readonly model: Memformer;
+  readonly model: TrainableModel;
   readonly optimizer: AdamW;
   readonly state: State;
   readonly progress: TrainProgress;
@@ -53,10 +51,9 @@ export function checkpointFiles({
     ...modelWriters(model, tokenizer),
     "optimizer.safetensors": async (path) => writeSafetensors(path, optimizer.entries()),
     "state.safetensors": async (path) => {
-      const dtype = masterType(model.config);
       const entries = await Promise.all(
         state.map(async (tensor, i) => {
-          const { shape } = await tensor.read();
+          const { shape, dtype } = await tensor.read();
           return engineEntry(`state.${i}`, dtype, shape, () => tensor.detach());
         }),
       );
@@ -73,7 +70,7 @@ export function checkpointFiles({
  */
 export async function readCheckpoint(
   store: CheckpointStore | undefined,
-  model: Memformer,
+  model: TrainableModel,
   optimizer: AdamW,
   stream: SegmentStream,
 ): Promise<{ state: State; progress: TrainProgress }> {
@@ -86,20 +83,15 @@ export async function readCheckpoint(
   }
   await verify(folder);
   const progress = JSON.parse(await readFile(join(folder, "trainer.json"), "utf8")) as TrainProgress;
-  const { config, weights } = await readModelFolder(folder);
+  const found = await describedIn(folder, (config, file) => model.readDescription?.(config, file) ?? config);
+  const weights = await openWeights(folder);
   const moments = await openSafetensors(join(folder, "optimizer.safetensors"));
   const memories = await openSafetensors(join(folder, "state.safetensors"));
   try {
-    expectConfig(folder, config, model.config);
+    expectConfig(folder, found, model.config);
     expectTensors("model", model.parameters, weights);
     expectTensors("optimizer", optimizer.tensors, moments);
-    const lanes = memories.entry("state.0").shape[0];
-    if (lanes !== stream.lanes) {
-      throw new MemformerError(
-        "CHECKPOINT_MISMATCH",
-        `${folder} was trained on ${lanes} lanes, the stream has ${stream.lanes}`,
-      );
-    }
+    expectState(folder, memories, model.stateLayout, stream.lanes);
     stream.seek(progress.position);
     await assignAll("model", model.parameters, weights, (name, value) => {
       model.assign(name, value);
@@ -108,10 +100,29 @@ export async function readCheckpoint(
       optimizer.assign(name, value);
     });
     return {
-      state: await Promise.all([...memories.names].sort().map(async (name) => readTensor(memories, name))),
+      state: await Promise.all(model.stateLayout.map(async (_, i) => readTensor(memories, `state.${i}`))),
       progress,
     };
   } finally {
     await Promise.all([weights.close(), moments.close(), memories.close()]);
+  }
+}
+
+/** Throws MemformerError CHECKPOINT_MISMATCH unless the file holds the layout's parts, for so many lanes. */
+function expectState(folder: string, file: SafetensorsFile, layout: readonly StatePart[], lanes: number): void {
+  const refuse = (sentence: string): never => {
+    throw new MemformerError("CHECKPOINT_MISMATCH", `${folder} ${sentence}`, { details: { path: file.path } });
+  };
+  if (file.names.length !== layout.length)
+    refuse(`holds a state of ${file.names.length} part(s), the model's has ${layout.length}`);
+  for (const [i, { name, shape, dtype }] of layout.entries()) {
+    const part = `state.${i}`;
+    if (!file.names.includes(part)) refuse(`lacks "${part}", the state's ${name}`);
+    const [rows, ...sizes] = file.entry(part).shape,
+      found = file.entry(part).dtype;
+    if (rows !== lanes) refuse(`was trained on ${rows} lanes, the stream has ${lanes}`);
+    if (sizes.join() !== shape.join())
+      refuse(`holds a row of ${name} as [${sizes.join(", ")}], expected [${shape.join(", ")}]`);
+    if (found !== dtype) refuse(`holds ${name} as ${found}, expected ${dtype}`);
   }
 }

@@ -3,11 +3,10 @@ import { z } from "zod";
 import type { TensorEntry } from "../checkpoint/safetensors.ts";
 import { MemformerError } from "../errors.ts";
 import { engineEntry, masterType } from "../model/files.ts";
-import type { Memformer } from "../model/memformer.ts";
 import type { OptimizerHandle } from "../native/addon.ts";
 import { guarded, nextCall, waited } from "../native/calls.ts";
 import { checkOptions, optionSchema } from "../options.ts";
-import type { State } from "../model/recurrence.ts";
+import type { State, TrainableModel } from "../model/recurrence.ts";
 import type { SegmentTensors } from "../model/segment-tensors.ts";
 import { Tensor, type DType } from "../engine/tensor.ts";
 import { threadBound } from "../engine/thread-bound.ts";
@@ -53,9 +52,9 @@ export class AdamW implements Disposable {
   /** @internal */
   readonly threadBound = threadBound;
   #handle: OptimizerHandle | undefined;
-  readonly #model: Memformer;
+  readonly #model: TrainableModel;
 
-  constructor(model: Memformer, options: AdamWOptions = {}) {
+  constructor(model: TrainableModel, options: AdamWOptions = {}) {
     checkOptions(optimizerSchema, options, "AdamW");
     const { beta1 = 0.9, beta2 = 0.95, eps = 1e-8, weightDecay = 0.1, muon = false } = options;
     this.#model = model;

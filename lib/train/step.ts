@@ -5,10 +5,9 @@
  */
 import { Random } from "../data/random.ts";
 import { gradientMethods } from "../gradients/methods.ts";
-import type { Memformer } from "../model/memformer.ts";
-import type { Device } from "../native/cuda.ts";
 import type { AdamW } from "./optimizer.ts";
-import type { State } from "../model/recurrence.ts";
+import type { State, TrainableModel } from "../model/recurrence.ts";
+import { flagShape } from "../model/state.ts";
 import { cancellable } from "../engine/runtime.ts";
 import { learningRate } from "./schedule.ts";
 import { disposeSegment } from "../model/segment-tensors.ts";
@@ -22,7 +21,7 @@ export interface EnqueuedGradient {
   /** (S) losses and counts of the step's segments. */
   readonly losses: Tensor;
   readonly counts: Tensor;
-  /** () the largest norm of dL/dmemory at a window's start. */
+  /** () the largest norm of dL/dstate at a window's start; undefined where the state has no gradient. */
   readonly memoryNorm: Tensor | undefined;
   /** The state to begin the next step with. */
   readonly state: State;
@@ -57,13 +56,13 @@ export interface StepPlan {
 
 /** Enqueues the gradient of a step from `state`; nothing has run when this returns. */
 export function enqueueGradient(
-  model: Memformer,
+  model: TrainableModel,
   state: State,
   { config, step, windows, overlap, signal }: StepPlan,
 ): EnqueuedGradient {
   return cancellable(signal, () =>
     tidy(() => {
-      let carried = passed(state, config, step, windows[0]!.segments[0]!.batch, model.device);
+      let carried = passed(model, state, config, step, windows[0]!.segments[0]!.batch);
       const losses: Tensor[] = [],
         counts: Tensor[] = [],
         reached: Tensor[] = [];
@@ -80,7 +79,7 @@ export function enqueueGradient(
         window.forEach(disposeSegment);
         losses.push(...result.losses);
         counts.push(...result.counts);
-        if (result.gradient[0] !== undefined) reached.push(apply("aten::linalg_vector_norm", result.gradient[0]));
+        if (result.gradient.length > 0) reached.push(normOf(result.gradient));
         carried = result.state;
       }
       return {
@@ -95,7 +94,7 @@ export function enqueueGradient(
 
 /** Enqueues the update by a gradient: an abort either comes before it, and the weights stay, or the step is whole. */
 export function enqueueUpdate(
-  model: Memformer,
+  model: TrainableModel,
   optimizer: AdamW,
   gradient: EnqueuedGradient,
   plan: StepPlan,
@@ -109,13 +108,27 @@ export function enqueueUpdate(
   });
 }
 
-/** State passing: some of the rows, drawn anew for every step, go on from the memory of the row before. */
-function passed(state: State, { statePassing, seed }: TrainConfig, step: number, rows: number, device: Device): State {
+/** State passing: some of the rows, drawn anew for every step, go on from the state of the row before. */
+function passed(
+  { stateLayout, device }: TrainableModel,
+  state: State,
+  { statePassing, seed }: TrainConfig,
+  step: number,
+  rows: number,
+): State {
   if (statePassing === 0) return state;
   const random = new Random(seed, step),
     drawn = Uint8Array.from({ length: rows }, () => (random.next() < statePassing * 2 ** 32 ? 1 : 0));
-  const mask = placed(Tensor.from(drawn, [rows, 1, 1], "bool"), device);
-  return state.map((tensor) => apply("aten::where.self", mask, apply("aten::roll", tensor, [1], [0]), tensor));
+  return state.map((tensor, i) => {
+    const mask = placed(Tensor.from(drawn, flagShape(rows, stateLayout[i]!), "bool"), device);
+    return apply("aten::where.self", mask, apply("aten::roll", tensor, [1], [0]), tensor);
+  });
+}
+
+/** () the L2 norm over all numbers of some tensors. */
+function normOf(tensors: readonly Tensor[]): Tensor {
+  const norms = tensors.map((tensor) => apply("aten::linalg_vector_norm", tensor));
+  return norms.length === 1 ? norms[0]! : apply("aten::linalg_vector_norm", apply("aten::stack", norms));
 }
 
 /** Waits for a step. Rejects with the error of the call that failed. */

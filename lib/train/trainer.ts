@@ -8,10 +8,9 @@ import type { TokenizerTexts } from "../checkpoint/model-folder.ts";
 import type { SegmentStream } from "../data/segment-stream.ts";
 import { MemformerError } from "../errors.ts";
 import { horizonOf } from "./horizon.ts";
-import type { Memformer } from "../model/memformer.ts";
 import { AdamW } from "./optimizer.ts";
 import { checkOptions, optionSchema, optionTypes, parseOptions } from "../options.ts";
-import type { State } from "../model/recurrence.ts";
+import type { State, TrainableModel } from "../model/recurrence.ts";
 import { memory, synchronize, type MemoryUse } from "../engine/runtime.ts";
 import { checkpointFiles, readCheckpoint } from "./checkpoint.ts";
 import { trainSchema, type TrainConfig, type TrainOptions } from "./config.ts";
@@ -33,7 +32,7 @@ export interface TrainStep {
   readonly loss: number;
   /** L2 norm of all parameters' gradients, before clipping. */
   readonly gradientNorm: number;
-  /** L2 norm of dL/dmemory at the windows' start: what reaches back through the whole horizon. */
+  /** L2 norm of dL/dstate at the windows' start: what reaches back through the whole horizon. 0 without a state. */
   readonly memoryGradientNorm: number;
   readonly rate: number;
   /** Scored tokens since the run's very start. */
@@ -51,7 +50,7 @@ export interface TrainStep {
 }
 
 /** Where a run begins, what it calls on the way, what stops it, and the tokenizer to be saved with every checkpoint. */
-export interface RunOptions extends TokenizerTexts {
+export interface RunOptions<Model extends TrainableModel = TrainableModel> extends TokenizerTexts {
   /** Aborts between micro-steps and rejects with its reason; the weights are those of the last whole step. */
   readonly signal?: AbortSignal;
   /** A folder for checkpoints. Default: none are written. */
@@ -63,7 +62,7 @@ export interface RunOptions extends TokenizerTexts {
    * the run is stopped or aborted, and the evaluation may then reject: a stopped run ends without it. Whatever it fails
    * by, the step before it gets its checkpoint.
    */
-  readonly evaluate?: (model: Memformer, step: number, signal: AbortSignal) => Promise<number>;
+  readonly evaluate?: (model: Model, step: number, signal: AbortSignal) => Promise<number>;
 }
 
 /** The gradient of the next step, enqueued before anybody has asked for that step. */
@@ -89,11 +88,11 @@ const runSchema = optionSchema<RunOptions>({
  * Trains one model. `new Trainer(model, options)`; unknown options are refused by name (MemformerError CONFIG). Free it
  * with `using` or `dispose()`.
  */
-export class Trainer implements Disposable {
-  readonly model: Memformer;
+export class Trainer<Model extends TrainableModel = TrainableModel> implements Disposable {
+  readonly model: Model;
   readonly config: TrainConfig;
   readonly #optimizer: AdamW;
-  #state: State = [];
+  #state: State | undefined;
   #step = 0;
   #tokens = 0;
   #best = Infinity;
@@ -101,7 +100,7 @@ export class Trainer implements Disposable {
   #disposed = false;
   #ahead: Ahead | undefined;
 
-  constructor(model: Memformer, options: TrainOptions = {}) {
+  constructor(model: Model, options: TrainOptions = {}) {
     this.model = model;
     this.config = parseOptions(trainSchema, options, "train");
     const { optimizer, beta1, beta2, eps, weightDecay } = this.config;
@@ -128,7 +127,7 @@ export class Trainer implements Disposable {
    * not run ahead of an evaluation or a checkpoint. Throws MemformerError NAN_LOSS (nothing was updated by that step;
    * the last checkpoint is whole), DATA when the stream ends early, IO for the disk, and `signal.reason`.
    */
-  async *run(stream: SegmentStream, options: RunOptions = {}): AsyncGenerator<TrainStep, void, void> {
+  async *run(stream: SegmentStream, options: RunOptions<Model> = {}): AsyncGenerator<TrainStep, void, void> {
     checkOptions(runSchema, options, "run");
     const { signal } = options;
     signal?.throwIfAborted();
@@ -140,7 +139,7 @@ export class Trainer implements Disposable {
     this.#stopping = new AbortController();
     await this.#dropAhead();
     if (options.resume === true) await this.#resume(store, stream);
-    if (this.#state.length === 0) this.#state = this.model.initialState(stream.lanes);
+    this.#state ??= this.model.initialState(stream.lanes);
     const reader = new WindowReader(stream, this.config.horizon, this.config.overlap);
     let position: unknown,
       written = true; // whether the last step made has a checkpoint
@@ -170,6 +169,7 @@ export class Trainer implements Disposable {
         if (this.#ahead !== undefined && this.#ahead.revision !== this.model.revision) {
           const { windows: again } = this.#ahead.plan;
           await this.#dropAhead();
+          this.#refuseDisposed();
           began = performance.now();
           begin(step, again, this.#state);
         }
@@ -221,8 +221,7 @@ export class Trainer implements Disposable {
             { details: { step, loss, norm, checkpoint: last } },
           );
         }
-        for (const tensor of this.#state) tensor.dispose();
-        this.#state = made.state;
+        this.#replaceState(made.state);
         this.#step = step;
         this.#tokens += scored;
         position = plan.windows.at(-1)!.next;
@@ -261,7 +260,7 @@ export class Trainer implements Disposable {
   }
 
   /**
-   * Frees the optimizer's moments and the memory carried along; the model stays. A run under way ends with DISPOSED.
+   * Frees the optimizer's moments and the state carried along; the model stays. A run under way ends with DISPOSED.
    * Idempotent.
    */
   dispose(): void {
@@ -271,8 +270,7 @@ export class Trainer implements Disposable {
       this.#ahead = undefined;
       if (!this.model.disposed) this.model.zeroGradients();
     }
-    for (const tensor of this.#state) tensor.dispose();
-    this.#state = [];
+    this.#replaceState(undefined);
     this.#optimizer.dispose();
   }
 
@@ -281,12 +279,17 @@ export class Trainer implements Disposable {
     this.dispose();
   }
 
+  #replaceState(state: State | undefined): void {
+    for (const tensor of this.#state ?? []) tensor.dispose();
+    this.#state = state;
+  }
+
   #refuseDisposed(): void {
     if (this.#disposed) throw new MemformerError("DISPOSED", "this trainer has been disposed of");
   }
 
   /** Whether the gradient of the step after `step` may be begun before `step` is done. */
-  #runsAhead(step: number, store: CheckpointStore | undefined, options: RunOptions): boolean {
+  #runsAhead(step: number, store: CheckpointStore | undefined, options: RunOptions<Model>): boolean {
     return (
       step < this.config.steps &&
       !this.#stopping.signal.aborted &&
@@ -295,7 +298,7 @@ export class Trainer implements Disposable {
     );
   }
 
-  #evaluates(step: number, { evaluate }: RunOptions): boolean {
+  #evaluates(step: number, { evaluate }: RunOptions<Model>): boolean {
     const { evaluateEvery, steps } = this.config;
     return (
       evaluate !== undefined &&
@@ -343,7 +346,7 @@ export class Trainer implements Disposable {
     record: TrainStep,
     position: unknown,
     store: CheckpointStore | undefined,
-    options: RunOptions,
+    options: RunOptions<Model>,
   ): Promise<TrainStep> {
     const { step } = record;
     let evaluation: number | undefined,
@@ -377,12 +380,13 @@ export class Trainer implements Disposable {
   }
 
   #files(position: unknown, { tokenizer, tokenizerConfig }: TokenizerTexts): Record<string, FileWriter> {
+    this.#refuseDisposed();
     const best = Number.isFinite(this.#best) ? this.#best : null;
     const progress = { step: this.#step, tokens: this.#tokens, best, position, train: this.config };
     return checkpointFiles({
       model: this.model,
       optimizer: this.#optimizer,
-      state: this.#state,
+      state: this.#state!,
       progress,
       tokenizer: { tokenizer, tokenizerConfig },
     });
@@ -390,8 +394,7 @@ export class Trainer implements Disposable {
 
   async #resume(store: CheckpointStore | undefined, stream: SegmentStream): Promise<void> {
     const { state, progress } = await readCheckpoint(store, this.model, this.#optimizer, stream);
-    for (const tensor of this.#state) tensor.dispose();
-    this.#state = state;
+    this.#replaceState(state);
     this.#step = progress.step;
     this.#tokens = progress.tokens;
     this.#best = progress.best ?? Infinity;
