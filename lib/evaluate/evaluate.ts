@@ -2,11 +2,11 @@
 import { z } from "zod";
 import type { SegmentStream } from "../data/segment-stream.ts";
 import { MemformerError, nearest } from "../errors.ts";
-import type { Memformer } from "../model/memformer.ts";
 import { parseOptions } from "../options.ts";
-import type { State } from "../model/recurrence.ts";
+import type { EvaluatedModel, State } from "../model/recurrence.ts";
 import { cancellable } from "../engine/runtime.ts";
-import { ABLATIONS, type Ablation, type ScoringState } from "../model/scoring.ts";
+import { ABLATIONS, type Ablation, type Scored, type ScoringState } from "../model/scoring.ts";
+import { composedScore } from "./composed-score.ts";
 import { LiveRows } from "./live-rows.ts";
 import { disposeSegment } from "../model/segment-tensors.ts";
 import type { Segment } from "../data/segment.ts";
@@ -78,7 +78,7 @@ interface Pending {
  * an unknown option or ablation.
  */
 export async function evaluate(
-  model: Memformer,
+  model: EvaluatedModel,
   stream: SegmentStream,
   options: EvaluateOptions = {},
 ): Promise<Evaluation> {
@@ -115,7 +115,7 @@ export async function evaluate(
     for (let over = false; !over;) {
       const kept = rows.drop();
       if (kept !== undefined) state = narrowed(state, kept);
-      const perStep = Math.min(together ?? model.scoredTogether(rows.count, stream.segment), most - read),
+      const perStep = Math.min(together ?? model.scoredTogether?.(rows.count, stream.segment) ?? 1, most - read),
         segments: Segment[] = [];
       // Rows are dropped between steps: one ends where some are to be, so that scores do not depend on its length.
       while (segments.length < perStep && (segments.length === 0 || !rows.due())) {
@@ -181,14 +181,14 @@ function known(names: readonly string[]): Ablation[] {
 }
 
 function scoreSegments(
-  model: Memformer,
+  model: EvaluatedModel,
   segments: readonly Segment[],
   state: ScoringState,
   ablations: readonly Ablation[],
-): ReturnType<Memformer["score"]> {
+): Scored {
   return tidy(() => {
     const given = segments.map((segment) => model.upload(segment));
-    const made = model.score(given, state, ablations);
+    const made = model.score?.(given, state, ablations) ?? composedScore(model, given, state, ablations);
     for (const segment of given) disposeSegment(segment);
     return made;
   });

@@ -1,7 +1,8 @@
 /** One pass over text to be evaluated, and how many bytes of it are scored: the two halves of bits per byte. */
 import { documentRange, evaluationPass, type TokenSource, type TokenStream } from "../data/index.ts";
 import { evaluate, type EvaluateOptions, type Evaluation } from "./evaluate.ts";
-import type { Memformer } from "../model/memformer.ts";
+import type { ModelConfig } from "../model/config.ts";
+import type { EvaluatedModel } from "../model/recurrence.ts";
 
 export interface PassOptions extends Pick<EvaluateOptions, "ablations" | "signal"> {
   readonly lanes: number;
@@ -31,7 +32,7 @@ export interface Scored {
  * opened.
  */
 export async function evaluateSource(
-  model: Memformer,
+  model: EvaluatedModel & { readonly config: Pick<ModelConfig, "segment" | "bos"> },
   source: TokenSource,
   { lanes, segments = Infinity, documentLimit = Infinity, ...rest }: PassOptions,
 ): Promise<Evaluation & Scored> {
