@@ -2,17 +2,17 @@
 import type { Segment } from "../data/segment.ts";
 import type { Tensor } from "../engine/tensor.ts";
 import type { ModelConfig } from "../model/config.ts";
-import type { State } from "../model/recurrence.ts";
+import type { State, StatePart } from "../model/recurrence.ts";
 import type { SegmentTensors } from "../model/segment-tensors.ts";
 import type { Device } from "../native/cuda.ts";
 
 /** The interface that a {@link Session} needs of its model. {@link Memformer} implements it. */
 export interface SessionModel {
-  readonly config: ModelConfig;
+  readonly config: Pick<ModelConfig, "segment" | "vocabulary" | "bos">;
   /** Where it computes. */
   readonly device: Device;
-  /** Bytes of the state of one row. */
-  readonly stateBytes: number;
+  /** The parts of its state: what a saved session holds. */
+  readonly stateLayout: readonly StatePart[];
   /** The state before the first segment, for so many rows. */
   initialState(rows: number): State;
   /** Hands a segment to the engine. */

@@ -5,13 +5,13 @@ import { openTokenizer } from "../data/tokenizers/open.ts";
 import type { Tokenizer } from "../data/tokenizers/tokenizer.ts";
 import { MemformerError } from "../errors.ts";
 import type { SessionModel } from "./session-model.ts";
-import { masterType } from "../model/files.ts";
 import type { State } from "../model/recurrence.ts";
 import { checkOptions, optionSchema, optionTypes } from "../options.ts";
 import { drawsOf, sampleShape, unfitLogits, type Draws, type SampleOptions } from "./sample.ts";
 import { disposeSegment, type SegmentTensors } from "../model/segment-tensors.ts";
 import { PADDING } from "../data/segment.ts";
 import { packSession, unpackSession } from "./session-format.ts";
+import { synchronize } from "../engine/runtime.ts";
 import { apply, placed, Tensor } from "../engine/tensor.ts";
 import { tokenGaps } from "./token-gaps.ts";
 
@@ -89,7 +89,7 @@ export class Session<Model extends SessionModel = SessionModel> {
     const piece = 256 * this.model.config.segment; // what is enqueued at once: a text of any length takes bounded memory
     for (let from = 0; from < tokens.length; from += piece) {
       for (let i = from; i < Math.min(from + piece, tokens.length); i++) this.#push(tokens[i]!);
-      await this.#state[0]!.read(); // also so that an error surfaces here
+      await this.#settled(); // also so that an error surfaces here
     }
   }
 
@@ -179,15 +179,17 @@ export class Session<Model extends SessionModel = SessionModel> {
   }
 
   /**
-   * Everything to go on with, in another process, another day: M x D numbers, at most two segments of tokens, and a
-   * hash of the model's weights. Rejects with MemformerError NOT_FINITE when the memory holds NaN or infinity.
+   * Everything to go on with, in another process, another day: the state, M x D numbers of a Memformer, at most two
+   * segments of tokens, and a hash of the model's weights. Rejects with MemformerError NOT_FINITE when the state holds
+   * NaN or infinity.
    */
   async save(): Promise<Uint8Array> {
     return this.#alone("save", async () =>
       packSession({
+        layout: this.model.stateLayout,
         tokenizer: this.tokenizer.name,
         weights: await this.model.weightsHash(),
-        memory: await this.#state[0]!.read(),
+        state: await Promise.all(this.#state.map((tensor) => tensor.read())),
         previous: this.#previous === undefined ? null : [...this.#previous],
         current: this.#current,
       }),
@@ -203,7 +205,7 @@ export class Session<Model extends SessionModel = SessionModel> {
     bytes: Uint8Array,
     tokenizer: Tokenizer | (string & {}) = "bytes",
   ): Promise<Session<Model>> {
-    const { header, data } = unpackSession(bytes, model);
+    const { header, state } = unpackSession(bytes, model);
     const weights = header.weights === undefined ? undefined : await model.weightsHash();
     if (header.weights !== weights) {
       throw new MemformerError(
@@ -222,13 +224,13 @@ export class Session<Model extends SessionModel = SessionModel> {
       );
     }
     for (const tensor of session.#state) tensor.dispose();
-    session.#state = [Tensor.from(data, header.shape, masterType(model.config))];
+    session.#state = state.map(({ data, shape, dtype }) => Tensor.from(data, shape, dtype));
     session.#previous = header.previous === null ? undefined : Int32Array.from(header.previous);
     session.#current = [...header.current];
     return session;
   }
 
-  /** Gives the memory's tensors back; the session cannot be used any more. */
+  /** Gives the state's tensors back; the session cannot be used any more. */
   dispose(): void {
     for (const tensor of this.#state) tensor.dispose();
     this.#gaps?.dispose();
@@ -237,6 +239,12 @@ export class Session<Model extends SessionModel = SessionModel> {
   /** For `using`: as `dispose`. */
   [Symbol.dispose](): void {
     this.dispose();
+  }
+
+  /** Waits for the state: for the calls made before, where there is none. */
+  async #settled(): Promise<void> {
+    if (this.#state.length === 0) return synchronize();
+    await Promise.all(this.#state.map((tensor) => tensor.read()));
   }
 
   #begin(call: string): void {
