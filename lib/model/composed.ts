@@ -1,0 +1,124 @@
+/** The base of a model whose steps you compose of operators in TypeScript; the engine holds its parameters. */
+import type { Segment } from "../data/segment.ts";
+import { MemformerError } from "../errors.ts";
+import { placed, Tensor, tidy, type NumberArray } from "../engine/tensor.ts";
+import { guarded, nextCall, waited } from "../native/calls.ts";
+import { resolveDevice, type Device, type DeviceName } from "../native/cuda.ts";
+import { wholeSeed } from "../options.ts";
+import { HeldParameters, type MadeModel } from "./held-parameters.ts";
+import type { ModelDescription } from "./parameter.ts";
+import type { State, StatePart, Step, StepOptions, TrainableModel } from "./recurrence.ts";
+import { upload, type SegmentTensors } from "./segment-tensors.ts";
+
+/** A parameter to be made. Its numbers are drawn from N(value, deviation^2). */
+export interface ParameterSpec {
+  readonly name: string;
+  readonly shape: readonly number[];
+  /** Default 0. */
+  readonly deviation?: number;
+  /** Default 0. */
+  readonly value?: number;
+  /** Whether weight decay applies to it. Default false. */
+  readonly decay?: boolean;
+}
+
+/** How {@link composedParameters} makes them. */
+export interface ComposedOptions {
+  /** "float32" or "float64". Default "float32". */
+  readonly precision?: "float32" | "float64";
+  /** Of the draws. Default 0. */
+  readonly seed?: number;
+  /** Where to compute. Default "auto". */
+  readonly device?: DeviceName;
+}
+
+/** What {@link composedParameters} gives to the constructor of a {@link ComposedModel}. */
+export interface ComposedParameters {
+  readonly made: Pick<MadeModel, "model" | "parameters">;
+  readonly device: Device;
+  readonly precision: "float32" | "float64";
+}
+
+/** Makes the parameters of a {@link ComposedModel}. Throws MemformerError CONFIG for none, and for a name met twice. */
+export async function composedParameters(
+  specs: readonly ParameterSpec[],
+  { precision = "float32", seed = 0, device: name = "auto" }: ComposedOptions = {},
+): Promise<ComposedParameters> {
+  if (specs.length === 0) throw new MemformerError("CONFIG", "a model needs at least one parameter, got none");
+  const names = specs.map((spec) => spec.name),
+    twice = names.find((one, i) => names.indexOf(one) < i);
+  if (twice !== undefined) throw new MemformerError("CONFIG", `parameter "${twice}" is named twice`);
+  for (const { name: one, shape, deviation = 0, value = 0 } of specs) {
+    if (shape.some((size) => !Number.isSafeInteger(size) || size < 1))
+      throw new MemformerError("CONFIG", `parameter "${one}": sizes must be at least 1, got [${shape.join(", ")}]`);
+    if (!(deviation >= 0 && deviation < Infinity) || !Number.isFinite(value))
+      throw new MemformerError("CONFIG", `parameter "${one}": deviation and value must be finite, deviation >= 0`);
+  }
+  wholeSeed(seed, "model");
+  const device = resolveDevice(name),
+    call = nextCall(),
+    settings = { precision, bos: 0, dropout: 0 };
+  const filled = specs.map((spec) => ({ deviation: 0, value: 0, decay: false, ...spec }));
+  const made = await waited((addon) => addon.createModel(call, "composed", settings, seed, device, filled));
+  return { made, device, precision };
+}
+
+/**
+ * A model of your own. A subclass gives `stateLayout` and `forward`, which computes with {@link apply} on the
+ * parameters that {@link weight} gives; Trainer, AdamW, evaluate and every gradient method take it.
+ */
+export abstract class ComposedModel extends HeldParameters implements TrainableModel {
+  readonly config: ModelDescription & Readonly<Record<string, unknown>>;
+  abstract readonly stateLayout: readonly StatePart[];
+
+  /** `config`: plain JSON that tells this model from others of its class; the precision is added. */
+  constructor({ made, device, precision }: ComposedParameters, config: Readonly<Record<string, unknown>>) {
+    super(device, made);
+    this.config = { ...config, precision };
+  }
+
+  /** One segment with a graph to the parameters and the given state. It is called inside {@link tidy}. */
+  abstract forward(segment: SegmentTensors, state: State, options?: StepOptions & { readonly graph?: boolean }): Step;
+
+  advance(segment: SegmentTensors, state: State, options?: StepOptions): State {
+    return tidy(() => this.forward(segment, state, options).state.map((tensor) => tensor.detach()));
+  }
+
+  /** Zeros of the layout, false for a mask; override it for another start. */
+  initialState(rows: number): State {
+    return this.stateLayout.map(({ shape, dtype }) => {
+      const count = shape.reduce((product, size) => product * size, rows);
+      return placed(Tensor.from(zeros(dtype, count), [rows, ...shape], dtype), this.device);
+    });
+  }
+
+  /** The segment on the model's device. Override it to check tokens against a vocabulary. */
+  upload(segment: Segment): SegmentTensors {
+    const { source, target, reset, lengths, ...rest } = upload(segment);
+    const [there, next, starts, counts] = [source, target, reset, lengths].map((tensor) => placed(tensor, this.device));
+    return { ...rest, source: there!, target: next!, reset: starts!, lengths: counts! };
+  }
+
+  /** A parameter to compute with: a backward pass adds to its gradient. */
+  protected weight(name: string): Tensor {
+    return new Tensor(guarded((addon) => addon.parameterLeaf(nextCall(), this.handle, name))[0]!);
+  }
+}
+
+function zeros(dtype: StatePart["dtype"], count: number): NumberArray {
+  switch (dtype) {
+    case "float64":
+      return new Float64Array(count);
+    case "float32":
+      return new Float32Array(count);
+    case "int64":
+      return new BigInt64Array(count);
+    case "int32":
+      return new Int32Array(count);
+    case "float16":
+    case "bfloat16":
+      return new Uint16Array(count);
+    default:
+      return new Uint8Array(count);
+  }
+}

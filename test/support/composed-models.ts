@@ -1,0 +1,103 @@
+/** Two small models of other states than a memory: none, and one of a float and an integer part. */
+import {
+  apply,
+  ComposedModel,
+  composedParameters,
+  tokenLoss,
+  type SegmentTensors,
+  type State,
+  type StatePart,
+  type Step,
+  type Tensor,
+} from "../../lib/index.ts";
+
+const V = 18; // as task() has
+const D = 8;
+
+export interface SmallOptions {
+  readonly precision?: "float32" | "float64";
+  readonly seed?: number;
+}
+
+/** Each target token from the source's at the same place. No state. */
+export class Stateless extends ComposedModel {
+  override readonly stateLayout: readonly StatePart[] = [];
+
+  static async create(options: SmallOptions = {}): Promise<Stateless> {
+    const parts = await composedParameters(
+      [
+        { name: "embedding", shape: [V, D], deviation: 0.5 },
+        { name: "head", shape: [V, D], deviation: 0.3, decay: true },
+      ],
+      { device: "cpu", ...options },
+    );
+    return new Stateless(parts, { kind: "stateless", width: D });
+  }
+
+  forward({ source, target }: SegmentTensors): Step {
+    const hidden = apply("aten::tanh", embedded(this.weight("embedding"), source));
+    return { ...tokenLoss(apply("aten::matmul", hidden, transposed(this.weight("head"))), target), state: [] };
+  }
+}
+
+/**
+ * A running sum of what was read, (B, D), and how many tokens were, (B) int64; a row that starts a document restarts.
+ * Both change what is predicted.
+ *   m' = tanh(m + sum_t x_t / T)    n' = n + tokens of the source    logits_t = W (x_t + m' U + u log(1 + n'))
+ */
+export class Counting extends ComposedModel {
+  override readonly stateLayout: readonly StatePart[];
+
+  static async create(options: SmallOptions = {}): Promise<Counting> {
+    const parts = await composedParameters(
+      [
+        { name: "embedding", shape: [V, D], deviation: 0.5 },
+        { name: "carry", shape: [D, D], deviation: 0.5, decay: true },
+        { name: "count", shape: [D], value: 0.2, deviation: 0.1 },
+        { name: "head", shape: [V, D], deviation: 0.3, decay: true },
+      ],
+      { device: "cpu", ...options },
+    );
+    return new Counting(parts);
+  }
+
+  constructor(parts: Awaited<ReturnType<typeof composedParameters>>) {
+    super(parts, { kind: "counting", width: D, segment: 8, vocabulary: V, bos: 17 });
+    this.stateLayout = [
+      { name: "sum", shape: [D], dtype: parts.precision, differentiable: true },
+      { name: "tokens", shape: [], dtype: "int64", differentiable: false },
+    ];
+  }
+
+  forward({ source, target, reset, length }: SegmentTensors, [sum, tokens]: State): Step {
+    const goesOn = apply("aten::logical_not", reset),
+      read = apply("aten::ge.Scalar", source, 0);
+    const x = apply("aten::mul.Tensor", embedded(this.weight("embedding"), source), apply("aten::unsqueeze", read, 2));
+    const before = apply("aten::mul.Tensor", sum!, apply("aten::unsqueeze", goesOn, 1));
+    const taken = apply("aten::div.Scalar", apply("aten::sum.dim_IntList", x, [1]), length);
+    const next = apply("aten::tanh", apply("aten::add.Tensor", before, taken));
+    const counted = apply(
+      "aten::add.Tensor",
+      apply("aten::mul.Tensor", tokens!, goesOn),
+      apply("aten::sum.dim_IntList", read, [1]),
+    );
+    const wide = apply("aten::_to_copy", counted, this.config.precision!);
+    const carried = apply(
+      "aten::add.Tensor",
+      apply("aten::matmul", next, this.weight("carry")),
+      apply("aten::mul.Tensor", apply("aten::unsqueeze", apply("aten::log1p", wide), 1), this.weight("count")),
+    );
+    const hidden = apply("aten::add.Tensor", x, apply("aten::unsqueeze", carried, 1));
+    const logits = apply("aten::matmul", hidden, transposed(this.weight("head")));
+    return { ...tokenLoss(logits, target), state: [next, counted] };
+  }
+}
+
+/** (B, T, D); padding as token 0. */
+function embedded(table: Tensor, tokens: Tensor): Tensor {
+  return apply("aten::embedding", table, apply("aten::clamp_min", tokens, 0));
+}
+
+function transposed(matrix: Tensor): Tensor {
+  return apply("aten::transpose.int", matrix, 0, 1);
+}
