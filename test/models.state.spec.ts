@@ -9,13 +9,16 @@ import {
   checkpointing,
   evaluate,
   mrbp,
+  Session,
   Tensor,
   tidy,
   Trainer,
   type EvaluatedModel,
   type GradientMethod,
   type Segment,
+  type SessionModel,
   type StatePart,
+  type Tokenizer,
   type TrainOptions,
   type TrainStep,
   type WindowOptions,
@@ -30,12 +33,22 @@ const models: Record<string, (options?: SmallOptions) => Promise<Small>> = {
   "a model of a float and an int64 part": (options) => Counting.create(options),
 };
 const files = ["model.safetensors", "optimizer.safetensors", "state.safetensors", "trainer.json", "config.json"];
+/** Of the task's 18 ids; it has no text. */
+const tokenizer: Tokenizer = {
+  name: "ids",
+  spec: "ids",
+  bos: 17,
+  vocabulary: 18,
+  encode: () => new Int32Array(0),
+  decode: () => "",
+  decoder: () => ({ push: () => "", end: () => "" }),
+};
 let folder: Awaited<ReturnType<typeof temporary>>;
 
 async function segments(count: number, lanes = 4): Promise<Segment[]> {
   const stream = task(lanes),
     read: Segment[] = [];
-  while (read.length < count) read.push((await stream.next()));
+  while (read.length < count) read.push(await stream.next());
   return read;
 }
 
@@ -181,6 +194,45 @@ describe("a state of any layout", function () {
     });
   }
 
+  for (const [name, create] of Object.entries(models)) {
+    it(`${name}: a session goes on from its saved bytes, in a model of the same weights alone`, async () => {
+      await using model = await create();
+      await using twin = await create();
+      await using other = await create({ seed: 3 });
+      const text = Array.from({ length: 37 }, (_, i) => (5 * i + 2) % 17);
+      using session = await Session.open(model, tokenizer);
+      await session.read(text);
+      const bytes = await session.save();
+      using restored = await Session.restore(twin, bytes, tokenizer);
+      expect(Buffer.from(await restored.save()).equals(bytes)).to.be.true;
+      await session.read(text);
+      await restored.read(text);
+      expect(await restored.logits()).to.deep.equal(await session.logits());
+      const error = await failure(Session.restore(other, bytes, tokenizer));
+      expect(error.code).to.equal("ERR_MEMFORMER_CHECKPOINT_MISMATCH");
+    });
+  }
+
+  it("a session of another layout is refused, in either version", async () => {
+    const saved = async (model: SessionModel): Promise<Uint8Array> => {
+      using session = await Session.open(model, tokenizer);
+      return await session.save();
+    };
+    await using counting = await Counting.create();
+    await using stateless = await Stateless.create();
+    await using memformer = await tinyModel({ segment: 8, vocabulary: 18, bos: 17 });
+    const all: readonly SessionModel[] = [counting, stateless, memformer];
+    for (const from of all) {
+      const bytes = await saved(from);
+      for (const to of all) {
+        if (from === to) continue;
+        const error = await failure(Session.restore(to, bytes, tokenizer));
+        expect(error.code).to.equal("ERR_MEMFORMER_CHECKPOINT_MISMATCH");
+        expect(error.message).to.match(/another model: its state is \S.*, expected \S/);
+      }
+    }
+  });
+
   it("a checkpoint of another model, another layout or other lanes is refused before anything is copied", async () => {
     const [counting, stateless] = [join(folder.path, "counting"), join(folder.path, "stateless")];
     await using one = await Counting.create();
@@ -188,13 +240,19 @@ describe("a state of any layout", function () {
     await train(one, { steps: 1, horizon: 2 }, { checkpoints: counting });
     await train(two, { steps: 1, horizon: 2 }, { checkpoints: stateless });
     const before = [await weights(one), await weights(two)];
-    const refused: [RegExp, Promise<unknown>][] = [
-      [/kind is stateless, this one's counting/, train(one, { steps: 2 }, { checkpoints: stateless, resume: true })],
-      [/kind is counting, this one's stateless/, train(two, { steps: 2 }, { checkpoints: counting, resume: true })],
-      [/4 lanes, the stream has 3/, train(one, { steps: 2 }, { checkpoints: counting, resume: true }, 3)],
+    const refused: [RegExp, () => Promise<unknown>][] = [
+      [
+        /kind is stateless, this one's counting/,
+        () => train(one, { steps: 2 }, { checkpoints: stateless, resume: true }),
+      ],
+      [
+        /kind is counting, this one's stateless/,
+        () => train(two, { steps: 2 }, { checkpoints: counting, resume: true }),
+      ],
+      [/4 lanes, the stream has 3/, () => train(one, { steps: 2 }, { checkpoints: counting, resume: true }, 3)],
     ];
     for (const [words, run] of refused) {
-      const error = await failure(run);
+      const error = await failure(run());
       expect(error.code).to.equal("ERR_MEMFORMER_CHECKPOINT_MISMATCH");
       expect(error.message).to.match(words);
     }

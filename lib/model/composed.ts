@@ -67,12 +67,15 @@ export async function composedParameters(
  * A model of your own. A subclass gives `stateLayout` and `forward`, which computes with {@link apply} on the
  * parameters that {@link weight} gives; Trainer, AdamW, evaluate and every gradient method take it.
  */
-export abstract class ComposedModel extends HeldParameters implements TrainableModel {
-  readonly config: ModelDescription & Readonly<Record<string, unknown>>;
+export abstract class ComposedModel<Description extends ModelDescription = ModelDescription>
+  extends HeldParameters
+  implements TrainableModel
+{
+  readonly config: Description;
   abstract readonly stateLayout: readonly StatePart[];
 
   /** `config`: plain JSON that tells this model from others of its class; the precision is added. */
-  constructor({ made, device, precision }: ComposedParameters, config: Readonly<Record<string, unknown>>) {
+  constructor({ made, device, precision }: ComposedParameters, config: Description) {
     super(device, made);
     this.config = { ...config, precision };
   }

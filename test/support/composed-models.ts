@@ -3,8 +3,12 @@ import {
   apply,
   ComposedModel,
   composedParameters,
+  tidy,
   tokenLoss,
+  type ComposedParameters,
+  type ModelDescription,
   type SegmentTensors,
+  type SessionModel,
   type State,
   type StatePart,
   type Step,
@@ -14,13 +18,16 @@ import {
 const V = 18; // as task() has
 const D = 8;
 
+const description = { width: D, segment: 8, vocabulary: V, bos: 17 } as const; // sessions read the last three
+type Description = ModelDescription & typeof description & { readonly kind: string };
+
 export interface SmallOptions {
   readonly precision?: "float32" | "float64";
   readonly seed?: number;
 }
 
 /** Each target token from the source's at the same place. No state. */
-export class Stateless extends ComposedModel {
+export class Stateless extends ComposedModel<Description> implements SessionModel {
   override readonly stateLayout: readonly StatePart[] = [];
 
   static async create(options: SmallOptions = {}): Promise<Stateless> {
@@ -31,12 +38,21 @@ export class Stateless extends ComposedModel {
       ],
       { device: "cpu", ...options },
     );
-    return new Stateless(parts, { kind: "stateless", width: D });
+    return new Stateless(parts, { ...description, kind: "stateless" });
   }
 
   forward({ source, target }: SegmentTensors): Step {
+    return { ...tokenLoss(this.#logits(source), target), state: [] };
+  }
+
+  logits({ source }: SegmentTensors): Tensor {
+    return tidy(() => apply("aten::select.int", this.#logits(source), 1, -1));
+  }
+
+  /** (B, T, V) */
+  #logits(source: Tensor): Tensor {
     const hidden = apply("aten::tanh", embedded(this.weight("embedding"), source));
-    return { ...tokenLoss(apply("aten::matmul", hidden, transposed(this.weight("head"))), target), state: [] };
+    return apply("aten::matmul", hidden, transposed(this.weight("head")));
   }
 }
 
@@ -45,7 +61,7 @@ export class Stateless extends ComposedModel {
  * Both change what is predicted.
  *   m' = tanh(m + sum_t x_t / T)    n' = n + tokens of the source    logits_t = W (x_t + m' U + u log(1 + n'))
  */
-export class Counting extends ComposedModel {
+export class Counting extends ComposedModel<Description> implements SessionModel {
   override readonly stateLayout: readonly StatePart[];
 
   static async create(options: SmallOptions = {}): Promise<Counting> {
@@ -61,15 +77,25 @@ export class Counting extends ComposedModel {
     return new Counting(parts);
   }
 
-  constructor(parts: Awaited<ReturnType<typeof composedParameters>>) {
-    super(parts, { kind: "counting", width: D, segment: 8, vocabulary: V, bos: 17 });
+  constructor(parts: ComposedParameters) {
+    super(parts, { ...description, kind: "counting" });
     this.stateLayout = [
       { name: "sum", shape: [D], dtype: parts.precision, differentiable: true },
       { name: "tokens", shape: [], dtype: "int64", differentiable: false },
     ];
   }
 
-  forward({ source, target, reset, length }: SegmentTensors, [sum, tokens]: State): Step {
+  forward(segment: SegmentTensors, state: State): Step {
+    const { hidden, next } = this.#read(segment, state);
+    return { ...tokenLoss(this.#scores(hidden), segment.target), state: next };
+  }
+
+  logits(segment: SegmentTensors, _prefix: Tensor, state: State): Tensor {
+    return tidy(() => apply("aten::select.int", this.#scores(this.#read(segment, state).hidden), 1, -1));
+  }
+
+  /** Of every place, (B, T, D), and the next state. */
+  #read({ source, reset, length }: SegmentTensors, [sum, tokens]: State): { hidden: Tensor; next: State } {
     const goesOn = apply("aten::logical_not", reset),
       read = apply("aten::ge.Scalar", source, 0);
     const x = apply("aten::mul.Tensor", embedded(this.weight("embedding"), source), apply("aten::unsqueeze", read, 2));
@@ -87,9 +113,12 @@ export class Counting extends ComposedModel {
       apply("aten::matmul", next, this.weight("carry")),
       apply("aten::mul.Tensor", apply("aten::unsqueeze", apply("aten::log1p", wide), 1), this.weight("count")),
     );
-    const hidden = apply("aten::add.Tensor", x, apply("aten::unsqueeze", carried, 1));
-    const logits = apply("aten::matmul", hidden, transposed(this.weight("head")));
-    return { ...tokenLoss(logits, target), state: [next, counted] };
+    return { hidden: apply("aten::add.Tensor", x, apply("aten::unsqueeze", carried, 1)), next: [next, counted] };
+  }
+
+  /** (B, T, V) */
+  #scores(hidden: Tensor): Tensor {
+    return apply("aten::matmul", hidden, transposed(this.weight("head")));
   }
 }
 
