@@ -131,21 +131,19 @@ export function unpackSession(
 
 /** Throws MemformerError CHECKPOINT_MISMATCH for a state of another layout. */
 function expectLayout(header: SessionHeader, layout: readonly StatePart[]): void {
-  const refuse = (sentence: string): never => {
-    throw new MemformerError("CHECKPOINT_MISMATCH", `the session is of another model: ${sentence}`);
-  };
-  const told = ({ name, shape, dtype }: Pick<StatePart, "name" | "shape"> & { dtype: string }): string =>
+  const told = (shape: readonly number[], name: string, dtype: string): string =>
     `${name} ${dtype} [${shape.join(", ")}]`;
-  const wanted = layout.map((part) => ({ ...part, shape: [1, ...part.shape] }));
-  if (header.version === 1) {
-    const [only] = wanted;
-    if (only === undefined || !single(layout)) return refuse("its state has one part, this one's another layout");
-    if (header.shape.join() !== only.shape.join())
-      refuse(`its ${only.name} is [${header.shape.join(", ")}], expected [${only.shape.join(", ")}]`);
-    return;
-  }
-  const [found, expected] = [header.state, wanted].map((parts) => parts.map(told).join(", "));
-  if (found !== expected) refuse(`its state is ${found || "empty"}, expected ${expected || "none"}`);
+  // Version 1 names neither: its one part is whatever single part the model has.
+  const { name = "memory", dtype = "float32" } = single(layout) ? layout[0]! : {};
+  const saved = header.version === 1 ? [{ shape: header.shape, name, dtype }] : header.state;
+  const found = saved.map((part) => told(part.shape, part.name, part.dtype)).join(", ") || "empty",
+    expected = layout.map((part) => told([1, ...part.shape], part.name, part.dtype)).join(", ") || "empty";
+  if (found === expected) return;
+  throw new MemformerError(
+    "CHECKPOINT_MISMATCH",
+    `the session is of another model: its state is ${found}, expected ${expected}`,
+    { details: { found, expected } },
+  );
 }
 
 function isFloating(dtype: DType): boolean {
