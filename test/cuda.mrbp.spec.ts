@@ -15,11 +15,8 @@ import {
 } from "../lib/index.ts";
 import { carried, errors, gather, type Gathered } from "./support/gather.ts";
 import { describeOnGpu, GPU } from "./support/gpu.ts";
-import { perturb, tinyModel, type WindowShape } from "./support/models.ts";
+import { perturb, positions, tinyModel, variants, type WindowShape, writers } from "./support/models.ts";
 
-const variants = ["encoder-decoder", "encoder", "decoder"] as const;
-const writers = ["slot-attention", "gru"] as const;
-const positions = ["rotary", "relative", "t5"] as const;
 const exactness = { float64: 1e-10, float32: 1e-5 } as const;
 
 function expectClose(what: string, found: Gathered, expected: Gathered, tolerance: number): void {

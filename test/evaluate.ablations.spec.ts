@@ -19,7 +19,7 @@ import {
   type State,
   type TokenStream,
 } from "../lib/index.ts";
-import { numbers, perturb, tinyModel } from "./support/models.ts";
+import { numbers, perturb, tinyModel, variants } from "./support/models.ts";
 import { failure, runModel, train } from "./support/runs.ts";
 
 /** Documents of so many random bytes each, read once from end to end in lanes. */
@@ -86,7 +86,7 @@ describe("evaluation", function () {
   this.timeout(120_000);
 
   it("scores every token of the text once, as a hand-written loop does", async () => {
-    for (const variant of ["encoder-decoder", "encoder", "decoder"] as const) {
+    for (const variant of variants) {
       await using model = await reader({ variant });
       const found = await evaluate(model, await pass(model, lengths), { bytes: total });
       const stream = await pass(model, lengths);
@@ -204,7 +204,7 @@ describe("an ablation of the memory", function () {
   this.timeout(120_000);
 
   it("changes the score of a model that reads its memory", async () => {
-    for (const variant of ["encoder-decoder", "encoder", "decoder"] as const) {
+    for (const variant of variants) {
       await using model = await reader({ variant });
       const { nats, ablations } = await evaluate(model, await pass(model, lengths));
       for (const name of ablationNames) {
@@ -238,7 +238,7 @@ describe("an ablation of the memory", function () {
   });
 
   it("initial scores as documents cut into single segments would be, with the text before as their source", async () => {
-    for (const variant of ["encoder-decoder", "encoder", "decoder"] as const) {
+    for (const variant of variants) {
       await using model = await reader({ variant });
       const { ablations } = await evaluate(model, await pass(model, lengths));
       const stream = await pass(model, lengths),
@@ -253,7 +253,7 @@ describe("an ablation of the memory", function () {
   });
 
   it("is each what a loop written by hand makes of the memory", async () => {
-    for (const variant of ["encoder-decoder", "encoder", "decoder"] as const) {
+    for (const variant of variants) {
       await using model = await reader({ variant });
       const stream = await pass(model, lengths);
       Object.assign(stream, { ended: undefined }); // rows of lanes that have ended stay, so that the row above is the same
@@ -303,7 +303,7 @@ describe("an ablation of the memory", function () {
   });
 
   it("does not depend on how many segments are scored at a time", async () => {
-    for (const variant of ["encoder-decoder", "encoder", "decoder"] as const) {
+    for (const variant of variants) {
       await using model = await reader({ variant });
       const one = await evaluate(model, await pass(model, lengths));
       for (const together of [2, 3, 100]) {

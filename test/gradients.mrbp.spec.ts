@@ -20,16 +20,15 @@ import {
   bits,
   numbers,
   perturb,
+  positions,
   randomWindow,
   recipeOptions,
   relativeError,
   takeGradients,
   tinyModel,
+  variants,
+  writers,
 } from "./support/models.ts";
-
-const variants = ["encoder-decoder", "encoder", "decoder"] as const;
-const writers = ["slot-attention", "gru"] as const;
-const positions = ["rotary", "relative", "t5"] as const;
 
 function expectEqual(a: Gathered, b: Gathered, tolerance: number): void {
   expect(a.losses).to.deep.equal(b.losses);

@@ -1,10 +1,7 @@
 import { expect } from "chai";
 import { mrbp, PADDING, Tensor, tidy, type Memformer, type Segment } from "../lib/index.ts";
-import { bits, numbers, perturb, randomWindow, tinyModel } from "./support/models.ts";
+import { bits, numbers, perturb, positions, randomWindow, tinyModel, variants, writers } from "./support/models.ts";
 
-const variants = ["encoder-decoder", "encoder", "decoder"] as const;
-const writers = ["slot-attention", "gru"] as const;
-const positions = ["rotary", "relative", "t5"] as const;
 const settings = variants.flatMap((variant) =>
   writers.flatMap((writer) => positions.map((position) => ({ variant, writer, position }))),
 );

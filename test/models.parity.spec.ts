@@ -6,7 +6,16 @@ import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { openSafetensors, tensorEntry, writeSafetensors } from "../lib/checkpoint/safetensors.ts";
 import { bptt, disposeSegment, type CreateOptions, type Segment } from "../lib/index.ts";
-import { numbers, perturb, randomWindow, takeGradients, tinyModel } from "./support/models.ts";
+import {
+  numbers,
+  perturb,
+  positions,
+  randomWindow,
+  takeGradients,
+  tinyModel,
+  variants,
+  writers,
+} from "./support/models.ts";
 import { python, runPython } from "./support/python.ts";
 
 const peers = fileURLToPath(new URL("../bench/peers", import.meta.url));
@@ -24,10 +33,10 @@ const ported = {
 /**
  * Every variant, writer and position; forgettings and tied embeddings take turns. With T5's positions also as ported.
  */
-const models = (["encoder-decoder", "encoder", "decoder"] as const)
+const models = variants
   .flatMap((variant, v) =>
-    (["slot-attention", "gru"] as const).flatMap((writer, w) =>
-      (["rotary", "relative", "t5"] as const).map((position, p): CreateOptions & { T: number } => ({
+    writers.flatMap((writer, w) =>
+      positions.map((position, p): CreateOptions & { T: number } => ({
         variant,
         writer,
         position,

@@ -6,11 +6,11 @@ import { bptt, Memformer, modelSchema, mrbp, plainOptions, Session, type Segment
 import { horizonOf } from "../lib/train/horizon.ts";
 import { trainSchema } from "../lib/train/config.ts";
 import { gather } from "./support/gather.ts";
-import { perturb, recipeOptions, tinyModel } from "./support/models.ts";
+import { perturb, recipeOptions, tinyModel, variants } from "./support/models.ts";
 
 describe("a twin, a model trained without its memory", () => {
   it("computes what its model does where every segment starts a document: losses, gradients, parameters", async () => {
-    for (const variant of ["encoder-decoder", "encoder", "decoder"] as const) {
+    for (const variant of variants) {
       await using twin = await tinyModel({ variant, memory: false });
       await using model = await tinyModel({ variant });
       expect(twin.parameters).to.deep.equal(model.parameters);

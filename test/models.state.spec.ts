@@ -15,6 +15,7 @@ import {
   Trainer,
   type EvaluatedModel,
   type GradientMethod,
+  type Recurrence,
   type Segment,
   type SessionModel,
   type StatePart,
@@ -193,6 +194,27 @@ describe("a state of any layout", function () {
       expect(await after.item()).to.equal(0);
     });
   }
+
+  it("a state without gradient is carried over a window: no gradient back is not the window's end", async () => {
+    await using model = await Counting.create({ precision: "float64" });
+    const still: Recurrence = {
+      stateLayout: model.stateLayout.map((part) => ({ ...part, differentiable: false })),
+      advance: (...step) => model.advance(...step),
+      forward: (segment, state) => model.forward(segment, state),
+    };
+    const window = await segments(4);
+    const after = async (method: GradientMethod, together: number): Promise<number[][]> => {
+      const { state, gradient } = tidy(() => {
+        const uploaded = window.map((segment) => model.upload(segment));
+        return method(still, uploaded, model.initialState(4), { together });
+      });
+      expect(gradient).to.deep.equal([]);
+      return numbers(state);
+    };
+    const exact = await after(bptt, 4);
+    expect(exact).to.have.length(2);
+    for (const together of [1, 3]) expect(await after(mrbp, together)).to.deep.equal(exact);
+  });
 
   for (const [name, create] of Object.entries(models)) {
     it(`${name}: a session goes on from its saved bytes, in a model of the same weights alone`, async () => {

@@ -1,8 +1,14 @@
 /** Small models, windows of random segments with every kind of padding, and their gradients as plain numbers. */
-import { Memformer, PADDING, Random, Tensor, type CreateOptions, type Segment } from "../../lib/index.ts";
+import { Memformer, modelSchema, PADDING, Random, Tensor, type CreateOptions, type Segment } from "../../lib/index.ts";
 
 // Operators on tiny tensors are short: threads that spin while they wait for one another starve on a busy machine.
 process.env["OMP_WAIT_POLICY"] ??= "passive";
+
+const { variant, writer, position } = modelSchema.shape;
+/** Every variant, memory writer and position scheme there is: test/models.registry.spec.ts compares the engine's. */
+export const variants = variant.unwrap().options;
+export const writers = writer.unwrap().options;
+export const positions = position.unwrap().options;
 
 /** A model small enough to be trained thousands of times: D 16, M 3, T 6, two layers where two can differ from one. */
 export async function tinyModel(options: CreateOptions = {}): Promise<Memformer> {
