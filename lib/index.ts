@@ -44,17 +44,12 @@ export {
 export { gradientMethods, type GradientMethodName } from "./gradients/methods.ts";
 export { inMicroBatches } from "./gradients/micro-batch.ts";
 export { Memformer, type CreateOptions, type LoadOptions, type Observed } from "./model/memformer.ts";
+export type { ParameterSpec } from "./model/parameter-spec.ts";
 export type { ModelDescription, Parameter } from "./model/parameter.ts";
 export { mrbp } from "./gradients/mrbp.ts";
 export type { Device, DeviceName } from "./native/cuda.ts";
 export { AdamW, type AdamWOptions } from "./train/optimizer.ts";
-export {
-  ComposedModel,
-  composedParameters,
-  type ComposedOptions,
-  type ComposedParameters,
-  type ParameterSpec,
-} from "./model/composed.ts";
+export { ComposedModel, composedParameters, type ComposedOptions, type ComposedParameters } from "./model/composed.ts";
 export { tokenLoss } from "./model/token-loss.ts";
 export type {
   EvaluatedModel,

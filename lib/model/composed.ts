@@ -7,20 +7,9 @@ import { resolveDevice, type Device, type DeviceName } from "../native/cuda.ts";
 import { wholeSeed } from "../options.ts";
 import { HeldParameters, type MadeModel } from "./held-parameters.ts";
 import type { ModelDescription } from "./parameter.ts";
+import { filledSpecs, type ParameterSpec } from "./parameter-spec.ts";
 import type { State, StatePart, Step, StepOptions, TrainableModel } from "./recurrence.ts";
 import { upload, type SegmentTensors } from "./segment-tensors.ts";
-
-/** A parameter to be made. Its numbers are drawn from N(value, deviation^2). */
-export interface ParameterSpec {
-  readonly name: string;
-  readonly shape: readonly number[];
-  /** Default 0. */
-  readonly deviation?: number;
-  /** Default 0. */
-  readonly value?: number;
-  /** Whether weight decay applies to it. Default false. */
-  readonly decay?: boolean;
-}
 
 /** How {@link composedParameters} makes them. */
 export interface ComposedOptions {
@@ -32,11 +21,14 @@ export interface ComposedOptions {
   readonly device?: DeviceName;
 }
 
-/** What {@link composedParameters} gives to the constructor of a {@link ComposedModel}. */
+/** What {@link composedParameters} and {@link Memformer.share} give to the constructor of a {@link ComposedModel}. */
 export interface ComposedParameters {
   readonly made: Pick<MadeModel, "model" | "parameters">;
   readonly device: Device;
-  readonly precision: "float32" | "float64";
+  /** Of its configuration. */
+  readonly precision: string;
+  /** What its parameters and their gradients are kept in. */
+  readonly dtype: "float32" | "float64";
 }
 
 /** Makes the parameters of a {@link ComposedModel}. Throws MemformerError CONFIG for none, and for a name met twice. */
@@ -45,22 +37,13 @@ export async function composedParameters(
   { precision = "float32", seed = 0, device: name = "auto" }: ComposedOptions = {},
 ): Promise<ComposedParameters> {
   if (specs.length === 0) throw new MemformerError("CONFIG", "a model needs at least one parameter, got none");
-  const names = specs.map((spec) => spec.name),
-    twice = names.find((one, i) => names.indexOf(one) < i);
-  if (twice !== undefined) throw new MemformerError("CONFIG", `parameter "${twice}" is named twice`);
-  for (const { name: one, shape, deviation = 0, value = 0 } of specs) {
-    if (shape.some((size) => !Number.isSafeInteger(size) || size < 1))
-      throw new MemformerError("CONFIG", `parameter "${one}": sizes must be at least 1, got [${shape.join(", ")}]`);
-    if (!(deviation >= 0 && deviation < Infinity) || !Number.isFinite(value))
-      throw new MemformerError("CONFIG", `parameter "${one}": deviation and value must be finite, deviation >= 0`);
-  }
+  const filled = filledSpecs(specs);
   wholeSeed(seed, "model");
   const device = resolveDevice(name),
     call = nextCall(),
     settings = { precision, bos: 0, dropout: 0 };
-  const filled = specs.map((spec) => ({ deviation: 0, value: 0, decay: false, ...spec }));
   const made = await waited((addon) => addon.createModel(call, "composed", settings, seed, device, filled));
-  return { made, device, precision };
+  return { made, device, precision, dtype: precision };
 }
 
 /**

@@ -54,14 +54,19 @@ export class HeldParameters implements AsyncDisposable {
    * name.
    */
   parameter(name: string): Tensor {
-    this.#lent = true;
-    this.#weightsHash = undefined;
+    this.lend();
     return this.ownParameter(name);
   }
 
   /** @internal The same for reading alone. */
   ownParameter(name: string): Tensor {
     return new Tensor(guarded((addon) => addon.parameter(nextCall(), this.handle, name))[0]!);
+  }
+
+  /** @internal For who may change them unseen from now on: their hash is no longer remembered. */
+  protected lend(): void {
+    this.#lent = true;
+    this.#weightsHash = undefined;
   }
 
   /** A parameter's gradient so far, zeros where nothing reached it. */

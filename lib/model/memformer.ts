@@ -6,7 +6,9 @@ import { guarded, nextCall, waited } from "../native/calls.ts";
 import { gpuBytes, resolveDevice, type Device, type DeviceName } from "../native/cuda.ts";
 import { knownOptions, optionNames, wholeSeed } from "../options.ts";
 import { runtime } from "../engine/runtime.ts";
-import { assignAll, readDescription, readModelFolder, writeModel } from "./files.ts";
+import { assignAll, masterType, readDescription, readModelFolder, writeModel } from "./files.ts";
+import type { ComposedParameters } from "./composed.ts";
+import { filledSpecs, type ParameterSpec } from "./parameter-spec.ts";
 import { HeldParameters, type MadeModel } from "./held-parameters.ts";
 import type { Replayed, State, StatePart, Step, StepOptions, TrainableModel } from "./recurrence.ts";
 import { upload, type SegmentTensors } from "./segment-tensors.ts";
@@ -63,9 +65,10 @@ export class Memformer extends HeldParameters implements TrainableModel, Session
   /**
    * A model with fresh weights. Throws MemformerError CONFIG for an unknown option, naming the one meant, LOAD_FAILED
    * or LIBTORCH_NOT_FOUND when the native core is not there, NO_CUDA or DRIVER_TOO_OLD for a GPU that is asked for and
-   * is not.
+   * is not. `parameters`: those of a head of your own, kept, saved and trained with the model's; see {@link share}.
+   * Not with precision "float16", whose gradients are scaled inside the model alone.
    */
-  static async create(options: CreateOptions = {}): Promise<Memformer> {
+  static async create(options: CreateOptions = {}, parameters: readonly ParameterSpec[] = []): Promise<Memformer> {
     knownOptions(createNames, options, "model");
     const { preset = "small", seed = 0, device = "auto", threads, ...given } = options;
     if (!Object.hasOwn(presets, preset)) {
@@ -76,12 +79,15 @@ export class Memformer extends HeldParameters implements TrainableModel, Session
       );
     }
     wholeSeed(seed, "model");
+    const filled = filledSpecs(parameters);
     for (const key of Object.keys(given))
       if (given[key as keyof ModelOptions] === undefined) delete given[key as keyof ModelOptions];
     const config = modelConfig({ ...presets[preset], ...given });
     runtime(threads === undefined ? {} : { threads });
     const place = resolveDevice(device),
       call = nextCall();
+    if (config.precision === "float16" && filled.length > 0)
+      throw new MemformerError("CONFIG", 'model: precision "float16" takes no parameters of your own; "bfloat16" does');
     if (config.precision === "float16" && place === "cpu") {
       throw new MemformerError(
         "CONFIG",
@@ -91,21 +97,26 @@ export class Memformer extends HeldParameters implements TrainableModel, Session
     return new Memformer(
       config,
       place,
-      await waited((addon) => addon.createModel(call, config.variant, config, seed, place)),
+      await waited((addon) => addon.createModel(call, config.variant, config, seed, place, filled)),
     );
   }
 
   /**
    * The model a folder holds: config.json and model.safetensors. Throws MemformerError CHECKPOINT_FORMAT,
    * CHECKPOINT_VERSION, CHECKPOINT_MISMATCH (its tensors are not those of its configuration), NOT_FINITE for weights
-   * with NaN or infinity, IO. `precision` is by default the configuration's.
+   * with NaN or infinity, IO. `precision` is by default the configuration's; `parameters` are those given to
+   * {@link create}.
    */
-  static async load(folder: string, options: LoadOptions = {}): Promise<Memformer> {
+  static async load(
+    folder: string,
+    options: LoadOptions = {},
+    parameters: readonly ParameterSpec[] = [],
+  ): Promise<Memformer> {
     knownOptions(loadNames, options, "load");
     const { config, weights } = await readModelFolder(folder),
       { precision = config.precision, ...others } = options;
     try {
-      const model = await Memformer.create({ ...config, ...others, precision });
+      const model = await Memformer.create({ ...config, ...others, precision }, parameters);
       try {
         await model.readWeights(weights);
       } catch (error) {
@@ -138,6 +149,16 @@ export class Memformer extends HeldParameters implements TrainableModel, Session
   /** Bytes of the state of one row: M x D numbers, however long the history. */
   get stateBytes(): number {
     return rowBytes(this.stateLayout);
+  }
+
+  /**
+   * What a {@link ComposedModel} over this model is made of: the same parameters, so that one optimizer trains both.
+   * Dispose of either.
+   */
+  share(): ComposedParameters {
+    this.lend();
+    const { device, parameters, handle: model } = this;
+    return { made: { model, parameters }, device, precision: this.config.precision, dtype: masterType(this.config) };
   }
 
   /** @internal */

@@ -80,7 +80,7 @@ export class Counting extends ComposedModel<Description> implements SessionModel
   constructor(parts: ComposedParameters) {
     super(parts, { ...description, kind: "counting" });
     this.stateLayout = [
-      { name: "sum", shape: [D], dtype: parts.precision, differentiable: true },
+      { name: "sum", shape: [D], dtype: parts.dtype, differentiable: true },
       { name: "tokens", shape: [], dtype: "int64", differentiable: false },
     ];
   }
@@ -107,7 +107,7 @@ export class Counting extends ComposedModel<Description> implements SessionModel
       apply("aten::mul.Tensor", tokens!, goesOn),
       apply("aten::sum.dim_IntList", read, [1]),
     );
-    const wide = apply("aten::_to_copy", counted, this.config.precision!);
+    const wide = apply("aten::_to_copy", counted, this.stateLayout[0]!.dtype);
     const carried = apply(
       "aten::add.Tensor",
       apply("aten::matmul", next, this.weight("carry")),
