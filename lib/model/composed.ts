@@ -23,6 +23,7 @@ export interface ComposedOptions {
 
 /** What {@link composedParameters} and {@link Memformer.share} give to the constructor of a {@link ComposedModel}. */
 export interface ComposedParameters {
+  /** @internal */
   readonly made: Pick<MadeModel, "model" | "parameters">;
   readonly device: Device;
   /** Of its configuration. */
