@@ -59,9 +59,9 @@ export abstract class ComposedModel<Description extends ModelDescription = Model
   abstract readonly stateLayout: readonly StatePart[];
 
   /** `config`: plain JSON that tells this model from others of its class; the precision is added. */
-  constructor({ made, device, precision }: ComposedParameters, config: Description) {
-    super(device, made);
-    this.config = { ...config, precision };
+  constructor(parts: ComposedParameters, config: Description) {
+    super(parts.device, parts.made);
+    this.config = { ...config, precision: parts.precision };
   }
 
   /** One segment with a graph to the parameters and the given state. It is called inside {@link tidy}. */

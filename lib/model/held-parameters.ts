@@ -58,7 +58,7 @@ export class HeldParameters implements AsyncDisposable {
     return this.ownParameter(name);
   }
 
-  /** @internal The same for reading alone. */
+  /** The same for reading alone: the caller changes nothing, and disposes of the handle. */
   ownParameter(name: string): Tensor {
     return new Tensor(guarded((addon) => addon.parameter(nextCall(), this.handle, name))[0]!);
   }
@@ -97,12 +97,12 @@ export class HeldParameters implements AsyncDisposable {
     return new Tensor(guarded((addon) => addon.clipGradients(nextCall(), this.handle, most))[0]!);
   }
 
-  /** @internal Changes with every call that changes weights, or gradients other than by adding to them. */
+  /** Changes with every call that changes weights, or gradients other than by adding to them. */
   get revision(): number {
     return this.#revision;
   }
 
-  /** @internal For what changes them from outside: an optimizer. */
+  /** For what changes weights from outside, an optimizer: {@link revision} changes. */
   revise(): void {
     this.#revision += 1;
     this.#weightsHash = undefined;
