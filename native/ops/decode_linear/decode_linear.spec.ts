@@ -1,0 +1,137 @@
+/** The projection of a decoding step: plain loops, and that no row's bits depend on the rows beside it. */
+import { expect } from "chai";
+import { apply, Random, Tensor } from "../../../lib/index.ts";
+import { describeOnGpu, toGpu } from "../../../test/support/gpu.ts";
+import { failure } from "../../../test/support/runs.ts";
+
+const shapes = [
+  { R: 1, inner: 1, outer: 1 },
+  { R: 1, inner: 128, outer: 384 },
+  { R: 3, inner: 13, outer: 17 },
+  { R: 7, inner: 24, outer: 11 },
+  { R: 64, inner: 40, outer: 9 },
+  { R: 0, inner: 8, outer: 8 },
+  { R: 2, inner: 0, outer: 5 },
+  { R: 9, inner: 600, outer: 1300 },
+] as const;
+const dtypes = { float64: 1e-14, float32: 1e-6, bfloat16: 8e-3 } as const;
+
+function drawn(seed: number, count: number): Float64Array {
+  const random = new Random(seed);
+  return Float64Array.from({ length: count }, () => random.next() / 2 ** 31 - 1);
+}
+
+/** The numbers as they are in that dtype. */
+async function rounded(tensor: Tensor): Promise<Float64Array> {
+  using wide = apply("aten::to.dtype", tensor, 7);
+  return Float64Array.from((await wide.data()) as Float64Array);
+}
+
+const CODE = { float64: 7, float32: 6, bfloat16: 15 } as const;
+
+function tensor(data: Float64Array, shape: readonly number[], dtype: keyof typeof dtypes): Tensor {
+  using wide = Tensor.from(data, shape);
+  return apply("aten::to.dtype", wide, CODE[dtype]);
+}
+
+async function checkLoops(place: (tensor: Tensor) => Tensor): Promise<void> {
+  for (const { R, inner, outer } of shapes)
+    for (const [dtype, allowed] of Object.entries(dtypes) as [keyof typeof dtypes, number][])
+      for (const biased of [true, false]) {
+        const x = tensor(drawn(1, R * inner), [R, inner], dtype),
+          w = tensor(drawn(2, outer * inner), [outer, inner], dtype),
+          b = tensor(drawn(3, outer), [outer], dtype);
+        const [xs, ws, bs] = await Promise.all([rounded(x), rounded(w), rounded(b)]);
+        const made = apply("memformer::decode_linear", place(x), place(w), biased ? place(b) : null);
+        const found = await rounded(made);
+        expect(found.length).to.equal(R * outer);
+        for (let r = 0; r < R; r++)
+          for (let o = 0; o < outer; o++) {
+            let sum = biased ? bs[o]! : 0,
+              size = 1;
+            for (let k = 0; k < inner; k++) {
+              const product = xs[r * inner + k]! * ws[o * inner + k]!;
+              sum += product;
+              size += Math.abs(product);
+            }
+            expect(Math.abs(found[r * outer + o]! - sum), `${dtype} ${R} ${inner} ${outer}`).to.be.at.most(
+              allowed * size,
+            );
+          }
+      }
+}
+
+describe("memformer::decode_linear", function () {
+  this.timeout(60_000);
+
+  it("equals plain loops", () => checkLoops((tensor_) => tensor_));
+
+  it("gives a row the same bits alone and among any others", async () => {
+    for (const dtype of Object.keys(dtypes) as (keyof typeof dtypes)[])
+      for (const { inner, outer } of shapes) {
+        const R = 11,
+          all = drawn(5, R * inner);
+        const w = tensor(drawn(6, outer * inner), [outer, inner], dtype),
+          b = tensor(drawn(7, outer), [outer], dtype);
+        const product = async (rows: number, from: number, gelu = outer % 2 === 1): Promise<Float64Array> =>
+          rounded(
+            apply(
+              "memformer::decode_linear",
+              tensor(all.slice(from * inner, (from + rows) * inner), [rows, inner], dtype),
+              w,
+              b,
+              gelu,
+            ),
+          );
+        const whole = await product(R, 0);
+        for (const rows of [1, 2, 4, 5])
+          for (let from = 0; from + rows <= R; from += rows)
+            expect(await product(rows, from)).to.deep.equal(whole.slice(from * outer, (from + rows) * outer));
+      }
+  });
+
+  it("activates a sum by gelu", async () => {
+    const x = tensor(drawn(1, 3 * 8), [3, 8], "float64"),
+      w = tensor(drawn(2, 9 * 8), [9, 8], "float64");
+    const found = await rounded(apply("memformer::decode_linear", x, w, null, true));
+    const wanted = await rounded(apply("aten::gelu", apply("aten::linear", x, w, null), "none"));
+    found.forEach((value, i) => {
+      expect(value).to.be.closeTo(wanted[i]!, 1e-15);
+    });
+  });
+
+  it("takes any leading axes and strides", async () => {
+    const data = drawn(8, 2 * 3 * 8);
+    using x = Tensor.from(data, [8, 3, 2]);
+    const turned = apply("aten::permute", x, [2, 1, 0]);
+    const w = Tensor.from(drawn(9, 40), [8, 5]);
+    const found = apply("memformer::decode_linear", turned, apply("aten::t", w), null);
+    const { shape, data: values } = await found.read();
+    expect(shape).to.deep.equal([2, 3, 5]);
+    const plain = apply("aten::linear", turned, apply("aten::t", w), null);
+    const wanted = (await plain.data()) as Float64Array;
+    new Float64Array(values).forEach((value, i) => {
+      expect(value).to.be.closeTo(wanted[i]!, 1e-13);
+    });
+  });
+
+  it("refuses what does not fit, by name", async () => {
+    const zeros = (...shape: number[]): Tensor =>
+      Tensor.from(new Float64Array(shape.reduce((a, b) => a * b, 1)), shape);
+    const cases: [Tensor, Tensor, Tensor | null, string, RegExp][] = [
+      [zeros(2, 3), zeros(4, 5), null, "SHAPE", /weight must have shape \(any, 3\)/],
+      [zeros(2, 3), zeros(4, 3), zeros(3), "SHAPE", /bias must have shape \(4\)/],
+      [zeros(2, 3), tensor(new Float64Array(12), [4, 3], "float32"), null, "DTYPE", /weight must have x's dtype/],
+      [Tensor.from(new Int32Array(3), [1, 3]), zeros(4, 3), null, "DTYPE", /x must be float32/],
+    ];
+    for (const [x, w, b, code, message] of cases) {
+      const error = await failure(apply("memformer::decode_linear", x, w, b).read());
+      expect(error.code).to.equal(`ERR_MEMFORMER_${code}`);
+      expect(error.message).to.match(message);
+    }
+  });
+});
+
+describeOnGpu("memformer::decode_linear", () => {
+  it("equals plain loops", () => checkLoops(toGpu));
+});
