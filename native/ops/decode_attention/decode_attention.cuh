@@ -1,0 +1,51 @@
+// The contract of decoding's two kernels. Which slot a row is of and where it stands is read on the device. acc is
+// float, double for float64.
+#pragma once
+#include <cuda_runtime_api.h>
+
+#include <cstdint>
+
+#include "core/cuda/dtype.cuh"
+
+namespace memformer::ops {
+
+struct DecodeAppendParams {
+  const void* qkv;           ///< (R, 3, H, E), contiguous
+  const void* cos;           ///< (positions, E / 2) acc, contiguous; null: no rotation
+  const void* sin;           ///< likewise
+  const int32_t* slots;      ///< (R)
+  const int32_t* positions;  ///< (R); a row outside S or T is not written
+  void* q;                   ///< (R, H, E)
+  void* keys;                ///< (S, H, T, E), contiguous
+  void* values;              ///< likewise
+  int64_t R, S, T;
+  int H, E;
+  cuda::Dtype dtype;
+};
+
+/// (S, H, N, E) with these strides, in numbers; that of E is 1.
+struct DecodeCache {
+  const void* data;
+  int64_t s, h, n;
+};
+
+struct DecodeAttentionParams {
+  const void* q;  ///< (R, H, E), contiguous
+  DecodeCache keys, values;
+  const int32_t* slots;    ///< (R); null: row r is of slot r
+  const int32_t* lengths;  ///< (R), held to [1, N]; null: N
+  const void* bias;        ///< (R, H, N) acc; null: none
+  void* y;                 ///< (R, H, E)
+  int64_t R, S, N;
+  int H, E;
+  cuda::Dtype dtype;
+};
+
+/// Bytes of a block's scores over N keys: at most what every GPU gives a block unasked.
+constexpr int64_t kMostDecodeScores = 40 * 1024;
+
+void launch_decode_append(const DecodeAppendParams& params, cudaStream_t stream);
+/// N acc take at most kMostDecodeScores bytes.
+void launch_decode_attention(const DecodeAttentionParams& params, cudaStream_t stream);
+
+}  // namespace memformer::ops
