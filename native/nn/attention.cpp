@@ -1,6 +1,7 @@
 #include "nn/attention.h"
 
 #include "nn/folded.h"
+#include "ops/decode_attention/decode_attention.h"
 #include "ops/head_norm/head_norm.h"
 #include "ops/keys_values/keys_values.h"
 
@@ -34,6 +35,10 @@ void SelfAttention::operator()(Residual& stream, const KeyMask& mask, Pass& pass
   const auto normed = norm_(stream, pass);
   if (auto* seen = pass.observation()) seen->add(name_ + ".logits", qkv_.largest_logits(normed, pass));
   stream.branch = out_.without_bias((*attention_)(normed, qkv_, mask, causal_, pass), pass);
+}
+
+void SelfAttention::decode(Residual& stream, const DecodeRows& rows, const KeyValueCache& cache, Pass& pass) const {
+  stream.branch = out_.without_bias(attention_->decode(norm_(stream, pass), qkv_, rows, cache, pass), pass);
 }
 
 CrossAttention::CrossAttention(Parameters& parameters, const Config& config, const std::string& prefix, Context context,
@@ -84,18 +89,27 @@ std::vector<CrossAttention::KeysValues> CrossAttention::look_at_memory(const std
 void CrossAttention::operator()(Residual& stream, const KeysValues& seen, const KeyMask& mask, Pass& pass) const {
   const auto normed = norm_(stream, pass);
   const int64_t B = normed.size(0), T = normed.size(1), H = heads_, E = normed.size(2) / H;
-  const auto query = query_(normed, pass);
-  const auto q =
-      (normed_ ? ops::head_norm(query, {E, H, H}) : query).view({B, T, H, E}).transpose(1, 2);  // (B, H, T, E)
+  const auto q = query(normed, pass).view({B, T, H, E}).transpose(1, 2);  // (B, H, T, E)
   if (auto* seen_there = pass.observation())
     seen_there->add(name_ + ".logits", largest_logits(q, seen.keys, 1.0 / std::sqrt(static_cast<double>(E))));
   const auto for_all = [&](const at::Tensor& part) { return part.size(0) == B ? part : part.expand({B, -1, -1, -1}); };
-  const auto read = attend(q, for_all(seen.keys), for_all(seen.values), mask);
-  if (!gate_) {
-    stream.branch = out_.without_bias(read, pass);
-    return;
-  }
-  stream.branch = Projection{out_(read, pass) * pass.cast(*gate_), {}, {}};
+  stream.branch = branch(attend(q, for_all(seen.keys), for_all(seen.values), mask), pass);
+}
+
+void CrossAttention::decode(Residual& stream, const DecodeRows& rows, const KeyValueCache& cache, Pass& pass) const {
+  const auto q = query(norm_(stream, pass), pass).squeeze(1);  // (R, D)
+  const auto read = ops::decode_attention(q, cache.keys, cache.values, rows.slots, rows.context_lengths, {});
+  stream.branch = branch(read.unsqueeze(1), pass);
+}
+
+at::Tensor CrossAttention::query(const at::Tensor& normed, Pass& pass) const {
+  const auto query = query_(normed, pass);
+  return normed_ ? ops::head_norm(query, {query.size(2) / heads_, heads_, heads_}) : query;
+}
+
+Projection CrossAttention::branch(const at::Tensor& read, Pass& pass) const {
+  if (!gate_) return out_.without_bias(read, pass);
+  return {out_(read, pass) * pass.cast(*gate_), {}, {}};
 }
 
 }  // namespace memformer::nn

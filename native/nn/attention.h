@@ -12,6 +12,8 @@ class SelfAttention {
  public:
   SelfAttention(Parameters& parameters, const Config& config, const LayerPlace& place, double residual_gain);
   void operator()(Residual& stream, const KeyMask& mask, Pass& pass) const;
+  /// One token a row, x (R, 1, D), behind those in the cache.
+  void decode(Residual& stream, const DecodeRows& rows, const KeyValueCache& cache, Pass& pass) const;
 
  private:
   std::string name_;
@@ -43,8 +45,15 @@ class CrossAttention {
                                                 Pass& pass);
 
   void operator()(Residual& stream, const KeysValues& seen, const KeyMask& mask, Pass& pass) const;
+  /// One token a row, x (R, 1, D); what each slot sees is in the cache.
+  void decode(Residual& stream, const DecodeRows& rows, const KeyValueCache& cache, Pass& pass) const;
 
  private:
+  /// (B, T, D): the query, normed if queryKeyNorm.
+  at::Tensor query(const at::Tensor& normed, Pass& pass) const;
+  /// The branch from what was read, (B, T, D), heads merged.
+  Projection branch(const at::Tensor& read, Pass& pass) const;
+
   std::string name_;
   int64_t heads_;
   bool normed_;  // queries and keys

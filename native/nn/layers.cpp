@@ -2,6 +2,7 @@
 
 #include "core/failure.h"
 #include "ops/add_norm/add_norm.h"
+#include "ops/decode_linear/decode_linear.h"
 #include "ops/dropout/dropout.h"
 #include "ops/feed_forward/feed_forward.h"
 #include "ops/head_norm/head_norm.h"
@@ -17,10 +18,12 @@ Linear::Linear(Parameters& parameters, const std::string& prefix, int64_t in, in
       bias_(parameters.constant(prefix + ".bias", {out}, 0.0)) {}
 
 at::Tensor Linear::operator()(const at::Tensor& x, Pass& pass) const {
+  if (pass.row_by_row()) return ops::decode_linear(pass.cast(x), pass.working(weight_), pass.working(bias_));
   return ops::linear(pass.cast(x), pass.working(weight_), pass.working(bias_), pass.sink(weight_), pass.sink(bias_));
 }
 
 Projection Linear::without_bias(const at::Tensor& x, Pass& pass) const {
+  if (pass.row_by_row()) return {ops::decode_linear(pass.cast(x), pass.working(weight_), {}), pass.working(bias_), {}};
   return {ops::linear(pass.cast(x), pass.working(weight_), {}, pass.sink(weight_), {}), pass.working(bias_),
           pass.sink(bias_)};
 }
@@ -61,6 +64,11 @@ at::Tensor FeedForward::product(const at::Tensor& normed, bool biased, Pass& pas
   const auto [up, up_bias] = up_.parameters();
   const auto [down, down_bias] = down_.parameters();
   const auto added = biased ? std::optional(pass.working(down_bias)) : std::nullopt;
+  if (pass.row_by_row()) {
+    const auto activation =
+        ops::decode_linear(pass.cast(normed), pass.working(up), pass.working(up_bias), /*gelu=*/true);
+    return ops::decode_linear(activation, pass.working(down), added);
+  }
   const auto dropout = pass.next_dropout();
   return ops::feed_forward(pass.cast(normed), pass.working(up), pass.working(up_bias), pass.working(down), added,
                            pass.sink(up), pass.sink(up_bias), pass.sink(down), biased ? pass.sink(down_bias) : Sink(),

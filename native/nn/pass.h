@@ -71,6 +71,10 @@ class Pass {
   Observation* observation() const { return observation_; }
   void observe(Observation* observation) { observation_ = observation; }
 
+  /// Whether no row's numbers may depend on the rows beside it: decoding (ops/decode_linear).
+  bool row_by_row() const { return row_by_row_; }
+  void compute_row_by_row() { row_by_row_ = true; }
+
   at::ScalarType compute() const { return compute_; }
   at::Tensor cast(const at::Tensor& x) const { return x.to(compute_); }
 
@@ -84,6 +88,7 @@ class Pass {
   at::Tensor seed_;
   int64_t site_;
   Observation* observation_ = nullptr;
+  bool row_by_row_ = false;
   struct OfWeights {
     std::unordered_map<at::TensorImpl*, at::Tensor> copies;
     std::unordered_map<at::TensorImpl*, ops::FoldedNorms> folded;

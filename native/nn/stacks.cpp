@@ -49,10 +49,14 @@ ReadingStack::ReadingStack(Parameters& parameters, const Config& config, const s
       }()),
       norm_(parameters, name + ".norm", config.integer("width")) {}
 
-at::Tensor ReadingStack::operator()(at::Tensor x, const Slots& slots, const KeyMask& mask, Pass& pass) const {
+std::vector<CrossAttention::KeysValues> ReadingStack::look_at(const Slots& slots, Pass& pass) const {
   std::vector<const CrossAttention*> reads;
   for (const auto& layer : layers_) reads.push_back(&layer.memory_read);
-  const auto seen = CrossAttention::look_at_memory(reads, slots, pass);
+  return CrossAttention::look_at_memory(reads, slots, pass);
+}
+
+at::Tensor ReadingStack::operator()(at::Tensor x, const Slots& slots, const KeyMask& mask, Pass& pass) const {
+  const auto seen = look_at(slots, pass);
   Residual stream{std::move(x), std::nullopt};
   note(stream, name_ + ".embedding", pass);
   for (size_t i = 0; i < layers_.size(); ++i) {
@@ -60,6 +64,16 @@ at::Tensor ReadingStack::operator()(at::Tensor x, const Slots& slots, const KeyM
     layers_[i].memory_read(stream, seen[i], KeyMask(), pass);
     layers_[i].feed_forward(stream, pass);
     note(stream, name_ + "." + std::to_string(i), pass);
+  }
+  return norm_(stream, pass);
+}
+
+at::Tensor ReadingStack::decode(at::Tensor x, const DecodeState& state, const DecodeRows& rows, Pass& pass) const {
+  Residual stream{std::move(x), std::nullopt};
+  for (size_t i = 0; i < layers_.size(); ++i) {
+    layers_[i].self_attention.decode(stream, rows, state.layers[i], pass);
+    layers_[i].memory_read.decode(stream, rows, state.context[i], pass);
+    layers_[i].feed_forward(stream, pass);
   }
   return norm_(stream, pass);
 }
@@ -81,11 +95,15 @@ ContinuingStack::ContinuingStack(Parameters& parameters, const Config& config, i
       }()),
       norm_(parameters, "decoder.norm", config.integer("width")) {}
 
-at::Tensor ContinuingStack::operator()(at::Tensor x, const KeyMask& mask, const at::Tensor& encoded,
-                                       const KeyMask& encoded_mask, Pass& pass) const {
+std::vector<CrossAttention::KeysValues> ContinuingStack::look_at(const at::Tensor& encoded, Pass& pass) const {
   std::vector<const CrossAttention*> cross_attentions;
   for (const auto& layer : layers_) cross_attentions.push_back(&layer.cross_attention);
-  const auto seen = CrossAttention::look_at(cross_attentions, encoded, pass);
+  return CrossAttention::look_at(cross_attentions, encoded, pass);
+}
+
+at::Tensor ContinuingStack::operator()(at::Tensor x, const KeyMask& mask, const at::Tensor& encoded,
+                                       const KeyMask& encoded_mask, Pass& pass) const {
+  const auto seen = look_at(encoded, pass);
   Residual stream{std::move(x), std::nullopt};
   note(stream, "decoder.embedding", pass);
   for (size_t i = 0; i < layers_.size(); ++i) {
@@ -93,6 +111,16 @@ at::Tensor ContinuingStack::operator()(at::Tensor x, const KeyMask& mask, const 
     layers_[i].cross_attention(stream, seen[i], encoded_mask, pass);
     layers_[i].feed_forward(stream, pass);
     note(stream, "decoder." + std::to_string(i), pass);
+  }
+  return norm_(stream, pass);
+}
+
+at::Tensor ContinuingStack::decode(at::Tensor x, const DecodeState& state, const DecodeRows& rows, Pass& pass) const {
+  Residual stream{std::move(x), std::nullopt};
+  for (size_t i = 0; i < layers_.size(); ++i) {
+    layers_[i].self_attention.decode(stream, rows, state.layers[i], pass);
+    layers_[i].cross_attention.decode(stream, rows, state.context[i], pass);
+    layers_[i].feed_forward(stream, pass);
   }
   return norm_(stream, pass);
 }

@@ -12,6 +12,10 @@ class ReadingStack {
   ReadingStack(Parameters& parameters, const Config& config, const std::string& name, int64_t layers, bool causal);
   /// x (B, T, D) embedded tokens -> (B, T, D), normed.
   at::Tensor operator()(at::Tensor x, const Slots& slots, const KeyMask& mask, Pass& pass) const;
+  /// What each layer sees of the memory.
+  std::vector<CrossAttention::KeysValues> look_at(const Slots& slots, Pass& pass) const;
+  /// One embedded token a row, x (R, 1, D) -> (R, 1, D), normed.
+  at::Tensor decode(at::Tensor x, const DecodeState& state, const DecodeRows& rows, Pass& pass) const;
 
  private:
   struct Layer {
@@ -32,6 +36,10 @@ class ContinuingStack {
   /// x (B, T, D), encoded (B, N, D) -> (B, T, D), normed.
   at::Tensor operator()(at::Tensor x, const KeyMask& mask, const at::Tensor& encoded, const KeyMask& encoded_mask,
                         Pass& pass) const;
+  /// What each layer sees of the encoder's output.
+  std::vector<CrossAttention::KeysValues> look_at(const at::Tensor& encoded, Pass& pass) const;
+  /// One embedded token a row, x (R, 1, D) -> (R, 1, D), normed.
+  at::Tensor decode(at::Tensor x, const DecodeState& state, const DecodeRows& rows, Pass& pass) const;
 
  private:
   struct Layer {

@@ -28,6 +28,9 @@ class Memory {
   /// The memory as a part of a state.
   StatePart layout() const { return {"memory", forgetting_.size().vec(), forgetting_.dtype(), true}; }
 
+  /// M + C: slots that a segment reads.
+  int64_t read_slots() const { return forgetting_.size()[0] + (constants_.defined() ? constants_.size(0) : 0); }
+
   /// The memory at time 0 of `rows` rows, (rows, M, D).
   at::Tensor initial(int64_t rows) const {
     return forgetting_.initial().unsqueeze(0).expand({rows, -1, -1}).contiguous();

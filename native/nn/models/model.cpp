@@ -2,6 +2,7 @@
 
 #include "core/tensor_checks.h"
 #include "nn/loss_scale.h"
+#include "ops/decode_linear/decode_linear.h"
 #include "ops/linear/linear.h"
 #include "ops/linear_cross_entropy/linear_cross_entropy.h"
 
@@ -64,7 +65,9 @@ void Model::make_output(const Config& config, const at::Tensor& embedding) {
 
 at::Tensor Model::project(const at::Tensor& hidden, Pass& pass) const {
   const auto bias = output_bias_ ? std::optional<at::Tensor>(pass.working(*output_bias_)) : std::nullopt;
-  return ops::linear(pass.cast(hidden), pass.working(output_), bias, {}, {}).to(parameters_.dtype());
+  const auto x = pass.cast(hidden), weight = pass.working(output_);
+  const auto logits = pass.row_by_row() ? ops::decode_linear(x, weight, bias) : ops::linear(x, weight, bias, {}, {});
+  return logits.to(parameters_.dtype());
 }
 
 State Model::at_border(State state, at::Tensor (*change)(const at::Tensor&, const at::Tensor&)) const {

@@ -4,7 +4,9 @@
 #include <functional>
 
 #include "core/registry.h"
+#include "nn/attention.h"
 #include "nn/config.h"
+#include "nn/decoding.h"
 #include "nn/key_mask.h"
 #include "nn/parameters.h"
 #include "nn/pass.h"
@@ -60,6 +62,21 @@ struct Scores {
   Held held;         ///< likewise; empty without Ablation::frozen
 };
 
+/// What a segment that is begun gives its slots, for each of B rows.
+struct SegmentStart {
+  std::vector<CrossAttention::KeysValues> context;  ///< what each layer reads
+  KeyMask mask;                                     ///< of the context
+  at::Tensor first;                                 ///< (B) int64, the token before the segment's first
+  State carried;                                    ///< what next_state() will be given
+};
+
+/// Sizes of a decoder's caches.
+struct DecoderShape {
+  int64_t layers, heads, width;
+  int64_t segment;  ///< tokens
+  int64_t context;  ///< keys that each layer reads beside them, at most
+};
+
 struct Encoding {
   at::Tensor hidden;  ///< (B, T, D), the normed output of the stack that writes the memory
   State state;
@@ -93,6 +110,24 @@ class Model {
   /// `state` is what forward() would be given. segment.target is not looked at.
   virtual at::Tensor logits(const SegmentInput& segment, const at::Tensor& prefix, const State& state) const = 0;
 
+  // Decoding, written once for every model in models/decode.cpp: the same numbers as logits(), token by token, without
+  // computing anything twice. Without gradient.
+  /// Caches of `slots` open segments. Throws CONFIG for a model that does not generate.
+  DecodeState open_slots(int64_t slots) const;
+  /// Begins a segment in each of these slots, from the row of `segment` and `state` of the same number; segment.target
+  /// is not looked at. Returns the logits (B, V) of its first token. On a CPU each row is computed for itself, so that
+  /// its numbers are those it has alone, to the bit.
+  at::Tensor begin_segment(DecodeState& decoding, const std::vector<int64_t>& slots, const SegmentInput& segment,
+                           const State& state) const;
+  /// The next token of each of R rows, in slots of their own: tokens (R) int64, slots (R) int32 -> logits (R, V) of
+  /// those that follow. It reads nothing on the host, and a row's numbers do not depend on the others (on a CPU, to
+  /// the bit). No slot may hold more than T - 1 tokens.
+  at::Tensor decode_step(DecodeState& decoding, const at::Tensor& tokens, const at::Tensor& slots) const;
+  /// The next P >= 1 tokens of one slot at once -> logits (1, V): the same as P steps, on a CPU to the bit.
+  at::Tensor prefill(DecodeState& decoding, const at::Tensor& tokens, int64_t slot) const;
+  /// The state after the segments of these slots: what was fed and the one token that follows it.
+  State end_segment(const DecodeState& decoding, const std::vector<int64_t>& slots) const;
+
   /// Moves the parameters; call once, before the first step.
   void to(at::Device device) { parameters_.to(device, compute_); }
   at::Device device() const { return parameters_.all().front().value.device(); }
@@ -106,6 +141,18 @@ class Model {
   /// From encode()'s hidden states to those that are scored against target, for any number of segments: (G B, T, D)
   /// both.
   virtual at::Tensor decode(const SegmentInput& segments, const at::Tensor& hidden, Pass& pass) const = 0;
+
+  // What decoding is made of; a model that does not generate leaves it, and throws CONFIG.
+  virtual DecoderShape decoder_shape() const { throw no_decoding(); }
+  /// Whether the memory is written from what the decoder computes.
+  virtual bool writes_from_decoder() const { return false; }
+  virtual SegmentStart start_segment(const SegmentInput&, const State&, Pass&) const { throw no_decoding(); }
+  /// tokens (R, 1) int64 -> (R, 1, D), normed.
+  virtual at::Tensor decode_rows(const at::Tensor&, const DecodeState&, const DecodeRows&, Pass&) const {
+    throw no_decoding();
+  }
+  /// From what start_segment() carried, and hidden (B, n, D) where writes_from_decoder().
+  virtual State next_state(const State&, const at::Tensor&, const KeyMask&, Pass&) const { throw no_decoding(); }
 
   /// The tokens (B, T) that encode() reads, negative: padding.
   virtual at::Tensor read_tokens(const SegmentInput& segment) const { return segment.source; }
@@ -130,6 +177,13 @@ class Model {
                                                         const at::Tensor& weights, Pass& pass) const;
   /// (B) bool: rows with a token that is neither padding nor BOS.
   at::Tensor reads_text(const SegmentInput& segment) const;
+
+  static Failure no_decoding() { return {"CONFIG", "this model does not generate"}; }
+  Pass step_pass(const DecodeState& decoding) const;
+  /// The normed output (R, 1, D) of the last layer for tokens (R) in slots (R), each `ahead` (R) int32 of where its
+  /// slot stands, or undefined: 0.
+  at::Tensor decode_hidden(DecodeState& decoding, const at::Tensor& tokens, const at::Tensor& slots,
+                           const at::Tensor& ahead, Pass& pass) const;
 
   at::ScalarType compute_;
   double dropout_;

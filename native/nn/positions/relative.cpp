@@ -1,6 +1,7 @@
 // The paper's relative positions: an embedding for each offset, added to keys and to values.
 #include "nn/positions/heads.h"
 #include "nn/positions/positions.h"
+#include "ops/decode_attention/decode_attention.h"
 
 namespace memformer::nn {
 namespace {
@@ -34,6 +35,23 @@ class Relative final : public PositionedAttention {
     const auto weights = at::softmax(masked(scores, mask, causal), -1);
     const auto weights_by_offset = at::zeros_like(by_offset).scatter(3, index, weights);
     return merge(at::matmul(weights, v) + at::matmul(weights_by_offset, r));
+  }
+
+  /// A row's keys and values are copies with r added: q.(k + r) and weights of (v + r).
+  Tensor decode(const Tensor& x, const QueryKeyValue& project, const DecodeRows& rows, const KeyValueCache& cache,
+                Pass& pass) const override {
+    const auto qkv = project(x, pass).squeeze(1);
+    const auto q = ops::decode_append(qkv, {}, {}, rows.slots, rows.positions, cache.keys, cache.values);
+    const int64_t R = q.size(0), T = cache.keys.size(2), E = cache.keys.size(3);
+    const auto offsets =
+        (rows.positions.unsqueeze(1) - at::arange(T, rows.positions.options())).clamp(-(reach_ - 1), reach_ - 1) +
+        (reach_ - 1);  // (R, T) of i - j
+    const auto r = pass.cast(table_)
+                       .index_select(0, offsets.reshape({-1}))
+                       .view({R, T, heads_, E})
+                       .transpose(1, 2);  // (R, H, T, E)
+    const auto keys = cache.keys.index_select(0, rows.slots) + r, values = cache.values.index_select(0, rows.slots) + r;
+    return ops::decode_attention(q, keys, values, {}, rows.lengths, {}).unsqueeze(1);
   }
 
  private:

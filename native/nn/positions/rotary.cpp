@@ -1,6 +1,7 @@
 // Rotary positions (RoPE): queries and keys are turned by the angle of their position.
 #include "nn/positions/positions.h"
 #include "ops/attention/rotary_attention.h"
+#include "ops/decode_attention/decode_attention.h"
 
 namespace memformer::nn {
 namespace {
@@ -14,15 +15,23 @@ class Rotary final : public PositionedAttention {
   Tensor operator()(const Tensor& x, const QueryKeyValue& project, const KeyMask& mask, bool causal,
                     Pass& pass) const override {
     const auto qkv = project.without_bias(x, pass);  // its bias is added with the rotation
-    const auto [cos, sin] = angles(qkv.product);
+    const auto [cos, sin] = angles(qkv.product.size(1), qkv.product);
     return ops::rotary_attention(qkv.product, qkv.bias, qkv.bias_sink, cos, sin, mask.attention(causal), causal, heads_,
                                  mask.lengths(causal));
   }
 
+  Tensor decode(const Tensor& x, const QueryKeyValue& project, const DecodeRows& rows, const KeyValueCache& cache,
+                Pass& pass) const override {
+    const auto qkv = project(x, pass);
+    const auto [cos, sin] = angles(cache.keys.size(2), qkv);
+    const auto q = ops::decode_append(qkv.squeeze(1), cos, sin, rows.slots, rows.positions, cache.keys, cache.values);
+    return ops::decode_attention(q, cache.keys, cache.values, rows.slots, rows.lengths, {}).unsqueeze(1);
+  }
+
  private:
   /// (T, E / 2) each: angle of position t in frequency e is t / 10000^(2 e / E). Kept for the last T.
-  std::pair<Tensor, Tensor> angles(const Tensor& qkv) const {
-    const int64_t T = qkv.size(1), half = qkv.size(2) / (6 * heads_);
+  std::pair<Tensor, Tensor> angles(int64_t T, const Tensor& qkv) const {
+    const int64_t half = qkv.size(2) / (6 * heads_);
     const auto dtype = qkv.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
     if (!cos_.defined() || cos_.size(0) != T || cos_.scalar_type() != dtype || cos_.device() != qkv.device()) {
       const auto options = at::TensorOptions().dtype(at::kDouble);

@@ -1,6 +1,7 @@
 // T5's relative positions: a bias for each bucket of distance.
 #include "nn/positions/heads.h"
 #include "nn/positions/positions.h"
+#include "ops/decode_attention/decode_attention.h"
 
 namespace memformer::nn {
 namespace {
@@ -45,16 +46,31 @@ class T5 final : public PositionedAttention {
                     Pass& pass) const override {
     const auto [q, k, v] = split_heads(project(x, pass), heads_);
     const int64_t T = q.size(2);
-    if (!buckets_.defined() || buckets_.size(0) != T || buckets_.device() != q.device())
-      buckets_ = t5_buckets(T, kBuckets, kMostDistant, looks_both_ways_).to(q.device());
-    const auto bias = at::embedding(pass.cast(bias_), buckets_).permute({2, 0, 1}).unsqueeze(0);  // (1, H, T, T)
+    const auto bias =
+        at::embedding(pass.cast(bias_), buckets(T, q.device())).permute({2, 0, 1}).unsqueeze(0);  // (1, H, T, T)
     // Written out: with a learned bias the fused attention picks another kernel under a gradient than without one, and
     // a replayed memory would not be the first sweep's to the bit.
     const auto scores = at::matmul(q, k.transpose(2, 3)) / std::sqrt(static_cast<double>(q.size(3))) + bias;
     return merge(at::matmul(at::softmax(masked(scores, mask, causal), -1), v));
   }
 
+  Tensor decode(const Tensor& x, const QueryKeyValue& project, const DecodeRows& rows, const KeyValueCache& cache,
+                Pass& pass) const override {
+    const auto qkv = project(x, pass).squeeze(1);
+    const auto q = ops::decode_append(qkv, {}, {}, rows.slots, rows.positions, cache.keys, cache.values);
+    const auto of_rows = buckets(cache.keys.size(2), q.device()).index_select(0, rows.positions);  // (R, T)
+    const auto bias = at::embedding(pass.cast(bias_), of_rows).to(accumulate_type(q.scalar_type())).transpose(1, 2);
+    return ops::decode_attention(q, cache.keys, cache.values, rows.slots, rows.lengths, bias).unsqueeze(1);
+  }
+
  private:
+  /// (T, T), kept for the last T.
+  const Tensor& buckets(int64_t T, at::Device device) const {
+    if (!buckets_.defined() || buckets_.size(0) != T || buckets_.device() != device)
+      buckets_ = t5_buckets(T, kBuckets, kMostDistant, looks_both_ways_).to(device);
+    return buckets_;
+  }
+
   /// "t5": a stack that sees what is ahead has buckets for it. "lucidrains": the other way round, as that port has it:
   /// its encoder puts all that is ahead into one bucket, its decoder keeps half of the buckets for what it never sees.
   static bool looks_both_ways(const std::string& buckets, bool causal) {

@@ -16,7 +16,9 @@ class Decoder final : public Model {
       : Model(config, seed),
         embedding_(parameters_, "embedding", config),
         decoder_(parameters_, config, "decoder", config.integer("decoderLayers"), /*causal=*/true),
-        memory_(parameters_, config) {
+        memory_(parameters_, config),
+        shape_{config.integer("decoderLayers"), config.integer("heads"), config.integer("width"),
+               config.integer("segment"), memory_.read_slots()} {
     make_output(config, embedding_.weight());
   }
 
@@ -32,6 +34,21 @@ class Decoder final : public Model {
   }
 
  private:
+  DecoderShape decoder_shape() const override { return shape_; }
+  bool writes_from_decoder() const override { return true; }
+
+  SegmentStart start_segment(const SegmentInput& segment, const State& state, Pass& pass) const override {
+    const auto slots = memory_.meet(state, segment.reset, pass);
+    return {decoder_.look_at(slots, pass), KeyMask(), last_token(segment.source).squeeze(1).to(at::kLong), {slots.raw}};
+  }
+  Tensor decode_rows(const Tensor& tokens, const DecodeState& decoding, const DecodeRows& rows,
+                     Pass& pass) const override {
+    return decoder_.decode(embedding_(tokens, pass), decoding, rows, pass);
+  }
+  State next_state(const State& carried, const Tensor& hidden, const KeyMask& mask, Pass& pass) const override {
+    return {memory_.write(memory_.meet(carried, {}, pass), hidden, mask, pass)};
+  }
+
   Encoding encode(const SegmentInput& segment, const State& state, Pass& pass) const override {
     // A position counts as padding where there is nothing to predict: its input would be the end of the document at
     // most.
@@ -58,6 +75,7 @@ class Decoder final : public Model {
   Embedding embedding_;
   ReadingStack decoder_;
   Memory memory_;
+  DecoderShape shape_;
 };
 
 }  // namespace

@@ -20,7 +20,9 @@ class EncoderDecoder final : public Model {
                                                         : Embedding(parameters_, "decoder.embedding", config)),
         encoder_(parameters_, config, "encoder", config.integer("encoderLayers"), /*causal=*/false),
         decoder_(parameters_, config, config.integer("decoderLayers")),
-        memory_(parameters_, config) {
+        memory_(parameters_, config),
+        shape_{config.integer("decoderLayers"), config.integer("heads"), config.integer("width"),
+               config.integer("segment"), config.integer("segment")} {
     make_output(config, target_embedding_.weight());
   }
 
@@ -38,6 +40,20 @@ class EncoderDecoder final : public Model {
   }
 
  private:
+  DecoderShape decoder_shape() const override { return shape_; }
+
+  /// The memory's next state is written from the source: it is there before the first token.
+  SegmentStart start_segment(const SegmentInput& segment, const State& state, Pass& pass) const override {
+    const auto encoding = encode(segment, state, pass);
+    return {decoder_.look_at(encoding.hidden, pass), segment.source_mask(),
+            at::full({segment.source.size(0)}, bos_, segment.source.options().dtype(at::kLong)), encoding.state};
+  }
+  Tensor decode_rows(const Tensor& tokens, const DecodeState& decoding, const DecodeRows& rows,
+                     Pass& pass) const override {
+    return decoder_.decode(target_embedding_(tokens, pass), decoding, rows, pass);
+  }
+  State next_state(const State& carried, const Tensor&, const KeyMask&, Pass&) const override { return carried; }
+
   Encoding encode(const SegmentInput& segment, const State& state, Pass& pass) const override {
     const auto mask = segment.source_mask();
     const auto slots = memory_.meet(state, segment.reset, pass);
@@ -56,6 +72,7 @@ class EncoderDecoder final : public Model {
   ReadingStack encoder_;
   ContinuingStack decoder_;
   Memory memory_;
+  DecoderShape shape_;
 };
 
 }  // namespace

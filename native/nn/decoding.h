@@ -1,0 +1,39 @@
+// Incremental decoding: what the open segment of each slot leaves behind for its next token. Everything is allocated
+// once; which slots a step is of, and where they stand, is device data, so a step reads nothing on the host.
+#pragma once
+#include <memory>
+#include <vector>
+
+#include "nn/pass.h"
+#include "nn/state.h"
+
+namespace memformer::nn {
+
+/// Keys and values of one layer's attention, one place a slot.
+struct KeyValueCache {
+  at::Tensor keys, values;  ///< (S, H, N, E)
+};
+
+/// The open segments of S slots. Model::open_slots makes one, Model::begin_segment fills a slot.
+struct DecodeState {
+  std::vector<KeyValueCache> layers;   ///< of self-attention, a layer each: N = T
+  std::vector<KeyValueCache> context;  ///< of the memory, or of the encoder's output, projected once a segment
+  at::Tensor context_lengths;          ///< (S) int32, keys of the context
+  at::Tensor positions;                ///< (S) int32, tokens fed: the next one's position
+  at::Tensor
+      hidden;  ///< (S, T, D), the last layer's normed output, where the memory is written from it; else undefined
+  std::shared_ptr<const Pass> weights;  ///< as they are computed with, narrowed when a segment last began
+  State carried;  ///< what end_segment makes the next state of, (S, ...) each; empty before the first segment
+
+  int64_t slots() const { return positions.size(0); }
+  int64_t length() const { return layers.front().keys.size(2); }
+};
+
+/// The rows of one step, several of one slot where tokens are known ahead. All (R) int32, on the device.
+struct DecodeRows {
+  at::Tensor slots, positions;
+  at::Tensor lengths;          ///< positions + 1: the keys a row sees of its own segment
+  at::Tensor context_lengths;  ///< those it sees of the context
+};
+
+}  // namespace memformer::nn
