@@ -79,6 +79,7 @@ export { disposeSegment, upload, type SegmentTensors } from "./model/segment-ten
 export { PADDING, type Segment } from "./data/segment.ts";
 export type { Scored, ScoringState } from "./model/scoring.ts";
 export type { SessionModel } from "./generate/session-model.ts";
+export type { Decoder } from "./generate/decoder.ts";
 export { Session, type GenerateOptions } from "./generate/session.ts";
 export { apply, backward, op, opList, Tensor, tidy, type DType, type NumberArray } from "./engine/tensor.ts";
 export { trainSchema, type TrainConfig, type TrainOptions } from "./train/config.ts";

@@ -14,6 +14,7 @@ import type { Replayed, State, StatePart, Step, StepOptions, TrainableModel } fr
 import { upload, type SegmentTensors } from "./segment-tensors.ts";
 import type { Segment } from "../data/segment.ts";
 import type { Ablation, Scored, ScoringState } from "./scoring.ts";
+import { Decoder } from "../generate/decoder.ts";
 import { Session } from "../generate/session.ts";
 import type { SessionModel } from "../generate/session-model.ts";
 import { Tensor } from "../engine/tensor.ts";
@@ -351,6 +352,22 @@ export class Memformer extends HeldParameters implements TrainableModel, Session
     return this.#step(segment, state, {}, (addon, parts, given) =>
       addon.logits(call, this.handle, parts, false, given, prefix.handle),
     )[0]!;
+  }
+
+  /**
+   * Token by token: caches of `slots` open segments. Throws MemformerError CONFIG for the variant "encoder", which
+   * does not generate.
+   */
+  decoder(slots = 1): Decoder {
+    const { variant, segment, vocabulary } = this.config;
+    if (variant === "encoder") {
+      throw new MemformerError(
+        "CONFIG",
+        'variant "encoder" has no next token to predict; use "encoder-decoder" or "decoder" to generate',
+      );
+    }
+    const stateParts = this.stateLayout.length;
+    return new Decoder({ handle: this.handle, length: segment, vocabulary, stateParts }, slots);
   }
 
   #checkState(state: State): void {

@@ -13,6 +13,9 @@ export interface ModelHandle {
 export interface OptimizerHandle {
   readonly [brand]: "optimizer";
 }
+export interface DecoderHandle {
+  readonly [brand]: "decoder";
+}
 export interface CancelHandle {
   readonly [brand]: "cancel";
 }
@@ -148,6 +151,36 @@ export interface Addon {
     training: boolean,
     state: readonly TensorHandle[],
     prefix: TensorHandle,
+  ): TensorHandle[];
+  createDecoder(model: ModelHandle, slots: number): DecoderHandle;
+  dropDecoder(call: number, decoder: DecoderHandle): void;
+  beginSegment(
+    call: number,
+    decoder: DecoderHandle,
+    slots: readonly number[],
+    segment: SegmentHandles,
+    state: readonly TensorHandle[],
+  ): TensorHandle[];
+  decodeStep(
+    call: number,
+    decoder: DecoderHandle,
+    tokens: readonly number[],
+    slots: readonly number[],
+    positions: readonly number[],
+  ): TensorHandle[];
+  decodePrefill(
+    call: number,
+    decoder: DecoderHandle,
+    tokens: readonly number[],
+    slot: number,
+    position: number,
+  ): TensorHandle[];
+  endSegment(
+    call: number,
+    decoder: DecoderHandle,
+    slots: readonly number[],
+    positions: readonly number[],
+    parts: number,
   ): TensorHandle[];
   parameter(call: number, model: ModelHandle, name: string): TensorHandle[];
   parameterGradient(call: number, model: ModelHandle, name: string): TensorHandle[];

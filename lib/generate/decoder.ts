@@ -1,0 +1,180 @@
+/**
+ * Incremental decoding: the open segments of a model's rows, one a slot, each at its own place. A token costs one pass
+ * of one row; nothing is computed twice.
+ */
+import { MemformerError } from "../errors.ts";
+import { Tensor } from "../engine/tensor.ts";
+import type { State } from "../model/recurrence.ts";
+import type { SegmentTensors } from "../model/segment-tensors.ts";
+import type { DecoderHandle, ModelHandle } from "../native/addon.ts";
+import { guarded, nextCall } from "../native/calls.ts";
+
+/** What a decoder is of. */
+export interface DecoderOptions {
+  readonly handle: ModelHandle;
+  /** Tokens of a segment. */
+  readonly length: number;
+  readonly vocabulary: number;
+  /** Parts of the state. */
+  readonly stateParts: number;
+}
+
+/**
+ * Caches of `slots` open segments on the engine. Its logits are those of `model.logits` for the same tokens, to
+ * rounding; on a CPU a row's logits are the same to the bit whatever rows are beside it, and whether its tokens came
+ * one at a time or at once. It computes with the weights that the model had when a segment began: begin it again once
+ * they have changed. Free it with `using` or `dispose()`.
+ */
+export class Decoder implements Disposable {
+  /** How many segments may be open. */
+  readonly slots: number;
+  readonly #model: DecoderOptions;
+  #handle: DecoderHandle | undefined;
+  /** Tokens of each slot's open segment; undefined: none is open. */
+  readonly #positions: (number | undefined)[];
+
+  /** @internal Use {@link Memformer.decoder}. */
+  constructor(model: DecoderOptions, slots: number) {
+    if (!Number.isSafeInteger(slots) || slots < 1)
+      throw new MemformerError("CONFIG", `slots must be a whole number of at least 1, got ${String(slots)}`);
+    this.slots = slots;
+    this.#model = model;
+    this.#handle = guarded((addon) => addon.createDecoder(model.handle, slots));
+    this.#positions = new Array<undefined>(slots).fill(undefined);
+  }
+
+  /** Tokens that a slot's open segment holds; undefined: none is open. Throws MemformerError CONFIG for no slot. */
+  position(slot = 0): number | undefined {
+    this.#checkSlots([slot]);
+    return this.#positions[slot];
+  }
+
+  /**
+   * Begins a segment in each of `slots`, from the row of `segment` and `state` of the same number; what
+   * `segment.target` holds is not looked at. What a slot held before is gone. Returns the logits (B, V) of the first
+   * token. Throws MemformerError SHAPE, CONFIG.
+   */
+  begin(segment: SegmentTensors, state: State, slots: readonly number[] = [0]): Tensor {
+    this.#checkSlots(slots);
+    if (segment.batch !== slots.length || state.length !== this.#model.stateParts) {
+      throw new MemformerError(
+        "SHAPE",
+        `begin() takes a row of the segment a slot and a state of ${this.#model.stateParts} tensor(s); ` +
+          `got ${segment.batch} rows for ${slots.length} slots and ${state.length} tensors`,
+      );
+    }
+    const call = nextCall();
+    using seed = Tensor.from(BigInt64Array.of(0n), []);
+    const { source, target, reset, lengths } = segment;
+    const [logits] = guarded((addon) =>
+      addon.beginSegment(
+        call,
+        this.#decoder,
+        slots,
+        [source.handle, target.handle, reset.handle, seed.handle, lengths.handle],
+        state.map((tensor) => tensor.handle),
+      ),
+    );
+    for (const slot of slots) this.#positions[slot] = 0;
+    return new Tensor(logits!);
+  }
+
+  /**
+   * One more token in each of `slots`, which may stand at different places. Returns the logits (R, V) of those that
+   * follow. Throws MemformerError TOKEN_RANGE, CONFIG for a slot without an open segment or named twice, SHAPE where a
+   * segment has no token left to predict.
+   */
+  step(tokens: readonly number[], slots: readonly number[] = [0]): Tensor {
+    this.#checkSlots(slots);
+    if (tokens.length !== slots.length)
+      throw new MemformerError("SHAPE", `step() takes a token a slot, got ${tokens.length} for ${slots.length} slots`);
+    this.#checkTokens(tokens);
+    const positions = slots.map((slot) => this.#room(slot, 1)),
+      call = nextCall();
+    const [logits] = guarded((addon) => addon.decodeStep(call, this.#decoder, tokens, slots, positions));
+    slots.forEach((slot, r) => (this.#positions[slot] = positions[r]! + 1));
+    return new Tensor(logits!);
+  }
+
+  /** The same tokens as so many steps of one slot, at once: the logits (1, V) after the last. */
+  prefill(tokens: readonly number[], slot = 0): Tensor {
+    this.#checkSlots([slot]);
+    if (tokens.length === 0) throw new MemformerError("SHAPE", "prefill() takes at least one token, got none");
+    this.#checkTokens(tokens);
+    const position = this.#room(slot, tokens.length),
+      call = nextCall();
+    const [logits] = guarded((addon) => addon.decodePrefill(call, this.#decoder, tokens, slot, position));
+    this.#positions[slot] = position + tokens.length;
+    return new Tensor(logits!);
+  }
+
+  /**
+   * The state after the segments of these slots: of the tokens they hold, and of the one that follows, which is not
+   * read before the next segment. The slots are closed.
+   */
+  end(slots: readonly number[] = [0]): State {
+    this.#checkSlots(slots);
+    const positions = slots.map((slot) => this.#room(slot, 0)),
+      call = nextCall();
+    const parts = guarded((addon) => addon.endSegment(call, this.#decoder, slots, positions, this.#model.stateParts));
+    for (const slot of slots) this.#positions[slot] = undefined;
+    return parts.map((handle) => new Tensor(handle));
+  }
+
+  /** Frees the caches once the calls made before have run. Idempotent. */
+  dispose(): void {
+    const handle = this.#handle;
+    if (handle === undefined) return;
+    this.#handle = undefined;
+    guarded((addon) => {
+      addon.dropDecoder(nextCall(), handle);
+    });
+  }
+
+  /** For `using`: as `dispose`. */
+  [Symbol.dispose](): void {
+    this.dispose();
+  }
+
+  get #decoder(): DecoderHandle {
+    if (this.#handle === undefined) throw new MemformerError("DISPOSED", "this decoder has been disposed of");
+    return this.#handle;
+  }
+
+  #checkSlots(slots: readonly number[]): void {
+    if (slots.length === 0) throw new MemformerError("CONFIG", "slots must name at least one slot, got none");
+    for (const [i, slot] of slots.entries()) {
+      if (!Number.isSafeInteger(slot) || slot < 0 || slot >= this.slots) {
+        throw new MemformerError("CONFIG", `there is no slot ${String(slot)}; this decoder has ${this.slots}, from 0`);
+      }
+      if (slots.indexOf(slot) !== i) throw new MemformerError("CONFIG", `slot ${slot} is named twice`);
+    }
+  }
+
+  #checkTokens(tokens: readonly number[]): void {
+    const { vocabulary } = this.#model;
+    for (const [i, token] of tokens.entries()) {
+      if (Number.isInteger(token) && token >= 0 && token < vocabulary) continue;
+      throw new MemformerError(
+        "TOKEN_RANGE",
+        `token ${String(token)} at position ${i} is outside the vocabulary of ${vocabulary}`,
+        { details: { token, position: i, vocabulary } },
+      );
+    }
+  }
+
+  /** Where the slot stands; it must be open, and `more` tokens must leave one to predict. */
+  #room(slot: number, more: number): number {
+    const position = this.#positions[slot],
+      { length } = this.#model;
+    if (position === undefined)
+      throw new MemformerError("CONFIG", `slot ${slot} has no open segment; call begin() first`);
+    if (position + more >= length) {
+      throw new MemformerError(
+        "SHAPE",
+        `slot ${slot} holds ${position} of its segment's ${length} tokens; ${more} more leave none to predict`,
+      );
+    }
+    return position;
+  }
+}

@@ -1,0 +1,343 @@
+/**
+ * Decoding token by token against `logits`, which computes everything anew for each token, over three segments and
+ * their borders; and rows of a batch against each row alone.
+ */
+import { expect } from "chai";
+import { PADDING, Random, Tensor, type CreateOptions, type Memformer, type State } from "../lib/index.ts";
+import { bits, numbers, perturb, recipeOptions, tinyModel } from "./support/models.ts";
+import { failure } from "./support/runs.ts";
+
+const variants = ["encoder-decoder", "decoder"] as const;
+const settings: CreateOptions[] = [
+  ...variants.flatMap((variant) =>
+    (["rotary", "relative", "t5"] as const).flatMap((position) =>
+      (["slot-attention", "gru"] as const).map((writer) => ({ variant, position, writer })),
+    ),
+  ),
+  ...variants.flatMap((variant) => recipeOptions.map((options) => ({ variant, ...options }))),
+  { variant: "encoder-decoder", shareEmbedding: false, tieEmbedding: false, outputBias: true },
+  { variant: "decoder", tieEmbedding: false, outputBias: true, writerSteps: 2 },
+  { variant: "decoder", memoryNorm: false },
+  { variant: "encoder-decoder", position: "t5", positionBuckets: "lucidrains" },
+  { variant: "decoder", forgetting: "normalize-only" },
+  { variant: "encoder-decoder", forgetting: "none", heads: 1 },
+];
+
+/** One row's document, as a session sees it: its segments one after the other. */
+interface Row {
+  previous: Int32Array | undefined;
+  state: State;
+  readonly tokens: readonly number[];
+}
+
+function open(model: Memformer, { previous }: Row): ReturnType<Memformer["upload"]> {
+  const { segment: T, bos } = model.config;
+  return model.upload({
+    batch: 1,
+    length: T,
+    source: previous ?? new Int32Array(T).fill(PADDING).fill(bos, 0, 1),
+    target: new Int32Array(T).fill(PADDING),
+    reset: Uint8Array.of(previous === undefined ? 1 : 0),
+  });
+}
+
+function draw(model: Memformer, segments: number, seed: number): number[] {
+  const random = new Random(seed);
+  return Array.from({ length: segments * model.config.segment }, () => random.below(model.config.bos));
+}
+
+/** Logits of every position, and the states at the borders, without a cache. */
+async function uncached(
+  model: Memformer,
+  tokens: readonly number[],
+): Promise<{ logits: number[][]; states: number[][] }> {
+  const { segment: T } = model.config;
+  const row: Row = { previous: undefined, state: model.initialState(1), tokens };
+  const logits: number[][] = [],
+    states: number[][] = [];
+  for (let from = 0; from < tokens.length; from += T) {
+    const segment = open(model, row);
+    for (let p = 0; p < T; p++) {
+      using prefix = Tensor.from(Int32Array.from(tokens.slice(from, from + p)), [1, p]);
+      logits.push((await numbers([model.logits(segment, prefix, row.state)]))[0]!);
+    }
+    const target = Int32Array.from(tokens.slice(from, from + T));
+    const whole = model.upload({
+      batch: 1,
+      length: T,
+      source: row.previous ?? new Int32Array(T).fill(PADDING).fill(model.config.bos, 0, 1),
+      target,
+      reset: Uint8Array.of(row.previous === undefined ? 1 : 0),
+    });
+    row.state = model.advance(whole, row.state);
+    states.push(Array.from(await row.state[0]!.data(), Number));
+    row.previous = target;
+  }
+  return { logits, states };
+}
+
+/** The same by a decoder. `chunk`: tokens that are fed at once. */
+async function cached(
+  model: Memformer,
+  tokens: readonly number[],
+  chunk = 1,
+): Promise<{ logits: number[][]; states: number[][] }> {
+  const { segment: T } = model.config;
+  using decoder = model.decoder();
+  const row: Row = { previous: undefined, state: model.initialState(1), tokens };
+  const logits: number[][] = [],
+    states: number[][] = [];
+  for (let from = 0; from < tokens.length; from += T) {
+    logits.push((await numbers([decoder.begin(open(model, row), row.state)]))[0]!);
+    for (let p = 0; p < T - 1; p += chunk) {
+      const some = tokens.slice(from + p, from + Math.min(p + chunk, T - 1));
+      logits.push((await numbers([some.length === 1 ? decoder.step(some) : decoder.prefill(some)]))[0]!);
+    }
+    row.state = decoder.end();
+    states.push(Array.from(await row.state[0]!.data(), Number));
+    row.previous = Int32Array.from(tokens.slice(from, from + T));
+  }
+  return { logits, states };
+}
+
+/** The largest difference, in units of the largest number. */
+function apart(found: readonly number[][], wanted: readonly number[][]): number {
+  expect(found.map((row) => row.length)).to.deep.equal(wanted.map((row) => row.length));
+  let worst = 0,
+    size = 1;
+  for (const [i, row] of wanted.entries())
+    for (const [j, value] of row.entries()) {
+      expect(found[i]![j]).to.be.finite;
+      worst = Math.max(worst, Math.abs(found[i]![j]! - value));
+      size = Math.max(size, Math.abs(value));
+    }
+  return worst / size;
+}
+
+describe("decoding token by token", function () {
+  this.timeout(200_000);
+
+  for (const setting of settings)
+    it(`gives what computing everything anew gives, over three segments: ${JSON.stringify(setting)}`, async () => {
+      for (const [precision, allowed] of [
+        ["float64", 1e-12],
+        ["float32", 1e-5],
+      ] as const) {
+        await using model = await tinyModel({ segment: 5, ...setting, precision });
+        await perturb(model, 0.2);
+        const tokens = draw(model, 3, 7);
+        const wanted = await uncached(model, tokens),
+          found = await cached(model, tokens);
+        expect(apart(found.logits, wanted.logits), `logits, ${precision}`).to.be.at.most(allowed);
+        expect(apart(found.states, wanted.states), `states, ${precision}`).to.be.at.most(allowed);
+      }
+    });
+
+  it("computes in bfloat16 as the uncached model does, within its rounding", async () => {
+    for (const variant of variants) {
+      await using model = await tinyModel({ variant, precision: "bfloat16" });
+      await perturb(model, 0.2);
+      const tokens = draw(model, 3, 7);
+      const wanted = await uncached(model, tokens),
+        found = await cached(model, tokens);
+      expect(apart(found.logits, wanted.logits), variant).to.be.at.most(0.03);
+    }
+  });
+
+  it("gives the same to the bit where tokens are fed at once", async () => {
+    for (const variant of variants)
+      for (const position of ["rotary", "relative", "t5"] as const) {
+        await using model = await tinyModel({ variant, position, precision: "float32", segment: 11 });
+        await perturb(model, 0.2);
+        const tokens = draw(model, 2, 9),
+          one = await cached(model, tokens);
+        for (const chunk of [2, 3, 10]) {
+          const many = await cached(model, tokens, chunk);
+          expect(many.states, `${variant}, ${position}, ${chunk}`).to.deep.equal(one.states);
+          const last = (all: number[][]): number[] => all.at(-1)!;
+          expect(last(many.logits)).to.deep.equal(last(one.logits));
+        }
+      }
+  });
+
+  it("reads a source with padding anywhere as the uncached model does", async () => {
+    for (const variant of variants) {
+      await using model = await tinyModel({ variant });
+      await perturb(model, 0.2);
+      const { segment: T } = model.config,
+        state = model.initialState(3);
+      const source = new Int32Array(3 * T).map((_, i) => (i * 5) % 28);
+      for (const at of [0, 1, 8, 9, 11]) source[at] = PADDING;
+      source.fill(PADDING, 2 * T);
+      const segment = model.upload({
+        batch: 3,
+        length: T,
+        source,
+        target: new Int32Array(3 * T).fill(PADDING),
+        reset: Uint8Array.of(0, 1, 0),
+      });
+      using prefix = Tensor.from(Int32Array.of(3, 4, 5, 6, 7, 8), [3, 2]);
+      const [wanted] = await numbers([model.logits(segment, prefix, state)]);
+      using decoder = model.decoder(3);
+      decoder.begin(segment, state, [2, 0, 1]).dispose();
+      decoder.step([3, 5, 7], [2, 0, 1]).dispose();
+      const [found] = await numbers([decoder.step([4, 6, 8], [2, 0, 1])]);
+      expect(apart([found!], [wanted!]), variant).to.be.at.most(1e-12);
+    }
+  });
+});
+
+describe("rows that decode together", function () {
+  this.timeout(200_000);
+
+  it("give each the bits it gives alone, each at its own place in its segment", async () => {
+    for (const setting of [
+      { variant: "encoder-decoder" },
+      { variant: "decoder" },
+      { variant: "decoder", position: "relative", queryKeyNorm: true },
+      { variant: "encoder-decoder", position: "t5", constantSlots: 2 },
+      { variant: "encoder-decoder", precision: "bfloat16" },
+      { variant: "decoder", precision: "float64", readGate: true },
+    ] as const satisfies CreateOptions[]) {
+      await using model = await tinyModel({ precision: "float32", segment: 7, width: 24, ...setting });
+      await perturb(model, 0.2);
+      const { segment: T } = model.config,
+        R = 6;
+      const documents = Array.from({ length: R }, (_, r) => draw(model, 3, 20 + r));
+      const alone = [];
+      for (const tokens of documents) alone.push(await cached(model, tokens));
+      // Row r starts r steps late, so that its segments end between the others'.
+      using decoder = model.decoder(R);
+      const rows: Row[] = documents.map((tokens) => ({ previous: undefined, state: model.initialState(1), tokens }));
+      const place = rows.map((_, r) => -r),
+        logits: string[][] = rows.map(() => []);
+      const begin = async (r: number): Promise<void> => {
+        using made = decoder.begin(open(model, rows[r]!), rows[r]!.state, [r]);
+        logits[r]!.push(await bits(made));
+      };
+      while (place.some((at, r) => at < rows[r]!.tokens.length)) {
+        const stepped: number[] = [];
+        for (const [r, row] of rows.entries()) {
+          const at = place[r]!++;
+          if (at < 0 || at > row.tokens.length) continue;
+          if (at > 0 && at % T === 0) {
+            row.state = decoder.end([r]);
+            expect(Array.from(await row.state[0]!.data(), Number)).to.deep.equal(alone[r]!.states[at / T - 1]);
+            row.previous = Int32Array.from(row.tokens.slice(at - T, at));
+          }
+          if (at === row.tokens.length) continue;
+          if (at % T === 0) await begin(r);
+          else stepped.push(r);
+        }
+        if (stepped.length === 0) continue;
+        using made = decoder.step(
+          stepped.map((r) => rows[r]!.tokens[place[r]! - 2]!),
+          stepped,
+        );
+        const values = Array.from(await made.data(), Number),
+          V = model.config.vocabulary;
+        for (const [i, r] of stepped.entries()) {
+          const wanted = alone[r]!.logits[place[r]! - 1];
+          expect(values.slice(i * V, (i + 1) * V), `${JSON.stringify(setting)}, row ${r}`).to.deep.equal(wanted);
+        }
+      }
+      expect(logits.map((all) => all.length)).to.deep.equal(rows.map(() => 3));
+    }
+  });
+
+  it("begin and end together as each does alone, to the bit", async () => {
+    for (const variant of variants) {
+      await using model = await tinyModel({ variant, precision: "float32" });
+      await perturb(model, 0.2);
+      const { segment: T, memorySlots, width } = model.config,
+        R = 5;
+      const source = new Int32Array(R * T).map((_, i) => (i * 7) % 28),
+        target = new Int32Array(R * T).fill(PADDING);
+      const reset = Uint8Array.of(1, 0, 0, 1, 0);
+      const memory = new Float32Array(R * memorySlots * width).map((_, i) => Math.sin(i));
+      using state = Tensor.from(memory, [R, memorySlots, width]);
+      using together = model.decoder(R),
+        one = model.decoder(1);
+      const slots = [3, 1, 4, 0, 2];
+      const all = model.upload({ batch: R, length: T, source, target, reset });
+      const [logits] = await numbers([together.begin(all, [state], slots)]);
+      together.step([1, 2, 3, 4, 5], slots).dispose();
+      const [after] = await numbers(together.end(slots));
+      for (let r = 0; r < R; r++) {
+        const size = memorySlots * width,
+          V = model.config.vocabulary;
+        using own = Tensor.from(memory.slice(r * size, (r + 1) * size), [1, memorySlots, width]);
+        const alone = model.upload({
+          batch: 1,
+          length: T,
+          source: source.slice(r * T, (r + 1) * T),
+          target: target.slice(0, T),
+          reset: reset.slice(r, r + 1),
+        });
+        const [begun] = await numbers([one.begin(alone, [own])]);
+        expect(logits!.slice(r * V, (r + 1) * V)).to.deep.equal(begun);
+        one.step([r + 1]).dispose();
+        const [ended] = await numbers(one.end());
+        expect(after!.slice(r * size, (r + 1) * size)).to.deep.equal(ended);
+      }
+    }
+  });
+});
+
+describe("a decoder", function () {
+  this.timeout(60_000);
+
+  it("refuses what it cannot do, by name, and goes on", async () => {
+    await using model = await tinyModel();
+    const { segment: T } = model.config;
+    const row: Row = { previous: undefined, state: model.initialState(1), tokens: [] };
+    using decoder = model.decoder(2);
+    const refused = async (call: () => unknown, code: string, message: RegExp): Promise<void> => {
+      const error = await failure((async () => call())());
+      expect(error.code).to.equal(`ERR_MEMFORMER_${code}`);
+      expect(error.message).to.match(message);
+    };
+    await refused(() => model.decoder(0), "CONFIG", /slots must be a whole number of at least 1, got 0/);
+    await refused(() => decoder.step([1]), "CONFIG", /slot 0 has no open segment; call begin\(\) first/);
+    await refused(() => decoder.end(), "CONFIG", /slot 0 has no open segment/);
+    await refused(() => decoder.begin(open(model, row), row.state, [2]), "CONFIG", /there is no slot 2/);
+    await refused(() => decoder.begin(open(model, row), row.state, [0, 0]), "CONFIG", /slot 0 is named twice/);
+    await refused(() => decoder.begin(open(model, row), row.state, [0, 1]), "SHAPE", /got 1 rows for 2 slots/);
+    await refused(() => decoder.begin(open(model, row), []), "SHAPE", /a state of 1 tensor/);
+    decoder.begin(open(model, row), row.state).dispose();
+    await refused(() => decoder.step([29]), "TOKEN_RANGE", /token 29 at position 0/);
+    await refused(() => decoder.step([-1]), "TOKEN_RANGE", /token -1/);
+    await refused(() => decoder.step([1, 2]), "SHAPE", /got 2 for 1 slots/);
+    await refused(() => decoder.prefill([]), "SHAPE", /at least one token/);
+    await refused(
+      () => decoder.prefill(new Array<number>(T).fill(1)),
+      "SHAPE",
+      /slot 0 holds 0 of its segment's 6 tokens; 6 more/,
+    );
+    decoder.prefill(new Array<number>(T - 1).fill(1)).dispose();
+    expect(decoder.position()).to.equal(T - 1);
+    await refused(() => decoder.step([1]), "SHAPE", /1 more leave none to predict/);
+    const [state] = await numbers(decoder.end());
+    expect(state!.every(Number.isFinite)).to.be.true;
+    expect(decoder.position()).to.be.undefined;
+    decoder.dispose();
+    await refused(() => decoder.begin(open(model, row), row.state), "DISPOSED", /has been disposed of/);
+    await using encoder = await tinyModel({ variant: "encoder" });
+    await refused(() => encoder.decoder(), "CONFIG", /variant "encoder" has no next token/);
+  });
+
+  it("whose call failed never steps from the wrong place", async () => {
+    await using model = await tinyModel();
+    const row: Row = { previous: undefined, state: model.initialState(1), tokens: [] };
+    using decoder = model.decoder();
+    using wrong = Tensor.from(new Float64Array(4), [4]);
+    using begun = decoder.begin(open(model, row), [wrong]),
+      stepped = decoder.step([1]);
+    expect((await failure(begun.read())).code).to.equal("ERR_MEMFORMER_SHAPE");
+    expect((await failure(stepped.read())).message).to.match(
+      /slot 0 should hold 0 tokens of its segment, but none is open/,
+    );
+    const again = decoder.begin(open(model, row), row.state);
+    expect((await numbers([again]))[0]!.every(Number.isFinite)).to.be.true;
+  });
+});
