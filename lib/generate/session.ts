@@ -14,6 +14,7 @@ import { packSession, unpackSession } from "./session-format.ts";
 import { synchronize } from "../engine/runtime.ts";
 import { apply, placed, Tensor } from "../engine/tensor.ts";
 import { tokenGaps } from "./token-gaps.ts";
+import { decodes, OpenSegment } from "./open-segment.ts";
 
 /** How much to generate, how to draw it, and what stops it. */
 export interface GenerateOptions extends SampleOptions {
@@ -40,6 +41,7 @@ export class Session<Model extends SessionModel = SessionModel> {
   #current: number[] = []; // the segment under way, shorter than T
   #running: string | undefined; // the call under way
   #seed: number | undefined; // of the latest generation
+  #open: OpenSegment | undefined; // made by the first logits
   #gaps: Tensor | null | undefined; // ids never drawn; made by the first draw, null where there are none
 
   private constructor(model: Model, tokenizer: Tokenizer, state: State) {
@@ -110,7 +112,7 @@ export class Session<Model extends SessionModel = SessionModel> {
         options.signal?.throwIfAborted();
         const token = await this.#draw(draws);
         if (token === this.model.config.bos) break; // the end of the document
-        this.#push(token);
+        this.#push(token, true);
         const piece = decoder.push([token]);
         if (piece !== "") yield piece;
       }
@@ -132,40 +134,59 @@ export class Session<Model extends SessionModel = SessionModel> {
   /** Logits (V) of the next token. */
   async logits(): Promise<Float32Array | Float64Array> {
     return this.#alone("logits", async () => {
-      using logits = this.#logits();
-      return (await logits.data()) as Float32Array | Float64Array;
+      const { logits, owned } = this.#logits();
+      try {
+        return (await logits.data()) as Float32Array | Float64Array;
+      } catch (error) {
+        this.#open?.forget(); // the call that failed has left the open segment behind
+        throw error;
+      } finally {
+        if (owned) logits.dispose();
+      }
     });
   }
 
-  /** (1, V) */
-  #logits(): Tensor {
+  /** (1, V); `owned`: to be disposed of by who asked, else by the open segment. */
+  #logits(): { logits: Tensor; owned: boolean } {
+    const { model } = this;
+    if (decodes(model)) {
+      this.#open ??= new OpenSegment(model.decoder(1));
+      const begin = (): { segment: SegmentTensors; state: State } => ({ segment: this.#segment(), state: this.#state });
+      return { logits: this.#open.logits(this.#current, model.revision, begin), owned: false };
+    }
     const segment = this.#segment();
     using prefix = Tensor.from(Int32Array.from(this.#current), [1, this.#current.length]);
     const logits = this.model.logits(segment, prefix, this.#state);
     disposeSegment(segment);
-    return logits;
+    return { logits, owned: true };
   }
 
-  /** (1, V), -infinity for ids that the tokenizer has no token for. */
-  #drawable(): Tensor {
-    const logits = this.#logits();
+  /** The same, -infinity for ids that the tokenizer has no token for. */
+  #drawable(): { logits: Tensor; owned: boolean } {
+    const given = this.#logits();
     if (this.#gaps === undefined) this.#gaps = tokenGaps(this.tokenizer, this.model) ?? null;
-    if (this.#gaps === null) return logits;
-    const masked = apply("aten::add.Tensor", logits, this.#gaps);
-    logits.dispose();
-    return masked;
+    if (this.#gaps === null) return given;
+    const masked = apply("aten::add.Tensor", given.logits, this.#gaps);
+    if (given.owned) given.logits.dispose();
+    return { logits: masked, owned: true };
   }
 
   /** Draws where the logits are: only the token's id comes back. */
   async #draw({ temperature, topK, topP, next }: Draws): Promise<number> {
     const { bos } = this.model.config,
       k = topK === Infinity ? 0 : topK;
-    using logits = this.#drawable();
+    const { logits, owned } = this.#drawable();
     using point = placed(Tensor.from(Float64Array.of(temperature === 0 ? 0 : next()), [1]), this.model.device);
     using drawn = apply("memformer::sample_token", logits, point, temperature, k, topP, this.tokenizer.vocabulary, bos);
-    const token = await drawn.item();
-    if (token < 0) throw unfitLogits();
-    return token;
+    if (owned) logits.dispose();
+    try {
+      const token = await drawn.item();
+      if (token < 0) throw unfitLogits();
+      return token;
+    } catch (error) {
+      this.#open?.forget();
+      throw error;
+    }
   }
 
   /** The last tokens read or generated, at most two segments of them. */
@@ -233,6 +254,7 @@ export class Session<Model extends SessionModel = SessionModel> {
   /** Gives the state's tensors back; the session cannot be used any more. */
   dispose(): void {
     for (const tensor of this.#state) tensor.dispose();
+    this.#open?.[Symbol.dispose]();
     this.#gaps?.dispose();
   }
 
@@ -264,16 +286,24 @@ export class Session<Model extends SessionModel = SessionModel> {
     }
   }
 
-  #push(token: number): void {
+  /** `drawn`: the open segment has computed all that the memory is written from. */
+  #push(token: number, drawn = false): void {
     this.#current.push(token);
     if (this.#current.length < this.model.config.segment) return;
-    const segment = this.#segment();
-    const next = this.model.advance(segment, this.#state);
-    disposeSegment(segment);
+    const ended = drawn ? this.#open?.end(this.#current, this.model.revision) : undefined;
+    const next = ended ?? this.#advanced();
+    this.#open?.forget();
     for (const tensor of this.#state) tensor.dispose();
     this.#state = next;
     this.#previous = Int32Array.from(this.#current);
     this.#current = [];
+  }
+
+  #advanced(): State {
+    const segment = this.#segment();
+    const next = this.model.advance(segment, this.#state);
+    disposeSegment(segment);
+    return next;
   }
 
   /** The segment under way as the model sees it: what came before as source, itself as target. */

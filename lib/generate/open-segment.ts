@@ -1,0 +1,78 @@
+/** The segment that a session is in the middle of, decoded token by token. */
+import type { Tensor } from "../engine/tensor.ts";
+import type { State } from "../model/recurrence.ts";
+import { disposeSegment, type SegmentTensors } from "../model/segment-tensors.ts";
+import type { Decoder } from "./decoder.ts";
+import type { SessionModel } from "./session-model.ts";
+
+/** Whether a model decodes token by token. One whose `logits` are its own, put over its class's, is asked for those. */
+export function decodes(model: SessionModel): model is SessionModel & Required<Pick<SessionModel, "decoder">> {
+  if (model.decoder === undefined) return false;
+  let owner: object = model;
+  while (!Object.hasOwn(owner, "decoder")) {
+    if (Object.hasOwn(owner, "logits")) return false;
+    owner = Object.getPrototypeOf(owner) as object;
+  }
+  return true;
+}
+
+/** The open segment of one session: a decoder of one slot that catches up with what the session holds. */
+export class OpenSegment implements Disposable {
+  readonly #decoder: Decoder;
+  #revision: unknown;
+  #logits: Tensor | undefined;
+
+  constructor(decoder: Decoder) {
+    this.#decoder = decoder;
+  }
+
+  /**
+   * Logits (1, V) of the token after `tokens`, which begin the segment that `begin` gives; they are the segment's, and
+   * freed by it. `revision`: of the weights; when it changes, or after a failure, everything is computed anew.
+   */
+  logits(tokens: readonly number[], revision: unknown, begin: () => { segment: SegmentTensors; state: State }): Tensor {
+    const made = this.#logits !== undefined && this.#revision === revision ? (this.#decoder.position() ?? -1) : -1;
+    if (made === tokens.length) return this.#logits!;
+    if (made < 0 || made > tokens.length) {
+      const { segment, state } = begin();
+      try {
+        this.#keep(this.#decoder.begin(segment, state));
+      } finally {
+        disposeSegment(segment);
+      }
+      this.#revision = revision;
+      if (tokens.length > 0) this.#keep(this.#decoder.prefill(tokens));
+    } else {
+      const rest = tokens.slice(made);
+      this.#keep(rest.length === 1 ? this.#decoder.step(rest) : this.#decoder.prefill(rest));
+    }
+    return this.#logits!;
+  }
+
+  /**
+   * The state after the segment of these tokens, the last of which was drawn from {@link logits}; undefined where it
+   * was not. The segment is closed.
+   */
+  end(tokens: readonly number[], revision: unknown): State | undefined {
+    const drawn = this.#logits !== undefined && this.#revision === revision;
+    const state = drawn && this.#decoder.position() === tokens.length - 1 ? this.#decoder.end() : undefined;
+    this.forget();
+    return state;
+  }
+
+  /** The next call begins anew. */
+  forget(): void {
+    this.#logits?.dispose();
+    this.#logits = undefined;
+  }
+
+  [Symbol.dispose](): void {
+    this.forget();
+    this.#decoder.dispose();
+  }
+
+  #keep(logits: Tensor): void {
+    this.#logits?.dispose();
+    this.#logits = logits;
+  }
+}
