@@ -13,6 +13,7 @@ const benches: Record<string, () => Promise<Bench>> = {
   binding: async () => (await import("./binding.ts")).binding,
   cpu: async () => (await import("./cpu.ts")).cpu,
   cuda: async () => (await import("./cuda.ts")).cuda,
+  decode: async () => (await import("./decode.ts")).decoding,
   evaluate: async () => (await import("./evaluate.ts")).evaluation,
   horizon: async () => (await import("./horizon.ts")).horizonMemory,
   mrbp: async () => (await import("./mrbp.ts")).mrbpMemory,
