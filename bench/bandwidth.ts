@@ -71,7 +71,7 @@ async function works(
 ): Promise<readonly { what: string; kernel: RegExp; each: number; numbers: number }[]> {
   const { horizon: S, ...options } = configurations[name]!;
   await using model = await Memformer.create({ ...options, device: "cpu" });
-  const { segment: T, width: D, memorySlots: M, vocabulary: V, encoderLayers, decoderLayers } = model.config;
+  const { segmentLength: T, width: D, memorySlots: M, vocabulary: V, encoderLayers, decoderLayers } = model.config;
   const tokens = B * T * D,
     slots = B * M * D,
     forward = 2 * S - G;
@@ -94,7 +94,7 @@ async function works(
     // q, k, v, dL/dy; dL/dq, dL/dk, dL/dv
     { what: "short attention, back", kernel: /attention_backward_kernel/, each: 14, numbers: attentions(S) },
     // parameter, gradient, both moments, read and written; working copy
-    { what: "AdamW", kernel: /adamw_kernel/, each: 34, numbers: model.size },
-    { what: "gradient norm", kernel: /square_sum/, each: 4, numbers: model.size },
+    { what: "AdamW", kernel: /adamw_kernel/, each: 34, numbers: model.parameterCount },
+    { what: "gradient norm", kernel: /square_sum/, each: 4, numbers: model.parameterCount },
   ];
 }

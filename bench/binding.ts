@@ -21,7 +21,7 @@ const onCpu: Record<string, ModelOptions & { horizon: number }> = {
     encoderLayers: 2,
     decoderLayers: 2,
     memorySlots: 32,
-    segment: 64,
+    segmentLength: 64,
     horizon: 4,
   },
 };
@@ -41,7 +41,7 @@ export async function binding(flags: readonly string[]): Promise<boolean> {
       await using model = await Memformer.create({ ...options, precision: gpu ? "bfloat16" : "float32" });
       using optimizer = new AdamW(model);
       const window = resident(model, randomSegments(model, batch, horizon, false));
-      const together = Math.min(horizon, model.together(window[0]!)),
+      const segmentsPerStep = Math.min(horizon, model.segmentsPerStep(window[0]!)),
         outside: number[] = [],
         inside: number[] = [];
       const drive = async (count: number): Promise<number> => {
@@ -64,7 +64,9 @@ export async function binding(flags: readonly string[]): Promise<boolean> {
       for (let round = 0; round < rounds; round++) {
         outside.push((await drive(windows)) / windows);
         const state = model.initialState(batch);
-        inside.push((await optimizer.timeInside(window, state, { together, windows, rate, clip })) / windows);
+        inside.push(
+          (await optimizer.timeInside(window, state, { segmentsPerStep, windows, learningRate: rate, clip })) / windows,
+        );
         for (const tensor of state) tensor.dispose();
       }
       disposeWindow(window);
@@ -76,7 +78,7 @@ export async function binding(flags: readonly string[]): Promise<boolean> {
         batch,
         device: model.device,
         horizon,
-        "segments a step": together,
+        "segments a step": segmentsPerStep,
         "ms a window, JavaScript": ms(outside),
         "ms a window, C++": ms(inside),
         "ratio (median of rounds)": ratio.toFixed(3),

@@ -20,7 +20,7 @@ const configurations: Record<string, ModelOptions & { batch: number; horizon: nu
     encoderLayers: 2,
     decoderLayers: 2,
     memorySlots: 32,
-    segment: 64,
+    segmentLength: 64,
     batch: 16,
     horizon: 4,
   },
@@ -31,7 +31,7 @@ const configurations: Record<string, ModelOptions & { batch: number; horizon: nu
     encoderLayers: 4,
     decoderLayers: 4,
     memorySlots: 64,
-    segment: 64,
+    segmentLength: 64,
     batch: 8,
     horizon: 4,
   },
@@ -42,7 +42,7 @@ const configurations: Record<string, ModelOptions & { batch: number; horizon: nu
     encoderLayers: 2,
     decoderLayers: 2,
     memorySlots: 32,
-    segment: 64,
+    segmentLength: 64,
     dropout: 0.1,
     batch: 16,
     horizon: 4,
@@ -71,7 +71,7 @@ export async function cpu(flags: readonly string[]): Promise<boolean> {
         writeFileSync(config, JSON.stringify(model.config));
         const window = randomWindow(model, batch, horizon),
           optimizer = new AdamW(model);
-        const tokens = batch * model.config.segment * horizon;
+        const tokens = batch * model.config.segmentLength * horizon;
         const ours: number[] = [],
           theirs: number[] = [];
         for (let round = 0; round < rounds; round++) {
@@ -108,7 +108,7 @@ export async function cpu(flags: readonly string[]): Promise<boolean> {
         rows.push({
           configuration: name,
           precision,
-          parameters: model.size,
+          parameters: model.parameterCount,
           "memformer tok/s": Math.round(median(ours)),
           "PyTorch tok/s": Math.round(median(theirs)),
           "ratio (median of rounds)": ratio.toFixed(2),

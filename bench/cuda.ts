@@ -5,8 +5,8 @@
  * back, clipping, fused AdamW.
  *   [--quick] [--batches 1,16,64] [--configurations wiki,mnist] [--peers eager,compile,graphs,graphs+compile]
  *   [--methods mrbp,bptt,checkpointing] [--windows 20] [--warmup 5] [--peak FLOP/s]
- *   [--together N] [--micro-batch N]: segments and rows a step of ours, else as many as the model thinks best, and all
- *   [--unrecorded]: ours without CUDA graphs
+ *   [--segments-per-step N] [--micro-batch N]: segments and rows a step of ours, else as many as the model thinks best,
+ *   and all [--unrecorded]: ours without CUDA graphs
  *   [--name cuda]: of the file in bench/results
  */
 import { mkdtempSync, rmSync } from "node:fs";
@@ -40,7 +40,7 @@ interface Measured {
   readonly config: ModelConfig;
   readonly horizon: number;
   /** Of MRBP: how many segments go back together. */
-  readonly together: number;
+  readonly segmentsPerStep: number;
   /** How many rows go forward and back at once. */
   readonly rows: number;
   /** Quartiles of tokens a second; undefined where it ran out of memory. */
@@ -136,9 +136,9 @@ async function measureOurs(name: string, plan: Plan): Promise<Measured[]> {
         segments = randomSegments(model, batch, horizon, false),
         window = resident(model, segments);
       await writeWindow(join(plan.folder, `${name}-${batch}.safetensors`), segments);
-      const together = method === "mrbp" ? segmentsAStep(model, window, plan.cut) : 1,
+      const segmentsPerStep = method === "mrbp" ? segmentsAStep(model, window, plan.cut) : 1,
         rowsAStep = Math.min(batch, plan.cut.microBatch ?? batch);
-      model.recordSteps(plan.recorded);
+      model.captureGraphs(plan.recorded);
       const row = {
         configuration: name,
         batch,
@@ -146,7 +146,7 @@ async function measureOurs(name: string, plan: Plan): Promise<Measured[]> {
         method,
         config,
         horizon,
-        together,
+        segmentsPerStep,
         rows: rowsAStep,
       };
       try {
@@ -157,9 +157,9 @@ async function measureOurs(name: string, plan: Plan): Promise<Measured[]> {
           traced: method === "mrbp",
           cut: plan.cut,
         });
-        const rate = quartiles(ours.seconds.map((seconds) => (batch * config.segment * horizon) / seconds));
+        const rate = quartiles(ours.seconds.map((seconds) => (batch * config.segmentLength * horizon) / seconds));
         rows.push({ ...row, rate, peakBytes: ours.peakBytes, first: ours, ours });
-        const { refusal } = await model.recording();
+        const { refusal } = await model.capturedGraphs();
         if (plan.recorded && refusal !== "")
           console.error(`${name}, batch ${batch}: steps are not recorded: ${refusal}`);
       } catch (error) {
@@ -208,7 +208,7 @@ async function* measurePeers(
       method,
       config,
       horizon,
-      together: 1,
+      segmentsPerStep: 1,
       rows: batch,
     };
     const measured: Measured =
@@ -246,9 +246,10 @@ function agreeing(group: readonly Measured[]): { kept: Measured[]; complaints: s
 
 /** `peak`: FLOP/s of the device, NaN where nobody knows it. */
 function tableRow(measured: Measured, group: readonly Measured[], peak: number): Row {
-  const { configuration, batch, program, method, config, horizon, together, rows, rate, peakBytes, ours } = measured;
-  const windows = rate?.map((tokens) => tokens / (batch * config.segment * horizon)),
-    flops = windowFlops(config, batch, horizon, method, together);
+  const { configuration, batch, program, method, config, horizon, segmentsPerStep, rows, rate, peakBytes, ours } =
+    measured;
+  const windows = rate?.map((tokens) => tokens / (batch * config.segmentLength * horizon)),
+    flops = windowFlops(config, batch, horizon, method, segmentsPerStep);
   const best = Math.max(
     ...group.filter((row) => row.program !== "memformer" && row.method === method).map((row) => row.rate?.[1] ?? 0),
   );
@@ -259,7 +260,7 @@ function tableRow(measured: Measured, group: readonly Measured[], peak: number):
     program,
     method,
     "rows a step": rows,
-    "segments a step": method === "mrbp" ? together : "",
+    "segments a step": method === "mrbp" ? segmentsPerStep : "",
     "tok/s": rate === undefined ? "out of memory" : Math.round(rate[1]),
     IQR: rate === undefined ? "" : `${Math.round(rate[0])} to ${Math.round(rate[2])}`,
     "ms a window": windows === undefined ? "" : (1000 / windows[1]!).toFixed(2),

@@ -9,18 +9,26 @@ import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
-import { apply, Memformer, PADDING, Tensor, type CreateOptions, type State } from "../lib/index.ts";
+import { applyOperator, Memformer, PADDING, Tensor, type CreateOptions, type State } from "../lib/index.ts";
 import { flag, median, report, words, type Row } from "./support/report.ts";
 
 const models: Record<string, CreateOptions> = {
-  demo: { width: 128, heads: 4, feedForward: 512, encoderLayers: 2, decoderLayers: 2, memorySlots: 32, segment: 64 },
+  demo: {
+    width: 128,
+    heads: 4,
+    feedForward: 512,
+    encoderLayers: 2,
+    decoderLayers: 2,
+    memorySlots: 32,
+    segmentLength: 64,
+  },
   small: { preset: "small" },
   wiki: { preset: "wiki" },
 };
 
 const greedy = (logits: Tensor, { vocabulary, bos }: Memformer["config"]): Tensor => {
   using draws = Tensor.from(new Float64Array(rowsOf), [rowsOf]);
-  return apply("memformer::sample_token", logits, draws, 0, 0, 1, vocabulary, bos);
+  return applyOperator("memformer::sample_token", logits, draws, 0, 0, 1, vocabulary, bos);
 };
 let rowsOf = 1;
 
@@ -29,17 +37,17 @@ async function bySession(model: Memformer, tokens: number): Promise<number> {
   using session = await model.session();
   const generate = async (count: number): Promise<number> => {
     const start = performance.now(),
-      end = (session.pending + count) % model.config.segment;
+      end = (session.pending + count) % model.config.segmentLength;
     for await (const piece of session.generate({ maxTokens: count, temperature: 0 })) void piece;
     if (session.pending !== end) throw new Error("the document ended before its time: give the model another seed");
     return (performance.now() - start) / 1000 / count;
   };
-  await generate(model.config.segment);
+  await generate(model.config.segmentLength);
   return await generate(tokens);
 }
 
 function segmentOf(model: Memformer, batch: number, previous?: Int32Array): ReturnType<Memformer["upload"]> {
-  const { segment: T, bos } = model.config;
+  const { segmentLength: T, bos } = model.config;
   const source = previous ?? new Int32Array(batch * T).fill(bos),
     target = new Int32Array(batch * T).fill(PADDING);
   return model.upload({
@@ -57,7 +65,7 @@ function free(state: State): void {
 
 /** Seconds a step of `batch` rows: each row's next token is known before the next step. */
 async function byDecoder(model: Memformer, batch: number, tokens: number): Promise<number> {
-  const { segment: T } = model.config;
+  const { segmentLength: T } = model.config;
   rowsOf = batch;
   using decoder = model.decoder(batch);
   const slots = Array.from({ length: batch }, (_, slot) => slot);
@@ -84,7 +92,7 @@ async function byDecoder(model: Memformer, batch: number, tokens: number): Promi
 
 /** Seconds a token where each is computed from the segment's beginning. */
 async function withoutCache(model: Memformer, tokens: number): Promise<number> {
-  const { segment: T } = model.config;
+  const { segmentLength: T } = model.config;
   rowsOf = 1;
   let state = model.initialState(1),
     previous: Int32Array | undefined,
@@ -154,7 +162,7 @@ export async function decoding(flags: readonly string[]): Promise<boolean> {
       return median(times);
     };
     const session = await repeated(() => bySession(model, tokens)),
-      uncached = await repeated(() => withoutCache(model, Math.min(tokens, 2 * model.config.segment)));
+      uncached = await repeated(() => withoutCache(model, Math.min(tokens, 2 * model.config.segmentLength)));
     const theirs = peer(model, batches, tokens, threads);
     if (typeof theirs === "string") console.error(`PyTorch skipped: ${theirs}`);
     else torch = theirs[0]?.torch ?? "";

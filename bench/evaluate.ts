@@ -22,7 +22,7 @@ const onCpu: Record<string, ModelOptions> = {
     encoderLayers: 2,
     decoderLayers: 2,
     memorySlots: 32,
-    segment: 64,
+    segmentLength: 64,
   },
 };
 
@@ -39,11 +39,11 @@ export async function evaluation(flags: readonly string[]): Promise<boolean> {
   for (const name of choice(flags, "configurations", Object.keys(known), gpu ? ["wiki"] : Object.keys(known))) {
     const { horizon: _, ...options } = known[name]!;
     await using model = await Memformer.create({ ...options, precision: gpu ? "bfloat16" : "float32" });
-    const { segment, vocabulary, bos } = model.config,
+    const { segmentLength, vocabulary, bos } = model.config,
       source = randomDocuments({ tokens, vocabulary, bos });
     for (const count of lanes) {
       const pass = async (ablations: readonly Ablation[]): Promise<number> => {
-        const stream = evaluationPass(source, { lanes: count, segment, bos, longestFirst: true });
+        const stream = evaluationPass(source, { lanes: count, segmentLength, bos, longestFirst: true });
         return (await evaluate(model, stream, { ablations })).seconds;
       };
       const rates: string[] = [];
@@ -61,12 +61,12 @@ export async function evaluation(flags: readonly string[]): Promise<boolean> {
         documents: source.documents,
         tokens,
         lanes: count,
-        "segments a step": model.scoredTogether(count, segment),
+        "segments a step": model.scoringSegmentsPerStep(count, segmentLength),
         "tok/s": rates[0]!,
         "tok/s, four ablations": rates[1]!,
       });
     }
-    const { refusal } = await model.recording();
+    const { refusal } = await model.capturedGraphs();
     if (refusal !== "") console.log(`${name}: steps were not recorded: ${refusal}`);
   }
   report(gpu ? "evaluate-gpu" : "evaluate", "Tokens scored a second", rows, {

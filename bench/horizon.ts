@@ -20,7 +20,7 @@ export async function horizonMemory(flags: readonly string[]): Promise<boolean> 
   const rows: Row[] = [];
   let sound = true;
   for (const batch of batches)
-    for (const together of [1, undefined]) {
+    for (const segmentsPerStep of [1, undefined]) {
       const peaks: number[] = [];
       let memories = 0;
       for (const horizon of horizons) {
@@ -30,10 +30,10 @@ export async function horizonMemory(flags: readonly string[]): Promise<boolean> 
           method: "mrbp",
           warmup: 3,
           windows: 5,
-          cut: { together },
+          cut: { segmentsPerStep },
         });
-        const step = segmentsAStep(model, window, { together }),
-          tokens = batch * model.config.segment * horizon;
+        const step = segmentsAStep(model, window, { segmentsPerStep }),
+          tokens = batch * model.config.segmentLength * horizon;
         rows.push({
           batch,
           horizon,
@@ -48,7 +48,7 @@ export async function horizonMemory(flags: readonly string[]): Promise<boolean> 
         trimMemory();
       }
       const growth = (peaks.at(-1)! - peaks[0]!) / (horizons.at(-1)! - horizons[0]!);
-      if (together === 1) {
+      if (segmentsPerStep === 1) {
         console.log(
           `batch ${batch}: a segment more costs ${(growth / memories).toFixed(2)} memories of ${(memories / MiB).toFixed(1)} MiB`,
         );

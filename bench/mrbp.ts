@@ -3,7 +3,7 @@
  * Targets: MRBP's peak grows by at most two memories a segment, BPTT's linearly with whole activations, and MRBP takes
  * at most 1.35x BPTT's time.
  */
-import { memory, Memformer, resetPeakMemory, synchronize } from "../lib/index.ts";
+import { memoryUsage, Memformer, resetPeakMemory, synchronize } from "../lib/index.ts";
 import type { GradientMethodName } from "../lib/index.ts";
 import { flag, median, report, type Row } from "./support/report.ts";
 import { disposeWindow, randomWindow, timeSteps } from "./support/window.ts";
@@ -21,7 +21,7 @@ export async function mrbpMemory(flags: readonly string[]): Promise<boolean> {
     encoderLayers: 2,
     decoderLayers: 4,
     memorySlots: 32,
-    segment: 64,
+    segmentLength: 64,
     dropout: 0.1,
   });
   const memoryBytes = batch * model.stateBytes;
@@ -35,10 +35,10 @@ export async function mrbpMemory(flags: readonly string[]): Promise<boolean> {
     for (let round = 0; round <= rounds; round++) {
       for (const method of methods) {
         await synchronize();
-        const before = memory().hostBytes;
+        const before = memoryUsage().hostBytes;
         resetPeakMemory();
         const [time] = await timeSteps(model, window, method, 1);
-        peaks.set(`${method} ${horizon}`, memory().peakHostBytes - before);
+        peaks.set(`${method} ${horizon}`, memoryUsage().peakHostBytes - before);
         if (round > 0) seconds.set(method, [...(seconds.get(method) ?? []), time!]);
       }
     }
@@ -57,8 +57,8 @@ export async function mrbpMemory(flags: readonly string[]): Promise<boolean> {
   }
   report("mrbp", "Memory above weights and tokens, and time, of one window's gradient", rows, {
     batch,
-    segment: model.config.segment,
-    parameters: model.size,
+    segmentLength: model.config.segmentLength,
+    parameters: model.parameterCount,
     memoryKiB: memoryBytes / 1024,
     package: "memformer",
   });

@@ -1,6 +1,6 @@
 /**
  * Where the time on a GPU goes, by kernel:
- * `npm run bench -- profile [--of training | evaluation] [--configuration wiki] [--batch 16] [--together 1] [--micro-batch 16] [--top 30]`,
+ * `npm run bench -- profile [--of training | evaluation] [--configuration wiki] [--batch 16] [--segments-per-step 1] [--micro-batch 16] [--top 30]`,
  * of a training window, or of one step of an evaluation with all ablations.
  */
 import { ABLATIONS, AdamW, Memformer, synchronize, type ScoringState } from "../lib/index.ts";
@@ -20,7 +20,12 @@ export async function profiled(flags: readonly string[]): Promise<boolean> {
   using optimizer = new AdamW(model);
   const window = resident(
     model,
-    randomSegments(model, batch, evaluates ? model.scoredTogether(batch, model.config.segment) : horizon, false),
+    randomSegments(
+      model,
+      batch,
+      evaluates ? model.scoringSegmentsPerStep(batch, model.config.segmentLength) : horizon,
+      false,
+    ),
   );
   let state = model.initialState(batch),
     held: ScoringState["held"] = [];
@@ -56,7 +61,7 @@ export async function profiled(flags: readonly string[]): Promise<boolean> {
       "us each": (us / count).toFixed(1),
       kernel: kernel.length > 110 ? `${kernel.slice(0, 107)}...` : kernel,
     }));
-  const { refusal } = await model.recording();
+  const { refusal } = await model.capturedGraphs();
   const what = evaluates ? "evaluation step" : "window";
   report(
     `profile-${evaluates ? "evaluation-" : ""}${name}-${batch}`,

@@ -13,8 +13,8 @@ import { recallAccuracy, type RecallRun, recallModel, trainRecall } from "./supp
 import { flag, report, type Row, words } from "./support/report.ts";
 import { optionsOf } from "./worth/variants.ts";
 
-const run: RecallRun = { lanes: 32, segment: 8, keys: 16, minLag: 1, maxLag: 8 };
-const training: TrainOptions = { rate: 1e-3, warmup: 50, weightDecay: 0.01, schedule: "linear" };
+const run: RecallRun = { lanes: 32, segmentLength: 8, keys: 16, minLag: 1, maxLag: 8 };
+const training: TrainOptions = { learningRate: 1e-3, warmup: 50, weightDecay: 0.01, schedule: "linear" };
 const HORIZON = 16;
 
 export async function recall(flags: readonly string[]): Promise<boolean> {

@@ -48,7 +48,7 @@ export async function service(flags: readonly string[]): Promise<boolean> {
       encoderLayers: 2,
       decoderLayers: 2,
       memorySlots: 32,
-      segment: 64,
+      segmentLength: 64,
     });
     await model.save(join(folder, "model"));
     for (const threads of new Set([1, availableParallelism()])) {

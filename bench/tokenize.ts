@@ -12,7 +12,7 @@ import { closeSync, mkdtempSync, openSync, readFileSync, rmSync, writeFileSync, 
 import { availableParallelism, tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
-import { namedText } from "../lib/data/named.ts";
+import { namedText } from "../lib/data/known-datasets.ts";
 import { gpt2Merges } from "./support/gpt2-merges.ts";
 import { flag, median, report, type Row } from "./support/report.ts";
 

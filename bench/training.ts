@@ -51,13 +51,13 @@ const small: ModelOptions = {
   encoderLayers: 2,
   decoderLayers: 2,
   memorySlots: 32,
-  segment: 64,
+  segmentLength: 64,
 };
 
 const onGpu: Record<string, Setting> = {
   wiki: { model: wiki, horizon: wikiHorizon, lanes: [16, 64], target: 0.95 },
   base: { model: base, horizon: 8, lanes: [64], target: 0.95 },
-  "base-64": { model: { ...base, segment: 64 }, horizon: 16, lanes: [64], target: 0.95 },
+  "base-64": { model: { ...base, segmentLength: 64 }, horizon: 16, lanes: [64], target: 0.95 },
   mnist: { model: mnist, horizon: mnistHorizon, lanes: [64], target: 0.9, document: 784 },
 };
 const onCpu: Record<string, Setting> = {
@@ -118,8 +118,8 @@ async function measure(
 ): Promise<Row> {
   const create = { ...options, precision: gpu ? ("bfloat16" as const) : ("float32" as const) };
   const alone = await unpadded(create, lanes, horizon, seconds);
-  const { segment, vocabulary, bos } = alone;
-  const tokens = Math.max(2_000_000, lanes * segment * horizon * 12),
+  const { segmentLength, vocabulary, bos } = alone;
+  const tokens = Math.max(2_000_000, lanes * segmentLength * horizon * 12),
     random = { tokens, vocabulary, bos };
   const documents = randomDocuments(
     kind === "pictures" ? { ...random, length: document! } : { ...random, words: words[kind] },
@@ -132,7 +132,7 @@ async function measure(
     return {
       configuration: name,
       lanes,
-      segment,
+      segmentLength,
       horizon,
       documents: kind,
       "tok/s": Math.round(found.rate),
@@ -162,9 +162,9 @@ async function unpadded(
   lanes: number,
   horizon: number,
   seconds: number,
-): Promise<{ rate: number; segment: number; vocabulary: number; bos: number }> {
+): Promise<{ rate: number; segmentLength: number; vocabulary: number; bos: number }> {
   await using model = await Memformer.create(options);
-  const { segment, vocabulary, bos } = model.config,
+  const { segmentLength, vocabulary, bos } = model.config,
     window = resident(model, randomSegments(model, lanes, horizon, false));
   const plan = { method: "mrbp" as const, warmup: 5 };
   const {
@@ -175,7 +175,7 @@ async function unpadded(
     windows: Math.max(5, Math.ceil(seconds / probe!)),
   });
   disposeWindow(window);
-  return { rate: (lanes * segment * horizon) / median(times), segment, vocabulary, bos };
+  return { rate: (lanes * segmentLength * horizon) / median(times), segmentLength, vocabulary, bos };
 }
 
 interface Trained {
@@ -198,8 +198,8 @@ async function trained(
   seconds: number,
 ): Promise<Trained> {
   await using model = await Memformer.create(options);
-  using trainer = new Trainer(model, { steps: 1_000_000, horizon, rate: 3e-4, weightDecay: 0.01 });
-  const stream = new TokenStream(text, { lanes, segment: model.config.segment }),
+  using trainer = new Trainer(model, { steps: 1_000_000, horizon, learningRate: 3e-4, weightDecay: 0.01 });
+  const stream = new TokenStream(text, { lanes, segmentLength: model.config.segmentLength }),
     run = trainer.run(stream),
     loop = monitorEventLoopDelay({ resolution: 1 });
   const step = async (): Promise<number> => {
@@ -216,11 +216,11 @@ async function trained(
     half: number | undefined;
   for (; performance.now() - began < 1000 * seconds; steps++) {
     tokens = await step();
-    if (performance.now() - began > 500 * seconds) half ??= (await model.recording()).steps;
+    if (performance.now() - began > 500 * seconds) half ??= (await model.capturedGraphs()).steps;
   }
   const rate = (tokens - before) / ((performance.now() - began) / 1000);
   loop.disable();
-  const end = (await model.recording()).steps;
+  const end = (await model.capturedGraphs()).steps;
   const { span, busy } =
     model.device === "cpu"
       ? { span: 0, busy: 0 }

@@ -5,7 +5,7 @@
  */
 import { fileURLToPath } from "node:url";
 import {
-  apply,
+  applyOperator,
   ComposedModel,
   evaluate,
   Memformer,
@@ -34,7 +34,7 @@ export class Classifier extends ComposedModel {
     const { width } = options;
     if (width === undefined) throw new TypeError("a classifier needs the encoder's width");
     const head = { name: "head.weight", shape: [width, classes], deviation: width ** -0.5, decay: true };
-    return new Classifier(await Memformer.create({ ...options, variant: "encoder" }, [head]));
+    return new Classifier(await Memformer.create({ ...options, architecture: "encoder" }, [head]));
   }
 
   constructor(encoder: Memformer) {
@@ -54,8 +54,12 @@ export class Classifier extends ComposedModel {
   /** P(label) = softmax(mean of the hidden states W); a target's first place holds the label, or padding. */
   forward(segment: SegmentTensors, state: State, options?: StepOptions & { readonly graph?: boolean }): Step {
     const { hidden, state: next } = this.encoder.encode(segment, state, options);
-    const logits = apply("aten::matmul", apply("aten::mean.dim", hidden, [1], true), this.weight("head.weight"));
-    return { ...tokenLoss(logits, apply("aten::narrow", segment.target, 1, 0, 1)), state: next };
+    const logits = applyOperator(
+      "aten::matmul",
+      applyOperator("aten::mean.dim", hidden, [1], true),
+      this.weight("head.weight"),
+    );
+    return { ...tokenLoss(logits, applyOperator("aten::narrow", segment.target, 1, 0, 1)), state: next };
   }
 }
 
@@ -68,13 +72,13 @@ export class LabelledDocuments implements SegmentStream<number> {
   constructor(
     readonly document: (n: number) => Promise<{ readonly tokens: Int32Array; readonly label: number }>,
     readonly lanes: number,
-    readonly segment: number,
+    readonly segmentLength: number,
     readonly segments: number,
     readonly vocabulary: number,
   ) {}
 
   async next(): Promise<Segment> {
-    const { lanes: B, segment: T, segments: S } = this;
+    const { lanes: B, segmentLength: T, segments: S } = this;
     const t = this.#step % S,
       first = Math.floor(this.#step / S) * B;
     const source = new Int32Array(B * T).fill(PADDING),
@@ -118,10 +122,10 @@ if (process.argv[1] === fileURLToPath(import.meta.url)) {
     heads: 4,
     feedForward: 128,
     encoderLayers: 2,
-    segment: 32,
+    segmentLength: 32,
   });
   const stream = new LabelledDocuments(document, 16, 32, 4, 257);
-  using trainer = new Trainer(model, { steps, horizon: 4, rate: 2e-3, warmup: 20 });
+  using trainer = new Trainer(model, { steps, horizon: 4, learningRate: 2e-3, warmup: 20 });
   for await (const { step, loss } of trainer.run(stream))
     if (step % 20 === 0) console.log(`step ${step}: ${loss.toFixed(3)} nats per label`);
   const { perplexity, ablations } = await evaluate(model, stream, { segments: 40 });

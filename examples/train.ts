@@ -13,20 +13,20 @@ await using model = await Memformer.create({
   encoderLayers: 2,
   decoderLayers: 2,
   memorySlots: 16,
-  segment: 64,
+  segmentLength: 64,
 });
-console.log(`${model.size} parameters; memory of ${model.stateBytes} bytes, however long the book`);
+console.log(`${model.parameterCount} parameters; memory of ${model.stateBytes} bytes, however long the book`);
 
 // 8 places of the book side by side; the gradient goes back through windows of 4 segments, replayed one by one.
-const stream = new TokenStream(book.train, { lanes: 8, segment: 64 });
-const trainer = new Trainer(model, { steps, horizon: 4, rate: 2e-3, warmup: 20 });
+const stream = new TokenStream(book.train, { lanes: 8, segmentLength: 64 });
+const trainer = new Trainer(model, { steps, horizon: 4, learningRate: 2e-3, warmup: 20 });
 for await (const made of trainer.run(stream, { checkpoints: "runs/example/checkpoints" })) {
   if (made.step % 20 !== 0 && made.step !== 1) continue;
   const [loss, norm, ofMemory] = [made.loss, made.gradientNorm, made.memoryGradientNorm].map((x) => x.toPrecision(3));
   console.log(`step ${made.step}: loss ${loss} nats, gradient ${norm}, of the memory ${ofMemory}`);
 }
 
-const held = await evaluate(model, evaluationPass(book.valid, { lanes: 4, segment: 64 }), { segments: 40 });
+const held = await evaluate(model, evaluationPass(book.valid, { lanes: 4, segmentLength: 64 }), { segments: 40 });
 const initial = held.ablations.initial!;
 console.log(
   `held out: ${held.bitsPerToken.toFixed(3)} bits a byte, ${initial.bitsPerToken.toFixed(3)} with every segment from the initial memory`,

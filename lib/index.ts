@@ -3,7 +3,7 @@
  * nothing native.
  */
 export { bptt } from "./gradients/bptt.ts";
-export type { TokenizerTexts } from "./checkpoint/model-folder.ts";
+export type { TokenizerTexts } from "./checkpoint/model-files.ts";
 export { checkpointing } from "./gradients/checkpointing.ts";
 export {
   modelConfig,
@@ -63,25 +63,34 @@ export type {
 } from "./model/recurrence.ts";
 export {
   cancellable,
-  memory,
-  profile,
+  memoryUsage,
+  writeProfile,
   resetPeakMemory,
-  runtime,
+  configureRuntime,
   synchronize,
   trimMemory,
-  type MemoryUse,
+  type MemoryUsage,
   type RuntimeFacts,
   type RuntimeOptions,
 } from "./engine/runtime.ts";
 export { sampler, type Sampler, type SampleOptions } from "./generate/sample.ts";
-export { learningRate, type Schedule } from "./train/schedule.ts";
-export { disposeSegment, upload, type SegmentTensors } from "./model/segment-tensors.ts";
+export { learningRateAt, type Schedule } from "./train/schedule.ts";
+export { disposeSegment, uploadSegment, type SegmentTensors } from "./model/segment-tensors.ts";
 export { PADDING, type Segment } from "./data/segment.ts";
 export type { Scored, ScoringState } from "./model/scoring.ts";
 export type { SessionModel } from "./generate/session-model.ts";
 export type { Decoder } from "./generate/decoder.ts";
 export { Session, type GenerateOptions } from "./generate/session.ts";
-export { apply, backward, op, opList, Tensor, tidy, type DType, type NumberArray } from "./engine/tensor.ts";
+export {
+  applyOperator,
+  backward,
+  callOperator,
+  callListOperator,
+  Tensor,
+  tidy,
+  type DType,
+  type NumberArray,
+} from "./engine/tensor.ts";
 export { trainSchema, type TrainConfig, type TrainOptions } from "./train/config.ts";
 export { Trainer, type RunOptions, type TrainStep } from "./train/trainer.ts";
 export {

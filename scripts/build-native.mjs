@@ -14,7 +14,7 @@ await main(async () => {
     options: { out: { type: "string" }, "loader-out": { type: "string" }, debug: { type: "boolean", default: false } },
   });
   const { buildNative } = await fromDist("toolchain/build.js");
-  const { cudaHalf } = await fromDist("toolchain/layout.js");
+  const { cudaHalf } = await fromDist("toolchain/package-layout.js");
   const { reportTo } = await fromDist("toolchain/libtorch/report.js");
   const { folder, seconds } = await buildNative({ debug: values.debug, report: reportTo(process.stderr) });
   const out = values.out === undefined ? folder : resolve(values.out);

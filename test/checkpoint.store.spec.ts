@@ -8,7 +8,7 @@ import { tmpdir } from "node:os";
 import { basename, join } from "node:path";
 import { fileURLToPath } from "node:url";
 import ts from "typescript";
-import { CheckpointStore, verify } from "../lib/checkpoint/folder.ts";
+import { CheckpointStore, verify } from "../lib/checkpoint/store.ts";
 
 const LIB = fileURLToPath(new URL("../lib/", import.meta.url));
 let root = "";
@@ -270,7 +270,7 @@ describe("a checkpoint store", () => {
       script,
       `
       import { writeFile } from "node:fs/promises";
-      import { CheckpointStore } from "./checkpoint/folder.js";
+      import { CheckpointStore } from "./checkpoint/store.js";
       const store = new CheckpointStore(process.argv[2], { keep: 1 });
       const last = await store.last();
       for (let step = last === undefined ? 1 : Number(last.match(/step-(\\d+)/)[1]) + 1; ; step++) {

@@ -2,7 +2,7 @@ import { expect } from "chai";
 import { spawn } from "node:child_process";
 import { closeSync, existsSync, openSync } from "node:fs";
 import { fileURLToPath } from "node:url";
-import { CheckpointStore } from "../lib/checkpoint/folder.ts";
+import { CheckpointStore } from "../lib/checkpoint/store.ts";
 import { Bench, tiny } from "./support/run-cli.ts";
 
 /** As it is published: tsx itself does not start in a folder that is gone. */
@@ -119,7 +119,7 @@ describe("a command at its process's edges", function () {
       ...tiny,
       "--lanes",
       "1",
-      "--segment",
+      "--segment-length",
       "4",
       "--steps",
       "1000000",

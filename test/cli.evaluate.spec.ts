@@ -175,12 +175,12 @@ describe("memformer evaluate, generate, inspect", function () {
       groups: { group: string }[];
       checkpoints: { step: number; last: boolean }[];
     };
-    expect(found.config).to.deep.include({ width: 64, segment: 16, vocabulary: 257 });
+    expect(found.config).to.deep.include({ width: 64, segmentLength: 16, vocabulary: 257 });
     await using model = await Memformer.load(bench.path("run/model"));
     expect(found.total).to.deep.include({
       tensors: model.parameters.length,
-      parameters: model.size,
-      bytes: 4 * model.size,
+      parameters: model.parameterCount,
+      bytes: 4 * model.parameterCount,
     });
     expect(found.groups.map(({ group }) => group)).to.include.members([
       "embedding",
@@ -242,7 +242,7 @@ describe("memformer evaluate, generate, inspect", function () {
   });
 
   it("finds the same bits per byte for every number of lanes, and cuts documents only where it is asked to", async () => {
-    await using model = await Memformer.create({ preset: "tiny", width: 16, segment: 8, precision: "float64" });
+    await using model = await Memformer.create({ preset: "tiny", width: 16, segmentLength: 8, precision: "float64" });
     const tokenizer = await openTokenizer("bytes");
     const lengths = fc.array(fc.integer({ min: 1, max: 60 }), { minLength: 1, maxLength: 5 });
     const options = fc.record({ lanes: fc.integer({ min: 1, max: 9 }), segments: fc.integer({ min: 1, max: 40 }) });

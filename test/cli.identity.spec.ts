@@ -155,11 +155,11 @@ describe("a run and its text", function () {
       "6",
       "--schedule",
       "linear",
-      "--rate",
+      "--learning-rate",
       "0.01",
     );
     expect(more.stderr).to.match(
-      /steps was 3 and is 6, rate was 0.001 and is 0.01, schedule was constant and is linear: the learning rate of step 4 is \S+ instead of 0.001/,
+      /steps was 3 and is 6, learningRate was 0.001 and is 0.01, schedule was constant and is linear: the learning rate of step 4 is \S+ instead of 0.001/,
     );
     // As if it had been killed before its end: the model is the one from before.
     rmSync(bench.path("newest/model"), { recursive: true });

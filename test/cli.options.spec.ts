@@ -2,7 +2,7 @@ import { expect } from "chai";
 import { Command } from "commander";
 import { z } from "zod";
 import { addOptions } from "../lib/cli/options.ts";
-import { fromFlags, runSchema, settle, shapeSchema } from "../lib/run/config.ts";
+import { fromFlags, runSchema, mergeSettings, shapeSchema } from "../lib/run/config.ts";
 import { trainSchema } from "../lib/train/config.ts";
 
 describe("command-line options from schemas", () => {
@@ -53,7 +53,10 @@ describe("command-line options from schemas", () => {
   });
 
   it("has one for every option of training: how many rows and segments go back at once", () => {
-    expect(parse(trainSchema, "--micro-batch", "4", "--together", "2")).to.deep.equal({ microBatch: 4, together: 2 });
+    expect(parse(trainSchema, "--micro-batch", "4", "--segments-per-step", "2")).to.deep.equal({
+      microBatch: 4,
+      segmentsPerStep: 2,
+    });
     expect(() => parse(trainSchema, "--micro-batch", "0")).to.throw(/--micro-batch <n>' argument '0' is invalid/);
   });
 
@@ -76,12 +79,12 @@ describe("command-line options from schemas", () => {
   });
 
   it("lets later sources win, key by key", () => {
-    const settled = settle(
-      { run: { data: "a", lanes: 2 }, model: { width: 8 }, train: { steps: 5, rate: 0.5 } },
+    const settled = mergeSettings(
+      { run: { data: "a", lanes: 2 }, model: { width: 8 }, train: { steps: 5, learningRate: 0.5 } },
       { run: { lanes: 3 }, model: { heads: 2 }, train: { steps: 6 } },
     );
     expect(settled.run).to.deep.include({ data: "a", lanes: 3, tokenizer: "bytes" });
     expect(settled.model).to.deep.equal({ width: 8, heads: 2 });
-    expect(settled.train).to.deep.include({ steps: 6, rate: 0.5, horizon: 8 });
+    expect(settled.train).to.deep.include({ steps: 6, learningRate: 0.5, horizon: 8 });
   });
 });

@@ -1,7 +1,7 @@
 import { expect } from "chai";
 import { existsSync } from "node:fs";
 import { readFile, writeFile } from "node:fs/promises";
-import { CheckpointStore } from "../lib/checkpoint/folder.ts";
+import { CheckpointStore } from "../lib/checkpoint/store.ts";
 import { Memformer, openTokenizer, tokensInMemory, TokenStream, Trainer } from "../lib/index.ts";
 import { Bench, tiny } from "./support/run-cli.ts";
 
@@ -87,7 +87,9 @@ describe("memformer train", function () {
     const source = tokensInMemory([tokenizer.encode("a text for one lane, long enough ".repeat(9))], tokenizer);
     const trainer = new Trainer(model, { steps: 9, horizon: 1 });
     const checkpoints = bench.path("between");
-    for await (const { step } of trainer.run(new TokenStream(source, { lanes: 1, segment: 16 }), { checkpoints })) {
+    for await (const { step } of trainer.run(new TokenStream(source, { lanes: 1, segmentLength: 16 }), {
+      checkpoints,
+    })) {
       if (step === 2) trainer.stop();
     }
     expect(trainer.step).to.equal(2);
@@ -179,8 +181,8 @@ describe("memformer train", function () {
     expect(code, stderr).to.equal(0);
     const stored = JSON.parse(await readFile(bench.path("from-file/run.json"), "utf8"));
     expect(stored).to.deep.include({ lanes: 2, tokenizer: "bytes" });
-    expect(stored.model).to.deep.include({ width: 32, memorySlots: 4, heads: 2, segment: 16 });
-    expect(stored.train).to.deep.include({ steps: 2, horizon: 3, rate: 1e-3 });
+    expect(stored.model).to.deep.include({ width: 32, memorySlots: 4, heads: 2, segmentLength: 16 });
+    expect(stored.train).to.deep.include({ steps: 2, horizon: 3, learningRate: 1e-3 });
     expect(existsSync(bench.path("from-file/tensorboard"))).to.be.false;
   });
 
@@ -189,7 +191,7 @@ describe("memformer train", function () {
       "nan",
       "--steps",
       "50",
-      "--rate",
+      "--learning-rate",
       "1e38",
       "--clip",
       "0",

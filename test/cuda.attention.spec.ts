@@ -1,12 +1,13 @@
 import { expect } from "chai";
-import { apply, op, opList, type Tensor } from "../lib/index.ts";
+import { applyOperator, callOperator, callListOperator, type Tensor } from "../lib/index.ts";
 import { describeOnGpu } from "./support/gpu.ts";
 import { moved } from "./support/opcheck-cuda.ts";
 import { Draw, type Numbers, numbers } from "./support/opcheck-numbers.ts";
 import { gradients } from "./support/opcheck-run.ts";
 import type { Call } from "./support/opcheck-spec.ts";
 
-const attend = (q: Tensor, k: Tensor, v: Tensor): Tensor[] => op("memformer::attention", q, k, v, null, false);
+const attend = (q: Tensor, k: Tensor, v: Tensor): Tensor[] =>
+  callOperator("memformer::attention", q, k, v, null, false);
 
 describeOnGpu("attention on a GPU, over keys and values that lie side by side", () => {
   for (const [what, N, M] of [
@@ -31,7 +32,7 @@ describeOnGpu("attention on a GPU, over keys and values that lie side by side", 
       };
       const half = (of: Numbers, i: number): Numbers => numbers([B, H, M, E], (at) => of.data[place(i, at)]!);
       const part = (of: Tensor, i: number): Tensor =>
-        apply("aten::transpose.int", apply("aten::select.int", of, 2, i), 1, 2);
+        applyOperator("aten::transpose.int", applyOperator("aten::select.int", of, 2, i), 1, 2);
       const apart: Call = (...[a, k, v]) => attend(a as Tensor, k as Tensor, v as Tensor);
       const beside: Call = (...[a, both]) => attend(a as Tensor, part(both as Tensor, 0), part(both as Tensor, 1));
       const options = { dtype: "bfloat16" } as const;
@@ -71,10 +72,17 @@ describeOnGpu("attention on a GPU, over keys and values that lie side by side", 
           (...given) => {
             const [q, x, weight, bias] = given as Tensor[];
             const layers = (of: Tensor): Tensor[] =>
-              Array.from({ length: L }, (_, l) => apply("aten::narrow", of, 0, l * 2 * D, 2 * D));
-            const parts = opList("memformer::keys_values", 2 * L, x!, layers(weight!), layers(bias!), [], [], H).map(
-              prepare,
-            );
+              Array.from({ length: L }, (_, l) => applyOperator("aten::narrow", of, 0, l * 2 * D, 2 * D));
+            const parts = callListOperator(
+              "memformer::kv_projection",
+              2 * L,
+              x!,
+              layers(weight!),
+              layers(bias!),
+              [],
+              [],
+              H,
+            ).map(prepare);
             return Array.from(
               { length: L * (twice ? 2 : 1) },
               (_, i) => attend(q!, parts[2 * (i % L)]!, parts[2 * (i % L) + 1]!)[0]!,
@@ -82,7 +90,12 @@ describeOnGpu("attention on a GPU, over keys and values that lie side by side", 
           };
         const options = { dtype: "bfloat16" } as const,
           args = [query, context, weights, biases];
-        const expected = await gradients(moved(call((of) => apply("aten::clone", of, 0))), args, cotangents, options);
+        const expected = await gradients(
+          moved(call((of) => applyOperator("aten::clone", of, 0))),
+          args,
+          cotangents,
+          options,
+        );
         const found = await gradients(moved(call((of) => of)), args, cotangents, options);
         for (const [i, name] of ["queries", "context", "weights", "biases"].entries()) {
           expect(

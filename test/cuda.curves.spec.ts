@@ -54,7 +54,7 @@ async function curve(device: Device, precision: NonNullable<ModelOptions["precis
     preset: "tiny",
     vocabulary: VOCABULARY,
     bos: VOCABULARY - 1,
-    segment: LENGTH,
+    segmentLength: LENGTH,
     dropout: 0.1,
     precision,
     device,

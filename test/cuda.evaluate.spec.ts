@@ -17,11 +17,11 @@ import { perturb, tinyModel } from "./support/models.ts";
 import { failure } from "./support/runs.ts";
 
 /** Documents of random bytes: some of one segment, one of many, lanes that idle at the end. */
-async function pass(segment: number, lengths: readonly number[], lanes = 3): Promise<TokenStream> {
+async function pass(segmentLength: number, lengths: readonly number[], lanes = 3): Promise<TokenStream> {
   const random = new Random(2),
     tokenizer = await openTokenizer("bytes");
   const documents = lengths.map((length) => Int32Array.from({ length }, () => 97 + random.below(26)));
-  return evaluationPass(tokensInMemory(documents, tokenizer), { lanes, segment });
+  return evaluationPass(tokensInMemory(documents, tokenizer), { lanes, segmentLength });
 }
 
 const lengths = [40, 7, 23, 61, 12, 30, 6, 1, 90, 200, 33];
@@ -47,16 +47,16 @@ describeOnGpu("evaluation on the GPU", function () {
     }
   }
 
-  for (const variant of ["encoder-decoder", "encoder", "decoder"] as const) {
-    it(`scores as the CPU does with every ablation, whatever goes in one step: ${variant}`, async () => {
-      await both({ variant }, async (cpu, gpu) => {
+  for (const architecture of ["encoder-decoder", "encoder", "decoder"] as const) {
+    it(`scores as the CPU does with every ablation, whatever goes in one step: ${architecture}`, async () => {
+      await both({ architecture }, async (cpu, gpu) => {
         const expected = await evaluate(cpu, await pass(6, lengths));
-        for (const together of [undefined, 1, 2, 5]) {
+        for (const segmentsPerStep of [undefined, 1, 2, 5]) {
           expectSame(
-            await evaluate(gpu, await pass(6, lengths), { together }),
+            await evaluate(gpu, await pass(6, lengths), { segmentsPerStep }),
             expected,
             1e-12,
-            `${variant}, ${together}`,
+            `${architecture}, ${segmentsPerStep}`,
           );
         }
       });
@@ -67,18 +67,18 @@ describeOnGpu("evaluation on the GPU", function () {
     await both({}, async (_, gpu) => {
       const stream = await pass(6, lengths);
       Object.assign(stream, { ended: undefined }); // rows of lanes that have ended stay: one shape
-      const once = await evaluate(gpu, stream, { together: 1 });
-      const { steps, refusal } = await gpu.recording();
+      const once = await evaluate(gpu, stream, { segmentsPerStep: 1 });
+      const { steps, refusal } = await gpu.capturedGraphs();
       expect(refusal).to.equal("");
       // The first step holds nothing frozen yet; from the second on all are alike, with padding and without.
       expect(steps).to.equal(1);
       const again = async (title: string): Promise<void> => {
         const same = await pass(6, lengths);
         Object.assign(same, { ended: undefined });
-        expectSame(await evaluate(gpu, same, { together: 1 }), once, 1e-12, title);
+        expectSame(await evaluate(gpu, same, { segmentsPerStep: 1 }), once, 1e-12, title);
       };
       await again("again");
-      gpu.recordSteps(false);
+      gpu.captureGraphs(false);
       await again("not recorded");
     });
   });
@@ -96,11 +96,11 @@ describeOnGpu("evaluation on the GPU", function () {
     } as const;
     await using cpu = await Memformer.create({ ...options, device: "cpu" });
     await using gpu = await Memformer.create({ ...options, device: GPU });
-    const { segment } = cpu.config,
+    const { segmentLength } = cpu.config,
       long = lengths.map((length) => length * 3);
     expectSame(
-      await evaluate(gpu, await pass(segment, long)),
-      await evaluate(cpu, await pass(segment, long)),
+      await evaluate(gpu, await pass(segmentLength, long)),
+      await evaluate(cpu, await pass(segmentLength, long)),
       2 ** -8,
       "bfloat16",
     );
@@ -111,7 +111,7 @@ describeOnGpu("evaluation on the GPU", function () {
     const controller = new AbortController(),
       reason = new Error("enough"),
       stream = await pass(6, [200_000], 2);
-    const work = failure(evaluate(gpu, stream, { signal: controller.signal, together: 8 }));
+    const work = failure(evaluate(gpu, stream, { signal: controller.signal, segmentsPerStep: 8 }));
     setTimeout(() => {
       controller.abort(reason);
     }, 500);

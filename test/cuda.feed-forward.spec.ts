@@ -1,5 +1,5 @@
 import { expect } from "chai";
-import { op, type Tensor } from "../lib/index.ts";
+import { callOperator, type Tensor } from "../lib/index.ts";
 import { describeOnGpu } from "./support/gpu.ts";
 import { moved } from "./support/opcheck-cuda.ts";
 import { Draw, type Found, type Numbers } from "./support/opcheck-numbers.ts";
@@ -7,11 +7,11 @@ import { gradients, run } from "./support/opcheck-run.ts";
 import type { Call } from "./support/opcheck-spec.ts";
 
 const whole: Call = (x, up, upBias, down) =>
-  op("memformer::feed_forward", x, up, upBias, down, null, null, null, null, null, 0, null, 0);
+  callOperator("memformer::feed_forward", x, up, upBias, down, null, null, null, null, null, 0, null, 0);
 const composed: Call = (x, up, upBias, down) => {
-  const product = op("memformer::linear", x, up, null, null, null)[0] as Tensor;
-  const activation = op("memformer::gelu_dropout", product, upBias, null, 0, null, 0)[0] as Tensor;
-  return op("memformer::linear", activation, down, null, null, null);
+  const product = callOperator("memformer::linear", x, up, null, null, null)[0] as Tensor;
+  const activation = callOperator("memformer::gelu_dropout", product, upBias, null, 0, null, 0)[0] as Tensor;
+  return callOperator("memformer::linear", activation, down, null, null, null);
 };
 
 /** |a - b| / |b|, Euclidean. */

@@ -3,7 +3,7 @@ import {
   AdamW,
   disposeSegment,
   isMemformerError,
-  memory,
+  memoryUsage,
   Memformer,
   type MemformerError,
   mrbp,
@@ -14,7 +14,7 @@ import {
   tidy,
   trimMemory,
 } from "../lib/index.ts";
-import { activationBytes } from "../lib/model/together.ts";
+import { activationBytes } from "../lib/model/segments-per-step.ts";
 import { describeOnGpu, GPU, toGpu } from "./support/gpu.ts";
 import { randomWindow, relativeError, takeGradients, tinyModel } from "./support/models.ts";
 
@@ -59,7 +59,7 @@ describeOnGpu("GPU memory", function () {
       width: 512,
       heads: 8,
       memorySlots: 1024,
-      segment: 8,
+      segmentLength: 8,
       precision: "bfloat16",
       device: GPU,
     });
@@ -95,12 +95,12 @@ describeOnGpu("GPU memory", function () {
     await using model = await tinyModel({ precision: "bfloat16", dropout: 0.1, device: GPU });
     using optimizer = new AdamW(model);
     let state = await train(model, optimizer, 4, model.initialState(4)); // recorded by now
-    const start = memory();
+    const start = memoryUsage();
     resetPeakMemory();
     state = await train(model, optimizer, 10, state);
-    const peak = memory().peakDeviceBytes;
+    const peak = memoryUsage().peakDeviceBytes;
     state = await train(model, optimizer, 90, state);
-    const { deviceBytes, peakDeviceBytes } = memory();
+    const { deviceBytes, peakDeviceBytes } = memoryUsage();
     expect(deviceBytes).to.equal(start.deviceBytes);
     expect(peakDeviceBytes).to.equal(peak);
     for (const tensor of state) tensor.dispose();
@@ -109,32 +109,32 @@ describeOnGpu("GPU memory", function () {
   it("of a model comes back with it", async () => {
     await synchronize();
     trimMemory();
-    const start = memory();
+    const start = memoryUsage();
     {
       await using model = await tinyModel({ width: 128, precision: "float32", device: GPU });
       using optimizer = new AdamW(model);
       const state = await train(model, optimizer, 4, model.initialState(4));
-      expect(memory().deviceBytes).to.be.above(start.deviceBytes);
+      expect(memoryUsage().deviceBytes).to.be.above(start.deviceBytes);
       for (const tensor of state) tensor.dispose();
       optimizer.dispose();
     }
     await synchronize();
     trimMemory();
-    expect(memory().deviceBytes).to.be.at.most(start.deviceBytes);
-    expect(memory().reservedDeviceBytes).to.be.at.most(start.reservedDeviceBytes + 64 * 2 ** 20); // cuBLAS keeps its workspaces
+    expect(memoryUsage().deviceBytes).to.be.at.most(start.deviceBytes);
+    expect(memoryUsage().reservedDeviceBytes).to.be.at.most(start.reservedDeviceBytes + 64 * 2 ** 20); // cuBLAS keeps its workspaces
   });
 
-  for (const together of [1, 4])
-    it(`of MRBP grows by no more than two memories a segment of the window, ${together} segments a step`, async () => {
+  for (const segmentsPerStep of [1, 4])
+    it(`of MRBP grows by no more than two memories a segment of the window, ${segmentsPerStep} segments a step`, async () => {
       await using model = await tinyModel({ precision: "float32", memorySlots: 64, width: 64, device: GPU });
       const peak = async (segments: number): Promise<number> => {
         const window = randomWindow(model, { segments, ragged: false }).map((segment) => model.upload(segment));
         await synchronize();
-        const start = memory().deviceBytes;
+        const start = memoryUsage().deviceBytes;
         resetPeakMemory();
-        const result = tidy(() => mrbp(model, window, model.initialState(4), { together }));
+        const result = tidy(() => mrbp(model, window, model.initialState(4), { segmentsPerStep }));
         await synchronize();
-        const most = memory().peakDeviceBytes - start;
+        const most = memoryUsage().peakDeviceBytes - start;
         for (const tensor of Object.values(result).flat() as Tensor[]) tensor.dispose();
         window.forEach(disposeSegment);
         model.zeroGradients();
@@ -157,19 +157,19 @@ describeOnGpu("GPU memory", function () {
       encoderLayers: 2,
       decoderLayers: 4,
       memorySlots: 128,
-      segment: 128,
+      segmentLength: 128,
       device: GPU,
     });
-    model.recordSteps(false);
+    model.captureGraphs(false);
     const batch = 8,
       window = randomWindow(model, { batch, segments: 4, ragged: false }).map((segment) => model.upload(segment));
-    const peak = async (together: number): Promise<number> => {
+    const peak = async (segmentsPerStep: number): Promise<number> => {
       await synchronize();
       resetPeakMemory();
-      const result = tidy(() => mrbp(model, window, model.initialState(batch), { together }));
+      const result = tidy(() => mrbp(model, window, model.initialState(batch), { segmentsPerStep }));
       await synchronize();
       for (const tensor of Object.values(result).flat() as Tensor[]) tensor.dispose();
-      return memory().peakDeviceBytes;
+      return memoryUsage().peakDeviceBytes;
     };
     await peak(4); // what is made once is there
     const measured = ((await peak(4)) - (await peak(1))) / 3;

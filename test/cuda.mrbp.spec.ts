@@ -1,10 +1,10 @@
 import { expect } from "chai";
 import {
-  apply,
+  applyOperator,
   bptt,
   checkpointing,
   mrbp,
-  runtime,
+  configureRuntime,
   type CreateOptions,
   type DType,
   type GradientMethod,
@@ -13,13 +13,13 @@ import {
   type Tensor,
   type WindowOptions,
 } from "../lib/index.ts";
-import { carried, errors, gather, type Gathered } from "./support/gather.ts";
+import { carried, errors, runWindow, type WindowRun } from "./support/run-window.ts";
 import { describeOnGpu, GPU } from "./support/gpu.ts";
 import { perturb, positions, tinyModel, variants, type WindowShape, writers } from "./support/models.ts";
 
 const exactness = { float64: 1e-10, float32: 1e-5 } as const;
 
-function expectClose(what: string, found: Gathered, expected: Gathered, tolerance: number): void {
+function expectClose(what: string, found: WindowRun, expected: WindowRun, tolerance: number): void {
   expect(found.counts, `${what}: counts`).to.deep.equal(expected.counts);
   for (const [part, error] of Object.entries(errors(found, expected)))
     expect(error, `${what}: ${part}`).to.be.at.most(tolerance);
@@ -31,10 +31,10 @@ async function composed(
   options: WindowOptions,
   start: readonly Tensor[],
   shape?: WindowShape,
-): Promise<Gathered> {
-  model.recordSteps(false);
-  const found = await gather(model, bptt, options, start, shape);
-  model.recordSteps(true);
+): Promise<WindowRun> {
+  model.captureGraphs(false);
+  const found = await runWindow(model, bptt, options, start, shape);
+  model.captureGraphs(true);
   return found;
 }
 
@@ -44,9 +44,9 @@ async function thrice(
   options: WindowOptions,
   start: readonly Tensor[],
   method: GradientMethod = mrbp,
-): Promise<Gathered[]> {
-  const found: Gathered[] = [];
-  for (let i = 0; i < 3; i++) found.push(await gather(model, method, options, start));
+): Promise<WindowRun[]> {
+  const found: WindowRun[] = [];
+  for (let i = 0; i < 3; i++) found.push(await runWindow(model, method, options, start));
   return found;
 }
 
@@ -60,32 +60,32 @@ describeOnGpu("on a GPU, MRBP gives the gradient of BPTT", function () {
   this.timeout(120_000);
 
   for (const precision of ["float32", "float64"] as const) {
-    for (const variant of variants)
+    for (const architecture of variants)
       for (const writer of writers)
         for (const position of positions) {
           // compute-sanitizer is slow: one model stands for all.
-          const first = variant === variants[0] && writer === writers[0] && position === positions[0];
+          const first = architecture === variants[0] && writer === writers[0] && position === positions[0];
           const tag = first && precision === "float32" ? " [sanitize]" : "";
-          it(`for ${variant}, ${writer}, ${position} in ${precision}: recorded and not; dropout, padding, resets, carried memory${tag}`, async () => {
-            await using model = await onGpu({ variant, writer, position, precision });
+          it(`for ${architecture}, ${writer}, ${position} in ${precision}: recorded and not; dropout, padding, resets, carried memory${tag}`, async () => {
+            await using model = await onGpu({ architecture, writer, position, precision });
             const start = await carried(model),
               options = { seed: 3, weights: "doubling" } as const,
               tolerance = exactness[precision];
             const exact = await composed(model, options, start);
-            for (const together of [1, 3, undefined]) {
-              for (const [i, found] of (await thrice(model, { ...options, together }, start)).entries()) {
-                expectClose(`window ${i}, ${together ?? "all"} a step`, found, exact, tolerance);
+            for (const segmentsPerStep of [1, 3, undefined]) {
+              for (const [i, found] of (await thrice(model, { ...options, segmentsPerStep }, start)).entries()) {
+                expectClose(`window ${i}, ${segmentsPerStep ?? "all"} a step`, found, exact, tolerance);
               }
             }
-            model.recordSteps(false);
-            expectClose("not recorded", await gather(model, mrbp, options, start), exact, tolerance);
-            model.recordSteps(true);
+            model.captureGraphs(false);
+            expectClose("not recorded", await runWindow(model, mrbp, options, start), exact, tolerance);
+            model.captureGraphs(true);
             const behind = { ragged: "behind" } as const,
               told = await composed(model, options, start, behind); // padding that lengths tell
-            for (const together of [1, 3]) {
+            for (const segmentsPerStep of [1, 3]) {
               for (let i = 0; i < 3; i++) {
-                const found = await gather(model, mrbp, { ...options, together }, start, behind);
-                expectClose(`padding behind, window ${i}, ${together} a step`, found, told, tolerance);
+                const found = await runWindow(model, mrbp, { ...options, segmentsPerStep }, start, behind);
+                expectClose(`padding behind, window ${i}, ${segmentsPerStep} a step`, found, told, tolerance);
               }
             }
             expect(Math.max(...exact.gradient.flat().map(Math.abs)), "gradient at the window's start").to.be.above(
@@ -103,10 +103,10 @@ describeOnGpu("on a GPU, MRBP gives the gradient of BPTT", function () {
           options = { seed: 5, weights: "doubling" } as const,
           shape = { ragged: false, restarts: true };
         const exact = await composed(model, options, start, shape);
-        for (const together of [2, 3, 4]) {
+        for (const segmentsPerStep of [2, 3, 4]) {
           expectClose(
-            `${forgetting}, ${together}`,
-            await gather(model, mrbp, { ...options, together }, start, shape),
+            `${forgetting}, ${segmentsPerStep}`,
+            await runWindow(model, mrbp, { ...options, segmentsPerStep }, start, shape),
             exact,
             exactness[precision],
           );
@@ -117,19 +117,19 @@ describeOnGpu("on a GPU, MRBP gives the gradient of BPTT", function () {
 
   for (const options of [{ weights: "doubling" }, { carry: 1 }, { carry: 3, scale: 0.25 }] as const) {
     it(`as recorded BPTT and checkpointing do, with ${JSON.stringify(options)}`, async () => {
-      for (const variant of variants) {
-        await using model = await onGpu({ variant, precision: "float64" });
-        expect(model.recorded).to.be.true;
+      for (const architecture of variants) {
+        await using model = await onGpu({ architecture, precision: "float64" });
+        expect(model.capturesGraphs).to.be.true;
         const start = await carried(model),
           exact = await composed(model, options, start);
         for (const [name, method] of [
           ["BPTT", bptt],
           ["checkpointing", checkpointing],
         ] as const) {
-          const before = (await model.recording()).steps;
+          const before = (await model.capturedGraphs()).steps;
           for (const [i, found] of (await thrice(model, options, start, method)).entries())
             expectClose(`${name}, window ${i}`, found, exact, 1e-10);
-          const { steps, refusal } = await model.recording();
+          const { steps, refusal } = await model.capturedGraphs();
           expect(steps, `steps that ${name} has recorded: ${refusal}`).to.be.above(before);
         }
       }
@@ -145,11 +145,11 @@ describeOnGpu("on a GPU, MRBP gives the gradient of BPTT", function () {
     });
   }
 
-  for (const variant of variants)
+  for (const architecture of variants)
     for (const precision of ["float32", "float64"] as const) {
-      it(`as lucidrains' port has it, for ${variant} in ${precision}`, async () => {
+      it(`as lucidrains' port has it, for ${architecture} in ${precision}`, async () => {
         await using model = await onGpu({
-          variant,
+          architecture,
           precision,
           writer: "gru",
           writerHeads: 4,
@@ -159,7 +159,7 @@ describeOnGpu("on a GPU, MRBP gives the gradient of BPTT", function () {
           forgetting: "none",
           position: "t5",
           positionBuckets: "lucidrains",
-          shareEmbedding: variant !== "encoder-decoder",
+          shareEmbedding: architecture !== "encoder-decoder",
           tieEmbedding: false,
           outputBias: true,
         });
@@ -180,7 +180,7 @@ describeOnGpu("on a GPU, MRBP gives the gradient of BPTT", function () {
           const start = model.initialState(4),
             exact = await composed(model, {}, start);
           for (const found of await thrice(model, {}, start)) expectClose(precision, found, exact, 2e-2);
-          const truth = await gather(reference, bptt),
+          const truth = await runWindow(reference, bptt),
             { losses, parameters } = errors(exact, truth);
           expect(losses).to.be.at.most(3e-2);
           expect(parameters).to.be.at.most(0.1);
@@ -206,7 +206,7 @@ describeOnGpu("on a GPU, MRBP gives the gradient of BPTT", function () {
     await using reference = await tinyModel({ dropout: 0.1, device: "cpu" });
     await perturb(reference, 0.1);
     const options = { seed: 5 },
-      expected = await gather(reference, mrbp, options);
+      expected = await runWindow(reference, mrbp, options);
     for (const found of await thrice(model, options, model.initialState(4)))
       expectClose("the GPU", found, expected, 1e-9);
   });
@@ -216,7 +216,7 @@ describeOnGpu("a recorded step", function () {
   this.timeout(120_000);
 
   it("gives the same bits as the step as it is, where the same input gives the same bits", async () => {
-    runtime({ deterministic: true });
+    configureRuntime({ deterministic: true });
     try {
       for (const precision of ["float32", "bfloat16"] as const) {
         await using model = await onGpu({ precision });
@@ -230,7 +230,7 @@ describeOnGpu("a recorded step", function () {
         }
       }
     } finally {
-      runtime({ deterministic: false });
+      configureRuntime({ deterministic: false });
     }
   });
 
@@ -242,7 +242,8 @@ describeOnGpu("a recorded step", function () {
     const there =
       (dtype: "int32" | "int64" | null, also = 0) =>
       (segment: SegmentTensors, t: number): SegmentTensors => {
-        const move = (tensor: Tensor, to: DType | null): Tensor => apply("aten::_to_copy", tensor, to, null, GPU);
+        const move = (tensor: Tensor, to: DType | null): Tensor =>
+          applyOperator("aten::_to_copy", tensor, to, null, GPU);
         return t < also
           ? segment
           : {
@@ -258,7 +259,7 @@ describeOnGpu("a recorded step", function () {
       "from both": there(null, 2),
     })) {
       for (const i of [0, 1, 2])
-        expectClose(`${what}, window ${i}`, await gather(model, mrbp, { seed: 3 }, start, {}, place), exact, 1e-10);
+        expectClose(`${what}, window ${i}`, await runWindow(model, mrbp, { seed: 3 }, start, {}, place), exact, 1e-10);
     }
   });
 
@@ -277,7 +278,7 @@ describeOnGpu("a recorded step", function () {
     for (const options of given) {
       expectClose(
         JSON.stringify(options),
-        await gather(model, mrbp, options, start),
+        await runWindow(model, mrbp, options, start),
         await composed(model, options, start),
         1e-10,
       );

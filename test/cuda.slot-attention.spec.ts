@@ -5,7 +5,7 @@
 import { expect } from "chai";
 import { createRequire } from "node:module";
 import type { slotAttention as Spec } from "../native/ops/slot_attention/slot_attention.spec.ts";
-import { op, tidy, type Tensor } from "../lib/index.ts";
+import { callOperator, tidy, type Tensor } from "../lib/index.ts";
 import { meanErrorOf } from "./support/opcheck-compare.ts";
 import { plainCall, twicePlain } from "./support/opcheck-forward.ts";
 import { download, Draw, EPSILON, type Numbers, numbers, rounded, upload } from "./support/opcheck-numbers.ts";
@@ -66,7 +66,7 @@ describeOnGpu("slot attention's backward pass on a GPU, after any forward pass [
             const given = [{ ...cotangent, kind }, query, selfKey, { ...own, kind }, key, value, { ...y!, kind }, lse];
             const [grad, q, s, o, k, v, of, sums] = given.map((part) => toGpu(upload(rounded(part, dtype), dtype)));
             const tokens = lengths === null ? null : toGpu(upload(lengths, dtype));
-            return op(
+            return callOperator(
               "memformer::slot_attention_backward",
               grad!,
               q!,
@@ -82,7 +82,7 @@ describeOnGpu("slot attention's backward pass on a GPU, after any forward pass [
               tokens,
             );
           });
-          const exact = await gradients((...given) => op(slotAttention.name, ...given), args, [cotangent]);
+          const exact = await gradients((...given) => callOperator(slotAttention.name, ...given), args, [cotangent]);
           const plain = await gradients(plainCall(slotAttention), args, [cotangent], { dtype });
           for (const [i, tensor] of sent.entries()) {
             const found = await download(tensor),

@@ -37,7 +37,7 @@ function documents(segments: Segment[], lane: number): Step[][] {
 describe("the recall task", () => {
   const options: RecallOptions = {
     lanes: 3,
-    segment: 6,
+    segmentLength: 6,
     keys: 10,
     symbols: 2,
     fillers: 5,
@@ -88,7 +88,7 @@ describe("the recall task", () => {
   });
 
   it("draws every key and every lag about equally often", async () => {
-    const segments = await take(new RecallStream({ lanes: 8, segment: 4, keys: 4, minLag: 2, maxLag: 5 }), 900);
+    const segments = await take(new RecallStream({ lanes: 8, segmentLength: 4, keys: 4, minLag: 2, maxLag: 5 }), 900);
     const [lags, keys] = [new Map<number, number>(), new Map<number, number>()];
     let count = 0;
     for (let lane = 0; lane < 8; lane++) {

@@ -82,12 +82,12 @@ describe("a token stream", () => {
   const shape = fc.record({
     lengths: fc.array(fc.integer({ min: 1, max: 40 }), { minLength: 1, maxLength: 12 }),
     lanes: fc.integer({ min: 1, max: 5 }),
-    segment: fc.integer({ min: 1, max: 9 }),
+    segmentLength: fc.integer({ min: 1, max: 9 }),
     seed: fc.nat(),
     shuffle: fc.boolean(),
     documentLimit: fc.option(fc.integer({ min: 1, max: 30 }), { nil: undefined }),
   });
-  type Given = { documentLimit: number | undefined; lanes: number; segment: number; seed: number };
+  type Given = { documentLimit: number | undefined; lanes: number; segmentLength: number; seed: number };
   const optionsOf = ({ documentLimit, ...rest }: Given): TokenStreamOptions => ({
     ...rest,
     ...(documentLimit !== undefined && { documentLimit }),
@@ -162,7 +162,7 @@ describe("a token stream", () => {
   it("is the same for the same seed, another for another, and shuffles anew in each epoch", async () => {
     const source = sourceOf(Array.from({ length: 16 }, () => 3));
     const order = async (seed: number): Promise<string[]> => {
-      const stream = new TokenStream(source, { lanes: 1, segment: 4, seed });
+      const stream = new TokenStream(source, { lanes: 1, segmentLength: 4, seed });
       return walks(await take(stream, 32))[0]!.map((document) => document.join());
     };
     const [once, twice, other] = [await order(1), await order(1), await order(2)];
@@ -173,12 +173,15 @@ describe("a token stream", () => {
   });
 
   it("keeps the documents' own order without shuffling", async () => {
-    const segments = await take(new TokenStream(sourceOf([2, 3, 1]), { lanes: 1, segment: 4, shuffle: false }), 4);
+    const segments = await take(
+      new TokenStream(sourceOf([2, 3, 1]), { lanes: 1, segmentLength: 4, shuffle: false }),
+      4,
+    );
     expect(walks(segments)[0]!.map((document) => document[0]! >> 4)).to.eql([0, 1, 2, 0]);
   });
 
   it("gives an idle lane a row of BOS and padding, reset, until the others are done", async () => {
-    const segments = await take(evaluationPass(sourceOf([1, 6]), { lanes: 2, segment: 3 }), 9);
+    const segments = await take(evaluationPass(sourceOf([1, 6]), { lanes: 2, segmentLength: 3 }), 9);
     expect(segments).to.have.length(2);
     expect(rowsOf(segments[1]!.source, segments[1]!)[0]).to.eql([BOS, PADDING, PADDING]);
     expect(rowsOf(segments[1]!.target, segments[1]!)[0]).to.eql([PADDING, PADDING, PADDING]);
@@ -187,23 +190,23 @@ describe("a token stream", () => {
 
   it("gives segments in the order of the calls when several are asked for at once", async () => {
     const source = sourceOf([20, 30, 25]);
-    const make = (): TokenStream => new TokenStream(source, { lanes: 2, segment: 4 });
+    const make = (): TokenStream => new TokenStream(source, { lanes: 2, segmentLength: 4 });
     const stream = make();
     expect(await Promise.all(Array.from({ length: 12 }, async () => stream.next()))).to.eql(await take(make(), 12));
   });
 
   it("cuts the documents of a repeating stream so that no two lanes walk through the same text", async () => {
     const source = sourceOf([1000]);
-    const stream = new TokenStream(source, { lanes: 4, segment: 8 });
+    const stream = new TokenStream(source, { lanes: 4, segmentLength: 8 });
     expect(stream.documentLimit).to.equal(248);
     const positions = (await take(stream, 1), stream.position().lanes.map((lane) => lane?.offset));
     expect(new Set(positions).size).to.equal(4);
-    expect(new TokenStream(sourceOf([5, 5, 5, 5]), { lanes: 4, segment: 8 }).documentLimit).to.equal(Infinity);
-    expect(evaluationPass(source, { lanes: 4, segment: 8 }).documentLimit).to.equal(Infinity);
+    expect(new TokenStream(sourceOf([5, 5, 5, 5]), { lanes: 4, segmentLength: 8 }).documentLimit).to.equal(Infinity);
+    expect(evaluationPass(source, { lanes: 4, segmentLength: 8 }).documentLimit).to.equal(Infinity);
   });
 
   it("tells how far it is, and how much is padding", async () => {
-    const stream = new TokenStream(sourceOf([6, 6]), { lanes: 1, segment: 4 });
+    const stream = new TokenStream(sourceOf([6, 6]), { lanes: 1, segmentLength: 4 });
     expect(stream.stats).to.eql({ segments: 0, tokens: 0, padding: 0 });
     await take(stream, 2);
     expect([stream.epoch, stream.fraction]).to.eql([0, 0.5]);
@@ -216,28 +219,29 @@ describe("a token stream", () => {
     const lengths = [3, 9, 1, 12, 6, 9],
       source = sourceOf(lengths);
     const order = async (lanes: number): Promise<number[]> =>
-      walks(await take(evaluationPass(source, { lanes, segment: 4, longestFirst: true }), 20))
+      walks(await take(evaluationPass(source, { lanes, segmentLength: 4, longestFirst: true }), 20))
         .flat()
         .map((document) => document[0]! >> 4);
     expect(await order(1)).to.eql([3, 1, 5, 4, 0, 2]);
     expect((await order(3)).sort()).to.eql([0, 1, 2, 3, 4, 5]);
-    const own = evaluationPass(source, { lanes: 1, segment: 4 }),
-      longest = evaluationPass(source, { lanes: 1, segment: 4, longestFirst: true });
+    const own = evaluationPass(source, { lanes: 1, segmentLength: 4 }),
+      longest = evaluationPass(source, { lanes: 1, segmentLength: 4, longestFirst: true });
     expect(() => {
       own.seek(longest.position());
     })
       .to.throw(MemformerError, "longestFirst")
       .with.property("code", "ERR_MEMFORMER_DATA");
-    const cut = evaluationPass(source, { lanes: 1, segment: 4, documentLimit: 8, longestFirst: true });
+    const cut = evaluationPass(source, { lanes: 1, segmentLength: 4, documentLimit: 8, longestFirst: true });
     expect(walks(await take(cut, 20))[0]!.map((piece) => piece.length)).to.eql([8, 8, 8, 6, 4, 3, 1, 1, 1].slice(0, 9));
-    expect(() => new TokenStream(source, { lanes: 1, segment: 4, longestFirst: true }))
+    expect(() => new TokenStream(source, { lanes: 1, segmentLength: 4, longestFirst: true }))
       .to.throw(MemformerError, "shuffle")
       .with.property("code", "ERR_MEMFORMER_CONFIG");
   });
 
   it("can be walked by for await", async () => {
     let count = 0;
-    for await (const segment of evaluationPass(sourceOf([5, 5]), { lanes: 1, segment: 4 })) count += segment.batch;
+    for await (const segment of evaluationPass(sourceOf([5, 5]), { lanes: 1, segmentLength: 4 }))
+      count += segment.batch;
     expect(count).to.equal(4);
   });
 
@@ -251,7 +255,7 @@ describe("a token stream", () => {
         return source.read(...given);
       },
     };
-    await take(new TokenStream(counting, { lanes: 3, segment: 4 }), 20);
+    await take(new TokenStream(counting, { lanes: 3, segmentLength: 4 }), 20);
     expect(reads).to.equal(60);
   });
 
@@ -266,7 +270,7 @@ describe("a token stream", () => {
       const path = join(folder, "x.tokens");
       await writeTokenFile(path, documents, bytes);
       await using file = await openTokenFile(path, { cacheBytes: 1 });
-      const options = { lanes: 5, segment: 500, seed: 4 };
+      const options = { lanes: 5, segmentLength: 500, seed: 4 };
       const onDisk = new TokenStream(file, options);
       const inMemory = new TokenStream(tokensInMemory(documents, bytes), options);
       const same = (x: Int32Array, y: Int32Array): boolean =>
@@ -287,9 +291,9 @@ describe("a token stream", () => {
         fc.integer({ min: 1, max: 3 }),
         fc.integer({ min: 2, max: 6 }),
         fc.option(fc.integer({ min: 1, max: 9 }), { nil: undefined }),
-        async (lengths, lanes, segment, documentLimit) => {
+        async (lengths, lanes, segmentLength, documentLimit) => {
           const source = sourceOf(lengths),
-            given = { lanes, segment, repeat: false, ...(documentLimit !== undefined && { documentLimit }) };
+            given = { lanes, segmentLength, repeat: false, ...(documentLimit !== undefined && { documentLimit }) };
           const [without, stream] = [new TokenStream(source, given), new TokenStream(source, { ...given, ends: true })];
           let ends = 0;
           for (let plain = await without.next(); plain !== undefined; plain = await without.next()) {
@@ -297,11 +301,13 @@ describe("a token stream", () => {
             const added = [...found.target.keys()].filter((i) => found.target[i] !== plain.target[i]);
             for (const i of added) {
               expect([plain.target[i], found.target[i]]).to.eql([PADDING, stream.bos]);
-              expect(i % segment === 0 || plain.target[i - 1] !== PADDING, "right behind the text").to.equal(
-                i % segment !== 0,
+              expect(i % segmentLength === 0 || plain.target[i - 1] !== PADDING, "right behind the text").to.equal(
+                i % segmentLength !== 0,
               );
               expect(
-                plain.target.subarray(i, Math.ceil((i + 1) / segment) * segment).every((token) => token === PADDING),
+                plain.target
+                  .subarray(i, Math.ceil((i + 1) / segmentLength) * segmentLength)
+                  .every((token) => token === PADDING),
               ).to.be.true;
             }
             ends += added.length;
@@ -309,7 +315,8 @@ describe("a token stream", () => {
           }
           expect(await stream.next()).to.equal(undefined);
           const room = lengths.filter(
-            (length) => (documentLimit === undefined ? length : ((length - 1) % documentLimit) + 1) % segment !== 0,
+            (length) =>
+              (documentLimit === undefined ? length : ((length - 1) % documentLimit) + 1) % segmentLength !== 0,
           );
           expect(ends).to.equal(room.length);
           expect(stream.stats.tokens).to.equal(without.stats.tokens + ends);
@@ -321,7 +328,7 @@ describe("a token stream", () => {
 
   it("goes on from a position of before there were ends, but not with them", async () => {
     const source = sourceOf([5, 6]),
-      given = { lanes: 1, segment: 4 };
+      given = { lanes: 1, segmentLength: 4 };
     const before = new TokenStream(source, given),
       ending = new TokenStream(source, { ...given, ends: true });
     await before.next();
@@ -346,8 +353,8 @@ describe("a token stream", () => {
     const cases: [Partial<Record<keyof TokenStreamOptions, unknown>>, string][] = [
       [{ lanes: 0 }, "lanes must be a whole number of at least 1, got 0"],
       [{ lanes: "2" }, 'lanes must be a whole number of at least 1, got "2"'],
-      [{ segment: 1.5 }, "segment must be a whole number of at least 1, got 1.5"],
-      [{ segment: undefined }, "segment must be a whole number of at least 1, got undefined"],
+      [{ segmentLength: 1.5 }, "segmentLength must be a whole number of at least 1, got 1.5"],
+      [{ segmentLength: undefined }, "segmentLength must be a whole number of at least 1, got undefined"],
       [{ seed: -1 }, "seed must be a whole number of at least 0, got -1"],
       [{ ends: "yes" }, 'ends must be true or false, got "yes"'],
       [{ bos: NaN }, "bos must be a whole number of at least 0, got NaN"],
@@ -355,13 +362,13 @@ describe("a token stream", () => {
       [{ lanes: 50 }, "20 tokens are too few for 50 lanes of segments of 4: they make 6 pieces"],
     ];
     for (const [options, message] of cases) {
-      const given = { lanes: 2, segment: 4, ...options } as TokenStreamOptions;
+      const given = { lanes: 2, segmentLength: 4, ...options } as TokenStreamOptions;
       const error = await failure(() => new TokenStream(source, given));
       expect(error.code, message).to.equal("ERR_MEMFORMER_CONFIG");
       expect(error.message).to.include(message);
     }
     const empty = { ...source, documentLength: (d: number) => d * 10 };
-    const error = await failure(() => new TokenStream(empty, { lanes: 2, segment: 4 }));
+    const error = await failure(() => new TokenStream(empty, { lanes: 2, segmentLength: 4 }));
     expect(error.code).to.equal("ERR_MEMFORMER_DATA");
     expect(error.message).to.include("Document 0 is empty");
   });
@@ -373,7 +380,7 @@ describe("a token stream", () => {
         return tokensInMemory([bytes.encode(text)], bytes);
       }),
     );
-    const options = { lanes: 1, segment: 4 },
+    const options = { lanes: 1, segmentLength: 4 },
       stream = new TokenStream(a!, options),
       other = new TokenStream(b!, options);
     await stream.next();
@@ -393,7 +400,7 @@ describe("a token stream", () => {
   });
 
   it("refuses a position that is none, or is of another stream, and stays where it is", async () => {
-    const stream = new TokenStream(sourceOf([10, 10]), { lanes: 2, segment: 4, seed: 5 });
+    const stream = new TokenStream(sourceOf([10, 10]), { lanes: 2, segmentLength: 4, seed: 5 });
     await stream.next();
     const position = stream.position();
     const cases: [unknown, string][] = [
@@ -405,7 +412,10 @@ describe("a token stream", () => {
       [{ ...position, lanes: [null, { document: 2, offset: 0 }] }, "stands outside document 2"],
       [{ ...position, lanes: [null, { document: 1, offset: 10 }] }, "stands outside document 1"],
       [{ ...position, stream: { ...position.stream, seed: 6 } }, "of a stream with seed 6; here it is 5"],
-      [{ ...position, stream: { ...position.stream, segment: 8 } }, "of a stream with segment 8; here it is 4"],
+      [
+        { ...position, stream: { ...position.stream, segmentLength: 8 } },
+        "of a stream with segmentLength 8; here it is 4",
+      ],
       [{ ...position, stream: { ...position.stream, tokens: 21 } }, "of a stream with tokens 21; here it is 20"],
       [{ ...position, stream: { ...position.stream, documentLimit: 5 } }, "documentLimit 5; here it is none"],
     ];

@@ -1,10 +1,10 @@
 import { expect } from "chai";
 import {
   AdamW,
-  apply,
+  applyOperator,
   backward,
   isMemformerError,
-  op,
+  callOperator,
   synchronize,
   Tensor,
   tidy,
@@ -20,7 +20,7 @@ import { numbers, randomWindow, tinyModel } from "./support/models.ts";
  * bring.
  */
 function elsewhere(shape: readonly number[], dtype = "float64"): Tensor {
-  return apply("aten::empty.memory_format", shape, dtype, null, "meta");
+  return applyOperator("aten::empty.memory_format", shape, dtype, null, "meta");
 }
 
 async function failure(call: () => unknown): Promise<{ code: string; message: string }> {
@@ -49,22 +49,24 @@ describe("tensors of several devices in one operator", () => {
   for (const [name, call, names] of [
     [
       "aten::add.Tensor",
-      () => apply("aten::add.Tensor", Tensor.from(new Float64Array(3), [3]), elsewhere([3])),
+      () => applyOperator("aten::add.Tensor", Tensor.from(new Float64Array(3), [3]), elsewhere([3])),
       /self lies on cpu, other on meta/,
     ],
     [
       "aten::where.self",
-      () => apply("aten::where.self", Tensor.from(new Uint8Array(3), [3], "bool"), elsewhere([3]), elsewhere([3])),
+      () =>
+        applyOperator("aten::where.self", Tensor.from(new Uint8Array(3), [3], "bool"), elsewhere([3]), elsewhere([3])),
       /condition lies on cpu, self on meta, other on meta/,
     ],
     [
       "aten::mm",
-      () => apply("aten::mm", elsewhere([2, 2]), Tensor.from(new Float64Array(4), [2, 2])),
+      () => applyOperator("aten::mm", elsewhere([2, 2]), Tensor.from(new Float64Array(4), [2, 2])),
       /self lies on meta, mat2 on cpu/,
     ],
     [
       "memformer::biased_norm",
-      () => apply("memformer::biased_norm", Tensor.from(new Float64Array(4), [1, 2, 2]), elsewhere([2, 2]), 1e-6),
+      () =>
+        applyOperator("memformer::biased_norm", Tensor.from(new Float64Array(4), [1, 2, 2]), elsewhere([2, 2]), 1e-6),
       /memory lies on cpu, bias on meta/,
     ],
   ] as const) {
@@ -77,7 +79,7 @@ describe("tensors of several devices in one operator", () => {
 
   it("says so of the elements of a list", async () => {
     const { code, message } = await readFailure(
-      () => op("aten::cat", [Tensor.from(new Float64Array(3), [3]), elsewhere([3])], 0)[0]!,
+      () => callOperator("aten::cat", [Tensor.from(new Float64Array(3), [3]), elsewhere([3])], 0)[0]!,
     );
     expect(code).to.equal("ERR_MEMFORMER_DEVICE_MISMATCH");
     expect(message).to.match(/tensors\[0\] lies on cpu, tensors\[1\] on meta/);
@@ -85,7 +87,7 @@ describe("tensors of several devices in one operator", () => {
 
   it("leaves other failures what they are", async () => {
     const { code, message } = await readFailure(() =>
-      apply("aten::add.Tensor", Tensor.from(new Float64Array(3), [3]), Tensor.from(new Float64Array(2), [2])),
+      applyOperator("aten::add.Tensor", Tensor.from(new Float64Array(3), [3]), Tensor.from(new Float64Array(2), [2])),
     );
     expect(code).to.equal("ERR_MEMFORMER_NATIVE");
     expect(message).to.include("size of tensor");
@@ -93,7 +95,7 @@ describe("tensors of several devices in one operator", () => {
 
   it("knows no device by another name", async () => {
     const { code, message } = await readFailure(() =>
-      apply("aten::_to_copy", Tensor.from(new Float64Array(3), [3]), null, null, "gpu"),
+      applyOperator("aten::_to_copy", Tensor.from(new Float64Array(3), [3]), null, null, "gpu"),
     );
     expect(code).to.equal("ERR_MEMFORMER_CONFIG");
     expect(message).to.include('there is no device "gpu"');
@@ -155,7 +157,10 @@ describe("a model's call with a tensor that cannot be brought to it", () => {
     expect(step.message).to.include("norm");
     const back = await failure(() => {
       tidy(() => {
-        backward([apply("aten::mul.Scalar", Tensor.from(new Float64Array(2), [2]).leaf(), 2)], [elsewhere([2])]);
+        backward(
+          [applyOperator("aten::mul.Scalar", Tensor.from(new Float64Array(2), [2]).leaf(), 2)],
+          [elsewhere([2])],
+        );
       });
     });
     expect(back.code).to.equal("ERR_MEMFORMER_DEVICE_MISMATCH");
@@ -213,16 +218,16 @@ describeOnGpu("tensors of host and GPU", function () {
   it("in an operator are refused, with the argument that lies elsewhere", async () => {
     const here = Tensor.from(new Float64Array(4), [2, 2]);
     for (const call of [
-      () => apply("aten::add.Tensor", here, toGpu(here)),
-      () => apply("aten::where.self", Tensor.from(new Uint8Array(4), [2, 2], "bool"), toGpu(here), toGpu(here)),
-      () => apply("aten::mm", toGpu(here), here),
-      () => apply("memformer::biased_norm", toGpu(Tensor.from(new Float64Array(4), [1, 2, 2])), here, 1e-6),
+      () => applyOperator("aten::add.Tensor", here, toGpu(here)),
+      () => applyOperator("aten::where.self", Tensor.from(new Uint8Array(4), [2, 2], "bool"), toGpu(here), toGpu(here)),
+      () => applyOperator("aten::mm", toGpu(here), here),
+      () => applyOperator("memformer::biased_norm", toGpu(Tensor.from(new Float64Array(4), [1, 2, 2])), here, 1e-6),
     ]) {
       const { code, message } = await readFailure(call);
       expect(code).to.equal("ERR_MEMFORMER_DEVICE_MISMATCH");
       expect(message).to.match(/ on (cpu|cuda:0).* on (cpu|cuda:0)/);
     }
     using ten = Tensor.from(Float64Array.of(10), []);
-    expect(await numbers([apply("aten::add.Tensor", toGpu(here), ten)])).to.deep.equal([[10, 10, 10, 10]]);
+    expect(await numbers([applyOperator("aten::add.Tensor", toGpu(here), ten)])).to.deep.equal([[10, 10, 10, 10]]);
   });
 });

@@ -2,7 +2,7 @@ import { expect } from "chai";
 import { spawnSync } from "node:child_process";
 import { mkdirSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { runtime } from "../lib/index.ts";
+import { configureRuntime } from "../lib/index.ts";
 import type { DeviceName } from "../lib/native/cuda.ts";
 import { cacheFolder, recordName } from "../lib/toolchain/libtorch/cache.ts";
 import { resolveLibtorch } from "../lib/toolchain/libtorch/resolve.ts";
@@ -48,7 +48,7 @@ describe("a model's device", () => {
     await using model = await tinyModel();
     const expected = whyNoGpu() === undefined ? "cuda:0" : "cpu";
     expect(model.device).to.equal(expected);
-    expect(runtime().device).to.equal(expected);
+    expect(configureRuntime().device).to.equal(expected);
   });
 
   it("cannot be a GPU where LibTorch is for the CPU", async function () {

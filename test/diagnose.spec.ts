@@ -32,7 +32,7 @@ async function model(options: CreateOptions = {}): Promise<Memformer> {
   return Memformer.create({
     preset: "tiny",
     width: 64,
-    segment: T,
+    segmentLength: T,
     forgettingBias: 0.02,
     forgettingScaled: true,
     writerValueGain: 3,
@@ -52,12 +52,12 @@ describe("diagnose", function () {
     using trainer = new Trainer(trained, {
       steps: 300,
       horizon: 6,
-      rate: 1e-3,
+      learningRate: 1e-3,
       warmup: 50,
       schedule: "linear",
       weightDecay: 0.01,
     });
-    for await (const { loss } of trainer.run(new TokenStream(await keys(), { lanes: 32, segment: T })))
+    for await (const { loss } of trainer.run(new TokenStream(await keys(), { lanes: 32, segmentLength: T })))
       expect(loss).to.be.above(0);
     const found = await told(trained),
       { verdict, sentences } = findings(found);
@@ -96,18 +96,18 @@ describe("diagnose", function () {
     expect(found.biasNorm).to.be.within(5e3, 2e4);
   });
 
-  it("works for every variant, and drops the gradients it takes", async () => {
-    for (const variant of ["encoder-decoder", "decoder"] as const)
+  it("works for every architecture, and drops the gradients it takes", async () => {
+    for (const architecture of ["encoder-decoder", "decoder"] as const)
       for (const writer of ["slot-attention", "gru"] as const) {
         await using one = await model({
-          variant,
+          architecture,
           writer,
           queryKeyNorm: true,
           writerQueryKeyNorm: true,
           constantSlots: 2,
         });
         const { costs } = await told(one);
-        expect(Number.isNaN(costs.otherSource)).to.equal(variant === "decoder");
+        expect(Number.isNaN(costs.otherSource)).to.equal(architecture === "decoder");
         using norm = one.clipGradients(0);
         expect(await norm.item()).to.equal(0);
       }

@@ -1,7 +1,7 @@
 import { expect } from "chai";
 import { access, readdir, readFile } from "node:fs/promises";
 import { join } from "node:path";
-import { apply, memory, synchronize, trimMemory } from "../lib/index.ts";
+import { applyOperator, memoryUsage, synchronize, trimMemory } from "../lib/index.ts";
 import { addonOrigin } from "../lib/native/calls.ts";
 import { Consumer } from "./support/consumer.ts";
 import { nodes } from "./support/nodes.ts";
@@ -58,11 +58,11 @@ describe("docs/embedding.md", () => {
   });
 
   it("is right in that freed blocks are kept, until they are asked back", async () => {
-    apply("aten::zeros", [2 ** 22], "float32").dispose();
+    applyOperator("aten::zeros", [2 ** 22], "float32").dispose();
     await synchronize();
-    expect(memory().cachedBytes).to.be.at.least(2 ** 24);
+    expect(memoryUsage().cachedBytes).to.be.at.least(2 ** 24);
     trimMemory();
-    expect(memory().cachedBytes).to.equal(0);
+    expect(memoryUsage().cachedBytes).to.equal(0);
   });
 });
 

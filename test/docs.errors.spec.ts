@@ -2,7 +2,7 @@ import { expect } from "chai";
 import { readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
-import { toldError } from "../lib/toolchain/told-error.ts";
+import { loadError } from "../lib/toolchain/load-error.ts";
 
 const root = fileURLToPath(new URL("../", import.meta.url));
 const page = readFileSync(join(root, "docs/troubleshooting.md"), "utf8");
@@ -47,7 +47,7 @@ describe("docs/troubleshooting.md", () => {
   }
 
   it("is where errors of loading point to", () => {
-    const { message } = toldError("LOAD_FAILED", "It does not load.", [], []);
+    const { message } = loadError("LOAD_FAILED", "It does not load.", [], []);
     const anchor = /docs\/troubleshooting\.md#(\S+)$/.exec(message)![1]!;
     expect(sections.map(({ code }) => code.toLowerCase())).to.include(anchor);
   });

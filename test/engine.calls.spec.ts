@@ -1,13 +1,13 @@
 import { expect } from "chai";
 import {
   AdamW,
-  apply,
+  applyOperator,
   backward,
   cancellable,
   isMemformerError,
   mrbp,
-  op,
-  opList,
+  callOperator,
+  callListOperator,
   synchronize,
   Tensor,
   tidy,
@@ -21,9 +21,9 @@ const SIZE = 1024;
 /** A product of `count` large matrices: a second or so of work. */
 function longWork(count: number): Tensor {
   return tidy(() => {
-    let product = apply("aten::ones", [SIZE, SIZE], "float32");
-    const factor = apply("aten::full", [SIZE, SIZE], 1 / SIZE, "float32");
-    for (let i = 0; i < count; i++) product = apply("aten::mm", product, factor);
+    let product = applyOperator("aten::ones", [SIZE, SIZE], "float32");
+    const factor = applyOperator("aten::full", [SIZE, SIZE], 1 / SIZE, "float32");
+    for (let i = 0; i < count; i++) product = applyOperator("aten::mm", product, factor);
     return product;
   });
 }
@@ -51,7 +51,7 @@ describe("a call", function () {
   it("runs in the order it was made, whatever the order of the reads", async () => {
     const x = Tensor.from(Float64Array.of(1), [1]);
     const before = x.detach().data(); // asked for before the next call changes it
-    for (const tensor of op("aten::add_.Scalar", x, 41)) tensor.dispose();
+    for (const tensor of callOperator("aten::add_.Scalar", x, 41)) tensor.dispose();
     expect([...(await x.data())]).to.deep.equal([42]);
     expect([...(await before)]).to.deep.equal([1]);
     x.dispose();
@@ -60,8 +60,8 @@ describe("a call", function () {
   it("that fails gives its error to all that is made of it, with its code and this file in the stack", async () => {
     const a = Tensor.from(new Float32Array(6), [2, 3]),
       b = Tensor.from(new Float32Array(8), [4, 2]);
-    const product = apply("aten::mm", a, b);
-    const further = apply("aten::neg", apply("aten::add.Tensor", product, a));
+    const product = applyOperator("aten::mm", a, b);
+    const further = applyOperator("aten::neg", applyOperator("aten::add.Tensor", product, a));
     for (const tensor of [further, product]) {
       const error = await failure(tensor.data());
       expect(isMemformerError(error)).to.be.true;
@@ -69,14 +69,14 @@ describe("a call", function () {
       expect(error.message).to.match(/2x3 and 4x2/);
       expect(error.stack).to.match(/engine\.calls\.spec\.ts/);
     }
-    expect(await numbers([apply("aten::neg", a)])).to.deep.equal([[-0, -0, -0, -0, -0, -0]]);
+    expect(await numbers([applyOperator("aten::neg", a)])).to.deep.equal([[-0, -0, -0, -0, -0, -0]]);
     for (const tensor of [a, b, product, further]) tensor.dispose();
   });
 
   it("shows the line that made it, not the line that read it", async () => {
     function theCulprit(): Tensor {
       const a = Tensor.from(new Float32Array(6), [2, 3]);
-      return apply("aten::mm", a, a);
+      return applyOperator("aten::mm", a, a);
     }
     const product = tidy(theCulprit);
     async function theReader(): Promise<unknown> {
@@ -90,28 +90,30 @@ describe("a call", function () {
 
   it("takes lists, empty ones too, and gives the tensors of a list, as many as it was told", async () => {
     const x = Tensor.from(Float32Array.of(1, 2, 3, 4, 5, 6), [3, 2]),
-      rows = opList("aten::unbind.int", 3, x);
-    const back = apply("aten::stack", rows.toReversed());
+      rows = callListOperator("aten::unbind.int", 3, x);
+    const back = applyOperator("aten::stack", rows.toReversed());
     expect(await numbers([...rows, back])).to.deep.equal([
       [1, 2],
       [3, 4],
       [5, 6],
       [5, 6, 3, 4, 1, 2],
     ]);
-    const two = opList("aten::unbind.int", 2, x),
-      nothing = apply("aten::stack", []);
+    const two = callListOperator("aten::unbind.int", 2, x),
+      nothing = applyOperator("aten::stack", []);
     expect((await failure(two[0]!.data())).message).to.match(/made 3 tensors, 2 /);
     expect((await failure(nothing.data())).message).to.match(/stack expects a non-empty TensorList/);
     for (const tensor of [x, ...two, nothing]) tensor.dispose();
   });
 
   it("of an operator that is not there, or with arguments it does not take, says so", async () => {
-    expect(() => op("aten::no_such_thing"))
+    expect(() => callOperator("aten::no_such_thing"))
       .to.throw(/aten::no_such_thing/)
       .with.property("code", "ERR_MEMFORMER_NATIVE");
     const x = Tensor.from(Float32Array.of(1, 2), [2]);
-    expect((await failure(apply("aten::neg", x, 1, 2, 3).data())).message).to.match(/takes 1 arguments, got 4/);
-    expect((await failure(apply("aten::select.int", x, 0.5, 0).data())).message).to.match(/whole number, got 0.5/);
+    expect((await failure(applyOperator("aten::neg", x, 1, 2, 3).data())).message).to.match(/takes 1 arguments, got 4/);
+    expect((await failure(applyOperator("aten::select.int", x, 0.5, 0).data())).message).to.match(
+      /whole number, got 0.5/,
+    );
     x.dispose();
   });
 
@@ -119,7 +121,7 @@ describe("a call", function () {
     await using model = await tinyModel();
     const x = Tensor.from(Float32Array.of(1, 2), [2]);
     for (const wrong of [{}, model, Symbol("x"), () => x]) {
-      expect(() => op("aten::neg", wrong as never)).to.throw(TypeError);
+      expect(() => callOperator("aten::neg", wrong as never)).to.throw(TypeError);
     }
     const fake = { handle: model.handle } as never;
     const segment = tidy(() => model.upload(randomWindow(model)[0]!));
@@ -214,9 +216,9 @@ describe("an AbortSignal", function () {
       outer.signal,
       () =>
         [
-          apply("aten::ones", [1], "float32"),
-          cancellable(inner.signal, () => apply("aten::ones", [1], "float32")),
-          apply("aten::ones", [1], "float32"),
+          applyOperator("aten::ones", [1], "float32"),
+          cancellable(inner.signal, () => applyOperator("aten::ones", [1], "float32")),
+          applyOperator("aten::ones", [1], "float32"),
         ] as const,
     );
     outer.abort();
@@ -229,7 +231,7 @@ describe("an AbortSignal", function () {
 describe("two models at once", () => {
   it("do not disturb one another: interleaved calls give what each alone gives", async () => {
     await using a = await tinyModel({ dropout: 0.1 });
-    await using b = await tinyModel({ variant: "decoder", seed: 4, dropout: 0.1 });
+    await using b = await tinyModel({ architecture: "decoder", seed: 4, dropout: 0.1 });
     const losses = async (models: readonly Memformer[]): Promise<number[][]> => {
       const made = models.map((): Promise<number>[] => []);
       for (let i = 0; i < 3; i++) {

@@ -1,29 +1,29 @@
 import { expect } from "chai";
-import { AdamW, apply, memory, Memformer, synchronize, Tensor, tidy } from "../lib/index.ts";
+import { AdamW, applyOperator, memoryUsage, Memformer, synchronize, Tensor, tidy } from "../lib/index.ts";
 import { randomWindow, tinyModel } from "./support/models.ts";
 import { failure } from "./support/runs.ts";
-import { settled } from "./support/settled.ts";
+import { memoryAtRest } from "./support/memory-at-rest.ts";
 
 describe("disposing", function () {
   this.timeout(60_000);
 
   it("frees at once and is idempotent; what was enqueued before still runs", async () => {
-    const start = (await settled()).hostBytes;
-    const x = apply("aten::zeros", [1 << 20], "float32"),
-      y = apply("aten::add.Scalar", x, 1);
+    const start = (await memoryAtRest()).hostBytes;
+    const x = applyOperator("aten::zeros", [1 << 20], "float32"),
+      y = applyOperator("aten::add.Scalar", x, 1);
     x.dispose();
     x.dispose();
     expect(x.disposed).to.be.true;
     expect((await y.data())[0]).to.equal(1);
     y.dispose();
     await synchronize();
-    expect(memory().hostBytes).to.equal(start);
+    expect(memoryUsage().hostBytes).to.equal(start);
   });
 
   it("makes later use an error with code DISPOSED", async () => {
     const x = Tensor.from(Float32Array.of(1), [1]);
     x.dispose();
-    for (const use of [() => x.detach(), () => x.leaf(), () => x.gradient(), () => apply("aten::neg", x)]) {
+    for (const use of [() => x.detach(), () => x.leaf(), () => x.gradient(), () => applyOperator("aten::neg", x)]) {
       expect(use)
         .to.throw(/disposed/)
         .with.property("code", "ERR_MEMFORMER_DISPOSED");
@@ -60,17 +60,17 @@ describe("disposing", function () {
   });
 
   it("of a model and its optimizer gives all their memory back, without the garbage collector", async () => {
-    const start = await settled();
+    const start = await memoryAtRest();
     const model = await Memformer.create({ preset: "small", width: 128, precision: "float32" });
     const optimizer = new AdamW(model);
     using norm = Tensor.from(Float32Array.of(0), []);
     optimizer.step(0, norm);
     await synchronize();
-    expect(memory().hostBytes - start.hostBytes).to.be.at.least(3 * 4 * model.size);
+    expect(memoryUsage().hostBytes - start.hostBytes).to.be.at.least(3 * 4 * model.parameterCount);
     optimizer.dispose();
     norm.dispose();
     await model.dispose();
-    expect(memory().hostBytes).to.equal(start.hostBytes);
+    expect(memoryUsage().hostBytes).to.equal(start.hostBytes);
   });
 
   it("by tidy spares what is returned, in arrays and objects too, and nothing else", () => {

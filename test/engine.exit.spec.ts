@@ -5,10 +5,10 @@ import { nodes } from "./support/nodes.ts";
 /** Enqueues minutes of matrix products and says READY while the first ones run. */
 const busy = `
   const long = (lib) => {
-    let product = lib.apply("aten::ones", [700, 700], "float32");
+    let product = lib.applyOperator("aten::ones", [700, 700], "float32");
     const factor = product;
     for (let i = 0; i < 20000; i++) {
-      const next = lib.apply("aten::mm", product, factor);
+      const next = lib.applyOperator("aten::mm", product, factor);
       if (i > 0) product.dispose();
       product = next;
     }
@@ -50,7 +50,7 @@ for (const { path: node, version } of nodes())
 
       it("stays alive as long as somebody waits for a result", async () => {
         const { code, output } = await run(`
-        const x = lib.apply("aten::ones", [2], "float32");
+        const x = lib.applyOperator("aten::ones", [2], "float32");
         console.log("READY");
         void x.data().then((data) => console.log("got", data.length));`);
         expect(code).to.equal(0);
@@ -75,7 +75,7 @@ for (const { path: node, version } of nodes())
       it("refuses further calls in an exit handler that runs later, and does not crash", async () => {
         const ended = await run(`${begin}
         process.on("exit", () => {
-          try { lib.apply("aten::ones", [1], "float32"); } catch (error) { console.log("refused", error.code); }
+          try { lib.applyOperator("aten::ones", [1], "float32"); } catch (error) { console.log("refused", error.code); }
           product.dispose();
         });
         process.exit(0);`);
@@ -112,7 +112,7 @@ for (const { path: node, version } of nodes())
           await worker.terminate();
           console.log("terminated", performance.now() - began < ${SOON} ? "soon" : "late");
         }
-        console.log("main:", (await lib.apply("aten::ones", [3], "float32").data()).length);`);
+        console.log("main:", (await lib.applyOperator("aten::ones", [3], "float32").data()).length);`);
         expect([ended.signal, ended.code], ended.output).to.deep.equal([null, 0]);
         expect(ended.output.match(/terminated soon/g), `after ${delays.join(", ")} ms`).to.have.length(5);
         expect(ended.output).to.match(/main: 3/);
@@ -128,7 +128,7 @@ for (const { path: node, version } of nodes())
           console.log("READY");
           const [code] = await once(worker, "exit");
           console.log("worker:", code);
-          console.log("main:", (await lib.apply("aten::ones", [3], "float32").data()).length);`);
+          console.log("main:", (await lib.applyOperator("aten::ones", [3], "float32").data()).length);`);
           expectEnd(ended, 0);
           expect(ended.output)
             .to.match(new RegExp(`worker: ${code}`))
@@ -147,7 +147,7 @@ for (const { path: node, version } of nodes())
       it("trains in main and two workers at once, each as if alone", async () => {
         const training = `async (lib) => {
         const model = await lib.Memformer.create({ preset: "tiny", vocabulary: 40, bos: 39 });
-        const stream = new lib.RecallStream({ lanes: 2, segment: 16, keys: 4, fillers: 4, maxLag: 2 });
+        const stream = new lib.RecallStream({ lanes: 2, segmentLength: 16, keys: 4, fillers: 4, maxLag: 2 });
         const losses = [];
         const trainer = new lib.Trainer(model, { steps: 3, horizon: 3, warmup: 0 });
         for await (const { loss } of trainer.run(stream)) losses.push(loss);
@@ -174,7 +174,7 @@ for (const { path: node, version } of nodes())
 
       it("survives a worker that ends before another begins", async () => {
         const short = workerText(`async (lib, post) => {
-        const x = lib.apply("aten::ones", [2], "float32");
+        const x = lib.applyOperator("aten::ones", [2], "float32");
         post((await x.data()).length);
       }`);
         const ended = await run(`

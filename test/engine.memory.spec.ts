@@ -2,7 +2,7 @@ import { expect } from "chai";
 import {
   AdamW,
   disposeSegment,
-  memory,
+  memoryUsage,
   mrbp,
   resetPeakMemory,
   synchronize,
@@ -12,7 +12,7 @@ import {
   type Tensor,
 } from "../lib/index.ts";
 import { randomWindow, tinyModel } from "./support/models.ts";
-import { settled } from "./support/settled.ts";
+import { memoryAtRest } from "./support/memory-at-rest.ts";
 
 /** `count` training windows, memory carried from one to the next. */
 async function windows(model: Memformer, optimizer: AdamW, count: number, state: State): Promise<State> {
@@ -39,9 +39,9 @@ describe("memory", function () {
     await using model = await tinyModel({ precision: "float32", dropout: 0.1 });
     using optimizer = new AdamW(model);
     let state = await windows(model, optimizer, 2, model.initialState(4)); // gradients and moments exist now
-    const start = await settled();
+    const start = await memoryAtRest();
     state = await windows(model, optimizer, 200, state);
-    const { hostBytes, tensors } = await settled();
+    const { hostBytes, tensors } = await memoryAtRest();
     expect({ hostBytes, tensors }).to.deep.equal({ hostBytes: start.hostBytes, tensors: start.tensors });
     for (const tensor of state) tensor.dispose();
   });
@@ -50,10 +50,10 @@ describe("memory", function () {
     await using model = await tinyModel({ precision: "float32" });
     using optimizer = new AdamW(model);
     const state = await windows(model, optimizer, 2, model.initialState(4));
-    const start = (await settled()).hostBytes;
+    const start = (await memoryAtRest()).hostBytes;
     const last = await windows(model, optimizer, 10, state);
     await synchronize();
-    expect(memory().hostBytes).to.equal(start);
+    expect(memoryUsage().hostBytes).to.equal(start);
     for (const tensor of last) tensor.dispose();
   });
 
@@ -61,11 +61,11 @@ describe("memory", function () {
     await using model = await tinyModel({ precision: "float32", memorySlots: 64, width: 64 });
     const peak = async (segments: number): Promise<number> => {
       const window = randomWindow(model, { segments, ragged: false }).map((segment) => model.upload(segment));
-      const start = (await settled()).hostBytes;
+      const start = (await memoryAtRest()).hostBytes;
       resetPeakMemory();
       const result = tidy(() => mrbp(model, window, model.initialState(4)));
       await synchronize();
-      const most = memory().peakHostBytes - start;
+      const most = memoryUsage().peakHostBytes - start;
       for (const tensor of Object.values(result).flat() as Tensor[]) tensor.dispose();
       window.forEach(disposeSegment);
       model.zeroGradients();
@@ -83,10 +83,10 @@ describe("memory", function () {
     await using model = await tinyModel({ precision: "float32", dropout: 0.1 });
     using optimizer = new AdamW(model);
     let state = await windows(model, optimizer, 1000, model.initialState(4)); // until then JavaScript's own heap finds its size
-    const start = await settled(),
+    const start = await memoryAtRest(),
       rss = process.memoryUsage.rss();
     state = await windows(model, optimizer, 2000, state);
-    const { hostBytes, tensors } = await settled(),
+    const { hostBytes, tensors } = await memoryAtRest(),
       after = process.memoryUsage.rss();
     console.log(`      resident: ${(rss / 2 ** 20).toFixed(1)} MiB before, ${(after / 2 ** 20).toFixed(1)} MiB after`);
     expect({ hostBytes, tensors }).to.deep.equal({ hostBytes: start.hostBytes, tensors: start.tensors });

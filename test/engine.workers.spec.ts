@@ -6,8 +6,8 @@ import { nodes } from "./support/nodes.ts";
 
 const MiB = 2 ** 20;
 const shape =
-  '{ preset: "tiny", vocabulary: 18, bos: 17, width: 16, heads: 2, feedForward: 32, memorySlots: 4, segment: 8, threads: 1 }';
-const stream = "new lib.RecallStream({ lanes: 4, segment: 8, keys: 4, fillers: 12, maxLag: 2 })";
+  '{ preset: "tiny", vocabulary: 18, bos: 17, width: 16, heads: 2, feedForward: 32, memorySlots: 4, segmentLength: 8, threads: 1 }';
+const stream = "new lib.RecallStream({ lanes: 4, segmentLength: 8, keys: 4, fillers: 12, maxLag: 2 })";
 
 /** Trains five steps, posting each; one of two leaves everything to the end of its thread. */
 const training = workerText(`async (lib, post) => {
@@ -71,10 +71,10 @@ const rounds = (seeds: readonly number[]): string => `
       await sleep(20);
       gc();
     }
-    const { tensors, hostBytes } = lib.memory();
+    const { tensors, hostBytes } = lib.memoryUsage();
     return { tensors, hostBytes, rss: process.memoryUsage.rss() };
   };
-  lib.runtime({ threads: 1 });
+  lib.configureRuntime({ threads: 1 });
   const results = [];
   for (const fates of ${JSON.stringify(seeds.map(fates))}) results.push({ ends: await round(fates), left: await left() });`;
 
@@ -154,7 +154,7 @@ for (const { path: node, version } of nodes())
       };`;
       const { alone, beside, stayed } = said<{ alone: number[]; beside: number[]; stayed: number[] }>(
         await under(`${rounds([])} ${main}
-      const kept = lib.apply("aten::full", [3], 0.5, "float32");
+      const kept = lib.applyOperator("aten::full", [3], 0.5, "float32");
       const alone = await trained(), beside = [];
       let over = false;
       const others = round(${JSON.stringify(fates(5).slice(0, 10))}).then(() => { over = true; });
@@ -172,11 +172,11 @@ for (const { path: node, version } of nodes())
       const made = said<{ same: boolean; sum: number[]; tensors: number[]; refused: string }>(
         await under(`
       const other = await import(${JSON.stringify(new URL("../dist/index.js", import.meta.url).href)});
-      const x = lib.apply("aten::ones", [2], "float32"), y = other.apply("aten::ones", [2], "float32");
+      const x = lib.applyOperator("aten::ones", [2], "float32"), y = other.applyOperator("aten::ones", [2], "float32");
       let refused = "";
-      try { other.apply("aten::neg", x); } catch (error) { refused = error.message; }
+      try { other.applyOperator("aten::neg", x); } catch (error) { refused = error.message; }
       const sum = [...await x.data(), ...await y.data()];
-      console.log("READY", JSON.stringify({ same: other.Tensor === lib.Tensor, sum, tensors: [lib.memory().tensors, other.memory().tensors], refused }));`),
+      console.log("READY", JSON.stringify({ same: other.Tensor === lib.Tensor, sum, tensors: [lib.memoryUsage().tensors, other.memoryUsage().tensors], refused }));`),
       );
       expect(made).to.deep.include({ same: false, sum: [1, 1, 1, 1], tensors: [2, 2] });
       expect(made.refused).to.match(/must be a tensor/);

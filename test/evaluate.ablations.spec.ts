@@ -1,9 +1,9 @@
 import { expect } from "chai";
 import {
-  apply,
+  applyOperator,
   evaluate,
   evaluationPass,
-  memory,
+  memoryUsage,
   openTokenizer,
   PADDING,
   Random,
@@ -27,7 +27,7 @@ async function pass(model: Memformer, lengths: readonly number[], lanes = 3): Pr
   const random = new Random(2);
   const documents = lengths.map((length) => Int32Array.from({ length }, () => 97 + random.below(26)));
   const source = tokensInMemory(documents, await openTokenizer("bytes"));
-  return evaluationPass(source, { lanes, segment: model.config.segment });
+  return evaluationPass(source, { lanes, segmentLength: model.config.segmentLength });
 }
 
 async function reader(options: Parameters<typeof tinyModel>[0] = {}): Promise<Memformer> {
@@ -42,7 +42,7 @@ const ablationNames = ["initial", "zeroed", "shuffled", "frozen"] as const;
 async function byHand(model: Memformer, stream: TokenStream): Promise<Record<Ablation | "whole", number>> {
   const nats = { whole: 0, initial: 0, zeroed: 0, shuffled: 0, frozen: 0 },
     { lanes } = stream,
-    { bos, variant } = model.config;
+    { bos, architecture } = model.config;
   let state = model.initialState(lanes),
     held = state,
     holds = new Uint8Array(lanes);
@@ -56,20 +56,20 @@ async function byHand(model: Memformer, stream: TokenStream): Promise<Record<Abl
     nats.whole += await of(state);
     nats.initial += await of(state, 1);
     nats.zeroed += await of(
-      state.map((part) => apply("aten::zeros_like", part)),
+      state.map((part) => applyOperator("aten::zeros_like", part)),
       0,
     );
-    nats.shuffled += await of(state.map((part) => apply("aten::roll", part, [1], [0])));
+    nats.shuffled += await of(state.map((part) => applyOperator("aten::roll", part, [1], [0])));
     nats.frozen += await of(held);
     const next = model.forward(model.upload(segment), state).state;
     const before = Uint8Array.from(holds, (flag, b) => (flag && !reset[b] ? 1 : 0)),
       mask = Tensor.from(before, [lanes, 1, 1], "bool");
-    held = next.map((part, i) => apply("aten::where.self", mask, held[i]!, part));
+    held = next.map((part, i) => applyOperator("aten::where.self", mask, held[i]!, part));
     // Text: anything real but BOS in what the memory is written from. A decoder's is its target without the last,
     // behind one token.
     holds = Uint8Array.from(before, (flag, b) => {
       const read =
-        variant === "decoder"
+        architecture === "decoder"
           ? target.subarray(b * length, (b + 1) * length - 1)
           : source.subarray(b * length, (b + 1) * length);
       return flag === 1 || read.some((token) => token !== PADDING && token !== bos) ? 1 : 0;
@@ -86,8 +86,8 @@ describe("evaluation", function () {
   this.timeout(120_000);
 
   it("scores every token of the text once, as a hand-written loop does", async () => {
-    for (const variant of variants) {
-      await using model = await reader({ variant });
+    for (const architecture of variants) {
+      await using model = await reader({ architecture });
       const found = await evaluate(model, await pass(model, lengths), { bytes: total });
       const stream = await pass(model, lengths);
       let state = model.initialState(3),
@@ -127,10 +127,10 @@ describe("evaluation", function () {
     await using model = await reader({ dropout: 0.5 });
     const once = await evaluate(model, await pass(model, lengths));
     await synchronize();
-    const before = memory().hostBytes;
+    const before = memoryUsage().hostBytes;
     const again = await evaluate(model, await pass(model, lengths));
     await synchronize();
-    expect(memory().hostBytes).to.be.at.most(before);
+    expect(memoryUsage().hostBytes).to.be.at.most(before);
     expect({ ...again, seconds: 0 }).to.deep.equal({ ...once, seconds: 0 });
   });
 
@@ -169,7 +169,7 @@ describe("evaluation with weights that are not numbers", () => {
 describe("evaluation of nothing", () => {
   it("is refused: a stream at its end, one of padding alone, no segments asked for", async () => {
     await using model = await reader();
-    const { segment: length } = model.config;
+    const { segmentLength: length } = model.config;
     const none = new Int32Array(3 * length).fill(PADDING);
     const padding: Segment = {
       batch: 3,
@@ -185,7 +185,7 @@ describe("evaluation of nothing", () => {
     };
     await evaluate(model, await pass(model, lengths));
     await synchronize();
-    const before = memory().hostBytes;
+    const before = memoryUsage().hostBytes;
     for (const [there, segments, read] of [
       [0, 9, 0],
       [2, 9, 2],
@@ -196,7 +196,7 @@ describe("evaluation of nothing", () => {
       expect(error.message).to.include(`nothing to score: ${read} segment(s)`);
     }
     await synchronize();
-    expect(memory().hostBytes).to.be.at.most(before);
+    expect(memoryUsage().hostBytes).to.be.at.most(before);
   });
 });
 
@@ -204,11 +204,11 @@ describe("an ablation of the memory", function () {
   this.timeout(120_000);
 
   it("changes the score of a model that reads its memory", async () => {
-    for (const variant of variants) {
-      await using model = await reader({ variant });
+    for (const architecture of variants) {
+      await using model = await reader({ architecture });
       const { nats, ablations } = await evaluate(model, await pass(model, lengths));
       for (const name of ablationNames) {
-        expect(Math.abs(ablations[name]!.nats - nats), `${variant}, ${name}`).to.be.above(1e-6 * nats);
+        expect(Math.abs(ablations[name]!.nats - nats), `${architecture}, ${name}`).to.be.above(1e-6 * nats);
       }
     }
   });
@@ -224,22 +224,22 @@ describe("an ablation of the memory", function () {
   it("frozen holds the memory after the first segment of text, not the one after BOS", async () => {
     // With an encoder the second segment of a document is the first to read text, and the fourth to meet a memory of
     // more; a decoder reads what it predicts, one segment earlier.
-    for (const [variant, segments] of [
+    for (const [architecture, segments] of [
       ["encoder-decoder", 3],
       ["encoder", 3],
       ["decoder", 2],
     ] as const) {
-      await using model = await reader({ variant });
+      await using model = await reader({ architecture });
       const same = await evaluate(model, await pass(model, [6 * segments, 9, 11], 3));
-      expect(same.ablations.frozen!.nats, variant).to.equal(same.nats);
+      expect(same.ablations.frozen!.nats, architecture).to.equal(same.nats);
       const longer = await evaluate(model, await pass(model, [6 * segments + 6, 9, 11], 3));
-      expect(longer.ablations.frozen!.nats, variant).to.not.equal(longer.nats);
+      expect(longer.ablations.frozen!.nats, architecture).to.not.equal(longer.nats);
     }
   });
 
   it("initial scores as documents cut into single segments would be, with the text before as their source", async () => {
-    for (const variant of variants) {
-      await using model = await reader({ variant });
+    for (const architecture of variants) {
+      await using model = await reader({ architecture });
       const { ablations } = await evaluate(model, await pass(model, lengths));
       const stream = await pass(model, lengths),
         next = stream.next.bind(stream);
@@ -248,20 +248,20 @@ describe("an ablation of the memory", function () {
         return segment === undefined ? undefined : { ...segment, reset: segment.reset.slice().fill(1) };
       };
       const restarted = await evaluate(model, stream, { ablations: [] });
-      expect(ablations.initial!.nats, variant).to.be.closeTo(restarted.nats, 1e-12 * restarted.nats);
+      expect(ablations.initial!.nats, architecture).to.be.closeTo(restarted.nats, 1e-12 * restarted.nats);
     }
   });
 
   it("is each what a loop written by hand makes of the memory", async () => {
-    for (const variant of variants) {
-      await using model = await reader({ variant });
+    for (const architecture of variants) {
+      await using model = await reader({ architecture });
       const stream = await pass(model, lengths);
       Object.assign(stream, { ended: undefined }); // rows of lanes that have ended stay, so that the row above is the same
       const expected = await byHand(model, await pass(model, lengths)),
         found = await evaluate(model, stream);
       expect(found.nats).to.be.closeTo(expected.whole, 1e-12 * expected.whole);
       for (const name of ablationNames) {
-        expect(found.ablations[name]!.nats, `${variant}, ${name}`).to.be.closeTo(
+        expect(found.ablations[name]!.nats, `${architecture}, ${name}`).to.be.closeTo(
           expected[name],
           1e-12 * expected[name],
         );
@@ -271,8 +271,8 @@ describe("an ablation of the memory", function () {
 
   it("drops the rows of lanes that have ended, and scores the same without them", async () => {
     const long = [200, 7, 20, 61, 12, 30, 9, 13];
-    for (const variant of ["encoder-decoder", "decoder"] as const) {
-      await using model = await reader({ variant });
+    for (const architecture of ["encoder-decoder", "decoder"] as const) {
+      await using model = await reader({ architecture });
       const rows: number[] = [],
         score = model.score.bind(model);
       model.score = (segments, ...rest) => {
@@ -297,22 +297,25 @@ describe("an ablation of the memory", function () {
       expect(dropping.nats).to.be.closeTo(whole.nats, 1e-12 * whole.nats);
       for (const name of ["initial", "zeroed", "frozen"] as const) {
         const nats = whole.ablations[name]!.nats;
-        expect(dropping.ablations[name]!.nats, `${variant}, ${name}`).to.be.closeTo(nats, 1e-12 * nats);
+        expect(dropping.ablations[name]!.nats, `${architecture}, ${name}`).to.be.closeTo(nats, 1e-12 * nats);
       }
     }
   });
 
   it("does not depend on how many segments are scored at a time", async () => {
-    for (const variant of variants) {
-      await using model = await reader({ variant });
+    for (const architecture of variants) {
+      await using model = await reader({ architecture });
       const one = await evaluate(model, await pass(model, lengths));
-      for (const together of [2, 3, 100]) {
-        const several = await evaluate(model, await pass(model, lengths), { together });
+      for (const segmentsPerStep of [2, 3, 100]) {
+        const several = await evaluate(model, await pass(model, lengths), { segmentsPerStep });
         expect(several.tokens).to.equal(one.tokens);
         expect(several.nats).to.be.closeTo(one.nats, 1e-12 * one.nats);
         for (const name of ablationNames) {
           const nats = one.ablations[name]!.nats;
-          expect(several.ablations[name]!.nats, `${variant}, ${name}, ${together}`).to.be.closeTo(nats, 1e-12 * nats);
+          expect(several.ablations[name]!.nats, `${architecture}, ${name}, ${segmentsPerStep}`).to.be.closeTo(
+            nats,
+            1e-12 * nats,
+          );
         }
       }
     }
@@ -326,7 +329,7 @@ describe("an ablation of the memory", function () {
     const option = await failure(evaluate(model, await pass(model, lengths), { segment: 3 } as EvaluateOptions));
     expect(option.code).to.equal("ERR_MEMFORMER_CONFIG");
     expect(option.message).to.include('did you mean "segments"?');
-    for (const wrong of [{ segments: 1.5 }, { segments: -1 }, { together: 0 }, { bytes: -1 }]) {
+    for (const wrong of [{ segments: 1.5 }, { segments: -1 }, { segmentsPerStep: 0 }, { bytes: -1 }]) {
       expect((await failure(evaluate(model, await pass(model, lengths), wrong))).code, JSON.stringify(wrong)).to.equal(
         "ERR_MEMFORMER_CONFIG",
       );
@@ -335,9 +338,9 @@ describe("an ablation of the memory", function () {
 
   it("takes away what training put there: a recall model knows with its memory, and guesses without", async () => {
     const stream = (seed: number, lanes = 16) =>
-      new RecallStream({ lanes, segment: 8, keys: 4, fillers: 12, maxLag: 1, seed });
-    await using model = await runModel({ variant: "encoder", width: 32, feedForward: 64 });
-    await train(model, { steps: 300, horizon: 2, rate: 5e-3, warmup: 20, weightDecay: 0 }, {}, stream(1));
+      new RecallStream({ lanes, segmentLength: 8, keys: 4, fillers: 12, maxLag: 1, seed });
+    await using model = await runModel({ architecture: "encoder", width: 32, feedForward: 64 });
+    await train(model, { steps: 300, horizon: 2, learningRate: 5e-3, warmup: 20, weightDecay: 0 }, {}, stream(1));
     const { bitsPerToken, ablations } = await evaluate(model, stream(2), { segments: 20 });
     expect(bitsPerToken).to.be.below(0.5);
     for (const name of ["zeroed", "shuffled"] as const) {

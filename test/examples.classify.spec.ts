@@ -16,7 +16,7 @@ const options: CreateOptions = {
   feedForward: 32,
   encoderLayers: 1,
   memorySlots: 4,
-  segment: T,
+  segmentLength: T,
   device: "cpu",
 };
 
@@ -70,7 +70,7 @@ describe("examples/classify.ts: a head and a loss of one's own on a Memformer en
     const folder = await temporary();
     try {
       const train = async (model: Classifier, run: string, resume = false): Promise<TrainStep[]> => {
-        using trainer = new Trainer(model, { steps: 200, horizon: S, rate: 1e-2, warmup: 5, saveEvery: 100 });
+        using trainer = new Trainer(model, { steps: 200, horizon: S, learningRate: 1e-2, warmup: 5, saveEvery: 100 });
         const made: TrainStep[] = [];
         for await (const step of trainer.run(stream(), { checkpoints: join(folder.path, run), resume }))
           made.push(step);

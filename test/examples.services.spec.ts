@@ -11,7 +11,7 @@ import type { Progress } from "../examples/fastify/training.ts";
 import { MemformerModule } from "../examples/nest/memformer.module.ts";
 import { Memformer } from "../lib/index.ts";
 import { temporary } from "./support/runs.ts";
-import { settled } from "./support/settled.ts";
+import { memoryAtRest } from "./support/memory-at-rest.ts";
 
 const json = (body: object): RequestInit => ({
   method: "POST",
@@ -29,7 +29,7 @@ async function saved(folder: string): Promise<string> {
     encoderLayers: 1,
     decoderLayers: 1,
     memorySlots: 3,
-    segment: 16,
+    segmentLength: 16,
   });
   await model.save(join(folder, "model"));
   return join(folder, "model");
@@ -55,7 +55,7 @@ describe("the Fastify example", function () {
   before(async () => {
     folder = await temporary();
     await saved(folder.path);
-    tensors = (await settled()).tensors;
+    tensors = (await memoryAtRest()).tensors;
     await begin();
   });
   after(async () => {
@@ -118,7 +118,7 @@ describe("the Fastify example", function () {
     expect(ended).to.deep.include({ running: false, failure: null, saved: join(folder.path, "trained") });
     expect(ended.loss).to.be.within(1, 8);
     await using trained = await Memformer.load(ended.saved!);
-    expect(trained.config.segment).to.equal(16);
+    expect(trained.config.segmentLength).to.equal(16);
   });
 
   it("shuts down while it answers and trains: ends both, keeps every conversation, frees everything", async () => {
@@ -130,7 +130,7 @@ describe("the Fastify example", function () {
     await app.close();
     expect(await rest).to.match(/\n\nevent: cut\n/);
     expect(await readdir(join(folder.path, "sessions"))).to.include(`${id}.session`);
-    expect((await settled()).tensors).to.equal(tensors);
+    expect((await memoryAtRest()).tensors).to.equal(tensors);
     await begin();
     const next = await ask(id, { text: " still?", maxTokens: 5 });
     expect([next.status, await next.text()]).to.satisfy(
@@ -155,13 +155,13 @@ describe("the Express example", () => {
 
   it("continues a text", async () => {
     const folder = await temporary(),
-      start = (await settled()).tensors;
+      start = (await memoryAtRest()).tensors;
     const model = await Memformer.load(await saved(folder.path));
     const { url, close } = await listening(model);
     expect(await (await fetch(url, json({ text: "Call me", maxTokens: 20 }))).text()).to.not.equal("");
     await close();
     await model.dispose();
-    expect((await settled()).tensors).to.equal(start);
+    expect((await memoryAtRest()).tensors).to.equal(start);
     await folder.remove();
   });
 
@@ -198,7 +198,7 @@ describe("the Express example", () => {
 describe("the NestJS example", () => {
   it("injects the model, continues a text, and frees the model at shutdown", async () => {
     const folder = await temporary(),
-      start = (await settled()).tensors;
+      start = (await memoryAtRest()).tensors;
     const app = await NestFactory.create(MemformerModule.forFolder(await saved(folder.path)), { logger: false });
     await app.listen(0);
     const { text } = (await (
@@ -206,7 +206,7 @@ describe("the NestJS example", () => {
     ).json()) as { text: string };
     expect(text).to.not.equal("");
     await app.close();
-    expect((await settled()).tensors).to.equal(start);
+    expect((await memoryAtRest()).tensors).to.equal(start);
     await folder.remove();
   });
 });

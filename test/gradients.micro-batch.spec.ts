@@ -2,7 +2,7 @@ import { expect } from "chai";
 import {
   disposeSegment,
   gradientMethods,
-  memory,
+  memoryUsage,
   mrbp,
   PADDING,
   resetPeakMemory,
@@ -12,14 +12,14 @@ import {
   type Tensor,
   type WindowOptions,
 } from "../lib/index.ts";
-import { carried, errors, gather, type Gathered } from "./support/gather.ts";
+import { carried, errors, runWindow, type WindowRun } from "./support/run-window.ts";
 import { numbers, perturb, randomWindow, relativeError, takeGradients, tinyModel } from "./support/models.ts";
-import { settled } from "./support/settled.ts";
+import { memoryAtRest } from "./support/memory-at-rest.ts";
 
 const methods = Object.entries(gradientMethods);
 const batch = 5;
 
-function expectEqual(what: string, found: Gathered, whole: Gathered): void {
+function expectEqual(what: string, found: WindowRun, whole: WindowRun): void {
   expect(found.counts, `${what}: counts`).to.deep.equal(whole.counts);
   for (const [part, error] of Object.entries(errors(found, whole)))
     expect(error, `${what}: ${part}`).to.be.at.most(1e-10);
@@ -33,8 +33,8 @@ describe("a batch a few rows at a time", function () {
     { weights: "doubling" },
     { weights: [0.5, 0, -1, 2], scale: 0.25 },
     { carry: 1 },
-    { carry: 3, together: 2 },
-    { together: 4 },
+    { carry: 3, segmentsPerStep: 2 },
+    { segmentsPerStep: 4 },
   ];
   for (const [name, method] of methods)
     for (const options of given) {
@@ -43,25 +43,25 @@ describe("a batch a few rows at a time", function () {
         await perturb(model);
         const start = await carried(model, batch);
         for (const ragged of [true, false, "behind"] as const) {
-          const whole = await gather(model, method, options, start, { batch, ragged });
+          const whole = await runWindow(model, method, options, start, { batch, ragged });
           expect(Math.max(...whole.gradient.flat().map(Math.abs)), "gradient at the window's start").to.be.above(1e-9);
           for (const microBatch of [1, 2, 3]) {
-            const found = await gather(model, method, { ...options, microBatch }, start, { batch, ragged });
+            const found = await runWindow(model, method, { ...options, microBatch }, start, { batch, ragged });
             expectEqual(`padding ${ragged}, ${microBatch} of ${batch} rows`, found, whole);
           }
         }
       });
     }
 
-  for (const variant of ["encoder", "decoder"] as const)
-    it(`has those of the whole for ${variant}`, async () => {
-      await using model = await tinyModel({ variant, dropout: 0 });
+  for (const architecture of ["encoder", "decoder"] as const)
+    it(`has those of the whole for ${architecture}`, async () => {
+      await using model = await tinyModel({ architecture, dropout: 0 });
       const start = await carried(model, batch),
         shape = { batch };
       expectEqual(
-        variant,
-        await gather(model, mrbp, { microBatch: 2 }, start, shape),
-        await gather(model, mrbp, {}, start, shape),
+        architecture,
+        await runWindow(model, mrbp, { microBatch: 2 }, start, shape),
+        await runWindow(model, mrbp, {}, start, shape),
       );
     });
 
@@ -90,9 +90,9 @@ describe("a batch a few rows at a time", function () {
   it("is the whole, bit for bit, when as many rows as it has are asked for, or more", async () => {
     await using model = await tinyModel({ dropout: 0.1 });
     for (const [, method] of methods) {
-      const whole = await gather(model, method, { seed: 3 });
+      const whole = await runWindow(model, method, { seed: 3 });
       for (const microBatch of [4, 9, undefined])
-        expect(await gather(model, method, { seed: 3, microBatch })).to.deep.equal(whole);
+        expect(await runWindow(model, method, { seed: 3, microBatch })).to.deep.equal(whole);
     }
   });
 
@@ -101,9 +101,10 @@ describe("a batch a few rows at a time", function () {
     const start = await carried(model, batch),
       options = { seed: 3, weights: "doubling", microBatch: 2 } as const,
       shape = { batch };
-    const exact = await gather(model, gradientMethods.bptt, options, start, shape);
-    for (const [name, method] of methods) expectEqual(name, await gather(model, method, options, start, shape), exact);
-    const whole = await gather(model, gradientMethods.bptt, { ...options, microBatch: undefined }, start, shape);
+    const exact = await runWindow(model, gradientMethods.bptt, options, start, shape);
+    for (const [name, method] of methods)
+      expectEqual(name, await runWindow(model, method, options, start, shape), exact);
+    const whole = await runWindow(model, gradientMethods.bptt, { ...options, microBatch: undefined }, start, shape);
     expect(errors(exact, whole).parameters).to.be.above(1e-3);
   });
 
@@ -117,7 +118,7 @@ describe("a batch a few rows at a time", function () {
         seeds.push(step!.seed!);
         return model.forward(segment, state, step);
       },
-      together: (segment) => asked.push(segment.batch),
+      segmentsPerStep: (segment) => asked.push(segment.batch),
     };
     const result = tidy(() =>
       mrbp(
@@ -133,8 +134,8 @@ describe("a batch a few rows at a time", function () {
   });
 
   it("trains a recurrence of one's own, its state in two tensors", async () => {
-    await using first = await tinyModel({ variant: "encoder", dropout: 0 });
-    await using second = await tinyModel({ variant: "encoder", dropout: 0, seed: 9 });
+    await using first = await tinyModel({ architecture: "encoder", dropout: 0 });
+    await using second = await tinyModel({ architecture: "encoder", dropout: 0, seed: 9 });
     const chain: Recurrence = {
       advance: (segment, state, step) => chain.forward(segment, state, step).state,
       forward: (segment, [a, b], step) => {
@@ -167,18 +168,18 @@ describe("a batch a few rows at a time", function () {
   });
 
   it("takes the memory of a few rows: 2 of 16 at most a quarter of what all take", async () => {
-    await using model = await tinyModel({ precision: "float32", width: 64, memorySlots: 32, segment: 32 });
+    await using model = await tinyModel({ precision: "float32", width: 64, memorySlots: 32, segmentLength: 32 });
     const rows = 16;
     const peak = async (microBatch?: number): Promise<number> => {
       const window = randomWindow(model, { batch: rows, segments: 4, ragged: false }).map((segment) =>
         model.upload(segment),
       );
       const state = model.initialState(rows),
-        start = (await settled()).hostBytes;
+        start = (await memoryAtRest()).hostBytes;
       resetPeakMemory();
       const result = tidy(() => gradientMethods.bptt(model, window, state, { microBatch }));
       await synchronize();
-      const most = memory().peakHostBytes - start;
+      const most = memoryUsage().peakHostBytes - start;
       for (const tensor of [...(Object.values(result).flat() as Tensor[]), ...state]) tensor.dispose();
       window.forEach(disposeSegment);
       return most;

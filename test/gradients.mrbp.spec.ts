@@ -1,6 +1,6 @@
 import { expect } from "chai";
 import {
-  apply,
+  applyOperator,
   backward,
   bptt,
   checkpointing,
@@ -15,7 +15,7 @@ import {
   type WindowOptions,
 } from "../lib/index.ts";
 import { stepWeights } from "../lib/gradients/window.ts";
-import { carried, errors, gather, type Gathered } from "./support/gather.ts";
+import { carried, errors, runWindow, type WindowRun } from "./support/run-window.ts";
 import {
   bits,
   numbers,
@@ -30,7 +30,7 @@ import {
   writers,
 } from "./support/models.ts";
 
-function expectEqual(a: Gathered, b: Gathered, tolerance: number): void {
+function expectEqual(a: WindowRun, b: WindowRun, tolerance: number): void {
   expect(a.losses).to.deep.equal(b.losses);
   expect(a.counts).to.deep.equal(b.counts);
   expect(a.state).to.deep.equal(b.state);
@@ -42,24 +42,24 @@ function expectEqual(a: Gathered, b: Gathered, tolerance: number): void {
 describe("MRBP gives the gradient of BPTT over the same window", function () {
   this.timeout(120_000);
 
-  for (const variant of variants)
+  for (const architecture of variants)
     for (const writer of writers)
       for (const position of positions) {
-        it(`for ${variant}, ${writer}, ${position}: dropout, padding, resets, carried memory`, async () => {
+        it(`for ${architecture}, ${writer}, ${position}: dropout, padding, resets, carried memory`, async () => {
           for (const [precision, tolerance] of [
             ["float64", 1e-10],
             ["float32", 1e-5],
           ] as const) {
-            await using model = await tinyModel({ variant, writer, position, precision, dropout: 0.1 });
+            await using model = await tinyModel({ architecture, writer, position, precision, dropout: 0.1 });
             const start = await carried(model);
             const options = { seed: 3, weights: "doubling" } as const;
-            const exact = await gather(model, bptt, options, start);
-            expectEqual(await gather(model, mrbp, options, start), exact, tolerance);
-            expectEqual(await gather(model, checkpointing, options, start), exact, tolerance);
+            const exact = await runWindow(model, bptt, options, start);
+            expectEqual(await runWindow(model, mrbp, options, start), exact, tolerance);
+            expectEqual(await runWindow(model, checkpointing, options, start), exact, tolerance);
             const behind = { ragged: "behind" } as const; // padding behind tokens alone, told by lengths
             expectEqual(
-              await gather(model, mrbp, options, start, behind),
-              await gather(model, bptt, options, start, behind),
+              await runWindow(model, mrbp, options, start, behind),
+              await runWindow(model, bptt, options, start, behind),
               tolerance,
             );
             const reached = Math.max(...exact.gradient.flat().map(Math.abs));
@@ -73,7 +73,7 @@ describe("MRBP gives the gradient of BPTT over the same window", function () {
       for (const tieEmbedding of [true, false]) {
         await using model = await tinyModel({ forgetting, tieEmbedding, dropout: 0.1 });
         await perturb(model);
-        expectEqual(await gather(model, mrbp), await gather(model, bptt), 1e-10);
+        expectEqual(await runWindow(model, mrbp), await runWindow(model, bptt), 1e-10);
       }
     });
   }
@@ -100,23 +100,23 @@ describe("MRBP gives the gradient of BPTT over the same window", function () {
         // Only weights that are powers of two commute with bfloat16's rounding; others leave what it makes of noisy
         // weights.
         const weighed: WindowOptions = { weights: precision === "bfloat16" ? "segments" : "tokens" };
-        expectEqual(await gather(model, mrbp, weighed), await gather(model, bptt, weighed), tolerance);
+        expectEqual(await runWindow(model, mrbp, weighed), await runWindow(model, bptt, weighed), tolerance);
       }
     });
   }
 
   for (const options of recipeOptions.filter((one) => !("memory" in one))) {
     it(`with ${JSON.stringify(options)}, whatever goes back together: dropout, padding, resets, carried memory`, async () => {
-      for (const variant of variants) {
-        await using model = await tinyModel({ variant, ...options, dropout: 0.1 });
+      for (const architecture of variants) {
+        await using model = await tinyModel({ architecture, ...options, dropout: 0.1 });
         await perturb(model);
         const start = await carried(model),
-          exact = await gather(model, bptt, { seed: 3 }, start);
-        expectEqual(await gather(model, mrbp, { seed: 3 }, start), exact, 1e-10);
-        for (const together of [2, 4]) {
-          const found = await gather(model, mrbp, { seed: 3, together }, start);
+          exact = await runWindow(model, bptt, { seed: 3 }, start);
+        expectEqual(await runWindow(model, mrbp, { seed: 3 }, start), exact, 1e-10);
+        for (const segmentsPerStep of [2, 4]) {
+          const found = await runWindow(model, mrbp, { seed: 3, segmentsPerStep }, start);
           for (const [part, error] of Object.entries(errors(found, exact)))
-            expect(error, `${variant}, ${together}: ${part}`).to.be.at.most(1e-10);
+            expect(error, `${architecture}, ${segmentsPerStep}: ${part}`).to.be.at.most(1e-10);
         }
       }
     });
@@ -135,8 +135,8 @@ describe("MRBP gives the gradient of BPTT over the same window", function () {
   for (const options of given) {
     it(`with ${JSON.stringify(options)}`, async () => {
       await using model = await tinyModel({ dropout: 0.1 });
-      expectEqual(await gather(model, mrbp, options), await gather(model, bptt, options), 1e-10);
-      expectEqual(await gather(model, checkpointing, options), await gather(model, bptt, options), 1e-10);
+      expectEqual(await runWindow(model, mrbp, options), await runWindow(model, bptt, options), 1e-10);
+      expectEqual(await runWindow(model, checkpointing, options), await runWindow(model, bptt, options), 1e-10);
     });
   }
 
@@ -159,20 +159,22 @@ describe("MRBP gives the gradient of BPTT over the same window", function () {
     expect(relativeError(sums[0]!, sums[1]!)).to.be.at.most(1e-10);
   });
 
-  for (const together of [2, 3, 4, 9])
-    it(`whatever goes back together: ${together} of 4 segments; dropout, padding, resets, carried memory`, async () => {
-      for (const variant of variants)
+  for (const segmentsPerStep of [2, 3, 4, 9])
+    it(`whatever goes back together: ${segmentsPerStep} of 4 segments; dropout, padding, resets, carried memory`, async () => {
+      for (const architecture of variants)
         for (const writer of writers)
           for (const position of positions) {
-            await using model = await tinyModel({ variant, writer, position, dropout: 0.1 });
+            await using model = await tinyModel({ architecture, writer, position, dropout: 0.1 });
             const start = await carried(model),
               options = { seed: 3, weights: "doubling" } as const;
             for (const ragged of [true, "behind"] as const) {
-              const exact = await gather(model, bptt, options, start, { ragged });
-              const found = await gather(model, mrbp, { ...options, together }, start, { ragged });
+              const exact = await runWindow(model, bptt, options, start, { ragged });
+              const found = await runWindow(model, mrbp, { ...options, segmentsPerStep }, start, { ragged });
               expect(found.counts).to.deep.equal(exact.counts);
               for (const [part, error] of Object.entries(errors(found, exact))) {
-                expect(error, `${variant}, ${writer}, ${position}, padding ${ragged}: ${part}`).to.be.at.most(1e-10);
+                expect(error, `${architecture}, ${writer}, ${position}, padding ${ragged}: ${part}`).to.be.at.most(
+                  1e-10,
+                );
               }
             }
           }
@@ -191,11 +193,11 @@ describe("MRBP gives the gradient of BPTT over the same window", function () {
         const start = await carried(model),
           options = { seed: 5, weights: "doubling" } as const,
           shape = { ragged, restarts: true };
-        const exact = await gather(model, bptt, options, start, shape);
-        for (const together of [2, 3, 4]) {
-          const found = await gather(model, mrbp, { ...options, together }, start, shape);
+        const exact = await runWindow(model, bptt, options, start, shape);
+        for (const segmentsPerStep of [2, 3, 4]) {
+          const found = await runWindow(model, mrbp, { ...options, segmentsPerStep }, start, shape);
           for (const [part, error] of Object.entries(errors(found, exact)))
-            expect(error, `${JSON.stringify(memory)}, ${together}: ${part}`).to.be.at.most(1e-10);
+            expect(error, `${JSON.stringify(memory)}, ${segmentsPerStep}: ${part}`).to.be.at.most(1e-10);
         }
       }
     });
@@ -204,8 +206,8 @@ describe("MRBP gives the gradient of BPTT over the same window", function () {
     await using model = await tinyModel({ dropout: 0.1 });
     for (const carry of [1, 2, 3]) {
       const options = { seed: 4, carry },
-        exact = await gather(model, bptt, options),
-        found = await gather(model, mrbp, { ...options, together: 2 });
+        exact = await runWindow(model, bptt, options),
+        found = await runWindow(model, mrbp, { ...options, segmentsPerStep: 2 });
       for (const [part, error] of Object.entries(errors(found, exact)))
         expect(error, `carry ${carry}: ${part}`).to.be.at.most(1e-10);
     }
@@ -216,7 +218,7 @@ describe("MRBP gives the gradient of BPTT over the same window", function () {
     const start = await carried(model),
       replays: number[] = [];
     const recorded = (): Recurrence => ({
-      recorded: true,
+      capturesGraphs: true,
       advance: (...step) => model.advance(...step),
       forward: (segment, state, step) => {
         expect(step?.graph, "a graph composed in JavaScript").to.not.equal(true);
@@ -230,15 +232,15 @@ describe("MRBP gives the gradient of BPTT over the same window", function () {
     for (const options of [
       { seed: 3, weights: "doubling" },
       { seed: 3, carry: 1 },
-      { seed: 3, carry: 3, together: 2 },
+      { seed: 3, carry: 3, segmentsPerStep: 2 },
     ] as const) {
-      const exact = await gather(model, bptt, options, start);
+      const exact = await runWindow(model, bptt, options, start);
       for (const [method, steps] of [
         [bptt, [4]],
-        [checkpointing, "together" in options ? [2, 2] : [1, 1, 1, 1]],
+        [checkpointing, "segmentsPerStep" in options ? [2, 2] : [1, 1, 1, 1]],
       ] as const) {
         replays.length = 0;
-        const found = await gather(model, (_, ...given) => method(recorded(), ...given), options, start);
+        const found = await runWindow(model, (_, ...given) => method(recorded(), ...given), options, start);
         expect(replays).to.deep.equal(steps);
         expect(found.counts).to.deep.equal(exact.counts);
         for (const [part, error] of Object.entries(errors(found, exact)))
@@ -249,11 +251,11 @@ describe("MRBP gives the gradient of BPTT over the same window", function () {
 
   it("where no step is recorded, as on a CPU: BPTT is one graph that is composed here", async () => {
     await using model = await tinyModel();
-    expect(model.recorded).to.be.false;
+    expect(model.capturesGraphs).to.be.false;
     model.replay = () => {
       throw new Error("BPTT has replayed");
     };
-    for (const method of [bptt, checkpointing]) await gather(model, method);
+    for (const method of [bptt, checkpointing]) await runWindow(model, method);
     expect(() =>
       tidy(() =>
         mrbp(
@@ -266,15 +268,15 @@ describe("MRBP gives the gradient of BPTT over the same window", function () {
   });
 
   it("in bfloat16: losses to the bit, gradients to 2e-2", async () => {
-    for (const variant of variants) {
-      await using model = await tinyModel({ variant, precision: "bfloat16", dropout: 0.1 });
-      expectEqual(await gather(model, mrbp), await gather(model, bptt), 2e-2);
+    for (const architecture of variants) {
+      await using model = await tinyModel({ architecture, precision: "bfloat16", dropout: 0.1 });
+      expectEqual(await runWindow(model, mrbp), await runWindow(model, bptt), 2e-2);
     }
   });
 
   it("for a recurrence of one's own: two models in series, a loss made of operators", async () => {
-    await using first = await tinyModel({ variant: "encoder", dropout: 0.1 });
-    await using second = await tinyModel({ variant: "encoder", dropout: 0.1, seed: 9 });
+    await using first = await tinyModel({ architecture: "encoder", dropout: 0.1 });
+    await using second = await tinyModel({ architecture: "encoder", dropout: 0.1, seed: 9 });
     const chain: Recurrence = {
       advance: (segment, [a, b], step) => {
         const one = first.encode(segment, [a!], step);
@@ -283,12 +285,12 @@ describe("MRBP gives the gradient of BPTT over the same window", function () {
       forward: (segment, [a, b], step) => {
         const one = first.encode(segment, [a!], step);
         const two = second.encode({ ...segment, source: one.hidden }, [b!], step);
-        const loss = apply("aten::mean", apply("aten::mul.Tensor", two.hidden, two.hidden));
-        return { loss, count: apply("aten::sum", segment.reset), state: [...one.state, ...two.state] };
+        const loss = applyOperator("aten::mean", applyOperator("aten::mul.Tensor", two.hidden, two.hidden));
+        return { loss, count: applyOperator("aten::sum", segment.reset), state: [...one.state, ...two.state] };
       },
     };
     const found: Map<string, Float64Array>[] = [];
-    for (const [method, together] of [
+    for (const [method, segmentsPerStep] of [
       [mrbp, 1],
       [mrbp, 3],
       [bptt, 1],
@@ -296,7 +298,7 @@ describe("MRBP gives the gradient of BPTT over the same window", function () {
       const result = tidy(() => {
         const window = randomWindow(first).map((segment) => first.upload(segment));
         const start = [...first.initialState(4), ...second.initialState(4)];
-        return method(chain, window, start, { seed: 2, weights: "doubling", together });
+        return method(chain, window, start, { seed: 2, weights: "doubling", segmentsPerStep });
       });
       const reached = await numbers(result.gradient);
       const both = new Map<string, Float64Array>();
@@ -314,9 +316,9 @@ describe("what MRBP replays", function () {
   this.timeout(60_000);
 
   it("is the first sweep, memory for memory, to the bit", async () => {
-    const settings = variants.flatMap((variant) =>
+    const settings = variants.flatMap((architecture) =>
       positions.flatMap((position) =>
-        (["float32", "bfloat16"] as const).map((precision) => ({ variant, position, precision })),
+        (["float32", "bfloat16"] as const).map((precision) => ({ architecture, position, precision })),
       ),
     );
     for (const setting of settings) {
@@ -348,7 +350,8 @@ describe("what MRBP replays", function () {
 
   it("depends on the seed: another one gives another gradient, the same one the same to the bit", async () => {
     await using model = await tinyModel({ dropout: 0.1 });
-    const drawn = async (seed: number, training: boolean) => (await gather(model, mrbp, { seed, training })).parameters;
+    const drawn = async (seed: number, training: boolean) =>
+      (await runWindow(model, mrbp, { seed, training })).parameters;
     const first = await drawn(3, true);
     expect(relativeError(first, await drawn(4, true))).to.be.above(1e-3);
     expect(relativeError(first, await drawn(3, true))).to.equal(0);
@@ -396,7 +399,7 @@ describe("what MRBP replays", function () {
     await using model = await tinyModel();
     const state = await carried(model),
       before = await bits(state[0]!);
-    for (const method of Object.values(gradientMethods)) await gather(model, method, {}, state);
+    for (const method of Object.values(gradientMethods)) await runWindow(model, method, {}, state);
     expect(await bits(state[0]!)).to.equal(before);
   });
 });
@@ -426,11 +429,11 @@ describe("loss weights", function () {
 
   it("scale the gradient: BPTT with the weights given by hand is the weighted sum of single losses", async () => {
     await using model = await tinyModel();
-    const whole = await gather(model, bptt, { weights: [1, 2, 3, 4] });
+    const whole = await runWindow(model, bptt, { weights: [1, 2, 3, 4] });
     const sum = new Map<string, Float64Array>();
     for (let t = 0; t < 4; t++) {
       const weights = [0, 0, 0, 0].map((_, i) => (i === t ? t + 1 : 0));
-      for (const [name, values] of (await gather(model, mrbp, { weights })).parameters) {
+      for (const [name, values] of (await runWindow(model, mrbp, { weights })).parameters) {
         sum.set(
           name,
           values.map((value, i) => value + (sum.get(name)?.[i] ?? 0)),
@@ -452,20 +455,20 @@ describe("loss weights", function () {
         for (const segment of upload()) {
           const step = model.forward(segment, state, { graph: true, training: true });
           const targets = segment.scored.reduce((sum, count) => sum + count, 0),
-            sum = apply("aten::mul.Scalar", step.loss, targets);
-          nats = nats === undefined ? sum : apply("aten::add.Tensor", nats, sum);
+            sum = applyOperator("aten::mul.Scalar", step.loss, targets);
+          nats = nats === undefined ? sum : applyOperator("aten::add.Tensor", nats, sum);
           [state, scored] = [step.state, scored + targets];
         }
-        const mean = apply("aten::div.Scalar", nats!, scored);
+        const mean = applyOperator("aten::div.Scalar", nats!, scored);
         backward([mean], [1]);
         return mean.detach();
       });
       total.dispose();
       const exact = await takeGradients(model);
       for (const method of Object.values(gradientMethods)) {
-        expect(relativeError((await gather(model, method, { microBatch })).parameters, exact)).to.be.at.most(1e-10);
+        expect(relativeError((await runWindow(model, method, { microBatch })).parameters, exact)).to.be.at.most(1e-10);
         expect(
-          relativeError((await gather(model, method, { microBatch, weights: "segments" })).parameters, exact),
+          relativeError((await runWindow(model, method, { microBatch, weights: "segments" })).parameters, exact),
         ).to.be.above(1e-3);
       }
     });

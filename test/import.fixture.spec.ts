@@ -13,7 +13,7 @@ import { computed, errorOf, scored, type Window } from "./support/lucidrains.ts"
 import { Bench } from "./support/run-cli.ts";
 
 const fixture = (name: string): string => fileURLToPath(new URL(`fixtures/${name}`, import.meta.url));
-const options = { segment: 5, writerHeads: 4, writerSteps: 2 } as const;
+const options = { segmentLength: 5, writerHeads: 4, writerSteps: 2 } as const;
 
 interface Expected {
   readonly how: { readonly weights: readonly number[] };
@@ -83,7 +83,7 @@ describe("a checkpoint of lucidrains' model, imported", function () {
   }
 
   it("by the command: a table to look at first, JSON, and a folder that memformer inspects", async () => {
-    const flags = ["--segment", "5", "--writer-heads", "4", "--writer-steps", "2"];
+    const flags = ["--segment-length", "5", "--writer-heads", "4", "--writer-steps", "2"];
     const dry = await bench.run(
       "import",
       fixture("lucidrains.pt"),
@@ -229,9 +229,9 @@ describe("a checkpoint of lucidrains' model, imported", function () {
         /^memformer: model: bos must be below vocabulary 11, got 11\n/,
       ],
       [
-        [file, "--out", bench.path("new"), "--segmnt", "3"],
+        [file, "--out", bench.path("new"), "--segment-lenth", "3"],
         2,
-        /^memformer: unknown option '--segmnt'\n\(Did you mean --segment\?\)\n$/,
+        /^memformer: unknown option '--segment-lenth'\n\(Did you mean --segment-length\?\)\n$/,
       ],
       [
         [bench.path("none.pt"), "--out", bench.path("new")],

@@ -95,7 +95,11 @@ describe("an imported model computes what lucidrains' own does", function () {
   /** Ours, and theirs in the checkpoint's dtype and in float64. */
   const results = async (i: number): Promise<[ours: Numbers, theirs: Numbers, exact: Numbers]> => {
     const { T, layers, writerHeads, writerSteps, weights = evenly } = all[i]!;
-    await importLucidrains(place(i, "checkpoint.pt"), place(i, "model"), { segment: T, writerHeads, writerSteps });
+    await importLucidrains(place(i, "checkpoint.pt"), place(i, "model"), {
+      segmentLength: T,
+      writerHeads,
+      writerSteps,
+    });
     await using model = await Memformer.load(place(i, "model"), { device: "cpu" });
     const window: Window = { ...(await readWindow(place(i, "window.safetensors"))), weights };
     const [ours, theirs, exact] = [

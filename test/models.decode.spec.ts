@@ -7,20 +7,20 @@ import { PADDING, Random, Tensor, type CreateOptions, type Memformer, type State
 import { bits, numbers, perturb, recipeOptions, tinyModel } from "./support/models.ts";
 import { failure } from "./support/runs.ts";
 
-const variants = ["encoder-decoder", "decoder"] as const;
+const architectures = ["encoder-decoder", "decoder"] as const;
 const settings: CreateOptions[] = [
-  ...variants.flatMap((variant) =>
+  ...architectures.flatMap((architecture) =>
     (["rotary", "relative", "t5"] as const).flatMap((position) =>
-      (["slot-attention", "gru"] as const).map((writer) => ({ variant, position, writer })),
+      (["slot-attention", "gru"] as const).map((writer) => ({ architecture, position, writer })),
     ),
   ),
-  ...variants.flatMap((variant) => recipeOptions.map((options) => ({ variant, ...options }))),
-  { variant: "encoder-decoder", shareEmbedding: false, tieEmbedding: false, outputBias: true },
-  { variant: "decoder", tieEmbedding: false, outputBias: true, writerSteps: 2 },
-  { variant: "decoder", memoryNorm: false },
-  { variant: "encoder-decoder", position: "t5", positionBuckets: "lucidrains" },
-  { variant: "decoder", forgetting: "normalize-only" },
-  { variant: "encoder-decoder", forgetting: "none", heads: 1 },
+  ...architectures.flatMap((architecture) => recipeOptions.map((options) => ({ architecture, ...options }))),
+  { architecture: "encoder-decoder", shareEmbedding: false, tieEmbedding: false, outputBias: true },
+  { architecture: "decoder", tieEmbedding: false, outputBias: true, writerSteps: 2 },
+  { architecture: "decoder", memoryNorm: false },
+  { architecture: "encoder-decoder", position: "t5", positionBuckets: "lucidrains" },
+  { architecture: "decoder", forgetting: "normalize-only" },
+  { architecture: "encoder-decoder", forgetting: "none", heads: 1 },
 ];
 
 /** One row's document, as a session sees it: its segments one after the other. */
@@ -31,7 +31,7 @@ interface Row {
 }
 
 function open(model: Memformer, { previous }: Row): ReturnType<Memformer["upload"]> {
-  const { segment: T, bos } = model.config;
+  const { segmentLength: T, bos } = model.config;
   return model.upload({
     batch: 1,
     length: T,
@@ -43,7 +43,7 @@ function open(model: Memformer, { previous }: Row): ReturnType<Memformer["upload
 
 function draw(model: Memformer, segments: number, seed: number): number[] {
   const random = new Random(seed);
-  return Array.from({ length: segments * model.config.segment }, () => random.below(model.config.bos));
+  return Array.from({ length: segments * model.config.segmentLength }, () => random.below(model.config.bos));
 }
 
 /** Logits of every position, and the states at the borders, without a cache. */
@@ -51,7 +51,7 @@ async function uncached(
   model: Memformer,
   tokens: readonly number[],
 ): Promise<{ logits: number[][]; states: number[][] }> {
-  const { segment: T } = model.config;
+  const { segmentLength: T } = model.config;
   const row: Row = { previous: undefined, state: model.initialState(1), tokens };
   const logits: number[][] = [],
     states: number[][] = [];
@@ -82,7 +82,7 @@ async function cached(
   tokens: readonly number[],
   chunk = 1,
 ): Promise<{ logits: number[][]; states: number[][] }> {
-  const { segment: T } = model.config;
+  const { segmentLength: T } = model.config;
   using decoder = model.decoder();
   const row: Row = { previous: undefined, state: model.initialState(1), tokens };
   const logits: number[][] = [],
@@ -123,7 +123,7 @@ describe("decoding token by token", function () {
         ["float64", 1e-12],
         ["float32", 1e-5],
       ] as const) {
-        await using model = await tinyModel({ segment: 5, ...setting, precision });
+        await using model = await tinyModel({ segmentLength: 5, ...setting, precision });
         await perturb(model, 0.2);
         const tokens = draw(model, 3, 7);
         const wanted = await uncached(model, tokens),
@@ -134,26 +134,26 @@ describe("decoding token by token", function () {
     });
 
   it("computes in bfloat16 as the uncached model does, within its rounding", async () => {
-    for (const variant of variants) {
-      await using model = await tinyModel({ variant, precision: "bfloat16" });
+    for (const architecture of architectures) {
+      await using model = await tinyModel({ architecture, precision: "bfloat16" });
       await perturb(model, 0.2);
       const tokens = draw(model, 3, 7);
       const wanted = await uncached(model, tokens),
         found = await cached(model, tokens);
-      expect(apart(found.logits, wanted.logits), variant).to.be.at.most(0.03);
+      expect(apart(found.logits, wanted.logits), architecture).to.be.at.most(0.03);
     }
   });
 
   it("gives the same to the bit where tokens are fed at once", async () => {
-    for (const variant of variants)
+    for (const architecture of architectures)
       for (const position of ["rotary", "relative", "t5"] as const) {
-        await using model = await tinyModel({ variant, position, precision: "float32", segment: 11 });
+        await using model = await tinyModel({ architecture, position, precision: "float32", segmentLength: 11 });
         await perturb(model, 0.2);
         const tokens = draw(model, 2, 9),
           one = await cached(model, tokens);
         for (const chunk of [2, 3, 10]) {
           const many = await cached(model, tokens, chunk);
-          expect(many.states, `${variant}, ${position}, ${chunk}`).to.deep.equal(one.states);
+          expect(many.states, `${architecture}, ${position}, ${chunk}`).to.deep.equal(one.states);
           const last = (all: number[][]): number[] => all.at(-1)!;
           expect(last(many.logits)).to.deep.equal(last(one.logits));
         }
@@ -161,10 +161,10 @@ describe("decoding token by token", function () {
   });
 
   it("reads a source with padding anywhere as the uncached model does", async () => {
-    for (const variant of variants) {
-      await using model = await tinyModel({ variant });
+    for (const architecture of architectures) {
+      await using model = await tinyModel({ architecture });
       await perturb(model, 0.2);
-      const { segment: T } = model.config,
+      const { segmentLength: T } = model.config,
         state = model.initialState(3);
       const source = new Int32Array(3 * T).map((_, i) => (i * 5) % 28);
       for (const at of [0, 1, 8, 9, 11]) source[at] = PADDING;
@@ -182,7 +182,7 @@ describe("decoding token by token", function () {
       decoder.begin(segment, state, [2, 0, 1]).dispose();
       decoder.step([3, 5, 7], [2, 0, 1]).dispose();
       const [found] = await numbers([decoder.step([4, 6, 8], [2, 0, 1])]);
-      expect(apart([found!], [wanted!]), variant).to.be.at.most(1e-12);
+      expect(apart([found!], [wanted!]), architecture).to.be.at.most(1e-12);
     }
   });
 });
@@ -192,16 +192,16 @@ describe("rows that decode together", function () {
 
   it("give each the bits it gives alone, each at its own place in its segment", async () => {
     for (const setting of [
-      { variant: "encoder-decoder" },
-      { variant: "decoder" },
-      { variant: "decoder", position: "relative", queryKeyNorm: true },
-      { variant: "encoder-decoder", position: "t5", constantSlots: 2 },
-      { variant: "encoder-decoder", precision: "bfloat16" },
-      { variant: "decoder", precision: "float64", readGate: true },
+      { architecture: "encoder-decoder" },
+      { architecture: "decoder" },
+      { architecture: "decoder", position: "relative", queryKeyNorm: true },
+      { architecture: "encoder-decoder", position: "t5", constantSlots: 2 },
+      { architecture: "encoder-decoder", precision: "bfloat16" },
+      { architecture: "decoder", precision: "float64", readGate: true },
     ] as const satisfies CreateOptions[]) {
-      await using model = await tinyModel({ precision: "float32", segment: 7, width: 24, ...setting });
+      await using model = await tinyModel({ precision: "float32", segmentLength: 7, width: 24, ...setting });
       await perturb(model, 0.2);
-      const { segment: T } = model.config,
+      const { segmentLength: T } = model.config,
         R = 6;
       const documents = Array.from({ length: R }, (_, r) => draw(model, 3, 20 + r));
       const alone = [];
@@ -246,23 +246,23 @@ describe("rows that decode together", function () {
   });
 
   it("begin and end together as each does alone, to the bit", async () => {
-    for (const variant of variants) {
-      await using model = await tinyModel({ variant, precision: "float32" });
+    for (const architecture of architectures) {
+      await using model = await tinyModel({ architecture, precision: "float32" });
       await perturb(model, 0.2);
-      const { segment: T, memorySlots, width } = model.config,
+      const { segmentLength: T, memorySlots, width } = model.config,
         R = 5;
       const source = new Int32Array(R * T).map((_, i) => (i * 7) % 28),
         target = new Int32Array(R * T).fill(PADDING);
       const reset = Uint8Array.of(1, 0, 0, 1, 0);
       const memory = new Float32Array(R * memorySlots * width).map((_, i) => Math.sin(i));
       using state = Tensor.from(memory, [R, memorySlots, width]);
-      using together = model.decoder(R),
+      using segmentsPerStep = model.decoder(R),
         one = model.decoder(1);
       const slots = [3, 1, 4, 0, 2];
       const all = model.upload({ batch: R, length: T, source, target, reset });
-      const [logits] = await numbers([together.begin(all, [state], slots)]);
-      together.step([1, 2, 3, 4, 5], slots).dispose();
-      const [after] = await numbers(together.end(slots));
+      const [logits] = await numbers([segmentsPerStep.begin(all, [state], slots)]);
+      segmentsPerStep.step([1, 2, 3, 4, 5], slots).dispose();
+      const [after] = await numbers(segmentsPerStep.end(slots));
       for (let r = 0; r < R; r++) {
         const size = memorySlots * width,
           V = model.config.vocabulary;
@@ -289,7 +289,7 @@ describe("a decoder", function () {
 
   it("refuses what it cannot do, by name, and goes on", async () => {
     await using model = await tinyModel();
-    const { segment: T } = model.config;
+    const { segmentLength: T } = model.config;
     const row: Row = { previous: undefined, state: model.initialState(1), tokens: [] };
     using decoder = model.decoder(2);
     const refused = async (call: () => unknown, code: string, message: RegExp): Promise<void> => {
@@ -322,7 +322,7 @@ describe("a decoder", function () {
     expect(decoder.position()).to.be.undefined;
     decoder.dispose();
     await refused(() => decoder.begin(open(model, row), row.state), "DISPOSED", /has been disposed of/);
-    await using encoder = await tinyModel({ variant: "encoder" });
+    await using encoder = await tinyModel({ architecture: "encoder" });
     await refused(() => encoder.decoder(), "CONFIG", /variant "encoder" has no next token/);
   });
 

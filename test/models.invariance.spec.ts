@@ -2,8 +2,8 @@ import { expect } from "chai";
 import { mrbp, PADDING, Tensor, tidy, type Memformer, type Segment } from "../lib/index.ts";
 import { bits, numbers, perturb, positions, randomWindow, tinyModel, variants, writers } from "./support/models.ts";
 
-const settings = variants.flatMap((variant) =>
-  writers.flatMap((writer) => positions.map((position) => ({ variant, writer, position }))),
+const settings = variants.flatMap((architecture) =>
+  writers.flatMap((writer) => positions.map((position) => ({ architecture, writer, position }))),
 );
 
 const B = 3;
@@ -69,7 +69,7 @@ describe("padding", function () {
 
   for (const setting of settings) {
     it(`changes neither loss nor memory: ${Object.values(setting).join(", ")}`, async () => {
-      await using model = await tinyModel({ ...setting, segment: 11 });
+      await using model = await tinyModel({ ...setting, segmentLength: 11 });
       await perturb(model);
       const memory = await written(model);
       const segment = shortened(randomWindow(model, { batch: B, segments: 1, ragged: false })[0]!, 6);
@@ -82,10 +82,10 @@ describe("padding", function () {
       ] as const) {
         // A decoder's first input stands before its target, so padding there cuts the two apart; an encoder sees none
         // of it.
-        if (before > 0 && setting.variant === "decoder") continue;
+        if (before > 0 && setting.architecture === "decoder") continue;
         const padded = await step(model, pad(segment, before, after), memory);
         expectClose(padded.memory, plain.memory, `memory, ${before} before and ${after} after`);
-        if (before > 0 && setting.variant === "encoder-decoder") continue;
+        if (before > 0 && setting.architecture === "encoder-decoder") continue;
         expectClose([padded.loss], [plain.loss], `loss, ${before} before and ${after} after`);
       }
     });
@@ -110,7 +110,7 @@ describe("padding", function () {
     for (const setting of settings) {
       await using model = await tinyModel({ ...setting, precision: "float32" });
       const memory = await written(model),
-        { memorySlots, width, segment: T } = model.config;
+        { memorySlots, width, segmentLength: T } = model.config;
       const [segment] = randomWindow(model, { batch: B, segments: 1, ragged: false });
       for (const tokens of [segment!.source, segment!.target]) tokens.fill(PADDING, T, 2 * T);
       const made = tidy(() => model.forward(model.upload({ ...segment! }), [memory]));

@@ -31,19 +31,21 @@ const ported = {
 } as const;
 
 /**
- * Every variant, writer and position; forgettings and tied embeddings take turns. With T5's positions also as ported.
+ * Every architecture, writer and position; forgettings and tied embeddings take turns. With T5's positions also as
+ * ported.
  */
 const models = variants
-  .flatMap((variant, v) =>
+  .flatMap((architecture, v) =>
     writers.flatMap((writer, w) =>
       positions.map((position, p): CreateOptions & { T: number } => ({
-        variant,
+        architecture,
         writer,
         position,
         forgetting: (["bmn", "normalize-only", "none"] as const)[(v + w + p) % 3]!,
         tieEmbedding: (v + w + p) % 2 === 0,
-        // T5's buckets grow wider from a distance of 8 and 16 on; T below `segment` is the middle of a relative table.
-        segment: position === "t5" ? 70 : 8,
+        // T5's buckets grow wider from a distance of 8 and 16 on; T below `segmentLength` is the middle of a relative
+        // table.
+        segmentLength: position === "t5" ? 70 : 8,
         T: position === "t5" ? 70 : 6,
       })),
     ),
@@ -57,7 +59,7 @@ const models = variants
             ...model,
             ...ported,
             tieEmbedding: !model.tieEmbedding,
-            shareEmbedding: model.variant !== "encoder-decoder",
+            shareEmbedding: model.architecture !== "encoder-decoder",
           },
         ],
   );
@@ -110,8 +112,8 @@ describe("the model computes what its PyTorch peer computes", function () {
     if (folder !== undefined) await rm(folder, { recursive: true });
   });
 
-  for (const [i, { variant, writer, position, forgetting, tieEmbedding, outputBias, T }] of models.entries()) {
-    const name = `${variant}, ${writer}, ${position}, ${forgetting}, ${tieEmbedding ? "tied" : "untied"}, T ${T}${outputBias === true ? ", as ported" : ""}`;
+  for (const [i, { architecture, writer, position, forgetting, tieEmbedding, outputBias, T }] of models.entries()) {
+    const name = `${architecture}, ${writer}, ${position}, ${forgetting}, ${tieEmbedding ? "tied" : "untied"}, T ${T}${outputBias === true ? ", as ported" : ""}`;
 
     it(`losses, last memory and every gradient: ${name}`, async () => {
       const theirs = await readAll(join(place(i), "peer.safetensors"));

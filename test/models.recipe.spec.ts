@@ -5,19 +5,19 @@ import { join } from "node:path";
 import { bptt, Memformer, modelSchema, mrbp, plainOptions, Session, type Segment } from "../lib/index.ts";
 import { horizonOf } from "../lib/train/horizon.ts";
 import { trainSchema } from "../lib/train/config.ts";
-import { gather } from "./support/gather.ts";
+import { runWindow } from "./support/run-window.ts";
 import { perturb, recipeOptions, tinyModel, variants } from "./support/models.ts";
 
 describe("a twin, a model trained without its memory", () => {
   it("computes what its model does where every segment starts a document: losses, gradients, parameters", async () => {
-    for (const variant of variants) {
-      await using twin = await tinyModel({ variant, memory: false });
-      await using model = await tinyModel({ variant });
+    for (const architecture of variants) {
+      await using twin = await tinyModel({ architecture, memory: false });
+      await using model = await tinyModel({ architecture });
       expect(twin.parameters).to.deep.equal(model.parameters);
       for (const one of [twin, model]) await perturb(one);
-      for (const together of [1, 3]) {
-        const found = await gather(twin, mrbp, { together });
-        const expected = await gather(resetting(model), mrbp, { together });
+      for (const segmentsPerStep of [1, 3]) {
+        const found = await runWindow(twin, mrbp, { segmentsPerStep });
+        const expected = await runWindow(resetting(model), mrbp, { segmentsPerStep });
         expect(found.losses.map((loss) => loss.toFixed(10))).to.deep.equal(
           expected.losses.map((loss) => loss.toFixed(10)),
         );
@@ -33,7 +33,7 @@ describe("a twin, a model trained without its memory", () => {
 
   it("sends no gradient to the memory it was given", async () => {
     await using twin = await tinyModel({ memory: false });
-    const { gradient } = await gather(twin, bptt);
+    const { gradient } = await runWindow(twin, bptt);
     expect(gradient.flat().every((number) => number === 0)).to.equal(true);
   });
 
@@ -82,7 +82,7 @@ describe("a start", () => {
       forgettingScaled: true,
     });
     expect(await read(beside, "writer.v_bias")).to.deep.equal(w);
-    const [one, other] = [await gather(inside, mrbp), await gather(beside, mrbp)];
+    const [one, other] = [await runWindow(inside, mrbp), await runWindow(beside, mrbp)];
     one.losses.forEach((loss, t) => {
       expect(other.losses[t]).to.be.closeTo(loss, 1e-12);
     });
@@ -93,7 +93,7 @@ describe("the gradient of the memory over a border", () => {
   it("is the exact one times memoryGradient to the power of the borders behind it", async () => {
     const reached = async (memoryGradient: number): Promise<number[]> => {
       await using model = await tinyModel({ memoryGradient });
-      return (await gather(model, bptt, { weights: [0, 0, 0, 1] }, undefined, { ragged: false })).gradient.flat();
+      return (await runWindow(model, bptt, { weights: [0, 0, 0, 1] }, undefined, { ragged: false })).gradient.flat();
     };
     const [exact, damped] = [await reached(1), await reached(0.5)];
     exact.forEach((value, i) => {
@@ -103,7 +103,7 @@ describe("the gradient of the memory over a border", () => {
 
   it("has rows of no more than memoryGradientLimit means", async () => {
     await using model = await tinyModel({ memoryGradientLimit: 1 });
-    const { gradient } = await gather(model, bptt, {}, undefined, { ragged: false });
+    const { gradient } = await runWindow(model, bptt, {}, undefined, { ragged: false });
     const rows = 4,
       row = gradient[0]!.length / rows;
     const norms = Array.from({ length: rows }, (_, b) => Math.hypot(...gradient[0]!.slice(b * row, (b + 1) * row)));
@@ -124,7 +124,7 @@ describe("an option that came later", () => {
       await using loaded = await Memformer.load(folder);
       for (const [key, value] of Object.entries(plainOptions))
         expect(loaded.config[key as keyof typeof plainOptions], key).to.equal(value);
-      expect((await gather(loaded, mrbp)).losses).to.deep.equal((await gather(model, mrbp)).losses);
+      expect((await runWindow(loaded, mrbp)).losses).to.deep.equal((await runWindow(model, mrbp)).losses);
     } finally {
       await rm(folder, { recursive: true });
     }

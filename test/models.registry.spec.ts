@@ -5,10 +5,10 @@ import { positions, variants, writers } from "./support/models.ts";
 import { failure } from "./support/runs.ts";
 
 /** The names that the engine has, as it tells them when it is asked for one that it lacks. */
-async function registered(option: "variant" | "writer" | "position"): Promise<string[]> {
+async function registered(option: "architecture" | "writer" | "position"): Promise<string[]> {
   const config = { ...modelConfig(presets.tiny), [option]: "none of them" };
   const { message } = await failure(
-    waited((addon) => addon.createModel(nextCall(), config.variant, config, 0, "cpu")).then(({ model }) => {
+    waited((addon) => addon.createModel(nextCall(), config.architecture, config, 0, "cpu")).then(({ model }) => {
       guarded((addon) => {
         addon.dropModel(model);
       });
@@ -21,7 +21,7 @@ async function registered(option: "variant" | "writer" | "position"): Promise<st
 // in the schema would be run by none.
 describe("what the engine has registered is what the schema offers, and so what the tests run", () => {
   it("models", async () => {
-    expect(await registered("variant")).to.have.members([...variants, "composed"]); // the base of ComposedModel
+    expect(await registered("architecture")).to.have.members([...variants, "composed"]); // the base of ComposedModel
   });
   it("memory writers", async () => {
     expect(await registered("writer")).to.have.members([...writers]);

@@ -105,8 +105,8 @@ describe("a state of any layout", function () {
         const exact = await gathered(model, bptt, options);
         expect(Math.max(...exact.flat().map(Math.abs)), "numbers").to.be.above(1e-3);
         expectClose(await gathered(model, checkpointing, options), exact, 1e-12);
-        for (const together of [1, 2, 5])
-          expectClose(await gathered(model, mrbp, { ...options, together }), exact, 1e-12);
+        for (const segmentsPerStep of [1, 2, 5])
+          expectClose(await gathered(model, mrbp, { ...options, segmentsPerStep }), exact, 1e-12);
       }
     });
 
@@ -144,7 +144,15 @@ describe("a state of any layout", function () {
     });
 
     it(`${name}: trains; 12 steps are 6 and 6 more, to the bit, and every file of the checkpoint`, async () => {
-      const options = { steps: 12, horizon: 3, saveEvery: 6, keep: 5, rate: 0.05, warmup: 2, statePassing: 0.3 };
+      const options = {
+        steps: 12,
+        horizon: 3,
+        saveEvery: 6,
+        keep: 5,
+        learningRate: 0.05,
+        warmup: 2,
+        statePassing: 0.3,
+      };
       const [whole, halves] = [join(folder.path, "whole"), join(folder.path, "halves")];
       await using one = await create();
       const straight = await train(one, options, { checkpoints: whole });
@@ -164,9 +172,9 @@ describe("a state of any layout", function () {
 
     it(`${name}: evaluates, its state ablated too, however many segments a step scores`, async () => {
       await using model = await create();
-      const { ablations, ...whole } = await evaluate(model, task(), { segments: 12, together: 1 });
+      const { ablations, ...whole } = await evaluate(model, task(), { segments: 12, segmentsPerStep: 1 });
       expect(Object.keys(ablations)).to.have.members([...ABLATIONS]);
-      const other = await evaluate(model, task(), { segments: 12, together: 5 });
+      const other = await evaluate(model, task(), { segments: 12, segmentsPerStep: 5 });
       expect(other.nats).to.equal(whole.nats);
       for (const ablation of ABLATIONS) {
         expect(other.ablations[ablation]!.nats, ablation).to.equal(ablations[ablation]!.nats);
@@ -203,17 +211,17 @@ describe("a state of any layout", function () {
       forward: (segment, state) => model.forward(segment, state),
     };
     const window = await segments(4);
-    const after = async (method: GradientMethod, together: number): Promise<number[][]> => {
+    const after = async (method: GradientMethod, segmentsPerStep: number): Promise<number[][]> => {
       const { state, gradient } = tidy(() => {
         const uploaded = window.map((segment) => model.upload(segment));
-        return method(still, uploaded, model.initialState(4), { together });
+        return method(still, uploaded, model.initialState(4), { segmentsPerStep });
       });
       expect(gradient).to.deep.equal([]);
       return numbers(state);
     };
     const exact = await after(bptt, 4);
     expect(exact).to.have.length(2);
-    for (const together of [1, 3]) expect(await after(mrbp, together)).to.deep.equal(exact);
+    for (const segmentsPerStep of [1, 3]) expect(await after(mrbp, segmentsPerStep)).to.deep.equal(exact);
   });
 
   for (const [name, create] of Object.entries(models)) {
@@ -242,7 +250,7 @@ describe("a state of any layout", function () {
     };
     await using counting = await Counting.create();
     await using stateless = await Stateless.create();
-    await using memformer = await tinyModel({ segment: 8, vocabulary: 18, bos: 17 });
+    await using memformer = await tinyModel({ segmentLength: 8, vocabulary: 18, bos: 17 });
     const all: readonly SessionModel[] = [counting, stateless, memformer];
     for (const from of all) {
       const bytes = await saved(from);
@@ -287,7 +295,7 @@ describe("a state of any layout", function () {
   });
 
   it("what is composed of forward scores a Memformer as its own scoring does, with every ablation", async () => {
-    await using model = await tinyModel({ segment: 8, vocabulary: 18, bos: 17 });
+    await using model = await tinyModel({ segmentLength: 8, vocabulary: 18, bos: 17 });
     await perturb(model);
     const composed: EvaluatedModel = {
       stateLayout: model.stateLayout,
@@ -297,8 +305,8 @@ describe("a state of any layout", function () {
       forward: (...step) => model.forward(...step),
     };
     const [own, found] = [
-      await evaluate(model, task(), { segments: 12, together: 3 }),
-      await evaluate(composed, task(), { segments: 12, together: 3 }),
+      await evaluate(model, task(), { segments: 12, segmentsPerStep: 3 }),
+      await evaluate(composed, task(), { segments: 12, segmentsPerStep: 3 }),
     ];
     expect(found.nats).to.be.closeTo(own.nats, 1e-8);
     for (const ablation of ABLATIONS)

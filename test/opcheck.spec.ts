@@ -1,15 +1,15 @@
 /** The harness of the operators, tried on a good one and on broken stand-ins for it. */
 import { expect } from "chai";
 import { biasedNorm } from "../native/ops/biased_norm/biased_norm.spec.ts";
-import { apply, Tensor } from "../lib/index.ts";
+import { applyOperator, Tensor } from "../lib/index.ts";
 import { caseChecks, misuseChecks } from "./support/opcheck.ts";
 import type { Call } from "./support/opcheck-spec.ts";
-import { settled } from "./support/settled.ts";
+import { memoryAtRest } from "./support/memory-at-rest.ts";
 
 type Arguments = [memory: Tensor, bias: Tensor, eps: number];
 
 const shape = biasedNorm.cases[0]!;
-const good = (...args: Arguments): Tensor => apply(biasedNorm.name, ...args);
+const good = (...args: Arguments): Tensor => applyOperator(biasedNorm.name, ...args);
 
 /** The sentences of the checks that complain about `broken`, with their complaints. */
 async function complaints(broken: (...args: Arguments) => Tensor): Promise<Record<string, string[]>> {
@@ -25,25 +25,29 @@ async function complaints(broken: (...args: Arguments) => Tensor): Promise<Recor
 
 /** `y` with `by` in its place where `place` is true; only the rest sends a gradient back. */
 function replaced(y: Tensor, place: Tensor, by: Tensor): Tensor {
-  return apply("aten::where.self", place, by, y);
+  return applyOperator("aten::where.self", place, by, y);
 }
 
 /** A result of which nothing is written, allocated before the operator's own. */
 function unwritten([memory]: Arguments): Tensor {
-  return apply("aten::empty_like", memory.detach());
+  return applyOperator("aten::empty_like", memory.detach());
 }
 
 /** true at the last element of `like` alone. */
 function atLast(like: Tensor): Tensor {
-  const flat = apply("aten::reshape", apply("aten::ones_like", like.detach()), [-1]);
-  const left = apply("aten::sub.Tensor", apply("aten::sum", flat), apply("aten::cumsum", flat, 0));
-  return apply("aten::view_as", apply("aten::eq.Scalar", left, 0), like);
+  const flat = applyOperator("aten::reshape", applyOperator("aten::ones_like", like.detach()), [-1]);
+  const left = applyOperator(
+    "aten::sub.Tensor",
+    applyOperator("aten::sum", flat),
+    applyOperator("aten::cumsum", flat, 0),
+  );
+  return applyOperator("aten::view_as", applyOperator("aten::eq.Scalar", left, 0), like);
 }
 
 describe("the operators' harness", () => {
   // A block that the collector frees meanwhile is not filled with garbage, and may hold the very numbers that were not
   // written.
-  beforeEach(settled);
+  beforeEach(memoryAtRest);
 
   it("has nothing to say of an operator that works", async () => {
     expect(await complaints(good)).to.deep.equal({});
@@ -53,7 +57,7 @@ describe("the operators' harness", () => {
     const found = await complaints((...args) => {
       const nothing = unwritten(args),
         y = good(...args);
-      return replaced(y, apply("aten::ones_like", y.detach(), "bool"), nothing);
+      return replaced(y, applyOperator("aten::ones_like", y.detach(), "bool"), nothing);
     });
     expect(found["equals plain loops"]?.join()).to.match(
       /^result 0 in float64 is Infinity off, 1\.0e-12 allowed; worst at \[0, 0, 0\]: NaN, expected/,
@@ -82,7 +86,7 @@ describe("the operators' harness", () => {
   it("reports an operator that leaves zero in the last element", async () => {
     const found = await complaints((...args) => {
       const y = good(...args);
-      return replaced(y, atLast(y), apply("aten::zeros_like", y.detach()));
+      return replaced(y, atLast(y), applyOperator("aten::zeros_like", y.detach()));
     });
     expect(found["equals plain loops"]?.join()).to.match(/worst at \[2, 4, 6\]: 0, expected/);
   });
@@ -113,7 +117,7 @@ describe("the operators' harness", () => {
 
   it("reports an operator that reads its inputs as if they were contiguous", async () => {
     const found = await complaints((memory, bias, eps) =>
-      good(apply("aten::as_strided", memory, [3, 5, 7], [35, 7, 1]), bias, eps),
+      good(applyOperator("aten::as_strided", memory, [3, 5, 7], [35, 7, 1]), bias, eps),
     );
     expect(found["takes inputs that are not contiguous"]?.join()).to.match(/^result 0, strided is /);
     expect(found).not.to.include.keys("equals plain loops");
@@ -121,8 +125,12 @@ describe("the operators' harness", () => {
 
   it("reports an operator that rounds on the way", async () => {
     const found = await complaints((memory, bias, eps) => {
-      const narrow = good(apply("aten::to.dtype", memory, "bfloat16"), apply("aten::to.dtype", bias, "bfloat16"), eps);
-      return apply("aten::type_as", narrow, memory);
+      const narrow = good(
+        applyOperator("aten::to.dtype", memory, "bfloat16"),
+        applyOperator("aten::to.dtype", bias, "bfloat16"),
+        eps,
+      );
+      return applyOperator("aten::type_as", narrow, memory);
     });
     expect(found).to.include.keys(
       "equals plain loops",

@@ -2,7 +2,7 @@ import { expect } from "chai";
 import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { CheckpointStore } from "../lib/checkpoint/folder.ts";
+import { CheckpointStore } from "../lib/checkpoint/store.ts";
 import {
   AdamW,
   evaluationPass,
@@ -14,7 +14,7 @@ import {
   prepareCorpus,
   readDocuments,
   RecallStream,
-  runtime,
+  configureRuntime,
   sampler,
   tokensInMemory,
   TokenStream,
@@ -83,7 +83,7 @@ describe("every call with options", function () {
         wrong: [{ width: 16 }, { precision: "half" }],
       },
       runtime: {
-        call: (options) => runtime(options),
+        call: (options) => configureRuntime(options),
         misspelt: ["thread", "threads"],
         wrong: [{ threads: NaN }, { tf32: 1 }, { deterministic: "yes" }],
       },
@@ -97,12 +97,12 @@ describe("every call with options", function () {
         wrong: [{ maxTokens: -1 }, { maxTokens: Infinity }],
       },
       TokenStream: {
-        call: (options) => new TokenStream(source(), { lanes: 1, segment: 4, ...options }),
+        call: (options) => new TokenStream(source(), { lanes: 1, segmentLength: 4, ...options }),
         misspelt: ["shufle", "shuffle"],
         wrong: [{ lanes: 0 }, { repeat: "no" }, { shuffle: 0 }, { seed: 1.5 }],
       },
       evaluationPass: {
-        call: (options) => evaluationPass(source(), { lanes: 1, segment: 4, ...options }),
+        call: (options) => evaluationPass(source(), { lanes: 1, segmentLength: 4, ...options }),
         misspelt: ["documentlimits", "documentLimit"],
         wrong: [{ shuffle: true }],
       },

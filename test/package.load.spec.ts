@@ -11,7 +11,7 @@ import { resolveLibtorch } from "../lib/toolchain/libtorch/resolve.ts";
 import { requireMachine } from "../lib/native/load.ts";
 import { remediesFor } from "../lib/native/load-remedies.ts";
 import { demands, thisMachine, type Machine } from "../lib/native/platform.ts";
-import { toldError } from "../lib/toolchain/told-error.ts";
+import { loadError } from "../lib/toolchain/load-error.ts";
 import { libtorchFiles, scratchFolder, writeFiles } from "./support/fake-libtorch.ts";
 
 const root = fileURLToPath(new URL("../", import.meta.url));
@@ -203,7 +203,7 @@ describe("an error of loading", () => {
       { place: "here", outcome: "nothing" },
       { place: "over there", outcome: "nothing either" },
     ];
-    const error = toldError(
+    const error = loadError(
       "LOAD_FAILED",
       "It failed.",
       attempts,

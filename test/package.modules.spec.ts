@@ -27,8 +27,8 @@ describe("the package in a project that installed it", function () {
     await project.write(
       "used.cjs",
       `
-      const { runtime } = require("memformer");
-      runtime({ threads: 1 });
+      const { configureRuntime } = require("memformer");
+      configureRuntime({ threads: 1 });
       console.log(JSON.stringify(${mapped}));`,
     );
   });

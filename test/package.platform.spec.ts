@@ -3,7 +3,7 @@ import { execFileSync, spawnSync } from "node:child_process";
 import { mkdirSync, readdirSync, readFileSync, renameSync, rmSync, symlinkSync } from "node:fs";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
-import { inspectFolder } from "../lib/toolchain/libtorch/layout.ts";
+import { inspectFolder } from "../lib/toolchain/libtorch/libtorch-folder.ts";
 import { scratchFolder, writeFiles } from "./support/fake-libtorch.ts";
 
 const script = fileURLToPath(new URL("../scripts/build-platform-package.mjs", import.meta.url));

@@ -30,12 +30,12 @@ describe("memformer in a realm that is not Node's own, as in Jest", function () 
       const code = async (work) => { try { await work(); } catch (error) { return [error instanceof lib.MemformerError, lib.isMemformerError(error), error.code]; } };
       const theirs = structuredClone(Float32Array.of(3, 4));
       say("realms differ:", !(theirs instanceof Float32Array));
-      lib.runtime({ threads: 1 });
+      lib.configureRuntime({ threads: 1 });
       say([...await lib.Tensor.from(Float32Array.of(1, 2), [2]).data()], [...await lib.Tensor.from(theirs, [2]).data()]);
       say(await code(() => lib.Memformer.load("/does/not/exist")));
       say(await code(() => lib.tidy(async () => 1)));
-      const model = await lib.Memformer.create({ preset: "tiny", vocabulary: 18, bos: 17, segment: 8 });
-      const stream = new lib.RecallStream({ lanes: 2, segment: 8, keys: 4, fillers: 12, maxLag: 2 }), steps = [];
+      const model = await lib.Memformer.create({ preset: "tiny", vocabulary: 18, bos: 17, segmentLength: 8 });
+      const stream = new lib.RecallStream({ lanes: 2, segmentLength: 8, keys: 4, fillers: 12, maxLag: 2 }), steps = [];
       for await (const { step } of new lib.Trainer(model, { steps: 2, horizon: 2 }).run(stream)) steps.push(step);
       say(steps);`);
     expect(said).to.deep.equal([

@@ -5,8 +5,8 @@ import { recallAccuracy, recallModel, type RecallRun, trainRecall } from "../ben
 
 describe("recall: a key shown segments before it is asked for", function () {
   this.timeout(300_000);
-  const run: RecallRun = { lanes: 32, segment: 6, keys: 8, minLag: 1, maxLag: 3 };
-  const training = { rate: 2e-3, warmup: 20, weightDecay: 0.01, schedule: "linear" } as const;
+  const run: RecallRun = { lanes: 32, segmentLength: 6, keys: 8, minLag: 1, maxLag: 3 };
+  const training = { learningRate: 2e-3, warmup: 20, weightDecay: 0.01, schedule: "linear" } as const;
 
   it("is learned by MRBP over a horizon that spans it, through the memory and nothing else", async () => {
     await using model = await Memformer.create(recallModel(run));

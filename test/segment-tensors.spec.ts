@@ -1,7 +1,7 @@
 /** Handing segments to the engine: what is counted of each row, and what is refused. */
 import { expect } from "chai";
 import fc from "fast-check";
-import { disposeSegment, upload, type Segment } from "../lib/index.ts";
+import { disposeSegment, uploadSegment, type Segment } from "../lib/index.ts";
 import { scoredTargets } from "../lib/model/segment-tensors.ts";
 import { failure } from "./support/runs.ts";
 
@@ -29,7 +29,7 @@ describe("uploading a segment", () => {
     });
     await fc.assert(
       fc.asyncProperty(rows, async ({ batch, length, source, target }) => {
-        const segment = upload(segmentOf(batch, length, source.flat(), target.flat()), 10);
+        const segment = uploadSegment(segmentOf(batch, length, source.flat(), target.flat()), 10);
         const count = (row: number[]): number => row.filter((token) => token >= 0).length;
         const first = (row: number[]): number => (row.indexOf(-1) < 0 ? length : row.indexOf(-1));
         const whole = [...source, ...target].every((row) => first(row) === count(row));
@@ -61,13 +61,13 @@ describe("uploading a segment", () => {
       ],
     ];
     for (const [message, segment, details] of cases) {
-      const error = await failure((async () => upload(segment, 7))());
+      const error = await failure((async () => uploadSegment(segment, 7))());
       expect([error.code, error.message, error.details]).to.eql(["ERR_MEMFORMER_TOKEN_RANGE", message, details]);
     }
   });
 
   it("takes any number without a vocabulary, all below 0 being padding", async () => {
-    const segment = upload(segmentOf(1, 3, [2 ** 31 - 1, 5, -7], [1, -(2 ** 31), -1]));
+    const segment = uploadSegment(segmentOf(1, 3, [2 ** 31 - 1, 5, -7], [1, -(2 ** 31), -1]));
     expect([...(await segment.lengths.data())]).to.eql([2, 1]);
     expect([...segment.scored]).to.eql([1]);
     disposeSegment(segment);

@@ -9,8 +9,8 @@ async function text(session: Session, maxTokens: number, seed: number): Promise<
   return words;
 }
 
-async function made(variant: Memformer["config"]["variant"]): Promise<Memformer> {
-  const model = await tinyModel({ variant, vocabulary: 257, bos: 256, precision: "float32" });
+async function made(architecture: Memformer["config"]["architecture"]): Promise<Memformer> {
+  const model = await tinyModel({ architecture, vocabulary: 257, bos: 256, precision: "float32" });
   await perturb(model, 0.2);
   return model;
 }
@@ -18,9 +18,9 @@ async function made(variant: Memformer["config"]["variant"]): Promise<Memformer>
 describe("a session's open segment", function () {
   this.timeout(120_000);
 
-  for (const variant of ["encoder-decoder", "decoder"] as const) {
-    it(`goes on to the bit from where it was saved, wherever that is: ${variant}`, async () => {
-      await using model = await made(variant);
+  for (const architecture of ["encoder-decoder", "decoder"] as const) {
+    it(`goes on to the bit from where it was saved, wherever that is: ${architecture}`, async () => {
+      await using model = await made(architecture);
       using session = await Session.open(model);
       await session.read("Call me");
       for (let saved = 0; saved < 15; saved++) {
@@ -38,8 +38,8 @@ describe("a session's open segment", function () {
       }
     });
 
-    it(`is computed anew once the weights have changed: ${variant}`, async () => {
-      await using model = await made(variant);
+    it(`is computed anew once the weights have changed: ${architecture}`, async () => {
+      await using model = await made(architecture);
       using session = await Session.open(model);
       await session.read("ab");
       const before = [...(await session.logits())];

@@ -199,8 +199,9 @@ describe("a model that was trained to end", function () {
         Array.from({ length: 8 }, () => tokenizer.encode(told)),
         tokenizer,
       );
-      using trainer = new Trainer(small, { steps: 120, horizon: 1, rate: 1e-2, warmup: 5 });
-      for await (const { step } of trainer.run(new TokenStream(source, { lanes: 4, segment: 16, ends }))) void step;
+      using trainer = new Trainer(small, { steps: 120, horizon: 1, learningRate: 1e-2, warmup: 5 });
+      for await (const { step } of trainer.run(new TokenStream(source, { lanes: 4, segmentLength: 16, ends })))
+        void step;
       using session = await small.session();
       let words = "";
       for await (const piece of session.generate({ maxTokens: 30, temperature: 0 })) words += piece;
@@ -216,15 +217,17 @@ describe("a model that was trained to end", function () {
     const tokenizer = await openTokenizer("bytes"),
       source = tokensInMemory([tokenizer.encode("a text of some length, and more")], tokenizer);
     for (const work of [
-      async () => evaluate(small, evaluationPass(source, { lanes: 1, segment: 17 })),
+      async () => evaluate(small, evaluationPass(source, { lanes: 1, segmentLength: 17 })),
       async () =>
-        new Trainer(small, { steps: 1, horizon: 1 }).run(new TokenStream(source, { lanes: 1, segment: 17 })).next(),
+        new Trainer(small, { steps: 1, horizon: 1 })
+          .run(new TokenStream(source, { lanes: 1, segmentLength: 17 }))
+          .next(),
     ]) {
       const error = await failure(work());
       expect(error.code).to.equal("ERR_MEMFORMER_SHAPE");
       expect(error.message).to.include("17 tokens, more than the 16");
     }
-    await evaluate(small, evaluationPass(source, { lanes: 1, segment: 9 }));
+    await evaluate(small, evaluationPass(source, { lanes: 1, segmentLength: 9 }));
   });
 });
 

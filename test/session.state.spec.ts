@@ -1,7 +1,16 @@
 import { expect } from "chai";
 import { writeFile } from "node:fs/promises";
 import { setImmediate as turn } from "node:timers/promises";
-import { AdamW, memory, mrbp, Random, Session, synchronize, type Memformer, type Tokenizer } from "../lib/index.ts";
+import {
+  AdamW,
+  memoryUsage,
+  mrbp,
+  Random,
+  Session,
+  synchronize,
+  type Memformer,
+  type Tokenizer,
+} from "../lib/index.ts";
 import { run } from "./support/children.ts";
 import { perturb, tinyModel } from "./support/models.ts";
 import { failure, temporary } from "./support/runs.ts";
@@ -25,8 +34,8 @@ describe("a session", function () {
   this.timeout(120_000);
 
   it("fed in pieces is one fed at once, to the bit, wherever the cuts are", async () => {
-    for (const variant of ["encoder-decoder", "decoder"] as const) {
-      await using model = await reader({ variant });
+    for (const architecture of ["encoder-decoder", "decoder"] as const) {
+      await using model = await reader({ architecture });
       const whole = await logitsAfter(model, [text]),
         tokens = [...new TextEncoder().encode(text)];
       expect(await logitsAfter(model, [text.slice(0, 7), "", text.slice(7, 40), text.slice(40)])).to.deep.equal(whole);
@@ -65,19 +74,19 @@ describe("a session", function () {
   });
 
   it("holds the same memory after a hundred thousand tokens as after a thousand", async () => {
-    await using model = await reader({ encoderLayers: 1, decoderLayers: 1, segment: 32 });
+    await using model = await reader({ encoderLayers: 1, decoderLayers: 1, segmentLength: 32 });
     using session = await Session.open(model);
     const random = new Random(3),
       tokens = Int32Array.from({ length: 100_000 }, () => random.below(256));
     await session.read(tokens.subarray(0, 1000));
     await synchronize();
-    const start = memory().hostBytes,
+    const start = memoryUsage().hostBytes,
       saved = (await session.save()).length;
     await session.read(tokens.subarray(1000));
     globalThis.gc?.();
     await turn();
     await synchronize();
-    expect(memory().hostBytes).to.be.at.most(start);
+    expect(memoryUsage().hostBytes).to.be.at.most(start);
     expect((await session.save()).length).to.be.within(saved - 200, saved + 200); // tokens are written in digits
   });
 
@@ -247,7 +256,7 @@ describe("a saved session", function () {
   });
 
   async function trained(model: Memformer): Promise<Memformer> {
-    const { segment: length, bos } = model.config,
+    const { segmentLength: length, bos } = model.config,
       target = new Int32Array(length).fill(65);
     const window = [model.upload({ batch: 1, length, source: target.with(0, bos), target, reset: Uint8Array.of(1) })];
     mrbp(model, window, model.initialState(1));
@@ -301,14 +310,14 @@ describe("a saved session", function () {
       "the end cut off": good.subarray(0, good.length - 1),
     };
     await synchronize();
-    const { tensors } = memory();
+    const { tensors } = memoryUsage();
     for (const [name, bytes] of Object.entries(hostile)) {
       const error = await failure(Session.restore(model, bytes));
       expect(error.code, `${name}: ${error.stack}`).to.equal("ERR_MEMFORMER_CHECKPOINT_FORMAT");
       expect(error.message, name).to.match(/not a saved session/);
     }
     await synchronize();
-    expect(memory().tensors).to.be.at.most(tensors);
+    expect(memoryUsage().tensors).to.be.at.most(tensors);
   });
 
   it("cut or changed anywhere never does more than be refused or give another session", async () => {

@@ -48,7 +48,7 @@ describe("sessions with tokenizers that write a space before words", function ()
 
   it("continue after a segment's end, and after being saved", async () => {
     using session = await Session.open(model, tokenizer);
-    await session.read(new Array<number>(model.config.segment).fill(the));
+    await session.read(new Array<number>(model.config.segmentLength).fill(the));
     expect(session.pending).to.equal(0);
     using restored = await Session.restore(model, await session.save(), tokenizer);
     expect(await says(session, sea, 1)).to.equal(" sea");

@@ -2,7 +2,7 @@ import { expect } from "chai";
 import { spawnSync } from "node:child_process";
 import { chmod, mkdir, readdir, writeFile } from "node:fs/promises";
 import { join } from "node:path";
-import { CheckpointStore, verify } from "../lib/checkpoint/folder.ts";
+import { CheckpointStore, verify } from "../lib/checkpoint/store.ts";
 import { makeFolder, makeFolderSync } from "../lib/files/make-folder.ts";
 import { openTokenizer, prepareCorpus, Trainer } from "../lib/index.ts";
 import { RunLog } from "../lib/log/run-log.ts";
@@ -77,7 +77,7 @@ describe("training where it cannot write", function () {
     await mkdir(disk);
     await using model = await runModel();
     // Room for one checkpoint (weights, two moments) and half of another.
-    const size = Math.ceil((3 * 4 * model.size * 1.5) / 1024) + 200;
+    const size = Math.ceil((3 * 4 * model.parameterCount * 1.5) / 1024) + 200;
     if (spawnSync("mount", ["-t", "tmpfs", "-o", `size=${size}k`, "tmpfs", disk]).status !== 0) {
       this.test!.title += " (needs the right to mount a small disk)";
       this.skip();

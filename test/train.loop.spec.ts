@@ -1,7 +1,7 @@
 import { expect } from "chai";
-import { CheckpointStore, verify } from "../lib/checkpoint/folder.ts";
+import { CheckpointStore, verify } from "../lib/checkpoint/store.ts";
 import {
-  memory,
+  memoryUsage,
   PADDING,
   synchronize,
   Tensor,
@@ -11,7 +11,7 @@ import {
   type SegmentStream,
 } from "../lib/index.ts";
 import { failure, runModel, task, temporary, train, weights } from "./support/runs.ts";
-import { settled } from "./support/settled.ts";
+import { memoryAtRest } from "./support/memory-at-rest.ts";
 
 let folder: Awaited<ReturnType<typeof temporary>>;
 
@@ -19,10 +19,10 @@ let folder: Awaited<ReturnType<typeof temporary>>;
 function short(segments: number): SegmentStream {
   const endless = task();
   let read = 0;
-  const { lanes, segment, vocabulary, bos } = endless;
+  const { lanes, segmentLength, vocabulary, bos } = endless;
   return {
     lanes,
-    segment,
+    segmentLength,
     vocabulary,
     bos,
     next: async () => (read++ < segments ? endless.next() : undefined),
@@ -45,7 +45,7 @@ function constant(): SegmentStream {
   };
   return {
     lanes: 1,
-    segment: 8,
+    segmentLength: 8,
     vocabulary: 18,
     bos: 17,
     next: async () => segment,
@@ -73,7 +73,7 @@ describe("training", function () {
     const curves: number[][] = [];
     for (const method of ["mrbp", "bptt", "checkpointing"] as const) {
       await using model = await runModel({ precision: "float64", dropout: 0.1 });
-      const options = { steps: 80, horizon: 2, warmup: 5, rate: 2e-2, method };
+      const options = { steps: 80, horizon: 2, warmup: 5, learningRate: 2e-2, method };
       const { steps } = await train(model, options, {}, constant() as never);
       expect(steps[0]!.loss).to.be.closeTo(Math.log(18), 0.3);
       expect(steps.at(-1)!.loss).to.be.below(0.5);
@@ -92,7 +92,7 @@ describe("training", function () {
       await using model = await runModel({ precision: "float64", dropout: 0 });
       const { steps } = await train(
         model,
-        { steps: 20, horizon: 3, overlap: 1, warmup: 5, rate: 1e-2, microBatch },
+        { steps: 20, horizon: 3, overlap: 1, warmup: 5, learningRate: 1e-2, microBatch },
         {},
         task(5),
       );
@@ -122,13 +122,19 @@ describe("training", function () {
     expect(trainer.step).to.equal(3);
     for (const [i, step] of steps.entries()) {
       expect(step.tokens).to.be.above(i === 0 ? 0 : steps[i - 1]!.tokens);
-      for (const value of [step.loss, step.gradientNorm, step.memoryGradientNorm, step.rate, step.tokensPerSecond]) {
+      for (const value of [
+        step.loss,
+        step.gradientNorm,
+        step.memoryGradientNorm,
+        step.learningRate,
+        step.tokensPerSecond,
+      ]) {
         expect(Number.isFinite(value)).to.be.true;
       }
       expect(step.gradientNorm).to.be.above(0);
-      expect(step.memory.hostBytes).to.be.above(4 * model.size);
+      expect(step.memoryUsage.hostBytes).to.be.above(4 * model.parameterCount);
     }
-    expect(steps[0]!.rate).to.equal(5e-4);
+    expect(steps[0]!.learningRate).to.equal(5e-4);
   });
 
   it("stops at a loss that is not finite: names the step, changes nothing, keeps the last checkpoint", async () => {
@@ -335,21 +341,21 @@ describe("training", function () {
 
   it("disposed of gives back its moments and the carried memory, and runs no more; the model stays", async () => {
     await using model = await warmModel();
-    const before = (await settled()).hostBytes,
+    const before = (await memoryAtRest()).hostBytes,
       { trainer } = await train(model, { steps: 3, horizon: 2 });
     await synchronize();
-    expect(memory().hostBytes - before).to.be.above(2 * 4 * model.size);
+    expect(memoryUsage().hostBytes - before).to.be.above(2 * 4 * model.parameterCount);
     trainer.dispose();
     trainer.dispose();
     await synchronize();
-    expect(memory().hostBytes).to.be.at.most(before);
+    expect(memoryUsage().hostBytes).to.be.at.most(before);
     expect((await failure(trainer.run(task()).next())).code).to.equal("ERR_MEMFORMER_DISPOSED");
     expect((await train(model, { steps: 1, horizon: 2 })).steps).to.have.length(1);
   });
 
   it("disposed of in the middle of a run ends it, with nothing left behind", async () => {
     await using model = await warmModel();
-    const before = memory().hostBytes;
+    const before = memoryUsage().hostBytes;
     for (const when of ["between steps", "in a step"]) {
       const trainer = new Trainer(model, { steps: 10, horizon: 2 }),
         run = trainer.run(task());
@@ -360,7 +366,7 @@ describe("training", function () {
       const error = await (next ?? failure(run.next()));
       expect(error.code, when).to.equal("ERR_MEMFORMER_DISPOSED");
       await synchronize();
-      expect(memory().hostBytes, when).to.be.at.most(before);
+      expect(memoryUsage().hostBytes, when).to.be.at.most(before);
     }
   });
 
@@ -380,7 +386,7 @@ describe("training", function () {
       .and.include('did you mean "horizon"');
     const wrong = [
       { steps: 0 },
-      { rate: -1 },
+      { learningRate: -1 },
       { clip: -1 },
       { method: "magic" },
       { accumulate: 1.5 },

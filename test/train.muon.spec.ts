@@ -34,7 +34,7 @@ describe("Muon", () => {
   for (const setting of [
     { position: "t5" },
     { position: "rotary", writer: "gru", tieEmbedding: false },
-    { variant: "decoder" },
+    { architecture: "decoder" },
   ] as const) {
     it(`orthogonalizes the momentum of the layers' matrices and leaves the rest to AdamW: ${JSON.stringify(setting)}`, async () => {
       await using model = await tinyModel({ ...setting, precision: "float64" }),

@@ -1,5 +1,5 @@
 import { expect } from "chai";
-import { AdamW, apply, learningRate, mrbp, tidy, Tensor, type Schedule } from "../lib/index.ts";
+import { AdamW, applyOperator, learningRateAt, mrbp, tidy, Tensor, type Schedule } from "../lib/index.ts";
 import { perturb, randomWindow, takeGradients, tinyModel } from "./support/models.ts";
 import { addGradient, parameterValues } from "./support/training.ts";
 
@@ -48,8 +48,8 @@ describe("AdamW", () => {
     const settings = [
       { position: "rotary", writer: "gru" },
       { position: "relative", writer: "slot-attention" },
-      { position: "t5", writer: "gru", variant: "decoder" },
-      { variant: "encoder" },
+      { position: "t5", writer: "gru", architecture: "decoder" },
+      { architecture: "encoder" },
     ] as const;
     for (const setting of settings) {
       await using model = await tinyModel({ ...setting, tieEmbedding: false });
@@ -103,19 +103,19 @@ describe("AdamW", () => {
 
 describe("training steps driven from C++", () => {
   it("are those that JavaScript drives, to the bit: with segments apart and together", async () => {
-    for (const together of [1, 2, 3]) {
+    for (const segmentsPerStep of [1, 2, 3]) {
       const trained = async (inside: boolean): Promise<Map<string, Float64Array>> => {
         await using model = await tinyModel({ precision: "float32" });
         using optimizer = new AdamW(model, { weightDecay: 0.01 });
         const window = randomWindow(model, { segments: 3, ragged: false }).map((segment) => model.upload(segment));
         let state = model.initialState(4);
         if (inside)
-          expect(await optimizer.timeInside(window, state, { together, windows: 3, rate: 1e-3, clip: 1 })).to.be.above(
-            0,
-          );
+          expect(
+            await optimizer.timeInside(window, state, { segmentsPerStep, windows: 3, learningRate: 1e-3, clip: 1 }),
+          ).to.be.above(0);
         for (let i = 0; i < (inside ? 0 : 3); i++) {
           state = tidy(() => {
-            const made = mrbp(model, window, state, { together });
+            const made = mrbp(model, window, state, { segmentsPerStep });
             optimizer.step(1e-3, model.clipGradients(0), 1);
             return made.state;
           });
@@ -152,16 +152,16 @@ describe("clipping", () => {
 
   it("of no gradient at all is norm 0", async () => {
     await using model = await tinyModel();
-    using norm = tidy(() => apply("aten::add.Scalar", model.clipGradients(1), 0));
+    using norm = tidy(() => applyOperator("aten::add.Scalar", model.clipGradients(1), 0));
     expect(await norm.item()).to.equal(0);
   });
 });
 
 describe("the learning rate", () => {
-  const base: Schedule = { rate: 2, schedule: "cosine", warmup: 4, steps: 12, finalRate: 0.1 };
+  const base: Schedule = { learningRate: 2, schedule: "cosine", warmup: 4, steps: 12, finalLearningRate: 0.1 };
 
   it("rises linearly, then falls by cosine, by a line or not at all, to its final share", () => {
-    const at = (schedule: Schedule["schedule"], step: number): number => learningRate(step, { ...base, schedule });
+    const at = (schedule: Schedule["schedule"], step: number): number => learningRateAt(step, { ...base, schedule });
     for (const schedule of ["cosine", "linear", "constant"] as const) {
       expect([1, 2, 3, 4].map((step) => at(schedule, step))).to.deep.equal([0.5, 1, 1.5, 2]);
     }
@@ -173,15 +173,15 @@ describe("the learning rate", () => {
   });
 
   it("starts at its peak without warm-up, is never negative, and stays at the end after the end", () => {
-    expect(learningRate(1, { ...base, warmup: 0, schedule: "constant" })).to.equal(2);
+    expect(learningRateAt(1, { ...base, warmup: 0, schedule: "constant" })).to.equal(2);
     for (const schedule of ["cosine", "linear"] as const) {
       for (const warmup of [0, 4, 12, 20]) {
         for (let step = 1; step <= 30; step++) {
-          const rate = learningRate(step, { ...base, schedule, warmup, finalRate: 0 });
+          const rate = learningRateAt(step, { ...base, schedule, warmup, finalLearningRate: 0 });
           expect(rate).to.be.at.least(0).and.at.most(2);
         }
       }
-      expect(learningRate(99, { ...base, schedule })).to.be.closeTo(0.2, 1e-12);
+      expect(learningRateAt(99, { ...base, schedule })).to.be.closeTo(0.2, 1e-12);
     }
   });
 });

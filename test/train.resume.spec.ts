@@ -1,7 +1,7 @@
 import { expect } from "chai";
 import { cp, readFile, rm, writeFile } from "node:fs/promises";
 import { join } from "node:path";
-import { CheckpointStore, verify } from "../lib/checkpoint/folder.ts";
+import { CheckpointStore, verify } from "../lib/checkpoint/store.ts";
 import type { CreateOptions, TrainOptions } from "../lib/index.ts";
 import { start } from "./support/children.ts";
 import { contents, failure, runModel, task, temporary, train, weights } from "./support/runs.ts";
@@ -19,7 +19,7 @@ describe("resuming", function () {
   const cases: Record<string, { model: CreateOptions; train: TrainOptions }> = {
     plainly: { model: {}, train: { horizon: 3 } },
     "with dropout, overlap and accumulation": {
-      model: { dropout: 0.2, variant: "decoder" },
+      model: { dropout: 0.2, architecture: "decoder" },
       train: { horizon: 4, overlap: 2, accumulate: 2, weights: "doubling" },
     },
     "in bfloat16, by BPTT, with a GRU": {
@@ -29,7 +29,7 @@ describe("resuming", function () {
   };
   for (const [name, { model: config, train: options }] of Object.entries(cases)) {
     it(`${name}: 20 steps are 10 and 10 more, to the bit`, async () => {
-      const all = { ...options, steps: 20, warmup: 5, saveEvery: 10, keep: 5, rate: 5e-3 };
+      const all = { ...options, steps: 20, warmup: 5, saveEvery: 10, keep: 5, learningRate: 5e-3 };
       const [whole, halves] = [join(folder.path, "whole"), join(folder.path, "halves")];
       await using one = await runModel(config);
       const straight = await train(one, all, { checkpoints: whole });
@@ -41,7 +41,9 @@ describe("resuming", function () {
       const resumed = await train(two, all, { checkpoints: halves, resume: true });
       expect(resumed.steps.map(({ step }) => step)).to.deep.equal([11, 12, 13, 14, 15, 16, 17, 18, 19, 20]);
       const facts = ({ steps }: typeof straight) =>
-        steps.slice(-10).map((step) => [step.loss, step.gradientNorm, step.memoryGradientNorm, step.rate, step.tokens]);
+        steps
+          .slice(-10)
+          .map((step) => [step.loss, step.gradientNorm, step.memoryGradientNorm, step.learningRate, step.tokens]);
       expect(facts(resumed)).to.deep.equal(facts(straight));
       expect(await weights(two)).to.deep.equal(await weights(one));
       const [last, again] = [join(whole, "step-000020"), join(halves, "step-000020")];
@@ -53,8 +55,8 @@ describe("resuming", function () {
     const kills = process.env["MEMFORMER_SLOW_TESTS"] === "1" ? 30 : 10;
     const code = `
       const [folder] = process.argv.slice(1);
-      const model = await lib.Memformer.create({ preset: "tiny", vocabulary: 18, bos: 17, segment: 8 });
-      const stream = new lib.RecallStream({ lanes: 2, segment: 8, keys: 4, fillers: 12, maxLag: 2 });
+      const model = await lib.Memformer.create({ preset: "tiny", vocabulary: 18, bos: 17, segmentLength: 8 });
+      const stream = new lib.RecallStream({ lanes: 2, segmentLength: 8, keys: 4, fillers: 12, maxLag: 2 });
       const trainer = new lib.Trainer(model, { steps: 100000, horizon: 2, saveEvery: 1 });
       const fs = await import("node:fs");
       for await (const { step, loss } of trainer.run(stream, { checkpoints: folder, resume: fs.existsSync(folder) })) {

@@ -16,7 +16,7 @@ function busy(segments: number, { batch = 1, length = 8 } = {}): SegmentStream &
   };
   const stream = {
     lanes: batch,
-    segment: length,
+    segmentLength: length,
     vocabulary: 18,
     bos: 17,
     read: 0,
@@ -68,6 +68,8 @@ describe("reading ahead", () => {
   it("of evaluation gives turns too", async () => {
     await using model = await runModel();
     const stream = busy(60);
-    expect(await mostBetweenTurns(stream, evaluate(model, stream, { together: 60, ablations: [] }))).to.be.below(5);
+    expect(await mostBetweenTurns(stream, evaluate(model, stream, { segmentsPerStep: 60, ablations: [] }))).to.be.below(
+      5,
+    );
   });
 });

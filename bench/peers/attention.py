@@ -56,7 +56,7 @@ class SelfAttention(nn.Module):
         self.qkv = nn.Linear(config.width, 3 * config.width)
         self.out = nn.Linear(config.width, config.width)
         if config.position == "relative":
-            self.relative = nn.Parameter(torch.empty(2 * config.segment - 1, config.width))
+            self.relative = nn.Parameter(torch.empty(2 * config.segmentLength - 1, config.width))
 
     def forward(self, x, places):
         q, k, v = (split_heads(part, self.heads) for part in self.qkv(self.norm(x)).chunk(3, -1))

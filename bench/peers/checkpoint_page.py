@@ -24,10 +24,10 @@ def table(config):
         "M": config.memorySlots,
         "2D": 2 * config.width,
         "3D": 3 * config.width,
-        "2R-1": 2 * config.segment - 1,
+        "2R-1": 2 * config.segmentLength - 1,
         "32": 32,
     }
-    listed, column = {}, {"encoder-decoder": 2, "encoder": 3, "decoder": 4}[config.variant]
+    listed, column = {}, {"encoder-decoder": 2, "encoder": 3, "decoder": 4}[config.architecture]
     for line in PAGE.read_text(encoding="utf-8").splitlines():
         cells = [cell.strip() for cell in line.split("|")[1:-1]]
         if len(cells) != 6 or not cells[0].startswith("`") or cells[column] != "yes" or not holds(cells[5], config):

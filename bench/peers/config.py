@@ -13,14 +13,14 @@ PADDING = -1
 class Config:
     """The model's keys of config.json, in its own camelCase; other keys of the file are ignored."""
 
-    variant: str
+    architecture: str
     vocabulary: int
     bos: int
     width: int
     heads: int
     feedForward: int
     memorySlots: int
-    segment: int
+    segmentLength: int
     encoderLayers: int = 0
     decoderLayers: int = 0
     writer: str = "slot-attention"
@@ -51,7 +51,7 @@ class Config:
     }
 
     CHOICES = {
-        "variant": ("encoder-decoder", "encoder", "decoder"),
+        "architecture": ("encoder-decoder", "encoder", "decoder"),
         "writer": ("slot-attention", "gru"),
         "forgetting": ("bmn", "normalize-only", "none"),
         "position": ("rotary", "relative", "t5"),

@@ -20,7 +20,7 @@ class Caches:
     """Of one batch: self-attention's keys and values (L, 2, B, H, T, E); the encoder's are made anew each segment."""
 
     def __init__(self, config, batch):
-        shape = (config.decoderLayers, 2, batch, config.heads, config.segment, config.width // config.heads)
+        shape = (config.decoderLayers, 2, batch, config.heads, config.segmentLength, config.width // config.heads)
         self.own = torch.zeros(shape)
         self.encoded = [None] * config.decoderLayers
 
@@ -34,8 +34,8 @@ def begin(model, caches, source, memory):
     hidden = model.encoder(model.embed(source, model.embedding), None, memory=memory)
     for i, layer in enumerate(layers(model)):
         read = layer.cross_attention
-        keys_values = read.key_value(hidden).chunk(2, -1)
-        caches.encoded[i] = [split_heads(part, read.heads).contiguous() for part in keys_values]
+        kv_projection = read.key_value(hidden).chunk(2, -1)
+        caches.encoded[i] = [split_heads(part, read.heads).contiguous() for part in kv_projection]
     return model.writer(memory, hidden, None)
 
 
@@ -64,7 +64,7 @@ def step(model, caches, tokens, position):
 def seconds(model, batch, tokens):
     """Of `tokens` greedy tokens of each row."""
     config = model.config
-    T = config.segment
+    T = config.segmentLength
     caches = Caches(config, batch)
     memory = model.initial_memory(batch)
     segment = torch.full((batch, T), config.bos)
@@ -92,7 +92,7 @@ def main():
     model = Memformer(Config.read(args.config)).eval()
     model.initialize(0)
     for batch in map(int, args.batches.split(",")):
-        seconds(model, batch, model.config.segment)
+        seconds(model, batch, model.config.segmentLength)
         times = sorted(seconds(model, batch, args.tokens) for _ in range(3))
         print(json.dumps({"batch": batch, "seconds": times[1], "torch": torch.__version__}), flush=True)
 

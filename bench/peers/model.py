@@ -56,7 +56,7 @@ class Stack(nn.Module):
         for i in range(layers):
             self.add_module(str(i), Layer(config, reads_memory, reads_encoder))
         self.norm = nn.LayerNorm(config.width)
-        R = config.segment
+        R = config.segmentLength
         tables = {
             "rotary": rotary_table(R, config.width // config.heads) if config.position == "rotary" else None,
             "buckets": t5_buckets(R, causal != (config.positionBuckets == "lucidrains"))
@@ -102,10 +102,10 @@ class Memformer(nn.Module):
         super().__init__()
         self.config = config
         self.embedding = nn.Embedding(config.vocabulary, config.width)
-        has_encoder = config.variant != "decoder"
+        has_encoder = config.architecture != "decoder"
         if has_encoder:
             self.encoder = Stack(config, config.encoderLayers, causal=False, reads_memory=True, reads_encoder=False)
-        if config.variant != "encoder":
+        if config.architecture != "encoder":
             self.decoder = Stack(
                 config, config.decoderLayers, causal=True, reads_memory=not has_encoder, reads_encoder=has_encoder
             )
@@ -140,7 +140,7 @@ class Memformer(nn.Module):
     def forward(self, segment, memory):
         """-> the segment's loss (mean over scored targets), the next memory. A `memory` of None is the initial one."""
         memory, hidden, keys = self.encode(segment, memory)
-        if self.config.variant == "encoder-decoder":
+        if self.config.architecture == "encoder-decoder":
             bos = torch.full_like(segment.target[:, :1], self.config.bos)
             inputs = torch.cat([bos, segment.target[:, :-1]], 1)
             mask = None if keys is None else keys[:, None, None, :]
@@ -155,7 +155,7 @@ class Memformer(nn.Module):
     def encode(self, segment, memory):
         """The stack that reads memory, and the writer -> next memory, last hidden states (B, T, D), visible keys."""
         memory = self.begin(segment, memory)
-        is_decoder = self.config.variant == "decoder"
+        is_decoder = self.config.architecture == "decoder"
         tokens = self.continuation(segment) if is_decoder else segment.source
         valid = (segment.target if is_decoder else segment.source) != PADDING if segment.padded else None
         keys = None if valid is None else visible(valid)
@@ -169,7 +169,7 @@ class Memformer(nn.Module):
         return memory if segment.reset is None else torch.where(segment.reset[:, None, None], initial, memory)
 
     def continuation(self, segment):
-        """[last token of the source, or BOS; target shifted right]: the input of the variant `decoder`."""
+        """[last token of the source, or BOS; target shifted right]: the input of the architecture `decoder`."""
         is_token = segment.source != PADDING
         position = torch.arange(1, segment.source.shape[1] + 1, device=is_token.device)
         last = (is_token * position).amax(1, keepdim=True)  # counted from 1; 0 is none

@@ -25,8 +25,10 @@ def read_window(path, config):
             f"{path}: expected source and target (S, B, T), reset (S, B), got "
             f"{tuple(source.shape)}, {tuple(target.shape)}, {tuple(reset.shape)}"
         )
-    if source.shape[2] > config.segment:
-        raise ValueError(f"{path}: expected at most config.segment = {config.segment} tokens, got {source.shape[2]}")
+    if source.shape[2] > config.segmentLength:
+        raise ValueError(
+            f"{path}: expected at most config.segmentLength = {config.segmentLength} tokens, got {source.shape[2]}"
+        )
     for name, tokens in (("source", source), ("target", target)):
         if tokens.numel() and (tokens.min() < PADDING or tokens.max() >= config.vocabulary):
             raise ValueError(f"{path}: {name} holds tokens outside -1 to {config.vocabulary - 1}")

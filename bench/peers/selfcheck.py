@@ -20,23 +20,33 @@ from model import Memformer
 from safetensors_io import write_safetensors
 
 SMALL = dict(
-    vocabulary=11, bos=10, width=16, heads=2, feedForward=24, encoderLayers=2, decoderLayers=2, memorySlots=3, segment=6
+    vocabulary=11,
+    bos=10,
+    width=16,
+    heads=2,
+    feedForward=24,
+    encoderLayers=2,
+    decoderLayers=2,
+    memorySlots=3,
+    segmentLength=6,
 )
-VARIANTS, WRITERS, POSITIONS = Config.CHOICES["variant"], Config.CHOICES["writer"], Config.CHOICES["position"]
+ARCHITECTURES, WRITERS, POSITIONS = Config.CHOICES["architecture"], Config.CHOICES["writer"], Config.CHOICES["position"]
 
 
-def small(variant, writer, position, forgetting="bmn", **more):
-    return Config(variant=variant, writer=writer, position=position, forgetting=forgetting, **{**SMALL, **more})
+def small(architecture, writer, position, forgetting="bmn", **more):
+    return Config(
+        architecture=architecture, writer=writer, position=position, forgetting=forgetting, **{**SMALL, **more}
+    )
 
 
 def every_model():
-    """Every variant, writer and position, with and without dropout, and with the options that lucidrains' port needs;
+    """Every architecture, writer and position, with and without dropout, and with the options that lucidrains' port needs;
     forgettings and tied embeddings take turns."""
     forgettings = Config.CHOICES["forgetting"]
-    for n, (variant, writer, position) in enumerate(itertools.product(VARIANTS, WRITERS, POSITIONS)):
+    for n, (architecture, writer, position) in enumerate(itertools.product(ARCHITECTURES, WRITERS, POSITIONS)):
         turn = n + n // len(POSITIONS)
-        yield small(variant, writer, position, forgettings[turn % 3], tieEmbedding=n % 2 == 0)
-        yield small(variant, writer, position, forgettings[(turn + 1) % 3], tieEmbedding=n % 2 == 1, dropout=0.1)
+        yield small(architecture, writer, position, forgettings[turn % 3], tieEmbedding=n % 2 == 0)
+        yield small(architecture, writer, position, forgettings[(turn + 1) % 3], tieEmbedding=n % 2 == 1, dropout=0.1)
         others = dict(
             writerHeads=4,
             writerSteps=2,
@@ -46,12 +56,12 @@ def every_model():
             outputBias=True,
         )
         yield small(
-            variant,
+            architecture,
             writer,
             position,
             forgettings[turn % 3],
             tieEmbedding=n % 2 == 0,
-            shareEmbedding=variant != "encoder-decoder",
+            shareEmbedding=architecture != "encoder-decoder",
             **others,
         )
 
@@ -59,7 +69,7 @@ def every_model():
 def random_batch(config, S, B, seed):
     """source, target (S, B, T) with rows cut short, one all padding, a document's start; reset (S, B)."""
     generator = torch.Generator().manual_seed(seed)
-    T = config.segment
+    T = config.segmentLength
     tokens = torch.randint(config.vocabulary, (S + 1, B, T), generator=generator)
     lengths = torch.randint(1, T + 1, (S + 1, B), generator=generator)
     lengths[:, 0] = T
@@ -110,7 +120,7 @@ def check_padding(config):
     """A padded segment leaves the memory that the shorter one leaves; a row of padding keeps its own, to the bit."""
     model = make(config)
     generator = torch.Generator().manual_seed(5)
-    T, shorter = config.segment, config.segment - 2
+    T, shorter = config.segmentLength, config.segmentLength - 2
     source, target = torch.randint(config.vocabulary, (2, 2, T), generator=generator).unbind(0)
     padded = [torch.cat([x[:, :shorter], torch.full((2, T - shorter), PADDING)], 1) for x in (source, target)]
     nothing = torch.full((2, T), PADDING)
@@ -158,7 +168,9 @@ def run_checks():
         print(f"{'ok  ' if error <= limit else 'FAIL'} {name}: relative error {error:.1e}, at most {limit:.0e}")
 
     for config in every_model():
-        name = f"{config.variant}, {config.writer}, {config.forgetting}, {config.position}, dropout {config.dropout}"
+        name = (
+            f"{config.architecture}, {config.writer}, {config.forgetting}, {config.position}, dropout {config.dropout}"
+        )
         report(f"mrbp equals bptt: {name}", check_methods(config, "mrbp"))
         if config.dropout == 0:
             report(f"padding leaves the memory: {name}", check_padding(config))

@@ -61,16 +61,16 @@ def train(args, config):
 def measure(args):
     config = Config.read(args.config)
     seconds, losses, norm, loss = train(args, config)
-    tokens = args.batch * config.segment * args.horizon
+    tokens = args.batch * config.segmentLength * args.horizon
     rates = sorted(tokens / s for s in seconds)
     quartiles = statistics.quantiles(rates, n=4, method="inclusive") if len(rates) > 1 else rates * 3
     name = torch.cuda.get_device_name() if args.device == "cuda" else platform.processor() or platform.machine()
     return {
         "peer": "pytorch",
         "method": args.method,
-        "variant": config.variant,
+        "architecture": config.architecture,
         "batch": args.batch,
-        "segment": config.segment,
+        "segmentLength": config.segmentLength,
         "horizon": args.horizon,
         "windows": args.windows,
         "precision": args.precision,

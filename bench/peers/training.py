@@ -22,7 +22,9 @@ def make_optimizer(model, rate, **settings):
 def make_window(args, config):
     """That of the file, or of random tokens; on the device."""
     if args.window is None:
-        tokens = torch.randint(config.vocabulary, (args.horizon + 1, args.batch, config.segment), device=args.device)
+        tokens = torch.randint(
+            config.vocabulary, (args.horizon + 1, args.batch, config.segmentLength), device=args.device
+        )
         return [Segment(tokens[t], tokens[t + 1], None, padded=False) for t in range(args.horizon)]
     moved = lambda x: x if x is None else x.to(args.device)
     return [

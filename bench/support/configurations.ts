@@ -11,7 +11,7 @@ export const configurations: Record<string, ModelOptions & { horizon: number }> 
     encoderLayers: 4,
     decoderLayers: 16,
     memorySlots: 1024,
-    segment: 128,
+    segmentLength: 128,
     horizon: 8,
   },
   mnist: {
@@ -23,7 +23,7 @@ export const configurations: Record<string, ModelOptions & { horizon: number }> 
     encoderLayers: 4,
     decoderLayers: 8,
     memorySlots: 64,
-    segment: 56,
+    segmentLength: 56,
     horizon: 14,
   },
 };

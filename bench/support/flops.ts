@@ -28,17 +28,17 @@ export function peakRate(device: string): number | undefined {
 
 /**
  * FLOPs of the gradient of one window by a method. What BPTT does not run: MRBP F_c for every segment before its last
- * step of `together` segments, checkpointing F for every segment but the last.
+ * step of `segmentsPerStep` segments, checkpointing F for every segment but the last.
  */
 export function windowFlops(
   config: ModelConfig,
   batch: number,
   horizon: number,
   method: GradientMethodName,
-  together = 1,
+  segmentsPerStep = 1,
 ): number {
   const { path, whole } = stepFlops(config, batch),
-    G = Math.min(horizon, together);
+    G = Math.min(horizon, segmentsPerStep);
   const again = { mrbp: (horizon - G) * path, checkpointing: (horizon - 1) * whole, bptt: 0 }[method];
   return again + horizon * 3 * whole;
 }
@@ -48,12 +48,12 @@ export function stepFlops(config: ModelConfig, batch: number): { readonly path: 
   const {
     width: D,
     feedForward: F,
-    segment: T,
+    segmentLength: T,
     memorySlots: M,
     vocabulary: V,
     encoderLayers,
     decoderLayers,
-    variant,
+    architecture,
     writer,
   } = config;
   const causal = (T * (T + 1)) / 2; // pairs (i, j <= i)
@@ -61,10 +61,10 @@ export function stepFlops(config: ModelConfig, batch: number): { readonly path: 
   const reads = (N: number): number => 2 * T * D * D + 2 * N * D * D + 2 * T * N * D;
   const feedForward = 2 * T * D * F;
   const encoder = encoderLayers * (self(T * T) + reads(M) + feedForward);
-  const decoder = decoderLayers * (self(causal) + reads(variant === "decoder" ? M : T) + feedForward);
+  const decoder = decoderLayers * (self(causal) + reads(architecture === "decoder" ? M : T) + feedForward);
   const slots = 2 * M * D * D + 2 * T * D * D + 2 * M * T * D + M * D; // q and k of slots, k and v of tokens; scores and sums
   const gru = writer === "gru" ? 2 * M * D * D + 6 * M * D * D + 2 * M * D * F : 0; // own value and out, the cell, feed-forward
-  const path = (variant === "decoder" ? decoder : encoder) + slots + gru;
-  const whole = path + (variant === "encoder-decoder" ? decoder : 0) + T * D * V;
+  const path = (architecture === "decoder" ? decoder : encoder) + slots + gru;
+  const whole = path + (architecture === "encoder-decoder" ? decoder : 0) + T * D * V;
   return { path: 2 * batch * path, whole: 2 * batch * whole };
 }

@@ -2,7 +2,7 @@
 import { mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { profile } from "../../lib/index.ts";
+import { writeProfile } from "../../lib/index.ts";
 
 /** A kernel, copy or fill, in microseconds. */
 export interface DeviceEvent {
@@ -25,7 +25,7 @@ export async function deviceEvents(body: () => void | Promise<void>): Promise<De
   const folder = mkdtempSync(join(tmpdir(), "memformer-profile-")),
     path = join(folder, "trace.json");
   try {
-    await profile(path, body);
+    await writeProfile(path, body);
     const { traceEvents } = JSON.parse(readFileSync(path, "utf8")) as { traceEvents: TraceEvent[] };
     return traceEvents
       .filter(({ cat }) => onDevice.has(cat ?? ""))

@@ -1,6 +1,6 @@
 /** The recall task as an experiment: train on it, then measure how often the key is named right. */
 import {
-  apply,
+  applyOperator,
   type CreateOptions,
   disposeSegment,
   type Memformer,
@@ -13,7 +13,7 @@ import {
 
 export interface RecallRun {
   readonly lanes: number;
-  readonly segment: number;
+  readonly segmentLength: number;
   readonly keys: number;
   readonly minLag: number;
   readonly maxLag: number;
@@ -44,13 +44,13 @@ export async function recallAccuracy(
   for (let i = 0; i < segments; i++) {
     const segment = await stream.next();
     const uploaded = model.upload(segment);
-    const before = zeroed ? state.map((tensor) => apply("aten::zeros_like", tensor)) : state;
+    const before = zeroed ? state.map((tensor) => applyOperator("aten::zeros_like", tensor)) : state;
     using prefix = Tensor.from(new Int32Array(0), [run.lanes, 0]);
-    const likeliest = apply("aten::argmax", model.logits(uploaded, prefix, before), 1);
+    const likeliest = applyOperator("aten::argmax", model.logits(uploaded, prefix, before), 1);
     const next = model.advance(uploaded, before);
     const answers = await likeliest.data();
     for (let b = 0; b < run.lanes; b++) {
-      const key = segment.target[b * run.segment]!;
+      const key = segment.target[b * run.segmentLength]!;
       if (key < 0) continue;
       asked += 1;
       right += Number(answers[b]) === key ? 1 : 0;
@@ -69,7 +69,7 @@ export function recallModel(run: RecallRun): CreateOptions {
     preset: "tiny",
     vocabulary,
     bos,
-    segment: run.segment,
+    segmentLength: run.segmentLength,
     width: 64,
     heads: 2,
     feedForward: 128,

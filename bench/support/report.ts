@@ -2,13 +2,13 @@
 import { execFileSync } from "node:child_process";
 import { mkdirSync, writeFileSync } from "node:fs";
 import { cpus, totalmem } from "node:os";
-import { runtime } from "../../lib/index.ts";
+import { configureRuntime } from "../../lib/index.ts";
 
 export type Row = Readonly<Record<string, string | number>>;
 
 /** What a number was measured on. */
 export function machine(): Record<string, string | number> {
-  const { libtorch, threads } = runtime();
+  const { libtorch, threads } = configureRuntime();
   const git = (...args: string[]): string => {
     try {
       return execFileSync("git", args, { encoding: "utf8", stdio: ["ignore", "pipe", "ignore"] }).trim();

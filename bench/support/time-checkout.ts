@@ -30,5 +30,5 @@ const { seconds: times } = await timePipeline(model, window, {
   windows: Math.max(5, Math.ceil(Number(seconds) / probe!)),
 });
 const sorted = [...times].sort((a, b) => a - b);
-console.log((batch * model.config.segment * horizon) / sorted[sorted.length >> 1]!);
+console.log((batch * model.config.segmentLength * horizon) / sorted[sorted.length >> 1]!);
 process.exit(0);

@@ -1,7 +1,7 @@
 /** Windows of random tokens, and the time of training steps over them. */
 import {
   type AdamW,
-  apply,
+  applyOperator,
   disposeSegment,
   gradientMethods,
   type GradientMethodName,
@@ -19,7 +19,7 @@ import { flag } from "./report.ts";
 
 /** S segments of B rows of the model's T random tokens, none padded; with `fresh` the first starts documents. */
 export function randomSegments({ config }: Memformer, batch: number, horizon: number, fresh = true): Segment[] {
-  const { vocabulary, segment: length } = config,
+  const { vocabulary, segmentLength: length } = config,
     random = new Random(0);
   const tokens = (): Int32Array => Int32Array.from({ length: batch * length }, () => random.below(vocabulary));
   let source = tokens();
@@ -38,7 +38,7 @@ export function randomWindow(model: Memformer, batch: number, horizon: number): 
 
 /** The segments where the model computes. */
 export function resident(model: Memformer, segments: readonly Segment[]): SegmentTensors[] {
-  const moved = (tensor: Tensor): Tensor => apply("aten::_to_copy", tensor, null, null, model.device);
+  const moved = (tensor: Tensor): Tensor => applyOperator("aten::_to_copy", tensor, null, null, model.device);
   return tidy(() =>
     segments.map((segment) => {
       const given = model.upload(segment);
@@ -54,25 +54,25 @@ export function resident(model: Memformer, segments: readonly Segment[]): Segmen
 }
 
 /** How the batch and the window are cut into steps: what of {@link WindowOptions} is asked for, else what is best. */
-export type Cut = Pick<WindowOptions, "together" | "microBatch">;
+export type Cut = Pick<WindowOptions, "segmentsPerStep" | "microBatch">;
 
 /** The segments that a step of MRBP goes over, cut so. */
 export function segmentsAStep(
   model: Memformer,
   window: readonly SegmentTensors[],
-  { together, microBatch = Infinity }: Cut,
+  { segmentsPerStep, microBatch = Infinity }: Cut,
 ): number {
   const segment = window[0]!;
   return Math.min(
     window.length,
-    together ?? model.together({ ...segment, batch: Math.min(segment.batch, microBatch) }),
+    segmentsPerStep ?? model.segmentsPerStep({ ...segment, batch: Math.min(segment.batch, microBatch) }),
   );
 }
 
-/** `--together N` and `--micro-batch N`, where they are given. */
+/** `--segments-per-step N` and `--micro-batch N`, where they are given. */
 export function cutFlags(flags: readonly string[]): Cut {
   const given = (name: string): number | undefined => (flags.includes(`--${name}`) ? flag(flags, name, 1) : undefined);
-  return { together: given("together"), microBatch: given("micro-batch") };
+  return { segmentsPerStep: given("segments-per-step"), microBatch: given("micro-batch") };
 }
 
 export function disposeWindow(window: readonly SegmentTensors[]): void {

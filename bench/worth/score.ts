@@ -3,7 +3,7 @@
  * start in its place. Every document has a lane of its own, so that all rows of a segment lie equally deep.
  */
 import {
-  apply,
+  applyOperator,
   disposeSegment,
   evaluationPass,
   PADDING,
@@ -36,12 +36,12 @@ const FEW = 16;
 
 /** Of every document the first `depth` tokens, in whole segments; 0: all. */
 export async function score(model: Memformer, source: TokenSource, depth = 0): Promise<Scores> {
-  const { segment: length, bos } = model.config,
+  const { segmentLength: length, bos } = model.config,
     lanes = Math.max(FEW, source.documents);
   const limit = Math.ceil(source.tokens / lanes / length) * length;
   const stream = evaluationPass(source, {
     lanes,
-    segment: length,
+    segmentLength: length,
     bos,
     ...(source.documents < FEW && { documentLimit: limit }),
   });
@@ -74,9 +74,9 @@ function scored(model: Memformer, given: Segment, state: State): { losses: Tenso
   const whole = model.forward(segment, state);
   const shuffled = model.forward(
     segment,
-    state.map((tensor) => apply("aten::roll", tensor, [1], [0])),
+    state.map((tensor) => applyOperator("aten::roll", tensor, [1], [0])),
   );
-  const initial = model.forward({ ...segment, reset: apply("aten::ones_like", segment.reset) }, state);
+  const initial = model.forward({ ...segment, reset: applyOperator("aten::ones_like", segment.reset) }, state);
   disposeSegment(segment);
-  return { losses: apply("aten::stack", [whole.loss, shuffled.loss, initial.loss]), state: whole.state };
+  return { losses: applyOperator("aten::stack", [whole.loss, shuffled.loss, initial.loss]), state: whole.state };
 }

@@ -10,14 +10,18 @@ const base = { width: 512, heads: 8, feedForward: 2048, encoderLayers: 4, decode
 
 /** Those of base take 32,768 tokens a step. */
 export const shapes: Readonly<Record<string, Shape>> = {
-  "small-16": { lanes: 16, model: { ...small, segment: 16 }, train: { horizon: 16 } },
-  "small-32": { lanes: 8, model: { ...small, segment: 32 }, train: { horizon: 16 } },
+  "small-16": { lanes: 16, model: { ...small, segmentLength: 16 }, train: { horizon: 16 } },
+  "small-32": { lanes: 8, model: { ...small, segmentLength: 32 }, train: { horizon: 16 } },
   "small-decoder-16": {
     lanes: 16,
-    model: { ...small, variant: "decoder", decoderLayers: 4, segment: 16 },
+    model: { ...small, architecture: "decoder", decoderLayers: 4, segmentLength: 16 },
     train: { horizon: 16 },
   },
-  "base-32": { lanes: 64, model: { ...base, segment: 32 }, train: { horizon: 16 } },
-  "base-128": { lanes: 32, model: { ...base, segment: 128 }, train: { horizon: 8 } },
-  "base-decoder-64": { lanes: 64, model: { ...base, variant: "decoder", segment: 64 }, train: { horizon: 8 } },
+  "base-32": { lanes: 64, model: { ...base, segmentLength: 32 }, train: { horizon: 16 } },
+  "base-128": { lanes: 32, model: { ...base, segmentLength: 128 }, train: { horizon: 8 } },
+  "base-decoder-64": {
+    lanes: 64,
+    model: { ...base, architecture: "decoder", segmentLength: 64 },
+    train: { horizon: 8 },
+  },
 };

@@ -45,19 +45,19 @@ export async function trainAndScore(
     ...(threads > 0 && { threads }),
     ...(run.precision !== "" && { precision: run.precision as "bfloat16" }),
   });
-  const { segment } = model.config,
+  const { segmentLength } = model.config,
     horizon = run.train.horizon ?? 8;
-  const steps = Math.max(10, Math.round(run.tokens / (run.lanes * segment * horizon)));
+  const steps = Math.max(10, Math.round(run.tokens / (run.lanes * segmentLength * horizon)));
   using trainer = new Trainer(model, {
     warmup: Math.min(200, Math.ceil(steps / 10)),
     ...run.train,
     steps,
-    rate: run.rate,
+    learningRate: run.rate,
     seed: run.seed,
   });
   const stream = new TokenStream(train, {
     lanes: run.lanes,
-    segment,
+    segmentLength,
     seed: run.seed,
     ...(run.cut > 0 && { documentLimit: run.cut }),
   });

@@ -9,10 +9,10 @@ import { pathToFileURL } from "node:url";
 import {
   isMemformerError,
   Memformer,
-  memory,
+  memoryUsage,
   openDataset,
   openTokenizer,
-  runtime,
+  configureRuntime,
   TokenStream,
 } from "../../lib/index.ts";
 import { Conversations } from "./conversations.ts";
@@ -45,7 +45,7 @@ const run = {
   properties: {
     steps: { type: "integer", minimum: 1, maximum: 100_000 },
     horizon: { type: "integer", minimum: 1, maximum: 64, default: 4 },
-    rate: { type: "number", exclusiveMinimum: 0, default: 1e-3 },
+    learningRate: { type: "number", exclusiveMinimum: 0, default: 1e-3 },
   },
 } as const;
 
@@ -57,7 +57,7 @@ export async function service({ model: folder, data, logger = false }: ServiceOp
   const training = new Training(
     folder,
     join(data, "trained"),
-    () => new TokenStream(book.train, { lanes: 8, segment: model.config.segment }),
+    () => new TokenStream(book.train, { lanes: 8, segmentLength: model.config.segmentLength }),
   );
   const app = Fastify({ logger, bodyLimit: 4 * limits.textLength + 1000, forceCloseConnections: "idle" });
 
@@ -71,7 +71,7 @@ export async function service({ model: folder, data, logger = false }: ServiceOp
     return reply.status(status).send({ error: error.message, code: error.code });
   });
   app.get("/health", async () => ({ ok: true }));
-  app.get("/memory", async () => memory());
+  app.get("/memory", async () => memoryUsage());
 
   app.post("/conversations", async (_, reply) => reply.status(201).send({ id: await conversations.open() }));
   app.post<{ Params: { id: string }; Body: { text: string; maxTokens: number; temperature: number } }>(
@@ -93,7 +93,7 @@ export async function service({ model: folder, data, logger = false }: ServiceOp
     },
   );
 
-  app.post<{ Body: { steps: number; horizon: number; rate: number } }>(
+  app.post<{ Body: { steps: number; horizon: number; learningRate: number } }>(
     "/training",
     { schema: { body: run } },
     async ({ body }, reply) => {
@@ -132,7 +132,7 @@ if (import.meta.url === pathToFileURL(process.argv[1] ?? "").href) {
   const [, , model, data, port = "3000"] = process.argv;
   if (model === undefined || data === undefined) throw new Error("usage: server.ts MODEL_FOLDER DATA_FOLDER [PORT]");
   // One thread for the operators leaves the other cores to the event loop and to what else the machine does.
-  runtime({ threads: Number(process.env["THREADS"] ?? 1) });
+  configureRuntime({ threads: Number(process.env["THREADS"] ?? 1) });
   const app = await service({ model, data, logger: process.env["LOG"] === "1" });
   for (const signal of ["SIGTERM", "SIGINT"]) process.once(signal, () => void app.close());
   console.log(await app.listen({ port: Number(port) }));

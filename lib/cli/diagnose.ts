@@ -9,11 +9,11 @@ import { findings } from "../diagnose/findings.ts";
 import { measure } from "../diagnose/measure.ts";
 import { page } from "../diagnose/page.ts";
 import { dataOf, dataSchema, passSchema } from "./evaluate.ts";
-import { findModel, openModel, runOf } from "../run/folder.ts";
+import { findModel, openModel, runOf } from "../run/run-folder.ts";
 import { pick } from "../run/flags.ts";
 import { addOptions } from "./options.ts";
 import { print } from "./output.ts";
-import { fromFlags, settle } from "../run/config.ts";
+import { fromFlags, mergeSettings } from "../run/config.ts";
 import { openRunData } from "../run/data.ts";
 
 const diagnoseSchema = z.strictObject({
@@ -39,7 +39,7 @@ export function register(program: Command): void {
       before = await runOf(folder),
       { out: _, ...others } = flags,
       given = fromFlags(others);
-    const { run } = settle(...(before === undefined ? [] : [dataOf(before)]), given);
+    const { run } = mergeSettings(...(before === undefined ? [] : [dataOf(before)]), given);
     const opened = await openModel(folder, {
       tokenizer: given.run["tokenizer"] as string | undefined,
       device,

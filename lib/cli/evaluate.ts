@@ -6,11 +6,11 @@ import { ABLATIONS, type Ablation, type Score } from "../evaluate/evaluate.ts";
 import { formatDuration, formatNumber } from "../log/format.ts";
 import { evaluateSource, type Scored } from "../evaluate/source.ts";
 import { catchInterrupts } from "../run/interrupt.ts";
-import { findModel, openModel, runOf } from "../run/folder.ts";
+import { findModel, openModel, runOf } from "../run/run-folder.ts";
 import { pick } from "../run/flags.ts";
 import { addOptions } from "./options.ts";
 import { print } from "./output.ts";
-import { fromFlags, runSchema, settle, type Given } from "../run/config.ts";
+import { fromFlags, runSchema, mergeSettings, type PartialRunConfig } from "../run/config.ts";
 import { identityOfRun } from "../run/identity.ts";
 import { openHeldOutOf } from "../run/text.ts";
 import { table } from "./table.ts";
@@ -75,7 +75,7 @@ export function register(program: Command): void {
     const found = await findModel(path),
       { folder } = found;
     const [before, given] = [await runOf(folder), fromFlags(flags)];
-    const { run } = settle(...(before === undefined ? [] : [dataOf(before)]), given);
+    const { run } = mergeSettings(...(before === undefined ? [] : [dataOf(before)]), given);
     const opened = await openModel(folder, {
       tokenizer: given.run["tokenizer"] as string | undefined,
       device,
@@ -128,7 +128,7 @@ function parts({ documents, cuts }: Scored): string {
 }
 
 /** Of a run's settings, those that say what text is read. */
-export function dataOf({ run }: Given): Given {
+export function dataOf({ run }: PartialRunConfig): PartialRunConfig {
   return { run: pick(dataSchema, run), model: {}, train: {} };
 }
 

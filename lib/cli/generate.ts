@@ -3,7 +3,7 @@ import { InvalidArgumentError, type Command } from "commander";
 import { z } from "zod";
 import { readWholeText } from "../data/whole-text.ts";
 import { Session } from "../generate/session.ts";
-import { findModel, modelName, openModel } from "../run/folder.ts";
+import { findModel, modelName, openModel } from "../run/run-folder.ts";
 import { addOptions } from "./options.ts";
 import { print } from "./output.ts";
 import { runSchema } from "../run/config.ts";

@@ -3,10 +3,10 @@ import { existsSync } from "node:fs";
 import { readdir, stat } from "node:fs/promises";
 import { join } from "node:path";
 import type { Command } from "commander";
-import { CheckpointStore } from "../checkpoint/folder.ts";
-import { openWeights, readConfig } from "../checkpoint/model-folder.ts";
+import { CheckpointStore } from "../checkpoint/store.ts";
+import { openWeights, readConfig } from "../checkpoint/model-files.ts";
 import { formatBytes } from "../log/format.ts";
-import { CHECKPOINTS, findModel, modelName } from "../run/folder.ts";
+import { CHECKPOINTS, findModel, modelName } from "../run/run-folder.ts";
 import { print } from "./output.ts";
 import { table } from "./table.ts";
 

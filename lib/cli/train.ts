@@ -1,7 +1,7 @@
 /** `memformer train`: text in, a run's folder out. */
 import { join } from "node:path";
 import type { Command } from "commander";
-import { CheckpointStore } from "../checkpoint/folder.ts";
+import { CheckpointStore } from "../checkpoint/store.ts";
 import { withIoErrors } from "../io-error.ts";
 import { makeFolder } from "../files/make-folder.ts";
 import { openTokenizer, TokenStream, type Dataset } from "../data/index.ts";
@@ -11,12 +11,12 @@ import { createProgress, type Progress } from "../log/progress.ts";
 import { RunLog } from "../log/run-log.ts";
 import { Memformer } from "../model/memformer.ts";
 import { takeLock } from "../files/lock.ts";
-import { runtime } from "../engine/runtime.ts";
+import { configureRuntime } from "../engine/runtime.ts";
 import { Trainer, type RunOptions } from "../train/trainer.ts";
 import { trainSchema } from "../train/config.ts";
 import { evaluateSource } from "../evaluate/source.ts";
 import { catchInterrupts, type Interruption } from "../run/interrupt.ts";
-import { CHECKPOINTS, LOCK, MODEL, RUN, saveModel, tokenizerTexts, writeRun } from "../run/folder.ts";
+import { CHECKPOINTS, LOCK, MODEL, RUN, saveModel, tokenizerTexts, writeRun } from "../run/run-folder.ts";
 import { addOptions } from "./options.ts";
 import { resumeNotes } from "../run/resume-notes.ts";
 import { fromFile, fromFlags, runSchema, shapeSchema, type RunSettings } from "../run/config.ts";
@@ -79,10 +79,10 @@ async function train(
     threads: run.threads,
     device: run.device,
   });
-  runtime({ tf32: run.tf32, deterministic: run.deterministic });
+  configureRuntime({ tf32: run.tf32, deterministic: run.deterministic });
   const stream = new TokenStream(data.train, {
     lanes: run.lanes,
-    segment: model.config.segment,
+    segmentLength: model.config.segmentLength,
     seed: options.seed,
     ends: run.ends,
     ...(run.documentLimit !== undefined && { documentLimit: run.documentLimit }),
@@ -145,9 +145,9 @@ async function trainLocked({ data, model, stream, trainer, settled, resume, inte
   progress.note(
     `${data.spec}: ${data.train.tokens} tokens to train on${data.notes.map((note) => `; ${note}`).join("")}`,
   );
-  const [size, state] = [`${formatNumber(model.size / 1e6, 3)} M parameters`, formatBytes(model.stateBytes)];
+  const [size, state] = [`${formatNumber(model.parameterCount / 1e6, 3)} M parameters`, formatBytes(model.stateBytes)];
   const whence = start > 0 ? `; resumed after step ${start}` : "";
-  progress.note(`${model.config.variant}, ${size}, memory of ${state} a document${whence}`);
+  progress.note(`${model.config.architecture}, ${size}, memory of ${state} a document${whence}`);
   for (const note of notes) progress.note(note);
   interruption.signal.addEventListener("abort", () => {
     trainer.stop();
@@ -182,7 +182,7 @@ async function trainLocked({ data, model, stream, trainer, settled, resume, inte
 
 /** Says why steps run one kernel at a time, where a GPU's are not recorded. */
 async function noteRefusal(model: Memformer, progress: Progress): Promise<void> {
-  const { refusal } = await model.recording();
+  const { refusal } = await model.capturedGraphs();
   if (refusal !== "") progress.note(`steps cannot be recorded, so they run kernel by kernel: ${refusal}`);
 }
 

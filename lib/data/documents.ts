@@ -1,7 +1,7 @@
 // Text files to documents: what counts as one, and which files are read.
 import { MemformerError } from "../errors.ts";
 import { textFiles } from "./text-files.ts";
-import { TitleFinder } from "./titles.ts";
+import { HeadingFinder } from "./wikitext-headings.ts";
 import { longestDocument, readLines, tooLong, type ReadCounter } from "./text-lines.ts";
 
 /**
@@ -83,7 +83,7 @@ async function* splitDocuments(
   };
   let blank = true; // the document so far is white space
   let separated = false;
-  const titles = new TitleFinder();
+  const titles = new HeadingFinder();
   for await (const batch of readLines(path, counter, marks[rule])) {
     for (let lines of batch) {
       // one, where the rule looks at each

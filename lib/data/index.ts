@@ -6,7 +6,7 @@ export { documentHash } from "./text-hash.ts";
 export { sourceHash } from "./source-hash.ts";
 export { readIdx, type IdxArray } from "./idx.ts";
 export { imageSource, pixels } from "./mnist.ts";
-export { datasetNames, type DatasetName } from "./named.ts";
+export { datasetNames, type DatasetName } from "./known-datasets.ts";
 export type { DatasetOptions } from "./open-dataset.ts";
 export { Random } from "./random.ts";
 export { RecallStream, type RecallOptions, type RecallPosition } from "./recall.ts";

@@ -7,7 +7,7 @@ import { prepareCorpus, type CorpusOptions } from "./corpus.ts";
 import { Dataset, type Split } from "./dataset.ts";
 import type { DocumentOptions } from "./documents.ts";
 import { openMnist, pixels } from "./mnist.ts";
-import { datasetNames, namedText, needsFolder, type DatasetName, type NamedText } from "./named.ts";
+import { datasetNames, namedText, needsFolder, type DatasetName, type NamedText } from "./known-datasets.ts";
 import { copiesNote, heldOutNote, readNote, unread } from "./dataset-notes.ts";
 import { inWords, isLitter, textFiles, type TextFiles } from "./text-files.ts";
 import { isTokenFile, openTokenFile, type TokenFile } from "./token-file.ts";

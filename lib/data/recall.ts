@@ -11,7 +11,7 @@ export interface RecallOptions {
   /** B */
   readonly lanes: number;
   /** T, at least 2 and more than `symbols`. Default 8. */
-  readonly segment?: number;
+  readonly segmentLength?: number;
   /** Different key symbols; guessing is right once in so many. Default 16. */
   readonly keys?: number;
   /** Key symbols shown and asked for, in order, in each document. Default 1. */
@@ -28,7 +28,7 @@ export interface RecallOptions {
 
 const recallNames = optionNames<RecallOptions>({
   lanes: true,
-  segment: true,
+  segmentLength: true,
   keys: true,
   symbols: true,
   fillers: true,
@@ -60,7 +60,7 @@ interface RecallDocument {
  */
 export class RecallStream implements SegmentStream<RecallPosition> {
   readonly lanes: number;
-  readonly segment: number;
+  readonly segmentLength: number;
   readonly keys: number;
   readonly symbols: number;
   readonly fillers: number;
@@ -75,17 +75,17 @@ export class RecallStream implements SegmentStream<RecallPosition> {
   constructor(options: RecallOptions) {
     knownOptions(recallNames, options, "RecallStream");
     this.lanes = wholeNumber(options.lanes, "lanes", 1);
-    this.segment = wholeNumber(options.segment ?? 8, "segment", 2);
+    this.segmentLength = wholeNumber(options.segmentLength ?? 8, "segmentLength", 2);
     this.keys = wholeNumber(options.keys ?? 16, "keys", 2);
     this.symbols = wholeNumber(options.symbols ?? 1, "symbols", 1);
     this.fillers = wholeNumber(options.fillers ?? 16, "fillers", 1);
     this.minLag = wholeNumber(options.minLag ?? 1, "minLag", 1);
     this.maxLag = wholeNumber(options.maxLag ?? Math.max(8, this.minLag), "maxLag", this.minLag);
     this.#seed = wholeNumber(options.seed ?? 0, "seed", 0);
-    if (this.symbols >= this.segment) {
+    if (this.symbols >= this.segmentLength) {
       throw new MemformerError(
         "CONFIG",
-        `symbols must be less than the segment of ${this.segment}, got ${this.symbols}`,
+        `symbols must be less than the segment of ${this.segmentLength}, got ${this.symbols}`,
       );
     }
     this.query = this.keys + this.fillers;
@@ -96,7 +96,7 @@ export class RecallStream implements SegmentStream<RecallPosition> {
 
   /** The next segment of every lane. The stream never ends. */
   async next(): Promise<Segment> {
-    const { lanes: B, segment: T } = this;
+    const { lanes: B, segmentLength: T } = this;
     const source = new Int32Array(B * T);
     const target = new Int32Array(B * T).fill(PADDING);
     const reset = new Uint8Array(B);
@@ -151,7 +151,7 @@ export class RecallStream implements SegmentStream<RecallPosition> {
     const random = new Random(this.#seed, lane, document, 0);
     const lag = this.minLag + random.below(this.maxLag - this.minLag + 1);
     const keys = Array.from({ length: this.symbols }, () => random.below(this.keys));
-    const places = [...random.permutation(this.segment).subarray(0, this.symbols)].sort((a, b) => a - b);
+    const places = [...random.permutation(this.segmentLength).subarray(0, this.symbols)].sort((a, b) => a - b);
     return { lag, keys, places };
   }
 }

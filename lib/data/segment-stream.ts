@@ -5,7 +5,7 @@ export interface SegmentStream<Position = unknown> {
   /** B */
   readonly lanes: number;
   /** T */
-  readonly segment: number;
+  readonly segmentLength: number;
   readonly vocabulary: number;
   readonly bos: number;
   /** The next segment of every lane; undefined when the stream is over. */

@@ -8,7 +8,7 @@ const schema = z.strictObject({
     documents: whole,
     tokens: whole,
     lanes: whole,
-    segment: whole,
+    segmentLength: whole,
     seed: whole.nullable(),
     documentLimit: whole.nullable(),
     ends: z.boolean().optional(),

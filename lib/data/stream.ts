@@ -3,7 +3,7 @@ import { MemformerError } from "../errors.ts";
 import { PADDING, type Segment } from "./segment.ts";
 import { knownOptions, optionNames } from "../options.ts";
 import { flag, wholeNumber } from "./arguments.ts";
-import { limitForLanes, Pieces, type Piece } from "./pieces.ts";
+import { limitForLanes, DocumentChunks, type DocumentChunk } from "./document-chunks.ts";
 import type { SegmentStream } from "./segment-stream.ts";
 import { checkPosition, type StreamPosition } from "./stream-position.ts";
 import { sourceHash } from "./source-hash.ts";
@@ -14,7 +14,7 @@ export interface TokenStreamOptions {
   /** B, documents read side by side. */
   readonly lanes: number;
   /** T, tokens of a segment. */
-  readonly segment: number;
+  readonly segmentLength: number;
   /** The token that stands for "a document starts". Default: the BOS of the source's tokenizer. */
   readonly bos?: number;
   /** Everything random follows from it. Default 0. */
@@ -45,7 +45,7 @@ export interface TokenStreamOptions {
 
 const streamNames = optionNames<TokenStreamOptions>({
   lanes: true,
-  segment: true,
+  segmentLength: true,
   bos: true,
   seed: true,
   shuffle: true,
@@ -57,11 +57,11 @@ const streamNames = optionNames<TokenStreamOptions>({
 /** Options of {@link evaluationPass}. */
 export type EvaluationPassOptions = Pick<
   TokenStreamOptions,
-  "lanes" | "segment" | "bos" | "documentLimit" | "longestFirst"
+  "lanes" | "segmentLength" | "bos" | "documentLimit" | "longestFirst"
 >;
 const passNames = optionNames<EvaluationPassOptions>({
   lanes: true,
-  segment: true,
+  segmentLength: true,
   bos: true,
   documentLimit: true,
   longestFirst: true,
@@ -78,7 +78,7 @@ export interface StreamStats {
 
 /** Where one lane reads: a piece of a document, and the first token of its next segment. */
 interface Lane {
-  readonly piece: Piece;
+  readonly piece: DocumentChunk;
   readonly offset: number;
 }
 
@@ -101,7 +101,7 @@ interface Row {
  */
 export class TokenStream implements SegmentStream<StreamPosition> {
   readonly lanes: number;
-  readonly segment: number;
+  readonly segmentLength: number;
   readonly bos: number;
   readonly vocabulary: number;
   /** Tokens after which a document is cut; Infinity if none is. */
@@ -113,7 +113,7 @@ export class TokenStream implements SegmentStream<StreamPosition> {
   readonly #ends: boolean;
   readonly #longestFirst: boolean;
   readonly #targets: number; // of an epoch
-  readonly #pieces: Pieces;
+  readonly #pieces: DocumentChunks;
   #lanes: (Lane | undefined)[];
   #epoch = 0;
   #taken = 0; // pieces of this epoch given to lanes
@@ -125,7 +125,7 @@ export class TokenStream implements SegmentStream<StreamPosition> {
     knownOptions(streamNames, options, "TokenStream");
     this.#source = source;
     this.lanes = wholeNumber(options.lanes, "lanes", 1);
-    this.segment = wholeNumber(options.segment, "segment", 1);
+    this.segmentLength = wholeNumber(options.segmentLength, "segmentLength", 1);
     this.bos = wholeNumber(options.bos ?? source.tokenizer.bos, "bos", 0);
     this.vocabulary = Math.max(source.tokenizer.vocabulary, this.bos + 1);
     this.#seed = wholeNumber(options.seed ?? 0, "seed", 0);
@@ -135,17 +135,22 @@ export class TokenStream implements SegmentStream<StreamPosition> {
       options.documentLimit !== undefined
         ? wholeNumber(options.documentLimit, "documentLimit", 1)
         : this.#repeat
-          ? limitForLanes(source, this.lanes, this.segment)
+          ? limitForLanes(source, this.lanes, this.segmentLength)
           : Infinity;
     this.#ends = flag(options.ends ?? false, "ends");
-    this.#targets = source.tokens + (this.#ends ? endsOf(source, this.documentLimit, this.segment) : 0);
+    this.#targets = source.tokens + (this.#ends ? endsOf(source, this.documentLimit, this.segmentLength) : 0);
     this.#longestFirst = flag(options.longestFirst ?? false, "longestFirst");
     if (this.#longestFirst && this.#shuffle) {
       throw new MemformerError("CONFIG", "longestFirst is an order of its own: it needs shuffle to be false.", {
         details: { argument: "longestFirst" },
       });
     }
-    this.#pieces = new Pieces(source, this.documentLimit, this.#shuffle ? this.#seed : undefined, this.#longestFirst);
+    this.#pieces = new DocumentChunks(
+      source,
+      this.documentLimit,
+      this.#shuffle ? this.#seed : undefined,
+      this.#longestFirst,
+    );
     this.#lanes = new Array<undefined>(this.lanes).fill(undefined);
   }
 
@@ -161,7 +166,7 @@ export class TokenStream implements SegmentStream<StreamPosition> {
 
   /** What the stream has handed out so far. */
   get stats(): StreamStats {
-    const slots = this.#segments * this.lanes * this.segment;
+    const slots = this.#segments * this.lanes * this.segmentLength;
     return { segments: this.#segments, tokens: this.#tokens, padding: slots === 0 ? 0 : 1 - this.#tokens / slots };
   }
 
@@ -173,7 +178,7 @@ export class TokenStream implements SegmentStream<StreamPosition> {
   async next(): Promise<Segment | undefined> {
     const rows = this.#advance();
     if (rows.every((row) => row === undefined)) return undefined;
-    const { lanes: B, segment: T } = this;
+    const { lanes: B, segmentLength: T } = this;
     const source = new Int32Array(B * T).fill(PADDING);
     const target = new Int32Array(B * T).fill(PADDING);
     const reset = Uint8Array.from(rows, (row) => (row === undefined || row.start ? 1 : 0));
@@ -235,9 +240,9 @@ export class TokenStream implements SegmentStream<StreamPosition> {
       lane ??= this.#take();
       if (lane === undefined) return undefined;
       const { piece, offset } = lane;
-      const to = Math.min(offset + this.segment, piece.to);
+      const to = Math.min(offset + this.segmentLength, piece.to);
       this.#lanes[b] = to < piece.to ? { piece, offset: to } : undefined;
-      const end = this.#ends && to - offset < this.segment && to === this.#source.documentLength(piece.document);
+      const end = this.#ends && to - offset < this.segmentLength && to === this.#source.documentLength(piece.document);
       this.#tokens += to - offset + (end ? 1 : 0);
       return { document: piece.document, from: offset, to, start: offset === piece.from, end };
     });
@@ -260,7 +265,7 @@ export class TokenStream implements SegmentStream<StreamPosition> {
       documents: this.#source.documents,
       tokens: this.#source.tokens,
       lanes: this.lanes,
-      segment: this.segment,
+      segmentLength: this.segmentLength,
       seed: this.#shuffle ? this.#seed : null,
       documentLimit: this.documentLimit === Infinity ? null : this.documentLimit,
       text: (this.#text ??= textOf(this.#source)),
@@ -276,12 +281,12 @@ function textOf(source: TokenSource): string | null {
 }
 
 /** How many documents have room behind their last token: where they are cut, their last piece. */
-function endsOf(source: TokenSource, limit: number, segment: number): number {
+function endsOf(source: TokenSource, limit: number, segmentLength: number): number {
   let ends = 0;
   for (let document = 0; document < source.documents; document++) {
     const length = source.documentLength(document),
       last = limit === Infinity ? length : ((length - 1) % limit) + 1;
-    if (last % segment !== 0) ends++;
+    if (last % segmentLength !== 0) ends++;
   }
   return ends;
 }

@@ -6,7 +6,7 @@ import { mrbp } from "../gradients/mrbp.ts";
 import type { State } from "../model/recurrence.ts";
 import { disposeSegment, type SegmentTensors } from "../model/segment-tensors.ts";
 import { PADDING, type Segment } from "../data/segment.ts";
-import { apply, tidy, type Tensor } from "../engine/tensor.ts";
+import { applyOperator, tidy, type Tensor } from "../engine/tensor.ts";
 import { halfLife, median, norms, shares, slotClasses, slotMeans, type SlotClasses } from "./statistics.ts";
 
 /** Measures of one layer at the last segment. */
@@ -120,7 +120,7 @@ export async function measure(
   for (const tensor of [...state, ...last]) tensor.dispose();
   if (tokens === 0) throw new MemformerError("DATA", "there is nothing to score: the text has no token to predict");
   const mean = (i: number): number => nats[i]! / tokens,
-    hasDecoder = model.config.variant === "encoder-decoder";
+    hasDecoder = model.config.architecture === "encoder-decoder";
   const over = (i: number): number => mean(i) - mean(0),
     bias = await biasNorms(model),
     self = slotMeans(part(seen, "writer.self"));
@@ -155,11 +155,11 @@ async function firstSegments(
   lanes: number,
   segments: number,
 ): Promise<Segment[]> {
-  const { segment, bos } = model.config,
-    share = Math.max(segment, Math.floor(source.tokens / lanes / segment) * segment);
+  const { segmentLength, bos } = model.config,
+    share = Math.max(segmentLength, Math.floor(source.tokens / lanes / segmentLength) * segmentLength);
   const stream = evaluationPass(source, {
       lanes,
-      segment,
+      segmentLength,
       bos,
       ...(source.documents < lanes && { documentLimit: share }),
     }),
@@ -181,7 +181,7 @@ function costs(
 ): { losses: Tensor; state: State } {
   const whole = model.forward(uploaded, state),
     { batch, length } = segment;
-  const rolled = (tensor: Tensor): Tensor => apply("aten::roll", tensor, [1], [0]);
+  const rolled = (tensor: Tensor): Tensor => applyOperator("aten::roll", tensor, [1], [0]);
   const none = model.upload({
     ...segment,
     source: new Int32Array(batch * length)
@@ -191,11 +191,11 @@ function costs(
   const losses = [
     whole.loss,
     model.forward(uploaded, state.map(rolled)).loss,
-    model.forward({ ...uploaded, reset: apply("aten::ones_like", uploaded.reset) }, state).loss,
+    model.forward({ ...uploaded, reset: applyOperator("aten::ones_like", uploaded.reset) }, state).loss,
     model.forward({ ...uploaded, source: rolled(uploaded.source) }, state).loss,
     model.forward(none, state).loss,
   ];
-  return { losses: apply("aten::stack", losses), state: whole.state };
+  return { losses: applyOperator("aten::stack", losses), state: whole.state };
 }
 
 async function memoryMeasure(
@@ -215,12 +215,12 @@ function part(seen: ReadonlyMap<string, Observed>, name: string): Observed {
   return found;
 }
 
-/** Of the tokens that the memory is written from: the source's, in the decoder variant the target's. */
+/** Of the tokens that the memory is written from: the source's, in the decoder architecture the target's. */
 function tokenShares(
   model: Memformer,
   { source, target, length }: Segment,
 ): { tokenShare: (cube: Observed) => number } {
-  const tokens = model.config.variant === "decoder" ? target : source;
+  const tokens = model.config.architecture === "decoder" ? target : source;
   return {
     tokenShare: (cube) => shares(cube, (b, n) => cube.shape[1] !== length || tokens[b * length + n] !== PADDING).alongN,
   };
@@ -276,7 +276,7 @@ async function gradientsByLag(model: Memformer, read: readonly Segment[]): Promi
         model.initialState(read[0]!.batch),
       );
       const weights = window.map((_, t) => (t === lag ? 1 : 0));
-      return apply(
+      return applyOperator(
         "aten::linalg_vector_norm",
         mrbp(model, uploaded(window), state, { weights, training: false }).gradient[0]!,
       );
@@ -287,7 +287,7 @@ async function gradientsByLag(model: Memformer, read: readonly Segment[]): Promi
           model.parameters
             .filter(({ name }) => pattern.test(name))
             .map(async ({ name }) => {
-              using gradient = tidy(() => apply("aten::linalg_vector_norm", model.gradient(name)));
+              using gradient = tidy(() => applyOperator("aten::linalg_vector_norm", model.gradient(name)));
               return gradient.item();
             }),
         )),

@@ -1,10 +1,10 @@
 /** NaN and infinity where they would be kept or acted on: looked for by the engine, where the numbers are. */
 import { MemformerError } from "../errors.ts";
-import { apply, tidy, type Tensor } from "./tensor.ts";
+import { applyOperator, tidy, type Tensor } from "./tensor.ts";
 
 /** Whether all numbers of a tensor are finite. */
 export async function isFinite(tensor: Tensor): Promise<boolean> {
-  using all = tidy(() => apply("aten::all", apply("aten::isfinite", tensor)));
+  using all = tidy(() => applyOperator("aten::all", applyOperator("aten::isfinite", tensor)));
   return (await all.item()) === 1;
 }
 

@@ -6,7 +6,7 @@ import { resolveDevice, type Device } from "../native/cuda.ts";
 import { checkOptions, optionSchema } from "../options.ts";
 
 /** Bytes on the host and on the device. */
-export interface MemoryUse {
+export interface MemoryUsage {
   /** Tensor handles alive in this process. */
   readonly tensors: number;
   /** Bytes of host memory that tensors hold now. */
@@ -55,7 +55,7 @@ const math = { tf32: false, deterministic: false };
  * MemformerError CONFIG for unknown options and for those out of range, BUSY for another number of threads than the
  * engine runs with.
  */
-export function runtime(options: RuntimeOptions = {}): RuntimeFacts {
+export function configureRuntime(options: RuntimeOptions = {}): RuntimeFacts {
   checkOptions(runtimeSchema, options, "runtime");
   if (options.threads !== undefined) configureThreads(options.threads);
   if (options.tf32 !== undefined || options.deterministic !== undefined) {
@@ -69,7 +69,7 @@ export function runtime(options: RuntimeOptions = {}): RuntimeFacts {
 }
 
 /** Tensors in use, and their current and peak bytes, counted by the allocators. */
-export function memory(): MemoryUse {
+export function memoryUsage(): MemoryUsage {
   return guarded((native) => native.memory());
 }
 
@@ -94,7 +94,7 @@ export async function synchronize(): Promise<void> {
 }
 
 /** Runs `body` under LibTorch's profiler and writes a trace to `path`, for chrome://tracing or ui.perfetto.dev. */
-export async function profile(path: string, body: () => void | Promise<void>): Promise<void> {
+export async function writeProfile(path: string, body: () => void | Promise<void>): Promise<void> {
   guarded((native) => {
     native.startProfile(nextCall());
   });

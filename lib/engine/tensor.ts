@@ -112,18 +112,18 @@ export class Tensor implements Disposable {
 type Given = (Tensor | readonly Tensor[] | Exclude<OperatorArgument, TensorHandle | readonly TensorHandle[]>)[];
 
 /** Any operator of LibTorch's dispatcher or of ours, as `"aten::add.Tensor"` or `"memformer::biased_norm"`. */
-export function op(name: string, ...args: Given): Tensor[] {
+export function callOperator(name: string, ...args: Given): Tensor[] {
   return dispatched(name, args);
 }
 
-/** {@link op} for operators that return a list, of `count` tensors. */
-export function opList(name: string, count: number, ...args: Given): Tensor[] {
+/** {@link callOperator} for operators that return a list, of `count` tensors. */
+export function callListOperator(name: string, count: number, ...args: Given): Tensor[] {
   return dispatched(name, args, count);
 }
 
-/** {@link op} for operators with one result. */
-export function apply(name: string, ...args: Given): Tensor {
-  return op(name, ...args)[0]!;
+/** {@link callOperator} for operators with one result. */
+export function applyOperator(name: string, ...args: Given): Tensor {
+  return callOperator(name, ...args)[0]!;
 }
 
 function dispatched(name: string, args: Given, results?: number): Tensor[] {
@@ -232,7 +232,7 @@ export function typedArray(dtype: DType, data: ArrayBuffer): NumberArray {
  */
 export function placed(tensor: Tensor, device: string): Tensor {
   if (device === "cpu") return tensor;
-  const there = apply("aten::_to_copy", tensor, null, null, device);
+  const there = applyOperator("aten::_to_copy", tensor, null, null, device);
   tensor.dispose();
   return there;
 }

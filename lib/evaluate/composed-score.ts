@@ -2,7 +2,7 @@
  * The scoring of a model that has none of its own: one `forward` per segment with its state, and one more per ablation.
  * The source is taken for what the state is written from.
  */
-import { apply, type Tensor } from "../engine/tensor.ts";
+import { applyOperator, type Tensor } from "../engine/tensor.ts";
 import type { EvaluatedModel, State, Step } from "../model/recurrence.ts";
 import type { Ablation, Scored, ScoringState } from "../model/scoring.ts";
 import type { SegmentTensors } from "../model/segment-tensors.ts";
@@ -20,7 +20,7 @@ export function composedScore(
     freezes = ablations.includes("frozen");
   let { memory, held } = before;
   for (const segment of segments) {
-    if (freezes && held.length === 0) held = [...memory, apply("aten::zeros_like", segment.reset)];
+    if (freezes && held.length === 0) held = [...memory, applyOperator("aten::zeros_like", segment.reset)];
     const whole = model.forward(segment, memory);
     losses[0]!.push(whole.loss.detach());
     counts.push(whole.count);
@@ -30,11 +30,11 @@ export function composedScore(
     if (freezes) held = heldAfter(model, segment, held, memory);
   }
   return {
-    losses: apply(
+    losses: applyOperator(
       "aten::stack",
-      losses.map((row) => apply("aten::stack", row)),
+      losses.map((row) => applyOperator("aten::stack", row)),
     ),
-    counts: apply("aten::stack", counts),
+    counts: applyOperator("aten::stack", counts),
     state: { memory, held: freezes ? held.map((tensor) => tensor.detach()) : [] },
   };
 }
@@ -45,13 +45,13 @@ function ablated(model: EvaluatedModel, segment: SegmentTensors, ablation: Ablat
       return model.forward(segment, model.initialState(segment.batch));
     case "zeroed":
       return model.forward(
-        { ...segment, reset: apply("aten::zeros_like", segment.reset) }, // no row leaves its zeros
-        memory.map((tensor) => apply("aten::zeros_like", tensor)),
+        { ...segment, reset: applyOperator("aten::zeros_like", segment.reset) }, // no row leaves its zeros
+        memory.map((tensor) => applyOperator("aten::zeros_like", tensor)),
       );
     case "shuffled":
       return model.forward(
         segment,
-        memory.map((tensor) => apply("aten::roll", tensor, [1], [0])),
+        memory.map((tensor) => applyOperator("aten::roll", tensor, [1], [0])),
       );
     case "frozen":
       return model.forward(segment, held.slice(0, -1));
@@ -63,19 +63,19 @@ function ablated(model: EvaluatedModel, segment: SegmentTensors, ablation: Ablat
  * a document here, and those that have read text, which BOS alone at a document's start is not.
  */
 function heldAfter({ stateLayout }: EvaluatedModel, segment: SegmentTensors, held: State, memory: State): State {
-  const goesOn = apply("aten::logical_not", segment.reset);
-  const holds = apply("aten::logical_and", held.at(-1)!, goesOn);
-  const tokens = apply("aten::sum.dim_IntList", apply("aten::ge.Scalar", segment.source, 0), [1]);
-  const text = apply("aten::gt.Tensor", tokens, segment.reset);
+  const goesOn = applyOperator("aten::logical_not", segment.reset);
+  const holds = applyOperator("aten::logical_and", held.at(-1)!, goesOn);
+  const tokens = applyOperator("aten::sum.dim_IntList", applyOperator("aten::ge.Scalar", segment.source, 0), [1]);
+  const text = applyOperator("aten::gt.Tensor", tokens, segment.reset);
   return [
     ...memory.map((tensor, i) =>
-      apply(
+      applyOperator(
         "aten::where.self",
-        apply("aten::view", holds, flagShape(segment.batch, stateLayout[i]!)),
+        applyOperator("aten::view", holds, flagShape(segment.batch, stateLayout[i]!)),
         held[i]!,
         tensor,
       ),
     ),
-    apply("aten::logical_or", holds, text),
+    applyOperator("aten::logical_or", holds, text),
   ];
 }

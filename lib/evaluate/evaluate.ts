@@ -10,7 +10,7 @@ import { composedScore } from "./composed-score.ts";
 import { LiveRows } from "./live-rows.ts";
 import { disposeSegment } from "../model/segment-tensors.ts";
 import type { Segment } from "../data/segment.ts";
-import { apply, tidy, type Tensor } from "../engine/tensor.ts";
+import { applyOperator, tidy, type Tensor } from "../engine/tensor.ts";
 import { Turns } from "../engine/turns.ts";
 
 export { ABLATIONS, type Ablation } from "../model/scoring.ts";
@@ -49,7 +49,7 @@ export interface EvaluateOptions {
   /**
    * Consecutive segments scored by one step. Default: on a CPU 1, on a GPU as many as keep it busy and fit its memory.
    */
-  readonly together?: number | undefined;
+  readonly segmentsPerStep?: number | undefined;
   readonly signal?: AbortSignal | undefined;
 }
 
@@ -57,7 +57,7 @@ const schema = z.strictObject({
   bytes: z.number().min(0).optional(),
   ablations: z.array(z.custom<Ablation>(), "must be an array of names").optional(),
   segments: z.number().int().min(0).or(z.literal(Infinity)).optional(),
-  together: z.number().int().min(1).optional(),
+  segmentsPerStep: z.number().int().min(1).optional(),
   signal: z.custom<AbortSignal>().optional(),
 });
 
@@ -85,7 +85,7 @@ export async function evaluate(
   const {
     bytes = NaN,
     segments: most = Infinity,
-    together,
+    segmentsPerStep,
     signal,
     ablations,
   } = parseOptions(schema, options, "evaluate") as EvaluateOptions;
@@ -115,7 +115,10 @@ export async function evaluate(
     for (let over = false; !over;) {
       const kept = rows.drop();
       if (kept !== undefined) state = narrowed(state, kept);
-      const perStep = Math.min(together ?? model.scoredTogether?.(rows.count, stream.segment) ?? 1, most - read),
+      const perStep = Math.min(
+          segmentsPerStep ?? model.scoringSegmentsPerStep?.(rows.count, stream.segmentLength) ?? 1,
+          most - read,
+        ),
         segments: Segment[] = [];
       // Rows are dropped between steps: one ends where some are to be, so that scores do not depend on its length.
       while (segments.length < perStep && (segments.length === 0 || !rows.due())) {
@@ -215,9 +218,9 @@ function notFinite(memory: string, segment: number, loss: number): MemformerErro
 function narrowed(state: ScoringState, rows: readonly number[]): ScoringState {
   const only = (tensors: State): State =>
     tensors.map((tensor) =>
-      apply(
+      applyOperator(
         "aten::cat",
-        rows.map((row) => apply("aten::narrow", tensor, 0, row, 1)),
+        rows.map((row) => applyOperator("aten::narrow", tensor, 0, row, 1)),
         0,
       ),
     );

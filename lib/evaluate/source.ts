@@ -32,16 +32,16 @@ export interface Scored {
  * opened.
  */
 export async function evaluateSource(
-  model: EvaluatedModel & { readonly config: Pick<ModelConfig, "segment" | "bos"> },
+  model: EvaluatedModel & { readonly config: Pick<ModelConfig, "segmentLength" | "bos"> },
   source: TokenSource,
   { lanes, segments = Infinity, documentLimit = Infinity, ...rest }: PassOptions,
 ): Promise<Evaluation & Scored> {
   let pieces = 0;
   for (let i = 0; i < source.documents; i++) pieces += Math.ceil(source.documentLength(i) / documentLimit) || 1;
-  const { segment, bos } = model.config;
+  const { segmentLength, bos } = model.config;
   const options = {
     lanes: Math.min(lanes, pieces),
-    segment,
+    segmentLength,
     bos,
     ...(documentLimit !== Infinity && { documentLimit }),
     longestFirst: segments === Infinity,
@@ -63,10 +63,10 @@ async function scoredPart(
     ...documentRange(source, 0, source.documents),
     // What is read ends with the segment that is scored, and may begin before it.
     async read(document, from, to, into = new Int32Array(to - from)) {
-      const { segment, documentLimit } = dry,
+      const { segmentLength, documentLimit } = dry,
         last = to - 1;
       const piece = documentLimit === Infinity ? 0 : last - (last % documentLimit);
-      const begin = last - ((last - piece) % segment);
+      const begin = last - ((last - piece) % segmentLength);
       tokens.set(document, (tokens.get(document) ?? 0) + to - begin);
       if (begin > 0 && begin === piece) cuts++;
       return into.fill(0, 0, to - from);

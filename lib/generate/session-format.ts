@@ -108,7 +108,7 @@ export function unpackSession(
     return bad(parsed.error.issues.map(({ path, message }) => `${path.join(".") || "header"}: ${message}`).join("; "));
   const header = parsed.data,
     layout = model.stateLayout,
-    { segment, vocabulary } = model.config;
+    { segmentLength: segment, vocabulary } = model.config;
   expectLayout(header, layout);
   // A copy of its own: `bytes` may be a part of a larger buffer, at an odd place in it.
   const numbers = Uint8Array.from(bytes.subarray(4 + length));

@@ -9,7 +9,7 @@ import type { Device } from "../native/cuda.ts";
 
 /** The interface that a {@link Session} needs of its model. {@link Memformer} implements it. */
 export interface SessionModel {
-  readonly config: Pick<ModelConfig, "segment" | "vocabulary" | "bos">;
+  readonly config: Pick<ModelConfig, "segmentLength" | "vocabulary" | "bos">;
   /** Where it computes. */
   readonly device: Device;
   /** The parts of its state: what a saved session holds. */

@@ -12,7 +12,7 @@ import { disposeSegment, type SegmentTensors } from "../model/segment-tensors.ts
 import { PADDING } from "../data/segment.ts";
 import { packSession, unpackSession } from "./session-format.ts";
 import { synchronize } from "../engine/runtime.ts";
-import { apply, placed, Tensor } from "../engine/tensor.ts";
+import { applyOperator, placed, Tensor } from "../engine/tensor.ts";
 import { tokenGaps } from "./token-gaps.ts";
 import { decodes, OpenSegment } from "./open-segment.ts";
 
@@ -88,7 +88,7 @@ export class Session<Model extends SessionModel = SessionModel> {
         { details: { token, position: i, vocabulary } },
       );
     }
-    const piece = 256 * this.model.config.segment; // what is enqueued at once: a text of any length takes bounded memory
+    const piece = 256 * this.model.config.segmentLength; // what is enqueued at once: a text of any length takes bounded memory
     for (let from = 0; from < tokens.length; from += piece) {
       for (let i = from; i < Math.min(from + piece, tokens.length); i++) this.#push(tokens[i]!);
       await this.#settled(); // also so that an error surfaces here
@@ -166,7 +166,7 @@ export class Session<Model extends SessionModel = SessionModel> {
     const given = this.#logits();
     if (this.#gaps === undefined) this.#gaps = tokenGaps(this.tokenizer, this.model) ?? null;
     if (this.#gaps === null) return given;
-    const masked = apply("aten::add.Tensor", given.logits, this.#gaps);
+    const masked = applyOperator("aten::add.Tensor", given.logits, this.#gaps);
     if (given.owned) given.logits.dispose();
     return { logits: masked, owned: true };
   }
@@ -177,7 +177,16 @@ export class Session<Model extends SessionModel = SessionModel> {
       k = topK === Infinity ? 0 : topK;
     const { logits, owned } = this.#drawable();
     using point = placed(Tensor.from(Float64Array.of(temperature === 0 ? 0 : next()), [1]), this.model.device);
-    using drawn = apply("memformer::sample_token", logits, point, temperature, k, topP, this.tokenizer.vocabulary, bos);
+    using drawn = applyOperator(
+      "memformer::sample_token",
+      logits,
+      point,
+      temperature,
+      k,
+      topP,
+      this.tokenizer.vocabulary,
+      bos,
+    );
     if (owned) logits.dispose();
     try {
       const token = await drawn.item();
@@ -289,7 +298,7 @@ export class Session<Model extends SessionModel = SessionModel> {
   /** `drawn`: the open segment has computed all that the memory is written from. */
   #push(token: number, drawn = false): void {
     this.#current.push(token);
-    if (this.#current.length < this.model.config.segment) return;
+    if (this.#current.length < this.model.config.segmentLength) return;
     const ended = drawn ? this.#open?.end(this.#current, this.model.revision) : undefined;
     const next = ended ?? this.#advanced();
     this.#open?.forget();
@@ -308,7 +317,7 @@ export class Session<Model extends SessionModel = SessionModel> {
 
   /** The segment under way as the model sees it: what came before as source, itself as target. */
   #segment(): SegmentTensors {
-    const { segment: T, bos } = this.model.config;
+    const { segmentLength: T, bos } = this.model.config;
     const start = this.#previous === undefined;
     const source = this.#previous ?? new Int32Array(T).fill(PADDING).fill(bos, 0, 1);
     const target = new Int32Array(T).fill(PADDING);

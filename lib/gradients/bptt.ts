@@ -13,7 +13,8 @@ export const bptt: GradientMethod = inMicroBatches((model, window, state, option
   tidy(() => {
     const { weights, steps, carry } = planWindow(window, options);
     // MRBP in one step of all segments is one graph over them, too: where steps are recorded, that one is.
-    if (model.recorded === true) return mrbp(model, window, state, { ...options, together: window.length });
+    if (model.capturesGraphs === true)
+      return mrbp(model, window, state, { ...options, segmentsPerStep: window.length });
     const start = leafState(model.stateLayout, state);
     const losses: Tensor[] = [],
       counts: Tensor[] = [],

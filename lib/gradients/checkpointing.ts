@@ -19,6 +19,6 @@ function wholeSegments(model: Recurrence): Recurrence {
     ...(model.stateLayout !== undefined && { stateLayout: model.stateLayout }),
     advance: (segment, before, step) => model.forward(segment, before, step).state,
     forward: (segment, before, step) => model.forward(segment, before, step),
-    ...(model.recorded === true && model.replay !== undefined && { replay: model.replay.bind(model) }),
+    ...(model.capturesGraphs === true && model.replay !== undefined && { replay: model.replay.bind(model) }),
   };
 }

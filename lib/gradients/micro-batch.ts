@@ -7,7 +7,7 @@
 import { MemformerError } from "../errors.ts";
 import type { State } from "../model/recurrence.ts";
 import { rowsOf, scoredTargets } from "../model/segment-tensors.ts";
-import { apply, tidy, type Tensor } from "../engine/tensor.ts";
+import { applyOperator, tidy, type Tensor } from "../engine/tensor.ts";
 import { checkWindowOptions } from "./window-options.ts";
 import { segmentSeed, windowWeights, type GradientMethod, type WindowResult } from "./window.ts";
 
@@ -33,7 +33,7 @@ export function inMicroBatches(method: GradientMethod): GradientMethod {
           method(
             model,
             group,
-            state.map((tensor) => apply("aten::narrow", tensor, 0, row, rows)),
+            state.map((tensor) => applyOperator("aten::narrow", tensor, 0, row, rows)),
             {
               ...others,
               weights: weights.map((weight, t) => weight * share[t]!),
@@ -65,16 +65,16 @@ export function inMicroBatches(method: GradientMethod): GradientMethod {
 
 /** sum_g factors_g scalars_g */
 function sum(scalars: readonly Tensor[], factors: readonly number[]): Tensor {
-  const first = apply("aten::mul.Scalar", scalars[0]!, factors[0]!);
+  const first = applyOperator("aten::mul.Scalar", scalars[0]!, factors[0]!);
   return scalars
     .slice(1)
-    .reduce((total, scalar, g) => apply("aten::add.Tensor", total, scalar, factors[g + 1]!), first);
+    .reduce((total, scalar, g) => applyOperator("aten::add.Tensor", total, scalar, factors[g + 1]!), first);
 }
 
 /** The groups' rows as one batch again. */
 function whole(groups: readonly State[]): State {
   return groups[0]!.map((_, i) =>
-    apply(
+    applyOperator(
       "aten::cat",
       groups.map((group) => group[i]!),
       0,

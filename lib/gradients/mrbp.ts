@@ -4,7 +4,7 @@
  */
 import { inMicroBatches } from "./micro-batch.ts";
 import type { Recurrence, Replayed } from "../model/recurrence.ts";
-import { apply, backward, opList, tidy, type Tensor } from "../engine/tensor.ts";
+import { applyOperator, backward, callListOperator, tidy, type Tensor } from "../engine/tensor.ts";
 import { differentiableParts, leafState } from "../model/state.ts";
 import { planWindow, type GradientMethod } from "./window.ts";
 
@@ -18,7 +18,7 @@ export const mrbp: GradientMethod = inMicroBatches((model, window, state, option
     // A step of the algorithm is one segment, or a few together: small ones leave a GPU idle, and their activations
     // take little room.
     const S = window.length,
-      G = Math.min(S, options.together ?? model.together?.(window[0]!) ?? 1);
+      G = Math.min(S, options.segmentsPerStep ?? model.segmentsPerStep?.(window[0]!) ?? 1);
     // Where G does not divide S the first step is the short one: the sweep before goes no further than to the last.
     const short = S % G || G,
       starts = Array.from({ length: Math.ceil(S / G) }, (_, i) => (i === 0 ? 0 : short + (i - 1) * G));
@@ -58,7 +58,7 @@ export const mrbp: GradientMethod = inMicroBatches((model, window, state, option
 
 /** (G) as G scalars. */
 function each(tensor: Tensor, count: number): Tensor[] {
-  return opList("aten::unbind.int", count, tensor, 0);
+  return callListOperator("aten::unbind.int", count, tensor, 0);
 }
 
 /** The replay of a recurrence that has none of its own: its forward, and a backward pass. */
@@ -78,11 +78,11 @@ function composed(model: Recurrence): NonNullable<Recurrence["replay"]> {
       const later = last ? [] : differentiableParts(model.stateLayout, next);
       backward([...losses, ...later], [...weights, ...gradient]);
       return {
-        loss: apply(
+        loss: applyOperator(
           "aten::stack",
           losses.map((loss) => loss.detach()),
         ),
-        count: apply("aten::stack", counts),
+        count: applyOperator("aten::stack", counts),
         state: last ? next.map((tensor) => tensor.detach()) : [],
         gradient: differentiableParts(model.stateLayout, before).map((tensor) => tensor.gradient()),
       };

@@ -9,7 +9,7 @@ const names = optionNames<WindowOptions>({
   scale: true,
   carry: true,
   training: true,
-  together: true,
+  segmentsPerStep: true,
   microBatch: true,
 });
 

@@ -30,7 +30,7 @@ export interface WindowOptions {
    * Of MRBP: how many consecutive segments a step goes over. The gradient is the same for every number; memory holds
    * that many segments' activations. Default: what the model thinks best, 1 on a CPU.
    */
-  readonly together?: number | undefined;
+  readonly segmentsPerStep?: number | undefined;
   /**
    * How many rows of the batch the method goes over at once, one group of so many after the other. Losses, state and
    * gradient are those of the whole batch, a segment's loss being the mean over all its scored targets; activations and
@@ -128,9 +128,9 @@ export function planWindow(
   if (S === 0) throw new MemformerError("CONFIG", "a window needs at least one segment, got none");
   if (!Number.isInteger(carry) || carry < 1 || carry > S)
     throw new MemformerError("CONFIG", `carry must be a whole number from 1 to ${S}, got ${carry}`);
-  const { together } = options;
-  if (together !== undefined && (!Number.isInteger(together) || together < 1))
-    throw new MemformerError("CONFIG", `together must be a whole number of at least 1, got ${together}`);
+  const { segmentsPerStep } = options;
+  if (segmentsPerStep !== undefined && (!Number.isInteger(segmentsPerStep) || segmentsPerStep < 1))
+    throw new MemformerError("CONFIG", `segmentsPerStep must be a whole number of at least 1, got ${segmentsPerStep}`);
   const training = options.training ?? true;
   return {
     weights: windowWeights(window, options.weights).map((weight) => weight * scale),

@@ -7,7 +7,7 @@
 export type Axis = "B32" | `${"" | "2" | "3"}D` | "F" | "H" | "K" | "M" | "V" | "W";
 
 /** One of their tensors, or half of its rows. */
-export interface Piece {
+export interface TensorSlice {
   readonly name: string;
   readonly shape: readonly Axis[];
   readonly rows?: "first half" | "second half";
@@ -16,7 +16,7 @@ export interface Piece {
 /** One of ours: the rows of `from`, one below the other. */
 export interface Row {
   readonly ours: string;
-  readonly from: readonly Piece[];
+  readonly from: readonly TensorSlice[];
 }
 
 export interface Layers {
@@ -88,17 +88,17 @@ function feedForward(ours: string, theirs: string): Row[] {
 }
 
 /** Weight and bias of a linear layer, or without `input` of a norm. */
-function affine(ours: string, theirs: string, output: Axis, input?: Axis, rows?: Piece["rows"]): Row[] {
+function affine(ours: string, theirs: string, output: Axis, input?: Axis, rows?: TensorSlice["rows"]): Row[] {
   return [
     one(`${ours}.weight`, `${theirs}.weight`, input === undefined ? [output] : [output, input], rows),
     one(`${ours}.bias`, `${theirs}.bias`, [output], rows),
   ];
 }
 
-function piece(name: string, output: Axis, what: string): Piece {
+function piece(name: string, output: Axis, what: string): TensorSlice {
   return { name, shape: what === "weight" ? [output, "D"] : [output] };
 }
 
-function one(ours: string, name: string, shape: readonly Axis[], rows?: Piece["rows"]): Row {
+function one(ours: string, name: string, shape: readonly Axis[], rows?: TensorSlice["rows"]): Row {
   return { ours, from: [{ name, shape, ...(rows === undefined ? {} : { rows }) }] };
 }

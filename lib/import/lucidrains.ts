@@ -5,19 +5,19 @@
 import { existsSync } from "node:fs";
 import { z } from "zod";
 import { ITEM_BYTES } from "../checkpoint/host-tensor.ts";
-import { writeModelFolder } from "../checkpoint/model-folder.ts";
+import { writeModelFolder } from "../checkpoint/model-files.ts";
 import type { TensorEntry } from "../checkpoint/safetensors.ts";
 import { widened, type WideType } from "../checkpoint/widen.ts";
 import { modelConfig, plainOptions, type ModelConfig } from "../model/config.ts";
 import { MemformerError } from "../errors.ts";
 import { parseOptions } from "../options.ts";
-import { rowsOf, type Layers, type Piece, type Row } from "./lucidrains-tensors.ts";
+import { rowsOf, type Layers, type TensorSlice, type Row } from "./lucidrains-tensors.ts";
 import { expectAll, layersOf, shapeOf, sizesOf, type Sizes } from "./sizes.ts";
 import { openStateDict, type StoredTensor } from "./state-dict.ts";
 
 /** Options that cannot be read from the shapes; defaults are those of lucidrains' package or its README. */
 export const importSchema = z.strictObject({
-  segment: z.int().positive().default(1024).describe("tokens of a segment: their enc_max_seq_len"),
+  segmentLength: z.int().positive().default(1024).describe("tokens of a segment: their enc_max_seq_len"),
   writerHeads: z.int().positive().default(8).describe("attention heads of the writer: their mem_update_attn_heads"),
   writerSteps: z
     .int()
@@ -115,7 +115,7 @@ function configOf(
   }
   return modelConfig({
     ...plainOptions,
-    variant: hasDecoder ? "encoder-decoder" : "encoder",
+    architecture: hasDecoder ? "encoder-decoder" : "encoder",
     vocabulary: size("V"),
     width: size("D"),
     heads: size("H"),
@@ -140,7 +140,7 @@ function configOf(
   });
 }
 
-function joinedShape(from: readonly Piece[], sizes: Sizes): number[] {
+function joinedShape(from: readonly TensorSlice[], sizes: Sizes): number[] {
   const shapes = from.map((piece) => shapeOf(piece, sizes));
   return [shapes.reduce((rows, [first]) => rows + first!, 0), ...shapes[0]!.slice(1)];
 }

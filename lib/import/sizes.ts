@@ -1,6 +1,6 @@
 /** The sizes of a model, read from the shapes of its tensors, and every tensor that does not fit them. */
 import { MemformerError } from "../errors.ts";
-import type { Axis, Layers, Piece, Row } from "./lucidrains-tensors.ts";
+import type { Axis, Layers, TensorSlice, Row } from "./lucidrains-tensors.ts";
 import type { StoredTensor } from "./state-dict.ts";
 
 /** By letter; a letter that no tensor tells is missing. */
@@ -78,13 +78,13 @@ export function expectAll(path: string, rows: readonly Row[], tensors: Tensors, 
 }
 
 /** A tensor's shape, of which every letter is known. */
-export function shapeOf(piece: Piece, sizes: Sizes): number[] {
+export function shapeOf(piece: TensorSlice, sizes: Sizes): number[] {
   const shape = piece.shape.map((axis) => sizeOf(axis, sizes)!);
   return piece.rows === undefined ? shape : [shape[0]! / 2, ...shape.slice(1)];
 }
 
 /** Their tensors, each once. */
-function theirsOf(rows: readonly Row[]): Piece[] {
+function theirsOf(rows: readonly Row[]): TensorSlice[] {
   return [...new Map(rows.flatMap(({ from }) => from).map((piece) => [piece.name, piece])).values()];
 }
 

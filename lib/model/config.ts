@@ -11,7 +11,7 @@ const count = (default_: number, help: string): z.ZodDefault<z.ZodInt> =>
 
 /** Every option of a model, with its default and help text. */
 export const modelSchema = z.strictObject({
-  variant: z
+  architecture: z
     .enum(["encoder-decoder", "encoder", "decoder"])
     .default("encoder-decoder")
     .describe(
@@ -25,7 +25,7 @@ export const modelSchema = z.strictObject({
   encoderLayers: count(4, "layers that read the memory (encoder and encoder-decoder)"),
   decoderLayers: count(4, "layers of the decoder"),
   memorySlots: count(64, "M, memory slots; the state is M x D numbers per row"),
-  segment: count(64, "T, tokens of a segment"),
+  segmentLength: count(64, "T, tokens of a segment"),
   writer: z
     .enum(["slot-attention", "gru"])
     .default("slot-attention")
@@ -184,9 +184,25 @@ export const plainOptions = {
 
 /** Named starting points; any option given beside `preset` wins. */
 export const presets = {
-  tiny: { width: 64, heads: 2, feedForward: 128, encoderLayers: 1, decoderLayers: 1, memorySlots: 8, segment: 16 },
+  tiny: {
+    width: 64,
+    heads: 2,
+    feedForward: 128,
+    encoderLayers: 1,
+    decoderLayers: 1,
+    memorySlots: 8,
+    segmentLength: 16,
+  },
   small: {},
-  base: { width: 512, heads: 8, feedForward: 2048, encoderLayers: 4, decoderLayers: 8, memorySlots: 128, segment: 128 },
+  base: {
+    width: 512,
+    heads: 8,
+    feedForward: 2048,
+    encoderLayers: 4,
+    decoderLayers: 8,
+    memorySlots: 128,
+    segmentLength: 128,
+  },
   wiki: {
     vocabulary: 32_000,
     bos: 0,
@@ -196,7 +212,7 @@ export const presets = {
     encoderLayers: 4,
     decoderLayers: 16,
     memorySlots: 1024,
-    segment: 128,
+    segmentLength: 128,
   },
   mnist: {
     vocabulary: 257,
@@ -206,7 +222,7 @@ export const presets = {
     encoderLayers: 4,
     decoderLayers: 8,
     memorySlots: 64,
-    segment: 56,
+    segmentLength: 56,
   },
 } as const satisfies Record<string, ModelOptions>;
 
@@ -224,8 +240,8 @@ export function modelConfig(options: ModelOptions = {}): ModelConfig {
   if (config.writerHeads > 0 && config.width % config.writerHeads !== 0) {
     refuse(`writerHeads must divide width, got ${config.writerHeads} heads and width ${config.width}`);
   }
-  if (!config.shareEmbedding && config.variant !== "encoder-decoder") {
-    refuse(`shareEmbedding false needs an encoder and a decoder, got variant "${config.variant}"`);
+  if (!config.shareEmbedding && config.architecture !== "encoder-decoder") {
+    refuse(`shareEmbedding false needs an encoder and a decoder, got architecture "${config.architecture}"`);
   }
   if (config.position === "rotary" && per % 2 !== 0)
     refuse(`position "rotary" needs an even width per head, got ${per}`);

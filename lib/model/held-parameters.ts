@@ -23,7 +23,7 @@ export class HeldParameters implements AsyncDisposable {
   /** In the order of their making. */
   readonly parameters: readonly Parameter[];
   /** Number of learned numbers. */
-  readonly size: number;
+  readonly parameterCount: number;
   /** @internal */
   readonly threadBound = threadBound;
   #handle: ModelHandle | undefined;
@@ -35,7 +35,10 @@ export class HeldParameters implements AsyncDisposable {
     this.device = device;
     this.#handle = made.model;
     this.parameters = made.parameters;
-    this.size = made.parameters.reduce((sum, { shape }) => sum + shape.reduce((product, size) => product * size, 1), 0);
+    this.parameterCount = made.parameters.reduce(
+      (sum, { shape }) => sum + shape.reduce((product, size) => product * size, 1),
+      0,
+    );
   }
 
   /** @internal Tells this model's weights from another's of the same shape; computed once, until the weights change. */

@@ -5,20 +5,20 @@ import type { SegmentHandles } from "../native/addon.ts";
 import { guarded, nextCall, waited } from "../native/calls.ts";
 import { gpuBytes, resolveDevice, type Device, type DeviceName } from "../native/cuda.ts";
 import { knownOptions, optionNames, wholeSeed } from "../options.ts";
-import { runtime } from "../engine/runtime.ts";
-import { assignAll, masterType, readDescription, readModelFolder, writeModel } from "./files.ts";
+import { configureRuntime } from "../engine/runtime.ts";
+import { assignAll, masterType, readDescription, readModelFolder, writeModel } from "./weights-files.ts";
 import type { ComposedParameters } from "./composed.ts";
 import { filledSpecs, type ParameterSpec } from "./parameter-spec.ts";
 import { HeldParameters, type MadeModel } from "./held-parameters.ts";
 import type { Replayed, State, StatePart, Step, StepOptions, TrainableModel } from "./recurrence.ts";
-import { upload, type SegmentTensors } from "./segment-tensors.ts";
+import { uploadSegment, type SegmentTensors } from "./segment-tensors.ts";
 import type { Segment } from "../data/segment.ts";
 import type { Ablation, Scored, ScoringState } from "./scoring.ts";
 import { Decoder } from "../generate/decoder.ts";
 import { Session } from "../generate/session.ts";
 import type { SessionModel } from "../generate/session-model.ts";
 import { Tensor } from "../engine/tensor.ts";
-import { segmentsScoredTogether, segmentsTogether } from "./together.ts";
+import { segmentsPerScoringStep, segmentsPerTrainingStep } from "./segments-per-step.ts";
 import { rowBytes } from "./state.ts";
 
 export interface CreateOptions extends ModelOptions {
@@ -84,7 +84,7 @@ export class Memformer extends HeldParameters implements TrainableModel, Session
     for (const key of Object.keys(given))
       if (given[key as keyof ModelOptions] === undefined) delete given[key as keyof ModelOptions];
     const config = modelConfig({ ...presets[preset], ...given });
-    runtime(threads === undefined ? {} : { threads });
+    configureRuntime(threads === undefined ? {} : { threads });
     const place = resolveDevice(device),
       call = nextCall();
     if (config.precision === "float16" && filled.length > 0)
@@ -98,7 +98,7 @@ export class Memformer extends HeldParameters implements TrainableModel, Session
     return new Memformer(
       config,
       place,
-      await waited((addon) => addon.createModel(call, config.variant, config, seed, place, filled)),
+      await waited((addon) => addon.createModel(call, config.architecture, config, seed, place, filled)),
     );
   }
 
@@ -188,14 +188,14 @@ export class Memformer extends HeldParameters implements TrainableModel, Session
    * arrays of the wrong length, and for segments longer than the model's, which sessions never read.
    */
   upload(segment: Segment): SegmentTensors {
-    if (segment.length > this.config.segment) {
+    if (segment.length > this.config.segmentLength) {
       throw new MemformerError(
         "SHAPE",
-        `segments have ${segment.length} tokens, more than the ${this.config.segment} of this model's: stream by its segment`,
-        { details: { found: segment.length, expected: this.config.segment } },
+        `segments have ${segment.length} tokens, more than the ${this.config.segmentLength} of this model's: stream by its segment`,
+        { details: { found: segment.length, expected: this.config.segmentLength } },
       );
     }
-    return upload(segment, this.config.vocabulary);
+    return uploadSegment(segment, this.config.vocabulary);
   }
 
   advance(segment: SegmentTensors, state: State, options: StepOptions = {}): State {
@@ -213,7 +213,7 @@ export class Memformer extends HeldParameters implements TrainableModel, Session
     return { loss: loss!, count: count!, state: next };
   }
 
-  /** One launch on a GPU, once segments of these shapes have occurred twice; see {@link recordSteps}. */
+  /** One launch on a GPU, once segments of these shapes have occurred twice; see {@link captureGraphs}. */
   replay(
     segments: readonly SegmentTensors[],
     state: State,
@@ -249,8 +249,10 @@ export class Memformer extends HeldParameters implements TrainableModel, Session
    * Default number of segments per replay step: enough tokens to fill the GPU, limited to activations in 3/5 of the
    * memory left after the parameters; always 1 on a CPU.
    */
-  together({ batch, length }: SegmentTensors): number {
-    return this.device === "cpu" ? 1 : segmentsTogether(this.config, this.size, batch, length, gpuBytes(this.device));
+  segmentsPerStep({ batch, length }: SegmentTensors): number {
+    return this.device === "cpu"
+      ? 1
+      : segmentsPerTrainingStep(this.config, this.parameterCount, batch, length, gpuBytes(this.device));
   }
 
   /**
@@ -284,31 +286,32 @@ export class Memformer extends HeldParameters implements TrainableModel, Session
   }
 
   /** How many consecutive segments of `batch` rows of `length` tokens {@link score} best takes at once; on a CPU 1. */
-  scoredTogether(batch: number, length: number): number {
+  scoringSegmentsPerStep(batch: number, length: number): number {
     return this.device === "cpu"
       ? 1
-      : segmentsScoredTogether(this.config, this.size, batch, length, gpuBytes(this.device));
+      : segmentsPerScoringStep(this.config, this.parameterCount, batch, length, gpuBytes(this.device));
   }
 
   /**
-   * Whether `advance` and `replay` are recorded as CUDA graphs: on a GPU, unless {@link recordSteps} has turned it off.
+   * Whether `advance` and `replay` are recorded as CUDA graphs: on a GPU, unless {@link captureGraphs} has turned it
+   * off.
    */
-  get recorded(): boolean {
+  get capturesGraphs(): boolean {
     return this.device !== "cpu" && this.#recordSteps;
   }
 
   /** Whether `advance` and `replay` are recorded as CUDA graphs on a GPU. They are unless this says no. */
-  recordSteps(enabled: boolean): void {
+  captureGraphs(enabled: boolean): void {
     guarded((addon) => {
-      addon.setRecording(nextCall(), this.handle, enabled);
+      addon.setGraphCapture(nextCall(), this.handle, enabled);
     });
     this.#recordSteps = enabled;
   }
 
   /** How many steps are recorded now, and why one could not be (else ""). */
-  async recording(): Promise<{ readonly steps: number; readonly refusal: string }> {
+  async capturedGraphs(): Promise<{ readonly steps: number; readonly refusal: string }> {
     const call = nextCall();
-    return waited((addon) => addon.recording(call, this.handle));
+    return waited((addon) => addon.capturedGraphs(call, this.handle));
   }
 
   /** The hidden states (B, T, D) of the stack that writes the memory, and the next state. */
@@ -355,19 +358,19 @@ export class Memformer extends HeldParameters implements TrainableModel, Session
   }
 
   /**
-   * Token by token: caches of `slots` open segments. Throws MemformerError CONFIG for the variant "encoder", which
+   * Token by token: caches of `slots` open segments. Throws MemformerError CONFIG for the architecture "encoder", which
    * does not generate.
    */
   decoder(slots = 1): Decoder {
-    const { variant, segment, vocabulary } = this.config;
-    if (variant === "encoder") {
+    const { architecture, segmentLength, vocabulary } = this.config;
+    if (architecture === "encoder") {
       throw new MemformerError(
         "CONFIG",
-        'variant "encoder" has no next token to predict; use "encoder-decoder" or "decoder" to generate',
+        'architecture "encoder" has no next token to predict; use "encoder-decoder" or "decoder" to generate',
       );
     }
     const stateParts = this.stateLayout.length;
-    return new Decoder({ handle: this.handle, length: segment, vocabulary, stateParts }, slots);
+    return new Decoder({ handle: this.handle, length: segmentLength, vocabulary, stateParts }, slots);
   }
 
   #checkState(state: State): void {

@@ -72,9 +72,9 @@ export interface Recurrence {
     last: boolean,
   ): Replayed;
   /** Whether what `replay` does is recorded, and a window that it takes whole is one launch. Default false. */
-  readonly recorded?: boolean;
+  readonly capturesGraphs?: boolean;
   /** How many consecutive segments of a shape are best replayed together. Default 1. */
-  together?(segment: SegmentTensors): number;
+  segmentsPerStep?(segment: SegmentTensors): number;
 }
 
 /** A recurrence that {@link evaluate} can start and feed. */
@@ -90,7 +90,7 @@ export interface EvaluatedModel extends Recurrence {
    */
   score?(segments: readonly SegmentTensors[], state: ScoringState, ablations: readonly Ablation[]): Scored;
   /** How many consecutive segments of `batch` rows of `length` tokens are best scored at once. Default 1. */
-  scoredTogether?(batch: number, length: number): number;
+  scoringSegmentsPerStep?(batch: number, length: number): number;
 }
 
 /**

@@ -1,7 +1,7 @@
 /** A segment in the engine's hands. */
 import { MemformerError } from "../errors.ts";
 import { PADDING, type Segment } from "../data/segment.ts";
-import { apply, Tensor } from "../engine/tensor.ts";
+import { applyOperator, Tensor } from "../engine/tensor.ts";
 
 /** A segment as tensors of the engine. */
 export interface SegmentTensors {
@@ -26,7 +26,7 @@ export interface SegmentTensors {
  * Hands a segment to the engine. With `vocabulary`, throws MemformerError TOKEN_RANGE naming the first token outside
  * it; SHAPE when the arrays do not fit `batch` and `length`.
  */
-export function upload(segment: Segment, vocabulary?: number): SegmentTensors {
+export function uploadSegment(segment: Segment, vocabulary?: number): SegmentTensors {
   const { batch, length, source, target, reset } = segment;
   const expected = batch * length;
   for (const [name, array, size] of [
@@ -105,13 +105,13 @@ export function scoredTargets({ scored }: SegmentTensors): number {
 
 /** Views of `rows` rows of the segment from row `first` on. */
 export function rowsOf(segment: SegmentTensors, first: number, rows: number): SegmentTensors {
-  const narrow = (tensor: Tensor): Tensor => apply("aten::narrow", tensor, 0, first, rows);
+  const narrow = (tensor: Tensor): Tensor => applyOperator("aten::narrow", tensor, 0, first, rows);
   return {
     ...segment,
     source: narrow(segment.source),
     target: narrow(segment.target),
     reset: narrow(segment.reset),
-    lengths: apply("aten::slice.Tensor", segment.lengths, -1, first, first + rows),
+    lengths: applyOperator("aten::slice.Tensor", segment.lengths, -1, first, first + rows),
     scored: segment.scored.subarray(first, first + rows),
     batch: rows,
   };

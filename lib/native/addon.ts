@@ -86,7 +86,7 @@ export interface Addon {
 
   createModel(
     call: number,
-    variant: string,
+    architecture: string,
     config: object,
     seed: number,
     device: string,
@@ -142,8 +142,8 @@ export interface Addon {
     training: boolean,
     state: readonly TensorHandle[],
   ): TensorHandle[];
-  setRecording(call: number, model: ModelHandle, enabled: boolean): void;
-  recording(call: number, model: ModelHandle): Promise<{ steps: number; refusal: string }>;
+  setGraphCapture(call: number, model: ModelHandle, enabled: boolean): void;
+  capturedGraphs(call: number, model: ModelHandle): Promise<{ steps: number; refusal: string }>;
   logits(
     call: number,
     model: ModelHandle,
@@ -197,16 +197,16 @@ export interface Addon {
     muon: boolean,
   ): OptimizerHandle;
   dropAdamW(optimizer: OptimizerHandle): void;
-  adamwStep(call: number, optimizer: OptimizerHandle, rate: number, norm: TensorHandle, clip: number): void;
+  adamwStep(call: number, optimizer: OptimizerHandle, learningRate: number, norm: TensorHandle, clip: number): void;
   timeWindows(
     call: number,
     optimizer: OptimizerHandle,
     segments: readonly TensorHandle[],
     state: readonly TensorHandle[],
     weights: readonly number[],
-    together: number,
+    segmentsPerStep: number,
     windows: number,
-    rate: number,
+    learningRate: number,
     clip: number,
   ): Promise<number>;
   adamwState(call: number, optimizer: OptimizerHandle, name: string): TensorHandle[];

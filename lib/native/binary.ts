@@ -7,9 +7,9 @@ import { existsSync, readdirSync } from "node:fs";
 import { createRequire } from "node:module";
 import { dirname, join } from "node:path";
 import { buildFolder, readBuild } from "../toolchain/build.ts";
-import type { LibtorchFolder } from "../toolchain/libtorch/layout.ts";
+import type { LibtorchFolder } from "../toolchain/libtorch/libtorch-folder.ts";
 import { minorVersion, packageRoot } from "../toolchain/libtorch/pin.ts";
-import type { Attempt } from "../toolchain/told-error.ts";
+import type { Attempt } from "../toolchain/load-error.ts";
 
 /** An addon on disk, to be loaded into the LibTorch it was compiled for. */
 export interface Binary {

@@ -3,11 +3,11 @@ import { existsSync } from "node:fs";
 import { join } from "node:path";
 import { isMemformerError, MemformerError } from "../errors.ts";
 import { addonOrigin, guarded } from "./calls.ts";
-import { cudaHalf } from "../toolchain/layout.ts";
+import { cudaHalf } from "../toolchain/package-layout.ts";
 import { pinnedCuda, readPins } from "../toolchain/libtorch/pin.ts";
 import type { Libtorch } from "../toolchain/libtorch/resolve.ts";
 import { cudaDriver, cudaVersionOf } from "./load.ts";
-import { toldError, type Remedy } from "../toolchain/told-error.ts";
+import { loadError, type Remedy } from "../toolchain/load-error.ts";
 
 /** "auto": a GPU where there is one. "cuda" is "cuda:0". */
 export type DeviceName = "auto" | "cpu" | "cuda" | `cuda:${number}`;
@@ -67,7 +67,7 @@ function noCuda(
     { place: "LibTorch", outcome: `${version} for ${variant === "cpu" ? "the CPU" : `CUDA ${cuda ?? ""}`} (${root})` },
     { place: "driver", outcome: typeof driver === "string" ? driver : `serves CUDA up to ${cudaVersionOf(driver)}` },
   ];
-  return toldError(code, `device "cuda" is not available: ${reason}.`, attempts, [
+  return loadError(code, `device "cuda" is not available: ${reason}.`, attempts, [
     ...remedies,
     ["or run on the CPU", 'device: "cpu"'],
   ]);

@@ -1,8 +1,8 @@
 /** Remedies for a library that does not open, by the message of the dynamic linker or Node. */
-import { variantName } from "../toolchain/libtorch/layout.ts";
+import { variantName } from "../toolchain/libtorch/libtorch-folder.ts";
 import { pinnedCuda, readPins } from "../toolchain/libtorch/pin.ts";
 import type { Libtorch } from "../toolchain/libtorch/resolve.ts";
-import type { Remedy } from "../toolchain/told-error.ts";
+import type { Remedy } from "../toolchain/load-error.ts";
 
 type Fitting = (libtorch: Libtorch) => readonly Remedy[];
 

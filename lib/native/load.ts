@@ -9,12 +9,12 @@ import type { MemformerError } from "../errors.ts";
 import type { Addon } from "./addon.ts";
 import { findBinary, findLoader, publishedVersions, type Binary } from "./binary.ts";
 import { remediesFor } from "./load-remedies.ts";
-import type { LibtorchFolder } from "../toolchain/libtorch/layout.ts";
+import type { LibtorchFolder } from "../toolchain/libtorch/libtorch-folder.ts";
 import { minorVersion, packageVersion } from "../toolchain/libtorch/pin.ts";
 import { resolveLibtorch, type Libtorch } from "../toolchain/libtorch/resolve.ts";
 import { demands, readIfAllowed, thisMachine, type Machine } from "./platform.ts";
 import { probe } from "./probe.ts";
-import { toldError, type Attempt } from "../toolchain/told-error.ts";
+import { loadError, type Attempt } from "../toolchain/load-error.ts";
 import { requireWorkingFolder } from "./working-folder.ts";
 
 const require = createRequire(import.meta.url);
@@ -119,7 +119,7 @@ export function requireMachine(machine: Machine): void {
   if (lacking.length === 0) return;
   const attempts = lacking.map(({ name, found, needed }) => ({ place: name, outcome: `${found}: ${needed}` }));
   const failed = `memformer ${packageVersion()} does not run on this machine (${machine.platform}-${machine.arch}).`;
-  throw toldError("UNSUPPORTED_PLATFORM", failed, attempts, []);
+  throw loadError("UNSUPPORTED_PLATFORM", failed, attempts, []);
 }
 
 /**
@@ -132,7 +132,7 @@ function requireOnlyOne({ addon }: Binary): void {
     .map(([, path]) => path!)
     .find((path) => path !== mine);
   if (other === undefined) return;
-  throw toldError(
+  throw loadError(
     "LOAD_FAILED",
     "Another copy of memformer is loaded in this process already.",
     [
@@ -151,7 +151,7 @@ function binariesThere(): string {
 function noBinary(libtorch: Libtorch, attempts: readonly Attempt[]): MemformerError {
   const { version, variant, root } = libtorch;
   const failed = `memformer ${packageVersion()} has no binary for LibTorch ${version} (${variant}) on ${process.platform}-${process.arch}.`;
-  return toldError(
+  return loadError(
     "LOAD_FAILED",
     failed,
     [...attempts, { place: root, outcome: `LibTorch ${version}, from ${libtorch.source}` }],
@@ -172,7 +172,7 @@ function doesNotLoad(reason: string, binary: Binary, libtorch: Libtorch, cause?:
     { place: root, outcome: `LibTorch ${version} (${variant}), ${source}` },
   ];
   const failed = `memformer ${packageVersion()} does not load on ${process.platform}-${process.arch}: ${reason}`;
-  return toldError("LOAD_FAILED", failed, attempts, remediesFor(reason, libtorch), {
+  return loadError("LOAD_FAILED", failed, attempts, remediesFor(reason, libtorch), {
     cause,
     details: { folder: binary.folder, libtorch: root },
   });

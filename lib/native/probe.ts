@@ -8,7 +8,7 @@ import { join } from "node:path";
 import { inChild } from "./child.ts";
 import type { Binary } from "./binary.ts";
 import { userCache } from "../toolchain/libtorch/cache.ts";
-import type { LibtorchFolder } from "../toolchain/libtorch/layout.ts";
+import type { LibtorchFolder } from "../toolchain/libtorch/libtorch-folder.ts";
 
 /** Why `binary` does not load with `libtorch`; undefined if it does, now or when it was last tried. */
 export function probe(

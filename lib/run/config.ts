@@ -78,19 +78,19 @@ export interface RunSettings {
 }
 
 /** Options by section, as a run file holds them: not complete, their values not checked. */
-export interface Given {
+export interface PartialRunConfig {
   readonly run: Record<string, unknown>;
   readonly model: Record<string, unknown>;
   readonly train: Record<string, unknown>;
 }
 
 /** Sorts flat command-line values into their sections. */
-export function fromFlags(flags: Readonly<Record<string, unknown>>): Given {
+export function fromFlags(flags: Readonly<Record<string, unknown>>): PartialRunConfig {
   return { run: pick(runSchema, flags), model: pick(shapeSchema, flags), train: pick(trainSchema, flags) };
 }
 
 /** Reads `{ data, lanes, …, model: {…}, train: {…} }`. Throws IO; CONFIG with an unknown key's near miss. */
-export async function fromFile(path: string): Promise<Given> {
+export async function fromFile(path: string): Promise<PartialRunConfig> {
   // A byte order mark, which some editors write, is not part of the text.
   const text = (await withIoErrors("read", path, () => readFile(path, "utf8"))).replace(/^\ufeff/, "");
   const refuse = (words: string): never => {
@@ -120,8 +120,8 @@ export async function fromFile(path: string): Promise<Given> {
 }
 
 /** Later sources win. Throws CONFIG for values that do not fit. */
-export function settle(...sources: readonly Given[]): RunSettings {
-  const merged = (section: keyof Given): Record<string, unknown> =>
+export function mergeSettings(...sources: readonly PartialRunConfig[]): RunSettings {
+  const merged = (section: keyof PartialRunConfig): Record<string, unknown> =>
     Object.assign({}, ...sources.map((source) => source[section])) as Record<string, unknown>;
   const run = merged("run"),
     model = merged("model");

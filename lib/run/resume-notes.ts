@@ -1,6 +1,6 @@
 /** Notes for a run that resumes: what has changed, and what is unknown. */
 import { formatNumber } from "../log/format.ts";
-import { learningRate } from "../train/schedule.ts";
+import { learningRateAt } from "../train/schedule.ts";
 import { trainSchema, type TrainConfig } from "../train/config.ts";
 import { flagName } from "./flags.ts";
 import type { RunIdentity } from "./identity.ts";
@@ -13,11 +13,11 @@ export function resumeNotes(start: number, before: RunIdentity | undefined, had:
       "this run does not record its training text (memformer 0.1 started it), so whether it is still the same is unknown",
     );
   }
-  const keys = ["steps", "rate", "schedule", "warmup", "finalRate"] as const;
+  const keys = ["steps", "learningRate", "schedule", "warmup", "finalLearningRate"] as const;
   const earlier = trainSchema.parse(had);
   const changed = keys.filter((key) => earlier[key] !== has[key]);
   if (changed.length > 0) {
-    const [old, next] = [learningRate(start + 1, earlier), learningRate(start + 1, has)].map((rate) =>
+    const [old, next] = [learningRateAt(start + 1, earlier), learningRateAt(start + 1, has)].map((rate) =>
       formatNumber(rate, 3),
     );
     const words = changed.map((key) => `${flagName(key)} was ${earlier[key]} and is ${has[key]}`).join(", ");

@@ -3,9 +3,17 @@ import { join, resolve } from "node:path";
 import { plainOptions } from "../model/config.ts";
 import { datasetNames } from "../data/index.ts";
 import { MemformerError } from "../errors.ts";
-import { RUN } from "./folder.ts";
+import { RUN } from "./run-folder.ts";
 import { flagName } from "./flags.ts";
-import { fromFile, fromFlags, runSchema, settle, shapeSchema, type Given, type RunSettings } from "./config.ts";
+import {
+  fromFile,
+  fromFlags,
+  runSchema,
+  mergeSettings,
+  shapeSchema,
+  type PartialRunConfig,
+  type RunSettings,
+} from "./config.ts";
 
 /** Flags win over the file, and with `resume` both over what the run has had so far. Throws CHECKPOINT_MISMATCH. */
 export async function runSettings(
@@ -14,11 +22,11 @@ export async function runSettings(
   resume: boolean,
 ): Promise<RunSettings> {
   const given = [...(file === undefined ? [] : [await fromFile(file)]), fromFlags(flags)];
-  if (!resume) return settle(...given);
+  if (!resume) return mergeSettings(...given);
   const out = runSchema.shape.out.parse(given.map(({ run }) => run["out"]).findLast((value) => value !== undefined));
   const written = await fromFile(join(out, RUN));
   const before = { ...written, run: { ...runOptions, ...written.run }, model: { ...plainOptions, ...written.model } }; // a run older than an option
-  const settled = settle(before, ...given);
+  const settled = mergeSettings(before, ...given);
   refuseChanges(out, settled, before);
   return settled;
 }
@@ -31,7 +39,7 @@ const fixed = {
   run: ["data", "tokenizer", "lanes", "documents", "field", "documentLimit", "ends", "skipEmpty", "heldOut"],
   model: Object.keys(shapeSchema.shape),
   train: ["seed"],
-} as const satisfies Record<keyof Given, readonly string[]>;
+} as const satisfies Record<keyof PartialRunConfig, readonly string[]>;
 
 /** Files are the same wherever a command is run: a run keeps their absolute paths. */
 function placed(key: string, value: unknown): unknown {
@@ -40,7 +48,7 @@ function placed(key: string, value: unknown): unknown {
 }
 
 /** Settings as `run.json` holds them: paths are absolute, so that another working folder finds the same files. */
-export function placedSettings({ run, ...others }: Given): Given {
+export function placedSettings({ run, ...others }: PartialRunConfig): PartialRunConfig {
   return { run: Object.fromEntries(Object.entries(run).map(([key, value]) => [key, placed(key, value)])), ...others };
 }
 
@@ -55,7 +63,7 @@ function absoluteData(spec: string): string {
   return colon < 0 || colon === spec.length - 1 ? spec : `${spec.slice(0, colon)}:${resolve(spec.slice(colon + 1))}`;
 }
 
-function refuseChanges(out: string, now: Given, before: Given): void {
+function refuseChanges(out: string, now: PartialRunConfig, before: PartialRunConfig): void {
   for (const section of ["run", "model", "train"] as const) {
     for (const key of fixed[section]) {
       const [found, wanted] = [placed(key, now[section][key]), placed(key, before[section][key])];

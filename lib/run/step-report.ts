@@ -8,14 +8,14 @@ import type { TrainStep } from "../train/trainer.ts";
 /** `text`: the training text; its bytes per token turn nats per token into bits per byte. */
 export function reportStep(step: TrainStep, text: TokenSource, log: RunLog, progress: Progress): void {
   const bitsPerByte = ((step.loss / Math.LN2) * text.tokens) / text.bytes;
-  const inUse = step.memory.deviceBytes || step.memory.hostBytes;
+  const inUse = step.memoryUsage.deviceBytes || step.memoryUsage.hostBytes;
   log.record({
     step: step.step,
     "train/loss": step.loss,
     "train/bits-per-byte": bitsPerByte,
     "train/gradient-norm": step.gradientNorm,
     "train/memory-gradient-norm": step.memoryGradientNorm,
-    "train/rate": step.rate,
+    "train/learning-rate": step.learningRate,
     "train/tokens": step.tokens,
     "run/tokens-per-second": step.tokensPerSecond,
     "run/memory-bytes": inUse,

@@ -3,7 +3,7 @@
  * another.
  */
 import type { Dataset, Split, Tokenizer, TokenSource } from "../data/index.ts";
-import type { Given, RunSettings } from "./config.ts";
+import type { PartialRunConfig, RunSettings } from "./config.ts";
 import { openRunData } from "./data.ts";
 import { hashesOf, heldOutOf, identityOf, isSame, sizeOf, type RunIdentity } from "./identity.ts";
 import { placedSettings } from "./settings.ts";
@@ -11,9 +11,9 @@ import { placedSettings } from "./settings.ts";
 interface Asked {
   readonly run: RunSettings["run"];
   /** The settings of the model's run, if it came from one. */
-  readonly before: Given | undefined;
+  readonly before: PartialRunConfig | undefined;
   /** What was given on the command line. */
-  readonly given: Given;
+  readonly given: PartialRunConfig;
   readonly split: Split;
 }
 

@@ -2,8 +2,8 @@
 import { readFile, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import type { FileWriter } from "../files/atomic.ts";
-import { verify, type CheckpointStore } from "../checkpoint/folder.ts";
-import { openWeights, type TokenizerTexts } from "../checkpoint/model-folder.ts";
+import { verify, type CheckpointStore } from "../checkpoint/store.ts";
+import { openWeights, type TokenizerTexts } from "../checkpoint/model-files.ts";
 import { openSafetensors, writeSafetensors, type SafetensorsFile } from "../checkpoint/safetensors.ts";
 import type { SegmentStream } from "../data/segment-stream.ts";
 import { MemformerError } from "../errors.ts";
@@ -15,7 +15,7 @@ import {
   expectTensors,
   modelWriters,
   readTensor,
-} from "../model/files.ts";
+} from "../model/weights-files.ts";
 import type { AdamW } from "./optimizer.ts";
 import type { State, StatePart, TrainableModel } from "../model/recurrence.ts";
 import type { TrainConfig } from "./config.ts";

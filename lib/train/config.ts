@@ -32,7 +32,7 @@ export const trainSchema = z.strictObject({
     .describe("share of rows that start a step from another row's memory"),
   overlap: z.int().nonnegative().default(0).describe("segments that a window shares with the previous one"),
   method: z.enum(methodNames).default("mrbp").describe("mrbp, bptt, or checkpointing per segment"),
-  together: z
+  segmentsPerStep: z
     .int()
     .positive()
     .optional()
@@ -53,13 +53,18 @@ export const trainSchema = z.strictObject({
     .enum(["adamw", "muon"])
     .default("adamw")
     .describe("adamw, or muon: orthogonalized momentum for the layers' matrices, AdamW for everything else"),
-  rate: z.number().positive().default(1e-3).describe("peak learning rate"),
+  learningRate: z.number().positive().default(1e-3).describe("peak learning rate"),
   schedule: z
     .enum(["cosine", "linear", "constant"])
     .default("cosine")
     .describe("how the learning rate falls after the warm-up"),
   warmup: z.int().nonnegative().default(100).describe("steps of linear warm-up"),
-  finalRate: z.number().min(0).max(1).default(0.1).describe("learning rate of the last step, as a share of the peak"),
+  finalLearningRate: z
+    .number()
+    .min(0)
+    .max(1)
+    .default(0.1)
+    .describe("learning rate of the last step, as a share of the peak"),
   weightDecay: z
     .number()
     .nonnegative()

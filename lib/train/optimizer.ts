@@ -2,7 +2,7 @@
 import { z } from "zod";
 import type { TensorEntry } from "../checkpoint/safetensors.ts";
 import { MemformerError } from "../errors.ts";
-import { engineEntry, masterType } from "../model/files.ts";
+import { engineEntry, masterType } from "../model/weights-files.ts";
 import type { OptimizerHandle } from "../native/addon.ts";
 import { guarded, nextCall, waited } from "../native/calls.ts";
 import { checkOptions, optionSchema } from "../options.ts";
@@ -41,9 +41,9 @@ const optimizerSchema = optionSchema<AdamWOptions>({
 /** Training steps by MRBP as {@link AdamW.timeInside} takes them. */
 export interface InsideOptions {
   /** Segments that go back at once. */
-  readonly together: number;
+  readonly segmentsPerStep: number;
   readonly windows: number;
-  readonly rate: number;
+  readonly learningRate: number;
   readonly clip: number;
 }
 
@@ -68,17 +68,17 @@ export class AdamW implements Disposable {
   }
 
   /**
-   * One update at learning rate `rate`, after which the gradients are dropped; none is made when `norm` is not finite.
-   * `norm`, of all gradients as they are, from {@link Memformer.clipGradients}; with `clip` above 0 they are scaled to
-   * a norm of at most that.
+   * One update at learning rate `learningRate`, after which the gradients are dropped; none is made when `norm` is not
+   * finite. `norm`, of all gradients as they are, from {@link Memformer.clipGradients}; with `clip` above 0 they are
+   * scaled to a norm of at most that.
    */
-  step(rate: number, norm: Tensor, clip = 0): void {
-    if (!(rate >= 0 && rate < Infinity))
-      throw new MemformerError("CONFIG", `rate must be a number of at least 0, got ${String(rate)}`);
+  step(learningRate: number, norm: Tensor, clip = 0): void {
+    if (!(learningRate >= 0 && learningRate < Infinity))
+      throw new MemformerError("CONFIG", `learningRate must be a number of at least 0, got ${String(learningRate)}`);
     if (!(clip >= 0)) throw new MemformerError("CONFIG", `clip must be at least 0, got ${String(clip)}`);
     this.#model.revise();
     guarded((addon) => {
-      addon.adamwStep(nextCall(), this.handle, rate, norm.handle, clip);
+      addon.adamwStep(nextCall(), this.handle, learningRate, norm.handle, clip);
     });
   }
 
@@ -135,7 +135,7 @@ export class AdamW implements Disposable {
   async timeInside(
     window: readonly SegmentTensors[],
     state: State,
-    { together, windows, rate, clip }: InsideOptions,
+    { segmentsPerStep, windows, learningRate, clip }: InsideOptions,
   ): Promise<number> {
     using seed = Tensor.from(BigInt64Array.of(0n), []);
     const segments = window
@@ -150,9 +150,9 @@ export class AdamW implements Disposable {
         segments,
         state.map((tensor) => tensor.handle),
         weights,
-        together,
+        segmentsPerStep,
         windows,
-        rate,
+        learningRate,
         clip,
       ),
     );

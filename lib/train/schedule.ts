@@ -1,18 +1,24 @@
 /** The learning rate of a step. */
 
 export interface Schedule {
-  readonly rate: number;
+  readonly learningRate: number;
   readonly schedule: "cosine" | "linear" | "constant";
   readonly warmup: number;
   readonly steps: number;
-  readonly finalRate: number;
+  readonly finalLearningRate: number;
 }
 
-/** Rises linearly over `warmup` steps, then falls to `finalRate` x `rate` at the last step. Steps count from 1. */
-export function learningRate(step: number, { rate, schedule, warmup, steps, finalRate }: Schedule): number {
-  if (step <= warmup) return (rate * step) / warmup;
-  if (schedule === "constant") return rate;
+/**
+ * Rises linearly over `warmup` steps, then falls to `finalLearningRate` x `learningRate` at the last step. Steps count
+ * from 1.
+ */
+export function learningRateAt(
+  step: number,
+  { learningRate, schedule, warmup, steps, finalLearningRate }: Schedule,
+): number {
+  if (step <= warmup) return (learningRate * step) / warmup;
+  if (schedule === "constant") return learningRate;
   const progress = Math.min(1, (step - warmup) / Math.max(1, steps - warmup));
   const left = schedule === "cosine" ? (1 + Math.cos(Math.PI * progress)) / 2 : 1 - progress;
-  return rate * (finalRate + (1 - finalRate) * left);
+  return learningRate * (finalLearningRate + (1 - finalLearningRate) * left);
 }

@@ -9,9 +9,9 @@ import type { AdamW } from "./optimizer.ts";
 import type { State, TrainableModel } from "../model/recurrence.ts";
 import { flagShape } from "../model/state.ts";
 import { cancellable } from "../engine/runtime.ts";
-import { learningRate } from "./schedule.ts";
+import { learningRateAt } from "./schedule.ts";
 import { disposeSegment } from "../model/segment-tensors.ts";
-import { apply, placed, Tensor, tidy } from "../engine/tensor.ts";
+import { applyOperator, placed, Tensor, tidy } from "../engine/tensor.ts";
 import type { TrainConfig } from "./config.ts";
 import type { Window } from "./window-reader.ts";
 import { segmentSeed, stepWeights } from "../gradients/window.ts";
@@ -31,7 +31,7 @@ export interface EnqueuedGradient {
 export interface EnqueuedStep extends EnqueuedGradient {
   /** () of all gradients, before clipping. */
   readonly norm: Tensor;
-  readonly rate: number;
+  readonly learningRate: number;
 }
 
 /** What a step has given. */
@@ -73,7 +73,7 @@ export function enqueueGradient(
           seed: segmentSeed(config.seed, step * windows.length + i),
           weights: weights[i]!,
           carry: window.length - overlap,
-          together: config.together,
+          segmentsPerStep: config.segmentsPerStep,
           microBatch: config.microBatch,
         });
         window.forEach(disposeSegment);
@@ -83,10 +83,11 @@ export function enqueueGradient(
         carried = result.state;
       }
       return {
-        losses: apply("aten::stack", losses),
-        counts: apply("aten::stack", counts),
+        losses: applyOperator("aten::stack", losses),
+        counts: applyOperator("aten::stack", counts),
         state: carried,
-        memoryNorm: reached.length === 0 ? undefined : apply("aten::max", apply("aten::stack", reached)),
+        memoryNorm:
+          reached.length === 0 ? undefined : applyOperator("aten::max", applyOperator("aten::stack", reached)),
       };
     }),
   );
@@ -100,11 +101,11 @@ export function enqueueUpdate(
   plan: StepPlan,
 ): EnqueuedStep {
   const { config, step, signal } = plan,
-    rate = learningRate(step, config);
+    learningRate = learningRateAt(step, config);
   return cancellable(signal, () => {
     const norm = model.clipGradients(0);
-    optimizer.step(rate, norm, config.clip);
-    return { ...gradient, norm, rate };
+    optimizer.step(learningRate, norm, config.clip);
+    return { ...gradient, norm, learningRate };
   });
 }
 
@@ -121,14 +122,16 @@ function passed(
     drawn = Uint8Array.from({ length: rows }, () => (random.next() < statePassing * 2 ** 32 ? 1 : 0));
   return state.map((tensor, i) => {
     const mask = placed(Tensor.from(drawn, flagShape(rows, stateLayout[i]!), "bool"), device);
-    return apply("aten::where.self", mask, apply("aten::roll", tensor, [1], [0]), tensor);
+    return applyOperator("aten::where.self", mask, applyOperator("aten::roll", tensor, [1], [0]), tensor);
   });
 }
 
 /** () the L2 norm over all numbers of some tensors. */
 function normOf(tensors: readonly Tensor[]): Tensor {
-  const norms = tensors.map((tensor) => apply("aten::linalg_vector_norm", tensor));
-  return norms.length === 1 ? norms[0]! : apply("aten::linalg_vector_norm", apply("aten::stack", norms));
+  const norms = tensors.map((tensor) => applyOperator("aten::linalg_vector_norm", tensor));
+  return norms.length === 1
+    ? norms[0]!
+    : applyOperator("aten::linalg_vector_norm", applyOperator("aten::stack", norms));
 }
 
 /** Waits for a step. Rejects with the error of the call that failed. */

@@ -2,16 +2,16 @@
  * The training loop: windows from a stream, their gradient by MRBP (or another method), one optimizer step a window.
  */
 import { z } from "zod";
-import { CheckpointStore } from "../checkpoint/folder.ts";
+import { CheckpointStore } from "../checkpoint/store.ts";
 import type { FileWriter } from "../files/atomic.ts";
-import type { TokenizerTexts } from "../checkpoint/model-folder.ts";
+import type { TokenizerTexts } from "../checkpoint/model-files.ts";
 import type { SegmentStream } from "../data/segment-stream.ts";
 import { MemformerError } from "../errors.ts";
 import { horizonOf } from "./horizon.ts";
 import { AdamW } from "./optimizer.ts";
 import { checkOptions, optionSchema, optionTypes, parseOptions } from "../options.ts";
 import type { State, TrainableModel } from "../model/recurrence.ts";
-import { memory, synchronize, type MemoryUse } from "../engine/runtime.ts";
+import { memoryUsage, synchronize, type MemoryUsage } from "../engine/runtime.ts";
 import { checkpointFiles, readCheckpoint } from "./checkpoint.ts";
 import { trainSchema, type TrainConfig, type TrainOptions } from "./config.ts";
 import {
@@ -34,7 +34,7 @@ export interface TrainStep {
   readonly gradientNorm: number;
   /** L2 norm of dL/dstate at the windows' start: what reaches back through the whole horizon. 0 without a state. */
   readonly memoryGradientNorm: number;
-  readonly rate: number;
+  readonly learningRate: number;
   /** Scored tokens since the run's very start. */
   readonly tokens: number;
   /**
@@ -42,7 +42,7 @@ export interface TrainStep {
    * or a checkpoint.
    */
   readonly tokensPerSecond: number;
-  readonly memory: MemoryUse;
+  readonly memoryUsage: MemoryUsage;
   /** What `evaluate` returned, at the steps where it ran. */
   readonly evaluation?: number;
   /** The folder of the checkpoint written after this step. */
@@ -232,10 +232,10 @@ export class Trainer<Model extends TrainableModel = TrainableModel> implements D
             loss,
             gradientNorm: norm,
             memoryGradientNorm: memoryNorm,
-            rate: made.rate,
+            learningRate: made.learningRate,
             tokens: this.#tokens,
             tokensPerSecond: scored / ((now - began) / 1000),
-            memory: memory(),
+            memoryUsage: memoryUsage(),
           },
           position,
           store,

@@ -18,21 +18,21 @@ struct DeviceMemory {
 };
 
 /// Memory that recordings share which run one after the other.
-struct RecordingPool {
+struct GraphPool {
   uint64_t first = 0, second = 0;
 };
 
 /// Work recorded once and replayed with one launch (a CUDA graph).
-class Recording {
+class Graph {
  public:
-  virtual ~Recording() = default;
+  virtual ~Graph() = default;
   /// Between begin() and end() device work of this thread, and of the backward passes it starts, is recorded instead of
   /// run.
   virtual void begin() = 0;
   virtual void end() = 0;
   /// Gives up what was begun, after a failure.
   virtual void abandon() = 0;
-  virtual void replay() = 0;
+  virtual void launch() = 0;
 };
 
 /// What an allocation that failed had asked for.
@@ -60,13 +60,13 @@ class Cuda {
   virtual void reset_peak(int device) = 0;
   /// Gives cached memory back to the device.
   virtual void trim() = 0;
-  virtual RecordingPool new_pool() = 0;
-  virtual std::unique_ptr<Recording> recording(RecordingPool pool) = 0;
+  virtual GraphPool new_pool() = 0;
+  virtual std::unique_ptr<Graph> graph(GraphPool pool) = 0;
   virtual Shortage shortage() = 0;
 };
 
 /// Changes whenever Cuda, Recording or an operator's schema does: both halves must have been built from the same.
-constexpr int kCudaInterface = 6;
+constexpr int kCudaInterface = 7;
 
 /// The CUDA half; null until it has been opened.
 Cuda* cuda();

@@ -7,7 +7,7 @@
 
 namespace memformer::engine {
 
-std::atomic<int64_t> Slot::live{0};
+std::atomic<int64_t> Future::live{0};
 
 namespace {
 
@@ -56,19 +56,19 @@ std::shared_ptr<const CallFailure> failure_of(int64_t call, const char* code, co
 }
 
 /// The first failure among the inputs, or null; a disposed handle is one.
-std::shared_ptr<const CallFailure> first_failure(int64_t call, const Slots& inputs) {
-  for (const auto& slot : inputs) {
-    if (slot == nullptr) continue;
-    if (slot->failure) return slot->failure;
-    if (slot->disposed) return failure_of(call, "DISPOSED", "a tensor of this call was disposed of before the call");
+std::shared_ptr<const CallFailure> first_failure(int64_t call, const Futures& inputs) {
+  for (const auto& future : inputs) {
+    if (future == nullptr) continue;
+    if (future->failure) return future->failure;
+    if (future->disposed) return failure_of(call, "DISPOSED", "a tensor of this call was disposed of before the call");
   }
   return nullptr;
 }
 
-Tensors tensors_of(const Slots& slots) {
+Tensors tensors_of(const Futures& futures) {
   Tensors tensors;
-  tensors.reserve(slots.size());
-  for (const auto& slot : slots) tensors.push_back(slot == nullptr ? at::Tensor() : slot->tensor);
+  tensors.reserve(futures.size());
+  for (const auto& future : futures) tensors.push_back(future == nullptr ? at::Tensor() : future->tensor);
   return tensors;
 }
 
@@ -82,12 +82,12 @@ Engine::Engine(int threads)
 
 Engine::~Engine() { stop(); }
 
-void Engine::submit(Call call, Slots inputs, Slots outputs, Work work) {
+void Engine::submit(Call call, Futures inputs, Futures outputs, Work work) {
   calls_.add([this, call = std::move(call), inputs = std::move(inputs), outputs = std::move(outputs),
               work = std::move(work)] { execute(call, inputs, outputs, work); });
 }
 
-void Engine::execute(const Call& call, const Slots& inputs, const Slots& outputs, const Work& work) {
+void Engine::execute(const Call& call, const Futures& inputs, const Futures& outputs, const Work& work) {
   if (outputs.empty() && pending_) return;
   auto failure = first_failure(call.number, inputs);
   if (!failure && call.cancel && call.cancel->load(std::memory_order_relaxed))
@@ -103,11 +103,11 @@ void Engine::execute(const Call& call, const Slots& inputs, const Slots& outputs
       failure = describe(call.number);
     }
   }
-  for (const auto& slot : outputs) slot->failure = failure;
+  for (const auto& future : outputs) future->failure = failure;
   if (outputs.empty()) pending_ = failure;
 }
 
-void Engine::read(Call call, Slots inputs, Reader reader) {
+void Engine::read(Call call, Futures inputs, Reader reader) {
   calls_.add([this, call = std::move(call), inputs = std::move(inputs), reader = std::move(reader)] {
     auto failure = pending_ ? std::exchange(pending_, nullptr) : first_failure(call.number, inputs);
     if (failure) return reader({}, failure);
@@ -119,10 +119,10 @@ void Engine::read(Call call, Slots inputs, Reader reader) {
   });
 }
 
-void Engine::release(SlotPtr slot) {
-  calls_.add([slot = std::move(slot)] {
-    slot->tensor.reset();
-    slot->disposed = true;
+void Engine::release(FuturePtr future) {
+  calls_.add([future = std::move(future)] {
+    future->tensor.reset();
+    future->disposed = true;
   });
 }
 

@@ -19,7 +19,7 @@ struct Join {
   at::Tensor like;
   ~Join() {
     try {
-      if (like.is_cuda()) ops::linear_join(like);
+      if (like.is_cuda()) ops::synchronize_side_stream(like);
     } catch (...) {  // the device is gone: the failure that led here, or the next call, says so
     }
   }

@@ -1,6 +1,6 @@
 // Backward passes, and what is done with the gradients of a model's parameters.
 #pragma once
-#include "engine/slot.h"
+#include "engine/future.h"
 #include "nn/parameters.h"
 
 namespace memformer::engine {

@@ -7,7 +7,7 @@
 // steps. The factor gives the update the root mean square that AdamW's has (Liu et al. 2025), so one rate and one decay
 // serve both. A joint projection's matrices, those of queries, keys and values say, are orthogonalized each for itself.
 #pragma once
-#include "engine/slot.h"
+#include "engine/future.h"
 #include "nn/parameters.h"
 
 namespace memformer::engine {

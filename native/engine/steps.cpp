@@ -46,16 +46,16 @@ Tensors slice(const Tensors& tensors, size_t first, size_t count) {
 
 nn::SegmentInput on_device(const nn::SegmentInput& segment, at::Device device) {
   const Segments one{segment};
-  return segments_from(brought(inputs_of(one), device), one)[0];
+  return segments_from(to_device(inputs_of(one), device), one)[0];
 }
 
 Steps::Steps(std::shared_ptr<nn::Model> model) : model_(std::move(model)), layout_(model_->state_layout()) {}
 
-Tensors Steps::run(const std::string& key, const Inputs& inputs, const Recordings::Work& work) {
+Tensors Steps::run(const std::string& key, const Inputs& inputs, const GraphCache::Work& work) {
   try {
-    return recordings_.run(model_->device(), key, inputs, work);
+    return graphs_.run(model_->device(), key, inputs, work);
   } catch (const c10::OutOfMemoryError&) {
-    recordings_.clear();  // a smaller step has to find room
+    graphs_.clear();  // a smaller step has to find room
     if (cuda() != nullptr) cuda()->trim();
     throw;
   }
@@ -118,7 +118,7 @@ nn::Scores Steps::score(const Segments& segments, const nn::State& state, const 
           held.size());
   auto results = run(key, inputs_of(segments, {&state, &held}), [&](const Tensors& inputs) {
     at::NoGradGuard no_grad;
-    nn::Held before;
+    nn::FrozenState before;
     if (!held.empty()) before = {slice(inputs, first + N, N), inputs.back()};
     auto scores = on_cpu
                       ? model_->score(segments_from(inputs, segments), slice(inputs, first, N), before, wanted, between)
@@ -129,7 +129,7 @@ nn::Scores Steps::score(const Segments& segments, const nn::State& state, const 
     if (frozen) made.push_back(scores.held.holds);
     return made;
   });
-  nn::Held after;
+  nn::FrozenState after;
   if (frozen) after = {slice(results, 2 + N, N), results.back()};
   return {results[0], results[1], slice(results, 2, N), after};
 }

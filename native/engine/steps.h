@@ -1,6 +1,6 @@
 // A model's steps as memory replay back-propagation takes them, recorded where there is a GPU.
 #pragma once
-#include "engine/recordings.h"
+#include "engine/graph_cache.h"
 #include "nn/models/model.h"
 
 namespace memformer::engine {
@@ -34,14 +34,14 @@ class Steps {
                    const std::vector<std::string>& ablations, const std::function<void()>& between);
 
   const nn::StateLayout& layout() const { return layout_; }
-  Recordings& recordings() { return recordings_; }
+  GraphCache& graphs() { return graphs_; }
 
  private:
-  Tensors run(const std::string& key, const Inputs& inputs, const Recordings::Work& work);
+  Tensors run(const std::string& key, const Inputs& inputs, const GraphCache::Work& work);
 
   std::shared_ptr<nn::Model> model_;
   nn::StateLayout layout_;
-  Recordings recordings_;
+  GraphCache graphs_;
 };
 
 }  // namespace memformer::engine

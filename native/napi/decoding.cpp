@@ -6,41 +6,41 @@
 #include "napi/devices.h"
 #include "napi/environment.h"
 #include "napi/exports.h"
-#include "napi/held_model.h"
+#include "napi/model_handle.h"
 
 namespace memformer::napi {
 namespace {
 
-using engine::Slots;
+using engine::Futures;
 using engine::Tensors;
 
 /// Beyond its making only the engine's thread touches it.
 struct HeldDecoder {
-  std::shared_ptr<HeldModel> held;
-  int64_t slots;
+  std::shared_ptr<ModelHandle> held;
+  int64_t futures;
   std::optional<nn::DecodeState> state = {};
   std::vector<int64_t> fed = {};  ///< tokens of each slot's open segment; -1: none is open
 
   /// Made by the engine's thread when it is first needed.
   nn::DecodeState& opened() {
     if (!state) {
-      state = held->model->open_slots(slots);
-      fed.assign(slots, -1);
+      state = held->model->open_slots(futures);
+      fed.assign(futures, -1);
     }
     return *state;
   }
 
   /// The slot holds an open segment of `expected` tokens, and has room for `more`.
-  void require_at(int64_t slot, int64_t expected, int64_t more) {
+  void require_at(int64_t future, int64_t expected, int64_t more) {
     opened();
-    require_slot(slot);
-    require(fed[slot] == expected, "NATIVE", "slot ", slot, " should hold ", expected, " tokens of its segment, but ",
-            fed[slot] < 0 ? "none is open" : "holds " + std::to_string(fed[slot]));
-    require(fed[slot] + more < state->length(), "SHAPE", "slot ", slot, " holds ", fed[slot],
+    require_slot(future);
+    require(fed[future] == expected, "NATIVE", "slot ", future, " should hold ", expected,
+            " tokens of its segment, but ", fed[future] < 0 ? "none is open" : "holds " + std::to_string(fed[future]));
+    require(fed[future] + more < state->length(), "SHAPE", "slot ", future, " holds ", fed[future],
             " tokens; the segment ends before ", more, " more");
   }
-  void require_slot(int64_t slot) const {
-    require(slot >= 0 && slot < slots, "CONFIG", "there is no slot ", slot, " of ", slots);
+  void require_slot(int64_t future) const {
+    require(future >= 0 && future < futures, "CONFIG", "there is no slot ", future, " of ", futures);
   }
 };
 
@@ -49,10 +49,10 @@ std::shared_ptr<HeldDecoder> held_decoder(const Napi::Value& value) {
 }
 
 template <typename Work>
-Napi::Value enqueue(const Napi::CallbackInfo& info, Slots inputs, size_t count, Work work) {
+Napi::Value enqueue(const Napi::CallbackInfo& info, Futures inputs, size_t count, Work work) {
   auto& environment = Environment::of(info.Env());
-  Slots outputs;
-  const auto handles = new_slots(info.Env(), count, outputs);
+  Futures outputs;
+  const auto handles = new_futures(info.Env(), count, outputs);
   environment.engine().submit(environment.call(info[0]), std::move(inputs), outputs,
                               [decoder = held_decoder(info[1]), work = std::move(work)](const Tensors& tensors) {
                                 compute_on(decoder->held->device);
@@ -68,7 +68,7 @@ at::Tensor on_device(const HeldDecoder& decoder, const std::vector<int64_t>& num
 /// createDecoder(model, slots): a handle.
 Napi::Value create_decoder(const Napi::CallbackInfo& info) {
   return wrap(info.Env(), Kind::decoder,
-              std::make_shared<HeldDecoder>(HeldDecoder{held_model(info[0]), info[1].As<Napi::Number>().Int64Value()}));
+              std::make_shared<HeldDecoder>(HeldDecoder{model_of(info[0]), info[1].As<Napi::Number>().Int64Value()}));
 }
 
 /// dropDecoder(call, decoder): its caches are freed when the calls made before have run.
@@ -85,14 +85,14 @@ Napi::Value drop_decoder(const Napi::CallbackInfo& info) {
 /// beginSegment(call, decoder, slots, segment, state): [logits (B, V)]
 Napi::Value begin_segment(const Napi::CallbackInfo& info) {
   const auto places = integers(info[2]);
-  auto inputs = slots(info[3], "segment");
+  auto inputs = futures(info[3], "segment");
   require(inputs.size() == kSegmentParts, "NATIVE", "a segment is five tensors, got ", inputs.size());
-  for (auto& part : slots(info[4], "state")) inputs.push_back(std::move(part));
+  for (auto& part : futures(info[4], "state")) inputs.push_back(std::move(part));
   return enqueue(info, inputs, 1, [places](HeldDecoder& decoder, const Tensors& tensors) {
     auto& state = decoder.opened();
-    for (const auto slot : places) {
-      decoder.require_slot(slot);
-      decoder.fed[slot] = -1;
+    for (const auto future : places) {
+      decoder.require_slot(future);
+      decoder.fed[future] = -1;
     }
     const auto device = decoder.held->device;
     // Each row is computed for itself on a CPU: with the threads that one is worth, alone or in a batch.
@@ -103,7 +103,7 @@ Napi::Value begin_segment(const Napi::CallbackInfo& info) {
     for (size_t i = kSegmentParts; i < tensors.size(); ++i)
       before.push_back(brought_to(device, tensors[i], "state[", i - kSegmentParts, "]"));
     const auto logits = decoder.held->model->begin_segment(state, places, segment, before);
-    for (const auto slot : places) decoder.fed[slot] = 0;
+    for (const auto future : places) decoder.fed[future] = 0;
     return Tensors{logits};
   });
 }
@@ -119,7 +119,7 @@ Napi::Value decode_step(const Napi::CallbackInfo& info) {
     for (size_t r = 0; r < places.size(); ++r) decoder.require_at(places[r], positions[r], 1);
     const auto rows = static_cast<int64_t>(places.size());
     engine::use_threads_for(rows * decoder.held->model->parameters().count());
-    for (const auto slot : places) decoder.fed[slot] = -1;
+    for (const auto future : places) decoder.fed[future] = -1;
     const auto logits = decoder.held->model->decode_step(*decoder.state, on_device(decoder, tokens, at::kLong),
                                                          on_device(decoder, places, at::kInt));
     for (size_t r = 0; r < places.size(); ++r) decoder.fed[places[r]] = positions[r] + 1;
@@ -130,15 +130,15 @@ Napi::Value decode_step(const Napi::CallbackInfo& info) {
 /// decodePrefill(call, decoder, tokens, slot, position): [logits (1, V)] after these tokens of one slot.
 Napi::Value decode_prefill(const Napi::CallbackInfo& info) {
   const auto tokens = integers(info[2]);
-  const auto slot = info[3].As<Napi::Number>().Int64Value(), position = info[4].As<Napi::Number>().Int64Value();
+  const auto future = info[3].As<Napi::Number>().Int64Value(), position = info[4].As<Napi::Number>().Int64Value();
   require(!tokens.empty(), "SHAPE", "a prefill takes at least one token");
   return enqueue(info, {}, 1, [=](HeldDecoder& decoder, const Tensors&) {
     const auto count = static_cast<int64_t>(tokens.size());
-    decoder.require_at(slot, position, count);
+    decoder.require_at(future, position, count);
     engine::use_threads_for(count * decoder.held->model->parameters().count());
-    decoder.fed[slot] = -1;
-    const auto logits = decoder.held->model->prefill(*decoder.state, on_device(decoder, tokens, at::kLong), slot);
-    decoder.fed[slot] = position + count;
+    decoder.fed[future] = -1;
+    const auto logits = decoder.held->model->prefill(*decoder.state, on_device(decoder, tokens, at::kLong), future);
+    decoder.fed[future] = position + count;
     return Tensors{logits};
   });
 }

@@ -43,7 +43,7 @@ DispatchedCall::Argument DispatchedCall::read(const Napi::Value& value) {
   if (value.IsNumber()) return value.As<Napi::Number>().DoubleValue();
   if (value.IsString()) return value.As<Napi::String>().Utf8Value();
   if (value.IsExternal()) {
-    inputs_.push_back(slot(value, "argument"));
+    inputs_.push_back(future(value, "argument"));
     return TensorAt{inputs_.size() - 1};
   }
   if (!value.IsArray())
@@ -53,7 +53,7 @@ DispatchedCall::Argument DispatchedCall::read(const Napi::Value& value) {
   const auto array = value.As<Napi::Array>();
   if (array.Length() > 0 && array.Get(0u).IsExternal()) {
     const TensorsAt at{inputs_.size(), array.Length()};
-    for (auto& element : slots(value, "argument")) inputs_.push_back(std::move(element));
+    for (auto& element : futures(value, "argument")) inputs_.push_back(std::move(element));
     return at;
   }
   std::vector<double> numbers;

@@ -13,7 +13,7 @@ class DispatchedCall {
   DispatchedCall(const std::string& name, const std::string& overload, const Napi::Array& arguments);
 
   /// The tensors among the arguments, in the order run() takes them.
-  engine::Slots inputs() const { return inputs_; }
+  engine::Futures inputs() const { return inputs_; }
   /// A list counts as one: how long it will be, its caller must say.
   size_t results() const { return op_.schema().returns().size(); }
   /// Throws DEVICE_MISMATCH, which says which argument lies where, for tensors of several devices that the operator
@@ -37,7 +37,7 @@ class DispatchedCall {
 
   c10::OperatorHandle op_;
   std::vector<Argument> arguments_;
-  engine::Slots inputs_;
+  engine::Futures inputs_;
 };
 
 }  // namespace memformer::napi

@@ -4,8 +4,8 @@
 #include "engine/training_window.h"
 #include "napi/environment.h"
 #include "napi/exports.h"
-#include "napi/held_model.h"
-#include "napi/held_optimizer.h"
+#include "napi/model_handle.h"
+#include "napi/optimizer_handle.h"
 
 namespace memformer::napi {
 namespace {
@@ -21,13 +21,13 @@ void wait_for(const nn::State& state) {
 /// windows>. segments: five handles each; weights: a number each.
 Napi::Value time_windows(const Napi::CallbackInfo& info) {
   auto& environment = Environment::of(info.Env());
-  const auto optimizer = unwrap<HeldOptimizer>(info[1], Kind::optimizer, "optimizer");
-  auto inputs = slots(info[2], "segments");
+  const auto optimizer = unwrap<OptimizerHandle>(info[1], Kind::optimizer, "optimizer");
+  auto inputs = futures(info[2], "segments");
   const auto weights = numbers(info[4]);
   const size_t first = inputs.size();
   require(first == kSegmentParts * weights.size() && first > 0, "NATIVE", "a segment is five tensors, got ", first,
           " for ", weights.size());
-  for (auto& part : slots(info[3], "state")) inputs.push_back(std::move(part));
+  for (auto& part : futures(info[3], "state")) inputs.push_back(std::move(part));
   const auto together = info[5].As<Napi::Number>().Uint32Value(), windows = info[6].As<Napi::Number>().Uint32Value();
   const double rate = info[7].As<Napi::Number>().DoubleValue(), clip = info[8].As<Napi::Number>().DoubleValue();
   auto deferred = std::make_shared<Napi::Promise::Deferred>(info.Env());

@@ -6,11 +6,11 @@
 #include "napi/devices.h"
 #include "napi/environment.h"
 #include "napi/exports.h"
-#include "napi/held_model.h"
+#include "napi/model_handle.h"
 
 namespace memformer::napi {
 
-nn::SegmentInput segment_of(const HeldModel& held, const at::Tensor* parts, bool training) {
+nn::SegmentInput segment_of(const ModelHandle& held, const at::Tensor* parts, bool training) {
   for (size_t i = 0;
        const char* name : {"segment.source", "segment.target", "segment.reset", "seed", "segment.lengths"})
     require_numbers(parts[i++], name);
@@ -20,7 +20,7 @@ nn::SegmentInput segment_of(const HeldModel& held, const at::Tensor* parts, bool
 
 namespace {
 
-using engine::Slots;
+using engine::Futures;
 using engine::Tensors;
 using nn::Model;
 
@@ -111,7 +111,7 @@ Napi::Value create_model(const Napi::CallbackInfo& info) {
                   }
                   result.Set("model",
                              wrap(env, Kind::model,
-                                  std::make_shared<HeldModel>(HeldModel{model, engine::Steps(model), device})));
+                                  std::make_shared<ModelHandle>(ModelHandle{model, engine::Steps(model), device})));
                   result.Set("stateLayout", layout_array(env, model->state_layout()));
                   result.Set("parameters", parameters);
                   deferred->Resolve(result);
@@ -122,12 +122,12 @@ Napi::Value create_model(const Napi::CallbackInfo& info) {
 
 /// Enqueues work(held, tensors) over `inputs` and returns the handles of its `count` results.
 template <typename Work>
-Napi::Value enqueue(const Napi::CallbackInfo& info, Slots inputs, size_t count, Work work) {
+Napi::Value enqueue(const Napi::CallbackInfo& info, Futures inputs, size_t count, Work work) {
   auto& environment = Environment::of(info.Env());
-  Slots outputs;
-  const auto handles = new_slots(info.Env(), count, outputs);
+  Futures outputs;
+  const auto handles = new_futures(info.Env(), count, outputs);
   environment.engine().submit(environment.call(info[0]), std::move(inputs), outputs,
-                              [held = held_model(info[1]), work = std::move(work)](const Tensors& tensors) {
+                              [held = model_of(info[1]), work = std::move(work)](const Tensors& tensors) {
                                 compute_on(held->device);
                                 return work(*held, tensors);
                               });
@@ -137,7 +137,7 @@ Napi::Value enqueue(const Napi::CallbackInfo& info, Slots inputs, size_t count, 
 /// initialState(call, model, rows): handles of the state.
 Napi::Value initial_state(const Napi::CallbackInfo& info) {
   const auto rows = info[2].As<Napi::Number>().Int64Value();
-  return enqueue(info, {}, held_model(info[1])->steps.layout().size(), [rows](HeldModel& held, const Tensors&) {
+  return enqueue(info, {}, model_of(info[1])->steps.layout().size(), [rows](ModelHandle& held, const Tensors&) {
     at::NoGradGuard no_grad;
     return held.model->initial_state(rows);
   });
@@ -146,7 +146,7 @@ Napi::Value initial_state(const Napi::CallbackInfo& info) {
 using Place = Tensors::const_iterator;
 
 /// The tensors from `begin` to `end` on the model's device.
-Tensors brought_to_model(const HeldModel& held, Place begin, Place end, const char* argument) {
+Tensors brought_to_model(const ModelHandle& held, Place begin, Place end, const char* argument) {
   Tensors brought;
   for (auto tensor = begin; tensor != end; ++tensor)
     brought.push_back(brought_to(held.device, *tensor, argument, "[", tensor - begin, "]"));
@@ -157,26 +157,26 @@ Tensors brought_to_model(const HeldModel& held, Place begin, Place end, const ch
 /// five.
 struct StepArguments {
   explicit StepArguments(const Napi::CallbackInfo& info)
-      : training(info[3].As<Napi::Boolean>()), inputs(slots(info[2], "segment")) {
+      : training(info[3].As<Napi::Boolean>()), inputs(futures(info[2], "segment")) {
     require(inputs.size() == kSegmentParts, "NATIVE", "a segment is five tensors, got ", inputs.size());
-    for (auto& part : slots(info[4], "state")) inputs.push_back(std::move(part));
+    for (auto& part : futures(info[4], "state")) inputs.push_back(std::move(part));
   }
 
   /// The segment among the tensors.
-  nn::SegmentInput segment(const HeldModel& held, const Tensors& tensors) const {
+  nn::SegmentInput segment(const ModelHandle& held, const Tensors& tensors) const {
     return segment_of(held, tensors.data(), training);
   }
   /// The same on the model's device.
-  nn::SegmentInput moved(const HeldModel& held, const Tensors& tensors) const {
+  nn::SegmentInput moved(const ModelHandle& held, const Tensors& tensors) const {
     return engine::on_device(segment(held, tensors), held.device);
   }
   /// The state on the model's device, so that one from a file or of another model's is taken too.
-  static nn::State state(const HeldModel& held, const Tensors& tensors, size_t extra = 0) {
+  static nn::State state(const ModelHandle& held, const Tensors& tensors, size_t extra = 0) {
     return brought_to_model(held, tensors.begin() + kSegmentParts, tensors.end() - extra, "state");
   }
 
   bool training;
-  Slots inputs;
+  Futures inputs;
 };
 
 /// forward(call, model, segment, training, state, withGraph): [loss, count, ...state]
@@ -184,7 +184,7 @@ Napi::Value forward(const Napi::CallbackInfo& info) {
   const StepArguments step(info);
   const bool with_graph = info[5].As<Napi::Boolean>();
   const size_t count = 2 + step.inputs.size() - kSegmentParts;
-  return enqueue(info, step.inputs, count, [step, with_graph](HeldModel& held, const Tensors& tensors) {
+  return enqueue(info, step.inputs, count, [step, with_graph](ModelHandle& held, const Tensors& tensors) {
     at::AutoGradMode grad_mode(with_graph);
     auto outputs = held.model->forward({step.moved(held, tensors)}, StepArguments::state(held, tensors));
     Tensors results{outputs.total, outputs.count.squeeze(0)};
@@ -198,7 +198,7 @@ Napi::Value encode(const Napi::CallbackInfo& info) {
   const StepArguments step(info);
   const bool with_graph = info[5].As<Napi::Boolean>();
   const size_t count = 1 + step.inputs.size() - kSegmentParts;
-  return enqueue(info, step.inputs, count, [step, with_graph](HeldModel& held, const Tensors& tensors) {
+  return enqueue(info, step.inputs, count, [step, with_graph](ModelHandle& held, const Tensors& tensors) {
     at::AutoGradMode grad_mode(with_graph);
     auto encoding = held.model->encode(step.moved(held, tensors), StepArguments::state(held, tensors));
     Tensors results{encoding.hidden.to(held.model->parameters().dtype())};
@@ -211,7 +211,7 @@ Napi::Value encode(const Napi::CallbackInfo& info) {
 /// numbers one behind the other in float32.
 Napi::Value observe(const Napi::CallbackInfo& info) {
   const StepArguments step(info);
-  return enqueue(info, step.inputs, 2, [step](HeldModel& held, const Tensors& tensors) {
+  return enqueue(info, step.inputs, 2, [step](ModelHandle& held, const Tensors& tensors) {
     const auto seen = held.model->observe(step.moved(held, tensors), StepArguments::state(held, tensors));
     std::ostringstream names;
     Tensors values;
@@ -233,7 +233,7 @@ Napi::Value observe(const Napi::CallbackInfo& info) {
 Napi::Value advance(const Napi::CallbackInfo& info) {
   const StepArguments step(info);
   return enqueue(info, step.inputs, step.inputs.size() - kSegmentParts,
-                 [step](HeldModel& held, const Tensors& tensors) {
+                 [step](ModelHandle& held, const Tensors& tensors) {
                    return held.steps.advance(step.segment(held, tensors), StepArguments::state(held, tensors));
                  });
 }
@@ -242,17 +242,17 @@ Napi::Value advance(const Napi::CallbackInfo& info) {
 /// ...dL/dstate], the state only with `last`; gradients are of the differentiable parts. segments: five handles each;
 /// weights: a number each.
 Napi::Value replay(const Napi::CallbackInfo& info) {
-  auto inputs = slots(info[2], "segments");
+  auto inputs = futures(info[2], "segments");
   const bool training = info[3].As<Napi::Boolean>(), last = info[7].As<Napi::Boolean>();
-  const auto state = slots(info[4], "state"), gradient = slots(info[6], "gradient");
+  const auto state = futures(info[4], "state"), gradient = futures(info[6], "gradient");
   const auto weights = numbers(info[5]);
   require(inputs.size() == kSegmentParts * weights.size() && !weights.empty(), "NATIVE",
           "a segment is five tensors, got ", inputs.size(), " for ", weights.size());
   const size_t first = inputs.size(), states = state.size();
   inputs.insert(inputs.end(), state.begin(), state.end());
   inputs.insert(inputs.end(), gradient.begin(), gradient.end());
-  const size_t gradients = nn::differentiable_parts(held_model(info[1])->steps.layout());
-  return enqueue(info, inputs, 2 + (last ? states : 0) + gradients, [=](HeldModel& held, const Tensors& tensors) {
+  const size_t gradients = nn::differentiable_parts(model_of(info[1])->steps.layout());
+  return enqueue(info, inputs, 2 + (last ? states : 0) + gradients, [=](ModelHandle& held, const Tensors& tensors) {
     std::vector<nn::SegmentInput> segments;
     for (size_t g = 0; g < weights.size(); ++g)
       segments.push_back(segment_of(held, tensors.data() + kSegmentParts * g, training));
@@ -270,14 +270,14 @@ Napi::Value replay(const Napi::CallbackInfo& info) {
 /// score(call, model, segments, ablations, state, held): [losses (1 + A, G), counts (G), ...state, ...held]; see
 /// Steps::score.
 Napi::Value score(const Napi::CallbackInfo& info) {
-  auto inputs = slots(info[2], "segments");
+  auto inputs = futures(info[2], "segments");
   const auto names = info[3].As<Napi::Array>();
   require(inputs.size() % kSegmentParts == 0 && !inputs.empty(), "NATIVE", "a segment is five tensors, got ",
           inputs.size());
   std::vector<std::string> ablations;
   for (uint32_t i = 0; i < names.Length(); ++i) ablations.push_back(names.Get(i).As<Napi::String>());
   const bool frozen = std::find(ablations.begin(), ablations.end(), "frozen") != ablations.end();
-  const auto state = slots(info[4], "state"), held = slots(info[5], "held");
+  const auto state = futures(info[4], "state"), held = futures(info[5], "held");
   const size_t first = inputs.size(), states = state.size();
   inputs.insert(inputs.end(), state.begin(), state.end());
   inputs.insert(inputs.end(), held.begin(), held.end());
@@ -285,7 +285,7 @@ Napi::Value score(const Napi::CallbackInfo& info) {
   const auto between = [cancel = Environment::of(info.Env()).cancel] {
     require(!cancel || !cancel->load(std::memory_order_relaxed), "ABORTED", "the operation was aborted");
   };
-  return enqueue(info, inputs, 2 + states + (frozen ? states + 1 : 0), [=](HeldModel& model, const Tensors& tensors) {
+  return enqueue(info, inputs, 2 + states + (frozen ? states + 1 : 0), [=](ModelHandle& model, const Tensors& tensors) {
     std::vector<nn::SegmentInput> segments;
     for (size_t part = 0; part < first; part += kSegmentParts)
       segments.push_back(segment_of(model, tensors.data() + part, false));
@@ -300,18 +300,18 @@ Napi::Value score(const Napi::CallbackInfo& info) {
   });
 }
 
-/// recording(call, model): Promise<{ steps, refusal }>
-Napi::Value recording(const Napi::CallbackInfo& info) {
+/// capturedGraphs(call, model): Promise<{ steps, refusal }>
+Napi::Value captured_graphs(const Napi::CallbackInfo& info) {
   auto& environment = Environment::of(info.Env());
   auto deferred = std::make_shared<Napi::Promise::Deferred>(info.Env());
   const auto promise = deferred->Promise();
-  const auto held = held_model(info[1]);
+  const auto held = model_of(info[1]);
   auto& engine = environment.engine();
   environment.begin(info.Env());
   engine.read(environment.call(info[0]), {},
               [&environment, deferred, held](const Tensors&, std::shared_ptr<const engine::CallFailure> failure) {
-                const auto steps = held->steps.recordings().size();
-                const auto refusal = held->steps.recordings().refusal();
+                const auto steps = held->steps.graphs().size();
+                const auto refusal = held->steps.graphs().refusal();
                 environment.settle([deferred, failure, steps, refusal](Napi::Env env) {
                   if (failure) return deferred->Reject(error(env, *failure));
                   auto result = Napi::Object::New(env);
@@ -327,8 +327,8 @@ Napi::Value recording(const Napi::CallbackInfo& info) {
 Napi::Value logits(const Napi::CallbackInfo& info) {
   StepArguments step(info);
   auto inputs = step.inputs;
-  inputs.push_back(slot(info[5], "prefix"));
-  return enqueue(info, inputs, 1, [step](HeldModel& held, const Tensors& tensors) {
+  inputs.push_back(future(info[5], "prefix"));
+  return enqueue(info, inputs, 1, [step](ModelHandle& held, const Tensors& tensors) {
     at::NoGradGuard no_grad;
     return Tensors{held.model->logits(step.moved(held, tensors),
                                       brought_to(held.device, tensors.back(), "prefix").to(at::kLong),
@@ -336,11 +336,11 @@ Napi::Value logits(const Napi::CallbackInfo& info) {
   });
 }
 
-/// setRecording(call, model, enabled): whether steps are recorded on a GPU.
-Napi::Value set_recording(const Napi::CallbackInfo& info) {
+/// setGraphCapture(call, model, enabled): whether steps are recorded on a GPU.
+Napi::Value set_graph_capture(const Napi::CallbackInfo& info) {
   const bool enabled = info[2].As<Napi::Boolean>();
-  return enqueue(info, {}, 0, [enabled](HeldModel& held, const Tensors&) {
-    held.steps.recordings().enable(enabled);
+  return enqueue(info, {}, 0, [enabled](ModelHandle& held, const Tensors&) {
+    held.steps.graphs().enable(enabled);
     return Tensors();
   });
 }
@@ -349,7 +349,7 @@ Napi::Value set_recording(const Napi::CallbackInfo& info) {
 template <bool of_gradient>
 Napi::Value parameter(const Napi::CallbackInfo& info) {
   const std::string name = info[2].As<Napi::String>();
-  return enqueue(info, {}, 1, [name](HeldModel& held, const Tensors&) {
+  return enqueue(info, {}, 1, [name](ModelHandle& held, const Tensors&) {
     const auto& parameters = held.model->parameters();
     return Tensors{of_gradient ? engine::parameter_gradient(parameters, name) : parameters.at(name).detach()};
   });
@@ -359,13 +359,13 @@ Napi::Value parameter(const Napi::CallbackInfo& info) {
 Napi::Value parameter_leaf(const Napi::CallbackInfo& info) {
   const std::string name = info[2].As<Napi::String>();
   return enqueue(info, {}, 1,
-                 [name](HeldModel& held, const Tensors&) { return Tensors{held.model->parameters().at(name)}; });
+                 [name](ModelHandle& held, const Tensors&) { return Tensors{held.model->parameters().at(name)}; });
 }
 
 /// assign(call, model, name, tensor): copies into the parameter.
 Napi::Value assign(const Napi::CallbackInfo& info) {
   const std::string name = info[2].As<Napi::String>();
-  return enqueue(info, {slot(info[3], "tensor")}, 0, [name](HeldModel& held, const Tensors& tensors) {
+  return enqueue(info, {future(info[3], "tensor")}, 0, [name](ModelHandle& held, const Tensors& tensors) {
     require_numbers(tensors[0], "'", name, "'");
     held.model->parameters().assign(name, tensors[0]);
     return Tensors();
@@ -373,7 +373,7 @@ Napi::Value assign(const Napi::CallbackInfo& info) {
 }
 
 Napi::Value zero_gradients(const Napi::CallbackInfo& info) {
-  return enqueue(info, {}, 0, [](HeldModel& held, const Tensors&) {
+  return enqueue(info, {}, 0, [](ModelHandle& held, const Tensors&) {
     engine::zero_gradients(held.model->parameters());
     return Tensors();
   });
@@ -382,14 +382,14 @@ Napi::Value zero_gradients(const Napi::CallbackInfo& info) {
 /// clipGradients(call, model, most): [norm]
 Napi::Value clip_gradients(const Napi::CallbackInfo& info) {
   const double most = info[2].As<Napi::Number>().DoubleValue();
-  return enqueue(info, {}, 1, [most](HeldModel& held, const Tensors&) {
+  return enqueue(info, {}, 1, [most](ModelHandle& held, const Tensors&) {
     return Tensors{engine::clip_gradients(held.model->parameters(), most)};
   });
 }
 
 /// dropModel(model): freed when the calls made before have run.
 Napi::Value drop_model(const Napi::CallbackInfo& info) {
-  let_go<HeldModel>(info[0], Kind::model, "model");
+  let_go<ModelHandle>(info[0], Kind::model, "model");
   return info.Env().Undefined();
 }
 
@@ -406,8 +406,8 @@ void export_models(Napi::Env env, Napi::Object exports) {
   export_function<replay>(env, exports, "replay");
   export_function<score>(env, exports, "score");
   export_function<logits>(env, exports, "logits");
-  export_function<set_recording>(env, exports, "setRecording");
-  export_function<recording>(env, exports, "recording");
+  export_function<set_graph_capture>(env, exports, "setGraphCapture");
+  export_function<captured_graphs>(env, exports, "capturedGraphs");
   export_function<parameter<false>>(env, exports, "parameter");
   export_function<parameter<true>>(env, exports, "parameterGradient");
   export_function<parameter_leaf>(env, exports, "parameterLeaf");

@@ -3,12 +3,12 @@
 #include "napi/devices.h"
 #include "napi/environment.h"
 #include "napi/exports.h"
-#include "napi/held_optimizer.h"
+#include "napi/optimizer_handle.h"
 
 namespace memformer::napi {
 namespace {
 
-using engine::Slots;
+using engine::Futures;
 using engine::Tensors;
 
 /// createAdamW(model, beta1, beta2, eps, weightDecay, muon)
@@ -16,15 +16,15 @@ Napi::Value create_adamw(const Napi::CallbackInfo& info) {
   const auto number = [&](size_t i) { return info[i].As<Napi::Number>().DoubleValue(); };
   const engine::AdamW::Options options{number(1), number(2), number(3), number(4), info[5].As<Napi::Boolean>().Value()};
   return wrap(info.Env(), Kind::optimizer,
-              std::make_shared<HeldOptimizer>(HeldOptimizer{held_model(info[0]), options, std::nullopt}));
+              std::make_shared<OptimizerHandle>(OptimizerHandle{model_of(info[0]), options, std::nullopt}));
 }
 
 template <typename Work>
-Napi::Value enqueue_optimizer(const Napi::CallbackInfo& info, Slots inputs, size_t count, Work work) {
+Napi::Value enqueue_optimizer(const Napi::CallbackInfo& info, Futures inputs, size_t count, Work work) {
   auto& environment = Environment::of(info.Env());
-  Slots outputs;
-  const auto handles = new_slots(info.Env(), count, outputs);
-  auto optimizer = unwrap<HeldOptimizer>(info[1], Kind::optimizer, "optimizer");
+  Futures outputs;
+  const auto handles = new_futures(info.Env(), count, outputs);
+  auto optimizer = unwrap<OptimizerHandle>(info[1], Kind::optimizer, "optimizer");
   environment.engine().submit(environment.call(info[0]), std::move(inputs), outputs,
                               [optimizer, work = std::move(work)](const Tensors& tensors) {
                                 compute_on(optimizer->held->device);
@@ -35,7 +35,7 @@ Napi::Value enqueue_optimizer(const Napi::CallbackInfo& info, Slots inputs, size
 
 /// dropAdamW(optimizer): freed when the calls made before have run.
 Napi::Value drop_adamw(const Napi::CallbackInfo& info) {
-  let_go<HeldOptimizer>(info[0], Kind::optimizer, "optimizer");
+  let_go<OptimizerHandle>(info[0], Kind::optimizer, "optimizer");
   return info.Env().Undefined();
 }
 
@@ -43,8 +43,8 @@ Napi::Value drop_adamw(const Napi::CallbackInfo& info) {
 Napi::Value adamw_step(const Napi::CallbackInfo& info) {
   const double rate = info[2].As<Napi::Number>().DoubleValue();
   const double clip = info[4].As<Napi::Number>().DoubleValue();
-  const auto held = unwrap<HeldOptimizer>(info[1], Kind::optimizer, "optimizer")->held;
-  return enqueue_optimizer(info, {slot(info[3], "norm")}, 0,
+  const auto held = unwrap<OptimizerHandle>(info[1], Kind::optimizer, "optimizer")->held;
+  return enqueue_optimizer(info, {future(info[3], "norm")}, 0,
                            [rate, clip, held](engine::AdamW& adamw, const Tensors& tensors) {
                              adamw.step(rate, brought_to(held->device, tensors[0], "norm"), clip);
                              return Tensors();
@@ -68,7 +68,7 @@ Napi::Value adamw_state(const Napi::CallbackInfo& info) {
 /// adamwAssign(call, optimizer, name, tensor)
 Napi::Value adamw_assign(const Napi::CallbackInfo& info) {
   const std::string name = info[2].As<Napi::String>();
-  return enqueue_optimizer(info, {slot(info[3], "tensor")}, 0, [name](engine::AdamW& adamw, const Tensors& tensors) {
+  return enqueue_optimizer(info, {future(info[3], "tensor")}, 0, [name](engine::AdamW& adamw, const Tensors& tensors) {
     at::NoGradGuard no_grad;
     auto target = state_of(adamw, name);
     require(target.sizes() == tensors[0].sizes(), "SHAPE", "'", name, "' has shape ", target.sizes(), ", got ",

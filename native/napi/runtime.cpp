@@ -24,7 +24,7 @@ Napi::Value stop(const Napi::CallbackInfo& info) {
 Napi::Value memory(const Napi::CallbackInfo& info) {
   const auto host = host_memory();
   auto result = Napi::Object::New(info.Env());
-  result.Set("tensors", static_cast<double>(engine::Slot::live.load()));
+  result.Set("tensors", static_cast<double>(engine::Future::live.load()));
   result.Set("hostBytes", static_cast<double>(host.live));
   result.Set("peakHostBytes", static_cast<double>(host.peak));
   result.Set("cachedBytes", static_cast<double>(host.cached));

@@ -20,9 +20,9 @@ Napi::Value tensor(const Napi::CallbackInfo& info) {
   require(bytes.ByteLength() == value.nbytes(), "SHAPE", "a tensor of this shape and dtype has ", value.nbytes(),
           " bytes, ", bytes.ByteLength(), " came");
   if (value.nbytes() > 0) std::memcpy(value.mutable_data_ptr(), bytes.Data(), value.nbytes());
-  auto slot = std::make_shared<engine::Slot>();
-  slot->tensor = std::move(value);
-  return wrap(info.Env(), Kind::tensor, std::move(slot));
+  auto future = std::make_shared<engine::Future>();
+  future->tensor = std::move(value);
+  return wrap(info.Env(), Kind::tensor, std::move(future));
 }
 
 /// { dtype, shape, data } of a tensor in host memory.
@@ -62,8 +62,8 @@ Napi::Value read(const Napi::CallbackInfo& info) {
   auto deferred = std::make_shared<Napi::Promise::Deferred>(info.Env());
   const auto promise = deferred->Promise();
   const bool barrier = info[1].IsUndefined();
-  engine::Slots inputs;
-  if (!barrier) inputs.push_back(slot(info[1], "tensor"));
+  engine::Futures inputs;
+  if (!barrier) inputs.push_back(future(info[1], "tensor"));
   auto& engine = environment.engine();
   const auto call = environment.call(info[0]);
   environment.begin(info.Env());
@@ -92,7 +92,7 @@ Napi::Value read(const Napi::CallbackInfo& info) {
 }
 
 Napi::Value release(const Napi::CallbackInfo& info) {
-  Environment::of(info.Env()).engine().release(slot(info[0], "tensor"));
+  Environment::of(info.Env()).engine().release(future(info[0], "tensor"));
   return info.Env().Undefined();
 }
 
@@ -101,9 +101,9 @@ Napi::Value release(const Napi::CallbackInfo& info) {
 Napi::Value op(const Napi::CallbackInfo& info) {
   auto& environment = Environment::of(info.Env());
   DispatchedCall dispatched(info[1].As<Napi::String>(), info[2].As<Napi::String>(), info[3].As<Napi::Array>());
-  engine::Slots outputs;
+  engine::Futures outputs;
   const size_t results = info[4].IsNumber() ? info[4].As<Napi::Number>().Uint32Value() : dispatched.results();
-  const auto handles = new_slots(info.Env(), results, outputs);
+  const auto handles = new_futures(info.Env(), results, outputs);
   auto inputs = dispatched.inputs();
   environment.engine().submit(environment.call(info[0]), std::move(inputs), outputs,
                               [dispatched](const Tensors& tensors) { return dispatched.run(tensors); });
@@ -113,9 +113,9 @@ Napi::Value op(const Napi::CallbackInfo& info) {
 template <at::Tensor (*function)(const at::Tensor&)>
 Napi::Value map(const Napi::CallbackInfo& info) {
   auto& environment = Environment::of(info.Env());
-  engine::Slots outputs;
-  const auto handles = new_slots(info.Env(), 1, outputs);
-  environment.engine().submit(environment.call(info[0]), {slot(info[1], "tensor")}, outputs,
+  engine::Futures outputs;
+  const auto handles = new_futures(info.Env(), 1, outputs);
+  environment.engine().submit(environment.call(info[0]), {future(info[1], "tensor")}, outputs,
                               [](const Tensors& tensors) { return Tensors{function(tensors[0])}; });
   return handles[0u];
 }
@@ -126,16 +126,16 @@ at::Tensor as_leaf(const at::Tensor& x) { return x.detach().requires_grad_(true)
 /// backward(call, outputs, grads): grads are handles, numbers (for scalars) or null (1).
 Napi::Value backward(const Napi::CallbackInfo& info) {
   auto& environment = Environment::of(info.Env());
-  auto inputs = slots(info[1], "outputs");
+  auto inputs = futures(info[1], "outputs");
   const size_t count = inputs.size();
   const auto grads = info[2].As<Napi::Array>();
   for (uint32_t i = 0; i < grads.Length(); ++i) {
     const Napi::Value grad = grads[i];
     if (grad.IsNumber()) {
-      inputs.push_back(std::make_shared<engine::Slot>());
+      inputs.push_back(std::make_shared<engine::Future>());
       inputs.back()->tensor = at::scalar_tensor(grad.As<Napi::Number>().DoubleValue(), at::kDouble);
     } else {
-      inputs.push_back(grad.IsNull() ? nullptr : slot(grad, "grads"));
+      inputs.push_back(grad.IsNull() ? nullptr : future(grad, "grads"));
     }
   }
   environment.engine().submit(environment.call(info[0]), std::move(inputs), {}, [count](const Tensors& tensors) {

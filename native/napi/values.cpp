@@ -13,25 +13,25 @@ constexpr DtypeName kDtypes[] = {{at::kFloat, "float32"},     {at::kDouble, "flo
 
 }  // namespace
 
-engine::SlotPtr slot(const Napi::Value& value, const char* what) {
-  return unwrap<engine::Slot>(value, Kind::tensor, what);
+engine::FuturePtr future(const Napi::Value& value, const char* what) {
+  return unwrap<engine::Future>(value, Kind::tensor, what);
 }
 
-engine::Slots slots(const Napi::Value& value, const char* what) {
+engine::Futures futures(const Napi::Value& value, const char* what) {
   const auto array = value.As<Napi::Array>();
-  engine::Slots result;
+  engine::Futures result;
   for (uint32_t i = 0; i < array.Length(); ++i) {
     const Napi::Value element = array[i];
-    result.push_back(element.IsNull() || element.IsUndefined() ? nullptr : slot(element, what));
+    result.push_back(element.IsNull() || element.IsUndefined() ? nullptr : future(element, what));
   }
   return result;
 }
 
-Napi::Array new_slots(Napi::Env env, size_t count, engine::Slots& slots) {
+Napi::Array new_futures(Napi::Env env, size_t count, engine::Futures& futures) {
   auto handles = Napi::Array::New(env, count);
   for (size_t i = 0; i < count; ++i) {
-    slots.push_back(std::make_shared<engine::Slot>());
-    handles.Set(static_cast<uint32_t>(i), wrap(env, Kind::tensor, slots.back()));
+    futures.push_back(std::make_shared<engine::Future>());
+    handles.Set(static_cast<uint32_t>(i), wrap(env, Kind::tensor, futures.back()));
   }
   return handles;
 }

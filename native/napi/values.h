@@ -3,7 +3,7 @@
 #include <napi.h>
 
 #include "core/failure.h"
-#include "engine/slot.h"
+#include "engine/future.h"
 #include "nn/config.h"
 
 namespace memformer::napi {
@@ -41,11 +41,11 @@ void let_go(const Napi::Value& value, Kind kind, const char* what) {
   value.As<Napi::External<std::shared_ptr<T>>>().Data()->reset();
 }
 
-engine::SlotPtr slot(const Napi::Value& value, const char* what);
+engine::FuturePtr future(const Napi::Value& value, const char* what);
 /// An array of handles; null and undefined become null slots.
-engine::Slots slots(const Napi::Value& value, const char* what);
+engine::Futures futures(const Napi::Value& value, const char* what);
 /// `count` fresh slots and the JavaScript array of their handles.
-Napi::Array new_slots(Napi::Env env, size_t count, engine::Slots& slots);
+Napi::Array new_futures(Napi::Env env, size_t count, engine::Futures& futures);
 
 at::ScalarType dtype(const std::string& name);
 const char* dtype_name(at::ScalarType dtype);

@@ -1,9 +1,9 @@
 #include "nn/attention.h"
 
-#include "nn/folded.h"
+#include "nn/fold_layer_norm.h"
 #include "ops/decode_attention/decode_attention.h"
 #include "ops/head_norm/head_norm.h"
-#include "ops/keys_values/keys_values.h"
+#include "ops/kv_projection/kv_projection.h"
 
 namespace memformer::nn {
 namespace {
@@ -31,14 +31,15 @@ SelfAttention::SelfAttention(Parameters& parameters, const Config& config, const
       out_(parameters, layer_prefix(place) + ".out", config.integer("width"), config.integer("width"), residual_gain),
       attention_(position_schemes().make(config.text("position"), parameters, config, place)) {}
 
-void SelfAttention::operator()(Residual& stream, const KeyMask& mask, Pass& pass) const {
-  const auto normed = norm_(stream, pass);
-  if (auto* seen = pass.observation()) seen->add(name_ + ".logits", qkv_.largest_logits(normed, pass));
-  stream.branch = out_.without_bias((*attention_)(normed, qkv_, mask, causal_, pass), pass);
+void SelfAttention::operator()(Residual& stream, const KeyMask& mask, ForwardContext& ctx) const {
+  const auto normed = norm_(stream, ctx);
+  if (auto* seen = ctx.observation()) seen->add(name_ + ".logits", qkv_.largest_logits(normed, ctx));
+  stream.branch = out_.without_bias((*attention_)(normed, qkv_, mask, causal_, ctx), ctx);
 }
 
-void SelfAttention::decode(Residual& stream, const DecodeRows& rows, const KeyValueCache& cache, Pass& pass) const {
-  stream.branch = out_.without_bias(attention_->decode(norm_(stream, pass), qkv_, rows, cache, pass), pass);
+void SelfAttention::decode(Residual& stream, const DecodeRows& rows, const KeyValueCache& cache,
+                           ForwardContext& ctx) const {
+  stream.branch = out_.without_bias(attention_->decode(norm_(stream, ctx), qkv_, rows, cache, ctx), ctx);
 }
 
 CrossAttention::CrossAttention(Parameters& parameters, const Config& config, const std::string& prefix, Context context,
@@ -59,57 +60,59 @@ CrossAttention::CrossAttention(Parameters& parameters, const Config& config, con
                 ? std::optional<at::Tensor>(parameters.constant(prefix + ".gate", {config.integer("width")}, 0.0))
                 : std::nullopt) {}
 
-std::vector<CrossAttention::KeysValues> CrossAttention::look_at(const std::vector<const CrossAttention*>& layers,
-                                                                const at::Tensor& context, Pass& pass) {
+std::vector<CrossAttention::KeysValues> CrossAttention::project_keys_values(
+    const std::vector<const CrossAttention*>& layers, const at::Tensor& context, ForwardContext& ctx) {
   std::vector<at::Tensor> weights, biases, weight_sinks, bias_sinks;
   for (const auto* layer : layers) {
     const auto& [weight, bias] = layer->key_value_.parameters();
-    weights.push_back(pass.working(weight));
-    biases.push_back(pass.working(bias));
-    if (const auto sink = pass.sink(weight)) weight_sinks.push_back(*sink);
-    if (const auto sink = pass.sink(bias)) bias_sinks.push_back(*sink);
+    weights.push_back(ctx.working(weight));
+    biases.push_back(ctx.working(bias));
+    if (const auto sink = ctx.sink(weight)) weight_sinks.push_back(*sink);
+    if (const auto sink = ctx.sink(bias)) bias_sinks.push_back(*sink);
   }
-  return pairs(ops::keys_values(pass.cast(context), weights, biases, weight_sinks, bias_sinks, layers[0]->heads_,
-                                layers[0]->normed_));
+  return pairs(ops::kv_projection(ctx.cast(context), weights, biases, weight_sinks, bias_sinks, layers[0]->heads_,
+                                  layers[0]->normed_));
 }
 
-std::vector<CrossAttention::KeysValues> CrossAttention::look_at_memory(const std::vector<const CrossAttention*>& layers,
-                                                                       const Slots& slots, Pass& pass) {
-  if (!slots.normed) return look_at(layers, slots.for_reads, pass);
+std::vector<CrossAttention::KeysValues> CrossAttention::project_memory_keys_values(
+    const std::vector<const CrossAttention*>& layers, const MemoryView& view, ForwardContext& ctx) {
+  if (!view.normed) return project_keys_values(layers, view.for_reads, ctx);
   std::vector<NormedLinear> normed;
   for (const auto* layer : layers) {
     const auto& [weight, bias] = layer->key_value_.parameters();
     normed.push_back({&*layer->memory_norm_, weight, bias});
   }
-  const auto& [weights, biases, weight_sinks, bias_sinks] = folded(normed, pass);
-  return pairs(ops::keys_values(slots.for_reads, weights, biases, weight_sinks, bias_sinks, layers[0]->heads_,
-                                layers[0]->normed_));
+  const auto& [weights, biases, weight_sinks, bias_sinks] = fold_layer_norm(normed, ctx);
+  return pairs(ops::kv_projection(view.for_reads, weights, biases, weight_sinks, bias_sinks, layers[0]->heads_,
+                                  layers[0]->normed_));
 }
 
-void CrossAttention::operator()(Residual& stream, const KeysValues& seen, const KeyMask& mask, Pass& pass) const {
-  const auto normed = norm_(stream, pass);
+void CrossAttention::operator()(Residual& stream, const KeysValues& seen, const KeyMask& mask,
+                                ForwardContext& ctx) const {
+  const auto normed = norm_(stream, ctx);
   const int64_t B = normed.size(0), T = normed.size(1), H = heads_, E = normed.size(2) / H;
-  const auto q = query(normed, pass).view({B, T, H, E}).transpose(1, 2);  // (B, H, T, E)
-  if (auto* seen_there = pass.observation())
+  const auto q = query(normed, ctx).view({B, T, H, E}).transpose(1, 2);  // (B, H, T, E)
+  if (auto* seen_there = ctx.observation())
     seen_there->add(name_ + ".logits", largest_logits(q, seen.keys, 1.0 / std::sqrt(static_cast<double>(E))));
   const auto for_all = [&](const at::Tensor& part) { return part.size(0) == B ? part : part.expand({B, -1, -1, -1}); };
-  stream.branch = branch(attend(q, for_all(seen.keys), for_all(seen.values), mask), pass);
+  stream.branch = branch(attend(q, for_all(seen.keys), for_all(seen.values), mask), ctx);
 }
 
-void CrossAttention::decode(Residual& stream, const DecodeRows& rows, const KeyValueCache& cache, Pass& pass) const {
-  const auto q = query(norm_(stream, pass), pass).squeeze(1);  // (R, D)
-  const auto read = ops::decode_attention(q, cache.keys, cache.values, rows.slots, rows.context_lengths, {});
-  stream.branch = branch(read.unsqueeze(1), pass);
+void CrossAttention::decode(Residual& stream, const DecodeRows& rows, const KeyValueCache& cache,
+                            ForwardContext& ctx) const {
+  const auto q = query(norm_(stream, ctx), ctx).squeeze(1);  // (R, D)
+  const auto read = ops::decode_attention(q, cache.keys, cache.values, rows.view, rows.context_lengths, {});
+  stream.branch = branch(read.unsqueeze(1), ctx);
 }
 
-at::Tensor CrossAttention::query(const at::Tensor& normed, Pass& pass) const {
-  const auto query = query_(normed, pass);
+at::Tensor CrossAttention::query(const at::Tensor& normed, ForwardContext& ctx) const {
+  const auto query = query_(normed, ctx);
   return normed_ ? ops::head_norm(query, {query.size(2) / heads_, heads_, heads_}) : query;
 }
 
-Projection CrossAttention::branch(const at::Tensor& read, Pass& pass) const {
-  if (!gate_) return out_.without_bias(read, pass);
-  return {out_(read, pass) * pass.cast(*gate_), {}, {}};
+Projection CrossAttention::branch(const at::Tensor& read, ForwardContext& ctx) const {
+  if (!gate_) return out_.without_bias(read, ctx);
+  return {out_(read, ctx) * ctx.cast(*gate_), {}, {}};
 }
 
 }  // namespace memformer::nn

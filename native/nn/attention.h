@@ -2,7 +2,7 @@
 // Letters: B batch, T tokens, N rows of the context, D width, H heads, E = D / H.
 #pragma once
 #include "nn/layers.h"
-#include "nn/memory/slots.h"
+#include "nn/memory/view.h"
 #include "nn/positions/positions.h"
 
 namespace memformer::nn {
@@ -11,9 +11,9 @@ namespace memformer::nn {
 class SelfAttention {
  public:
   SelfAttention(Parameters& parameters, const Config& config, const LayerPlace& place, double residual_gain);
-  void operator()(Residual& stream, const KeyMask& mask, Pass& pass) const;
+  void operator()(Residual& stream, const KeyMask& mask, ForwardContext& ctx) const;
   /// One token a row, x (R, 1, D), behind those in the cache.
-  void decode(Residual& stream, const DecodeRows& rows, const KeyValueCache& cache, Pass& pass) const;
+  void decode(Residual& stream, const DecodeRows& rows, const KeyValueCache& cache, ForwardContext& ctx) const;
 
  private:
   std::string name_;
@@ -38,21 +38,21 @@ class CrossAttention {
     at::Tensor keys, values;  ///< (B, H, N, E), or (1, H, N, E): every row sees the same
   };
   /// Each layer's keys and values of a context that all of them share.
-  static std::vector<KeysValues> look_at(const std::vector<const CrossAttention*>& layers, const at::Tensor& context,
-                                         Pass& pass);
+  static std::vector<KeysValues> project_keys_values(const std::vector<const CrossAttention*>& layers,
+                                                     const at::Tensor& context, ForwardContext& ctx);
   /// Each layer's keys and values of the memory, which each normalizes for itself if memoryNorm.
-  static std::vector<KeysValues> look_at_memory(const std::vector<const CrossAttention*>& layers, const Slots& slots,
-                                                Pass& pass);
+  static std::vector<KeysValues> project_memory_keys_values(const std::vector<const CrossAttention*>& layers,
+                                                            const MemoryView& view, ForwardContext& ctx);
 
-  void operator()(Residual& stream, const KeysValues& seen, const KeyMask& mask, Pass& pass) const;
+  void operator()(Residual& stream, const KeysValues& seen, const KeyMask& mask, ForwardContext& ctx) const;
   /// One token a row, x (R, 1, D); what each slot sees is in the cache.
-  void decode(Residual& stream, const DecodeRows& rows, const KeyValueCache& cache, Pass& pass) const;
+  void decode(Residual& stream, const DecodeRows& rows, const KeyValueCache& cache, ForwardContext& ctx) const;
 
  private:
   /// (B, T, D): the query, normed if queryKeyNorm.
-  at::Tensor query(const at::Tensor& normed, Pass& pass) const;
+  at::Tensor query(const at::Tensor& normed, ForwardContext& ctx) const;
   /// The branch from what was read, (B, T, D), heads merged.
-  Projection branch(const at::Tensor& read, Pass& pass) const;
+  Projection branch(const at::Tensor& read, ForwardContext& ctx) const;
 
   std::string name_;
   int64_t heads_;

@@ -4,7 +4,7 @@
 #include <memory>
 #include <vector>
 
-#include "nn/pass.h"
+#include "nn/forward_context.h"
 #include "nn/state.h"
 
 namespace memformer::nn {
@@ -22,16 +22,16 @@ struct DecodeState {
   at::Tensor positions;                ///< (S) int32, tokens fed: the next one's position
   at::Tensor
       hidden;  ///< (S, T, D), the last layer's normed output, where the memory is written from it; else undefined
-  std::shared_ptr<const Pass> weights;  ///< as they are computed with, narrowed when a segment last began
+  std::shared_ptr<const ForwardContext> weights;  ///< as they are computed with, narrowed when a segment last began
   State carried;  ///< what end_segment makes the next state of, (S, ...) each; empty before the first segment
 
-  int64_t slots() const { return positions.size(0); }
+  int64_t view() const { return positions.size(0); }
   int64_t length() const { return layers.front().keys.size(2); }
 };
 
 /// The rows of one step, several of one slot where tokens are known ahead. All (R) int32, on the device.
 struct DecodeRows {
-  at::Tensor slots, positions;
+  at::Tensor view, positions;
   at::Tensor lengths;          ///< positions + 1: the keys a row sees of its own segment
   at::Tensor context_lengths;  ///< those it sees of the context
 };

@@ -17,22 +17,22 @@ Linear::Linear(Parameters& parameters, const std::string& prefix, int64_t in, in
                                 Parameters::Decay::yes, matrices)),
       bias_(parameters.constant(prefix + ".bias", {out}, 0.0)) {}
 
-at::Tensor Linear::operator()(const at::Tensor& x, Pass& pass) const {
-  if (pass.row_by_row()) return ops::decode_linear(pass.cast(x), pass.working(weight_), pass.working(bias_));
-  return ops::linear(pass.cast(x), pass.working(weight_), pass.working(bias_), pass.sink(weight_), pass.sink(bias_));
+at::Tensor Linear::operator()(const at::Tensor& x, ForwardContext& ctx) const {
+  if (ctx.row_by_row()) return ops::decode_linear(ctx.cast(x), ctx.working(weight_), ctx.working(bias_));
+  return ops::linear(ctx.cast(x), ctx.working(weight_), ctx.working(bias_), ctx.sink(weight_), ctx.sink(bias_));
 }
 
-Projection Linear::without_bias(const at::Tensor& x, Pass& pass) const {
-  if (pass.row_by_row()) return {ops::decode_linear(pass.cast(x), pass.working(weight_), {}), pass.working(bias_), {}};
-  return {ops::linear(pass.cast(x), pass.working(weight_), {}, pass.sink(weight_), {}), pass.working(bias_),
-          pass.sink(bias_)};
+Projection Linear::without_bias(const at::Tensor& x, ForwardContext& ctx) const {
+  if (ctx.row_by_row()) return {ops::decode_linear(ctx.cast(x), ctx.working(weight_), {}), ctx.working(bias_), {}};
+  return {ops::linear(ctx.cast(x), ctx.working(weight_), {}, ctx.sink(weight_), {}), ctx.working(bias_),
+          ctx.sink(bias_)};
 }
 
 LayerNorm::LayerNorm(Parameters& parameters, const std::string& prefix, int64_t width)
     : weight_(parameters.constant(prefix + ".weight", {width}, 1.0)),
       bias_(parameters.constant(prefix + ".bias", {width}, 0.0)) {}
 
-at::Tensor LayerNorm::operator()(Residual& stream, Pass& pass) const {
+at::Tensor LayerNorm::operator()(Residual& stream, ForwardContext& ctx) const {
   std::optional<at::Tensor> branch, branch_bias;
   Sink branch_bias_sink;
   DropoutSite dropout{0.0, std::nullopt, 0};
@@ -40,18 +40,17 @@ at::Tensor LayerNorm::operator()(Residual& stream, Pass& pass) const {
     branch = stream.branch->product;
     if (stream.branch->bias.defined()) branch_bias = stream.branch->bias;
     branch_bias_sink = stream.branch->bias_sink;
-    dropout = pass.next_dropout();
+    dropout = ctx.next_dropout();
   }
-  auto [sum, normed] =
-      ops::add_norm(stream.x, branch, branch_bias, weight_, bias_, pass.sink(weight_), pass.sink(bias_),
-                    branch_bias_sink, dropout.rate, dropout.seed, dropout.site, pass.compute());
+  auto [sum, normed] = ops::add_norm(stream.x, branch, branch_bias, weight_, bias_, ctx.sink(weight_), ctx.sink(bias_),
+                                     branch_bias_sink, dropout.rate, dropout.seed, dropout.site, ctx.compute());
   stream = {sum, std::nullopt};
   return normed;
 }
 
-at::Tensor LayerNorm::operator()(const at::Tensor& x, Pass& pass) const {
+at::Tensor LayerNorm::operator()(const at::Tensor& x, ForwardContext& ctx) const {
   Residual stream{x.to(weight_.scalar_type()), std::nullopt};
-  return (*this)(stream, pass);
+  return (*this)(stream, ctx);
 }
 
 FeedForward::FeedForward(Parameters& parameters, const std::string& prefix, int64_t width, int64_t inner,
@@ -60,28 +59,27 @@ FeedForward::FeedForward(Parameters& parameters, const std::string& prefix, int6
       up_(parameters, prefix + ".up", width, inner),
       down_(parameters, prefix + ".down", inner, width, residual_gain) {}
 
-at::Tensor FeedForward::product(const at::Tensor& normed, bool biased, Pass& pass) const {
+at::Tensor FeedForward::product(const at::Tensor& normed, bool biased, ForwardContext& ctx) const {
   const auto [up, up_bias] = up_.parameters();
   const auto [down, down_bias] = down_.parameters();
-  const auto added = biased ? std::optional(pass.working(down_bias)) : std::nullopt;
-  if (pass.row_by_row()) {
-    const auto activation =
-        ops::decode_linear(pass.cast(normed), pass.working(up), pass.working(up_bias), /*gelu=*/true);
-    return ops::decode_linear(activation, pass.working(down), added);
+  const auto added = biased ? std::optional(ctx.working(down_bias)) : std::nullopt;
+  if (ctx.row_by_row()) {
+    const auto activation = ops::decode_linear(ctx.cast(normed), ctx.working(up), ctx.working(up_bias), /*gelu=*/true);
+    return ops::decode_linear(activation, ctx.working(down), added);
   }
-  const auto dropout = pass.next_dropout();
-  return ops::feed_forward(pass.cast(normed), pass.working(up), pass.working(up_bias), pass.working(down), added,
-                           pass.sink(up), pass.sink(up_bias), pass.sink(down), biased ? pass.sink(down_bias) : Sink(),
+  const auto dropout = ctx.next_dropout();
+  return ops::feed_forward(ctx.cast(normed), ctx.working(up), ctx.working(up_bias), ctx.working(down), added,
+                           ctx.sink(up), ctx.sink(up_bias), ctx.sink(down), biased ? ctx.sink(down_bias) : Sink(),
                            dropout.rate, dropout.seed, dropout.site);
 }
 
-void FeedForward::operator()(Residual& stream, Pass& pass) const {
+void FeedForward::operator()(Residual& stream, ForwardContext& ctx) const {
   const auto down_bias = down_.parameters().second;
-  stream.branch = Projection{product(norm_(stream, pass), false, pass), pass.working(down_bias), pass.sink(down_bias)};
+  stream.branch = Projection{product(norm_(stream, ctx), false, ctx), ctx.working(down_bias), ctx.sink(down_bias)};
 }
 
-at::Tensor FeedForward::operator()(const at::Tensor& x, Pass& pass) const {
-  return product(norm_(x, pass), true, pass);
+at::Tensor FeedForward::operator()(const at::Tensor& x, ForwardContext& ctx) const {
+  return product(norm_(x, ctx), true, ctx);
 }
 
 Embedding::Embedding(Parameters& parameters, const std::string& prefix, const Config& config)
@@ -89,13 +87,13 @@ Embedding::Embedding(Parameters& parameters, const std::string& prefix, const Co
                                 config.number("embeddingDeviation"), Parameters::Decay::no)),
       normed_(config.flag("embeddingNorm")) {}
 
-at::Tensor Embedding::operator()(const at::Tensor& tokens, Pass& pass) const {
+at::Tensor Embedding::operator()(const at::Tensor& tokens, ForwardContext& ctx) const {
   const auto dropped = [&](const at::Tensor& x) {
-    const auto dropout = pass.next_dropout();
+    const auto dropout = ctx.next_dropout();
     return dropout.rate == 0.0 ? x : ops::dropout(x, dropout.rate, *dropout.seed, dropout.site);
   };
   if (!tokens.is_floating_point()) {
-    const auto x = ops::token_embedding(tokens, weight_, pass.sink(weight_));
+    const auto x = ops::token_embedding(tokens, weight_, ctx.sink(weight_));
     return dropped(normed_ ? ops::head_norm(x, {x.size(-1), 1, 1}) : x);
   }
   require(tokens.dim() == 3 && tokens.size(2) == weight_.size(1), "SHAPE", "embedded source must be (B, T, ",

@@ -3,8 +3,8 @@
 // Letters: B batch, T tokens, N rows of any sequence, D width, V vocabulary.
 #pragma once
 #include "nn/config.h"
+#include "nn/forward_context.h"
 #include "nn/parameters.h"
-#include "nn/pass.h"
 
 namespace memformer::nn {
 
@@ -28,8 +28,8 @@ class Linear {
   /// W ~ N(0, gain^2 / (2 in)).
   Linear(Parameters& parameters, const std::string& prefix, int64_t in, int64_t out, double gain = 1.0,
          int64_t matrices = 1);
-  at::Tensor operator()(const at::Tensor& x, Pass& pass) const;
-  Projection without_bias(const at::Tensor& x, Pass& pass) const;
+  at::Tensor operator()(const at::Tensor& x, ForwardContext& ctx) const;
+  Projection without_bias(const at::Tensor& x, ForwardContext& ctx) const;
   /// Weight and bias, for operators that take several layers' at once.
   std::pair<at::Tensor, at::Tensor> parameters() const { return {weight_, bias_}; }
 
@@ -43,8 +43,8 @@ class LayerNorm {
  public:
   LayerNorm(Parameters& parameters, const std::string& prefix, int64_t width);
   /// Adds the branch to the stream and normalizes the sum.
-  at::Tensor operator()(Residual& stream, Pass& pass) const;
-  at::Tensor operator()(const at::Tensor& x, Pass& pass) const;
+  at::Tensor operator()(Residual& stream, ForwardContext& ctx) const;
+  at::Tensor operator()(const at::Tensor& x, ForwardContext& ctx) const;
   /// Weight and bias, for what folds them into the layer behind.
   std::pair<at::Tensor, at::Tensor> parameters() const { return {weight_, bias_}; }
 
@@ -56,12 +56,12 @@ class LayerNorm {
 class FeedForward {
  public:
   FeedForward(Parameters& parameters, const std::string& prefix, int64_t width, int64_t inner, double residual_gain);
-  void operator()(Residual& stream, Pass& pass) const;
+  void operator()(Residual& stream, ForwardContext& ctx) const;
   /// The branch of x alone, with its bias.
-  at::Tensor operator()(const at::Tensor& x, Pass& pass) const;
+  at::Tensor operator()(const at::Tensor& x, ForwardContext& ctx) const;
 
  private:
-  at::Tensor product(const at::Tensor& normed, bool biased, Pass& pass) const;
+  at::Tensor product(const at::Tensor& normed, bool biased, ForwardContext& ctx) const;
 
   LayerNorm norm_;
   Linear up_, down_;
@@ -75,7 +75,7 @@ class Embedding {
   Embedding(Parameters& parameters, const std::string& prefix, const Config& config);
   /// tokens (B, T) int64, padding as token 0; or (B, T, D) floating: embedded already. Returns (B, T, D).
   /// Throws TOKEN_RANGE (checked on the CPU; lib/ checks for every device).
-  at::Tensor operator()(const at::Tensor& tokens, Pass& pass) const;
+  at::Tensor operator()(const at::Tensor& tokens, ForwardContext& ctx) const;
   const at::Tensor& weight() const { return weight_; }
 
  private:

@@ -7,7 +7,7 @@
 
 namespace memformer::nn {
 
-class BackwardTimes : public torch::autograd::Function<BackwardTimes> {
+class ScaleGradient : public torch::autograd::Function<ScaleGradient> {
  public:
   static at::Tensor forward(torch::autograd::AutogradContext* context, const at::Tensor& x, const at::Tensor& factor) {
     context->save_for_backward({factor});
@@ -20,13 +20,13 @@ class BackwardTimes : public torch::autograd::Function<BackwardTimes> {
 };
 
 /// x itself; dL/dx is multiplied by scale (). An undefined scale is 1.
-inline at::Tensor leaving(const at::Tensor& x, const at::Tensor& scale) {
-  return scale.defined() ? BackwardTimes::apply(x, scale) : x;
+inline at::Tensor multiply_gradient(const at::Tensor& x, const at::Tensor& scale) {
+  return scale.defined() ? ScaleGradient::apply(x, scale) : x;
 }
 
 /// x itself; dL/dx is divided by scale ().
-inline at::Tensor entering(const at::Tensor& x, const at::Tensor& scale) {
-  return scale.defined() ? BackwardTimes::apply(x, scale.reciprocal()) : x;
+inline at::Tensor divide_gradient(const at::Tensor& x, const at::Tensor& scale) {
+  return scale.defined() ? ScaleGradient::apply(x, scale.reciprocal()) : x;
 }
 
 }  // namespace memformer::nn

@@ -69,12 +69,13 @@ void Parameters::to(at::Device device, at::ScalarType compute) {
     value.copy_(parameter.value);
     parameter.value.set_data(value);
     parameter.value.mutable_grad() = gradient;
-    Held held{parameter.value, gradient};
+    Storage storage{parameter.value, gradient};
     if (narrow) {
-      held.working = piece(flat_->working, parameter.value).copy_(value).detach();
-      held.working.requires_grad_(true);  // so that its operators have a backward pass; the gradient goes to the sink
+      storage.working = piece(flat_->working, parameter.value).copy_(value).detach();
+      storage.working.requires_grad_(
+          true);  // so that its operators have a backward pass; the gradient goes to the sink
     }
-    held_[parameter.value.unsafeGetTensorImpl()] = held;
+    storage_[parameter.value.unsafeGetTensorImpl()] = storage;
   }
 }
 
@@ -82,10 +83,10 @@ at::Tensor Parameters::piece(const at::Tensor& buffer, const at::Tensor& paramet
   return buffer.narrow(0, offsets_.at(parameter.unsafeGetTensorImpl()), parameter.numel()).view(parameter.sizes());
 }
 
-const Parameters::Held& Parameters::held(const at::Tensor& parameter) const {
-  static const Held none;
-  const auto found = held_.find(parameter.unsafeGetTensorImpl());
-  return found == held_.end() ? none : found->second;
+const Parameters::Storage& Parameters::storage(const at::Tensor& parameter) const {
+  static const Storage none;
+  const auto found = storage_.find(parameter.unsafeGetTensorImpl());
+  return found == storage_.end() ? none : found->second;
 }
 
 void Parameters::assign(const std::string& name, const at::Tensor& value) {
@@ -94,7 +95,7 @@ void Parameters::assign(const std::string& name, const at::Tensor& value) {
   require(parameter.sizes() == value.sizes(), "SHAPE", "'", name, "' has shape ", parameter.sizes(), ", got ",
           value.sizes());
   parameter.copy_(value);
-  auto working = held(parameter).working;
+  auto working = storage(parameter).working;
   if (working.defined() && !working.is_same(parameter)) working.detach().copy_(parameter);
 }
 

@@ -49,10 +49,10 @@ class Parameters {
 
   /// What an operator with a gradient sink computes with, and the sink: its gradient buffer. Both undefined before
   /// to().
-  struct Held {
+  struct Storage {
     at::Tensor working, sink;
   };
-  const Held& held(const at::Tensor& parameter) const;
+  const Storage& storage(const at::Tensor& parameter) const;
 
   /// Copies into a parameter, and into what is computed with. Throws CONFIG, SHAPE.
   void assign(const std::string& name, const at::Tensor& value);
@@ -73,7 +73,7 @@ class Parameters {
   std::unordered_map<std::string, size_t> index_;
   std::optional<Flat> flat_;
   std::unordered_map<at::TensorImpl*, int64_t> offsets_;
-  std::unordered_map<at::TensorImpl*, Held> held_;
+  std::unordered_map<at::TensorImpl*, Storage> storage_;
 };
 
 }  // namespace memformer::nn

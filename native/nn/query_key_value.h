@@ -13,17 +13,17 @@ class QueryKeyValue {
   QueryKeyValue(Parameters& parameters, const std::string& prefix, int64_t width, int64_t heads, bool normed)
       : linear_(parameters, prefix + ".qkv", width, 3 * width, 1.0, /*matrices=*/3), heads_(heads), normed_(normed) {}
 
-  at::Tensor operator()(const at::Tensor& x, Pass& pass) const {
-    return normed_ ? norm(linear_(x, pass)) : linear_(x, pass);
+  at::Tensor operator()(const at::Tensor& x, ForwardContext& ctx) const {
+    return normed_ ? norm(linear_(x, ctx)) : linear_(x, ctx);
   }
   /// The bias is left to the operator that reads the product; where it had to be added before, there is none.
-  Projection without_bias(const at::Tensor& x, Pass& pass) const {
-    return normed_ ? Projection{norm(linear_(x, pass)), {}, {}} : linear_.without_bias(x, pass);
+  Projection without_bias(const at::Tensor& x, ForwardContext& ctx) const {
+    return normed_ ? Projection{norm(linear_(x, ctx)), {}, {}} : linear_.without_bias(x, ctx);
   }
 
   /// The largest logit of each head by content alone, before positions, (H).
-  at::Tensor largest_logits(const at::Tensor& x, Pass& pass) const {
-    const auto qkv = (*this)(x, pass);
+  at::Tensor largest_logits(const at::Tensor& x, ForwardContext& ctx) const {
+    const auto qkv = (*this)(x, ctx);
     const int64_t B = qkv.size(0), T = qkv.size(1), E = qkv.size(2) / (3 * heads_);
     const auto parts = qkv.view({B, T, 3, heads_, E}).permute({2, 0, 3, 1, 4});
     return nn::largest_logits(parts[0], parts[1], 1.0 / std::sqrt(static_cast<double>(E)));

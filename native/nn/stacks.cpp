@@ -20,18 +20,18 @@ double read_gain(const Config& config, int64_t layers) {
 }
 
 /// Notes the stream after a layer, its last branch added: `name`.stream (B, T, D).
-void note(const Residual& stream, const std::string& name, const Pass& pass) {
-  if (pass.observation() == nullptr) return;
+void note(const Residual& stream, const std::string& name, const ForwardContext& ctx) {
+  if (ctx.observation() == nullptr) return;
   auto sum = stream.x;
   if (stream.branch) sum = sum + stream.branch->product.to(sum.scalar_type());
   if (stream.branch && stream.branch->bias.defined()) sum = sum + stream.branch->bias.to(sum.scalar_type());
-  pass.observation()->add(name + ".stream", sum);
+  ctx.observation()->add(name + ".stream", sum);
 }
 
 }  // namespace
 
-ReadingStack::ReadingStack(Parameters& parameters, const Config& config, const std::string& name, int64_t layers,
-                           bool causal)
+MemoryStack::MemoryStack(Parameters& parameters, const Config& config, const std::string& name, int64_t layers,
+                         bool causal)
     : name_(name),
       layers_([&] {
         std::vector<Layer> made;
@@ -49,36 +49,39 @@ ReadingStack::ReadingStack(Parameters& parameters, const Config& config, const s
       }()),
       norm_(parameters, name + ".norm", config.integer("width")) {}
 
-std::vector<CrossAttention::KeysValues> ReadingStack::look_at(const Slots& slots, Pass& pass) const {
+std::vector<CrossAttention::KeysValues> MemoryStack::project_keys_values(const MemoryView& view,
+                                                                         ForwardContext& ctx) const {
   std::vector<const CrossAttention*> reads;
   for (const auto& layer : layers_) reads.push_back(&layer.memory_read);
-  return CrossAttention::look_at_memory(reads, slots, pass);
+  return CrossAttention::project_memory_keys_values(reads, view, ctx);
 }
 
-at::Tensor ReadingStack::operator()(at::Tensor x, const Slots& slots, const KeyMask& mask, Pass& pass) const {
-  const auto seen = look_at(slots, pass);
+at::Tensor MemoryStack::operator()(at::Tensor x, const MemoryView& view, const KeyMask& mask,
+                                   ForwardContext& ctx) const {
+  const auto seen = project_keys_values(view, ctx);
   Residual stream{std::move(x), std::nullopt};
-  note(stream, name_ + ".embedding", pass);
+  note(stream, name_ + ".embedding", ctx);
   for (size_t i = 0; i < layers_.size(); ++i) {
-    layers_[i].self_attention(stream, mask, pass);
-    layers_[i].memory_read(stream, seen[i], KeyMask(), pass);
-    layers_[i].feed_forward(stream, pass);
-    note(stream, name_ + "." + std::to_string(i), pass);
+    layers_[i].self_attention(stream, mask, ctx);
+    layers_[i].memory_read(stream, seen[i], KeyMask(), ctx);
+    layers_[i].feed_forward(stream, ctx);
+    note(stream, name_ + "." + std::to_string(i), ctx);
   }
-  return norm_(stream, pass);
+  return norm_(stream, ctx);
 }
 
-at::Tensor ReadingStack::decode(at::Tensor x, const DecodeState& state, const DecodeRows& rows, Pass& pass) const {
+at::Tensor MemoryStack::decode(at::Tensor x, const DecodeState& state, const DecodeRows& rows,
+                               ForwardContext& ctx) const {
   Residual stream{std::move(x), std::nullopt};
   for (size_t i = 0; i < layers_.size(); ++i) {
-    layers_[i].self_attention.decode(stream, rows, state.layers[i], pass);
-    layers_[i].memory_read.decode(stream, rows, state.context[i], pass);
-    layers_[i].feed_forward(stream, pass);
+    layers_[i].self_attention.decode(stream, rows, state.layers[i], ctx);
+    layers_[i].memory_read.decode(stream, rows, state.context[i], ctx);
+    layers_[i].feed_forward(stream, ctx);
   }
-  return norm_(stream, pass);
+  return norm_(stream, ctx);
 }
 
-ContinuingStack::ContinuingStack(Parameters& parameters, const Config& config, int64_t layers)
+DecoderStack::DecoderStack(Parameters& parameters, const Config& config, int64_t layers)
     : layers_([&] {
         std::vector<Layer> made;
         const double gain = residual_gain(config, config.text("residualStart"), layers),
@@ -95,34 +98,36 @@ ContinuingStack::ContinuingStack(Parameters& parameters, const Config& config, i
       }()),
       norm_(parameters, "decoder.norm", config.integer("width")) {}
 
-std::vector<CrossAttention::KeysValues> ContinuingStack::look_at(const at::Tensor& encoded, Pass& pass) const {
+std::vector<CrossAttention::KeysValues> DecoderStack::project_keys_values(const at::Tensor& encoded,
+                                                                          ForwardContext& ctx) const {
   std::vector<const CrossAttention*> cross_attentions;
   for (const auto& layer : layers_) cross_attentions.push_back(&layer.cross_attention);
-  return CrossAttention::look_at(cross_attentions, encoded, pass);
+  return CrossAttention::project_keys_values(cross_attentions, encoded, ctx);
 }
 
-at::Tensor ContinuingStack::operator()(at::Tensor x, const KeyMask& mask, const at::Tensor& encoded,
-                                       const KeyMask& encoded_mask, Pass& pass) const {
-  const auto seen = look_at(encoded, pass);
+at::Tensor DecoderStack::operator()(at::Tensor x, const KeyMask& mask, const at::Tensor& encoded,
+                                    const KeyMask& encoded_mask, ForwardContext& ctx) const {
+  const auto seen = project_keys_values(encoded, ctx);
   Residual stream{std::move(x), std::nullopt};
-  note(stream, "decoder.embedding", pass);
+  note(stream, "decoder.embedding", ctx);
   for (size_t i = 0; i < layers_.size(); ++i) {
-    layers_[i].self_attention(stream, mask, pass);
-    layers_[i].cross_attention(stream, seen[i], encoded_mask, pass);
-    layers_[i].feed_forward(stream, pass);
-    note(stream, "decoder." + std::to_string(i), pass);
+    layers_[i].self_attention(stream, mask, ctx);
+    layers_[i].cross_attention(stream, seen[i], encoded_mask, ctx);
+    layers_[i].feed_forward(stream, ctx);
+    note(stream, "decoder." + std::to_string(i), ctx);
   }
-  return norm_(stream, pass);
+  return norm_(stream, ctx);
 }
 
-at::Tensor ContinuingStack::decode(at::Tensor x, const DecodeState& state, const DecodeRows& rows, Pass& pass) const {
+at::Tensor DecoderStack::decode(at::Tensor x, const DecodeState& state, const DecodeRows& rows,
+                                ForwardContext& ctx) const {
   Residual stream{std::move(x), std::nullopt};
   for (size_t i = 0; i < layers_.size(); ++i) {
-    layers_[i].self_attention.decode(stream, rows, state.layers[i], pass);
-    layers_[i].cross_attention.decode(stream, rows, state.context[i], pass);
-    layers_[i].feed_forward(stream, pass);
+    layers_[i].self_attention.decode(stream, rows, state.layers[i], ctx);
+    layers_[i].cross_attention.decode(stream, rows, state.context[i], ctx);
+    layers_[i].feed_forward(stream, ctx);
   }
-  return norm_(stream, pass);
+  return norm_(stream, ctx);
 }
 
 }  // namespace memformer::nn

@@ -6,16 +6,16 @@
 namespace memformer::nn {
 
 /// Layers that read the memory: self-attention, memory read, feed-forward. Bidirectional: the encoder; causal: the
-/// decoder of the "decoder" variant.      `name`.`i`.{self_attention, memory_read, feed_forward}, `name`.norm
-class ReadingStack {
+/// decoder of the "decoder" architecture.      `name`.`i`.{self_attention, memory_read, feed_forward}, `name`.norm
+class MemoryStack {
  public:
-  ReadingStack(Parameters& parameters, const Config& config, const std::string& name, int64_t layers, bool causal);
+  MemoryStack(Parameters& parameters, const Config& config, const std::string& name, int64_t layers, bool causal);
   /// x (B, T, D) embedded tokens -> (B, T, D), normed.
-  at::Tensor operator()(at::Tensor x, const Slots& slots, const KeyMask& mask, Pass& pass) const;
+  at::Tensor operator()(at::Tensor x, const MemoryView& view, const KeyMask& mask, ForwardContext& ctx) const;
   /// What each layer sees of the memory.
-  std::vector<CrossAttention::KeysValues> look_at(const Slots& slots, Pass& pass) const;
+  std::vector<CrossAttention::KeysValues> project_keys_values(const MemoryView& view, ForwardContext& ctx) const;
   /// One embedded token a row, x (R, 1, D) -> (R, 1, D), normed.
-  at::Tensor decode(at::Tensor x, const DecodeState& state, const DecodeRows& rows, Pass& pass) const;
+  at::Tensor decode(at::Tensor x, const DecodeState& state, const DecodeRows& rows, ForwardContext& ctx) const;
 
  private:
   struct Layer {
@@ -30,16 +30,16 @@ class ReadingStack {
 
 /// Layers that continue the text from the encoder's output: causal self-attention, cross-attention, feed-forward.
 /// `decoder`.`i`.{self_attention, cross_attention, feed_forward}, decoder.norm
-class ContinuingStack {
+class DecoderStack {
  public:
-  ContinuingStack(Parameters& parameters, const Config& config, int64_t layers);
+  DecoderStack(Parameters& parameters, const Config& config, int64_t layers);
   /// x (B, T, D), encoded (B, N, D) -> (B, T, D), normed.
   at::Tensor operator()(at::Tensor x, const KeyMask& mask, const at::Tensor& encoded, const KeyMask& encoded_mask,
-                        Pass& pass) const;
+                        ForwardContext& ctx) const;
   /// What each layer sees of the encoder's output.
-  std::vector<CrossAttention::KeysValues> look_at(const at::Tensor& encoded, Pass& pass) const;
+  std::vector<CrossAttention::KeysValues> project_keys_values(const at::Tensor& encoded, ForwardContext& ctx) const;
   /// One embedded token a row, x (R, 1, D) -> (R, 1, D), normed.
-  at::Tensor decode(at::Tensor x, const DecodeState& state, const DecodeRows& rows, Pass& pass) const;
+  at::Tensor decode(at::Tensor x, const DecodeState& state, const DecodeRows& rows, ForwardContext& ctx) const;
 
  private:
   struct Layer {

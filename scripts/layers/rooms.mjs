@@ -45,6 +45,6 @@ export const operatorEdges = {
   attention: ["rotary_qkv"],
   feed_forward: ["gelu_dropout", "linear"],
   gelu_dropout: ["dropout"],
-  keys_values: ["head_norm", "linear"],
+  kv_projection: ["head_norm", "linear"],
   slot_attention: ["attention"],
 };

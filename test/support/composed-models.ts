@@ -1,6 +1,6 @@
 /** Two small models of other states than a memory: none, and one of a float and an integer part. */
 import {
-  apply,
+  applyOperator,
   ComposedModel,
   composedParameters,
   tidy,
@@ -18,7 +18,7 @@ import {
 const V = 18; // as task() has
 const D = 8;
 
-const description = { width: D, segment: 8, vocabulary: V, bos: 17 } as const; // sessions read the last three
+const description = { width: D, segmentLength: 8, vocabulary: V, bos: 17 } as const; // sessions read the last three
 type Description = ModelDescription & typeof description & { readonly kind: string };
 
 export interface SmallOptions {
@@ -46,13 +46,13 @@ export class Stateless extends ComposedModel<Description> implements SessionMode
   }
 
   logits({ source }: SegmentTensors): Tensor {
-    return tidy(() => apply("aten::select.int", this.#logits(source), 1, -1));
+    return tidy(() => applyOperator("aten::select.int", this.#logits(source), 1, -1));
   }
 
   /** (B, T, V) */
   #logits(source: Tensor): Tensor {
-    const hidden = apply("aten::tanh", embedded(this.weight("embedding"), source));
-    return apply("aten::matmul", hidden, transposed(this.weight("head")));
+    const hidden = applyOperator("aten::tanh", embedded(this.weight("embedding"), source));
+    return applyOperator("aten::matmul", hidden, transposed(this.weight("head")));
   }
 }
 
@@ -91,42 +91,53 @@ export class Counting extends ComposedModel<Description> implements SessionModel
   }
 
   logits(segment: SegmentTensors, _prefix: Tensor, state: State): Tensor {
-    return tidy(() => apply("aten::select.int", this.#scores(this.#read(segment, state).hidden), 1, -1));
+    return tidy(() => applyOperator("aten::select.int", this.#scores(this.#read(segment, state).hidden), 1, -1));
   }
 
   /** Of every place, (B, T, D), and the next state. */
   #read({ source, reset, length }: SegmentTensors, [sum, tokens]: State): { hidden: Tensor; next: State } {
-    const goesOn = apply("aten::logical_not", reset),
-      read = apply("aten::ge.Scalar", source, 0);
-    const x = apply("aten::mul.Tensor", embedded(this.weight("embedding"), source), apply("aten::unsqueeze", read, 2));
-    const before = apply("aten::mul.Tensor", sum!, apply("aten::unsqueeze", goesOn, 1));
-    const taken = apply("aten::div.Scalar", apply("aten::sum.dim_IntList", x, [1]), length);
-    const next = apply("aten::tanh", apply("aten::add.Tensor", before, taken));
-    const counted = apply(
-      "aten::add.Tensor",
-      apply("aten::mul.Tensor", tokens!, goesOn),
-      apply("aten::sum.dim_IntList", read, [1]),
+    const goesOn = applyOperator("aten::logical_not", reset),
+      read = applyOperator("aten::ge.Scalar", source, 0);
+    const x = applyOperator(
+      "aten::mul.Tensor",
+      embedded(this.weight("embedding"), source),
+      applyOperator("aten::unsqueeze", read, 2),
     );
-    const wide = apply("aten::_to_copy", counted, this.stateLayout[0]!.dtype);
-    const carried = apply(
+    const before = applyOperator("aten::mul.Tensor", sum!, applyOperator("aten::unsqueeze", goesOn, 1));
+    const taken = applyOperator("aten::div.Scalar", applyOperator("aten::sum.dim_IntList", x, [1]), length);
+    const next = applyOperator("aten::tanh", applyOperator("aten::add.Tensor", before, taken));
+    const counted = applyOperator(
       "aten::add.Tensor",
-      apply("aten::matmul", next, this.weight("carry")),
-      apply("aten::mul.Tensor", apply("aten::unsqueeze", apply("aten::log1p", wide), 1), this.weight("count")),
+      applyOperator("aten::mul.Tensor", tokens!, goesOn),
+      applyOperator("aten::sum.dim_IntList", read, [1]),
     );
-    return { hidden: apply("aten::add.Tensor", x, apply("aten::unsqueeze", carried, 1)), next: [next, counted] };
+    const wide = applyOperator("aten::_to_copy", counted, this.stateLayout[0]!.dtype);
+    const carried = applyOperator(
+      "aten::add.Tensor",
+      applyOperator("aten::matmul", next, this.weight("carry")),
+      applyOperator(
+        "aten::mul.Tensor",
+        applyOperator("aten::unsqueeze", applyOperator("aten::log1p", wide), 1),
+        this.weight("count"),
+      ),
+    );
+    return {
+      hidden: applyOperator("aten::add.Tensor", x, applyOperator("aten::unsqueeze", carried, 1)),
+      next: [next, counted],
+    };
   }
 
   /** (B, T, V) */
   #scores(hidden: Tensor): Tensor {
-    return apply("aten::matmul", hidden, transposed(this.weight("head")));
+    return applyOperator("aten::matmul", hidden, transposed(this.weight("head")));
   }
 }
 
 /** (B, T, D); padding as token 0. */
 function embedded(table: Tensor, tokens: Tensor): Tensor {
-  return apply("aten::embedding", table, apply("aten::clamp_min", tokens, 0));
+  return applyOperator("aten::embedding", table, applyOperator("aten::clamp_min", tokens, 0));
 }
 
 function transposed(matrix: Tensor): Tensor {
-  return apply("aten::transpose.int", matrix, 0, 1);
+  return applyOperator("aten::transpose.int", matrix, 0, 1);
 }

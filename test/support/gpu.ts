@@ -1,5 +1,5 @@
 /** Suites that need a GPU: declared where there is one; elsewhere one skipped test says why there is none. */
-import { apply, isMemformerError, runtime, type Tensor } from "../../lib/index.ts";
+import { applyOperator, isMemformerError, configureRuntime, type Tensor } from "../../lib/index.ts";
 import type { Device } from "../../lib/native/cuda.ts";
 import { openCuda } from "../../lib/native/cuda.ts";
 import { resolveLibtorch } from "../../lib/toolchain/libtorch/resolve.ts";
@@ -14,7 +14,7 @@ export function whyNoGpu(): string | undefined {
   try {
     const { variant, version, root } = resolveLibtorch();
     if (variant !== "cuda") return (reason = `LibTorch ${version} in ${root} is for the CPU`);
-    runtime();
+    configureRuntime();
     openCuda();
     return (reason = undefined);
   } catch (error) {
@@ -35,5 +35,5 @@ export function describeOnGpu(title: string, body: (this: Mocha.Suite) => void):
 
 /** On the GPU; gradients find their way back. */
 export function toGpu(tensor: Tensor): Tensor {
-  return apply("aten::_to_copy", tensor, null, null, GPU);
+  return applyOperator("aten::_to_copy", tensor, null, null, GPU);
 }

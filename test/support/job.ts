@@ -65,7 +65,7 @@ const model = [
   "2",
   "--memory-slots",
   "16",
-  "--segment",
+  "--segment-length",
   "32",
   "--precision",
   "bfloat16",
@@ -332,7 +332,7 @@ export function job({ device, cli, library }: JobOptions): {
           fixture("lucidrains.pt"),
           "--out",
           "imported",
-          "--segment",
+          "--segment-length",
           "5",
           "--writer-heads",
           "4",
@@ -392,9 +392,9 @@ export function job({ device, cli, library }: JobOptions): {
       name: "a state of the CPU goes on here, an operator names what lies elsewhere",
       ...(device === "cpu" && { skip: "needs two devices" }),
       async run() {
-        const { apply, Memformer, Tensor } = library;
+        const { applyOperator: apply, Memformer, Tensor } = library;
         await using model = await Memformer.load(path("run/model"), { device });
-        const { memorySlots: M, width: D, segment: T } = model.config;
+        const { memorySlots: M, width: D, segmentLength: T } = model.config;
         const segment = model.upload({
           batch: 1,
           length: T,
@@ -415,7 +415,7 @@ export function job({ device, cli, library }: JobOptions): {
       async run() {
         const { bitsPerByte } = await evaluation("run", "auto", "--segments", "3", "--ablations", "none");
         assert.ok(Number.isFinite(bitsPerByte));
-        return library.runtime().device;
+        return library.configureRuntime().device;
       },
     },
     {

@@ -1,6 +1,6 @@
 /** What an imported model computes of a window, in lucidrains' names, to be held against what theirs computes. */
 import {
-  apply,
+  applyOperator,
   disposeSegment,
   mrbp,
   Tensor,
@@ -22,11 +22,11 @@ export interface Window {
 /** `losses` (S), `outputs` (S, B, T, V or D), `memory` (B, M, D) and `grad.<their name>` by MRBP. */
 export async function computed(model: Memformer, window: Window): Promise<Map<string, Float64Array>> {
   const batch = window.source[0]!.length,
-    { variant } = model.config;
+    { architecture } = model.config;
   const segments = window.source.map((source, t) => upload(model, source, window.target[t]!, t === 0));
   const found = new Map<string, Float64Array>();
   found.set("outputs", await outputsOf(model, segments, window, batch));
-  const recurrence = variant === "encoder" ? meanSquares(model) : model;
+  const recurrence = architecture === "encoder" ? meanSquares(model) : model;
   const { losses, state, gradient, counts } = tidy(() =>
     mrbp(recurrence, segments, model.initialState(batch), { weights: window.weights, training: false }),
   );
@@ -78,7 +78,7 @@ async function outputsOf(
   const all: number[] = [];
   let state = model.initialState(batch);
   for (const [t, segment] of segments.entries()) {
-    if (model.config.variant === "encoder") {
+    if (model.config.architecture === "encoder") {
       const encoded = model.encode(segment, state);
       all.push(...(await numbers([encoded.hidden])).flat());
     } else {
@@ -107,18 +107,22 @@ function meanSquares(model: Memformer): Recurrence {
     advance: (...step) => model.advance(...step),
     forward: (segment, before, step) => {
       const { hidden, state } = model.encode(segment, before, step);
-      const loss = apply("aten::mul.Scalar", apply("aten::mean", apply("aten::mul.Tensor", hidden, hidden)), 0.5);
-      return { loss, count: apply("aten::sum", segment.reset), state };
+      const loss = applyOperator(
+        "aten::mul.Scalar",
+        applyOperator("aten::mean", applyOperator("aten::mul.Tensor", hidden, hidden)),
+        0.5,
+      );
+      return { loss, count: applyOperator("aten::sum", segment.reset), state };
     },
   };
 }
 
 function inTheirNames(model: Memformer, ours: ReadonlyMap<string, Float64Array>): Map<string, Float64Array> {
-  const { variant, encoderLayers, decoderLayers } = model.config,
+  const { architecture, encoderLayers, decoderLayers } = model.config,
     theirs = new Map<string, Float64Array>();
   for (const { ours: name, from } of rowsOf({
     encoder: encoderLayers,
-    decoder: variant === "encoder" ? 0 : decoderLayers,
+    decoder: architecture === "encoder" ? 0 : decoderLayers,
   })) {
     let rest = ours.get(name)!;
     const parts = from.reduce((sum, { shape: [rows] }) => sum + (rows === "2D" ? 2 : 1), 0),

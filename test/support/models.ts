@@ -4,8 +4,10 @@ import { Memformer, modelSchema, PADDING, Random, Tensor, type CreateOptions, ty
 // Operators on tiny tensors are short: threads that spin while they wait for one another starve on a busy machine.
 process.env["OMP_WAIT_POLICY"] ??= "passive";
 
-const { variant, writer, position } = modelSchema.shape;
-/** Every variant, memory writer and position scheme there is: test/models.registry.spec.ts compares the engine's. */
+const { architecture: variant, writer, position } = modelSchema.shape;
+/**
+ * Every architecture, memory writer and position scheme there is: test/models.registry.spec.ts compares the engine's.
+ */
 export const variants = variant.unwrap().options;
 export const writers = writer.unwrap().options;
 export const positions = position.unwrap().options;
@@ -22,7 +24,7 @@ export async function tinyModel(options: CreateOptions = {}): Promise<Memformer>
     encoderLayers: 2,
     decoderLayers: 2,
     memorySlots: 3,
-    segment: 6,
+    segmentLength: 6,
     precision: "float64",
     ...options,
   });
@@ -87,7 +89,7 @@ export interface WindowShape {
 /** Consecutive random segments for `model`. */
 export function randomWindow(model: Memformer, shape: WindowShape = {}): Segment[] {
   const { batch = 4, segments = 4, seed = 1, ragged = true, restarts = ragged !== false } = shape;
-  const { segment: T, vocabulary, bos } = model.config,
+  const { segmentLength: T, vocabulary, bos } = model.config,
     random = new Random(seed);
   const highest = Math.min(bos, vocabulary);
   const tokens = (): Int32Array => Int32Array.from({ length: batch * T }, () => random.below(highest));

@@ -3,7 +3,7 @@
  * gradients are the truth, and the kernels' mean error may be twice that of the composed ATen on the same GPU. Each
  * check returns its complaints.
  */
-import { apply, isMemformerError, memory, synchronize, Tensor } from "../../lib/index.ts";
+import { applyOperator, isMemformerError, memoryUsage, synchronize, Tensor } from "../../lib/index.ts";
 import { toGpu } from "./gpu.ts";
 import { checkPrecision, checkReference } from "./opcheck-forward.ts";
 import { checkGradientPrecision, cotangentsFor } from "./opcheck-gradient.ts";
@@ -43,7 +43,7 @@ export function cudaChecks(spec: RegisteredSpec, shape: SpecCase): Checks {
       await run(onGpu, args, { dtype: "float32" });
       await gradients(onGpu, args, cotangents, { dtype: "float32" });
       await synchronize();
-      return memory().deviceBytes;
+      return memoryUsage().deviceBytes;
     };
     const before = await use(),
       after = await use();
@@ -57,8 +57,8 @@ export function moved(call: Call): Call {
   return (...given) => {
     const there = given.map((value) => (value instanceof Tensor ? toGpu(value) : value));
     for (const tensor of there.filter((value) => value instanceof Tensor)) {
-      const wide = apply("aten::_to_copy", tensor.detach(), "float32");
-      const blocks = Array.from({ length: 4 }, () => apply("aten::full_like", wide, NaN));
+      const wide = applyOperator("aten::_to_copy", tensor.detach(), "float32");
+      const blocks = Array.from({ length: 4 }, () => applyOperator("aten::full_like", wide, NaN));
       for (const block of [...blocks, wide]) block.dispose();
     }
     return call(...there);

@@ -1,6 +1,6 @@
 /** The arrays an operator's spec speaks in: float64 numbers here, any dtype and any layout in the engine. */
 import { Random } from "../../lib/data/random.ts";
-import { apply, type DType, type NumberArray, Tensor } from "../../lib/index.ts";
+import { applyOperator, type DType, type NumberArray, Tensor } from "../../lib/index.ts";
 import { numbersOf } from "./host-numbers.ts";
 
 /** What operators compute in; float16 on a GPU alone. */
@@ -94,7 +94,7 @@ export function upload(value: Numbers, dtype: FloatingDType, layout: Layout = "c
   if (rank === 1) {
     const gap = actual === "int64" || actual === "int32" || actual === "bool" ? 0 : NaN;
     const spread = new Float64Array(2 * value.data.length).map((_, i) => (i % 2 === 0 ? value.data[i / 2]! : gap));
-    return apply("aten::slice.Tensor", make(spread, [spread.length]), 0, 0, null, 2);
+    return applyOperator("aten::slice.Tensor", make(spread, [spread.length]), 0, 0, null, 2);
   }
   const rows = value.shape[rank - 2]!,
     columns = value.shape[rank - 1]!,
@@ -104,7 +104,7 @@ export function upload(value: Numbers, dtype: FloatingDType, layout: Layout = "c
     return data[i - within + (within % rows) * columns + Math.floor(within / rows)]!;
   });
   const shape = [...value.shape.slice(0, rank - 2), columns, rows];
-  return apply("aten::transpose.int", make(turned, shape), -1, -2);
+  return applyOperator("aten::transpose.int", make(turned, shape), -1, -2);
 }
 
 /** Out of the engine. */

@@ -3,7 +3,7 @@
  * together they prove the narrow dtypes; on the way it meets strides, empty tensors, dirty memory and misuse.
  */
 import { expect } from "chai";
-import { memory, op, synchronize } from "../../lib/index.ts";
+import { memoryUsage, callOperator, synchronize } from "../../lib/index.ts";
 import { checkPrecision, checkReference, checkRepeats, checkStrided } from "./opcheck-forward.ts";
 import { checkGradient, checkGradientLayout, checkGradientPrecision, cotangentsFor } from "./opcheck-gradient.ts";
 import { checkMisuse } from "./opcheck-misuse.ts";
@@ -49,7 +49,7 @@ export function caseChecks<Case extends SpecCase, Args extends readonly Argument
         await run(call, args);
         await gradients(call, args, cotangents);
         await synchronize();
-        return memory().hostBytes;
+        return memoryUsage().hostBytes;
       };
       // The collector may free tensors of other tests meanwhile, so that a use that keeps memory looks as if it kept
       // none.
@@ -107,5 +107,5 @@ function declare(checks: Checks): void {
 export function operator<Args extends readonly Argument[]>(
   spec: Pick<OperatorSpec<never, Args>, "name" | "call">,
 ): Call {
-  return (...args) => spec.call?.(...(args as unknown as UploadedAll<Args>)) ?? op(spec.name, ...args);
+  return (...args) => spec.call?.(...(args as unknown as UploadedAll<Args>)) ?? callOperator(spec.name, ...args);
 }

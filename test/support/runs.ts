@@ -25,13 +25,13 @@ export async function runModel(options: CreateOptions = {}): Promise<Memformer> 
     heads: 2,
     feedForward: 32,
     memorySlots: 4,
-    segment: 8,
+    segmentLength: 8,
     ...options,
   });
 }
 
 export function task(lanes = 4, seed = 1): RecallStream {
-  return new RecallStream({ lanes, segment: 8, keys: 4, fillers: 12, maxLag: 2, seed });
+  return new RecallStream({ lanes, segmentLength: 8, keys: 4, fillers: 12, maxLag: 2, seed });
 }
 
 export interface Run {

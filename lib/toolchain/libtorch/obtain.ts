@@ -3,7 +3,7 @@ import { existsSync, statSync } from "node:fs";
 import { readdir, rename, rm } from "node:fs/promises";
 import { basename, join, resolve } from "node:path";
 import { MemformerError } from "../../errors.ts";
-import { toldError, type Attempt } from "../told-error.ts";
+import { loadError, type Attempt } from "../load-error.ts";
 import type { Provenance } from "./cache.ts";
 import { download, hashFile, Unreachable } from "./download.ts";
 import type { KnownHashes } from "./known-hashes.ts";
@@ -143,7 +143,7 @@ async function describe(path: string, source: string, { hashes, report }: Wanted
 }
 
 function unobtainable({ version = "", variant }: Wanted, attempts: readonly Attempt[]): MemformerError {
-  return toldError(
+  return loadError(
     "LIBTORCH_NOT_FOUND",
     `LibTorch ${version} (${variant}) could not be fetched.`,
     attempts,

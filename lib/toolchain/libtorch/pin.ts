@@ -4,7 +4,7 @@
  */
 import { readFileSync } from "node:fs";
 import { fileURLToPath } from "node:url";
-import { toldError } from "../told-error.ts";
+import { loadError } from "../load-error.ts";
 
 /** An archive whose bytes we know. */
 export interface PinnedFile {
@@ -62,7 +62,7 @@ export function readPins(): Pins {
   } catch (cause) {
     const failed = "memformer's code is not beside its files: a bundler has taken it in.";
     const remedies = [["leave it outside the bundle", 'external: ["memformer"]']] as const;
-    throw toldError("LOAD_FAILED", failed, [{ place: path, outcome: (cause as Error).message }], remedies, { cause });
+    throw loadError("LOAD_FAILED", failed, [{ place: path, outcome: (cause as Error).message }], remedies, { cause });
   }
 }
 
@@ -96,7 +96,7 @@ export function requireSupported(version: string, where: string, pins: Pins, env
   if (isSupported(version, pins, env)) return;
   const { from, to } = pins.supported;
   const failed = `LibTorch ${version} in ${where} is not supported: memformer ${packageVersion()} needs ${from} to ${to}.`;
-  throw toldError(
+  throw loadError(
     "LIBTORCH_MISMATCH",
     failed,
     [],

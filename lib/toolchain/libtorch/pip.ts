@@ -5,7 +5,7 @@
 import { spawn } from "node:child_process";
 import { mkdir, readdir } from "node:fs/promises";
 import { join } from "node:path";
-import type { Attempt } from "../told-error.ts";
+import type { Attempt } from "../load-error.ts";
 import type { Report } from "./report.ts";
 
 export interface PipResult {

@@ -6,9 +6,9 @@ import { spawnSync } from "node:child_process";
 import { createRequire } from "node:module";
 import { dirname, join } from "node:path";
 import { MemformerError } from "../../errors.ts";
-import { toldError, type Attempt } from "../told-error.ts";
+import { loadError, type Attempt } from "../load-error.ts";
 import { cachedNames, cacheFolder, readRecord } from "./cache.ts";
-import { inspectFolder, variantName, type LibtorchFolder } from "./layout.ts";
+import { inspectFolder, variantName, type LibtorchFolder } from "./libtorch-folder.ts";
 import { isSupported, isVariant, packageVersion, pinnedCuda, readPins, requireSupported, type Pins } from "./pin.ts";
 
 /** A LibTorch to load, and where it is {@link LibtorchFolder.compilable} to compile against. */
@@ -136,7 +136,7 @@ function notFound(attempts: readonly Attempt[], variant: string | undefined): Me
     variant === undefined || variant === "cpu"
       ? ""
       : ` --variant ${variant === "cuda" ? pinnedCuda(readPins()) : variant}`;
-  return toldError(
+  return loadError(
     "LIBTORCH_NOT_FOUND",
     `memformer ${packageVersion()} found no ${kind}LibTorch for ${target}.`,
     attempts,

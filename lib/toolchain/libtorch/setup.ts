@@ -8,7 +8,7 @@ import { join } from "node:path";
 import { MemformerError } from "../../errors.ts";
 import { cacheFolder, readRecord, recordName, type CacheRecord } from "./cache.ts";
 import { KnownHashes } from "./known-hashes.ts";
-import { inspectFolder, variantName, type LibtorchFolder } from "./layout.ts";
+import { inspectFolder, variantName, type LibtorchFolder } from "./libtorch-folder.ts";
 import { withLock } from "../../files/lock.ts";
 import { obtain, type Archive } from "./obtain.ts";
 import { isVariant, readPins, requireSupported, type Pins, type Variant } from "./pin.ts";

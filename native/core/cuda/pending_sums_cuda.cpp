@@ -21,7 +21,7 @@ bool same_sink(const ColumnSums& a, const ColumnSums& b) {
 
 ColumnGradient::ColumnGradient(const std::optional<at::Tensor>& sink, bool wanted, int64_t N, int64_t D,
                                const at::TensorOptions& options)
-    : to_sink_(wanted && given(sink)), wanted_(wanted) {
+    : to_sink_(wanted && is_defined(sink)), wanted_(wanted) {
   if (to_sink_)
     sum_ = *sink;
   else if (wanted)

@@ -18,9 +18,9 @@ namespace {
 
 namespace allocator = c10::cuda::CUDACachingAllocator;
 
-class GraphRecording final : public Recording {
+class CapturedGraph final : public Graph {
  public:
-  explicit GraphRecording(RecordingPool pool) : pool_(pool) {}
+  explicit CapturedGraph(GraphPool pool) : pool_(pool) {}
 
   // Other threads' engines may allocate meanwhile: only this thread is held to what a capture allows.
   void begin() override {
@@ -43,10 +43,10 @@ class GraphRecording final : public Recording {
     cudaGetLastError();
   }
 
-  void replay() override { graph_.replay(); }
+  void launch() override { graph_.launch(); }
 
  private:
-  RecordingPool pool_;
+  GraphPool pool_;
   bool capturing_ = false;
   at::cuda::CUDAGraph graph_;
 };
@@ -133,12 +133,12 @@ class Half final : public Cuda {
     if (allocator::get()->initialized()) allocator::emptyCache();
   }
 
-  RecordingPool new_pool() override {
+  GraphPool new_pool() override {
     const auto id = at::cuda::graph_pool_handle();
     return {static_cast<uint64_t>(id.first), static_cast<uint64_t>(id.second)};
   }
 
-  std::unique_ptr<Recording> recording(RecordingPool pool) override { return std::make_unique<GraphRecording>(pool); }
+  std::unique_ptr<Graph> graph(GraphPool pool) override { return std::make_unique<CapturedGraph>(pool); }
 
   Shortage shortage() override { return {requested_.load(), free_.load()}; }
 

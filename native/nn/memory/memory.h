@@ -39,30 +39,30 @@ class Memory {
   /// The memory that is a model's state, as a segment meets it. Rows with reset (B) bool restart from the learned
   /// initial memory, which then receives their gradient; no reset: the segment before has seen to it, and to the border
   /// between them.
-  Slots meet(const State& state, const at::Tensor& reset, const Pass& pass) const {
+  MemoryView read(const State& state, const at::Tensor& reset, const ForwardContext& ctx) const {
     require(state.size() == 1, "SHAPE", "the state is one tensor, the memory; got ", state.size());
-    if (!reset.defined()) return Slots::of(state[0], normed_, pass, constants_);
-    const auto slots = forgetting_.size();
-    const std::vector<int64_t> shape{reset.size(0), slots[0], slots[1]};
+    if (!reset.defined()) return MemoryView::of(state[0], normed_, ctx, constants_);
+    const auto size = forgetting_.size();
+    const std::vector<int64_t> shape{reset.size(0), size[0], size[1]};
     require(state[0].sizes() == shape, "SHAPE", "the state must be ", at::IntArrayRef(shape), ", got ",
             state[0].sizes());
-    return Slots::of(forgetting_.restart(border_(state[0]), starting(reset)), normed_, pass, constants_);
+    return MemoryView::of(forgetting_.restart(border_(state[0]), starting(reset)), normed_, ctx, constants_);
   }
 
   /// m_t from m_{t-1} and the segment x (B, T, D), which is taken in `writerSteps` times. A row of padding alone keeps
   /// its memory to the bit. Rows with next_start (B) bool, if it is given, restart at once for the segment that
   /// follows.
-  at::Tensor write(const Slots& slots, const at::Tensor& x, const KeyMask& mask, Pass& pass,
+  at::Tensor write(const MemoryView& view, const at::Tensor& x, const KeyMask& mask, ForwardContext& ctx,
                    const at::Tensor& next_start = {}) const {
     const auto next_reset = starting(next_start);
     const auto lengths = writer_->keeps_rows_without_tokens() ? mask.lengths() : std::nullopt;
-    auto next = (*writer_)(slots, x, mask, pass);
+    auto next = (*writer_)(view, x, mask, ctx);
     for (int64_t step = 1; step < steps_; ++step)
-      next = (*writer_)(Slots::of(forgetting_(next, {}, lengths), normed_, pass), x, mask, pass);
+      next = (*writer_)(MemoryView::of(forgetting_(next, {}, lengths), normed_, ctx), x, mask, ctx);
     const bool crosses = next_reset.defined() && !border_.changes_nothing();
     if ((mask.none() || lengths) && !crosses) return forgetting_(next, next_reset, lengths);
     auto kept = forgetting_(next, {}, lengths);
-    if (!mask.none() && !lengths) kept = at::where(mask.has_tokens().view({-1, 1, 1}), kept, slots.raw);
+    if (!mask.none() && !lengths) kept = at::where(mask.has_tokens().view({-1, 1, 1}), kept, view.raw);
     return forgetting_.restart(crosses ? border_(kept) : kept, next_reset);
   }
 

@@ -13,8 +13,8 @@ class Composed final : public Model {
   at::Tensor logits(const SegmentInput&, const at::Tensor&, const State&) const override { throw no_step(); }
 
  private:
-  Encoding encode(const SegmentInput&, const State&, Pass&) const override { throw no_step(); }
-  at::Tensor decode(const SegmentInput&, const at::Tensor&, Pass&) const override { throw no_step(); }
+  Encoding encode(const SegmentInput&, const State&, ForwardContext&) const override { throw no_step(); }
+  at::Tensor decode(const SegmentInput&, const at::Tensor&, ForwardContext&) const override { throw no_step(); }
 
   static Failure no_step() { return {"NATIVE", "the steps of a composed model are JavaScript's"}; }
 };

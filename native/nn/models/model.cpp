@@ -52,8 +52,8 @@ Model::Model(const Config& config, uint64_t seed)
       compute_(compute_dtype(config)),
       dropout_(config.number("dropout")) {}
 
-Pass Model::start(const SegmentInput& segment, const Pass* before) const {
-  return Pass(parameters_, compute_, segment.training ? dropout_ : 0.0, segment.seed, 0, before);
+ForwardContext Model::start(const SegmentInput& segment, const ForwardContext* before) const {
+  return ForwardContext(parameters_, compute_, segment.training ? dropout_ : 0.0, segment.seed, 0, before);
 }
 
 void Model::make_output(const Config& config, const at::Tensor& embedding) {
@@ -63,10 +63,10 @@ void Model::make_output(const Config& config, const at::Tensor& embedding) {
   if (config.flag("outputBias")) output_bias_ = parameters_.constant("output.bias", {embedding.size(0)}, 0.0);
 }
 
-at::Tensor Model::project(const at::Tensor& hidden, Pass& pass) const {
-  const auto bias = output_bias_ ? std::optional<at::Tensor>(pass.working(*output_bias_)) : std::nullopt;
-  const auto x = pass.cast(hidden), weight = pass.working(output_);
-  const auto logits = pass.row_by_row() ? ops::decode_linear(x, weight, bias) : ops::linear(x, weight, bias, {}, {});
+at::Tensor Model::project(const at::Tensor& hidden, ForwardContext& ctx) const {
+  const auto bias = output_bias_ ? std::optional<at::Tensor>(ctx.working(*output_bias_)) : std::nullopt;
+  const auto x = ctx.cast(hidden), weight = ctx.working(output_);
+  const auto logits = ctx.row_by_row() ? ops::decode_linear(x, weight, bias) : ops::linear(x, weight, bias, {}, {});
   return logits.to(parameters_.dtype());
 }
 
@@ -82,60 +82,61 @@ State Model::at_border(State state, at::Tensor (*change)(const at::Tensor&, cons
 Outputs Model::forward(const std::vector<SegmentInput>& segments, State state, const at::Tensor& weights) const {
   const auto G = static_cast<int64_t>(segments.size());
   const auto scale = loss_scale();
-  state = at_border(std::move(state), entering);
+  state = at_border(std::move(state), divide_gradient);
   std::vector<at::Tensor> hiddens;
-  std::optional<Pass> last;
+  std::optional<ForwardContext> last;
   for (size_t g = 0; g < segments.size(); ++g) {
     auto segment = segments[g];
     if (g > 0) segment.reset.reset();
     if (g + 1 < segments.size()) segment.next_reset = segments[g + 1].reset;
-    auto pass = start(segment, last ? &*last : nullptr);
-    auto encoding = encode(segment, state, pass);
+    auto ctx = start(segment, last ? &*last : nullptr);
+    auto encoding = encode(segment, state, ctx);
     hiddens.push_back(encoding.hidden);
     state = std::move(encoding.state);
-    last.emplace(pass);
+    last.emplace(ctx);
   }
   const auto all = joined(segments);
-  Pass pass(parameters_, compute_, all.training ? dropout_ : 0.0, all.seed, last->site(), &*last);
-  const auto hidden = decode(all, G == 1 ? hiddens[0] : at::cat(hiddens), pass);
+  ForwardContext ctx(parameters_, compute_, all.training ? dropout_ : 0.0, all.seed, last->site(), &*last);
+  const auto hidden = decode(all, G == 1 ? hiddens[0] : at::cat(hiddens), ctx);
   // Its gradients are formed on the way forward, and have to be large enough for float16 there.
   const auto wide = hidden.options().dtype(accumulate_type(compute_));
   const auto given = weights.defined() ? weights.to(accumulate_type(compute_)) : at::ones({G}, wide);
-  const auto [total, loss, count] = losses(all, hidden, scale.defined() ? given * scale : given, pass);
-  return {leaving(scale.defined() ? total / scale : total, scale), loss, count, at_border(std::move(state), leaving)};
+  const auto [total, loss, count] = losses(all, hidden, scale.defined() ? given * scale : given, ctx);
+  return {multiply_gradient(scale.defined() ? total / scale : total, scale), loss, count,
+          at_border(std::move(state), multiply_gradient)};
 }
 
 std::tuple<at::Tensor, at::Tensor, at::Tensor> Model::losses(const SegmentInput& segments, const at::Tensor& hidden,
-                                                             const at::Tensor& weights, Pass& pass) const {
+                                                             const at::Tensor& weights, ForwardContext& ctx) const {
   require(hidden.size(0) == segments.target.size(0) && hidden.size(1) == segments.target.size(1), "SHAPE",
           "target must be (", hidden.size(0) / weights.size(0), ", ", hidden.size(1), "), got (",
           segments.target.size(0) / weights.size(0), ", ", segments.target.size(1), ")");
-  const auto bias = output_bias_ ? std::optional<at::Tensor>(pass.working(*output_bias_)) : std::nullopt;
-  const auto flat = pass.cast(hidden).reshape({-1, hidden.size(2)});
-  return ops::linear_cross_entropy(flat, pass.working(output_), bias, segments.target.reshape({-1}), weights,
-                                   pass.sink(output_), output_bias_ ? pass.sink(*output_bias_) : std::nullopt,
+  const auto bias = output_bias_ ? std::optional<at::Tensor>(ctx.working(*output_bias_)) : std::nullopt;
+  const auto flat = ctx.cast(hidden).reshape({-1, hidden.size(2)});
+  return ops::linear_cross_entropy(flat, ctx.working(output_), bias, segments.target.reshape({-1}), weights,
+                                   ctx.sink(output_), output_bias_ ? ctx.sink(*output_bias_) : std::nullopt,
                                    chunk_rows(flat.size(0), output_.size(0), hidden.is_cpu()));
 }
 
 Encoding Model::encode(const SegmentInput& segment, const State& state) const {
-  auto pass = start(segment);
-  auto encoding = encode(segment, at_border(state, entering), pass);
-  return {leaving(encoding.hidden, loss_scale()), at_border(std::move(encoding.state), leaving)};
+  auto ctx = start(segment);
+  auto encoding = encode(segment, at_border(state, divide_gradient), ctx);
+  return {multiply_gradient(encoding.hidden, loss_scale()), at_border(std::move(encoding.state), multiply_gradient)};
 }
 
 Observation Model::observe(const SegmentInput& segment, const State& state) const {
   at::NoGradGuard no_grad;
   Observation seen;
-  auto pass = start(segment);
-  pass.observe(&seen);
-  const auto encoding = encode(segment, state, pass);
+  auto ctx = start(segment);
+  ctx.observe(&seen);
+  const auto encoding = encode(segment, state, ctx);
   seen.add("hidden", encoding.hidden);
-  decode(segment, encoding.hidden, pass);
+  decode(segment, encoding.hidden, ctx);
   return seen;
 }
 
 Registry<std::unique_ptr<Model>, const Config&, uint64_t>& models() {
-  static Registry<std::unique_ptr<Model>, const Config&, uint64_t> registry("model variant");
+  static Registry<std::unique_ptr<Model>, const Config&, uint64_t> registry("model architecture");
   return registry;
 }
 

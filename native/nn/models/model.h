@@ -7,9 +7,9 @@
 #include "nn/attention.h"
 #include "nn/config.h"
 #include "nn/decoding.h"
+#include "nn/forward_context.h"
 #include "nn/key_mask.h"
 #include "nn/parameters.h"
-#include "nn/pass.h"
 #include "nn/state.h"
 
 namespace memformer::nn {
@@ -49,7 +49,7 @@ enum class Ablation { initial, zeroed, shuffled, frozen };
 Ablation ablation(const std::string& name);
 
 /// What Ablation::frozen carries from segment to segment.
-struct Held {
+struct FrozenState {
   State state;       ///< the memory after the first segment of text; the memory itself until then
   at::Tensor holds;  ///< (B) bool: that segment has been read
 };
@@ -59,7 +59,7 @@ struct Scores {
   at::Tensor loss;   ///< (1 + A, G), nats: with the memory, then for each ablation
   at::Tensor count;  ///< (G) int64
   State state;       ///< after the last segment
-  Held held;         ///< likewise; empty without Ablation::frozen
+  FrozenState held;  ///< likewise; empty without Ablation::frozen
 };
 
 /// What a segment that is begun gives its slots, for each of B rows.
@@ -102,7 +102,7 @@ class Model {
   /// an ablation reads memories that are known by then, so its G segments are one batch. held: empty before the first
   /// segment. `between` is called before each part of the work, and may throw.
   Scores score(
-      const std::vector<SegmentInput>& segments, State state, Held held, const std::vector<Ablation>& ablations,
+      const std::vector<SegmentInput>& segments, State state, FrozenState held, const std::vector<Ablation>& ablations,
       const std::function<void()>& between = [] {}) const;
   /// What a whole step lets be seen of itself (observation.h), without gradient.
   Observation observe(const SegmentInput& segment, const State& state) const;
@@ -112,21 +112,21 @@ class Model {
 
   // Decoding, written once for every model in models/decode.cpp: the same numbers as logits(), token by token, without
   // computing anything twice. Without gradient.
-  /// Caches of `slots` open segments. Throws CONFIG for a model that does not generate.
-  DecodeState open_slots(int64_t slots) const;
+  /// Caches of `view` open segments. Throws CONFIG for a model that does not generate.
+  DecodeState open_slots(int64_t view) const;
   /// Begins a segment in each of these slots, from the row of `segment` and `state` of the same number; segment.target
   /// is not looked at. Returns the logits (B, V) of its first token. On a CPU each row is computed for itself, so that
   /// its numbers are those it has alone, to the bit.
-  at::Tensor begin_segment(DecodeState& decoding, const std::vector<int64_t>& slots, const SegmentInput& segment,
+  at::Tensor begin_segment(DecodeState& decoding, const std::vector<int64_t>& view, const SegmentInput& segment,
                            const State& state) const;
   /// The next token of each of R rows, in slots of their own: tokens (R) int64, slots (R) int32 -> logits (R, V) of
   /// those that follow. It reads nothing on the host, and a row's numbers do not depend on the others (on a CPU, to
   /// the bit). No slot may hold more than T - 1 tokens.
-  at::Tensor decode_step(DecodeState& decoding, const at::Tensor& tokens, const at::Tensor& slots) const;
+  at::Tensor decode_step(DecodeState& decoding, const at::Tensor& tokens, const at::Tensor& view) const;
   /// The next P >= 1 tokens of one slot at once -> logits (1, V): the same as P steps, on a CPU to the bit.
   at::Tensor prefill(DecodeState& decoding, const at::Tensor& tokens, int64_t slot) const;
   /// The state after the segments of these slots: what was fed and the one token that follows it.
-  State end_segment(const DecodeState& decoding, const std::vector<int64_t>& slots) const;
+  State end_segment(const DecodeState& decoding, const std::vector<int64_t>& view) const;
 
   /// Moves the parameters; call once, before the first step.
   void to(at::Device device) { parameters_.to(device, compute_); }
@@ -137,33 +137,35 @@ class Model {
 
  protected:
   /// The critical path of one segment.
-  virtual Encoding encode(const SegmentInput& segment, const State& state, Pass& pass) const = 0;
+  virtual Encoding encode(const SegmentInput& segment, const State& state, ForwardContext& ctx) const = 0;
   /// From encode()'s hidden states to those that are scored against target, for any number of segments: (G B, T, D)
   /// both.
-  virtual at::Tensor decode(const SegmentInput& segments, const at::Tensor& hidden, Pass& pass) const = 0;
+  virtual at::Tensor decode(const SegmentInput& segments, const at::Tensor& hidden, ForwardContext& ctx) const = 0;
 
   // What decoding is made of; a model that does not generate leaves it, and throws CONFIG.
   virtual DecoderShape decoder_shape() const { throw no_decoding(); }
   /// Whether the memory is written from what the decoder computes.
   virtual bool writes_from_decoder() const { return false; }
-  virtual SegmentStart start_segment(const SegmentInput&, const State&, Pass&) const { throw no_decoding(); }
+  virtual SegmentStart start_segment(const SegmentInput&, const State&, ForwardContext&) const { throw no_decoding(); }
   /// tokens (R, 1) int64 -> (R, 1, D), normed.
-  virtual at::Tensor decode_rows(const at::Tensor&, const DecodeState&, const DecodeRows&, Pass&) const {
+  virtual at::Tensor decode_rows(const at::Tensor&, const DecodeState&, const DecodeRows&, ForwardContext&) const {
     throw no_decoding();
   }
   /// From what start_segment() carried, and hidden (B, n, D) where writes_from_decoder().
-  virtual State next_state(const State&, const at::Tensor&, const KeyMask&, Pass&) const { throw no_decoding(); }
+  virtual State next_state(const State&, const at::Tensor&, const KeyMask&, ForwardContext&) const {
+    throw no_decoding();
+  }
 
   /// The tokens (B, T) that encode() reads, negative: padding.
   virtual at::Tensor read_tokens(const SegmentInput& segment) const { return segment.source; }
 
-  Pass start(const SegmentInput& segment, const Pass* before = nullptr) const;
+  ForwardContext start(const SegmentInput& segment, const ForwardContext* before = nullptr) const;
   /// What gradients are multiplied by inside; undefined: nothing.
   at::Tensor loss_scale() const { return parameters_.flat() ? parameters_.flat()->loss_scale : at::Tensor(); }
   /// The state as it crosses the model's border (loss_scale.h): `change` of its differentiable parts, the others as
   /// they are.
   State at_border(State state, at::Tensor (*change)(const at::Tensor&, const at::Tensor&)) const;
-  at::Tensor project(const at::Tensor& hidden, Pass& pass) const;
+  at::Tensor project(const at::Tensor& hidden, ForwardContext& ctx) const;
   /// The output projection: weight (V, D), the embedding itself when tied, and a bias (V) where the configuration has
   /// one.
   void make_output(const Config& config, const at::Tensor& embedding);
@@ -174,16 +176,16 @@ class Model {
  private:
   /// total (), loss (G), count (G) of hidden states (G B, T, D) against the segments' targets; weights (G).
   std::tuple<at::Tensor, at::Tensor, at::Tensor> losses(const SegmentInput& segments, const at::Tensor& hidden,
-                                                        const at::Tensor& weights, Pass& pass) const;
+                                                        const at::Tensor& weights, ForwardContext& ctx) const;
   /// (B) bool: rows with a token that is neither padding nor BOS.
   at::Tensor reads_text(const SegmentInput& segment) const;
 
   static Failure no_decoding() { return {"CONFIG", "this model does not generate"}; }
-  Pass step_pass(const DecodeState& decoding) const;
+  ForwardContext step_pass(const DecodeState& decoding) const;
   /// The normed output (R, 1, D) of the last layer for tokens (R) in slots (R), each `ahead` (R) int32 of where its
   /// slot stands, or undefined: 0.
-  at::Tensor decode_hidden(DecodeState& decoding, const at::Tensor& tokens, const at::Tensor& slots,
-                           const at::Tensor& ahead, Pass& pass) const;
+  at::Tensor decode_hidden(DecodeState& decoding, const at::Tensor& tokens, const at::Tensor& view,
+                           const at::Tensor& ahead, ForwardContext& ctx) const;
 
   at::ScalarType compute_;
   double dropout_;

@@ -50,7 +50,7 @@ at::Tensor Model::reads_text(const SegmentInput& segment) const {
   return tokens.ge(0).logical_and(tokens.ne(bos_)).any(1);
 }
 
-Scores Model::score(const std::vector<SegmentInput>& segments, State state, Held held,
+Scores Model::score(const std::vector<SegmentInput>& segments, State state, FrozenState held,
                     const std::vector<Ablation>& ablations, const std::function<void()>& between) const {
   const auto G = static_cast<int64_t>(segments.size()), B = segments[0].target.size(0);
   const auto wanted = [&](Ablation one) {
@@ -61,13 +61,13 @@ Scores Model::score(const std::vector<SegmentInput>& segments, State state, Held
 
   std::vector<at::Tensor> hiddens;
   std::vector<State> neighbours, kept;  // before each segment
-  std::optional<Pass> last;
+  std::optional<ForwardContext> last;
   for (const auto& segment : segments) {
     between();
     if (shuffled) neighbours.push_back(each(state, [](const at::Tensor& part) { return part.roll({1}, {0}); }));
     if (frozen) kept.push_back(held.state);
-    auto pass = start(segment, last ? &*last : nullptr);
-    auto encoding = encode(segment, state, pass);
+    auto ctx = start(segment, last ? &*last : nullptr);
+    auto encoding = encode(segment, state, ctx);
     hiddens.push_back(std::move(encoding.hidden));
     state = std::move(encoding.state);
     if (frozen) {
@@ -76,7 +76,7 @@ Scores Model::score(const std::vector<SegmentInput>& segments, State state, Held
         held.state[part] = at::where(beside(holds, state[part]), held.state[part], state[part]);
       held.holds = holds.logical_or(reads_text(segment));
     }
-    last.emplace(pass);
+    last.emplace(ctx);
   }
 
   auto all = joined(segments);
@@ -85,8 +85,8 @@ Scores Model::score(const std::vector<SegmentInput>& segments, State state, Held
   std::vector<at::Tensor> losses_of;
   at::Tensor count;
   const auto take = [&](const at::Tensor& hidden) {
-    Pass pass(parameters_, compute_, 0.0, all.seed, last->site(), &*last);
-    auto [total, loss, scored] = losses(all, decode(all, hidden, pass), weights, pass);
+    ForwardContext ctx(parameters_, compute_, 0.0, all.seed, last->site(), &*last);
+    auto [total, loss, scored] = losses(all, decode(all, hidden, ctx), weights, ctx);
     losses_of.push_back(loss);
     count = scored;
   };
@@ -112,8 +112,8 @@ Scores Model::score(const std::vector<SegmentInput>& segments, State state, Held
         break;
     }
     if (which == Ablation::initial || which == Ablation::zeroed) segment.reset.reset();
-    auto pass = start(segment, &*last);
-    const auto hidden = encode(segment, memory, pass).hidden;
+    auto ctx = start(segment, &*last);
+    const auto hidden = encode(segment, memory, ctx).hidden;
     between();
     take(hidden);
   }

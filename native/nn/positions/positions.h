@@ -17,11 +17,11 @@ class PositionedAttention {
   virtual ~PositionedAttention() = default;
   /// x (B, T, D), normed; project: to Q, K, V side by side (B, T, 3 D). Returns (B, T, D), heads merged.
   virtual at::Tensor operator()(const at::Tensor& x, const QueryKeyValue& project, const KeyMask& mask, bool causal,
-                                Pass& pass) const = 0;
+                                ForwardContext& ctx) const = 0;
   /// One token a row, behind those of its slot: x (R, 1, D), normed, goes into the cache and reads it. Returns (R, 1,
   /// D).
   virtual at::Tensor decode(const at::Tensor& x, const QueryKeyValue& project, const DecodeRows& rows,
-                            const KeyValueCache& cache, Pass& pass) const = 0;
+                            const KeyValueCache& cache, ForwardContext& ctx) const = 0;
 };
 
 /// Where an attention stands: parameters of a stack are made by its first layer.

@@ -14,18 +14,18 @@ class Relative final : public PositionedAttention {
  public:
   Relative(Parameters& parameters, const Config& config, const LayerPlace& place)
       : heads_(config.integer("heads")),
-        reach_(config.integer("segment")),
+        reach_(config.integer("segmentLength")),
         table_(parameters.normal(place.stack + "." + std::to_string(place.layer) + ".self_attention.relative",
                                  {2 * reach_ - 1, config.integer("width")}, 0.02, Parameters::Decay::no)) {}
 
   Tensor operator()(const Tensor& x, const QueryKeyValue& project, const KeyMask& mask, bool causal,
-                    Pass& pass) const override {
-    const auto [q, k, v] = split_heads(project(x, pass), heads_);
+                    ForwardContext& ctx) const override {
+    const auto [q, k, v] = split_heads(project(x, ctx), heads_);
     const int64_t B = q.size(0), T = q.size(2), E = q.size(3);
     const auto offsets =
         at::arange(-(T - 1), T, q.options().dtype(at::kLong)).clamp(-(reach_ - 1), reach_ - 1) + (reach_ - 1);
     const auto r =
-        pass.cast(table_).index_select(0, offsets).view({2 * T - 1, heads_, E}).transpose(0, 1);  // (H, 2 T - 1, E)
+        ctx.cast(table_).index_select(0, offsets).view({2 * T - 1, heads_, E}).transpose(0, 1);  // (H, 2 T - 1, E)
     const auto position = at::arange(T, offsets.options());
     const auto index =
         (position.unsqueeze(1) - position.unsqueeze(0) + (T - 1)).expand({B, heads_, T, T});  // of r_{i-j}
@@ -39,18 +39,18 @@ class Relative final : public PositionedAttention {
 
   /// A row's keys and values are copies with r added: q.(k + r) and weights of (v + r).
   Tensor decode(const Tensor& x, const QueryKeyValue& project, const DecodeRows& rows, const KeyValueCache& cache,
-                Pass& pass) const override {
-    const auto qkv = project(x, pass).squeeze(1);
-    const auto q = ops::decode_append(qkv, {}, {}, rows.slots, rows.positions, cache.keys, cache.values);
+                ForwardContext& ctx) const override {
+    const auto qkv = project(x, ctx).squeeze(1);
+    const auto q = ops::decode_append(qkv, {}, {}, rows.view, rows.positions, cache.keys, cache.values);
     const int64_t R = q.size(0), T = cache.keys.size(2), E = cache.keys.size(3);
     const auto offsets =
         (rows.positions.unsqueeze(1) - at::arange(T, rows.positions.options())).clamp(-(reach_ - 1), reach_ - 1) +
         (reach_ - 1);  // (R, T) of i - j
-    const auto r = pass.cast(table_)
+    const auto r = ctx.cast(table_)
                        .index_select(0, offsets.reshape({-1}))
                        .view({R, T, heads_, E})
                        .transpose(1, 2);  // (R, H, T, E)
-    const auto keys = cache.keys.index_select(0, rows.slots) + r, values = cache.values.index_select(0, rows.slots) + r;
+    const auto keys = cache.keys.index_select(0, rows.view) + r, values = cache.values.index_select(0, rows.view) + r;
     return ops::decode_attention(q, keys, values, {}, rows.lengths, {}).unsqueeze(1);
   }
 

@@ -13,19 +13,19 @@ class Rotary final : public PositionedAttention {
   explicit Rotary(const Config& config) : heads_(config.integer("heads")) {}
 
   Tensor operator()(const Tensor& x, const QueryKeyValue& project, const KeyMask& mask, bool causal,
-                    Pass& pass) const override {
-    const auto qkv = project.without_bias(x, pass);  // its bias is added with the rotation
+                    ForwardContext& ctx) const override {
+    const auto qkv = project.without_bias(x, ctx);  // its bias is added with the rotation
     const auto [cos, sin] = angles(qkv.product.size(1), qkv.product);
     return ops::rotary_attention(qkv.product, qkv.bias, qkv.bias_sink, cos, sin, mask.attention(causal), causal, heads_,
                                  mask.lengths(causal));
   }
 
   Tensor decode(const Tensor& x, const QueryKeyValue& project, const DecodeRows& rows, const KeyValueCache& cache,
-                Pass& pass) const override {
-    const auto qkv = project(x, pass);
+                ForwardContext& ctx) const override {
+    const auto qkv = project(x, ctx);
     const auto [cos, sin] = angles(cache.keys.size(2), qkv);
-    const auto q = ops::decode_append(qkv.squeeze(1), cos, sin, rows.slots, rows.positions, cache.keys, cache.values);
-    return ops::decode_attention(q, cache.keys, cache.values, rows.slots, rows.lengths, {}).unsqueeze(1);
+    const auto q = ops::decode_append(qkv.squeeze(1), cos, sin, rows.view, rows.positions, cache.keys, cache.values);
+    return ops::decode_attention(q, cache.keys, cache.values, rows.view, rows.lengths, {}).unsqueeze(1);
   }
 
  private:

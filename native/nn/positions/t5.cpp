@@ -43,11 +43,11 @@ class T5 final : public PositionedAttention {
   }
 
   Tensor operator()(const Tensor& x, const QueryKeyValue& project, const KeyMask& mask, bool causal,
-                    Pass& pass) const override {
-    const auto [q, k, v] = split_heads(project(x, pass), heads_);
+                    ForwardContext& ctx) const override {
+    const auto [q, k, v] = split_heads(project(x, ctx), heads_);
     const int64_t T = q.size(2);
     const auto bias =
-        at::embedding(pass.cast(bias_), buckets(T, q.device())).permute({2, 0, 1}).unsqueeze(0);  // (1, H, T, T)
+        at::embedding(ctx.cast(bias_), buckets(T, q.device())).permute({2, 0, 1}).unsqueeze(0);  // (1, H, T, T)
     // Written out: with a learned bias the fused attention picks another kernel under a gradient than without one, and
     // a replayed memory would not be the first sweep's to the bit.
     const auto scores = at::matmul(q, k.transpose(2, 3)) / std::sqrt(static_cast<double>(q.size(3))) + bias;
@@ -55,12 +55,12 @@ class T5 final : public PositionedAttention {
   }
 
   Tensor decode(const Tensor& x, const QueryKeyValue& project, const DecodeRows& rows, const KeyValueCache& cache,
-                Pass& pass) const override {
-    const auto qkv = project(x, pass).squeeze(1);
-    const auto q = ops::decode_append(qkv, {}, {}, rows.slots, rows.positions, cache.keys, cache.values);
+                ForwardContext& ctx) const override {
+    const auto qkv = project(x, ctx).squeeze(1);
+    const auto q = ops::decode_append(qkv, {}, {}, rows.view, rows.positions, cache.keys, cache.values);
     const auto of_rows = buckets(cache.keys.size(2), q.device()).index_select(0, rows.positions);  // (R, T)
-    const auto bias = at::embedding(pass.cast(bias_), of_rows).to(accumulate_type(q.scalar_type())).transpose(1, 2);
-    return ops::decode_attention(q, cache.keys, cache.values, rows.slots, rows.lengths, bias).unsqueeze(1);
+    const auto bias = at::embedding(ctx.cast(bias_), of_rows).to(accumulate_type(q.scalar_type())).transpose(1, 2);
+    return ops::decode_attention(q, cache.keys, cache.values, rows.view, rows.lengths, bias).unsqueeze(1);
   }
 
  private:

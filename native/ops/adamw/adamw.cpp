@@ -11,7 +11,7 @@ using at::Tensor;
 using Optional = std::optional<Tensor>;
 
 double scale_of(const Optional& grad_scale) {
-  return given(grad_scale) ? grad_scale->to(at::kDouble).item<double>() : 1.0;
+  return is_defined(grad_scale) ? grad_scale->to(at::kDouble).item<double>() : 1.0;
 }
 
 /// What is the same for all numbers, in the parameters' dtype.
@@ -56,7 +56,7 @@ void step_cpu(const Tensor& parameters, const Tensor& gradients, const Tensor& e
                        exp_avg.mutable_data_ptr<scalar_t>(), exp_avg_sq.mutable_data_ptr<scalar_t>(),
                        parameters.numel(), decayed, values);
     });
-    if (given(working)) working->copy_(parameters);
+    if (is_defined(working)) working->copy_(parameters);
     step.add_(1);
   }
   gradients.zero_();

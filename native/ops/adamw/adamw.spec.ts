@@ -1,6 +1,6 @@
 /** The optimizer's step against plain loops, on the CPU and, where there is one, on a GPU. */
 import { expect } from "chai";
-import { apply, op, tidy, type Tensor } from "../../../lib/index.ts";
+import { applyOperator, callOperator, tidy, type Tensor } from "../../../lib/index.ts";
 import { errorOf } from "../../../test/support/opcheck-compare.ts";
 import {
   download,
@@ -113,7 +113,7 @@ async function stepped(
           )
         : null,
       count = scalar(step, "float32");
-    op(
+    callOperator(
       "memformer::adamw_step",
       ...buffers,
       working,
@@ -174,7 +174,7 @@ function declareOn(move: (x: Tensor) => Tensor): void {
         const { g } = state(n, dtype);
         const norm = async (scale: number | null): Promise<number> => {
           const tensor = tidy(() =>
-            apply(
+            applyOperator(
               "memformer::gradient_norm",
               move(upload({ shape: [n], data: g, kind: "floating" }, dtype)),
               scale === null
@@ -216,7 +216,7 @@ if ("describe" in globalThis) {
         const parameters = upload(flat, "float32");
         try {
           tidy(() => {
-            op(
+            callOperator(
               "memformer::adamw_step",
               ...args.map((arg) => (typeof arg === "object" && arg !== null ? upload(arg, "float32") : arg)),
             );

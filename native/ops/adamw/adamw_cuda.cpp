@@ -21,13 +21,13 @@ void step_cuda(const Tensor& parameters, const Tensor& gradients, const Tensor& 
   check_adamw_step(parameters, gradients, exp_avg, exp_avg_sq, working, step, norm_in, rate, decayed);
   const c10::cuda::CUDAGuard device(parameters.device());
   const auto norm = norm_in.to(parameters.scalar_type());
-  const auto grad_scale = given(grad_scale_in) ? grad_scale_in->to(parameters.scalar_type()) : Tensor();
+  const auto grad_scale = is_defined(grad_scale_in) ? grad_scale_in->to(parameters.scalar_type()) : Tensor();
   AdamwParams params{};
   params.parameters = parameters.mutable_data_ptr();
   params.gradients = gradients.mutable_data_ptr();
   params.exp_avg = exp_avg.mutable_data_ptr();
   params.exp_avg_sq = exp_avg_sq.mutable_data_ptr();
-  params.working = given(working) ? working->mutable_data_ptr() : nullptr;
+  params.working = is_defined(working) ? working->mutable_data_ptr() : nullptr;
   params.step = step.mutable_data_ptr<float>();
   params.norm = norm.const_data_ptr();
   params.rate = rate.const_data_ptr<float>();
@@ -40,7 +40,7 @@ void step_cuda(const Tensor& parameters, const Tensor& gradients, const Tensor& 
   params.weight_decay = weight_decay;
   params.clip = clip;
   params.dtype = cuda::dtype_of(parameters);
-  params.working_dtype = given(working) ? cuda::dtype_of(*working) : params.dtype;
+  params.working_dtype = is_defined(working) ? cuda::dtype_of(*working) : params.dtype;
   launch_adamw(params, c10::cuda::getCurrentCUDAStream());
   C10_CUDA_KERNEL_LAUNCH_CHECK();
 }
@@ -48,7 +48,7 @@ void step_cuda(const Tensor& parameters, const Tensor& gradients, const Tensor& 
 Tensor norm_cuda(const Tensor& gradients, const Optional& grad_scale_in) {
   require_flat("gradient_norm", "gradients", gradients);
   const c10::cuda::CUDAGuard device(gradients.device());
-  const auto grad_scale = given(grad_scale_in) ? grad_scale_in->to(gradients.scalar_type()) : Tensor();
+  const auto grad_scale = is_defined(grad_scale_in) ? grad_scale_in->to(gradients.scalar_type()) : Tensor();
   const auto partials = at::empty({gradient_norm_partials(gradients.numel())}, gradients.options().dtype(at::kDouble));
   auto norm = at::empty({}, gradients.options());
   launch_gradient_norm(gradients.const_data_ptr(), grad_scale.defined() ? grad_scale.const_data_ptr() : nullptr,

@@ -27,14 +27,14 @@ void check_branch(const Tensor& x, const Tensor& branch, const Optional& bias, c
                   const Optional& seed) {
   require(branch.sizes() == x.sizes(), "SHAPE", kOp, ": branch must have x's shape ", x.sizes(), ", got ",
           branch.sizes());
-  if (given(bias)) {
+  if (is_defined(bias)) {
     require_shape(kOp, "branch_bias", *bias, {x.size(-1)});
     require_like(kOp, "branch_bias", *bias, "branch", branch);
     require_sink(kOp, "branch_bias_sink", sinks.branch_bias, x.size(-1), x);
   }
   require(p >= 0.0 && p < 1.0, "CONFIG", kOp, ": p must be at least 0 and below 1, got ", p);
   if (p == 0.0) return;
-  require(given(seed), "CONFIG", kOp, ": dropout needs a seed");
+  require(is_defined(seed), "CONFIG", kOp, ": dropout needs a seed");
   require_dropout_seed(kOp, *seed, x);
 }
 
@@ -53,9 +53,10 @@ void check(const Tensor& x, const Optional& branch, const Optional& branch_bias,
   };
   const char* or_narrow = ", or bfloat16 or float16 beside a float32 x, got ";
   require(within(dtype), "DTYPE", kOp, ": dtype must be x's dtype ", x.scalar_type(), or_narrow, dtype);
-  require(given(branch) || !given(branch_bias), "CONFIG", kOp, ": a branch_bias needs a branch");
-  require(given(branch_bias) || !given(sinks.branch_bias), "CONFIG", kOp, ": a branch_bias_sink needs a branch_bias");
-  if (!given(branch)) return;
+  require(is_defined(branch) || !is_defined(branch_bias), "CONFIG", kOp, ": a branch_bias needs a branch");
+  require(is_defined(branch_bias) || !is_defined(sinks.branch_bias), "CONFIG", kOp,
+          ": a branch_bias_sink needs a branch_bias");
+  if (!is_defined(branch)) return;
   const auto narrow = branch->scalar_type();
   require(within(narrow), "DTYPE", kOp, ": branch must have x's dtype ", x.scalar_type(), or_narrow, narrow);
   require(!is_half(narrow) || !is_half(dtype) || narrow == dtype, "DTYPE", kOp,
@@ -74,9 +75,9 @@ Tensor summed(const Tensor& x, const Tensor& branch, const Optional& bias, doubl
   const auto wide = accumulate_type(x.scalar_type());
   if (p == 0.0) {
     auto sum = at::add(x.to(wide), branch.to(wide));
-    return (given(bias) ? sum.add_(bias->to(wide)) : sum).to(x.scalar_type());
+    return (is_defined(bias) ? sum.add_(bias->to(wide)) : sum).to(x.scalar_type());
   }
-  const auto biased = given(bias) ? at::add(branch.to(wide), bias->to(wide)) : branch.to(wide);
+  const auto biased = is_defined(bias) ? at::add(branch.to(wide), bias->to(wide)) : branch.to(wide);
   return at::add(x.to(wide), dropped(biased, p, seed, site)).to(x.scalar_type());
 }
 
@@ -85,7 +86,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> forward_cpu(const Tensor& x, const Op
                                                        const Tensor& bias, double p, const Optional& seed, int64_t site,
                                                        ScalarType dtype) {
   const auto wide = accumulate_type(x.scalar_type());
-  const auto sum = given(branch) ? summed(x, *branch, branch_bias, p, seed, site) : Tensor();
+  const auto sum = is_defined(branch) ? summed(x, *branch, branch_bias, p, seed, site) : Tensor();
   const auto rows = (sum.defined() ? sum : x).to(wide);
   const auto [normed, mean, rstd] =
       at::native_layer_norm(rows, weight.sizes(), weight.to(wide), bias.to(wide), kLayerNormEps);
@@ -98,7 +99,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> backward_cpu(
     const Tensor& weight, const Optional& weight_sink, const Optional& bias_sink, const Optional& branch_bias_sink,
     double p, const Optional& seed, int64_t site, ScalarType branch_dtype, bool with_branch, bool with_branch_bias) {
   const auto wide = accumulate_type(sum.scalar_type());
-  const auto grad = given(grad_normed) ? grad_normed->to(wide) : at::zeros_like(sum, sum.options().dtype(wide));
+  const auto grad = is_defined(grad_normed) ? grad_normed->to(wide) : at::zeros_like(sum, sum.options().dtype(wide));
   auto rows = sum.sizes().vec();
   rows.back() = 1;
   const auto w = weight.to(wide), s = sum.to(wide).contiguous(), m = mean.view(rows), r = rstd.view(rows);
@@ -107,13 +108,14 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> backward_cpu(
   // Not LibTorch's own sums, which run down the rows one by one: a float32 loses digits on the way.
   const auto down = [&](const Tensor& x) { return x.reshape({-1, sum.size(-1)}).sum(0); };
   const auto grad_weight = down((s - m).mul_(r).mul_(grad)), grad_bias = down(grad);
-  if (given(grad_sum)) grad_x = grad_x + grad_sum->to(wide);
+  if (is_defined(grad_sum)) grad_x = grad_x + grad_sum->to(wide);
   const auto none = at::empty({0}, sum.options().dtype(branch_dtype));
   const auto grad_branch = with_branch ? dropped(grad_x, p, seed, site) : none;
-  const auto grad_branch_bias = with_branch_bias ? deliver(down(grad_branch), branch_bias_sink, branch_dtype) : none;
+  const auto grad_branch_bias =
+      with_branch_bias ? accumulate_or_return(down(grad_branch), branch_bias_sink, branch_dtype) : none;
   return {grad_x.to(sum.scalar_type()), grad_branch.to(branch_dtype),
-          deliver(grad_weight, weight_sink, weight.scalar_type()), deliver(grad_bias, bias_sink, weight.scalar_type()),
-          grad_branch_bias};
+          accumulate_or_return(grad_weight, weight_sink, weight.scalar_type()),
+          accumulate_or_return(grad_bias, bias_sink, weight.scalar_type()), grad_branch_bias};
 }
 
 const auto& forward_op() {
@@ -137,7 +139,7 @@ class AddNorm : public torch::autograd::Function<AddNorm> {
     at::AutoDispatchBelowADInplaceOrView below;
     auto [sum, normed, mean, rstd] =
         forward_op().call(x, branch, branch_bias, weight, bias, p, seed, site, static_cast<ScalarType>(dtype));
-    const bool with_branch = given(branch);
+    const bool with_branch = is_defined(branch);
     context->save_for_backward({with_branch ? sum : x, mean, rstd, weight, seed.value_or(Tensor())});
     context->set_materialize_grads(false);
     // No saved variables: other backward passes add to the sinks meanwhile.
@@ -148,7 +150,7 @@ class AddNorm : public torch::autograd::Function<AddNorm> {
     context->saved_data["site"] = site;
     context->saved_data["branch_dtype"] = static_cast<int64_t>(with_branch ? branch->scalar_type() : x.scalar_type());
     context->saved_data["with_branch"] = with_branch;
-    context->saved_data["with_branch_bias"] = given(branch_bias);
+    context->saved_data["with_branch_bias"] = is_defined(branch_bias);
     if (!with_branch) return {normed};
     return {sum, normed};
   }
@@ -169,9 +171,9 @@ class AddNorm : public torch::autograd::Function<AddNorm> {
                            saved[2], saved[3], weight_sink, bias_sink, branch_bias_sink, data["p"].toDouble(),
                            optional(saved[4]), data["site"].toInt(), branch_dtype, with_branch, with_branch_bias);
     if (!with_branch) branch.reset();
-    if (!with_branch_bias || given(branch_bias_sink)) branch_bias.reset();
-    if (given(weight_sink)) weight.reset();
-    if (given(bias_sink)) bias.reset();
+    if (!with_branch_bias || is_defined(branch_bias_sink)) branch_bias.reset();
+    if (is_defined(weight_sink)) weight.reset();
+    if (is_defined(bias_sink)) bias.reset();
     return {x, branch, branch_bias, weight, bias, {}, {}, {}, {}, {}, {}, {}};
   }
 };
@@ -184,7 +186,7 @@ std::tuple<Tensor, Tensor> with_gradient(const Tensor& x, const Optional& branch
   check(x, branch, branch_bias, weight, bias, {weight_sink, bias_sink, branch_bias_sink}, p, seed, dtype);
   const auto results = AddNorm::apply(x, branch, branch_bias, weight, bias, weight_sink, bias_sink, branch_bias_sink, p,
                                       seed, site, static_cast<int64_t>(dtype));
-  return {given(branch) ? results[0] : x, results.back()};
+  return {is_defined(branch) ? results[0] : x, results.back()};
 }
 
 std::tuple<Tensor, Tensor> without_gradient(const Tensor& x, const Optional& branch, const Optional& branch_bias,
@@ -194,7 +196,7 @@ std::tuple<Tensor, Tensor> without_gradient(const Tensor& x, const Optional& bra
   const auto dtype = asked.value_or(x.scalar_type());
   check(x, branch, branch_bias, weight, bias, {weight_sink, bias_sink, branch_bias_sink}, p, seed, dtype);
   auto [sum, normed, mean, rstd] = forward_op().call(x, branch, branch_bias, weight, bias, p, seed, site, dtype);
-  return {given(branch) ? sum : x, normed};
+  return {is_defined(branch) ? sum : x, normed};
 }
 
 }  // namespace

@@ -13,7 +13,7 @@ namespace memformer::ops {
 /// (float64 for float64). Branch and `dtype` have x's dtype; beside a float32 x either may be bfloat16 or float16, but
 /// not one of each. Differentiable once in x, branch, branch_bias, weight and bias. With a sink, (D) float32 (float64
 /// for float64), the backward pass adds the gradient of weight, bias or branch_bias to it and returns none. On a GPU,
-/// where all of these have sinks, the addition is deferred: do not read the sinks before linear_join.
+/// where all of these have sinks, the addition is deferred: do not read the sinks before synchronize_side_stream.
 /// Throws SHAPE, DTYPE, DEVICE_MISMATCH, CONFIG.
 std::tuple<at::Tensor, at::Tensor> add_norm(const at::Tensor& x, const std::optional<at::Tensor>& branch,
                                             const std::optional<at::Tensor>& branch_bias, const at::Tensor& weight,

@@ -1,5 +1,5 @@
 import { expect } from "chai";
-import { apply, op, type Tensor } from "../../../lib/index.ts";
+import { applyOperator, callOperator, type Tensor } from "../../../lib/index.ts";
 import { opcheck } from "../../../test/support/opcheck.ts";
 import { errorOf, meanErrorOf } from "../../../test/support/opcheck-compare.ts";
 import {
@@ -100,22 +100,26 @@ export const addNorm: OperatorSpec<Case, Arguments> = {
   plain(x, branch, branchBias, weight, bias, _weightSink, _biasSink, _branchBiasSink, p, seed, site) {
     let sum = x;
     if (branch !== null) {
-      const shifted = branchBias === null ? branch : apply("aten::add.Tensor", branch, branchBias);
+      const shifted = branchBias === null ? branch : applyOperator("aten::add.Tensor", branch, branchBias);
       const added =
         seed === null
           ? shifted
-          : apply(
+          : applyOperator(
               "aten::mul.Tensor",
               shifted,
-              apply("memformer::dropout", apply("aten::ones_like", branch), p, seed, site),
+              applyOperator("memformer::dropout", applyOperator("aten::ones_like", branch), p, seed, site),
             );
-      sum = apply("aten::add.Tensor", x, added);
+      sum = applyOperator("aten::add.Tensor", x, added);
     }
-    const mean = (of: Tensor): Tensor => apply("aten::mean.dim", of, [-1], true);
-    const centred = apply("aten::sub.Tensor", sum, mean(sum));
-    const variance = mean(apply("aten::mul.Tensor", centred, centred));
-    const z = apply("aten::mul.Tensor", centred, apply("aten::rsqrt", apply("aten::add.Scalar", variance, 1e-5)));
-    return [sum, apply("aten::add.Tensor", apply("aten::mul.Tensor", z, weight), bias)];
+    const mean = (of: Tensor): Tensor => applyOperator("aten::mean.dim", of, [-1], true);
+    const centred = applyOperator("aten::sub.Tensor", sum, mean(sum));
+    const variance = mean(applyOperator("aten::mul.Tensor", centred, centred));
+    const z = applyOperator(
+      "aten::mul.Tensor",
+      centred,
+      applyOperator("aten::rsqrt", applyOperator("aten::add.Scalar", variance, 1e-5)),
+    );
+    return [sum, applyOperator("aten::add.Tensor", applyOperator("aten::mul.Tensor", z, weight), bias)];
   },
   misuses: [
     {
@@ -230,7 +234,7 @@ export const addNorm: OperatorSpec<Case, Arguments> = {
 };
 
 opcheck(addNorm, () => {
-  const call = (...args: (Tensor | number | null)[]): Tensor[] => op(addNorm.name, ...args);
+  const call = (...args: (Tensor | number | null)[]): Tensor[] => callOperator(addNorm.name, ...args);
 
   it("adds the gradients of the branch's bias, weight and bias to their sinks, to what those hold", async () => {
     const draw = new Draw(3),
@@ -290,7 +294,7 @@ opcheck(addNorm, () => {
     const uploaded = narrow.map((value) => upload(value, "bfloat16")),
       leaves = uploaded.map((value) => value.leaf());
     const mixed = (...given: (Tensor | number | null)[]): Tensor[] =>
-      op(addNorm.name, ...given.with(1, leaves[0]!).with(2, leaves[1]!).slice(0, -1), "bfloat16");
+      callOperator(addNorm.name, ...given.with(1, leaves[0]!).with(2, leaves[1]!).slice(0, -1), "bfloat16");
     const exact = args.with(1, narrow[0]!).with(2, narrow[1]!) as Arguments,
       [sum, normed] = addNorm.reference(...exact);
     const found = await run(mixed, args, { dtype: "float32" });

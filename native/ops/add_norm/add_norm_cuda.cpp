@@ -24,8 +24,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> forward_cuda(const Tensor& x_in, cons
                                                         int64_t site, ScalarType dtype) {
   const c10::cuda::CUDAGuard device(x_in.device());
   const auto x = x_in.contiguous(), weight = weight_in.contiguous(), bias = bias_in.contiguous();
-  const auto branch = given(branch_in) ? branch_in->contiguous() : Tensor();
-  const auto branch_bias = given(branch_bias_in) ? branch_bias_in->contiguous() : Tensor();
+  const auto branch = is_defined(branch_in) ? branch_in->contiguous() : Tensor();
+  const auto branch_bias = is_defined(branch_bias_in) ? branch_bias_in->contiguous() : Tensor();
   const auto seed = cuda::contiguous_seed(p, seed_in);
   const int64_t D = x.size(-1), N = x.numel() / D;
   auto sum = branch.defined() ? at::empty(x.sizes(), x.options()) : at::empty({0}, x.options());
@@ -63,8 +63,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> backward_cuda(
     bool with_branch, bool with_branch_bias) {
   const c10::cuda::CUDAGuard device(sum_in.device());
   const auto sum = sum_in.contiguous(), weight = weight_in.contiguous(), seed = cuda::contiguous_seed(p, seed_in);
-  const auto grad_sum = given(grad_sum_in) ? grad_sum_in->contiguous() : Tensor();
-  const auto grad_normed = given(grad_normed_in) ? grad_normed_in->contiguous() : Tensor();
+  const auto grad_sum = is_defined(grad_sum_in) ? grad_sum_in->contiguous() : Tensor();
+  const auto grad_normed = is_defined(grad_normed_in) ? grad_normed_in->contiguous() : Tensor();
   const int64_t D = sum.size(-1), N = sum.numel() / D;
   auto grad_x = at::empty(sum.sizes(), sum.options());
   const auto branch_options = sum.options().dtype(branch_dtype);

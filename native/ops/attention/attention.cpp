@@ -3,9 +3,9 @@
 #include "core/cuda.h"
 #include "core/gradient_sink.h"
 #include "core/op_handle.h"
-#include "ops/attention/block_size.h"
-#include "ops/attention/check.h"
-#include "ops/attention/long_attention.h"
+#include "ops/attention/attention_block_size.h"
+#include "ops/attention/attention_checks.h"
+#include "ops/attention/cross_attention.h"
 
 // Saved for backward: q, k, v and the weights p (B H, N, M). With g = dL/dy:
 //   dL/dv = p^T g      dL/ds = p (g v^T - rowsum(p g v^T))      dL/dq = dL/ds k / sqrt(E)      dL/dk = dL/ds^T q /
@@ -51,7 +51,7 @@ std::tuple<Tensor, Tensor> composed_forward(const Tensor& q, const Tensor& k, co
   const int64_t N = q.size(2), M = k.size(2);
   auto scores = at::bmm(flat(q), flat(k).transpose(1, 2)).mul_(scale);  // (B H, N, M)
   Tensor hidden;
-  if (const auto seen = mask_of(mask, causal, lengths, M); given(seen))
+  if (const auto seen = mask_of(mask, causal, lengths, M); is_defined(seen))
     hidden = seen->logical_not();
   else if (causal)
     hidden = at::ones({1, 1, N, M}, q.options().dtype(at::kBool)).triu_(1);
@@ -113,7 +113,7 @@ class Attention : public torch::autograd::Function<Attention> {
 Tensor fused_by_libtorch(const Tensor& q, const Tensor& k, const Tensor& v, const Optional& mask, bool causal,
                          const Optional& lengths) {
   const auto seen = mask_of(mask, causal, lengths, k.size(2));
-  return at::scaled_dot_product_attention(q, k, v, seen, 0.0, causal && !given(seen));
+  return at::scaled_dot_product_attention(q, k, v, seen, 0.0, causal && !is_defined(seen));
 }
 
 Tensor with_gradient(const Tensor& q, const Tensor& k, const Tensor& v, const Optional& mask, bool causal,
@@ -121,9 +121,9 @@ Tensor with_gradient(const Tensor& q, const Tensor& k, const Tensor& v, const Op
   check(q, k, v, mask, causal, lengths);
   if (is_short(q, k)) return Attention::apply(q, k, v, mask, causal, lengths);
   const bool sends_back = at::GradMode::is_enabled() && (q.requires_grad() || k.requires_grad() || v.requires_grad());
-  const bool masked = causal || given(mask) || given(lengths);
-  return sends_back && !masked && long_attention_fits(q, k) ? long_attention(q, k, v)
-                                                            : fused_by_libtorch(q, k, v, mask, causal, lengths);
+  const bool masked = causal || is_defined(mask) || is_defined(lengths);
+  return sends_back && !masked && cross_attention_fits(q, k) ? cross_attention(q, k, v)
+                                                             : fused_by_libtorch(q, k, v, mask, causal, lengths);
 }
 
 Tensor without_gradient(const Tensor& q, const Tensor& k, const Tensor& v, const Optional& mask, bool causal,

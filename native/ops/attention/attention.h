@@ -3,7 +3,7 @@
 // LibTorch's fused kernels are slow on short segments. On a CPU they call a matrix product for every head of every row,
 // which takes longer to start than to compute; on a GPU they run several kernels on what fits into one block. Here a
 // CPU does each product in one call for all heads of all rows, and a GPU uses one block per head. Longer segments go to
-// LibTorch's kernels, except for the backward pass of few queries over many keys (long_attention.h).
+// LibTorch's kernels, except for the backward pass of few queries over many keys (cross_attention.h).
 #pragma once
 #include "core/torch.h"
 

@@ -1,5 +1,5 @@
 import { expect } from "chai";
-import { apply, op, type Tensor } from "../../../lib/index.ts";
+import { applyOperator, callOperator, type Tensor } from "../../../lib/index.ts";
 import { opcheck } from "../../../test/support/opcheck.ts";
 import { Draw, type Numbers, numbers } from "../../../test/support/opcheck-numbers.ts";
 import { run } from "../../../test/support/opcheck-run.ts";
@@ -201,7 +201,7 @@ export const attention: OperatorSpec<Case, Arguments> = {
       lengths === undefined ? null : numbers([B], (b) => lengths[b]!, "int32"),
     ];
   },
-  call: (q, k, v, mask, causal, lengths) => op("memformer::attention", q, k, v, mask, causal === 1, lengths),
+  call: (q, k, v, mask, causal, lengths) => callOperator("memformer::attention", q, k, v, mask, causal === 1, lengths),
   reference(q, k, v, mask, causal, lengths) {
     const [B, H, N, E] = q.shape as [number, number, number, number],
       M = k.shape[2]!,
@@ -237,8 +237,20 @@ export const attention: OperatorSpec<Case, Arguments> = {
     const seen =
       lengths === null
         ? mask
-        : visibleKeys(lengths, apply("aten::select.int", apply("aten::select.int", k, 3, 0), 1, 0), causal === 1);
-    return op("aten::_scaled_dot_product_attention_math", q, k, v, seen, 0, causal === 1 && seen === null).slice(0, 1);
+        : visibleKeys(
+            lengths,
+            applyOperator("aten::select.int", applyOperator("aten::select.int", k, 3, 0), 1, 0),
+            causal === 1,
+          );
+    return callOperator(
+      "aten::_scaled_dot_product_attention_math",
+      q,
+      k,
+      v,
+      seen,
+      0,
+      causal === 1 && seen === null,
+    ).slice(0, 1);
   },
   leftToLibTorch: ({ N, M }, dtype) => dtype === "float32" && N * M > 128 * 128,
   misuses: [
@@ -365,7 +377,7 @@ export const attention: OperatorSpec<Case, Arguments> = {
 
 opcheck(attention, () => {
   const call = (...args: (Tensor | number | null)[]): Tensor[] =>
-    op(attention.name, ...args.slice(0, 4), args[4] === 1, args[5] as Tensor | null);
+    callOperator(attention.name, ...args.slice(0, 4), args[4] === 1, args[5] as Tensor | null);
 
   it("sees nothing of a key behind the mask, to the bit", async () => {
     const [q, k, v, mask, causal] = attention.inputs(attention.cases[4]!, new Draw(3));

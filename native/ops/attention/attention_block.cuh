@@ -4,7 +4,7 @@
 #pragma once
 #include "core/cuda/mma.cuh"
 #include "ops/attention/attention.cuh"
-#include "ops/attention/block_size.h"
+#include "ops/attention/attention_block_size.h"
 
 namespace memformer::ops {
 

@@ -8,7 +8,7 @@
 #include "core/gradient_sink.h"
 #include "ops/attention/attention.cuh"
 #include "ops/attention/attention.h"
-#include "ops/attention/heads.h"
+#include "ops/attention/attention_heads.h"
 #include "ops/common/packed_qkv.h"
 
 namespace memformer::ops {
@@ -25,12 +25,12 @@ AttentionParams params_of(const Tensor& q, const Tensor& k, const Tensor& v, con
   params.q = attention_heads(q);
   params.k = attention_heads(k);
   params.v = attention_heads(v);
-  if (given(mask)) {
+  if (is_defined(mask)) {
     params.mask = mask->const_data_ptr<bool>();
     params.mask_b = mask->size(0) == 1 ? 0 : mask->stride(0);
     params.mask_query = mask->size(2) == 1 ? 0 : mask->stride(2);
   }
-  if (given(lengths)) params.lengths = lengths->const_data_ptr<int>();
+  if (is_defined(lengths)) params.lengths = lengths->const_data_ptr<int>();
   params.B = static_cast<int>(q.size(0));
   params.H = static_cast<int>(q.size(1));
   params.N = static_cast<int>(q.size(2));
@@ -42,7 +42,7 @@ AttentionParams params_of(const Tensor& q, const Tensor& k, const Tensor& v, con
   return params;
 }
 
-Optional contiguous(const Optional& x) { return given(x) ? Optional(x->contiguous()) : std::nullopt; }
+Optional contiguous(const Optional& x) { return is_defined(x) ? Optional(x->contiguous()) : std::nullopt; }
 
 Tensor forward_cuda(const Tensor& q_in, const Tensor& k_in, const Tensor& v_in, const Optional& mask_in, bool causal,
                     const Optional& lengths_in) {
@@ -86,7 +86,7 @@ Tensor rotary_forward_cuda(const Tensor& qkv_in, const Optional& bias_in, const 
                            const Optional& mask_in, bool causal, int64_t heads, const Optional& lengths_in) {
   const c10::cuda::CUDAGuard device(qkv_in.device());
   const auto qkv = packed(qkv_in), cos = packed(cos_in), sin = packed(sin_in),
-             bias = given(bias_in) ? packed(*bias_in) : Tensor();
+             bias = is_defined(bias_in) ? packed(*bias_in) : Tensor();
   const auto mask = contiguous(mask_in), lengths = contiguous(lengths_in);
   const auto y = at::empty({qkv.size(0), qkv.size(1), qkv.size(2) / 3}, qkv.options());
   auto params = rotary_params_of(qkv, bias, cos, sin, mask, causal, heads, lengths);
@@ -101,7 +101,7 @@ std::tuple<Tensor, Tensor> rotary_backward_cuda(const Tensor& grad_in, const Ten
                                                 const Optional& mask_in, bool causal, int64_t heads,
                                                 const Optional& lengths_in) {
   const c10::cuda::CUDAGuard device(qkv_in.device());
-  const bool with_bias = given(bias_in);
+  const bool with_bias = is_defined(bias_in);
   const auto grad = packed(grad_in), qkv = packed(qkv_in), cos = packed(cos_in), sin = packed(sin_in);
   const auto bias = with_bias ? packed(*bias_in) : Tensor();
   const auto mask = contiguous(mask_in), lengths = contiguous(lengths_in);

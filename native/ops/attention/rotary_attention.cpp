@@ -2,7 +2,7 @@
 
 #include "core/op_handle.h"
 #include "ops/attention/attention.h"
-#include "ops/attention/check.h"
+#include "ops/attention/attention_checks.h"
 #include "ops/common/packed_qkv.h"
 
 // Saved for backward, where one kernel does it: qkv as it came, bias, cos, sin, mask. It turns and attends anew.
@@ -71,7 +71,7 @@ class RotaryAttention : public torch::autograd::Function<RotaryAttention> {
     auto [qkv, bias] =
         op.call(grads[0], saved[0], optional(1), bias_sink, saved[2], saved[3], optional(4),
                 context->saved_data["causal"].toBool(), context->saved_data["heads"].toInt(), optional(5));
-    if (!saved[1].defined() || given(bias_sink)) bias.reset();
+    if (!saved[1].defined() || is_defined(bias_sink)) bias.reset();
     return {qkv, bias, {}, {}, {}, {}, {}, {}, {}};
   }
 };

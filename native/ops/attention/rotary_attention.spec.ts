@@ -1,4 +1,4 @@
-import { apply, op, opList, type Tensor } from "../../../lib/index.ts";
+import { applyOperator, callOperator, callListOperator, type Tensor } from "../../../lib/index.ts";
 import { opcheck, operator } from "../../../test/support/opcheck.ts";
 import { Draw, type Numbers, numbers } from "../../../test/support/opcheck-numbers.ts";
 import { expectBiasSink } from "../../../test/support/opcheck-sink.ts";
@@ -142,7 +142,7 @@ export const rotaryAttention: OperatorSpec<Case, Arguments> = {
     ];
   },
   call: (qkv, bias, biasSink, cos, sin, mask, causal, heads, lengths) =>
-    op("memformer::rotary_attention", qkv, bias, biasSink, cos, sin, mask, causal === 1, heads, lengths),
+    callOperator("memformer::rotary_attention", qkv, bias, biasSink, cos, sin, mask, causal === 1, heads, lengths),
   reference(qkv, bias, _biasSink, cos, sin, mask, causal, H, lengths) {
     const [B, T, width] = qkv.shape as [number, number, number],
       D = width / 3,
@@ -188,21 +188,26 @@ export const rotaryAttention: OperatorSpec<Case, Arguments> = {
     return [y];
   },
   plain(qkv, bias, _biasSink, cos, sin, mask, causal, heads, lengths) {
-    const seen = lengths === null ? mask : visibleKeys(lengths, apply("aten::select.int", qkv, 2, 0), causal === 1);
-    const [c, s] = [apply("aten::type_as", cos, qkv), apply("aten::type_as", sin, qkv)];
-    const shifted = bias === null ? qkv : apply("aten::add.Tensor", qkv, bias);
-    const packed = apply("aten::unflatten.int", shifted, -1, [3, heads, -1]); // (B, T, 3, H, E)
-    const part = (i: number): Tensor => apply("aten::transpose.int", apply("aten::select.int", packed, 2, i), 1, 2);
+    const seen =
+      lengths === null ? mask : visibleKeys(lengths, applyOperator("aten::select.int", qkv, 2, 0), causal === 1);
+    const [c, s] = [applyOperator("aten::type_as", cos, qkv), applyOperator("aten::type_as", sin, qkv)];
+    const shifted = bias === null ? qkv : applyOperator("aten::add.Tensor", qkv, bias);
+    const packed = applyOperator("aten::unflatten.int", shifted, -1, [3, heads, -1]); // (B, T, 3, H, E)
+    const part = (i: number): Tensor =>
+      applyOperator("aten::transpose.int", applyOperator("aten::select.int", packed, 2, i), 1, 2);
     const turned = (x: Tensor): Tensor => {
-      const [x1, x2] = opList("aten::chunk", 2, x, 2, -1) as [Tensor, Tensor];
-      const mul = (a: Tensor, b: Tensor): Tensor => apply("aten::mul.Tensor", a, b);
-      return apply(
+      const [x1, x2] = callListOperator("aten::chunk", 2, x, 2, -1) as [Tensor, Tensor];
+      const mul = (a: Tensor, b: Tensor): Tensor => applyOperator("aten::mul.Tensor", a, b);
+      return applyOperator(
         "aten::cat",
-        [apply("aten::sub.Tensor", mul(x1, c), mul(x2, s)), apply("aten::add.Tensor", mul(x2, c), mul(x1, s))],
+        [
+          applyOperator("aten::sub.Tensor", mul(x1, c), mul(x2, s)),
+          applyOperator("aten::add.Tensor", mul(x2, c), mul(x1, s)),
+        ],
         -1,
       );
     };
-    const [y] = op(
+    const [y] = callOperator(
       "aten::_scaled_dot_product_attention_math",
       turned(part(0)),
       turned(part(1)),
@@ -211,7 +216,7 @@ export const rotaryAttention: OperatorSpec<Case, Arguments> = {
       0,
       causal === 1 && seen === null,
     );
-    return [apply("aten::flatten.using_ints", apply("aten::transpose.int", y!, 1, 2), -2, -1)];
+    return [applyOperator("aten::flatten.using_ints", applyOperator("aten::transpose.int", y!, 1, 2), -2, -1)];
   },
   misuses: [
     ...rotaryMisuses("rotary_attention", 7),

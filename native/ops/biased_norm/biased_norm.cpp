@@ -19,7 +19,7 @@ void check(const at::Tensor& memory, const at::Tensor& bias, const Rows& reset, 
   require_shape(kOp, "bias", bias, {memory.size(1), memory.size(2)});
   require_like(kOp, "bias", bias, "memory", memory);
   require_lengths(kOp, lengths, memory.size(0), "memory", memory);
-  if (!given(reset)) return;
+  if (!is_defined(reset)) return;
   require_shape(kOp, "reset", *reset, {memory.size(0)});
   require_dtype(kOp, "reset", *reset, at::kBool);
   require(reset->device() == memory.device(), "DEVICE_MISMATCH", kOp, ": reset must be on memory's device ",
@@ -28,14 +28,14 @@ void check(const at::Tensor& memory, const at::Tensor& bias, const Rows& reset, 
 
 /// x (B, M, D), zeros in the rows of `reset`.
 at::Tensor without(const at::Tensor& x, const Rows& reset) {
-  return given(reset) ? x.masked_fill(reset->view({-1, 1, 1}), 0) : x;
+  return is_defined(reset) ? x.masked_fill(reset->view({-1, 1, 1}), 0) : x;
 }
 
 /// (B) bool, the rows that keep their memory; undefined: none.
 at::Tensor kept_rows(const Rows& reset, const Rows& lengths) {
-  if (!given(lengths)) return {};
+  if (!is_defined(lengths)) return {};
   const auto empty = lengths->le(0);
-  return (given(reset) ? empty.logical_and(reset->logical_not()) : empty).contiguous();
+  return (is_defined(reset) ? empty.logical_and(reset->logical_not()) : empty).contiguous();
 }
 
 /// kept (B), or null.

@@ -1,4 +1,4 @@
-import { apply } from "../../../lib/index.ts";
+import { applyOperator } from "../../../lib/index.ts";
 import { opcheck } from "../../../test/support/opcheck.ts";
 import { type Numbers, numbers } from "../../../test/support/opcheck-numbers.ts";
 import type { OperatorSpec, SpecCase } from "../../../test/support/opcheck-spec.ts";
@@ -70,14 +70,17 @@ export const biasedNorm: OperatorSpec<
   },
   plain(memory, bias, eps, reset, lengths) {
     const held =
-      reset === null ? memory : apply("aten::masked_fill.Scalar", memory, apply("aten::view", reset, [-1, 1, 1]), 0);
-    const s = apply("aten::add.Tensor", held, bias);
-    const norm = apply("aten::clamp_min", apply("aten::linalg_vector_norm", s, 2, [-1], true), eps);
-    const y = apply("aten::div.Tensor", s, norm);
+      reset === null
+        ? memory
+        : applyOperator("aten::masked_fill.Scalar", memory, applyOperator("aten::view", reset, [-1, 1, 1]), 0);
+    const s = applyOperator("aten::add.Tensor", held, bias);
+    const norm = applyOperator("aten::clamp_min", applyOperator("aten::linalg_vector_norm", s, 2, [-1], true), eps);
+    const y = applyOperator("aten::div.Tensor", s, norm);
     if (lengths === null) return [y];
-    const empty = apply("aten::eq.Scalar", lengths, 0);
-    const kept = reset === null ? empty : apply("aten::logical_and", empty, apply("aten::logical_not", reset));
-    return [apply("aten::where.self", apply("aten::view", kept, [-1, 1, 1]), memory, y)];
+    const empty = applyOperator("aten::eq.Scalar", lengths, 0);
+    const kept =
+      reset === null ? empty : applyOperator("aten::logical_and", empty, applyOperator("aten::logical_not", reset));
+    return [applyOperator("aten::where.self", applyOperator("aten::view", kept, [-1, 1, 1]), memory, y)];
   },
   misuses: [
     {

@@ -17,8 +17,8 @@ std::tuple<Tensor, Tensor> forward_cuda(const Tensor& memory_in, const Tensor& b
                                         const Optional& reset_in, const Optional& lengths_in) {
   const c10::cuda::CUDAGuard device(memory_in.device());
   const auto memory = memory_in.contiguous(), bias = bias_in.contiguous();
-  const auto reset = given(reset_in) ? reset_in->contiguous() : Tensor(),
-             lengths = given(lengths_in) ? lengths_in->contiguous() : Tensor();
+  const auto reset = is_defined(reset_in) ? reset_in->contiguous() : Tensor(),
+             lengths = is_defined(lengths_in) ? lengths_in->contiguous() : Tensor();
   const int64_t B = memory.size(0), M = memory.size(1), D = memory.size(2);
   auto y = at::empty(memory.sizes(), memory.options());
   auto norm = at::empty({B, M}, memory.options().dtype(accumulate_type(memory.scalar_type())));
@@ -44,8 +44,8 @@ std::tuple<Tensor, Tensor> backward_cuda(const Tensor& grad_in, const Tensor& y_
                                          const Optional& reset_in, const Optional& lengths_in) {
   const c10::cuda::CUDAGuard device(y_in.device());
   const auto grad = grad_in.contiguous(), y = y_in.contiguous(), norm = norm_in.contiguous();
-  const auto reset = given(reset_in) ? reset_in->contiguous() : Tensor(),
-             lengths = given(lengths_in) ? lengths_in->contiguous() : Tensor();
+  const auto reset = is_defined(reset_in) ? reset_in->contiguous() : Tensor(),
+             lengths = is_defined(lengths_in) ? lengths_in->contiguous() : Tensor();
   const int64_t B = y.size(0), M = y.size(1), D = y.size(2);
   auto grad_memory = at::empty(y.sizes(), y.options()), grad_bias = at::empty({M, D}, y.options());
   if (M * D == 0) return {grad_memory, grad_bias};

@@ -7,7 +7,7 @@ namespace memformer::cuda {
 
 /// The seeds side by side, or none where nothing is dropped. They must live until the kernel is launched.
 inline at::Tensor contiguous_seed(double p, const std::optional<at::Tensor>& seed) {
-  return p > 0.0 && given(seed) ? seed->contiguous() : at::Tensor();
+  return p > 0.0 && is_defined(seed) ? seed->contiguous() : at::Tensor();
 }
 
 /// Of the dropout of x's elements; `seed` from contiguous_seed.

@@ -19,8 +19,8 @@ inline void check_rotary(const char* op, const at::Tensor& qkv, const std::optio
   require_shape(op, "qkv", qkv, {-1, -1, -1});
   require(heads > 0 && qkv.size(2) % (6 * heads) == 0, "CONFIG", op,
           ": qkv's width must be 3 x heads x an even number, got ", qkv.size(2), " with ", heads, " heads");
-  require(given(bias) || !given(bias_sink), "CONFIG", op, ": a bias_sink needs a bias");
-  if (given(bias)) {
+  require(is_defined(bias) || !is_defined(bias_sink), "CONFIG", op, ": a bias_sink needs a bias");
+  if (is_defined(bias)) {
     require_shape(op, "bias", *bias, {qkv.size(2)});
     require_like(op, "bias", *bias, "qkv", qkv);
     require_sink(op, "bias_sink", bias_sink, qkv.size(2), qkv);

@@ -26,8 +26,8 @@ Tensor append_cpu(const Tensor& qkv_in, const Optional& cos_in, const Optional& 
                   const Tensor& positions_in, const Tensor& keys, const Tensor& values) {
   check_decode_append(qkv_in, cos_in, sin_in, slots_in, positions_in, keys, values);
   const auto qkv = qkv_in.contiguous(), slots = slots_in.contiguous(), positions = positions_in.contiguous();
-  const auto cos = given(cos_in) ? cos_in->contiguous() : Tensor(),
-             sin = given(sin_in) ? sin_in->contiguous() : Tensor();
+  const auto cos = is_defined(cos_in) ? cos_in->contiguous() : Tensor(),
+             sin = is_defined(sin_in) ? sin_in->contiguous() : Tensor();
   const int64_t R = qkv.size(0), S = keys.size(0), H = keys.size(1), T = keys.size(2), E = keys.size(3), half = E / 2;
   auto q = at::empty({R, H * E}, qkv.options());
   const auto *slot = slots.const_data_ptr<int32_t>(), *position = positions.const_data_ptr<int32_t>();
@@ -93,9 +93,9 @@ Tensor attention_cpu(const Tensor& q_in, const Tensor& keys_in, const Tensor& va
   const auto rows = [](const Tensor& x) { return x.stride(3) == 1 ? x : x.contiguous(); };
   const auto keys = rows(keys_in), values = rows(values_in);
   const auto q = q_in.to(accumulate_type(q_in.scalar_type())).contiguous();
-  const auto slots = given(slots_in) ? slots_in->contiguous() : Tensor();
-  const auto lengths = given(lengths_in) ? lengths_in->contiguous() : Tensor();
-  const auto bias = given(bias_in) ? bias_in->contiguous() : Tensor();
+  const auto slots = is_defined(slots_in) ? slots_in->contiguous() : Tensor();
+  const auto lengths = is_defined(lengths_in) ? lengths_in->contiguous() : Tensor();
+  const auto bias = is_defined(bias_in) ? bias_in->contiguous() : Tensor();
   const int64_t R = q.size(0), S = keys.size(0), H = keys.size(1), N = keys.size(2), E = keys.size(3);
   auto y = at::empty({R, H * E}, q_in.options());
   const auto* slot = slots.defined() ? slots.const_data_ptr<int32_t>() : nullptr;

@@ -1,6 +1,6 @@
 /** A step of decoding over caches, against plain loops: what is written where, what is read, and by whom. */
 import { expect } from "chai";
-import { apply, Random, Tensor } from "../../../lib/index.ts";
+import { applyOperator, Random, Tensor } from "../../../lib/index.ts";
 import { describeOnGpu, toGpu } from "../../../test/support/gpu.ts";
 import { failure } from "../../../test/support/runs.ts";
 
@@ -35,11 +35,11 @@ const int32 = (values: readonly number[]): Tensor => Tensor.from(Int32Array.from
 
 function tensor(data: Float64Array, shape: readonly number[], dtype: DType): Tensor {
   using wide = Tensor.from(data, shape);
-  return apply("aten::to.dtype", wide, CODE[dtype]);
+  return applyOperator("aten::to.dtype", wide, CODE[dtype]);
 }
 
 async function values(given: Tensor): Promise<Float64Array> {
-  using wide = apply("aten::to.dtype", given, 7);
+  using wide = applyOperator("aten::to.dtype", given, 7);
   return Float64Array.from((await wide.data()) as Float64Array);
 }
 
@@ -58,7 +58,7 @@ async function appended({ S, H, N, E, slots, positions }: Case, dtype: DType, ro
   const angles = drawn(4, (N * E) / 2).map((x) => x * Math.PI);
   const table = (f: (x: number) => number): Tensor => tensor(angles.map(f), [N, E / 2], accumulated);
   const before = { keys: await values(keys), values: await values(vals), qkv: await values(qkv) };
-  const q = apply(
+  const q = applyOperator(
     "memformer::decode_append",
     place(qkv),
     rotates ? place(table(Math.cos)) : null,
@@ -149,7 +149,7 @@ async function checkAttention(place: Place): Promise<void> {
             vals = tensor(drawn(7, S * H * N * E), [S, H, N, E], dtype);
           const bias = biased ? tensor(drawn(8, R * H * N), [R, H, N], dtype === "float64" ? dtype : "float32") : null;
           const found = await values(
-            apply(
+            applyOperator(
               "memformer::decode_attention",
               place(q),
               place(keys),
@@ -196,7 +196,7 @@ describe("memformer::decode_append", function () {
     for (const [change, code, message] of wrong) {
       const a = { ...good, ...change };
       const error = await failure(
-        apply("memformer::decode_append", a.qkv, a.cos, a.sin, a.slots, a.at, keys, a.vals).read(),
+        applyOperator("memformer::decode_append", a.qkv, a.cos, a.sin, a.slots, a.at, keys, a.vals).read(),
       );
       expect(error.code, String(message)).to.equal(`ERR_MEMFORMER_${code}`);
       expect(error.message).to.match(message);
@@ -220,7 +220,7 @@ describe("memformer::decode_attention", function () {
         lengths = [4, 7, 1];
       const read = async (from: number, to: number): Promise<Float64Array> =>
         values(
-          apply(
+          applyOperator(
             "memformer::decode_attention",
             tensor(data.slice(from * H * E, to * H * E), [to - from, H * E], dtype),
             keys,
@@ -234,8 +234,8 @@ describe("memformer::decode_attention", function () {
       for (let r = 0; r < 3; r++) expect(await read(r, r + 1)).to.deep.equal(all.slice(r * H * E, (r + 1) * H * E));
       const nan = Tensor.from(new Float64Array(S * H * 3 * E).fill(NaN), [S, H, 3, E]);
       for (const cache of [keys, vals]) {
-        const behind = apply("aten::narrow", cache, 2, 4, 3);
-        apply("aten::copy_", behind, nan);
+        const behind = applyOperator("aten::narrow", cache, 2, 4, 3);
+        applyOperator("aten::copy_", behind, nan);
       }
       expect(await read(0, 1)).to.deep.equal(all.slice(0, H * E));
     }
@@ -246,9 +246,12 @@ describe("memformer::decode_attention", function () {
       R = 3;
     const q = Tensor.from(drawn(5, R * H * E), [R, H * E]);
     const packed = Tensor.from(drawn(6, N * 2 * H * E), [1, N, 2, H, E]);
-    const part = (i: number): Tensor => apply("aten::transpose.int", apply("aten::select.int", packed, 2, i), 1, 2); // (1, H, N, E)
-    const shared = [0, 1].map((i) => apply("aten::expand", part(i), [R, H, N, E]));
-    const found = await values(apply("memformer::decode_attention", q, shared[0]!, shared[1]!, null, null, null));
+    const part = (i: number): Tensor =>
+      applyOperator("aten::transpose.int", applyOperator("aten::select.int", packed, 2, i), 1, 2); // (1, H, N, E)
+    const shared = [0, 1].map((i) => applyOperator("aten::expand", part(i), [R, H, N, E]));
+    const found = await values(
+      applyOperator("memformer::decode_attention", q, shared[0]!, shared[1]!, null, null, null),
+    );
     const wanted = attended(
       cases[1]!,
       await values(q),
@@ -274,7 +277,7 @@ describe("memformer::decode_attention", function () {
       [[zeros(2, 4), keys, keys, null, null, zeros(2, 1, 2)], "SHAPE", /bias must have shape \(2, 1, 3\)/],
     ];
     for (const [args, code, message] of wrong) {
-      const error = await failure(apply("memformer::decode_attention", ...args).read());
+      const error = await failure(applyOperator("memformer::decode_attention", ...args).read());
       expect(error.code, String(message)).to.equal(`ERR_MEMFORMER_${code}`);
       expect(error.message).to.match(message);
     }

@@ -29,8 +29,8 @@ inline void check_decode_append(const at::Tensor& qkv, const std::optional<at::T
   require(keys.is_contiguous() && values.is_contiguous(), "SHAPE", op, ": keys and values must be contiguous");
   require_rows(op, "slots", slots, R, qkv, "qkv");
   require_rows(op, "positions", positions, R, qkv, "qkv");
-  require(given(cos) == given(sin), "CONFIG", op, ": cos and sin come together");
-  if (!given(cos)) return;
+  require(is_defined(cos) == is_defined(sin), "CONFIG", op, ": cos and sin come together");
+  if (!is_defined(cos)) return;
   require(E % 2 == 0, "CONFIG", op, ": a rotation needs an even number of numbers a head, got ", E);
   const auto angles = [&](const char* name, const at::Tensor& table) {
     require_shape(op, name, table, {-1, E / 2});
@@ -57,12 +57,12 @@ inline void check_decode_attention(const at::Tensor& q, const at::Tensor& keys, 
   require_like(op, "values", values, "q", q);
   require(N > 0 && H * E > 0, "SHAPE", op, ": keys must hold at least one key, got ", keys.sizes());
   const int64_t R = q.size(0);
-  if (given(slots))
+  if (is_defined(slots))
     require_rows(op, "slots", *slots, R, q, "q");
   else
     require(S == R, "SHAPE", op, ": without slots keys must have q's ", R, " rows, got ", keys.sizes());
-  if (given(lengths)) require_rows(op, "lengths", *lengths, R, q, "q");
-  if (!given(bias)) return;
+  if (is_defined(lengths)) require_rows(op, "lengths", *lengths, R, q, "q");
+  if (!is_defined(bias)) return;
   require_shape(op, "bias", *bias, {R, H, N});
   require_dtype(op, "bias", *bias, accumulate_type(q.scalar_type()));
   require(bias->device() == q.device(), "DEVICE_MISMATCH", op, ": bias must be on q's device ", q.device().str(),

@@ -13,7 +13,7 @@ namespace {
 using at::Tensor;
 using Optional = std::optional<Tensor>;
 
-Tensor contiguous(const Optional& tensor) { return given(tensor) ? tensor->contiguous() : Tensor(); }
+Tensor contiguous(const Optional& tensor) { return is_defined(tensor) ? tensor->contiguous() : Tensor(); }
 
 template <typename T = void>
 const T* pointer(const Tensor& tensor) {

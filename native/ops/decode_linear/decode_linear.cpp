@@ -18,7 +18,7 @@ void check(const Tensor& x, const Tensor& weight, const Optional& bias) {
   require(x.dim() >= 1, "SHAPE", "decode_linear: x must have at least one axis, got none");
   require_shape(kOp, "weight", weight, {-1, x.size(-1)});
   require_like(kOp, "weight", weight, "x", x);
-  if (!given(bias)) return;
+  if (!is_defined(bias)) return;
   require_shape(kOp, "bias", *bias, {weight.size(0)});
   require_like(kOp, "bias", *bias, "x", x);
 }
@@ -69,7 +69,7 @@ struct Product {
 Tensor on_cpu(const Tensor& x_in, const Tensor& weight_in, const Optional& bias_in, bool gelu) {
   check(x_in, weight_in, bias_in);
   const auto weight = weight_in.contiguous();
-  const auto bias = given(bias_in) ? bias_in->contiguous() : Tensor();
+  const auto bias = is_defined(bias_in) ? bias_in->contiguous() : Tensor();
   const auto x = x_in.to(accumulate_type(x_in.scalar_type())).contiguous();
   auto shape = x.sizes().vec();
   shape.back() = weight.size(0);

@@ -1,6 +1,6 @@
 /** The projection of a decoding step: plain loops, and that no row's bits depend on the rows beside it. */
 import { expect } from "chai";
-import { apply, Random, Tensor } from "../../../lib/index.ts";
+import { applyOperator, Random, Tensor } from "../../../lib/index.ts";
 import { describeOnGpu, toGpu } from "../../../test/support/gpu.ts";
 import { failure } from "../../../test/support/runs.ts";
 
@@ -23,7 +23,7 @@ function drawn(seed: number, count: number): Float64Array {
 
 /** The numbers as they are in that dtype. */
 async function rounded(tensor: Tensor): Promise<Float64Array> {
-  using wide = apply("aten::to.dtype", tensor, 7);
+  using wide = applyOperator("aten::to.dtype", tensor, 7);
   return Float64Array.from((await wide.data()) as Float64Array);
 }
 
@@ -31,7 +31,7 @@ const CODE = { float64: 7, float32: 6, bfloat16: 15 } as const;
 
 function tensor(data: Float64Array, shape: readonly number[], dtype: keyof typeof dtypes): Tensor {
   using wide = Tensor.from(data, shape);
-  return apply("aten::to.dtype", wide, CODE[dtype]);
+  return applyOperator("aten::to.dtype", wide, CODE[dtype]);
 }
 
 async function checkLoops(place: (tensor: Tensor) => Tensor): Promise<void> {
@@ -42,7 +42,7 @@ async function checkLoops(place: (tensor: Tensor) => Tensor): Promise<void> {
           w = tensor(drawn(2, outer * inner), [outer, inner], dtype),
           b = tensor(drawn(3, outer), [outer], dtype);
         const [xs, ws, bs] = await Promise.all([rounded(x), rounded(w), rounded(b)]);
-        const made = apply("memformer::decode_linear", place(x), place(w), biased ? place(b) : null);
+        const made = applyOperator("memformer::decode_linear", place(x), place(w), biased ? place(b) : null);
         const found = await rounded(made);
         expect(found.length).to.equal(R * outer);
         for (let r = 0; r < R; r++)
@@ -75,7 +75,7 @@ describe("memformer::decode_linear", function () {
           b = tensor(drawn(7, outer), [outer], dtype);
         const product = async (rows: number, from: number, gelu = outer % 2 === 1): Promise<Float64Array> =>
           rounded(
-            apply(
+            applyOperator(
               "memformer::decode_linear",
               tensor(all.slice(from * inner, (from + rows) * inner), [rows, inner], dtype),
               w,
@@ -93,8 +93,8 @@ describe("memformer::decode_linear", function () {
   it("activates a sum by gelu", async () => {
     const x = tensor(drawn(1, 3 * 8), [3, 8], "float64"),
       w = tensor(drawn(2, 9 * 8), [9, 8], "float64");
-    const found = await rounded(apply("memformer::decode_linear", x, w, null, true));
-    const wanted = await rounded(apply("aten::gelu", apply("aten::linear", x, w, null), "none"));
+    const found = await rounded(applyOperator("memformer::decode_linear", x, w, null, true));
+    const wanted = await rounded(applyOperator("aten::gelu", applyOperator("aten::linear", x, w, null), "none"));
     found.forEach((value, i) => {
       expect(value).to.be.closeTo(wanted[i]!, 1e-15);
     });
@@ -103,12 +103,12 @@ describe("memformer::decode_linear", function () {
   it("takes any leading axes and strides", async () => {
     const data = drawn(8, 2 * 3 * 8);
     using x = Tensor.from(data, [8, 3, 2]);
-    const turned = apply("aten::permute", x, [2, 1, 0]);
+    const turned = applyOperator("aten::permute", x, [2, 1, 0]);
     const w = Tensor.from(drawn(9, 40), [8, 5]);
-    const found = apply("memformer::decode_linear", turned, apply("aten::t", w), null);
+    const found = applyOperator("memformer::decode_linear", turned, applyOperator("aten::t", w), null);
     const { shape, data: values } = await found.read();
     expect(shape).to.deep.equal([2, 3, 5]);
-    const plain = apply("aten::linear", turned, apply("aten::t", w), null);
+    const plain = applyOperator("aten::linear", turned, applyOperator("aten::t", w), null);
     const wanted = (await plain.data()) as Float64Array;
     new Float64Array(values).forEach((value, i) => {
       expect(value).to.be.closeTo(wanted[i]!, 1e-13);
@@ -125,7 +125,7 @@ describe("memformer::decode_linear", function () {
       [Tensor.from(new Int32Array(3), [1, 3]), zeros(4, 3), null, "DTYPE", /x must be float32/],
     ];
     for (const [x, w, b, code, message] of cases) {
-      const error = await failure(apply("memformer::decode_linear", x, w, b).read());
+      const error = await failure(applyOperator("memformer::decode_linear", x, w, b).read());
       expect(error.code).to.equal(`ERR_MEMFORMER_${code}`);
       expect(error.message).to.match(message);
     }

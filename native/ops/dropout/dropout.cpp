@@ -2,7 +2,7 @@
 
 #include "core/op_handle.h"
 #include "core/philox.h"
-#include "ops/dropout/check.h"
+#include "ops/dropout/dropout_checks.h"
 
 namespace memformer::ops {
 namespace {

@@ -1,5 +1,5 @@
 import { expect } from "chai";
-import { apply } from "../../../lib/index.ts";
+import { applyOperator } from "../../../lib/index.ts";
 import { opcheck } from "../../../test/support/opcheck.ts";
 import { type Numbers, numbers } from "../../../test/support/opcheck-numbers.ts";
 import { run } from "../../../test/support/opcheck-run.ts";
@@ -68,7 +68,11 @@ export const dropout: OperatorSpec<Case, [x: Numbers, p: number, seed: Numbers, 
     return [y];
   },
   plain: (x, p, seed, site) => [
-    apply("aten::mul.Tensor", x, apply("memformer::dropout", apply("aten::ones_like", x), p, seed, site)),
+    applyOperator(
+      "aten::mul.Tensor",
+      x,
+      applyOperator("memformer::dropout", applyOperator("aten::ones_like", x), p, seed, site),
+    ),
   ],
   misuses: [
     {
@@ -140,7 +144,10 @@ opcheck(dropout, () => {
       ] as const) {
         const x = numbers([4], () => 1),
           seed = numbers([], () => 0, "int64");
-        const [y] = await run((...args) => [apply("memformer::dropout", ...args)], [x, threshold / 2 ** 32, seed, 0]);
+        const [y] = await run(
+          (...args) => [applyOperator("memformer::dropout", ...args)],
+          [x, threshold / 2 ** 32, seed, 0],
+        );
         expect(y!.data[i] !== 0, `word ${i}`).to.equal(kept);
       }
     }

@@ -5,8 +5,8 @@
 #include "core/cuda/dtype_of.h"
 #include "core/torch.h"
 #include "ops/common/dropout_mask_of.h"
-#include "ops/dropout/check.h"
 #include "ops/dropout/dropout.cuh"
+#include "ops/dropout/dropout_checks.h"
 
 namespace memformer::ops {
 namespace {

@@ -4,7 +4,7 @@
 #include "core/gradient_sink.h"
 #include "core/op_handle.h"
 #include "ops/common/matrix_product.h"
-#include "ops/feed_forward/fits.h"
+#include "ops/feed_forward/feed_forward_fits.h"
 
 // pre = x up^T, h = pre + up_bias, a = gelu(h).      dL/dpre = (g down) gelu'(h)      dL/dup_bias = sum of that over
 // the rows dL/dx = dL/dpre up      dL/dup = dL/dpre^T x       dL/ddown = g^T a                 dL/ddown_bias = sum of g
@@ -22,7 +22,7 @@ int64_t rows_of(const Tensor& x) { return c10::multiply_integers(x.sizes().slice
 Tensor as_rows(const Tensor& x) { return x.reshape({rows_of(x), x.size(-1)}); }
 
 void check_weight_sink(const char* name, const Optional& sink, const Tensor& weight) {
-  if (!given(sink)) return;
+  if (!is_defined(sink)) return;
   require_shape(kOp, name, *sink, {weight.size(0), weight.size(1)});
   require_dtype(kOp, name, *sink, accumulate_type(weight.scalar_type()));
   require(sink->is_contiguous(), "SHAPE", kOp, ": ", name, " must be contiguous");
@@ -40,12 +40,14 @@ void check(const Tensor& x, const Tensor& up, const Tensor& up_bias, const Tenso
   require_like(kOp, "up_bias", up_bias, "x", x);
   require_shape(kOp, "down", down, {-1, up.size(0)});
   require_like(kOp, "down", down, "x", x);
-  if (given(down_bias)) {
+  if (is_defined(down_bias)) {
     require_shape(kOp, "down_bias", *down_bias, {down.size(0)});
     require_like(kOp, "down_bias", *down_bias, "x", x);
   }
-  require(given(down_bias) || !given(down_bias_sink), "CONFIG", "feed_forward: a down_bias_sink needs a down_bias");
-  require(given(down_sink) || !given(down_bias_sink), "CONFIG", "feed_forward: a down_bias_sink needs a down_sink");
+  require(is_defined(down_bias) || !is_defined(down_bias_sink), "CONFIG",
+          "feed_forward: a down_bias_sink needs a down_bias");
+  require(is_defined(down_sink) || !is_defined(down_bias_sink), "CONFIG",
+          "feed_forward: a down_bias_sink needs a down_sink");
   check_weight_sink("up_sink", up_sink, up);
   require_sink(kOp, "up_bias_sink", up_bias_sink, up.size(0), x);
   check_weight_sink("down_sink", down_sink, down);
@@ -100,7 +102,7 @@ class FeedForward : public torch::autograd::Function<FeedForward> {
     at::AutoDispatchBelowADInplaceOrView below;
     const auto [pre, a] = activate(as_rows(x), up, up_bias, true);
     context->save_for_backward({x, up, up_bias, down, pre, a});
-    context->saved_data["down_bias"] = given(down_bias);
+    context->saved_data["down_bias"] = is_defined(down_bias);
     context->saved_data["up_sink"] = up_sink;  // no saved variables: other backward passes add to them meanwhile
     context->saved_data["up_bias_sink"] = up_bias_sink;
     context->saved_data["down_sink"] = down_sink;
@@ -117,9 +119,9 @@ class FeedForward : public torch::autograd::Function<FeedForward> {
     const auto grad = as_rows(grads[0]), rows = as_rows(x);
     const auto grad_down =
         weight_gradient(grad, a, sink("down_sink"), sink("down_bias_sink"), context->needs_input_grad(3));
-    const bool sends_down_bias = context->saved_data["down_bias"].toBool() && !given(sink("down_bias_sink"));
+    const bool sends_down_bias = context->saved_data["down_bias"].toBool() && !is_defined(sink("down_bias_sink"));
     auto [grad_pre, grad_up_bias] = activate_backward(grad, down, pre, up_bias, sink("up_bias_sink"));
-    if (given(sink("up_bias_sink"))) grad_up_bias.reset();
+    if (is_defined(sink("up_bias_sink"))) grad_up_bias.reset();
     const auto grad_up = weight_gradient(grad_pre, rows, sink("up_sink"), {}, context->needs_input_grad(1));
     const auto grad_x = context->needs_input_grad(0) ? matrix_product(grad_pre, up).view_as(x) : Tensor();
     return {grad_x, grad_up, grad_up_bias, grad_down, sends_down_bias ? grad.sum(0) : Tensor(), {}, {}, {}, {}};
@@ -128,7 +130,7 @@ class FeedForward : public torch::autograd::Function<FeedForward> {
  private:
   static Tensor weight_gradient(const Tensor& grad, const Tensor& rows, const Optional& sink, const Optional& bias_sink,
                                 bool needed) {
-    if (given(sink))
+    if (is_defined(sink))
       accumulate(grad, rows, *sink, bias_sink);
     else if (needed)
       return matrix_product(grad.t(), rows);
@@ -153,7 +155,7 @@ Tensor with_gradient(const Tensor& x, const Tensor& up, const Tensor& up_bias, c
   }
   const auto wanted = [](const Tensor& tensor) { return tensor.requires_grad(); };
   if (at::GradMode::is_enabled() &&
-      (wanted(x) || wanted(up) || wanted(up_bias) || wanted(down) || (given(down_bias) && wanted(*down_bias))))
+      (wanted(x) || wanted(up) || wanted(up_bias) || wanted(down) || (is_defined(down_bias) && wanted(*down_bias))))
     return FeedForward::apply(x, up, up_bias, down, down_bias, up_sink, up_bias_sink, down_sink, down_bias_sink);
   at::AutoDispatchBelowADInplaceOrView below;
   return project(std::get<1>(activate(as_rows(x), up, up_bias, false)), down, down_bias, x);

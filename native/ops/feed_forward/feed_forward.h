@@ -12,8 +12,8 @@ namespace memformer::ops {
 /// Returns (..., out). Dropout as in gelu_dropout, with (p, seed, site). Differentiable once in all five; saves x, x
 /// up^T and the activation, each in x's dtype. Sinks in the shapes of up, up_bias, down and down_bias, float32 (float64
 /// for float64), contiguous, or undefined: the backward pass adds the gradients to them and returns none; a
-/// down_bias_sink needs a down_sink. On a GPU the additions are deferred: do not read the sinks before linear_join.
-/// Throws SHAPE, DTYPE, DEVICE_MISMATCH, CONFIG.
+/// down_bias_sink needs a down_sink. On a GPU the additions are deferred: do not read the sinks before
+/// synchronize_side_stream. Throws SHAPE, DTYPE, DEVICE_MISMATCH, CONFIG.
 at::Tensor feed_forward(const at::Tensor& x, const at::Tensor& up, const at::Tensor& up_bias, const at::Tensor& down,
                         const std::optional<at::Tensor>& down_bias, const std::optional<at::Tensor>& up_sink,
                         const std::optional<at::Tensor>& up_bias_sink, const std::optional<at::Tensor>& down_sink,

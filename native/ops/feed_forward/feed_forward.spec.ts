@@ -1,5 +1,5 @@
 import { expect } from "chai";
-import { apply, op, type Tensor } from "../../../lib/index.ts";
+import { applyOperator, callOperator, type Tensor } from "../../../lib/index.ts";
 import { opcheck } from "../../../test/support/opcheck.ts";
 import { download, Draw, type Numbers, numbers, upload } from "../../../test/support/opcheck-numbers.ts";
 import { expectSinks } from "../../../test/support/opcheck-sink.ts";
@@ -177,7 +177,7 @@ export const feedForward: OperatorSpec<Case, Arguments> = {
 };
 
 opcheck(feedForward, () => {
-  const call = (...args: (Tensor | number | null)[]): Tensor[] => op(feedForward.name, ...args);
+  const call = (...args: (Tensor | number | null)[]): Tensor[] => callOperator(feedForward.name, ...args);
 
   it("gives the bits of linear, gelu_dropout and linear", async () => {
     const draw = new Draw(2),
@@ -185,9 +185,9 @@ opcheck(feedForward, () => {
     const [x, up, upBias, down, downBias, , , , , p, seed, site] = args.map((value) =>
       typeof value === "object" && value !== null ? upload(value, "bfloat16") : value,
     );
-    const product = apply("memformer::linear", x!, up!, null, null, null);
-    const activation = apply("memformer::gelu_dropout", product, upBias!, null, p!, seed!, site!);
-    const expected = apply("memformer::linear", activation, down!, downBias!, null, null);
+    const product = applyOperator("memformer::linear", x!, up!, null, null, null);
+    const activation = applyOperator("memformer::gelu_dropout", product, upBias!, null, p!, seed!, site!);
+    const expected = applyOperator("memformer::linear", activation, down!, downBias!, null, null);
     const [found] = call(x!, up!, upBias!, down!, downBias!, null, null, null, null, p!, seed!, site!);
     expect((await download(found!)).data).to.deep.equal((await download(expected)).data);
     for (const tensor of [x, up, upBias, down, downBias, seed, product, activation, expected, found])

@@ -6,7 +6,7 @@
 //   which there are `tiles`
 #pragma once
 #include "core/cuda/wgmma.cuh"
-#include "ops/feed_forward/fits.h"
+#include "ops/feed_forward/feed_forward_fits.h"
 
 namespace memformer::ops {
 

@@ -15,8 +15,8 @@ constexpr const char* kOp = "gelu_dropout";
 
 void check(const Tensor& x, const Optional& bias, const Optional& bias_sink, double p, const Optional& seed) {
   require_floating(kOp, "x", x);
-  require(given(bias) || !given(bias_sink), "CONFIG", "gelu_dropout: a bias_sink needs a bias");
-  if (given(bias)) {
+  require(is_defined(bias) || !is_defined(bias_sink), "CONFIG", "gelu_dropout: a bias_sink needs a bias");
+  if (is_defined(bias)) {
     require(x.dim() >= 1, "SHAPE", "gelu_dropout: x must have at least one axis beside a bias, got none");
     require_shape(kOp, "bias", *bias, {x.size(-1)});
     require_like(kOp, "bias", *bias, "x", x);
@@ -24,7 +24,7 @@ void check(const Tensor& x, const Optional& bias, const Optional& bias_sink, dou
   }
   require(p >= 0.0 && p < 1.0, "CONFIG", "gelu_dropout: p must be at least 0 and below 1, got ", p);
   if (p == 0.0) return;
-  require(given(seed), "CONFIG", "gelu_dropout: dropout needs a seed");
+  require(is_defined(seed), "CONFIG", "gelu_dropout: dropout needs a seed");
   require_dropout_seed(kOp, *seed, x);
 }
 
@@ -35,12 +35,12 @@ Tensor dropped(const Tensor& x, double p, const Optional& seed, int64_t site) {
 
 Tensor biased(const Tensor& x, const Optional& bias) {
   const auto wide = accumulate_type(x.scalar_type());
-  return given(bias) ? at::add(x.to(wide), bias->to(wide)) : x.to(wide);
+  return is_defined(bias) ? at::add(x.to(wide), bias->to(wide)) : x.to(wide);
 }
 
 Tensor forward_cpu(const Tensor& x, const Optional& bias, double p, const Optional& seed, int64_t site) {
   auto h = biased(x, bias);
-  const auto y = given(bias) ? at::gelu_(h) : at::gelu(h);
+  const auto y = is_defined(bias) ? at::gelu_(h) : at::gelu(h);
   return dropped(y, p, seed, site).to(x.scalar_type());
 }
 
@@ -48,10 +48,10 @@ std::tuple<Tensor, Tensor> backward_cpu(const Tensor& grad, const Tensor& x, con
                                         const Optional& bias_sink, double p, const Optional& seed, int64_t site) {
   const auto h = biased(x, bias);
   const auto grad_x = at::gelu_backward(dropped(grad.to(h.scalar_type()), p, seed, site), h);
-  if (!given(bias)) return {grad_x.to(x.scalar_type()), at::empty({0}, x.options())};
+  if (!is_defined(bias)) return {grad_x.to(x.scalar_type()), at::empty({0}, x.options())};
   const int64_t n = c10::multiply_integers(x.sizes().slice(0, x.dim() - 1));
   const auto grad_bias = grad_x.reshape({n, x.size(-1)}).sum(0);
-  return {grad_x.to(x.scalar_type()), deliver(grad_bias, bias_sink, bias->scalar_type())};
+  return {grad_x.to(x.scalar_type()), accumulate_or_return(grad_bias, bias_sink, bias->scalar_type())};
 }
 
 const auto& forward_op() {
@@ -85,7 +85,7 @@ class GeluDropout : public torch::autograd::Function<GeluDropout> {
     auto [x, bias] =
         backward_op().call(grads[0], saved[0], optional(saved[1]), bias_sink, context->saved_data["p"].toDouble(),
                            optional(saved[2]), context->saved_data["site"].toInt());
-    if (!saved[1].defined() || given(bias_sink)) bias.reset();
+    if (!saved[1].defined() || is_defined(bias_sink)) bias.reset();
     return {x, bias, {}, {}, {}, {}};
   }
 };

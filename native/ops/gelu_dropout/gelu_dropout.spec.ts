@@ -1,4 +1,4 @@
-import { apply } from "../../../lib/index.ts";
+import { applyOperator } from "../../../lib/index.ts";
 import { opcheck, operator } from "../../../test/support/opcheck.ts";
 import { Draw, type Numbers, numbers } from "../../../test/support/opcheck-numbers.ts";
 import { expectBiasSink } from "../../../test/support/opcheck-sink.ts";
@@ -61,9 +61,15 @@ export const geluDropout: OperatorSpec<Case, Arguments> = {
     return seed === null ? [y] : dropout.reference(y, p, seed, site);
   },
   plain(x, bias, _biasSink, p, seed, site) {
-    const y = apply("aten::gelu", bias === null ? x : apply("aten::add.Tensor", x, bias));
+    const y = applyOperator("aten::gelu", bias === null ? x : applyOperator("aten::add.Tensor", x, bias));
     if (seed === null) return [y];
-    return [apply("aten::mul.Tensor", y, apply("memformer::dropout", apply("aten::ones_like", x), p, seed, site))];
+    return [
+      applyOperator(
+        "aten::mul.Tensor",
+        y,
+        applyOperator("memformer::dropout", applyOperator("aten::ones_like", x), p, seed, site),
+      ),
+    ];
   },
   misuses: [
     {

@@ -30,7 +30,7 @@ GeluDropoutParams params_of(const Tensor& x, const Tensor& bias, const Tensor& o
   return params;
 }
 
-Tensor contiguous_bias(const Optional& bias) { return given(bias) ? bias->contiguous() : Tensor(); }
+Tensor contiguous_bias(const Optional& bias) { return is_defined(bias) ? bias->contiguous() : Tensor(); }
 
 Tensor forward_cuda(const Tensor& x_in, const Optional& bias_in, double p, const Optional& seed_in, int64_t site) {
   const c10::cuda::CUDAGuard device(x_in.device());
@@ -48,7 +48,8 @@ std::tuple<Tensor, Tensor> backward_cuda(const Tensor& grad_in, const Tensor& x_
   const auto x = x_in.contiguous(), grad = grad_in.contiguous(), bias = contiguous_bias(bias_in);
   const auto seed = cuda::contiguous_seed(p, seed_in);
   auto grad_x = at::empty(x.sizes(), x.options());
-  if (x.numel() == 0) return {grad_x, at::zeros({bias.defined() && !given(bias_sink) ? bias.size(0) : 0}, x.options())};
+  if (x.numel() == 0)
+    return {grad_x, at::zeros({bias.defined() && !is_defined(bias_sink) ? bias.size(0) : 0}, x.options())};
   auto params = params_of(x, bias, grad_x, p, seed, site, bias.defined());
   params.grad = grad.const_data_ptr();
   const auto wide = x.options().dtype(accumulate_type(x.scalar_type()));

@@ -1,5 +1,5 @@
 import { expect } from "chai";
-import { apply, op, type Tensor } from "../../../lib/index.ts";
+import { applyOperator, callOperator, type Tensor } from "../../../lib/index.ts";
 import { opcheck, operator } from "../../../test/support/opcheck.ts";
 import { Draw, type Numbers, numbers } from "../../../test/support/opcheck-numbers.ts";
 import { run } from "../../../test/support/opcheck-run.ts";
@@ -50,13 +50,22 @@ export const headNorm: OperatorSpec<Case, Arguments> = {
     return [y];
   },
   plain(x, width, group, normed, gain) {
-    const chunks = apply("aten::unflatten.int", x, -1, [-1, group, width]);
-    const heads = apply("aten::narrow", chunks, -2, 0, normed);
-    const square = apply("aten::mean.dim", apply("aten::mul.Tensor", heads, heads), [-1], true);
-    const by = apply("aten::mul.Scalar", apply("aten::rsqrt", apply("aten::add.Scalar", square, 1e-6)), gain);
-    const others: Tensor = apply("aten::narrow", chunks, -2, normed, group - normed);
+    const chunks = applyOperator("aten::unflatten.int", x, -1, [-1, group, width]);
+    const heads = applyOperator("aten::narrow", chunks, -2, 0, normed);
+    const square = applyOperator("aten::mean.dim", applyOperator("aten::mul.Tensor", heads, heads), [-1], true);
+    const by = applyOperator(
+      "aten::mul.Scalar",
+      applyOperator("aten::rsqrt", applyOperator("aten::add.Scalar", square, 1e-6)),
+      gain,
+    );
+    const others: Tensor = applyOperator("aten::narrow", chunks, -2, normed, group - normed);
     return [
-      apply("aten::flatten.using_ints", apply("aten::cat", [apply("aten::mul.Tensor", heads, by), others], -2), -3, -1),
+      applyOperator(
+        "aten::flatten.using_ints",
+        applyOperator("aten::cat", [applyOperator("aten::mul.Tensor", heads, by), others], -2),
+        -3,
+        -1,
+      ),
     ];
   },
   misuses: [
@@ -99,8 +108,8 @@ opcheck(headNorm, () => {
       [elsewhere] = await run(operator(headNorm), args);
     const inPlace = await run(
       (x, ...rest) => {
-        const copy = apply("aten::clone", x);
-        op("memformer::head_norm_in_place", copy, ...rest);
+        const copy = applyOperator("aten::clone", x);
+        callOperator("memformer::head_norm_in_place", copy, ...rest);
         return [copy];
       },
       args,

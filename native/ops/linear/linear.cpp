@@ -17,18 +17,18 @@ void check(const Tensor& x, const Tensor& weight, const Optional& bias) {
   require(x.dim() >= 1, "SHAPE", "linear: x must have at least one axis, got none");
   require_shape(kOp, "weight", weight, {-1, x.size(-1)});
   require_like(kOp, "weight", weight, "x", x);
-  if (!given(bias)) return;
+  if (!is_defined(bias)) return;
   require_shape(kOp, "bias", *bias, {weight.size(0)});
   require_like(kOp, "bias", *bias, "x", x);
 }
 
 void check_sinks(const Tensor& weight, const Optional& weight_sink, const Optional& bias_sink) {
-  require(given(weight_sink) || !given(bias_sink), "CONFIG", "linear: a bias_sink needs a weight_sink");
-  if (!given(weight_sink)) return;
+  require(is_defined(weight_sink) || !is_defined(bias_sink), "CONFIG", "linear: a bias_sink needs a weight_sink");
+  if (!is_defined(weight_sink)) return;
   const auto dtype = accumulate_type(weight.scalar_type());
   require_shape(kOp, "weight_sink", *weight_sink, {weight.size(0), weight.size(1)});
   require_dtype(kOp, "weight_sink", *weight_sink, dtype);
-  if (!given(bias_sink)) return;
+  if (!is_defined(bias_sink)) return;
   require_shape(kOp, "bias_sink", *bias_sink, {weight.size(0)});
   require_dtype(kOp, "bias_sink", *bias_sink, dtype);
 }
@@ -44,7 +44,7 @@ Tensor forward_cpu(const Tensor& x, const Tensor& weight, const Optional& bias, 
 void accumulate_cpu(const Tensor& grad_in, const Tensor& x_in, const Tensor& weight_sink, const Optional& bias_sink) {
   const auto grad = grad_in.to(weight_sink.scalar_type()), x = x_in.to(weight_sink.scalar_type());
   weight_sink.add_(matrix_product(grad.t(), x));
-  if (given(bias_sink)) bias_sink->add_(grad.sum(0));
+  if (is_defined(bias_sink)) bias_sink->add_(grad.sum(0));
 }
 
 void join_cpu(const Tensor&) {}
@@ -55,7 +55,7 @@ class Linear : public torch::autograd::Function<Linear> {
                         const Optional& bias, const Optional& weight_sink, const Optional& bias_sink) {
     at::AutoDispatchBelowADInplaceOrView below;
     context->save_for_backward({x, weight});
-    context->saved_data["bias"] = given(bias);
+    context->saved_data["bias"] = is_defined(bias);
     context->saved_data["weight_sink"] =
         weight_sink;  // no saved variables: other backward passes add to them meanwhile
     context->saved_data["bias_sink"] = bias_sink;
@@ -74,13 +74,13 @@ class Linear : public torch::autograd::Function<Linear> {
     const auto grad = grads[0].reshape({n, weight.size(0)});  // (n, out)
     const auto rows = x.reshape({n, weight.size(1)});         // (n, in)
     Tensor grad_weight;
-    if (given(weight_sink))
+    if (is_defined(weight_sink))
       linear_accumulate(grad, rows, *weight_sink, bias_sink);
     else if (context->needs_input_grad(1))
       grad_weight = matrix_product(grad.t(), rows);
     return {context->needs_input_grad(0) ? matrix_product(grad, weight).view_as(x) : Tensor(),
             grad_weight,
-            biased && !given(bias_sink) ? grad.sum(0) : Tensor(),
+            biased && !is_defined(bias_sink) ? grad.sum(0) : Tensor(),
             {},
             {}};
   }
@@ -107,8 +107,8 @@ void linear_accumulate(const Tensor& grad, const Tensor& x, const Tensor& weight
   op.call(grad, x, weight_sink, bias_sink);
 }
 
-void linear_join(const Tensor& like) {
-  static const auto op = find_op<decltype(linear_join)>("memformer::linear_join");
+void synchronize_side_stream(const Tensor& like) {
+  static const auto op = find_op<decltype(synchronize_side_stream)>("memformer::synchronize_side_stream");
   at::AutoDispatchBelowADInplaceOrView below;
   op.call(like);
 }
@@ -116,12 +116,12 @@ void linear_join(const Tensor& like) {
 TORCH_LIBRARY_FRAGMENT(memformer, library) {
   library.def("linear(Tensor x, Tensor weight, Tensor? bias, Tensor? weight_sink, Tensor? bias_sink) -> Tensor");
   library.def("linear_accumulate(Tensor grad, Tensor x, Tensor(a!) weight_sink, Tensor(b!)? bias_sink) -> ()");
-  library.def("linear_join(Tensor like) -> ()");
+  library.def("synchronize_side_stream(Tensor like) -> ()");
 }
 TORCH_LIBRARY_IMPL(memformer, CPU, library) {
   library.impl("linear", &forward_cpu);
   library.impl("linear_accumulate", &accumulate_cpu);
-  library.impl("linear_join", &join_cpu);
+  library.impl("synchronize_side_stream", &join_cpu);
 }
 TORCH_LIBRARY_IMPL(memformer, Autograd, library) { library.impl("linear", &with_gradient); }
 

@@ -14,12 +14,13 @@ at::Tensor linear(const at::Tensor& x, const at::Tensor& weight, const std::opti
                   const std::optional<at::Tensor>& weight_sink, const std::optional<at::Tensor>& bias_sink);
 
 /// weight_sink += grad^T x, bias_sink += sum of grad over its rows.   grad (n, out), x (n, in) of one dtype, rows of
-/// any stride. On a GPU a small product runs beside the current stream: do not read the sinks before linear_join.
+/// any stride. On a GPU a small product runs beside the current stream: do not read the sinks before
+/// synchronize_side_stream.
 void linear_accumulate(const at::Tensor& grad, const at::Tensor& x, const at::Tensor& weight_sink,
                        const std::optional<at::Tensor>& bias_sink);
 
 /// Makes the current stream of `like`'s device wait for everything that linear_accumulate has put beside it, and
 /// performs the additions to sinks that any operator has deferred.
-void linear_join(const at::Tensor& like);
+void synchronize_side_stream(const at::Tensor& like);
 
 }  // namespace memformer::ops

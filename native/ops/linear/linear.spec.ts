@@ -1,5 +1,5 @@
 import { expect } from "chai";
-import { apply, op, type Tensor } from "../../../lib/index.ts";
+import { applyOperator, callOperator, type Tensor } from "../../../lib/index.ts";
 import { opcheck } from "../../../test/support/opcheck.ts";
 import { meanErrorOf } from "../../../test/support/opcheck-compare.ts";
 import {
@@ -64,8 +64,8 @@ export const linear: OperatorSpec<Case, Arguments> = {
     return [y];
   },
   plain(x, weight, bias) {
-    const y = apply("aten::matmul", x, apply("aten::t", weight));
-    return [bias === null ? y : apply("aten::add.Tensor", y, bias)];
+    const y = applyOperator("aten::matmul", x, applyOperator("aten::t", weight));
+    return [bias === null ? y : applyOperator("aten::add.Tensor", y, bias)];
   },
   misuses: [
     {
@@ -120,7 +120,7 @@ export const linear: OperatorSpec<Case, Arguments> = {
 };
 
 opcheck(linear, () => {
-  const call = (...args: (Tensor | number | null)[]): Tensor[] => op(linear.name, ...args);
+  const call = (...args: (Tensor | number | null)[]): Tensor[] => callOperator(linear.name, ...args);
   const held = [numbers([9, 7], (i) => i % 5), numbers([9], (i) => 3 - i)];
 
   it("adds the gradients of weight and bias to their sinks, to what those hold", async () => {
@@ -158,7 +158,7 @@ opcheck(linear, () => {
     const rows = rounded({ ...x, shape: [140, 65] }, "bfloat16");
     const sinks = [numbers([130, 65]), numbers([130])].map((value) => upload(value, "float32"));
     const given = [upload(grad, "bfloat16"), upload(rows, "bfloat16")];
-    op("memformer::linear_accumulate", given[0]!, given[1]!, sinks[0]!, sinks[1]!);
+    callOperator("memformer::linear_accumulate", given[0]!, given[1]!, sinks[0]!, sinks[1]!);
     const weight = new Float64Array(130 * 65),
       bias = new Float64Array(130);
     for (let n = 0; n < 140; n++)

@@ -65,7 +65,7 @@ void join_cuda(const Tensor& like) {
 TORCH_LIBRARY_IMPL(memformer, CUDA, library) {
   library.impl("linear", &forward_cuda);
   library.impl("linear_accumulate", &accumulate_cuda);
-  library.impl("linear_join", &join_cuda);
+  library.impl("synchronize_side_stream", &join_cuda);
 }
 
 }  // namespace memformer::ops

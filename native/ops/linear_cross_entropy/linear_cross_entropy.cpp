@@ -20,7 +20,7 @@ void check(const Tensor& hidden, const Tensor& weight, const Optional& bias, con
   require_shape(kOp, "hidden", hidden, {-1, -1});
   require_shape(kOp, "weight", weight, {-1, hidden.size(1)});
   require_like(kOp, "weight", weight, "hidden", hidden);
-  if (given(bias)) {
+  if (is_defined(bias)) {
     require_shape(kOp, "bias", *bias, {weight.size(0)});
     require_like(kOp, "bias", *bias, "hidden", hidden);
   }
@@ -35,9 +35,9 @@ void check(const Tensor& hidden, const Tensor& weight, const Optional& bias, con
   const int64_t groups = loss_weights.size(0);
   require(groups >= 1 && hidden.size(0) % groups == 0, "CONFIG", "linear_cross_entropy: the ", hidden.size(0),
           " rows must fall into equal groups, got ", groups, " groups");
-  require(given(bias) || !given(bias_sink), "CONFIG", "linear_cross_entropy: a bias_sink needs a bias");
+  require(is_defined(bias) || !is_defined(bias_sink), "CONFIG", "linear_cross_entropy: a bias_sink needs a bias");
   require_sink(kOp, "bias_sink", bias_sink, weight.size(0), weight);
-  if (!given(sink)) return;
+  if (!is_defined(sink)) return;
   require_shape(kOp, "sink", *sink, {weight.size(0), weight.size(1)});
   require_dtype(kOp, "sink", *sink, accumulate_type(weight.scalar_type()));
 }
@@ -55,7 +55,7 @@ std::tuple<Tensor, Tensor, Tensor, std::vector<Tensor>> forward_cpu(const Tensor
   const auto losses = at::empty({N}, wide);
   const auto grad_hidden = with_grad ? at::empty_like(hidden) : Tensor();
   const auto grad_weight = with_grad ? at::zeros(weight.sizes(), wide) : Tensor();
-  const auto grad_bias = with_grad && given(bias) ? at::zeros({V}, wide) : Tensor();
+  const auto grad_bias = with_grad && is_defined(bias) ? at::zeros({V}, wide) : Tensor();
   for (int64_t start = 0; start < N; start += chunk) {
     const int64_t rows = std::min(chunk, N - start);
     const auto h = hidden.narrow(0, start, rows), y = target.narrow(0, start, rows);
@@ -81,9 +81,10 @@ std::tuple<Tensor, Tensor, Tensor, std::vector<Tensor>> forward_cpu(const Tensor
 std::tuple<Tensor, Tensor, Tensor> backward_cpu(const Tensor& grad, at::TensorList saved, const Tensor& /*hidden*/,
                                                 const Tensor& weight, const Optional& bias, const Optional& sink,
                                                 const Optional& bias_sink, int64_t /*chunk*/) {
-  const auto grad_bias =
-      given(bias) ? deliver(saved[2] * grad, bias_sink, weight.scalar_type()) : at::empty({0}, weight.options());
-  return {saved[0] * grad.to(saved[0].scalar_type()), deliver(saved[1] * grad, sink, weight.scalar_type()), grad_bias};
+  const auto grad_bias = is_defined(bias) ? accumulate_or_return(saved[2] * grad, bias_sink, weight.scalar_type())
+                                          : at::empty({0}, weight.options());
+  return {saved[0] * grad.to(saved[0].scalar_type()), accumulate_or_return(saved[1] * grad, sink, weight.scalar_type()),
+          grad_bias};
 }
 
 const auto& forward_op() {
@@ -126,8 +127,8 @@ class LinearCrossEntropy : public torch::autograd::Function<LinearCrossEntropy> 
     auto [grad_hidden, grad_weight, grad_bias] =
         backward_op().call(grads[0], at::TensorList(saved).slice(3), saved[0], saved[1], bias, sink, bias_sink,
                            context->saved_data["chunk"].toInt());
-    if (given(sink)) grad_weight.reset();
-    if (!bias || given(bias_sink)) grad_bias.reset();
+    if (is_defined(sink)) grad_weight.reset();
+    if (!bias || is_defined(bias_sink)) grad_bias.reset();
     return {grad_hidden, grad_weight, grad_bias, {}, {}, {}, {}, {}, {}};
   }
 };
@@ -136,7 +137,7 @@ std::tuple<Tensor, Tensor, Tensor> with_gradient(const Tensor& hidden, const Ten
                                                  const Tensor& target, const Tensor& loss_weights, const Optional& sink,
                                                  const Optional& bias_sink, int64_t chunk) {
   check(hidden, weight, bias, target, loss_weights, sink, bias_sink, chunk);
-  const bool wanted = hidden.requires_grad() || weight.requires_grad() || (given(bias) && bias->requires_grad());
+  const bool wanted = hidden.requires_grad() || weight.requires_grad() || (is_defined(bias) && bias->requires_grad());
   auto results = LinearCrossEntropy::apply(hidden, weight, bias, target, loss_weights, sink, bias_sink, chunk,
                                            at::GradMode::is_enabled() && wanted);
   return {results[0], results[1], results[2]};

@@ -1,12 +1,12 @@
 import { expect } from "chai";
-import { apply, memory, op, resetPeakMemory, type Tensor } from "../../../lib/index.ts";
+import { applyOperator, memoryUsage, callOperator, resetPeakMemory, type Tensor } from "../../../lib/index.ts";
 import { opcheck, operator } from "../../../test/support/opcheck.ts";
 import { errorOf } from "../../../test/support/opcheck-compare.ts";
 import { Draw, type Numbers, numbers } from "../../../test/support/opcheck-numbers.ts";
 import { gradients, run } from "../../../test/support/opcheck-run.ts";
 import { expectSinks } from "../../../test/support/opcheck-sink.ts";
 import type { OperatorSpec, SpecCase } from "../../../test/support/opcheck-spec.ts";
-import { settled } from "../../../test/support/settled.ts";
+import { memoryAtRest } from "../../../test/support/memory-at-rest.ts";
 
 interface Case extends SpecCase {
   readonly N: number;
@@ -38,7 +38,7 @@ export const linearCrossEntropy: OperatorSpec<Case, Arguments> = {
   name,
   // The losses of the groups have no gradient, and a test of their own.
   call(...args) {
-    const [total, , scored] = op(name, ...args);
+    const [total, , scored] = callOperator(name, ...args);
     return [total!, scored!];
   },
   cases: [
@@ -102,22 +102,30 @@ export const linearCrossEntropy: OperatorSpec<Case, Arguments> = {
     return [numbers([], () => total, "accumulated"), numbers([groups], (i) => scored[i]!, "int64")];
   },
   plain(hidden, weight, bias, target, lossWeights) {
-    const product = apply("aten::matmul", hidden, apply("aten::t", weight));
-    const logits = bias === null ? product : apply("aten::add.Tensor", product, bias);
-    const logP = apply("aten::log_softmax.int", logits, 1, "float32");
-    const losses = apply("aten::nll_loss", logP, apply("aten::clamp_min", target, -1), null, 0, -1);
-    const each = apply("aten::ones_like", target),
-      of = (tensor: Tensor): Tensor => apply("aten::sum", apply("aten::ones_like", tensor, "int64"));
-    const position = apply("aten::sub.Tensor", apply("aten::cumsum", each, 0), each);
-    const group = apply("aten::floor_divide", apply("aten::mul.Tensor", position, of(lossWeights)), of(target));
-    const summed = (rows: Tensor, like: Tensor): Tensor =>
-      apply("aten::index_add", apply("aten::zeros_like", like), 0, group, rows);
-    const scored = summed(
-      apply("aten::_to_copy", apply("aten::ge.Scalar", target, 0), "int64"),
-      apply("aten::_to_copy", lossWeights, "int64"),
+    const product = applyOperator("aten::matmul", hidden, applyOperator("aten::t", weight));
+    const logits = bias === null ? product : applyOperator("aten::add.Tensor", product, bias);
+    const logP = applyOperator("aten::log_softmax.int", logits, 1, "float32");
+    const losses = applyOperator("aten::nll_loss", logP, applyOperator("aten::clamp_min", target, -1), null, 0, -1);
+    const each = applyOperator("aten::ones_like", target),
+      of = (tensor: Tensor): Tensor => applyOperator("aten::sum", applyOperator("aten::ones_like", tensor, "int64"));
+    const position = applyOperator("aten::sub.Tensor", applyOperator("aten::cumsum", each, 0), each);
+    const group = applyOperator(
+      "aten::floor_divide",
+      applyOperator("aten::mul.Tensor", position, of(lossWeights)),
+      of(target),
     );
-    const means = apply("aten::div.Tensor", summed(losses, lossWeights), apply("aten::clamp_min", scored, 1));
-    return [apply("aten::sum", apply("aten::mul.Tensor", means, lossWeights)), scored];
+    const summed = (rows: Tensor, like: Tensor): Tensor =>
+      applyOperator("aten::index_add", applyOperator("aten::zeros_like", like), 0, group, rows);
+    const scored = summed(
+      applyOperator("aten::_to_copy", applyOperator("aten::ge.Scalar", target, 0), "int64"),
+      applyOperator("aten::_to_copy", lossWeights, "int64"),
+    );
+    const means = applyOperator(
+      "aten::div.Tensor",
+      summed(losses, lossWeights),
+      applyOperator("aten::clamp_min", scored, 1),
+    );
+    return [applyOperator("aten::sum", applyOperator("aten::mul.Tensor", means, lossWeights)), scored];
   },
   misuses: [
     {
@@ -268,7 +276,7 @@ opcheck(linearCrossEntropy, () => {
       const args = linearCrossEntropy.inputs(shape, new Draw(9)),
         groups = shape.groups!,
         share = shape.N / groups;
-      const [, losses] = await run((...given) => op(name, ...given), args);
+      const [, losses] = await run((...given) => callOperator(name, ...given), args);
       for (let g = 0; g < groups; g++) {
         const rows = ({ data, kind }: Numbers): Numbers =>
           numbers(
@@ -320,10 +328,10 @@ opcheck(linearCrossEntropy, () => {
       null,
       16,
     ];
-    const before = (await settled()).hostBytes;
+    const before = (await memoryAtRest()).hostBytes;
     resetPeakMemory();
     await gradients(call, args, [one, null], { dtype: "float32" });
-    const peak = memory().peakHostBytes - before;
+    const peak = memoryUsage().peakHostBytes - before;
     expect(peak)
       .to.be.above(V * D * 4)
       .and.below((N * V * 4) / 4);

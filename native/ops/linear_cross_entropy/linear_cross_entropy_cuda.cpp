@@ -42,12 +42,12 @@ std::tuple<Tensor, Tensor, Tensor, std::vector<Tensor>> forward_cuda(const Tenso
   const bool kept = keeps_logits(hidden, chunk);
   const auto grad_hidden = with_grad ? at::empty(hidden.sizes(), hidden.options()) : Tensor();
   const auto grad_weight = with_grad && !kept ? at::empty(weight.sizes(), wide) : Tensor();
-  auto grad_bias = with_grad && !kept && given(bias) ? at::zeros({V}, wide) : Tensor();
+  auto grad_bias = with_grad && !kept && is_defined(bias) ? at::zeros({V}, wide) : Tensor();
   const auto buffer = at::empty({std::min(chunk, N), V}, hidden.options());
   for (int64_t start = 0; start < N; start += chunk) {
     const int64_t rows = std::min(chunk, N - start);
     auto logits = buffer.narrow(0, 0, rows), h = hidden.narrow(0, start, rows);
-    if (given(bias))
+    if (is_defined(bias))
       at::addmm_out(logits, *bias, h, weight.t());
     else
       at::mm_out(logits, h, weight.t());
@@ -88,16 +88,16 @@ std::tuple<Tensor, Tensor, Tensor> backward_cuda(const Tensor& grad, at::TensorL
   const auto grad_hidden = saved[0] * grad.to(narrow);
   Tensor grad_weight = nothing, grad_bias = nothing;
   if (keeps_logits(hidden, chunk)) {
-    auto sums = given(sink) ? *sink : at::zeros(weight.sizes(), weight.options().dtype(wide));
+    auto sums = is_defined(sink) ? *sink : at::zeros(weight.sizes(), weight.options().dtype(wide));
     if (hidden.size(0) > 0) cuda::add_product(sums, saved[1], hidden * grad.to(narrow));
-    if (!given(sink)) grad_weight = sums.to(narrow);
-    if (given(bias)) grad_bias = deliver(column_sums(saved[1], wide) * grad, bias_sink, narrow);
+    if (!is_defined(sink)) grad_weight = sums.to(narrow);
+    if (is_defined(bias)) grad_bias = accumulate_or_return(column_sums(saved[1], wide) * grad, bias_sink, narrow);
   } else {
-    if (given(sink))
+    if (is_defined(sink))
       sink->addcmul_(saved[1], grad);
     else
       grad_weight = (saved[1] * grad).to(narrow);
-    if (given(bias)) grad_bias = deliver(saved[2] * grad, bias_sink, narrow);
+    if (is_defined(bias)) grad_bias = accumulate_or_return(saved[2] * grad, bias_sink, narrow);
   }
   return {grad_hidden, grad_weight, grad_bias};
 }

@@ -48,7 +48,7 @@ inline void turn(const scalar_t* x, const Bias& bias, scalar_t* y, const angle_t
 std::tuple<Tensor, Tensor, Tensor> forward_cpu(const Tensor& qkv_in, const Optional& bias_in, const Optional& bias_sink,
                                                const Tensor& cos_in, const Tensor& sin_in, int64_t heads) {
   check_rotary("rotary_qkv", qkv_in, bias_in, bias_sink, cos_in, sin_in, heads);
-  const auto bias = given(bias_in) ? bias_in->contiguous() : Tensor();
+  const auto bias = is_defined(bias_in) ? bias_in->contiguous() : Tensor();
   const auto qkv = qkv_in.contiguous(), cos = cos_in.contiguous(), sin = sin_in.contiguous();
   const Sizes size{qkv.size(0), qkv.size(1), heads, qkv.size(2) / (6 * heads)};
   auto split = [&] { return at::empty({size.B, size.H, size.T, 2 * size.half}, qkv.options()); };
@@ -104,8 +104,8 @@ std::tuple<Tensor, Tensor> backward_cpu(const Tensor& grad_q_in, const Tensor& g
     });
   });
   if (!with_bias) return {grad, at::empty({0}, grad.options())};
-  return {grad, deliver(at::sum(grad, at::IntArrayRef({0, 1}), false, accumulate_type(grad.scalar_type())), bias_sink,
-                        grad.scalar_type())};
+  return {grad, accumulate_or_return(at::sum(grad, at::IntArrayRef({0, 1}), false, accumulate_type(grad.scalar_type())),
+                                     bias_sink, grad.scalar_type())};
 }
 
 class RotaryQkv : public torch::autograd::Function<RotaryQkv> {
@@ -116,7 +116,7 @@ class RotaryQkv : public torch::autograd::Function<RotaryQkv> {
     at::AutoDispatchBelowADInplaceOrView below;
     context->save_for_backward({cos, sin});
     context->saved_data["bias_sink"] = bias_sink;  // no saved variable: other backward passes add to it meanwhile
-    context->saved_data["with_bias"] = given(bias);
+    context->saved_data["with_bias"] = is_defined(bias);
     auto [q, k, v] = rotary_qkv(qkv, bias, bias_sink, cos, sin, heads);
     return {q, k, v};
   }
@@ -129,7 +129,7 @@ class RotaryQkv : public torch::autograd::Function<RotaryQkv> {
     const auto bias_sink = context->saved_data["bias_sink"].toOptional<Tensor>();
     const bool with_bias = context->saved_data["with_bias"].toBool();
     auto [qkv, bias] = op.call(grads[0], grads[1], grads[2], bias_sink, saved[0], saved[1], with_bias);
-    if (!with_bias || given(bias_sink)) bias.reset();
+    if (!with_bias || is_defined(bias_sink)) bias.reset();
     return {qkv, bias, {}, {}, {}, {}};
   }
 };

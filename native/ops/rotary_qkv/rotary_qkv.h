@@ -12,8 +12,8 @@ namespace memformer::ops {
 /// even; bias (3 D) in qkv's dtype or undefined, added without rounding; cos, sin (T, E / 2) float32 (float64 for
 /// float64). Returns q, k, v, each (B, H, T, E): contiguous on the CPU, on CUDA views of one (B, T, 3, H, E).
 /// Differentiable once in qkv and bias. With bias_sink, (3 D) float32 (float64 for float64), the backward pass adds the
-/// bias's gradient to it and returns none. On a GPU the addition is deferred: do not read the sink before linear_join.
-/// Throws SHAPE, DTYPE, DEVICE_MISMATCH, CONFIG.
+/// bias's gradient to it and returns none. On a GPU the addition is deferred: do not read the sink before
+/// synchronize_side_stream. Throws SHAPE, DTYPE, DEVICE_MISMATCH, CONFIG.
 std::tuple<at::Tensor, at::Tensor, at::Tensor> rotary_qkv(const at::Tensor& qkv, const std::optional<at::Tensor>& bias,
                                                           const std::optional<at::Tensor>& bias_sink,
                                                           const at::Tensor& cos, const at::Tensor& sin, int64_t heads);

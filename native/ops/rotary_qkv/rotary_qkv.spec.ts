@@ -1,4 +1,4 @@
-import { apply, type Tensor } from "../../../lib/index.ts";
+import { applyOperator, type Tensor } from "../../../lib/index.ts";
 import { opcheck, operator } from "../../../test/support/opcheck.ts";
 import { Draw, type Numbers, numbers } from "../../../test/support/opcheck-numbers.ts";
 import { expectBiasSink } from "../../../test/support/opcheck-sink.ts";
@@ -66,20 +66,24 @@ export const rotaryQkv: OperatorSpec<Case, Arguments> = {
     return parts;
   },
   plain(qkv, bias, _biasSink, cos, sin, heads) {
-    const [c, s] = [apply("aten::type_as", cos, qkv), apply("aten::type_as", sin, qkv)];
-    const shifted = bias === null ? qkv : apply("aten::add.Tensor", qkv, bias);
-    const packed = apply("aten::unflatten.int", shifted, -1, [3, heads, 2, -1]);
-    const split = apply("aten::permute", packed, [2, 0, 3, 1, 4, 5]); // (3, B, H, T, 2, E/2)
+    const [c, s] = [applyOperator("aten::type_as", cos, qkv), applyOperator("aten::type_as", sin, qkv)];
+    const shifted = bias === null ? qkv : applyOperator("aten::add.Tensor", qkv, bias);
+    const packed = applyOperator("aten::unflatten.int", shifted, -1, [3, heads, 2, -1]);
+    const split = applyOperator("aten::permute", packed, [2, 0, 3, 1, 4, 5]); // (3, B, H, T, 2, E/2)
     const turned = (part: number): Tensor => {
-      const x = apply("aten::select.int", split, 0, part);
-      const x1 = apply("aten::select.int", x, -2, 0),
-        x2 = apply("aten::select.int", x, -2, 1);
-      const mul = (a: Tensor, b: Tensor): Tensor => apply("aten::mul.Tensor", a, b);
-      const y1 = apply("aten::sub.Tensor", mul(x1, c), mul(x2, s));
-      const y2 = apply("aten::add.Tensor", mul(x2, c), mul(x1, s));
-      return apply("aten::cat", [y1, y2], -1);
+      const x = applyOperator("aten::select.int", split, 0, part);
+      const x1 = applyOperator("aten::select.int", x, -2, 0),
+        x2 = applyOperator("aten::select.int", x, -2, 1);
+      const mul = (a: Tensor, b: Tensor): Tensor => applyOperator("aten::mul.Tensor", a, b);
+      const y1 = applyOperator("aten::sub.Tensor", mul(x1, c), mul(x2, s));
+      const y2 = applyOperator("aten::add.Tensor", mul(x2, c), mul(x1, s));
+      return applyOperator("aten::cat", [y1, y2], -1);
     };
-    return [turned(0), turned(1), apply("aten::flatten.using_ints", apply("aten::select.int", split, 0, 2), -2, -1)];
+    return [
+      turned(0),
+      turned(1),
+      applyOperator("aten::flatten.using_ints", applyOperator("aten::select.int", split, 0, 2), -2, -1),
+    ];
   },
   misuses: rotaryMisuses("rotary_qkv", 5),
 };

@@ -43,7 +43,7 @@ std::tuple<Tensor, Tensor, Tensor> forward_cuda(const Tensor& qkv_in, const Opti
   check_rotary("rotary_qkv", qkv_in, bias_in, bias_sink, cos_in, sin_in, heads);
   const c10::cuda::CUDAGuard device(qkv_in.device());
   const auto qkv = qkv_in.contiguous(), cos = cos_in.contiguous(), sin = sin_in.contiguous();
-  const auto bias = given(bias_in) ? bias_in->contiguous() : Tensor();
+  const auto bias = is_defined(bias_in) ? bias_in->contiguous() : Tensor();
   const auto y = at::empty(qkv.sizes(), qkv.options());
   if (y.numel() > 0) {
     auto params = params_of(part_of(qkv, 0, heads), part_of(qkv, 1, heads), part_of(qkv, 2, heads), cos, sin, y, false);
@@ -63,7 +63,7 @@ std::tuple<Tensor, Tensor> backward_cuda(const Tensor& grad_q, const Tensor& gra
   const auto q = rows(grad_q), k = rows(grad_k), v = rows(grad_v), cos = cos_in.contiguous(), sin = sin_in.contiguous();
   const int64_t tokens = q.size(0) * q.size(2), width = 3 * q.size(1) * q.size(3);
   const auto packed = at::empty({q.size(0), q.size(2), width}, q.options());
-  if (packed.numel() == 0) return {packed, at::zeros({with_bias && !given(bias_sink) ? width : 0}, q.options())};
+  if (packed.numel() == 0) return {packed, at::zeros({with_bias && !is_defined(bias_sink) ? width : 0}, q.options())};
   auto params = params_of(q, k, v, cos, sin, packed, true);
   params.shares = rotary_qkv_shares(tokens, width, with_bias, params.dtype);
   const cuda::ColumnGradient of_bias(bias_sink, with_bias, tokens, width, cos.options());

@@ -4,7 +4,7 @@
  */
 import { expect } from "chai";
 import fc from "fast-check";
-import { op, Random, sampler, Tensor, type NumberArray, type SampleOptions } from "../../../lib/index.ts";
+import { callOperator, Random, sampler, Tensor, type NumberArray, type SampleOptions } from "../../../lib/index.ts";
 import { describeOnGpu, toGpu } from "../../../test/support/gpu.ts";
 
 const ALL = Number.MAX_SAFE_INTEGER;
@@ -50,7 +50,7 @@ async function drawn(
   const array = dtype === "float32" ? Float32Array : Float64Array;
   using logits = place(Tensor.from(array.from(rows.flat()), [rows.length, rows[0]?.length ?? 0]));
   using draws = place(Tensor.from(Float64Array.from(us), [us.length]));
-  using ids = op(name, logits, draws, temperature, topK === Infinity ? 0 : topK, topP, tokens, also)[0]!;
+  using ids = callOperator(name, logits, draws, temperature, topK === Infinity ? 0 : topK, topP, tokens, also)[0]!;
   const data: NumberArray = await ids.data();
   return Array.from(data as BigInt64Array, Number);
 }

@@ -3,7 +3,7 @@
 #include "core/gradient_sink.h"
 #include "core/op_handle.h"
 #include "core/tensor_checks.h"
-#include "ops/slot_attention/composed.h"
+#include "ops/slot_attention/slot_attention_composed.h"
 
 // Saved for backward: the inputs, the result y and lse (B, H, M), the logarithm of the softmax's denominator. The
 // weights (M, 1 + T) are computed anew from lse, so that the contract is one a kernel without them in memory can keep.
@@ -38,8 +38,8 @@ void check(const Tensor& query, const Tensor& self_key, const Tensor& own, const
   require_like(kOp, "key", key, "query", query);
   require_like(kOp, "value", value, "query", query);
   require_lengths(kOp, lengths, B, "query", query);
-  if (given(mask)) {
-    require(!given(lengths), "CONFIG", kOp, ": takes a mask or lengths, got both");
+  if (is_defined(mask)) {
+    require(!is_defined(lengths), "CONFIG", kOp, ": takes a mask or lengths, got both");
     require_shape(kOp, "mask", *mask, {B, T});
     require_dtype(kOp, "mask", *mask, at::kBool);
     require(mask->device() == query.device(), "DEVICE_MISMATCH", kOp, ": mask must be on query's device ",

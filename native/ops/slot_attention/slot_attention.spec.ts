@@ -1,5 +1,5 @@
 import { expect } from "chai";
-import { apply, op, type Tensor } from "../../../lib/index.ts";
+import { applyOperator, callOperator, type Tensor } from "../../../lib/index.ts";
 import { opcheck } from "../../../test/support/opcheck.ts";
 import { errorOf, meanErrorOf } from "../../../test/support/opcheck-compare.ts";
 import {
@@ -43,10 +43,10 @@ type Arguments = [
 
 /** (B, T) true at each row's first tokens, as many as `lengths` (B) says; `like` (B, T). */
 function firstTokens(lengths: Tensor, like: Tensor): Tensor {
-  return apply(
+  return applyOperator(
     "aten::le.Tensor",
-    apply("aten::cumsum", apply("aten::ones_like", like), 1),
-    apply("aten::unsqueeze", lengths, 1),
+    applyOperator("aten::cumsum", applyOperator("aten::ones_like", like), 1),
+    applyOperator("aten::unsqueeze", lengths, 1),
   );
 }
 
@@ -199,23 +199,28 @@ export const slotAttention: OperatorSpec<Case, Arguments> = {
   plain(query, selfKey, own, key, value, given, heads, scale, lengths) {
     const split = (x: Tensor): Tensor =>
       // (B, N, D) -> (B, H, N, E)
-      apply("aten::transpose.int", apply("aten::unflatten.int", x, -1, [heads, -1]), 1, 2);
-    const part = (x: Tensor, from: number, to: number | null): Tensor => apply("aten::slice.Tensor", x, -1, from, to);
-    const mul = (a: Tensor, b: Tensor): Tensor => apply("aten::mul.Tensor", a, b);
+      applyOperator("aten::transpose.int", applyOperator("aten::unflatten.int", x, -1, [heads, -1]), 1, 2);
+    const part = (x: Tensor, from: number, to: number | null): Tensor =>
+      applyOperator("aten::slice.Tensor", x, -1, from, to);
+    const mul = (a: Tensor, b: Tensor): Tensor => applyOperator("aten::mul.Tensor", a, b);
     const q = split(query);
-    const self = apply("aten::sum.dim_IntList", mul(q, split(selfKey)), [-1], true);
-    let tokens = apply("aten::matmul", q, apply("aten::transpose.int", split(key), -1, -2));
-    const mask = lengths === null ? given : firstTokens(lengths, apply("aten::select.int", key, 2, 0));
+    const self = applyOperator("aten::sum.dim_IntList", mul(q, split(selfKey)), [-1], true);
+    let tokens = applyOperator("aten::matmul", q, applyOperator("aten::transpose.int", split(key), -1, -2));
+    const mask = lengths === null ? given : firstTokens(lengths, applyOperator("aten::select.int", key, 2, 0));
     if (mask !== null) {
-      const hidden = apply("aten::unsqueeze", apply("aten::unsqueeze", apply("aten::logical_not", mask), 1), 1);
-      tokens = apply("aten::masked_fill.Scalar", tokens, hidden, -Infinity);
+      const hidden = applyOperator(
+        "aten::unsqueeze",
+        applyOperator("aten::unsqueeze", applyOperator("aten::logical_not", mask), 1),
+        1,
+      );
+      tokens = applyOperator("aten::masked_fill.Scalar", tokens, hidden, -Infinity);
     }
     // The weights by way of the logarithm of their sum, which is all that the operator keeps for its backward.
-    const logits = apply("aten::mul.Scalar", apply("aten::cat", [self, tokens], -1), scale);
-    const a = apply("aten::exp", apply("aten::log_softmax.int", logits, -1));
-    const fromTokens = apply("aten::matmul", part(a, 1, null), split(value));
-    const y = apply("aten::add.Tensor", mul(part(a, 0, 1), split(own)), fromTokens);
-    return [apply("aten::flatten.using_ints", apply("aten::transpose.int", y, 1, 2), 2, 3)];
+    const logits = applyOperator("aten::mul.Scalar", applyOperator("aten::cat", [self, tokens], -1), scale);
+    const a = applyOperator("aten::exp", applyOperator("aten::log_softmax.int", logits, -1));
+    const fromTokens = applyOperator("aten::matmul", part(a, 1, null), split(value));
+    const y = applyOperator("aten::add.Tensor", mul(part(a, 0, 1), split(own)), fromTokens);
+    return [applyOperator("aten::flatten.using_ints", applyOperator("aten::transpose.int", y, 1, 2), 2, 3)];
   },
   misuses: [
     {
@@ -307,7 +312,7 @@ export const slotAttention: OperatorSpec<Case, Arguments> = {
 };
 
 opcheck(slotAttention, () => {
-  const call = (...args: (Tensor | number | null)[]): Tensor[] => op(slotAttention.name, ...args);
+  const call = (...args: (Tensor | number | null)[]): Tensor[] => callOperator(slotAttention.name, ...args);
 
   for (const dtype of ["float64", "float32", "bfloat16"] as const)
     for (const told of ["a mask", "lengths"]) {

@@ -11,8 +11,8 @@
 #include "core/gradient_sink.h"
 #include "core/op_handle.h"
 #include "core/torch.h"
-#include "ops/slot_attention/composed.h"
 #include "ops/slot_attention/slot_attention.cuh"
+#include "ops/slot_attention/slot_attention_composed.h"
 
 // Narrow dtypes without a mask: LibTorch's flash attention over the tokens, as many of each row as `lengths` says, and
 // a kernel for what a slot has with itself. The backward of flash attention computes a = exp(logit - lse) and dL/dlogit
@@ -44,7 +44,7 @@ Tensor rows_of(const Tensor& x) {
 bool fits(const Tensor& query, const Tensor& key, const Optional& mask, int64_t heads) {
   const bool narrow = query.scalar_type() == at::kBFloat16 || query.scalar_type() == at::kHalf;
   const int64_t E = query.size(2) / heads;
-  return narrow && !given(mask) && E % kWide == 0 && E <= kMostWidth && query.numel() > 0 && key.numel() > 0;
+  return narrow && !is_defined(mask) && E % kWide == 0 && E <= kMostWidth && query.numel() > 0 && key.numel() > 0;
 }
 
 SlotSizes sizes_of(const Tensor& query, int64_t heads) {
@@ -76,7 +76,7 @@ struct OverTokens {
 OverTokens over_tokens(const Tensor& query, const Tensor& key, const Tensor& value, const Optional& lengths,
                        int64_t heads, double scale) {
   const int64_t B = query.size(0), M = query.size(1), T = key.size(1), E = query.size(2) / heads;
-  if (!given(lengths)) {
+  if (!is_defined(lengths)) {
     const auto made = at::_scaled_dot_product_flash_attention(heads_of(query, heads), heads_of(key, heads),
                                                               heads_of(value, heads), 0.0,
                                                               /*is_causal=*/false, /*return_debug_mask=*/false, scale);
@@ -98,7 +98,7 @@ std::tuple<Tensor, Tensor> forward_cuda(const Tensor& query_in, const Tensor& se
   if (!fits(query_in, key, mask, heads))
     return slot_attention_composed::forward(query_in, self_key_in, own_in, key, value, mask, heads, scale, lengths_in);
   const auto query = packed(query_in), self_key = packed(self_key_in), own = packed(own_in);
-  const auto lengths = given(lengths_in) ? Optional(lengths_in->contiguous()) : std::nullopt;
+  const auto lengths = is_defined(lengths_in) ? Optional(lengths_in->contiguous()) : std::nullopt;
   const auto tokens = over_tokens(query, key, value, lengths, heads, scale);
   auto y = at::empty(own.sizes(), own.options()),
        lse = at::empty({query.size(0), heads, query.size(1)}, tokens.lse.options());
@@ -110,7 +110,7 @@ std::tuple<Tensor, Tensor> forward_cuda(const Tensor& query_in, const Tensor& se
   params.token_lse = tokens.lse.const_data_ptr<float>();
   params.lse_b = tokens.lse_b;
   params.lse_h = tokens.lse_h;
-  params.lengths = given(lengths) ? lengths->const_data_ptr<int>() : nullptr;
+  params.lengths = is_defined(lengths) ? lengths->const_data_ptr<int>() : nullptr;
   params.y = y.mutable_data_ptr();
   params.lse = lse.mutable_data_ptr<float>();
   params.size = sizes_of(query, heads);
@@ -123,7 +123,7 @@ std::tuple<Tensor, Tensor> forward_cuda(const Tensor& query_in, const Tensor& se
 }
 
 bool fits_long_queries(const Tensor& query, const Tensor& key) {
-  static const auto op = find_op<bool(const Tensor&, const Tensor&)>("memformer::attention_long_queries_fits");
+  static const auto op = find_op<bool(const Tensor&, const Tensor&)>("memformer::cross_attention_queries_fits");
   return op.call(query, key);
 }
 
@@ -142,7 +142,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> backward_cuda(const Tensor& g
   const bool narrow = fits(query, key, mask, heads),
              fused = narrow && fits_long_queries(heads_of(query, heads), heads_of(key, heads));
   // The backward of LibTorch's flash attention takes no lengths.
-  if (!fused && (!narrow || given(lengths)))
+  if (!fused && (!narrow || is_defined(lengths)))
     return slot_attention_composed::backward(grad_in, query_in, self_key_in, own_in, key, value, mask, y_in, lse_in,
                                              heads, scale, lengths);
   const auto grad = packed(grad_in), self_key = packed(self_key_in), own = packed(own_in), y = packed(y_in);
@@ -174,7 +174,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> backward_cuda(const Tensor& g
   launch_slot_self_backward(params, c10::cuda::getCurrentCUDAStream());
   C10_CUDA_KERNEL_LAUNCH_CHECK();
   if (fused) {
-    static const auto op = find_op<LongQueries>("memformer::attention_long_queries_backward");
+    static const auto op = find_op<LongQueries>("memformer::cross_attention_queries_backward");
     const auto grad_key = like(key), grad_value = like(value);
     op.call(heads_of(narrow_grad, heads), query_heads, key_heads, value_heads, lse, delta,
             heads_of(self_grad_query, heads), heads_of(grad_key, heads), heads_of(grad_value, heads), scale, lengths);

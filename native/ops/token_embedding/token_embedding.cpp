@@ -18,7 +18,7 @@ void check(const Tensor& tokens, const Tensor& weight, const Sink& sink) {
   require_shape(kOp, "weight", weight, {-1, -1});
   require(tokens.device() == weight.device(), "DEVICE_MISMATCH", "token_embedding: tokens must be on weight's device ",
           weight.device().str(), ", got ", tokens.device().str());
-  if (!given(sink)) return;
+  if (!is_defined(sink)) return;
   require_shape(kOp, "sink", *sink, {weight.size(0), weight.size(1)});
   require_dtype(kOp, "sink", *sink, accumulate_type(weight.scalar_type()));
   require(sink->is_contiguous(), "SHAPE", "token_embedding: sink must be contiguous");
@@ -36,7 +36,7 @@ Tensor backward_cpu(const Tensor& grad, const Tensor& tokens, const Sink& sink, 
   const auto wide = grad.to(accumulate_type(grad.scalar_type()));
   const auto grad_weight = at::embedding_dense_backward(wide, tokens.clamp_min(0), vocabulary, /*padding_idx=*/-1,
                                                         /*scale_grad_by_freq=*/false);
-  if (!given(sink)) return grad_weight.to(grad.scalar_type());
+  if (!is_defined(sink)) return grad_weight.to(grad.scalar_type());
   sink->add_(grad_weight);
   return at::empty({0}, grad.options());
 }
@@ -68,7 +68,7 @@ class TokenEmbedding : public torch::autograd::Function<TokenEmbedding> {
     const auto sink = context->saved_data["sink"].toOptional<Tensor>();
     auto grad_weight = backward_op().call(grads[0], context->get_saved_variables()[0], sink,
                                           context->saved_data["vocabulary"].toInt());
-    if (given(sink)) grad_weight.reset();
+    if (is_defined(sink)) grad_weight.reset();
     return {{}, grad_weight, {}};
   }
 };

@@ -1,5 +1,5 @@
 import { expect } from "chai";
-import { apply, op, type Tensor } from "../../../lib/index.ts";
+import { applyOperator, callOperator, type Tensor } from "../../../lib/index.ts";
 import { opcheck } from "../../../test/support/opcheck.ts";
 import { errorOf } from "../../../test/support/opcheck-compare.ts";
 import { download, Draw, type Numbers, numbers, upload } from "../../../test/support/opcheck-numbers.ts";
@@ -38,7 +38,7 @@ export const tokenEmbedding: OperatorSpec<Case, Arguments> = {
     const row = (n: number): number => Math.max(tokens.data[n]!, 0) * D;
     return [numbers([...tokens.shape, D], (i) => weight.data[row(Math.floor(i / D)) + (i % D)]!)];
   },
-  plain: (tokens, weight) => [apply("aten::embedding", weight, apply("aten::clamp_min", tokens, 0))],
+  plain: (tokens, weight) => [applyOperator("aten::embedding", weight, applyOperator("aten::clamp_min", tokens, 0))],
   misuses: [
     {
       what: "a token outside the vocabulary",
@@ -86,7 +86,7 @@ export const tokenEmbedding: OperatorSpec<Case, Arguments> = {
 };
 
 opcheck(tokenEmbedding, () => {
-  const call = (...args: (Tensor | number | null)[]): Tensor[] => op(tokenEmbedding.name, ...args);
+  const call = (...args: (Tensor | number | null)[]): Tensor[] => callOperator(tokenEmbedding.name, ...args);
 
   it("adds the gradient of its weight to the sink, to what that holds", async () => {
     const draw = new Draw(5),

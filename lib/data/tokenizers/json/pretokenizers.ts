@@ -6,11 +6,11 @@ import { compilePattern, escape } from "./pattern.ts";
 import { isolatedEnd, split, type Behavior, behaviorOf, type PieceEnd } from "./split.ts";
 
 /** Where a piece lies: at the start of a text, at the start of one that continues another, or elsewhere. */
-export type Place = "start" | "continued" | "inside";
-type Splitter = (text: string, place: Place) => Iterable<string>;
+export type PiecePosition = "start" | "continued" | "inside";
+type Splitter = (text: string, place: PiecePosition) => Iterable<string>;
 
 /** A text in pieces, one by one. */
-export type PreTokenizer = (text: string, place: Place) => Iterable<string>;
+export type PreTokenizer = (text: string, place: PiecePosition) => Iterable<string>;
 
 /** How a text is cut into pieces. */
 export interface PreTokenizing {

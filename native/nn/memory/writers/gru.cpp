@@ -19,13 +19,14 @@ class GruWriter final : public Writer {
         bias_hh_(parameters.constant("writer.gru.bias_hh", {3 * width_}, 0.0)),
         feed_forward_(parameters, "writer.feed_forward", width_, config.integer("feedForward"), 1.0) {}
 
-  at::Tensor operator()(const Slots& slots, const at::Tensor& x, const KeyMask& mask, Pass& pass) const override {
-    const auto& memory = slots.raw;
-    const auto own = projection_.own_value(slots, pass).to(memory.scalar_type());
-    const auto read = out_(projection_.attend(slots, own, x, mask, pass), pass).to(memory.scalar_type());
+  at::Tensor operator()(const MemoryView& view, const at::Tensor& x, const KeyMask& mask,
+                        ForwardContext& ctx) const override {
+    const auto& memory = view.raw;
+    const auto own = projection_.own_value(view, ctx).to(memory.scalar_type());
+    const auto read = out_(projection_.attend(view, own, x, mask, ctx), ctx).to(memory.scalar_type());
     const auto written = at::gru_cell(read.reshape({-1, width_}), memory.reshape({-1, width_}), weight_ih_, weight_hh_,
                                       bias_ih_, bias_hh_);
-    auto exact = pass.exact();
+    auto exact = ctx.exact();
     const auto next = written.view_as(memory);
     return next + feed_forward_(next, exact);
   }

@@ -14,8 +14,9 @@ class SlotAttentionWriter final : public Writer {
       : projection_(parameters, config, config.number("writerValueGain") / std::sqrt(config.number("width")),
                     /*own_values=*/false) {}
 
-  at::Tensor operator()(const Slots& slots, const at::Tensor& x, const KeyMask& mask, Pass& pass) const override {
-    return projection_.attend(slots, slots.raw, x, mask, pass);
+  at::Tensor operator()(const MemoryView& view, const at::Tensor& x, const KeyMask& mask,
+                        ForwardContext& ctx) const override {
+    return projection_.attend(view, view.raw, x, mask, ctx);
   }
   bool keeps_rows_without_tokens() const override { return true; }
 

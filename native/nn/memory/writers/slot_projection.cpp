@@ -1,6 +1,6 @@
 #include "nn/memory/writers/slot_projection.h"
 
-#include "nn/folded.h"
+#include "nn/fold_layer_norm.h"
 #include "ops/head_norm/head_norm.h"
 #include "ops/linear/linear.h"
 #include "ops/slot_attention/slot_attention.h"
@@ -13,7 +13,7 @@ namespace {
 // of tokens.
 constexpr double kHold = 2.0;
 
-double own_logit(const Config& config) { return std::log(config.number("segment")) + kHold; }
+double own_logit(const Config& config) { return std::log(config.number("segmentLength")) + kHold; }
 
 /// With writerSharpness g^2 / tau, the deviation of the tokens' logits, is that, and a gain on the slots' own keys puts
 /// their logits where they would be.
@@ -66,18 +66,19 @@ SlotProjection::SlotProjection(Parameters& parameters, const Config& config, dou
   value_.bias = parameters.constant("writer.value.bias", {D}, 0.0);
 }
 
-at::Tensor SlotProjection::project(const at::Tensor& x, const Projected& by, Pass& pass) const {
-  if (!by.bias) return ops::linear(pass.cast(x), pass.working(by.weight), {}, pass.sink(by.weight), {});
-  return ops::linear(pass.cast(x), pass.working(by.weight), pass.working(*by.bias), pass.sink(by.weight),
-                     pass.sink(*by.bias));
+at::Tensor SlotProjection::project(const at::Tensor& x, const Projected& by, ForwardContext& ctx) const {
+  if (!by.bias) return ops::linear(ctx.cast(x), ctx.working(by.weight), {}, ctx.sink(by.weight), {});
+  return ops::linear(ctx.cast(x), ctx.working(by.weight), ctx.working(*by.bias), ctx.sink(by.weight),
+                     ctx.sink(*by.bias));
 }
 
-at::Tensor SlotProjection::of_slots(const Slots& slots, const at::Tensor& use, size_t number, Pass& pass) const {
+at::Tensor SlotProjection::of_slots(const MemoryView& view, const at::Tensor& use, size_t number,
+                                    ForwardContext& ctx) const {
   const Projected* const all[] = {&query_, &key_, &value_};
-  if (!slots.normed) return project(use, *all[number], pass);
+  if (!view.normed) return project(use, *all[number], ctx);
   std::vector<NormedLinear> normed;
   for (size_t i = 0; i < (own_values_ ? 3 : 2); ++i) normed.push_back({&*norm_, all[i]->weight, all[i]->bias});
-  const auto& [weights, biases, weight_sinks, bias_sinks] = folded(normed, pass);
+  const auto& [weights, biases, weight_sinks, bias_sinks] = fold_layer_norm(normed, ctx);
   if (weight_sinks.empty()) return ops::linear(use, weights[number], biases[number], {}, {});
   return ops::linear(use, weights[number], biases[number], weight_sinks[number], bias_sinks[number]);
 }
@@ -86,21 +87,21 @@ at::Tensor SlotProjection::of_heads(const at::Tensor& x) const {
   return ops::head_norm(x, {x.size(2) / heads_, heads_, heads_});
 }
 
-at::Tensor SlotProjection::query(const Slots& slots, Pass& pass) const {
-  const auto q = of_slots(slots, slots.for_query, 0, pass);
+at::Tensor SlotProjection::query(const MemoryView& view, ForwardContext& ctx) const {
+  const auto q = of_slots(view, view.for_query, 0, ctx);
   if (!gain_) return q;
   return times(of_heads(q), *gain_);
 }
 
-at::Tensor SlotProjection::own_key(const Slots& slots, Pass& pass) const {
-  const auto k = key(of_slots(slots, slots.for_key, 1, pass));
+at::Tensor SlotProjection::own_key(const MemoryView& view, ForwardContext& ctx) const {
+  const auto k = key(of_slots(view, view.for_key, 1, ctx));
   return self_gain_ ? times(k, *self_gain_) : k;
 }
 
 at::Tensor SlotProjection::key(const at::Tensor& projected) const { return gain_ ? of_heads(projected) : projected; }
 
-at::Tensor SlotProjection::values(const at::Tensor& x, const KeyMask& mask, Pass& pass) const {
-  const auto v = project(x, value_, pass);
+at::Tensor SlotProjection::values(const at::Tensor& x, const KeyMask& mask, ForwardContext& ctx) const {
+  const auto v = project(x, value_, ctx);
   if (values_ == Values::plain) return v;
   if (values_ == Values::normed)
     return ops::head_norm(v, {v.size(2), 1, 1, value_norm_ / std::sqrt(static_cast<double>(v.size(2)))});
@@ -125,11 +126,10 @@ void SlotProjection::note(const at::Tensor& q, const at::Tensor& own_key, const 
   seen.add("writer.values", v);
 }
 
-at::Tensor SlotProjection::attend(const Slots& slots, const at::Tensor& own, const at::Tensor& x, const KeyMask& mask,
-                                  Pass& pass) const {
-  const auto q = query(slots, pass), self = own_key(slots, pass), k = key(project(x, key_, pass)),
-             v = values(x, mask, pass);
-  if (auto* seen = pass.observation()) note(q, self, k, v, mask, *seen);
+at::Tensor SlotProjection::attend(const MemoryView& view, const at::Tensor& own, const at::Tensor& x,
+                                  const KeyMask& mask, ForwardContext& ctx) const {
+  const auto q = query(view, ctx), self = own_key(view, ctx), k = key(project(x, key_, ctx)), v = values(x, mask, ctx);
+  if (auto* seen = ctx.observation()) note(q, self, k, v, mask, *seen);
   return ops::slot_attention(q, self, own, k, v, mask.real(), heads_, scale_, mask.lengths());
 }
 

@@ -11,7 +11,7 @@
 #include "nn/config.h"
 #include "nn/key_mask.h"
 #include "nn/layers.h"
-#include "nn/memory/slots.h"
+#include "nn/memory/view.h"
 
 namespace memformer::nn {
 
@@ -22,31 +22,33 @@ class SlotProjection {
   SlotProjection(Parameters& parameters, const Config& config, double value_gain, bool own_values);
 
   /// u W_V (B, M, D), in the pass's dtype.
-  at::Tensor own_value(const Slots& slots, Pass& pass) const { return of_slots(slots, slots.for_own_value, 2, pass); }
+  at::Tensor own_value(const MemoryView& view, ForwardContext& ctx) const {
+    return of_slots(view, view.for_own_value, 2, ctx);
+  }
   /// Attention of the slots to themselves, with their value `own` (B, M, D) in the memory's dtype, and
   /// to the tokens x (B, T, D). Returns (B, M, D) in own's dtype.
-  at::Tensor attend(const Slots& slots, const at::Tensor& own, const at::Tensor& x, const KeyMask& mask,
-                    Pass& pass) const;
+  at::Tensor attend(const MemoryView& view, const at::Tensor& own, const at::Tensor& x, const KeyMask& mask,
+                    ForwardContext& ctx) const;
 
  private:
   struct Projected {
     at::Tensor weight;               ///< (D, D)
     std::optional<at::Tensor> bias;  ///< (D)
   };
-  at::Tensor project(const at::Tensor& x, const Projected& by, Pass& pass) const;
+  at::Tensor project(const at::Tensor& x, const Projected& by, ForwardContext& ctx) const;
   /// The slots by the projection of that number among query, key and value: `use` is what Slots holds for it.
-  at::Tensor of_slots(const Slots& slots, const at::Tensor& use, size_t number, Pass& pass) const;
+  at::Tensor of_slots(const MemoryView& view, const at::Tensor& use, size_t number, ForwardContext& ctx) const;
 
   /// Notes writer.self (B, H, M), the weight of each slot on itself, writer.logits (H), the largest, and writer.values
   /// (B, T, D).
   void note(const at::Tensor& q, const at::Tensor& own_key, const at::Tensor& k, const at::Tensor& v,
             const KeyMask& mask, Observation& seen) const;
-  at::Tensor query(const Slots& slots, Pass& pass) const;
+  at::Tensor query(const MemoryView& view, ForwardContext& ctx) const;
   /// (B, N, D), each head over its root mean square.
   at::Tensor of_heads(const at::Tensor& x) const;
   at::Tensor key(const at::Tensor& projected) const;
-  at::Tensor own_key(const Slots& slots, Pass& pass) const;
-  at::Tensor values(const at::Tensor& x, const KeyMask& mask, Pass& pass) const;
+  at::Tensor own_key(const MemoryView& view, ForwardContext& ctx) const;
+  at::Tensor values(const at::Tensor& x, const KeyMask& mask, ForwardContext& ctx) const;
 
   enum class Values { plain, centered, normed };
   int64_t heads_;

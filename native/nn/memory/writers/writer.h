@@ -7,7 +7,7 @@
 #include "nn/config.h"
 #include "nn/key_mask.h"
 #include "nn/layers.h"
-#include "nn/memory/slots.h"
+#include "nn/memory/view.h"
 
 namespace memformer::nn {
 
@@ -16,7 +16,8 @@ class Writer {
   virtual ~Writer() = default;
   /// x (B, T, D), the normed output of the last layer that reads tokens.
   /// Returns the written memory (B, M, D), before forgetting.
-  virtual at::Tensor operator()(const Slots& slots, const at::Tensor& x, const KeyMask& mask, Pass& pass) const = 0;
+  virtual at::Tensor operator()(const MemoryView& view, const at::Tensor& x, const KeyMask& mask,
+                                ForwardContext& ctx) const = 0;
   /// Whether a row without tokens comes back to the bit as it was.
   virtual bool keeps_rows_without_tokens() const { return false; }
 };

@@ -18,7 +18,7 @@ class Decoder final : public Model {
         decoder_(parameters_, config, "decoder", config.integer("decoderLayers"), /*causal=*/true),
         memory_(parameters_, config),
         shape_{config.integer("decoderLayers"), config.integer("heads"), config.integer("width"),
-               config.integer("segment"), memory_.read_slots()} {
+               config.integer("segmentLength"), memory_.read_slots()} {
     make_output(config, embedding_.weight());
   }
 
@@ -26,44 +26,48 @@ class Decoder final : public Model {
   State initial_state(int64_t rows) const override { return {memory_.initial(rows)}; }
 
   Tensor logits(const SegmentInput& segment, const Tensor& prefix, const State& state) const override {
-    auto pass = start(segment);
+    auto ctx = start(segment);
     const auto input = at::cat({last_token(segment.source), prefix}, 1);
-    const auto slots = memory_.meet(state, segment.reset, pass);
-    const auto hidden = decoder_(embedding_(input, pass), slots, KeyMask(), pass);
-    return project(hidden.select(1, input.size(1) - 1), pass);
+    const auto view = memory_.read(state, segment.reset, ctx);
+    const auto hidden = decoder_(embedding_(input, ctx), view, KeyMask(), ctx);
+    return project(hidden.select(1, input.size(1) - 1), ctx);
   }
 
  private:
   DecoderShape decoder_shape() const override { return shape_; }
   bool writes_from_decoder() const override { return true; }
 
-  SegmentStart start_segment(const SegmentInput& segment, const State& state, Pass& pass) const override {
-    const auto slots = memory_.meet(state, segment.reset, pass);
-    return {decoder_.look_at(slots, pass), KeyMask(), last_token(segment.source).squeeze(1).to(at::kLong), {slots.raw}};
+  SegmentStart start_segment(const SegmentInput& segment, const State& state, ForwardContext& ctx) const override {
+    const auto view = memory_.read(state, segment.reset, ctx);
+    return {decoder_.project_keys_values(view, ctx),
+            KeyMask(),
+            last_token(segment.source).squeeze(1).to(at::kLong),
+            {view.raw}};
   }
   Tensor decode_rows(const Tensor& tokens, const DecodeState& decoding, const DecodeRows& rows,
-                     Pass& pass) const override {
-    return decoder_.decode(embedding_(tokens, pass), decoding, rows, pass);
+                     ForwardContext& ctx) const override {
+    return decoder_.decode(embedding_(tokens, ctx), decoding, rows, ctx);
   }
-  State next_state(const State& carried, const Tensor& hidden, const KeyMask& mask, Pass& pass) const override {
-    return {memory_.write(memory_.meet(carried, {}, pass), hidden, mask, pass)};
+  State next_state(const State& carried, const Tensor& hidden, const KeyMask& mask,
+                   ForwardContext& ctx) const override {
+    return {memory_.write(memory_.read(carried, {}, ctx), hidden, mask, ctx)};
   }
 
-  Encoding encode(const SegmentInput& segment, const State& state, Pass& pass) const override {
+  Encoding encode(const SegmentInput& segment, const State& state, ForwardContext& ctx) const override {
     // A position counts as padding where there is nothing to predict: its input would be the end of the document at
     // most.
     const auto mask = segment.target_mask();
-    const auto slots = memory_.meet(state, segment.reset, pass);
-    const auto hidden = decoder_(embedding_(read_tokens(segment), pass), slots, mask, pass);  // (B, T, D)
+    const auto view = memory_.read(state, segment.reset, ctx);
+    const auto hidden = decoder_(embedding_(read_tokens(segment), ctx), view, mask, ctx);  // (B, T, D)
     if (!segment.writes) return {hidden, {}};
-    return {hidden, {memory_.write(slots, hidden, mask, pass, segment.next_reset)}};
+    return {hidden, {memory_.write(view, hidden, mask, ctx, segment.next_reset)}};
   }
 
   Tensor read_tokens(const SegmentInput& segment) const override {
     return shifted(last_token(segment.source), segment.target);
   }
 
-  at::Tensor decode(const SegmentInput&, const at::Tensor& hidden, Pass&) const override { return hidden; }
+  at::Tensor decode(const SegmentInput&, const at::Tensor& hidden, ForwardContext&) const override { return hidden; }
 
   /// The last token of each row that is no padding, BOS where there is none: (B, 1).
   Tensor last_token(const Tensor& source) const {
@@ -73,7 +77,7 @@ class Decoder final : public Model {
   }
 
   Embedding embedding_;
-  ReadingStack decoder_;
+  MemoryStack decoder_;
   Memory memory_;
   DecoderShape shape_;
 };

@@ -24,22 +24,22 @@ class Encoder final : public Model {
   at::Tensor logits(const SegmentInput&, const at::Tensor&, const State&) const override {
     throw Failure(
         "CONFIG",
-        "variant \"encoder\" has no next token to predict; use \"encoder-decoder\" or \"decoder\" to generate");
+        "architecture \"encoder\" has no next token to predict; use \"encoder-decoder\" or \"decoder\" to generate");
   }
 
  private:
-  Encoding encode(const SegmentInput& segment, const State& state, Pass& pass) const override {
+  Encoding encode(const SegmentInput& segment, const State& state, ForwardContext& ctx) const override {
     const auto mask = segment.source_mask();
-    const auto slots = memory_.meet(state, segment.reset, pass);
-    const auto hidden = encoder_(embedding_(segment.source, pass), slots, mask, pass);  // (B, T, D)
+    const auto view = memory_.read(state, segment.reset, ctx);
+    const auto hidden = encoder_(embedding_(segment.source, ctx), view, mask, ctx);  // (B, T, D)
     if (!segment.writes) return {hidden, {}};
-    return {hidden, {memory_.write(slots, hidden, mask, pass, segment.next_reset)}};
+    return {hidden, {memory_.write(view, hidden, mask, ctx, segment.next_reset)}};
   }
 
-  at::Tensor decode(const SegmentInput&, const at::Tensor& hidden, Pass&) const override { return hidden; }
+  at::Tensor decode(const SegmentInput&, const at::Tensor& hidden, ForwardContext&) const override { return hidden; }
 
   Embedding embedding_;
-  ReadingStack encoder_;
+  MemoryStack encoder_;
   Memory memory_;
 };
 

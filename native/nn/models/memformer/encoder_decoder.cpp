@@ -22,7 +22,7 @@ class EncoderDecoder final : public Model {
         decoder_(parameters_, config, config.integer("decoderLayers")),
         memory_(parameters_, config),
         shape_{config.integer("decoderLayers"), config.integer("heads"), config.integer("width"),
-               config.integer("segment"), config.integer("segment")} {
+               config.integer("segmentLength"), config.integer("segmentLength")} {
     make_output(config, target_embedding_.weight());
   }
 
@@ -30,47 +30,49 @@ class EncoderDecoder final : public Model {
   State initial_state(int64_t rows) const override { return {memory_.initial(rows)}; }
 
   Tensor logits(const SegmentInput& segment, const Tensor& prefix, const State& state) const override {
-    auto pass = start(segment);
+    auto ctx = start(segment);
     const auto source_mask = segment.source_mask();
-    const auto slots = memory_.meet(state, segment.reset, pass);
-    const auto encoded = encoder_(source_embedding_(segment.source, pass), slots, source_mask, pass);
+    const auto view = memory_.read(state, segment.reset, ctx);
+    const auto encoded = encoder_(source_embedding_(segment.source, ctx), view, source_mask, ctx);
     const auto input = at::cat({at::full({prefix.size(0), 1}, bos_, prefix.options()), prefix}, 1);
-    const auto hidden = decoder_(target_embedding_(input, pass), KeyMask(), encoded, source_mask, pass);
-    return project(hidden.select(1, input.size(1) - 1), pass);
+    const auto hidden = decoder_(target_embedding_(input, ctx), KeyMask(), encoded, source_mask, ctx);
+    return project(hidden.select(1, input.size(1) - 1), ctx);
   }
 
  private:
   DecoderShape decoder_shape() const override { return shape_; }
 
   /// The memory's next state is written from the source: it is there before the first token.
-  SegmentStart start_segment(const SegmentInput& segment, const State& state, Pass& pass) const override {
-    const auto encoding = encode(segment, state, pass);
-    return {decoder_.look_at(encoding.hidden, pass), segment.source_mask(),
+  SegmentStart start_segment(const SegmentInput& segment, const State& state, ForwardContext& ctx) const override {
+    const auto encoding = encode(segment, state, ctx);
+    return {decoder_.project_keys_values(encoding.hidden, ctx), segment.source_mask(),
             at::full({segment.source.size(0)}, bos_, segment.source.options().dtype(at::kLong)), encoding.state};
   }
   Tensor decode_rows(const Tensor& tokens, const DecodeState& decoding, const DecodeRows& rows,
-                     Pass& pass) const override {
-    return decoder_.decode(target_embedding_(tokens, pass), decoding, rows, pass);
+                     ForwardContext& ctx) const override {
+    return decoder_.decode(target_embedding_(tokens, ctx), decoding, rows, ctx);
   }
-  State next_state(const State& carried, const Tensor&, const KeyMask&, Pass&) const override { return carried; }
+  State next_state(const State& carried, const Tensor&, const KeyMask&, ForwardContext&) const override {
+    return carried;
+  }
 
-  Encoding encode(const SegmentInput& segment, const State& state, Pass& pass) const override {
+  Encoding encode(const SegmentInput& segment, const State& state, ForwardContext& ctx) const override {
     const auto mask = segment.source_mask();
-    const auto slots = memory_.meet(state, segment.reset, pass);
-    const auto encoded = encoder_(source_embedding_(segment.source, pass), slots, mask, pass);  // (B, T, D)
+    const auto view = memory_.read(state, segment.reset, ctx);
+    const auto encoded = encoder_(source_embedding_(segment.source, ctx), view, mask, ctx);  // (B, T, D)
     if (!segment.writes) return {encoded, {}};
-    return {encoded, {memory_.write(slots, encoded, mask, pass, segment.next_reset)}};
+    return {encoded, {memory_.write(view, encoded, mask, ctx, segment.next_reset)}};
   }
 
-  Tensor decode(const SegmentInput& segments, const Tensor& encoded, Pass& pass) const override {
+  Tensor decode(const SegmentInput& segments, const Tensor& encoded, ForwardContext& ctx) const override {
     const auto first = at::full({segments.target.size(0), 1}, bos_, segments.target.options());
-    return decoder_(target_embedding_(shifted(first, segments.target), pass), segments.target_mask(), encoded,
-                    segments.source_mask(), pass);
+    return decoder_(target_embedding_(shifted(first, segments.target), ctx), segments.target_mask(), encoded,
+                    segments.source_mask(), ctx);
   }
 
   Embedding source_embedding_, target_embedding_;  // one tensor where they are shared
-  ReadingStack encoder_;
-  ContinuingStack decoder_;
+  MemoryStack encoder_;
+  DecoderStack decoder_;
   Memory memory_;
   DecoderShape shape_;
 };
