@@ -1,4 +1,5 @@
 import { isNativeError } from "node:util/types";
+import { newName } from "./old-names.ts";
 
 /** Stable error codes of memformer; messages may change, codes do not. */
 export type ErrorCode =
@@ -66,9 +67,12 @@ export function nearest(word: string, known: Iterable<string>): string | undefin
   return best;
 }
 
-/** That there is no option `path`, and which of `known` its last part, `key`, may have meant. */
+/**
+ * That there is no option `path`, and which of `known` its last part, `key`, meant: its name of today, or the nearest.
+ */
 export function noOption(key: string, path: string, known: readonly string[]): string {
-  const meant = nearest(key, known);
+  const today = newName(key),
+    meant = today !== undefined && known.includes(today) ? today : nearest(key, known);
   return `there is no option "${path}"${meant === undefined ? "" : `; did you mean "${meant}"?`}`;
 }
 

@@ -8,6 +8,7 @@
 import { readdir, readFile, readlink, realpath, rename, rm, stat, writeFile } from "node:fs/promises";
 import { basename, dirname, join, resolve } from "node:path";
 import { MemformerError } from "../errors.ts";
+import { withNewNames } from "../old-names.ts";
 import { fillFolder, sweepPartials, syncFolder, type FileWriter } from "../files/atomic.ts";
 import { errnoOf, withIoErrors } from "../io-error.ts";
 import { openSafetensors, writeSafetensors, type SafetensorsFile, type TensorEntry } from "./safetensors.ts";
@@ -109,7 +110,7 @@ export async function readConfig(folder: string): Promise<ConfigFile> {
       { details: { path, expected: FORMAT_VERSION, got: formatVersion } },
     );
   }
-  return value as ConfigFile;
+  return withNewNames(value as ConfigFile);
 }
 
 /** Opens the weights; the caller closes them. Throws as {@link openSafetensors} does. */

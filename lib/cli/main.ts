@@ -11,6 +11,7 @@ import { register as evaluate } from "./evaluate.ts";
 import { register as generate } from "./generate.ts";
 import { register as importModel } from "./import.ts";
 import { register as inspect } from "./inspect.ts";
+import { withNewFlag } from "./old-flags.ts";
 import { silenceLostStreams } from "./output.ts";
 import { register as setup } from "./setup.ts";
 import { register as train } from "./train.ts";
@@ -26,7 +27,7 @@ program
   .hook("preAction", requireWorkingFolder)
   .configureOutput({
     outputError: (text, write) => {
-      write(text.replace(/^error: /, "memformer: "));
+      write(withNewFlag(text, program, process.argv.slice(2)).replace(/^error: /, "memformer: "));
     },
   })
   .exitOverride();

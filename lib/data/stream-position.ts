@@ -1,21 +1,27 @@
 import { z } from "zod";
 import { MemformerError } from "../errors.ts";
+import { withNewNames } from "../old-names.ts";
 import type { TokenSource } from "./token-source.ts";
 
 const whole = z.int().min(0);
 const schema = z.strictObject({
-  stream: z.strictObject({
-    documents: whole,
-    tokens: whole,
-    lanes: whole,
-    segmentLength: whole,
-    seed: whole.nullable(),
-    documentLimit: whole.nullable(),
-    ends: z.boolean().optional(),
-    longestFirst: z.boolean().optional(),
-    /** The tokenizer's name and the hash of the documents; null where a source has none, absent in positions of 0.1. */
-    text: z.string().nullable().optional(),
-  }),
+  stream: z.preprocess(
+    withNewNames,
+    z.strictObject({
+      documents: whole,
+      tokens: whole,
+      lanes: whole,
+      segmentLength: whole,
+      seed: whole.nullable(),
+      documentLimit: whole.nullable(),
+      ends: z.boolean().optional(),
+      longestFirst: z.boolean().optional(),
+      /**
+       * The tokenizer's name and the hash of the documents; null where a source has none, absent in positions of 0.1.
+       */
+      text: z.string().nullable().optional(),
+    }),
+  ),
   epoch: whole,
   next: whole,
   lanes: z.array(z.strictObject({ document: whole, offset: whole }).nullable()),

@@ -7,6 +7,7 @@ import { modelSchema, presets, type PresetName } from "../model/config.ts";
 import { documentRules } from "../data/index.ts";
 import { MemformerError } from "../errors.ts";
 import type { DeviceName } from "../native/cuda.ts";
+import { withNewNames } from "../old-names.ts";
 import { parseOptions } from "../options.ts";
 import { trainSchema, type TrainConfig } from "../train/config.ts";
 import { pick } from "./flags.ts";
@@ -106,17 +107,18 @@ export async function fromFile(path: string): Promise<PartialRunConfig> {
   if (twice !== undefined) refuse(`has the key "${twice}" twice`);
   if (typeof value !== "object" || value === null || Array.isArray(value)) return refuse("is not an object of options");
   const fileSchema = runSchema.extend({ model: z.unknown(), train: z.unknown() }).partial();
-  const { model, train, ...run } = parseOptions(fileSchema, value, path);
+  const { model: ofModel, train: ofTrain, ...run } = parseOptions(fileSchema, value, path),
+    model = withNewNames(ofModel),
+    train = withNewNames(ofTrain);
   // Parsing refuses what is unknown or wrong; what was given is kept without defaults, which must not win over others.
-  const given = value as { model?: object; train?: object };
   parseOptions(shapeSchema, model, `${path}: model`);
   parseOptions(trainSchema, train, `${path}: train`);
   const written = Object.fromEntries(
-    Object.keys(given)
+    Object.keys(value)
       .filter((key) => key in run)
       .map((key) => [key, run[key as keyof typeof run]]),
   );
-  return { run: written, model: { ...given.model }, train: { ...given.train } };
+  return { run: written, model: { ...(model as object | undefined) }, train: { ...(train as object | undefined) } };
 }
 
 /** Later sources win. Throws CONFIG for values that do not fit. */

@@ -7,6 +7,7 @@ import { openWeights, type TokenizerTexts } from "../checkpoint/model-files.ts";
 import { openSafetensors, writeSafetensors, type SafetensorsFile } from "../checkpoint/safetensors.ts";
 import type { SegmentStream } from "../data/segment-stream.ts";
 import { MemformerError } from "../errors.ts";
+import { withNewNames } from "../old-names.ts";
 import {
   assignAll,
   describedIn,
@@ -82,7 +83,8 @@ export async function readCheckpoint(
     );
   }
   await verify(folder);
-  const progress = JSON.parse(await readFile(join(folder, "trainer.json"), "utf8")) as TrainProgress;
+  const written = JSON.parse(await readFile(join(folder, "trainer.json"), "utf8")) as TrainProgress,
+    progress = { ...written, train: withNewNames(written.train) };
   const found = await describedIn(folder, (config, file) => model.readDescription?.(config, file) ?? config);
   const weights = await openWeights(folder);
   const moments = await openSafetensors(join(folder, "optimizer.safetensors"));
