@@ -311,7 +311,7 @@ describe("a checkpoint store", () => {
 async function compileInto(folder: string): Promise<void> {
   await writeFile(join(folder, "package.json"), '{"type":"module"}');
   const rooms = ["files", "checkpoint"];
-  const sources = ["errors.ts", "io-error.ts"];
+  const sources = ["errors.ts", "io-error.ts", "old-names.ts"];
   for (const room of rooms) {
     await mkdir(join(folder, room));
     const names = (await readdir(join(LIB, room))).filter((name) => name.endsWith(".ts"));

@@ -323,7 +323,7 @@ describe("a decoder", function () {
     decoder.dispose();
     await refused(() => decoder.begin(open(model, row), row.state), "DISPOSED", /has been disposed of/);
     await using encoder = await tinyModel({ architecture: "encoder" });
-    await refused(() => encoder.decoder(), "CONFIG", /variant "encoder" has no next token/);
+    await refused(() => encoder.decoder(), "CONFIG", /architecture "encoder" has no next token/);
   });
 
   it("whose call failed never steps from the wrong place", async () => {

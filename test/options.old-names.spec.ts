@@ -4,7 +4,7 @@ import { readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
-import { MANIFEST, readManifest, writeManifest } from "../lib/checkpoint/manifest.ts";
+import { readManifest, writeManifest } from "../lib/checkpoint/manifest.ts";
 import { evaluationPass, Memformer, modelSchema, tokensInMemory, trainSchema, type Tokenizer } from "../lib/index.ts";
 import { newName, oldNames, withNewNames } from "../lib/old-names.ts";
 import { parseOptions } from "../lib/options.ts";
@@ -114,10 +114,8 @@ describe("a run that was begun under older names", function () {
       segmentsPerStep: 1,
     });
     const checkpoints = bench.path("old", "checkpoints");
-    for (const name of readdirSync(checkpoints).filter((one) =>
-      readdirSync(join(checkpoints, one)).includes(MANIFEST),
-    )) {
-      const folder = join(checkpoints, name);
+    for (const entry of readdirSync(checkpoints, { withFileTypes: true }).filter((one) => one.isDirectory())) {
+      const folder = join(checkpoints, entry.name);
       age(join(folder, "config.json"));
       age(join(folder, "trainer.json"));
       const { files, ...facts } = await readManifest(folder);

@@ -12,7 +12,7 @@ const program = `
   import { Memformer } from "memformer";
   export const size = async () => {
     const model = await Memformer.create({ preset: "tiny", threads: 1 });
-    const { size } = model;
+    const { parameterCount: size } = model;
     await model.dispose();
     return size;
   };

@@ -62,7 +62,7 @@ describe("the package's types in a project that installed it", function () {
     const options: TrainOptions = { steps: 1 };
     export async function sizes(): Promise<number> {
       const model: Memformer = await Memformer.create({ preset: "tiny" });
-      return model.size + (options.steps ?? 0);
+      return model.parameterCount + (options.steps ?? 0);
     }
     export const failed = (error: unknown): boolean => error instanceof MemformerError;
     // @ts-expect-error: the types are there and say no
@@ -79,7 +79,7 @@ describe("the package's types in a project that installed it", function () {
       import type { Memformer } from "memformer" with { "resolution-mode": "import" };
       export async function sizes(): Promise<number> {
         const model: Memformer = await (await import("memformer")).Memformer.create({ preset: "tiny" });
-        return model.size;
+        return model.parameterCount;
       }`,
     );
   });

@@ -13,5 +13,5 @@ process.once("SIGINT", () => worker.postMessage("stop"));
 await once(worker, "exit");
 
 const model = await Memformer.load(folder, { threads: 1 });
-console.log(`${model.size} parameters in ${folder}`);
+console.log(`${model.parameterCount} parameters in ${folder}`);
 await model.dispose();
