@@ -101,7 +101,7 @@ void CrossAttention::operator()(Residual& stream, const KeysValues& seen, const 
 void CrossAttention::decode(Residual& stream, const DecodeRows& rows, const KeyValueCache& cache,
                             ForwardContext& ctx) const {
   const auto q = query(norm_(stream, ctx), ctx).squeeze(1);  // (R, D)
-  const auto read = ops::decode_attention(q, cache.keys, cache.values, rows.view, rows.context_lengths, {});
+  const auto read = ops::decode_attention(q, cache.keys, cache.values, rows.slots, rows.context_lengths, {});
   stream.branch = branch(read.unsqueeze(1), ctx);
 }
 

@@ -25,13 +25,13 @@ struct DecodeState {
   std::shared_ptr<const ForwardContext> weights;  ///< as they are computed with, narrowed when a segment last began
   State carried;  ///< what end_segment makes the next state of, (S, ...) each; empty before the first segment
 
-  int64_t view() const { return positions.size(0); }
+  int64_t slots() const { return positions.size(0); }
   int64_t length() const { return layers.front().keys.size(2); }
 };
 
 /// The rows of one step, several of one slot where tokens are known ahead. All (R) int32, on the device.
 struct DecodeRows {
-  at::Tensor view, positions;
+  at::Tensor slots, positions;
   at::Tensor lengths;          ///< positions + 1: the keys a row sees of its own segment
   at::Tensor context_lengths;  ///< those it sees of the context
 };

@@ -43,7 +43,7 @@ class CapturedGraph final : public Graph {
     cudaGetLastError();
   }
 
-  void launch() override { graph_.launch(); }
+  void launch() override { graph_.replay(); }
 
  private:
   GraphPool pool_;

@@ -28,10 +28,10 @@ State row_of(const State& state, int64_t row) {
 }
 
 /// The rows of `part` (B, ...) into these slots of `cache` (S, ...), whose further axes are at least as long.
-void put_rows(const at::Tensor& cache, const at::Tensor& view, at::Tensor part) {
-  if (part.size(0) != view.size(0)) part = part.expand({view.size(0), -1, -1, -1});
+void put_rows(const at::Tensor& cache, const at::Tensor& slots, at::Tensor part) {
+  if (part.size(0) != slots.size(0)) part = part.expand({slots.size(0), -1, -1, -1});
   const auto place = part.dim() == 4 ? cache.narrow(2, 0, part.size(2)) : cache;
-  place.index_copy_(0, view, part.to(cache.scalar_type()));
+  place.index_copy_(0, slots, part.to(cache.scalar_type()));
 }
 
 /// Brings each row's visible keys to the front: (B) int32, how many they are, and (B, N) their order, undefined where
@@ -51,42 +51,42 @@ at::Tensor in_order(const at::Tensor& part, const at::Tensor& order) {
 
 }  // namespace
 
-DecodeState Model::open_slots(int64_t view) const {
+DecodeState Model::open_slots(int64_t slots) const {
   const at::NoGradGuard guard;
   const auto shape = decoder_shape();
   const auto options = at::TensorOptions(device()).dtype(compute_), counts = options.dtype(at::kInt);
   const auto caches = [&](int64_t N) {
     std::vector<KeyValueCache> made;
     // Zeros: what lies behind a row's keys is never read, but for kernels that multiply it by a weight of 0.
-    const auto cache = [&] { return at::zeros({view, shape.heads, N, shape.width / shape.heads}, options); };
+    const auto cache = [&] { return at::zeros({slots, shape.heads, N, shape.width / shape.heads}, options); };
     for (int64_t i = 0; i < shape.layers; ++i) made.push_back({cache(), cache()});
     return made;
   };
   DecodeState made;
   made.context = caches(shape.context);
   made.layers = caches(shape.segment);
-  made.context_lengths = at::ones({view}, counts);
-  made.positions = at::zeros({view}, counts);
-  if (writes_from_decoder()) made.hidden = at::zeros({view, shape.segment, shape.width}, options);
+  made.context_lengths = at::ones({slots}, counts);
+  made.positions = at::zeros({slots}, counts);
+  if (writes_from_decoder()) made.hidden = at::zeros({slots, shape.segment, shape.width}, options);
   return made;
 }
 
-at::Tensor Model::begin_segment(DecodeState& decoding, const std::vector<int64_t>& view, const SegmentInput& segment,
+at::Tensor Model::begin_segment(DecodeState& decoding, const std::vector<int64_t>& slots, const SegmentInput& segment,
                                 const State& state) const {
-  const auto B = static_cast<int64_t>(view.size());
+  const auto B = static_cast<int64_t>(slots.size());
   require(segment.source.size(0) == B, "SHAPE", "a segment is begun in ", B, " slots, of ", segment.source.size(0),
           " rows");
   if (device().is_cpu() && B > 1) {
     std::vector<at::Tensor> logits;
     for (int64_t b = 0; b < B; ++b)
-      logits.push_back(begin_segment(decoding, {view[b]}, row_of(segment, b), row_of(state, b)));
+      logits.push_back(begin_segment(decoding, {slots[b]}, row_of(segment, b), row_of(state, b)));
     return at::cat(logits);
   }
   const at::NoGradGuard guard;
   auto ctx = start(segment);
   const auto begun = start_segment(segment, state, ctx);
   decoding.weights = std::make_shared<const ForwardContext>(ctx);
-  const auto index = at::tensor(view, at::kLong).to(device());
+  const auto index = at::tensor(slots, at::kLong).to(device());
   const int64_t N = begun.context[0].keys.size(2), most = decoding.context[0].keys.size(2);
   require(N <= most, "SHAPE", "decoding takes sources of at most ", most, " tokens, got ", N);
   const auto [lengths, order] = visible_keys(begun.mask, B, N, decoding.positions.options());
@@ -100,7 +100,7 @@ at::Tensor Model::begin_segment(DecodeState& decoding, const std::vector<int64_t
     const auto& part = begun.carried[i];
     if (decoding.carried.size() <= i) {
       auto shape = part.sizes().vec();
-      shape[0] = decoding.view();
+      shape[0] = decoding.slots();
       decoding.carried.push_back(at::zeros(shape, part.options()));
     }
     decoding.carried[i].index_copy_(0, index, part);
@@ -114,25 +114,25 @@ ForwardContext Model::step_pass(const DecodeState& decoding) const {
   return ctx;
 }
 
-at::Tensor Model::decode_hidden(DecodeState& decoding, const at::Tensor& tokens, const at::Tensor& view,
+at::Tensor Model::decode_hidden(DecodeState& decoding, const at::Tensor& tokens, const at::Tensor& slots,
                                 const at::Tensor& ahead, ForwardContext& ctx) const {
-  auto positions = decoding.positions.index_select(0, view);
+  auto positions = decoding.positions.index_select(0, slots);
   if (ahead.defined()) positions = positions + ahead;
-  const DecodeRows rows{view, positions, positions + 1, decoding.context_lengths.index_select(0, view)};
+  const DecodeRows rows{slots, positions, positions + 1, decoding.context_lengths.index_select(0, slots)};
   const auto hidden = decode_rows(tokens.unsqueeze(1), decoding, rows, ctx);
   if (decoding.hidden.defined()) {
     const int64_t T = decoding.length();
     decoding.hidden.view({-1, hidden.size(2)})
-        .index_copy_(0, view.to(at::kLong) * T + positions, hidden.squeeze(1).to(decoding.hidden.scalar_type()));
+        .index_copy_(0, slots.to(at::kLong) * T + positions, hidden.squeeze(1).to(decoding.hidden.scalar_type()));
   }
-  decoding.positions.index_add_(0, view, at::ones_like(view));
+  decoding.positions.index_add_(0, slots, at::ones_like(slots));
   return hidden;
 }
 
-at::Tensor Model::decode_step(DecodeState& decoding, const at::Tensor& tokens, const at::Tensor& view) const {
+at::Tensor Model::decode_step(DecodeState& decoding, const at::Tensor& tokens, const at::Tensor& slots) const {
   const WithoutGradient guard;
   auto ctx = step_pass(decoding);
-  return project(decode_hidden(decoding, tokens, view, {}, ctx).squeeze(1), ctx);
+  return project(decode_hidden(decoding, tokens, slots, {}, ctx).squeeze(1), ctx);
 }
 
 at::Tensor Model::prefill(DecodeState& decoding, const at::Tensor& tokens, int64_t slot) const {
@@ -144,11 +144,11 @@ at::Tensor Model::prefill(DecodeState& decoding, const at::Tensor& tokens, int64
   return project(hidden.select(0, P - 1), ctx);
 }
 
-State Model::end_segment(const DecodeState& decoding, const std::vector<int64_t>& view) const {
-  const auto B = static_cast<int64_t>(view.size());
+State Model::end_segment(const DecodeState& decoding, const std::vector<int64_t>& slots) const {
+  const auto B = static_cast<int64_t>(slots.size());
   if (device().is_cpu() && B > 1) {
     std::vector<std::vector<at::Tensor>> parts(decoding.carried.size());
-    for (const auto slot : view) {
+    for (const auto slot : slots) {
       auto of_slot = end_segment(decoding, {slot});
       for (size_t i = 0; i < parts.size(); ++i) parts[i].push_back(std::move(of_slot[i]));
     }
@@ -158,7 +158,7 @@ State Model::end_segment(const DecodeState& decoding, const std::vector<int64_t>
   }
   const at::NoGradGuard guard;
   ForwardContext ctx(parameters_, compute_, 0.0, {});
-  const auto index = at::tensor(view, at::kLong).to(device());
+  const auto index = at::tensor(slots, at::kLong).to(device());
   State carried;
   for (const auto& part : decoding.carried) carried.push_back(part.index_select(0, index));
   if (!writes_from_decoder()) return next_state(carried, {}, {}, ctx);

@@ -112,21 +112,21 @@ class Model {
 
   // Decoding, written once for every model in models/decode.cpp: the same numbers as logits(), token by token, without
   // computing anything twice. Without gradient.
-  /// Caches of `view` open segments. Throws CONFIG for a model that does not generate.
-  DecodeState open_slots(int64_t view) const;
+  /// Caches of `slots` open segments. Throws CONFIG for a model that does not generate.
+  DecodeState open_slots(int64_t slots) const;
   /// Begins a segment in each of these slots, from the row of `segment` and `state` of the same number; segment.target
   /// is not looked at. Returns the logits (B, V) of its first token. On a CPU each row is computed for itself, so that
   /// its numbers are those it has alone, to the bit.
-  at::Tensor begin_segment(DecodeState& decoding, const std::vector<int64_t>& view, const SegmentInput& segment,
+  at::Tensor begin_segment(DecodeState& decoding, const std::vector<int64_t>& slots, const SegmentInput& segment,
                            const State& state) const;
   /// The next token of each of R rows, in slots of their own: tokens (R) int64, slots (R) int32 -> logits (R, V) of
   /// those that follow. It reads nothing on the host, and a row's numbers do not depend on the others (on a CPU, to
   /// the bit). No slot may hold more than T - 1 tokens.
-  at::Tensor decode_step(DecodeState& decoding, const at::Tensor& tokens, const at::Tensor& view) const;
+  at::Tensor decode_step(DecodeState& decoding, const at::Tensor& tokens, const at::Tensor& slots) const;
   /// The next P >= 1 tokens of one slot at once -> logits (1, V): the same as P steps, on a CPU to the bit.
   at::Tensor prefill(DecodeState& decoding, const at::Tensor& tokens, int64_t slot) const;
   /// The state after the segments of these slots: what was fed and the one token that follows it.
-  State end_segment(const DecodeState& decoding, const std::vector<int64_t>& view) const;
+  State end_segment(const DecodeState& decoding, const std::vector<int64_t>& slots) const;
 
   /// Moves the parameters; call once, before the first step.
   void to(at::Device device) { parameters_.to(device, compute_); }
@@ -184,7 +184,7 @@ class Model {
   ForwardContext step_pass(const DecodeState& decoding) const;
   /// The normed output (R, 1, D) of the last layer for tokens (R) in slots (R), each `ahead` (R) int32 of where its
   /// slot stands, or undefined: 0.
-  at::Tensor decode_hidden(DecodeState& decoding, const at::Tensor& tokens, const at::Tensor& view,
+  at::Tensor decode_hidden(DecodeState& decoding, const at::Tensor& tokens, const at::Tensor& slots,
                            const at::Tensor& ahead, ForwardContext& ctx) const;
 
   at::ScalarType compute_;

@@ -41,7 +41,7 @@ class Relative final : public PositionedAttention {
   Tensor decode(const Tensor& x, const QueryKeyValue& project, const DecodeRows& rows, const KeyValueCache& cache,
                 ForwardContext& ctx) const override {
     const auto qkv = project(x, ctx).squeeze(1);
-    const auto q = ops::decode_append(qkv, {}, {}, rows.view, rows.positions, cache.keys, cache.values);
+    const auto q = ops::decode_append(qkv, {}, {}, rows.slots, rows.positions, cache.keys, cache.values);
     const int64_t R = q.size(0), T = cache.keys.size(2), E = cache.keys.size(3);
     const auto offsets =
         (rows.positions.unsqueeze(1) - at::arange(T, rows.positions.options())).clamp(-(reach_ - 1), reach_ - 1) +
@@ -50,7 +50,7 @@ class Relative final : public PositionedAttention {
                        .index_select(0, offsets.reshape({-1}))
                        .view({R, T, heads_, E})
                        .transpose(1, 2);  // (R, H, T, E)
-    const auto keys = cache.keys.index_select(0, rows.view) + r, values = cache.values.index_select(0, rows.view) + r;
+    const auto keys = cache.keys.index_select(0, rows.slots) + r, values = cache.values.index_select(0, rows.slots) + r;
     return ops::decode_attention(q, keys, values, {}, rows.lengths, {}).unsqueeze(1);
   }
 

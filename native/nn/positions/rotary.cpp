@@ -24,8 +24,8 @@ class Rotary final : public PositionedAttention {
                 ForwardContext& ctx) const override {
     const auto qkv = project(x, ctx);
     const auto [cos, sin] = angles(cache.keys.size(2), qkv);
-    const auto q = ops::decode_append(qkv.squeeze(1), cos, sin, rows.view, rows.positions, cache.keys, cache.values);
-    return ops::decode_attention(q, cache.keys, cache.values, rows.view, rows.lengths, {}).unsqueeze(1);
+    const auto q = ops::decode_append(qkv.squeeze(1), cos, sin, rows.slots, rows.positions, cache.keys, cache.values);
+    return ops::decode_attention(q, cache.keys, cache.values, rows.slots, rows.lengths, {}).unsqueeze(1);
   }
 
  private:

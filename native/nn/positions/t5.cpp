@@ -57,10 +57,10 @@ class T5 final : public PositionedAttention {
   Tensor decode(const Tensor& x, const QueryKeyValue& project, const DecodeRows& rows, const KeyValueCache& cache,
                 ForwardContext& ctx) const override {
     const auto qkv = project(x, ctx).squeeze(1);
-    const auto q = ops::decode_append(qkv, {}, {}, rows.view, rows.positions, cache.keys, cache.values);
+    const auto q = ops::decode_append(qkv, {}, {}, rows.slots, rows.positions, cache.keys, cache.values);
     const auto of_rows = buckets(cache.keys.size(2), q.device()).index_select(0, rows.positions);  // (R, T)
     const auto bias = at::embedding(ctx.cast(bias_), of_rows).to(accumulate_type(q.scalar_type())).transpose(1, 2);
-    return ops::decode_attention(q, cache.keys, cache.values, rows.view, rows.lengths, bias).unsqueeze(1);
+    return ops::decode_attention(q, cache.keys, cache.values, rows.slots, rows.lengths, bias).unsqueeze(1);
   }
 
  private:
