@@ -2,6 +2,8 @@
  * A token's time while a model generates: by a session, by a decoder of many rows, by `logits` without a cache, and by
  * a careful PyTorch decode with a key/value cache (bench/peers/decode.py), greedy, with the borders of segments on the
  * way.   [--tokens 512] [--threads 2] [--batches 1,8,32] [--models demo,small]
+ * On a GPU (--device cuda) in bfloat16, the peer's step one CUDA graph; and beside a decoder of 20 layers that keeps
+ * the keys and values of 16,384 tokens [--full-cache 20,16384 --full-batch 8]: time, and memory above the weights.
  * The peer needs a python with torch: MEMFORMER_PYTHON, else python3; without one its column says skipped.
  */
 import { execFileSync } from "node:child_process";
@@ -9,7 +11,20 @@ import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
-import { applyOperator, Memformer, PADDING, Tensor, type CreateOptions, type State } from "../lib/index.ts";
+import {
+  applyOperator,
+  disposeSegment,
+  Memformer,
+  memoryUsage,
+  PADDING,
+  resetPeakMemory,
+  synchronize,
+  Tensor,
+  type CreateOptions,
+  type DeviceName,
+  type State,
+} from "../lib/index.ts";
+import { placed } from "../lib/engine/tensor.ts";
 import { flag, median, report, words, type Row } from "./support/report.ts";
 
 const models: Record<string, CreateOptions> = {
@@ -27,10 +42,11 @@ const models: Record<string, CreateOptions> = {
 };
 
 const greedy = (logits: Tensor, { vocabulary, bos }: Memformer["config"]): Tensor => {
-  using draws = Tensor.from(new Float64Array(rowsOf), [rowsOf]);
+  using draws = placed(Tensor.from(new Float64Array(rowsOf), [rowsOf]), device);
   return applyOperator("memformer::sample_token", logits, draws, 0, 0, 1, vocabulary, bos);
 };
 let rowsOf = 1;
+let device: DeviceName = "cpu";
 
 /** Seconds a token of a session's text. */
 async function bySession(model: Memformer, tokens: number): Promise<number> {
@@ -90,6 +106,41 @@ async function byDecoder(model: Memformer, batch: number, tokens: number): Promi
   return (performance.now() - start) / 1000 / tokens;
 }
 
+/** Seconds a step of `batch` rows whose tokens nobody looks at: what the engine can do. */
+async function byEngine(model: Memformer, batch: number, steps: number): Promise<number> {
+  const { segmentLength: T } = model.config;
+  using decoder = model.decoder(batch);
+  const slots = Array.from({ length: batch }, (_, slot) => slot),
+    tokens = slots.map((slot) => slot % model.config.bos || 1);
+  let done = 0,
+    seconds = 0;
+  while (done < steps) {
+    const segment = segmentOf(model, batch),
+      state = model.initialState(batch);
+    decoder.begin(segment, state, slots).dispose();
+    disposeSegment(segment);
+    free(state);
+    for (let i = 0; i < 2; i++) decoder.step(tokens, slots).dispose();
+    await synchronize();
+    const start = performance.now();
+    for (let i = 3; i < T; i++) decoder.step(tokens, slots).dispose();
+    await synchronize();
+    seconds += (performance.now() - start) / 1000;
+    done += T - 3;
+  }
+  return seconds / done;
+}
+
+/** Tokens a second of a session that reads. */
+async function reading(model: Memformer, tokens: number): Promise<number> {
+  using session = await model.session();
+  const text = Int32Array.from({ length: tokens }, (_, i) => (i * 7) % 256);
+  await session.read(text);
+  const start = performance.now();
+  await session.read(text);
+  return tokens / ((performance.now() - start) / 1000);
+}
+
 /** Seconds a token where each is computed from the segment's beginning. */
 async function withoutCache(model: Memformer, tokens: number): Promise<number> {
   const { segmentLength: T } = model.config;
@@ -117,11 +168,18 @@ async function withoutCache(model: Memformer, tokens: number): Promise<number> {
 interface PeerRow {
   readonly batch: number;
   readonly seconds: number;
+  readonly bytes?: number;
   readonly torch: string;
 }
 
 /** Seconds a step by batch, or why there are none. */
-function peer(model: Memformer, batches: readonly number[], tokens: number, threads: number): PeerRow[] | string {
+function peer(
+  model: Memformer,
+  batches: readonly number[],
+  tokens: number,
+  threads: number,
+  more: readonly string[] = [],
+): PeerRow[] | string {
   const folder = mkdtempSync(join(tmpdir(), "memformer-bench-"));
   try {
     const config = join(folder, "config.json");
@@ -129,7 +187,18 @@ function peer(model: Memformer, batches: readonly number[], tokens: number, thre
     const program = fileURLToPath(new URL("peers/decode.py", import.meta.url));
     const said = execFileSync(
       process.env["MEMFORMER_PYTHON"] ?? "python3",
-      [program, "--config", config, "--batches", batches.join(), "--tokens", `${tokens}`, "--threads", `${threads}`],
+      [
+        program,
+        "--config",
+        config,
+        "--batches",
+        batches.join(),
+        "--tokens",
+        `${tokens}`,
+        "--threads",
+        `${threads}`,
+        ...more,
+      ],
       { encoding: "utf8", stdio: ["ignore", "pipe", "pipe"] },
     );
     return said
@@ -150,37 +219,89 @@ export async function decoding(flags: readonly string[]): Promise<boolean> {
   const tokens = flag(flags, "tokens", 512),
     threads = flag(flags, "threads", 2),
     rounds = flag(flags, "rounds", 3);
-  const batches = words(flags, "batches", ["1", "8", "32"]).map(Number);
-  const rows: Row[] = [];
+  [device = "cpu"] = words(flags, "device", ["cpu"]) as DeviceName[];
+  const onGpu = device !== "cpu",
+    batches = words(flags, "batches", onGpu ? ["1", "8", "64", "256"] : ["1", "8", "32"]).map(Number);
+  const rows: Row[] = [],
+    wide: Row[] = [];
   let torch = "";
   const ms = (seconds: number): string => (1000 * seconds).toFixed(3);
-  for (const name of words(flags, "models", ["demo", "small"])) {
-    await using model = await Memformer.create({ ...models[name], threads, device: "cpu" });
+  const ofPeer = (found: PeerRow[] | string): PeerRow[] => {
+    if (typeof found !== "string") return found;
+    console.error(`PyTorch skipped: ${found}`);
+    return [];
+  };
+  for (const name of words(flags, "models", onGpu ? ["wiki"] : ["demo", "small"])) {
+    const where = { device, ...(onGpu && { precision: "bfloat16" as const }) };
+    await using model = await Memformer.create({ ...models[name], threads, ...where });
     const repeated = async (work: () => Promise<number>): Promise<number> => {
       const times: number[] = [];
       for (let round = 0; round < rounds; round++) times.push(await work());
       return median(times);
     };
     const session = await repeated(() => bySession(model, tokens)),
+      read = await repeated(() => reading(model, 256 * model.config.segmentLength)),
       uncached = await repeated(() => withoutCache(model, Math.min(tokens, 2 * model.config.segmentLength)));
-    const theirs = peer(model, batches, tokens, threads);
-    if (typeof theirs === "string") console.error(`PyTorch skipped: ${theirs}`);
-    else torch = theirs[0]?.torch ?? "";
+    const more = onGpu ? ["--device", "cuda"] : [],
+      theirs = ofPeer(peer(model, batches, tokens, threads, more)),
+      eager = onGpu ? ofPeer(peer(model, batches.slice(0, 1), tokens, threads, [...more, "--eager"])) : [];
+    torch = theirs[0]?.torch ?? torch;
     for (const batch of batches) {
-      const step = await repeated(() => byDecoder(model, batch, tokens));
-      const of = typeof theirs === "string" ? undefined : theirs.find((row) => row.batch === batch);
+      const step = await repeated(() => byDecoder(model, batch, tokens)),
+        engine = await repeated(() => byEngine(model, batch, tokens));
+      const seconds = (found: readonly PeerRow[]): number | undefined => {
+        const row = found.find((one) => one.batch === batch);
+        return row === undefined ? undefined : row.seconds / tokens;
+      };
+      const graphed = seconds(theirs),
+        plain = seconds(eager);
       rows.push({
         model: name,
         batch,
         "session ms/token": batch === 1 ? ms(session) : "",
         "decoder ms/step": ms(step),
+        "engine ms/step": ms(engine),
         "tokens/s": Math.round(batch / step),
+        "read tokens/s": batch === 1 ? Math.round(read) : "",
         "without cache ms/token": batch === 1 ? ms(uncached) : "",
-        "PyTorch ms/step": of === undefined ? "skipped" : ms(of.seconds / tokens),
-        ratio: of === undefined ? "" : (of.seconds / tokens / step).toFixed(2),
+        "PyTorch ms/step": graphed === undefined ? "skipped" : ms(graphed),
+        ...(onGpu && { "PyTorch eager": plain === undefined ? "" : ms(plain) }),
+        ratio: graphed === undefined ? "" : (graphed / step).toFixed(2),
+      });
+    }
+    const [full = ""] = wordsWhole(flags, "full-cache", onGpu ? "20,16384" : "");
+    if (full !== "") {
+      const batch = flag(flags, "full-batch", 8),
+        count = Math.min(tokens, 256);
+      await synchronize();
+      const before = memoryUsage().deviceBytes;
+      resetPeakMemory();
+      const step = await byDecoder(model, batch, count),
+        above = memoryUsage().peakDeviceBytes - before;
+      const [other] = ofPeer(peer(model, [batch], count, threads, [...more, "--full-cache", full]));
+      const MiB = (bytes: number): string => (bytes / 2 ** 20).toFixed(1);
+      wide.push({
+        model: name,
+        batch,
+        "layers, history": full,
+        "ours ms/step": ms(step),
+        "ours MiB above weights": MiB(above),
+        "full cache ms/step": other === undefined ? "skipped" : ms(other.seconds / count),
+        "its cache MiB": other === undefined ? "skipped" : MiB(other.bytes ?? 0),
+        faster: other === undefined ? "" : (other.seconds / count / step).toFixed(2),
+        "less memory": other === undefined ? "" : ((other.bytes ?? 0) / above).toFixed(1),
       });
     }
   }
-  report("decode", "Decoding, greedy, the borders of segments included", rows, { torch, tokens });
+  const suffix = onGpu ? "-gpu" : "";
+  report(`decode${suffix}`, "Decoding, greedy, the borders of segments included", rows, { torch, tokens });
+  if (wide.length > 0)
+    report(`decode-full-cache${suffix}`, "Beside a decoder that keeps every key and value", wide, { torch });
   return true;
+}
+
+/** A flag whose value may hold commas. */
+function wordsWhole(flags: readonly string[], name: string, fallback: string): [string] {
+  const at = flags.indexOf(`--${name}`);
+  return [at < 0 ? fallback : (flags[at + 1] ?? "")];
 }

@@ -7,7 +7,7 @@ import { Tensor } from "../engine/tensor.ts";
 import type { State } from "../model/recurrence.ts";
 import type { SegmentTensors } from "../model/segment-tensors.ts";
 import type { DecoderHandle, ModelHandle } from "../native/addon.ts";
-import { guarded, nextCall } from "../native/calls.ts";
+import { guarded, nextCall, waited } from "../native/calls.ts";
 
 /** What a decoder is of. */
 export interface DecoderOptions {
@@ -21,8 +21,8 @@ export interface DecoderOptions {
 
 /**
  * Caches of `slots` open segments on the engine. Its logits are those of `model.logits` for the same tokens, to
- * rounding; on a CPU a row's logits are the same to the bit whatever rows are beside it, and whether its tokens came
- * one at a time or at once. It computes with the weights that the model had when a segment began: begin it again once
+ * rounding; a row's logits are the same to the bit whatever rows are beside it, and whether its tokens came one at a
+ * time or at once. It computes with the weights that the model had when a segment began: begin it again once
  * they have changed. Free it with `using` or `dispose()`.
  */
 export class Decoder implements Disposable {
@@ -119,6 +119,12 @@ export class Decoder implements Disposable {
     const parts = guarded((addon) => addon.endSegment(call, this.#decoder, slots, positions, this.#model.stateParts));
     for (const slot of slots) this.#positions[slot] = undefined;
     return parts.map((handle) => new Tensor(handle));
+  }
+
+  /** How many kinds of step are recorded on a GPU, and why one could not be, empty where none failed. */
+  async capturedGraphs(): Promise<{ readonly steps: number; readonly refusal: string }> {
+    const call = nextCall();
+    return waited((addon) => addon.decoderGraphs(call, this.#decoder));
   }
 
   /** Frees the caches once the calls made before have run. Idempotent. */

@@ -6,11 +6,11 @@ import type { Decoder } from "./decoder.ts";
 import type { SessionModel } from "./session-model.ts";
 
 /**
- * Whether a session decodes token by token. On a CPU alone: the kernels for a GPU have not been compared with `logits`
- * on one yet. A model whose `logits` are its own, put over its class's, is asked for those.
+ * Whether a session decodes token by token: where the model has a decoder.
+ * A model whose `logits` are its own, put over its class's, is asked for those.
  */
 export function decodes(model: SessionModel): model is SessionModel & Required<Pick<SessionModel, "decoder">> {
-  if (model.decoder === undefined || model.device !== "cpu") return false;
+  if (model.decoder === undefined) return false;
   let owner: object = model;
   while (!Object.hasOwn(owner, "decoder")) {
     if (Object.hasOwn(owner, "logits")) return false;

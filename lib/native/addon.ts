@@ -144,6 +144,7 @@ export interface Addon {
   ): TensorHandle[];
   setGraphCapture(call: number, model: ModelHandle, enabled: boolean): void;
   capturedGraphs(call: number, model: ModelHandle): Promise<{ steps: number; refusal: string }>;
+  decoderGraphs(call: number, decoder: DecoderHandle): Promise<{ steps: number; refusal: string }>;
   logits(
     call: number,
     model: ModelHandle,

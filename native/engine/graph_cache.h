@@ -26,6 +26,7 @@ class GraphCache {
   /// Why a step could not be recorded, empty when none failed.
   const std::string& refusal() const { return refusal_; }
   void enable(bool enabled) { enabled_ = enabled; }
+  bool enabled() const { return enabled_; }
 
  private:
   struct Entry {

@@ -2,40 +2,15 @@
 
 #include "core/failure.h"
 #include "engine/gradients.h"
+#include "engine/segment_inputs.h"
 
 namespace memformer::engine {
 namespace {
 
 using Segments = std::vector<nn::SegmentInput>;
-constexpr size_t kParts = 5;  // tensors of a segment
 
 std::string kind(const char* step, const Segments& segments) {
   return std::string(step) + (segments[0].training ? " training" : "");
-}
-
-/// The segments' tensors, then the others: what a recording takes in.
-Inputs inputs_of(const Segments& segments, std::initializer_list<const Tensors*> others = {}) {
-  Inputs inputs;
-  for (const auto& segment : segments) {
-    const auto of_source = segment.source.is_floating_point() ? segment.source.scalar_type() : at::kLong;
-    inputs.insert(inputs.end(), {{segment.source, of_source},
-                                 {segment.target, at::kLong},
-                                 {segment.reset, at::kBool},
-                                 {segment.seed, at::kLong},
-                                 {segment.lengths, at::kInt}});
-  }
-  for (const auto* tensors : others)
-    for (const auto& tensor : *tensors) inputs.push_back({tensor, tensor.scalar_type()});
-  return inputs;
-}
-
-Segments segments_from(const Tensors& inputs, const Segments& like) {
-  Segments segments;
-  for (size_t g = 0; g < like.size(); ++g) {
-    const auto* part = inputs.data() + kParts * g;
-    segments.push_back({part[0], part[1], part[2], part[3], part[4], like[g].training});
-  }
-  return segments;
 }
 
 Tensors slice(const Tensors& tensors, size_t first, size_t count) {
@@ -65,14 +40,14 @@ nn::State Steps::advance(const nn::SegmentInput& segment, const nn::State& state
   const Segments one{segment};
   return run(kind("advance", one), inputs_of(one, {&state}), [&](const Tensors& inputs) {
     at::NoGradGuard no_grad;
-    return model_->encode(segments_from(inputs, one)[0], slice(inputs, kParts, state.size())).state;
+    return model_->encode(segments_from(inputs, one)[0], slice(inputs, kSegmentParts, state.size())).state;
   });
 }
 
 Steps::Replayed Steps::replay(const Segments& segments, const nn::State& state, const at::Tensor& weights,
                               const nn::State& gradient, bool last) {
   const size_t N = state.size(),
-               first = kParts * segments.size();  // the weights come first after the segments, then the state
+               first = kSegmentParts * segments.size();  // the weights come first after the segments, then the state
   require(N == layout_.size(), "SHAPE", "the state is ", layout_.size(), " tensor(s), got ", N);
   const size_t differentiable = nn::differentiable_parts(layout_), later = last ? 0 : differentiable;
   require(gradient.size() == later, "SHAPE", last ? "after the last segment" : "before a later segment",
@@ -105,7 +80,7 @@ Steps::Replayed Steps::replay(const Segments& segments, const nn::State& state, 
 
 nn::Scores Steps::score(const Segments& segments, const nn::State& state, const Tensors& held,
                         const std::vector<std::string>& ablations, const std::function<void()>& between) {
-  const size_t N = state.size(), first = kParts * segments.size();
+  const size_t N = state.size(), first = kSegmentParts * segments.size();
   const bool on_cpu = model_->device().is_cpu();
   std::string key = "score";
   std::vector<nn::Ablation> wanted;

@@ -1,5 +1,6 @@
 // The contents of a model's handle.
 #pragma once
+#include "engine/segment_inputs.h"
 #include "engine/steps.h"
 #include "napi/values.h"
 
@@ -12,7 +13,7 @@ struct ModelHandle {
 };
 
 /// Tensors of a segment from JavaScript: source, target, reset, seed, lengths.
-constexpr size_t kSegmentParts = 5;
+using engine::kSegmentParts;
 
 /// So many tensors as a segment; from here on the engine computes with the threads that its size is worth.
 nn::SegmentInput segment_of(const ModelHandle& held, const at::Tensor* parts, bool training);

@@ -6,6 +6,7 @@
 #include "napi/devices.h"
 #include "napi/environment.h"
 #include "napi/exports.h"
+#include "napi/graph_facts.h"
 #include "napi/model_handle.h"
 
 namespace memformer::napi {
@@ -302,25 +303,7 @@ Napi::Value score(const Napi::CallbackInfo& info) {
 
 /// capturedGraphs(call, model): Promise<{ steps, refusal }>
 Napi::Value captured_graphs(const Napi::CallbackInfo& info) {
-  auto& environment = Environment::of(info.Env());
-  auto deferred = std::make_shared<Napi::Promise::Deferred>(info.Env());
-  const auto promise = deferred->Promise();
-  const auto held = model_of(info[1]);
-  auto& engine = environment.engine();
-  environment.begin(info.Env());
-  engine.read(environment.call(info[0]), {},
-              [&environment, deferred, held](const Tensors&, std::shared_ptr<const engine::CallFailure> failure) {
-                const auto steps = held->steps.graphs().size();
-                const auto refusal = held->steps.graphs().refusal();
-                environment.settle([deferred, failure, steps, refusal](Napi::Env env) {
-                  if (failure) return deferred->Reject(error(env, *failure));
-                  auto result = Napi::Object::New(env);
-                  result.Set("steps", static_cast<double>(steps));
-                  result.Set("refusal", refusal);
-                  deferred->Resolve(result);
-                });
-              });
-  return promise;
+  return graph_facts(info, [held = model_of(info[1])] { return &held->steps.graphs(); });
 }
 
 /// logits(call, model, segment, training, state, prefix): [(B, V)]

@@ -39,7 +39,7 @@ void SelfAttention::operator()(Residual& stream, const KeyMask& mask, ForwardCon
 
 void SelfAttention::decode(Residual& stream, const DecodeRows& rows, const KeyValueCache& cache,
                            ForwardContext& ctx) const {
-  stream.branch = out_.without_bias(attention_->decode(norm_(stream, ctx), qkv_, rows, cache, ctx), ctx);
+  stream.branch = out_.without_bias(attention_->decode(qkv_.after(norm_, stream, ctx), rows, cache, ctx), ctx);
 }
 
 CrossAttention::CrossAttention(Parameters& parameters, const Config& config, const std::string& prefix, Context context,
@@ -100,13 +100,16 @@ void CrossAttention::operator()(Residual& stream, const KeysValues& seen, const 
 
 void CrossAttention::decode(Residual& stream, const DecodeRows& rows, const KeyValueCache& cache,
                             ForwardContext& ctx) const {
-  const auto q = query(norm_(stream, ctx), ctx).squeeze(1);  // (R, D)
+  const auto q = normed_heads(norm_.then(query_, stream, ctx)).squeeze(1);  // (R, D)
   const auto read = ops::decode_attention(q, cache.keys, cache.values, rows.slots, rows.context_lengths, {});
   stream.branch = branch(read.unsqueeze(1), ctx);
 }
 
 at::Tensor CrossAttention::query(const at::Tensor& normed, ForwardContext& ctx) const {
-  const auto query = query_(normed, ctx);
+  return normed_heads(query_(normed, ctx));
+}
+
+at::Tensor CrossAttention::normed_heads(const at::Tensor& query) const {
   return normed_ ? ops::head_norm(query, {query.size(2) / heads_, heads_, heads_}) : query;
 }
 

@@ -51,6 +51,7 @@ class CrossAttention {
  private:
   /// (B, T, D): the query, normed if queryKeyNorm.
   at::Tensor query(const at::Tensor& normed, ForwardContext& ctx) const;
+  at::Tensor normed_heads(const at::Tensor& query) const;
   /// The branch from what was read, (B, T, D), heads merged.
   Projection branch(const at::Tensor& read, ForwardContext& ctx) const;
 

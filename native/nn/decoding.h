@@ -34,6 +34,7 @@ struct DecodeRows {
   at::Tensor slots, positions;
   at::Tensor lengths;          ///< positions + 1: the keys a row sees of its own segment
   at::Tensor context_lengths;  ///< those it sees of the context
+  bool of_different_slots;     ///< no two of the same
 };
 
 }  // namespace memformer::nn

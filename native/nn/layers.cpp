@@ -53,6 +53,19 @@ at::Tensor LayerNorm::operator()(const at::Tensor& x, ForwardContext& ctx) const
   return (*this)(stream, ctx);
 }
 
+at::Tensor LayerNorm::then(const Linear& linear, Residual& stream, ForwardContext& ctx, bool gelu) const {
+  const auto [weight, bias] = linear.parameters();
+  std::optional<at::Tensor> branch, branch_bias;
+  if (stream.branch) {
+    branch = stream.branch->product;
+    if (stream.branch->bias.defined()) branch_bias = stream.branch->bias;
+  }
+  auto [sum, y] = ops::decode_normed_linear(stream.x, branch, branch_bias, weight_, bias_, ctx.working(weight),
+                                            ctx.working(bias), gelu);
+  stream = {sum, std::nullopt};
+  return y;
+}
+
 FeedForward::FeedForward(Parameters& parameters, const std::string& prefix, int64_t width, int64_t inner,
                          double residual_gain)
     : norm_(parameters, prefix + ".norm", width),
@@ -63,19 +76,21 @@ at::Tensor FeedForward::product(const at::Tensor& normed, bool biased, ForwardCo
   const auto [up, up_bias] = up_.parameters();
   const auto [down, down_bias] = down_.parameters();
   const auto added = biased ? std::optional(ctx.working(down_bias)) : std::nullopt;
-  if (ctx.row_by_row()) {
-    const auto activation = ops::decode_linear(ctx.cast(normed), ctx.working(up), ctx.working(up_bias), /*gelu=*/true);
-    return ops::decode_linear(activation, ctx.working(down), added);
-  }
   const auto dropout = ctx.next_dropout();
   return ops::feed_forward(ctx.cast(normed), ctx.working(up), ctx.working(up_bias), ctx.working(down), added,
                            ctx.sink(up), ctx.sink(up_bias), ctx.sink(down), biased ? ctx.sink(down_bias) : Sink(),
                            dropout.rate, dropout.seed, dropout.site);
 }
 
+at::Tensor FeedForward::decode(Residual& stream, ForwardContext& ctx) const {
+  const auto activation = norm_.then(up_, stream, ctx, /*gelu=*/true);
+  return ops::decode_linear(activation, ctx.working(down_.parameters().first), {});
+}
+
 void FeedForward::operator()(Residual& stream, ForwardContext& ctx) const {
   const auto down_bias = down_.parameters().second;
-  stream.branch = Projection{product(norm_(stream, ctx), false, ctx), ctx.working(down_bias), ctx.sink(down_bias)};
+  const auto branch = ctx.row_by_row() ? decode(stream, ctx) : product(norm_(stream, ctx), false, ctx);
+  stream.branch = Projection{branch, ctx.working(down_bias), ctx.sink(down_bias)};
 }
 
 at::Tensor FeedForward::operator()(const at::Tensor& x, ForwardContext& ctx) const {

@@ -45,6 +45,8 @@ class LayerNorm {
   /// Adds the branch to the stream and normalizes the sum.
   at::Tensor operator()(Residual& stream, ForwardContext& ctx) const;
   at::Tensor operator()(const at::Tensor& x, ForwardContext& ctx) const;
+  /// The rows of a decoding step: adds the branch to the stream, and returns linear of the normed sum, or its gelu.
+  at::Tensor then(const Linear& linear, Residual& stream, ForwardContext& ctx, bool gelu = false) const;
   /// Weight and bias, for what folds them into the layer behind.
   std::pair<at::Tensor, at::Tensor> parameters() const { return {weight_, bias_}; }
 
@@ -62,6 +64,7 @@ class FeedForward {
 
  private:
   at::Tensor product(const at::Tensor& normed, bool biased, ForwardContext& ctx) const;
+  at::Tensor decode(Residual& stream, ForwardContext& ctx) const;
 
   LayerNorm norm_;
   Linear up_, down_;

@@ -16,6 +16,11 @@ class QueryKeyValue {
   at::Tensor operator()(const at::Tensor& x, ForwardContext& ctx) const {
     return normed_ ? norm(linear_(x, ctx)) : linear_(x, ctx);
   }
+  /// Of the rows of a decoding step: see LayerNorm::then.
+  at::Tensor after(const LayerNorm& layer_norm, Residual& stream, ForwardContext& ctx) const {
+    const auto qkv = layer_norm.then(linear_, stream, ctx);
+    return normed_ ? norm(qkv) : qkv;
+  }
   /// The bias is left to the operator that reads the product; where it had to be added before, there is none.
   Projection without_bias(const at::Tensor& x, ForwardContext& ctx) const {
     return normed_ ? Projection{norm(linear_(x, ctx)), {}, {}} : linear_.without_bias(x, ctx);

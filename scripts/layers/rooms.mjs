@@ -43,6 +43,7 @@ export const below = {
  */
 export const operatorEdges = {
   add_norm: ["dropout"],
+  decode_linear: ["add_norm"],
   attention: ["rotary_qkv"],
   feed_forward: ["gelu_dropout", "linear"],
   gelu_dropout: ["dropout"],

@@ -114,19 +114,18 @@ class Model {
   // computing anything twice. Without gradient.
   /// Caches of `slots` open segments. Throws CONFIG for a model that does not generate.
   DecodeState open_slots(int64_t slots) const;
-  /// Begins a segment in each of these slots, from the row of `segment` and `state` of the same number; segment.target
-  /// is not looked at. Returns the logits (B, V) of its first token. On a CPU each row is computed for itself, so that
-  /// its numbers are those it has alone, to the bit.
-  at::Tensor begin_segment(DecodeState& decoding, const std::vector<int64_t>& slots, const SegmentInput& segment,
+  /// Begins a segment in each of these slots (B) int64, from the row of `segment` and `state` of the same number;
+  /// segment.target is not looked at. Returns the logits (B, V) of its first token.
+  at::Tensor begin_segment(DecodeState& decoding, const at::Tensor& slots, const SegmentInput& segment,
                            const State& state) const;
   /// The next token of each of R rows, in slots of their own: tokens (R) int64, slots (R) int32 -> logits (R, V) of
-  /// those that follow. It reads nothing on the host, and a row's numbers do not depend on the others (on a CPU, to
-  /// the bit). No slot may hold more than T - 1 tokens.
+  /// those that follow. It reads nothing on the host, and a row's numbers do not depend on the others, to
+  /// the bit. No slot may hold more than T - 1 tokens.
   at::Tensor decode_step(DecodeState& decoding, const at::Tensor& tokens, const at::Tensor& slots) const;
-  /// The next P >= 1 tokens of one slot at once -> logits (1, V): the same as P steps, on a CPU to the bit.
+  /// The next P >= 1 tokens of one slot at once -> logits (1, V): the same as P steps, to the bit.
   at::Tensor prefill(DecodeState& decoding, const at::Tensor& tokens, int64_t slot) const;
-  /// The state after the segments of these slots: what was fed and the one token that follows it.
-  State end_segment(const DecodeState& decoding, const std::vector<int64_t>& slots) const;
+  /// The state after the segments of these slots (B) int64: what was fed and the one token that follows it.
+  State end_segment(const DecodeState& decoding, const at::Tensor& slots) const;
 
   /// Moves the parameters; call once, before the first step.
   void to(at::Device device) { parameters_.to(device, compute_); }

@@ -18,10 +18,9 @@ class PositionedAttention {
   /// x (B, T, D), normed; project: to Q, K, V side by side (B, T, 3 D). Returns (B, T, D), heads merged.
   virtual at::Tensor operator()(const at::Tensor& x, const QueryKeyValue& project, const KeyMask& mask, bool causal,
                                 ForwardContext& ctx) const = 0;
-  /// One token a row, behind those of its slot: x (R, 1, D), normed, goes into the cache and reads it. Returns (R, 1,
-  /// D).
-  virtual at::Tensor decode(const at::Tensor& x, const QueryKeyValue& project, const DecodeRows& rows,
-                            const KeyValueCache& cache, ForwardContext& ctx) const = 0;
+  /// One token a row, behind those of its slot: qkv (R, 1, 3 D) goes into the cache and reads it. Returns (R, 1, D).
+  virtual at::Tensor decode(const at::Tensor& qkv, const DecodeRows& rows, const KeyValueCache& cache,
+                            ForwardContext& ctx) const = 0;
 };
 
 /// Where an attention stands: parameters of a stack are made by its first layer.

@@ -38,9 +38,9 @@ class Relative final : public PositionedAttention {
   }
 
   /// A row's keys and values are copies with r added: q.(k + r) and weights of (v + r).
-  Tensor decode(const Tensor& x, const QueryKeyValue& project, const DecodeRows& rows, const KeyValueCache& cache,
+  Tensor decode(const Tensor& rows_qkv, const DecodeRows& rows, const KeyValueCache& cache,
                 ForwardContext& ctx) const override {
-    const auto qkv = project(x, ctx).squeeze(1);
+    const auto qkv = rows_qkv.squeeze(1);
     const auto q = ops::decode_append(qkv, {}, {}, rows.slots, rows.positions, cache.keys, cache.values);
     const int64_t R = q.size(0), T = cache.keys.size(2), E = cache.keys.size(3);
     const auto offsets =

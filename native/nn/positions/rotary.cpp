@@ -10,7 +10,7 @@ using at::Tensor;
 
 class Rotary final : public PositionedAttention {
  public:
-  explicit Rotary(const Config& config) : heads_(config.integer("heads")) {}
+  explicit Rotary(const Config& config) : heads_(config.integer("heads")), longest_(config.integer("segmentLength")) {}
 
   Tensor operator()(const Tensor& x, const QueryKeyValue& project, const KeyMask& mask, bool causal,
                     ForwardContext& ctx) const override {
@@ -20,30 +20,34 @@ class Rotary final : public PositionedAttention {
                                  mask.lengths(causal));
   }
 
-  Tensor decode(const Tensor& x, const QueryKeyValue& project, const DecodeRows& rows, const KeyValueCache& cache,
-                ForwardContext& ctx) const override {
-    const auto qkv = project(x, ctx);
-    const auto [cos, sin] = angles(cache.keys.size(2), qkv);
-    const auto q = ops::decode_append(qkv.squeeze(1), cos, sin, rows.slots, rows.positions, cache.keys, cache.values);
+  Tensor decode(const Tensor& rows_qkv, const DecodeRows& rows, const KeyValueCache& cache,
+                ForwardContext&) const override {
+    const auto qkv = rows_qkv.squeeze(1);
+    const auto [cos, sin] = angles(cache.keys.size(2), rows_qkv);
+    if (rows.of_different_slots)
+      return ops::decode_self_attention(qkv, cos, sin, rows.slots, rows.positions, cache.keys, cache.values)
+          .unsqueeze(1);
+    const auto q = ops::decode_append(qkv, cos, sin, rows.slots, rows.positions, cache.keys, cache.values);
     return ops::decode_attention(q, cache.keys, cache.values, rows.slots, rows.lengths, {}).unsqueeze(1);
   }
 
  private:
-  /// (T, E / 2) each: angle of position t in frequency e is t / 10000^(2 e / E). Kept for the last T.
+  /// (T, E / 2) each: angle of position t in frequency e is t / 10000^(2 e / E). Made once, for the longest segment: a
+  /// recorded step goes on reading the table that it was recorded with.
   std::pair<Tensor, Tensor> angles(int64_t T, const Tensor& qkv) const {
     const int64_t half = qkv.size(2) / (6 * heads_);
     const auto dtype = qkv.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
-    if (!cos_.defined() || cos_.size(0) != T || cos_.scalar_type() != dtype || cos_.device() != qkv.device()) {
+    if (!cos_.defined() || cos_.size(0) < T || cos_.scalar_type() != dtype || cos_.device() != qkv.device()) {
       const auto options = at::TensorOptions().dtype(at::kDouble);
       const auto rate = at::pow(10000.0, at::arange(half, options) / static_cast<double>(-half));
-      const auto angle = at::outer(at::arange(T, options), rate);
+      const auto angle = at::outer(at::arange(std::max(T, longest_), options), rate);
       cos_ = angle.cos().to(qkv.device(), dtype);
       sin_ = angle.sin().to(qkv.device(), dtype);
     }
-    return {cos_, sin_};
+    return {cos_.narrow(0, 0, T), sin_.narrow(0, 0, T)};
   }
 
-  int64_t heads_;
+  int64_t heads_, longest_;
   mutable Tensor cos_, sin_;  // only ever touched by the engine's thread
 };
 

@@ -36,6 +36,7 @@ class T5 final : public PositionedAttention {
 
   T5(Parameters& parameters, const Config& config, const LayerPlace& place)
       : heads_(config.integer("heads")),
+        longest_(config.integer("segmentLength")),
         looks_both_ways_(looks_both_ways(config.text("positionBuckets"), place.causal)) {
     const auto name = place.stack + ".relative_bias";
     bias_ = parameters.has(name) ? parameters.at(name)
@@ -54,9 +55,9 @@ class T5 final : public PositionedAttention {
     return merge(at::matmul(at::softmax(masked(scores, mask, causal), -1), v));
   }
 
-  Tensor decode(const Tensor& x, const QueryKeyValue& project, const DecodeRows& rows, const KeyValueCache& cache,
+  Tensor decode(const Tensor& rows_qkv, const DecodeRows& rows, const KeyValueCache& cache,
                 ForwardContext& ctx) const override {
-    const auto qkv = project(x, ctx).squeeze(1);
+    const auto qkv = rows_qkv.squeeze(1);
     const auto q = ops::decode_append(qkv, {}, {}, rows.slots, rows.positions, cache.keys, cache.values);
     const auto of_rows = buckets(cache.keys.size(2), q.device()).index_select(0, rows.positions);  // (R, T)
     const auto bias = at::embedding(ctx.cast(bias_), of_rows).to(accumulate_type(q.scalar_type())).transpose(1, 2);
@@ -64,11 +65,12 @@ class T5 final : public PositionedAttention {
   }
 
  private:
-  /// (T, T), kept for the last T.
-  const Tensor& buckets(int64_t T, at::Device device) const {
-    if (!buckets_.defined() || buckets_.size(0) != T || buckets_.device() != device)
-      buckets_ = t5_buckets(T, kBuckets, kMostDistant, looks_both_ways_).to(device);
-    return buckets_;
+  /// (T, T), the corner of a table that is made once, for the longest segment: a recorded step goes on reading the one
+  /// that it was recorded with.
+  Tensor buckets(int64_t T, at::Device device) const {
+    if (!buckets_.defined() || buckets_.size(0) < T || buckets_.device() != device)
+      buckets_ = t5_buckets(std::max(T, longest_), kBuckets, kMostDistant, looks_both_ways_).to(device);
+    return buckets_.narrow(0, 0, T).narrow(1, 0, T);
   }
 
   /// "t5": a stack that sees what is ahead has buckets for it. "lucidrains": the other way round, as that port has it:
@@ -79,10 +81,10 @@ class T5 final : public PositionedAttention {
     return causal == (buckets == "lucidrains");
   }
 
-  int64_t heads_;
+  int64_t heads_, longest_;
   bool looks_both_ways_;
   Tensor bias_;
-  mutable Tensor buckets_;  // of the last T; only ever touched by the engine's thread
+  mutable Tensor buckets_;  // only ever touched by the engine's thread
 };
 
 const bool registered = position_schemes().add(

@@ -125,6 +125,33 @@ Tensor attention_cpu(const Tensor& q_in, const Tensor& keys_in, const Tensor& va
   return y;
 }
 
+Tensor self_attention_cpu(const Tensor& qkv, const Optional& cos, const Optional& sin, const Tensor& slots,
+                          const Tensor& positions, const Tensor& keys, const Tensor& values) {
+  const auto q = append_cpu(qkv, cos, sin, slots, positions, keys, values);
+  return attention_cpu(q, keys, values, slots, positions + 1, {});
+}
+
+Tensor rows_cpu(const Tensor& slots_in, const Tensor& positions, const Tensor& context_lengths_in,
+                const Optional& ahead_in, int64_t last) {
+  check_decode_rows(slots_in, positions, context_lengths_in, ahead_in);
+  const auto slots = slots_in.contiguous(), context_lengths = context_lengths_in.contiguous();
+  const auto ahead = is_defined(ahead_in) ? ahead_in->contiguous() : Tensor();
+  const int64_t R = slots.size(0), S = positions.size(0);
+  auto rows = at::empty({3, R}, slots.options());
+  const auto *slot = slots.const_data_ptr<int32_t>(), *context = context_lengths.const_data_ptr<int32_t>(),
+             *further = ahead.defined() ? ahead.const_data_ptr<int32_t>() : nullptr;
+  auto *to = rows.mutable_data_ptr<int32_t>(), *standing = positions.mutable_data_ptr<int32_t>();
+  const auto most = static_cast<int32_t>(last);
+  for (int64_t r = 0; r < R; ++r) {
+    require(slot[r] >= 0 && slot[r] < S, "CONFIG", "decode_rows: row ", r, " is of slot ", slot[r], " of ", S);
+    to[r] = std::min(standing[slot[r]] + (further == nullptr ? 0 : further[r]), most);
+    to[R + r] = to[r] + 1;
+    to[2 * R + r] = context[slot[r]];
+  }
+  for (int64_t r = 0; r < R; ++r) standing[slot[r]] = std::min(standing[slot[r]] + 1, most + 1);
+  return rows;
+}
+
 }  // namespace
 
 Tensor decode_append(const Tensor& qkv, const Optional& cos, const Optional& sin, const Tensor& slots,
@@ -139,7 +166,24 @@ Tensor decode_attention(const Tensor& q, const Tensor& keys, const Tensor& value
   return op.call(q, keys, values, slots, lengths, bias);
 }
 
+Tensor decode_self_attention(const Tensor& qkv, const Optional& cos, const Optional& sin, const Tensor& slots,
+                             const Tensor& positions, const Tensor& keys, const Tensor& values) {
+  static const auto op = find_op<decltype(decode_self_attention)>("memformer::decode_self_attention");
+  return op.call(qkv, cos, sin, slots, positions, keys, values);
+}
+
+Tensor decode_rows(const Tensor& slots, const Tensor& positions, const Tensor& context_lengths, const Optional& ahead,
+                   int64_t last) {
+  static const auto op = find_op<decltype(decode_rows)>("memformer::decode_rows");
+  return op.call(slots, positions, context_lengths, ahead, last);
+}
+
 TORCH_LIBRARY_FRAGMENT(memformer, library) {
+  library.def(
+      "decode_self_attention(Tensor qkv, Tensor? cos, Tensor? sin, Tensor slots, Tensor positions, Tensor(a!) keys, "
+      "Tensor(b!) values) -> Tensor");
+  library.def(
+      "decode_rows(Tensor slots, Tensor(a!) positions, Tensor context_lengths, Tensor? ahead, int last) -> Tensor");
   library.def(
       "decode_append(Tensor qkv, Tensor? cos, Tensor? sin, Tensor slots, Tensor positions, Tensor(a!) keys, Tensor(b!) "
       "values) -> Tensor q");
@@ -149,6 +193,8 @@ TORCH_LIBRARY_FRAGMENT(memformer, library) {
 TORCH_LIBRARY_IMPL(memformer, CPU, library) {
   library.impl("decode_append", &append_cpu);
   library.impl("decode_attention", &attention_cpu);
+  library.impl("decode_self_attention", &self_attention_cpu);
+  library.impl("decode_rows", &rows_cpu);
 }
 
 }  // namespace memformer::ops

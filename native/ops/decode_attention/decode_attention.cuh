@@ -30,7 +30,8 @@ struct DecodeCache {
 };
 
 struct DecodeAttentionParams {
-  const void* q;  ///< (R, H, E), contiguous
+  const void* q;  ///< (R, H, E), contiguous; null: the row's own key and value are appended first, and its query read
+  DecodeAppendParams append;  ///< where q is null: all but its q
   DecodeCache keys, values;
   const int32_t* slots;    ///< (R); null: row r is of slot r
   const int32_t* lengths;  ///< (R), held to [1, N]; null: N
@@ -41,11 +42,21 @@ struct DecodeAttentionParams {
   cuda::Dtype dtype;
 };
 
+struct DecodeRowsParams {
+  const int32_t* slots;            ///< (R)
+  int32_t* positions;              ///< (S)
+  const int32_t* context_lengths;  ///< (S)
+  const int32_t* ahead;            ///< (R); null: 0
+  int32_t* rows;                   ///< (3, R)
+  int R, S, last;
+};
+
 /// Bytes of a block's scores over N keys: at most what every GPU gives a block unasked.
 constexpr int64_t kMostDecodeScores = 40 * 1024;
 
 void launch_decode_append(const DecodeAppendParams& params, cudaStream_t stream);
 /// N acc take at most kMostDecodeScores bytes.
 void launch_decode_attention(const DecodeAttentionParams& params, cudaStream_t stream);
+void launch_decode_rows(const DecodeRowsParams& params, cudaStream_t stream);
 
 }  // namespace memformer::ops

@@ -26,4 +26,16 @@ at::Tensor decode_attention(const at::Tensor& q, const at::Tensor& keys, const a
                             const std::optional<at::Tensor>& slots, const std::optional<at::Tensor>& lengths,
                             const std::optional<at::Tensor>& bias);
 
+/// decode_append and then decode_attention over what is written there up to the row's own position, in one kernel of a
+/// GPU's: arguments as theirs, no two rows of the same slot. Returns (R, D).
+at::Tensor decode_self_attention(const at::Tensor& qkv, const std::optional<at::Tensor>& cos,
+                                 const std::optional<at::Tensor>& sin, const at::Tensor& slots,
+                                 const at::Tensor& positions, const at::Tensor& keys, const at::Tensor& values);
+
+/// Where the rows of a step stand. slots (R) int32; positions, context_lengths (S) int32: of every slot. Row r has
+/// position positions[slots_r] + ahead_r (ahead (R) int32, undefined: 0), at most `last`; each row moves its slot's
+/// position on by one, up to last + 1. Returns (3, R) int32: the rows' positions, these + 1, and their context_lengths.
+at::Tensor decode_rows(const at::Tensor& slots, const at::Tensor& positions, const at::Tensor& context_lengths,
+                       const std::optional<at::Tensor>& ahead, int64_t last);
+
 }  // namespace memformer::ops

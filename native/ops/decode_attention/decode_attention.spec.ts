@@ -172,6 +172,75 @@ async function checkAttention(place: Place): Promise<void> {
         }
 }
 
+/** decode_self_attention against decode_append and decode_attention, to the bit; every row in another slot. */
+async function checkSelf(place: Place): Promise<void> {
+  for (const { S, H, N, E, slots, positions, what } of [
+    ...cases.filter(({ slots }) => new Set(slots).size === slots.length),
+    { what: "as wide as kernels like it", S: 5, H: 2, N: 128, E: 64, slots: [4, 0, 2], positions: [127, 5, 0] },
+  ])
+    for (const dtype of Object.keys(dtypes) as DType[])
+      for (const rotates of [true, false]) {
+        const R = slots.length,
+          accumulated = dtype === "float64" ? dtype : "float32";
+        const qkv = place(tensor(drawn(1, R * 3 * H * E), [R, 3 * H * E], dtype));
+        const angles = drawn(4, (N * E) / 2).map((x) => x * Math.PI);
+        const table = (f: (x: number) => number): Tensor | null =>
+          rotates ? place(tensor(angles.map(f), [N, E / 2], accumulated)) : null;
+        const of = [place(int32(slots)), place(int32(positions))] as const,
+          lengths = place(int32(positions.map((position) => position + 1)));
+        const caches = (): Tensor[] =>
+          [2, 3].map((seed) => place(tensor(drawn(seed, S * H * N * E), [S, H, N, E], dtype)));
+        const [keys, vals] = caches(),
+          [keysToo, valsToo] = caches();
+        const [cos, sin] = [table(Math.cos), table(Math.sin)];
+        const q = applyOperator("memformer::decode_append", qkv, cos, sin, ...of, keys!, vals!);
+        const wanted = applyOperator("memformer::decode_attention", q, keys!, vals!, of[0], lengths, null);
+        const found = applyOperator("memformer::decode_self_attention", qkv, cos, sin, ...of, keysToo!, valsToo!);
+        for (const [one, other] of [
+          [found, wanted],
+          [keysToo!, keys!],
+          [valsToo!, vals!],
+        ] as const)
+          expect(await values(one), `${what}, ${dtype}`).to.deep.equal(await values(other));
+      }
+}
+
+async function checkPlaces(place: Place): Promise<void> {
+  const positions = place(int32([3, 0, 6, 7])),
+    context = place(int32([9, 8, 7, 6]));
+  const rows = (slots: readonly number[], ahead: readonly number[] | null): Tensor =>
+    applyOperator(
+      "memformer::decode_rows",
+      place(int32(slots)),
+      positions,
+      context,
+      ahead === null ? null : place(int32(ahead)),
+      6,
+    );
+  expect(Array.from(await values(rows([2, 0, 3], null)))).to.deep.equal([6, 3, 6, 7, 4, 7, 7, 9, 6]);
+  expect(Array.from(await values(positions))).to.deep.equal([4, 0, 7, 7]);
+  expect(Array.from(await values(rows([1, 1, 1], [0, 1, 2])))).to.deep.equal([0, 1, 2, 1, 2, 3, 8, 8, 8]);
+  expect(Array.from(await values(positions))).to.deep.equal([4, 3, 7, 7]);
+}
+
+describe("memformer::decode_self_attention", function () {
+  this.timeout(60_000);
+  it("is decode_append and decode_attention, to the bit", () => checkSelf(here));
+});
+
+describe("memformer::decode_rows", () => {
+  it("tells where rows stand, and moves their slots on", () => checkPlaces(here));
+
+  it("refuses what does not fit, by name", async () => {
+    const call = (slots: Tensor, positions: Tensor, context: Tensor): Promise<unknown> =>
+      applyOperator("memformer::decode_rows", slots, positions, context, null, 3).read();
+    const wrong = await failure(call(int32([2]), int32([0, 0]), int32([1, 1])));
+    expect(wrong.message).to.match(/row 0 is of slot 2 of 2/);
+    const short = await failure(call(int32([0]), int32([0, 0]), int32([1])));
+    expect(short.message).to.match(/context_lengths must have shape \(2\)/);
+  });
+});
+
 describe("memformer::decode_append", function () {
   this.timeout(60_000);
 
@@ -287,4 +356,6 @@ describe("memformer::decode_attention", function () {
 describeOnGpu("decoding's operators", () => {
   it("write what plain loops write", () => checkAppend(toGpu));
   it("read what plain loops read", () => checkAttention(toGpu));
+  it("do both in one", () => checkSelf(toGpu));
+  it("tell where rows stand", () => checkPlaces(toGpu));
 });

@@ -69,4 +69,18 @@ inline void check_decode_attention(const at::Tensor& q, const at::Tensor& keys, 
           ", got ", bias->device().str());
 }
 
+inline void check_decode_rows(const at::Tensor& slots, const at::Tensor& positions, const at::Tensor& context_lengths,
+                              const std::optional<at::Tensor>& ahead) {
+  constexpr const char* op = "decode_rows";
+  require_shape(op, "slots", slots, {-1});
+  require_shape(op, "positions", positions, {-1});
+  require_dtype(op, "slots", slots, at::kInt);
+  require_dtype(op, "positions", positions, at::kInt);
+  require(positions.is_contiguous(), "SHAPE", op, ": positions must be contiguous");
+  require(positions.device() == slots.device(), "DEVICE_MISMATCH", op, ": positions must be on slots' device ",
+          slots.device().str(), ", got ", positions.device().str());
+  require_rows(op, "context_lengths", context_lengths, positions.size(0), slots, "slots");
+  if (is_defined(ahead)) require_rows(op, "ahead", *ahead, slots.size(0), slots, "slots");
+}
+
 }  // namespace memformer::ops

@@ -1,9 +1,9 @@
 #include "ops/decode_linear/decode_linear.h"
 
-#include "core/gradient_sink.h"
 #include "core/op_handle.h"
-#include "core/tensor_checks.h"
+#include "ops/add_norm/add_norm.h"
 #include "ops/common/lanes.h"
+#include "ops/decode_linear/decode_linear_checks.h"
 
 namespace memformer::ops {
 namespace {
@@ -12,16 +12,6 @@ using at::Tensor;
 using Optional = std::optional<Tensor>;
 constexpr const char* kOp = "decode_linear";
 constexpr int64_t kProductsOfAThread = 1 << 20;  // fewer are over before a second thread has woken up
-
-void check(const Tensor& x, const Tensor& weight, const Optional& bias) {
-  require_floating(kOp, "x", x);
-  require(x.dim() >= 1, "SHAPE", "decode_linear: x must have at least one axis, got none");
-  require_shape(kOp, "weight", weight, {-1, x.size(-1)});
-  require_like(kOp, "weight", weight, "x", x);
-  if (!is_defined(bias)) return;
-  require_shape(kOp, "bias", *bias, {weight.size(0)});
-  require_like(kOp, "bias", *bias, "x", x);
-}
 
 /// Not LibTorch's: its vectors and what they leave over differ in the last bit.
 template <typename acc_t>
@@ -67,7 +57,7 @@ struct Product {
 };
 
 Tensor on_cpu(const Tensor& x_in, const Tensor& weight_in, const Optional& bias_in, bool gelu) {
-  check(x_in, weight_in, bias_in);
+  check_decode_linear(kOp, x_in, weight_in, bias_in);
   const auto weight = weight_in.contiguous();
   const auto bias = is_defined(bias_in) ? bias_in->contiguous() : Tensor();
   const auto x = x_in.to(accumulate_type(x_in.scalar_type())).contiguous();
@@ -91,10 +81,13 @@ Tensor on_cpu(const Tensor& x_in, const Tensor& weight_in, const Optional& bias_
   return y;
 }
 
-Tensor elsewhere(const Tensor& x, const Tensor& weight, const Optional& bias, bool gelu) {
-  check(x, weight, bias);
-  const auto y = at::linear(x, weight, bias);
-  return gelu ? at::gelu(y) : y;
+std::tuple<Tensor, Tensor> composed(const Tensor& x, const Optional& branch, const Optional& branch_bias,
+                                    const Tensor& norm_weight, const Tensor& norm_bias, const Tensor& weight,
+                                    const Optional& bias, bool gelu) {
+  check_decode_normed_linear(x, branch, branch_bias, norm_weight, norm_bias, weight, bias);
+  const auto [sum, normed] =
+      add_norm(x, branch, branch_bias, norm_weight, norm_bias, {}, {}, {}, 0.0, {}, 0, weight.scalar_type());
+  return {sum, decode_linear(normed, weight, bias, gelu)};
 }
 
 }  // namespace
@@ -104,10 +97,23 @@ Tensor decode_linear(const Tensor& x, const Tensor& weight, const Optional& bias
   return op.call(x, weight, bias, gelu);
 }
 
+std::tuple<Tensor, Tensor> decode_normed_linear(const Tensor& x, const Optional& branch, const Optional& branch_bias,
+                                                const Tensor& norm_weight, const Tensor& norm_bias,
+                                                const Tensor& weight, const Optional& bias, bool gelu) {
+  static const auto op = find_op<decltype(decode_normed_linear)>("memformer::decode_normed_linear");
+  return op.call(x, branch, branch_bias, norm_weight, norm_bias, weight, bias, gelu);
+}
+
 TORCH_LIBRARY_FRAGMENT(memformer, library) {
   library.def("decode_linear(Tensor x, Tensor weight, Tensor? bias, bool gelu=False) -> Tensor");
+  library.def(
+      "decode_normed_linear(Tensor x, Tensor? branch, Tensor? branch_bias, Tensor norm_weight, Tensor norm_bias, "
+      "Tensor "
+      "weight, Tensor? bias, bool gelu=False) -> (Tensor sum, Tensor y)");
 }
-TORCH_LIBRARY_IMPL(memformer, CPU, library) { library.impl("decode_linear", &on_cpu); }
-TORCH_LIBRARY_IMPL(memformer, CompositeExplicitAutograd, library) { library.impl("decode_linear", &elsewhere); }
+TORCH_LIBRARY_IMPL(memformer, CPU, library) {
+  library.impl("decode_linear", &on_cpu);
+  library.impl("decode_normed_linear", &composed);
+}
 
 }  // namespace memformer::ops

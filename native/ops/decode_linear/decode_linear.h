@@ -1,6 +1,6 @@
-// y = x W^T + b, or gelu of it, for the few rows of a decoding step. On a CPU a row's numbers do not depend on the rows
-// beside it, to the bit, which a matrix product of LibTorch's does not promise: a token decoded alone is the one
-// decoded in a batch.
+// y = x W^T + b, or gelu of it, for the few rows of a decoding step, and the same behind a residual sum and LayerNorm.
+// A row's numbers do not depend on the rows beside it, to the bit, which a matrix product of LibTorch's does not
+// promise: a token decoded alone is the one decoded in a batch.
 #pragma once
 #include "core/torch.h"
 
@@ -11,5 +11,17 @@ namespace memformer::ops {
 /// float32 (float64 of float64). Without gradient. Throws SHAPE, DTYPE, DEVICE_MISMATCH.
 at::Tensor decode_linear(const at::Tensor& x, const at::Tensor& weight, const std::optional<at::Tensor>& bias,
                          bool gelu = false);
+
+/// decode_linear of add_norm (ops/add_norm): sum = x + branch + branch_bias, y = linear(norm(sum)). x (..., in)
+/// float32, float64 or bfloat16, norm_weight, norm_bias (in) in x's dtype; branch in x's shape or undefined,
+/// branch_bias (in) in branch's dtype or undefined; weight (out, in) and bias (out) as decode_linear's, also narrower
+/// than x, which is where the normed rows are rounded. Returns sum in x's dtype, x itself without a branch, and y (...,
+/// out) in weight's. On a GPU one kernel where weight is bfloat16 or float16, x float32, in a multiple of 32 and at
+/// most 1024. Throws SHAPE, DTYPE, DEVICE_MISMATCH, CONFIG.
+std::tuple<at::Tensor, at::Tensor> decode_normed_linear(const at::Tensor& x, const std::optional<at::Tensor>& branch,
+                                                        const std::optional<at::Tensor>& branch_bias,
+                                                        const at::Tensor& norm_weight, const at::Tensor& norm_bias,
+                                                        const at::Tensor& weight, const std::optional<at::Tensor>& bias,
+                                                        bool gelu = false);
 
 }  // namespace memformer::ops

@@ -1,6 +1,6 @@
 /** The projection of a decoding step: plain loops, and that no row's bits depend on the rows beside it. */
 import { expect } from "chai";
-import { applyOperator, Random, Tensor } from "../../../lib/index.ts";
+import { applyOperator, callOperator, Random, Tensor } from "../../../lib/index.ts";
 import { describeOnGpu, toGpu } from "../../../test/support/gpu.ts";
 import { failure } from "../../../test/support/runs.ts";
 
@@ -134,4 +134,151 @@ describe("memformer::decode_linear", function () {
 
 describeOnGpu("memformer::decode_linear", () => {
   it("equals plain loops", () => checkLoops(toGpu));
+});
+
+/** x, branch, its bias, norm's weight and bias, weight, bias: of R rows, `inner` and `outer` numbers. */
+function normedCase(R: number, inner: number, outer: number, dtype: keyof typeof CODES): Tensor[] {
+  const master = dtype === "float64" ? "float64" : "float32";
+  return [
+    cast(drawn(11, R * inner), [R, inner], master),
+    cast(drawn(12, R * inner), [R, inner], dtype),
+    cast(drawn(13, inner), [inner], dtype),
+    cast(drawn(14, inner), [inner], master),
+    cast(drawn(15, inner), [inner], master),
+    cast(drawn(16, outer * inner), [outer, inner], dtype),
+    cast(drawn(17, outer), [outer], dtype),
+  ];
+}
+
+const CODES = { ...CODE, float16: 5 } as const;
+const NORMED = { ...dtypes, float16: 1e-3 } as const;
+
+function cast(data: Float64Array, shape: readonly number[], dtype: keyof typeof CODES): Tensor {
+  using wide = Tensor.from(data, shape);
+  return applyOperator("aten::to.dtype", wide, CODES[dtype]);
+}
+
+async function checkNormed(place: (tensor: Tensor) => Tensor, kinds: readonly (keyof typeof CODES)[]): Promise<void> {
+  for (const dtype of kinds)
+    for (const [R, inner, outer, gelu] of [
+      [1, 64, 40, false],
+      [5, 24, 9, true],
+      [17, 512, 96, true],
+      [70, 96, 33, false],
+    ] as const) {
+      const [x, branch, branchBias, w, b, weight, bias] = normedCase(R, inner, outer, dtype).map(place);
+      for (const withBranch of [true, false]) {
+        const given = withBranch ? [branch!, branchBias!] : [null, null];
+        const [sum, y] = callOperator(
+          "memformer::decode_normed_linear", // prettier-ignore
+          x!,
+          given[0]!,
+          given[1]!,
+          w!,
+          b!,
+          weight!,
+          bias!,
+          gelu,
+        );
+        const [added, normed] = callOperator(
+          "memformer::add_norm", // prettier-ignore
+          x!,
+          given[0]!,
+          given[1]!,
+          w!,
+          b!,
+          null,
+          null,
+          null,
+          0,
+          null,
+          0,
+          CODES[dtype],
+        );
+        const product = applyOperator("memformer::decode_linear", normed!, weight!, bias!, gelu);
+        const [sums, found, wantedSum, wanted] = await Promise.all([sum!, y!, added!, product].map(rounded));
+        const allowed = 4 * NORMED[dtype] * Math.sqrt(inner);
+        sums!.forEach((value, i) => {
+          expect(value, `sum ${dtype} ${R} ${inner}`).to.be.closeTo(wantedSum![i]!, 1e-6);
+        });
+        found!.forEach((value, i) => {
+          expect(value, `${dtype} ${R} ${inner} ${outer}`).to.be.closeTo(wanted![i]!, allowed);
+        });
+      }
+    }
+}
+
+async function checkRows(place: (tensor: Tensor) => Tensor, kinds: readonly (keyof typeof CODES)[]): Promise<void> {
+  for (const dtype of kinds)
+    for (const [inner, outer] of [
+      [512, 200],
+      [2048, 48],
+      [64, 1200],
+    ] as const) {
+      const R = 150,
+        parts = normedCase(R, inner, outer, dtype);
+      const product = async (rows: number, from: number): Promise<Float64Array[]> => {
+        const cut = (part: Tensor): Tensor => place(applyOperator("aten::narrow", part, 0, from, rows));
+        const [x, branch] = parts.slice(0, 2).map(cut),
+          [branchBias, w, b, weight, bias] = parts.slice(2).map(place);
+        const [, y] = callOperator(
+          "memformer::decode_normed_linear", // prettier-ignore
+          x!,
+          branch!,
+          branchBias!,
+          w!,
+          b!,
+          weight!,
+          bias!,
+          true,
+        );
+        const plain = applyOperator("memformer::decode_linear", branch!, weight!, bias!);
+        return Promise.all([y!, plain].map(rounded));
+      };
+      const whole = await product(R, 0);
+      for (const [rows, from] of [
+        [1, 0],
+        [1, 149],
+        [3, 20],
+        [17, 60],
+        [64, 80],
+        [65, 1],
+        [149, 1],
+      ] as const) {
+        const some = await product(rows, from);
+        for (const [kind, numbers] of some.entries())
+          expect(numbers, `${dtype} ${inner} ${outer}: ${rows} from ${from}`).to.deep.equal(
+            whole[kind]!.slice(from * outer, (from + rows) * outer),
+          );
+      }
+    }
+}
+
+describe("memformer::decode_normed_linear", function () {
+  this.timeout(60_000);
+
+  it("equals add_norm and decode_linear", () => checkNormed((tensor_) => tensor_, ["float64", "float32", "bfloat16"]));
+
+  it("refuses what does not fit, by name", async () => {
+    const [x, branch, branchBias, w, b, weight, bias] = normedCase(2, 8, 3, "float32");
+    const cases: [(Tensor | null)[], string, RegExp][] = [
+      [[x!, branch!, branchBias!, w!, b!, cast(drawn(1, 21), [3, 7], "float32"), bias!], "SHAPE", /weight must have/],
+      [[x!, null, branchBias!, w!, b!, weight!, bias!], "CONFIG", /branch_bias needs a branch/],
+      [[x!, bias!, null, w!, b!, weight!, bias!], "SHAPE", /branch must have x's shape/],
+      [[x!, branch!, null, bias!, b!, weight!, bias!], "SHAPE", /norm_weight must have shape \(8\)/],
+    ];
+    for (const [given, code, message] of cases) {
+      const made = callOperator("memformer::decode_normed_linear", ...given, false);
+      const error = await failure(made[0]!.read());
+      expect(error.code).to.equal(`ERR_MEMFORMER_${code}`);
+      expect(error.message).to.match(message);
+    }
+  });
+});
+
+describeOnGpu("memformer::decode_normed_linear", function () {
+  this.timeout(120_000);
+  it("equals add_norm and decode_linear", () => checkNormed(toGpu, ["float64", "float32", "bfloat16", "float16"]));
+  it("gives a row the same bits among any number of others", () =>
+    checkRows(toGpu, ["float32", "bfloat16", "float16"]));
 });

@@ -1,0 +1,95 @@
+#include "engine/decoding.h"
+
+#include "engine/segment_inputs.h"
+#include "engine/threads.h"
+
+namespace memformer::engine {
+namespace {
+
+at::Tensor row_of(const at::Tensor& part, int64_t axis, int64_t row) {
+  return part.defined() && part.numel() > 0 ? part.narrow(axis, row, 1) : part;
+}
+
+nn::SegmentInput row_of(const nn::SegmentInput& segment, int64_t row) {
+  auto one = segment;
+  one.source = row_of(segment.source, 0, row);
+  one.target = row_of(segment.target, 0, row);
+  one.reset = row_of(segment.reset, 0, row);
+  one.lengths = row_of(segment.lengths, 1, row);
+  return one;
+}
+
+/// The least power of two that is not below.
+int64_t bucket_of(int64_t rows) {
+  int64_t bucket = 1;
+  while (bucket < rows) bucket *= 2;
+  return bucket;
+}
+
+}  // namespace
+
+Decoding::Decoding(std::shared_ptr<nn::Model> model, int64_t slots, bool graphs)
+    : model_(std::move(model)),
+      slots_(slots),
+      state_(model_->open_slots(slots + (model_->device().is_cuda() ? 1 : 0))) {
+  graphs_.enable(graphs);
+}
+
+at::Tensor Decoding::begin(const std::vector<int64_t>& slots, const nn::SegmentInput& segment, const nn::State& state) {
+  const auto device = model_->device();
+  use_threads_for(segment.source.size(1) * model_->parameters().count());
+  Tensors logits;
+  for (size_t row = 0; row < slots.size(); ++row) {
+    const std::vector<nn::SegmentInput> one{row_of(segment, static_cast<int64_t>(row))};
+    auto inputs = inputs_of(one);
+    for (const auto& part : state) {
+      const auto of_row = part.narrow(0, static_cast<int64_t>(row), 1);
+      inputs.push_back({of_row, of_row.scalar_type()});
+    }
+    inputs.push_back({at::tensor({slots[row]}, at::kLong), at::kLong});
+    logits.push_back(graphs_.run(device, "begin", inputs, [&](const Tensors& given) {
+      const nn::State before(given.begin() + kSegmentParts, given.end() - 1);
+      return Tensors{model_->begin_segment(state_, given.back(), segments_from(given, one)[0], before)};
+    })[0]);
+  }
+  return logits.size() == 1 ? logits[0] : at::cat(logits);
+}
+
+at::Tensor Decoding::step(const std::vector<int64_t>& tokens, const std::vector<int64_t>& slots) {
+  const auto device = model_->device();
+  const auto rows = static_cast<int64_t>(tokens.size());
+  use_threads_for(rows * model_->parameters().count());
+  auto fed = tokens, places = slots;
+  if (device.is_cuda()) {
+    fed.resize(bucket_of(rows), 0);
+    places.resize(fed.size(), slots_);  // the slot that nobody has
+  }
+  const Inputs inputs{{at::tensor(fed, at::kLong), at::kLong}, {at::tensor(places, at::kLong), at::kInt}};
+  const auto logits = graphs_.run(device, "step", inputs, [&](const Tensors& given) {
+    return Tensors{model_->decode_step(state_, given[0], given[1])};
+  })[0];
+  return logits.narrow(0, 0, rows);
+}
+
+at::Tensor Decoding::prefill(const std::vector<int64_t>& tokens, int64_t slot) {
+  use_threads_for(static_cast<int64_t>(tokens.size()) * model_->parameters().count());
+  return model_->prefill(state_, at::tensor(tokens, at::kLong).to(model_->device()), slot);
+}
+
+nn::State Decoding::end(const std::vector<int64_t>& slots) {
+  use_threads_for(length() * model_->parameters().count());
+  std::vector<Tensors> parts;
+  for (const auto slot : slots) {
+    const Inputs inputs{{at::tensor({slot}, at::kLong), at::kLong}};
+    const auto of_slot = graphs_.run(model_->device(), "end", inputs, [&](const Tensors& given) {
+      return Tensors(model_->end_segment(state_, given[0]));
+    });
+    parts.resize(of_slot.size());
+    for (size_t i = 0; i < parts.size(); ++i) parts[i].push_back(of_slot[i]);
+  }
+  nn::State all;
+  for (const auto& part : parts) all.push_back(part.size() == 1 ? part[0] : at::cat(part));
+  return all;
+}
+
+}  // namespace memformer::engine

@@ -1,0 +1,39 @@
+// The open segments of a model's rows, one a slot, decoded token by token. On a GPU what a call does is recorded once
+// and replayed: a segment's begin and its end for one row, a step for 1, 2, 4, ... rows, filled up with rows of a slot
+// that nobody has. Rows are begun and ended one at a time, on every device: a row's numbers do not depend on the
+// others, to the bit.
+#pragma once
+#include "engine/graph_cache.h"
+#include "nn/models/model.h"
+
+namespace memformer::engine {
+
+class Decoding {
+ public:
+  /// Caches of `slots` open segments. `graphs`: whether to record.
+  Decoding(std::shared_ptr<nn::Model> model, int64_t slots, bool graphs);
+
+  int64_t slots() const { return slots_; }
+  /// Tokens of a segment.
+  int64_t length() const { return state_.length(); }
+
+  /// Begins a segment in each of these slots, from the row of `segment` and `state` of the same number, which may be as
+  /// on_device() takes them. Returns logits (B, V) of the first tokens.
+  at::Tensor begin(const std::vector<int64_t>& slots, const nn::SegmentInput& segment, const nn::State& state);
+  /// One more token in each of R slots, no two the same. Returns logits (R, V).
+  at::Tensor step(const std::vector<int64_t>& tokens, const std::vector<int64_t>& slots);
+  /// The same tokens as so many steps of one slot. Returns logits (1, V).
+  at::Tensor prefill(const std::vector<int64_t>& tokens, int64_t slot);
+  /// The state after the segments of these slots.
+  nn::State end(const std::vector<int64_t>& slots);
+
+  const GraphCache& graphs() const { return graphs_; }
+
+ private:
+  std::shared_ptr<nn::Model> model_;
+  int64_t slots_;
+  nn::DecodeState state_;
+  GraphCache graphs_;
+};
+
+}  // namespace memformer::engine

@@ -1,0 +1,230 @@
+// Products of few rows: what counts is how soon the weights are there. A block takes a tile of columns for 16 or 32
+// rows; its eight warps share out the inner axis and their sums are added in the order of the warps. Which numbers are
+// added in which order depends on K alone: a row's bits are its own, whatever rows are beside it and however they are
+// cut into tiles.
+#include "ops/decode_linear/decode_linear.cuh"
+#include "core/cuda/mma.cuh"
+
+namespace memformer::ops {
+namespace {
+
+using namespace cuda;
+
+constexpr int kWarps = 8, kThreads = kWarps * kWarp;
+constexpr int kChunk = 32;  // of the inner axis: four lanes of 16 bytes, which are two products
+constexpr int kAhead = 2;   // chunks of weights that a warp has under way
+constexpr int kPad = 8;     // numbers behind a row in shared memory, so that eight rows lie in different banks
+
+template <typename acc_t>
+__device__ __forceinline__ acc_t gelu(acc_t h) {
+  return acc_t(0.5) * h * (acc_t(1) + erf(h * acc_t(0.70710678118654752440)));
+}
+
+/// Stream plus branch, normed, into `tile` (rows, K + kPad): a warp a row.
+template <typename T, int rows>
+__device__ __forceinline__ void norm_rows(const DecodeLinearParams& p, int64_t first_row, T* tile) {
+  constexpr int packs = kMostNormed / (4 * kWarp);
+  const int warp = threadIdx.x / kWarp, lane = threadIdx.x % kWarp;
+  const int K = static_cast<int>(p.K);
+  for (int r = warp; r < rows; r += kWarps) {
+    const int64_t row = first_row + r;
+    T* to = tile + r * (K + kPad);
+    float s[packs][4] = {}, total = 0;
+    if (row < p.R) {
+      const float* x = static_cast<const float*>(p.x) + row * K;
+      const T* branch = static_cast<const T*>(p.branch);
+#pragma unroll
+      for (int i = 0; i < packs; ++i) {
+        const int k = 4 * (i * kWarp + lane);
+        if (k >= K) continue;
+        load(x + k, s[i]);
+        if (branch != nullptr) {
+          float added[4];
+          load(branch + row * K + k, added);
+          if (p.branch_bias != nullptr) {
+            float bias[4];
+            load(static_cast<const T*>(p.branch_bias) + k, bias);
+#pragma unroll
+            for (int j = 0; j < 4; ++j) added[j] += bias[j];
+          }
+#pragma unroll
+          for (int j = 0; j < 4; ++j) s[i][j] += added[j];
+          if (blockIdx.x == 0) store(s[i], p.sum + row * K + k);
+        }
+#pragma unroll
+        for (int j = 0; j < 4; ++j) total += s[i][j];
+      }
+    }
+    const float mean = warp_sum(total) / static_cast<float>(K);
+    float square = 0;
+#pragma unroll
+    for (int i = 0; i < packs; ++i)
+      if (4 * (i * kWarp + lane) < K) {
+#pragma unroll
+        for (int j = 0; j < 4; ++j) square += (s[i][j] - mean) * (s[i][j] - mean);
+      }
+    const float rstd = rsqrtf(warp_sum(square) / static_cast<float>(K) + p.eps);
+#pragma unroll
+    for (int i = 0; i < packs; ++i) {
+      const int k = 4 * (i * kWarp + lane);
+      if (k >= K) continue;
+      float weight[4], bias[4];
+      load(p.norm_weight + k, weight);
+      load(p.norm_bias + k, bias);
+#pragma unroll
+      for (int j = 0; j < 4; ++j) s[i][j] = row < p.R ? (s[i][j] - mean) * rstd * weight[j] + bias[j] : 0.0f;
+      store(s[i], to + k);
+    }
+  }
+}
+
+template <typename T, int row_tiles, int column_tiles, bool normed>
+__global__ void __launch_bounds__(kThreads) decode_linear_mma_kernel(const DecodeLinearParams p) {
+  constexpr int rows = 16 * row_tiles, columns = 8 * column_tiles;
+  extern __shared__ __align__(16) unsigned char shared[];
+  auto* sums = reinterpret_cast<float*>(shared);  // (kWarps, rows, columns)
+  auto* tile = reinterpret_cast<T*>(shared + sizeof(float) * kWarps * rows * columns);
+  const int warp = threadIdx.x / kWarp, lane = threadIdx.x % kWarp, g = lane / 4, t = lane % 4;
+  const int64_t first_row = int64_t{blockIdx.y} * rows, first_column = int64_t{blockIdx.x} * columns;
+  const int K = static_cast<int>(p.K), chunks = K / kChunk;
+  const auto* weight = static_cast<const T*>(p.weight);
+  const auto* x = static_cast<const T*>(p.x);
+
+  const auto weights_of = [&](int chunk, uint4(&w)[column_tiles]) {
+#pragma unroll
+    for (int n = 0; n < column_tiles; ++n) {
+      const int64_t column = first_column + 8 * n + g;
+      w[n] = make_uint4(0, 0, 0, 0);
+      if (chunk < chunks && column < p.N)
+        w[n] = __ldg(reinterpret_cast<const uint4*>(weight + column * K + chunk * kChunk + 8 * t));
+    }
+  };
+  const auto row_of = [&](int r, int chunk) {
+    if constexpr (normed) {
+      return *reinterpret_cast<const uint4*>(tile + r * (K + kPad) + chunk * kChunk + 8 * t);
+    } else {
+      if (first_row + r >= p.R) return make_uint4(0, 0, 0, 0);
+      return *reinterpret_cast<const uint4*>(x + (first_row + r) * K + chunk * kChunk + 8 * t);
+    }
+  };
+
+  uint4 w[kAhead][column_tiles];
+#pragma unroll
+  for (int a = 0; a < kAhead; ++a) weights_of(warp + a * kWarps, w[a]);
+  if constexpr (normed) {
+    norm_rows<T, rows>(p, first_row, tile);
+    __syncthreads();
+  }
+  float c[row_tiles][column_tiles][4] = {};
+  for (int from = warp; from < chunks; from += kAhead * kWarps) {
+#pragma unroll
+    for (int a = 0; a < kAhead; ++a) {
+      const int chunk = from + a * kWarps;
+      if (chunk >= chunks) break;
+      uint4 now[column_tiles];
+#pragma unroll
+      for (int n = 0; n < column_tiles; ++n) now[n] = w[a][n];
+      weights_of(chunk + kAhead * kWarps, w[a]);
+#pragma unroll
+      for (int m = 0; m < row_tiles; ++m) {
+        const uint4 upper = row_of(16 * m + g, chunk), lower = row_of(16 * m + g + 8, chunk);
+        const uint32_t first[4] = {upper.x, lower.x, upper.y, lower.y},
+                       second[4] = {upper.z, lower.z, upper.w, lower.w};
+#pragma unroll
+        for (int n = 0; n < column_tiles; ++n) {
+          mma<T>(c[m][n], first, now[n].x, now[n].y);
+          mma<T>(c[m][n], second, now[n].z, now[n].w);
+        }
+      }
+    }
+  }
+  float* mine = sums + warp * rows * columns;
+#pragma unroll
+  for (int m = 0; m < row_tiles; ++m)
+#pragma unroll
+    for (int n = 0; n < column_tiles; ++n)
+#pragma unroll
+      for (int i = 0; i < 4; ++i) mine[(16 * m + g + i / 2 * 8) * columns + 8 * n + 2 * t + i % 2] = c[m][n][i];
+  __syncthreads();
+  for (int i = threadIdx.x; i < rows * columns; i += kThreads) {
+    const int64_t row = first_row + i / columns, column = first_column + i % columns;
+    if (row >= p.R || column >= p.N) continue;
+    float sum = 0;
+#pragma unroll
+    for (int other = 0; other < kWarps; ++other) sum += sums[other * rows * columns + i];
+    if (p.bias != nullptr) sum += convert<float>(static_cast<const T*>(p.bias)[column]);
+    static_cast<T*>(p.y)[row * p.N + column] = convert<T>(p.gelu ? gelu(sum) : sum);
+  }
+}
+
+/// A warp a number of the result.
+template <typename T>
+__global__ void __launch_bounds__(kThreads) decode_linear_kernel(const DecodeLinearParams p) {
+  using acc_t = accumulate_t<T>;
+  const int64_t column = int64_t{blockIdx.x} * kWarps + threadIdx.x / kWarp, row = blockIdx.y;
+  if (column >= p.N) return;
+  const auto* x = static_cast<const T*>(p.x) + row * p.K;
+  const auto* w = static_cast<const T*>(p.weight) + column * p.K;
+  acc_t sum = 0;
+  for (int64_t k = threadIdx.x % kWarp; k < p.K; k += kWarp) sum += convert<acc_t>(x[k]) * convert<acc_t>(w[k]);
+  sum = warp_sum(sum);
+  if (p.bias != nullptr) sum += convert<acc_t>(static_cast<const T*>(p.bias)[column]);
+  if (threadIdx.x % kWarp == 0) static_cast<T*>(p.y)[row * p.N + column] = convert<T>(p.gelu ? gelu(sum) : sum);
+}
+
+template <typename T, int row_tiles, int column_tiles, bool normed>
+void launch(const DecodeLinearParams& p, cudaStream_t stream) {
+  constexpr int rows = 16 * row_tiles, columns = 8 * column_tiles;
+  const dim3 grid(static_cast<unsigned>(ceil_div(p.N, columns)), static_cast<unsigned>(ceil_div(p.R, rows)));
+  size_t bytes = sizeof(float) * kWarps * rows * columns;
+  if (normed) bytes += sizeof(T) * rows * (p.K + kPad);
+  constexpr auto kernel = decode_linear_mma_kernel<T, row_tiles, column_tiles, normed>;
+  if (bytes > 48 * 1024)
+    cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes));
+  kernel<<<grid, kThreads, bytes, stream>>>(p);
+}
+
+/// Few rows want many blocks, many rows few reads of the weights.
+template <typename T, bool normed>
+void launch(const DecodeLinearParams& p, cudaStream_t stream) {
+  if (p.R > 64)
+    launch<T, 2, 4, normed>(p, stream);
+  else if (p.R <= 16 && p.N <= 1024)
+    launch<T, 1, 1, normed>(p, stream);
+  else
+    launch<T, 1, 2, normed>(p, stream);
+}
+
+bool aligned(const void* pointer) { return reinterpret_cast<uintptr_t>(pointer) % 16 == 0; }
+
+}  // namespace
+
+bool fits_tensor_cores(const DecodeLinearParams& p) {
+  const bool narrow = p.dtype == Dtype::bf16 || p.dtype == Dtype::f16;
+  const bool normed = p.norm_weight != nullptr;
+  return narrow && p.K > 0 && p.K % kChunk == 0 && (!normed || p.K <= kMostNormed) && aligned(p.x) &&
+         aligned(p.branch) && aligned(p.branch_bias) && aligned(p.weight) && aligned(p.norm_weight) &&
+         aligned(p.norm_bias) && aligned(p.sum);
+}
+
+void launch_decode_linear_on_tensor_cores(const DecodeLinearParams& p, cudaStream_t stream) {
+  if (p.R == 0 || p.N == 0) return;
+  for_dtype(p.dtype, [&](auto type) {
+    using T = typename decltype(type)::type;
+    if constexpr (sizeof(T) == 2) {
+      if (p.norm_weight != nullptr)
+        launch<T, true>(p, stream);
+      else
+        launch<T, false>(p, stream);
+    }
+  });
+}
+
+void launch_decode_linear(const DecodeLinearParams& p, cudaStream_t stream) {
+  if (p.R == 0 || p.N == 0) return;
+  const dim3 grid(static_cast<unsigned>(ceil_div(p.N, kWarps)), static_cast<unsigned>(p.R));
+  for_dtype(p.dtype,
+            [&](auto type) { decode_linear_kernel<typename decltype(type)::type><<<grid, kThreads, 0, stream>>>(p); });
+}
+
+}  // namespace memformer::ops

@@ -1,0 +1,38 @@
+// The contract of the decoding step's product. acc is float, double for float64.
+// Letters: R rows, K numbers of a row, N columns of the result.
+#pragma once
+#include <cuda_runtime_api.h>
+
+#include <cstdint>
+
+#include "core/cuda/dtype.cuh"
+
+namespace memformer::ops {
+
+struct DecodeLinearParams {
+  const void* x;             ///< (R, K) of dtype; with a norm the stream, (R, K) float
+  const void* branch;        ///< (R, K), added to the stream; null: none, and sum is not written
+  const void* branch_bias;   ///< (K); null: none
+  const float* norm_weight;  ///< (K); null: no norm, x is multiplied as it is
+  const float* norm_bias;    ///< (K)
+  const void* weight;        ///< (N, K)
+  const void* bias;          ///< (N); null: none
+  float* sum;                ///< (R, K): stream + branch
+  void* y;                   ///< (R, N)
+  int64_t R, K, N;
+  float eps;
+  bool gelu;
+  cuda::Dtype dtype;
+};
+
+/// Numbers of a row that the norm before a product can hold.
+constexpr int64_t kMostNormed = 1024;
+
+/// Whether launch_decode_linear_on_tensor_cores takes these: two bytes a number, K a multiple of 32 (with a norm at
+/// most kMostNormed), rows of x, branch and weight at multiples of 16 bytes.
+bool fits_tensor_cores(const DecodeLinearParams& params);
+void launch_decode_linear_on_tensor_cores(const DecodeLinearParams& params, cudaStream_t stream);
+/// Any dtype and K; no norm.
+void launch_decode_linear(const DecodeLinearParams& params, cudaStream_t stream);
+
+}  // namespace memformer::ops

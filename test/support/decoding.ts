@@ -1,0 +1,112 @@
+/** Decoding token by token, and the same without a cache: what the specs of decoding compare. */
+import { expect } from "chai";
+import { PADDING, Random, Tensor, type CreateOptions, type Memformer, type State } from "../../lib/index.ts";
+import { numbers, recipeOptions } from "./models.ts";
+
+export const architectures = ["encoder-decoder", "decoder"] as const;
+/** Every architecture, position scheme and writer, and the options that decoding could get wrong. */
+export const settings: CreateOptions[] = [
+  ...architectures.flatMap((architecture) =>
+    (["rotary", "relative", "t5"] as const).flatMap((position) =>
+      (["slot-attention", "gru"] as const).map((writer) => ({ architecture, position, writer })),
+    ),
+  ),
+  ...architectures.flatMap((architecture) => recipeOptions.map((options) => ({ architecture, ...options }))),
+  { architecture: "encoder-decoder", shareEmbedding: false, tieEmbedding: false, outputBias: true },
+  { architecture: "decoder", tieEmbedding: false, outputBias: true, writerSteps: 2 },
+  { architecture: "decoder", memoryNorm: false },
+  { architecture: "encoder-decoder", position: "t5", positionBuckets: "lucidrains" },
+  { architecture: "decoder", forgetting: "normalize-only" },
+  { architecture: "encoder-decoder", forgetting: "none", heads: 1 },
+];
+
+/** One row's document, as a session sees it: its segments one after the other. */
+export interface Row {
+  previous: Int32Array | undefined;
+  state: State;
+  readonly tokens: readonly number[];
+}
+
+export function open(model: Memformer, { previous }: Row): ReturnType<Memformer["upload"]> {
+  const { segmentLength: T, bos } = model.config;
+  return model.upload({
+    batch: 1,
+    length: T,
+    source: previous ?? new Int32Array(T).fill(PADDING).fill(bos, 0, 1),
+    target: new Int32Array(T).fill(PADDING),
+    reset: Uint8Array.of(previous === undefined ? 1 : 0),
+  });
+}
+
+export function draw(model: Memformer, segments: number, seed: number): number[] {
+  const random = new Random(seed);
+  return Array.from({ length: segments * model.config.segmentLength }, () => random.below(model.config.bos));
+}
+
+/** Logits of every position, and the states at the borders, without a cache. */
+export async function uncached(
+  model: Memformer,
+  tokens: readonly number[],
+): Promise<{ logits: number[][]; states: number[][] }> {
+  const { segmentLength: T } = model.config;
+  const row: Row = { previous: undefined, state: model.initialState(1), tokens };
+  const logits: number[][] = [],
+    states: number[][] = [];
+  for (let from = 0; from < tokens.length; from += T) {
+    const segment = open(model, row);
+    for (let p = 0; p < T; p++) {
+      using prefix = Tensor.from(Int32Array.from(tokens.slice(from, from + p)), [1, p]);
+      logits.push((await numbers([model.logits(segment, prefix, row.state)]))[0]!);
+    }
+    const target = Int32Array.from(tokens.slice(from, from + T));
+    const whole = model.upload({
+      batch: 1,
+      length: T,
+      source: row.previous ?? new Int32Array(T).fill(PADDING).fill(model.config.bos, 0, 1),
+      target,
+      reset: Uint8Array.of(row.previous === undefined ? 1 : 0),
+    });
+    row.state = model.advance(whole, row.state);
+    states.push(Array.from(await row.state[0]!.data(), Number));
+    row.previous = target;
+  }
+  return { logits, states };
+}
+
+/** The same by a decoder. `chunk`: tokens that are fed at once. */
+export async function cached(
+  model: Memformer,
+  tokens: readonly number[],
+  chunk = 1,
+): Promise<{ logits: number[][]; states: number[][] }> {
+  const { segmentLength: T } = model.config;
+  using decoder = model.decoder();
+  const row: Row = { previous: undefined, state: model.initialState(1), tokens };
+  const logits: number[][] = [],
+    states: number[][] = [];
+  for (let from = 0; from < tokens.length; from += T) {
+    logits.push((await numbers([decoder.begin(open(model, row), row.state)]))[0]!);
+    for (let p = 0; p < T - 1; p += chunk) {
+      const some = tokens.slice(from + p, from + Math.min(p + chunk, T - 1));
+      logits.push((await numbers([some.length === 1 ? decoder.step(some) : decoder.prefill(some)]))[0]!);
+    }
+    row.state = decoder.end();
+    states.push(Array.from(await row.state[0]!.data(), Number));
+    row.previous = Int32Array.from(tokens.slice(from, from + T));
+  }
+  return { logits, states };
+}
+
+/** The largest difference, in units of the largest number. */
+export function apart(found: readonly number[][], wanted: readonly number[][]): number {
+  expect(found.map((row) => row.length)).to.deep.equal(wanted.map((row) => row.length));
+  let worst = 0,
+    size = 1;
+  for (const [i, row] of wanted.entries())
+    for (const [j, value] of row.entries()) {
+      expect(found[i]![j]).to.be.finite;
+      worst = Math.max(worst, Math.abs(found[i]![j]! - value));
+      size = Math.max(size, Math.abs(value));
+    }
+  return worst / size;
+}
