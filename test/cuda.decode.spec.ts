@@ -20,7 +20,8 @@ describeOnGpu("decoding on a GPU, token by token", function () {
         const wanted = await uncached(model, tokens),
           found = await cached(model, tokens);
         expect(apart(found.logits, wanted.logits), `logits, ${precision}`).to.be.at.most(allowed);
-        expect(apart(found.states, wanted.states), `states, ${precision}`).to.be.at.most(allowed);
+        // The writer adds its steps: two of them are a rounding more.
+        expect(apart(found.states, wanted.states), `states, ${precision}`).to.be.at.most(2 * allowed);
       }
     });
 

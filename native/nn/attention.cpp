@@ -101,7 +101,8 @@ void CrossAttention::operator()(Residual& stream, const KeysValues& seen, const 
 void CrossAttention::decode(Residual& stream, const DecodeRows& rows, const KeyValueCache& cache,
                             ForwardContext& ctx) const {
   const auto q = normed_heads(norm_.then(query_, stream, ctx)).squeeze(1);  // (R, D)
-  const auto read = ops::decode_attention(q, cache.keys, cache.values, rows.slots, rows.context_lengths, {});
+  const auto read = ops::decode_attention(q, cache.keys, cache.values, rows.slots, rows.context_lengths, {},
+                                          /*settled=*/true);
   stream.branch = branch(read.unsqueeze(1), ctx);
 }
 

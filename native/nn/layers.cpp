@@ -18,12 +18,14 @@ Linear::Linear(Parameters& parameters, const std::string& prefix, int64_t in, in
       bias_(parameters.constant(prefix + ".bias", {out}, 0.0)) {}
 
 at::Tensor Linear::operator()(const at::Tensor& x, ForwardContext& ctx) const {
-  if (ctx.row_by_row()) return ops::decode_linear(ctx.cast(x), ctx.working(weight_), ctx.working(bias_));
+  if (ctx.row_by_row())
+    return ops::decode_linear(ctx.cast(x), ctx.working(weight_), ctx.working(bias_), false, /*settled=*/true);
   return ops::linear(ctx.cast(x), ctx.working(weight_), ctx.working(bias_), ctx.sink(weight_), ctx.sink(bias_));
 }
 
 Projection Linear::without_bias(const at::Tensor& x, ForwardContext& ctx) const {
-  if (ctx.row_by_row()) return {ops::decode_linear(ctx.cast(x), ctx.working(weight_), {}), ctx.working(bias_), {}};
+  if (ctx.row_by_row())
+    return {ops::decode_linear(ctx.cast(x), ctx.working(weight_), {}, false, /*settled=*/true), ctx.working(bias_), {}};
   return {ops::linear(ctx.cast(x), ctx.working(weight_), {}, ctx.sink(weight_), {}), ctx.working(bias_),
           ctx.sink(bias_)};
 }
@@ -61,7 +63,7 @@ at::Tensor LayerNorm::then(const Linear& linear, Residual& stream, ForwardContex
     if (stream.branch->bias.defined()) branch_bias = stream.branch->bias;
   }
   auto [sum, y] = ops::decode_normed_linear(stream.x, branch, branch_bias, weight_, bias_, ctx.working(weight),
-                                            ctx.working(bias), gelu);
+                                            ctx.working(bias), gelu, /*settled=*/true);
   stream = {sum, std::nullopt};
   return y;
 }
@@ -84,7 +86,7 @@ at::Tensor FeedForward::product(const at::Tensor& normed, bool biased, ForwardCo
 
 at::Tensor FeedForward::decode(Residual& stream, ForwardContext& ctx) const {
   const auto activation = norm_.then(up_, stream, ctx, /*gelu=*/true);
-  return ops::decode_linear(activation, ctx.working(down_.parameters().first), {});
+  return ops::decode_linear(activation, ctx.working(down_.parameters().first), {}, false, /*settled=*/true);
 }
 
 void FeedForward::operator()(Residual& stream, ForwardContext& ctx) const {

@@ -66,7 +66,8 @@ void Model::make_output(const Config& config, const at::Tensor& embedding) {
 at::Tensor Model::project(const at::Tensor& hidden, ForwardContext& ctx) const {
   const auto bias = output_bias_ ? std::optional<at::Tensor>(ctx.working(*output_bias_)) : std::nullopt;
   const auto x = ctx.cast(hidden), weight = ctx.working(output_);
-  const auto logits = ctx.row_by_row() ? ops::decode_linear(x, weight, bias) : ops::linear(x, weight, bias, {}, {});
+  const auto logits = ctx.row_by_row() ? ops::decode_linear(x, weight, bias, false, /*settled=*/true)
+                                       : ops::linear(x, weight, bias, {}, {});
   return logits.to(parameters_.dtype());
 }
 

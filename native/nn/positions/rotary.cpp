@@ -25,7 +25,8 @@ class Rotary final : public PositionedAttention {
     const auto qkv = rows_qkv.squeeze(1);
     const auto [cos, sin] = angles(cache.keys.size(2), rows_qkv);
     if (rows.of_different_slots)
-      return ops::decode_self_attention(qkv, cos, sin, rows.slots, rows.positions, cache.keys, cache.values)
+      return ops::decode_self_attention(qkv, cos, sin, rows.slots, rows.positions, cache.keys, cache.values,
+                                        /*settled=*/true)
           .unsqueeze(1);
     const auto q = ops::decode_append(qkv, cos, sin, rows.slots, rows.positions, cache.keys, cache.values);
     return ops::decode_attention(q, cache.keys, cache.values, rows.slots, rows.lengths, {}).unsqueeze(1);

@@ -88,7 +88,7 @@ void attend(const sum_t<scalar_t>* q, const scalar_t* keys, int64_t key_stride, 
 }
 
 Tensor attention_cpu(const Tensor& q_in, const Tensor& keys_in, const Tensor& values_in, const Optional& slots_in,
-                     const Optional& lengths_in, const Optional& bias_in) {
+                     const Optional& lengths_in, const Optional& bias_in, bool) {
   check_decode_attention(q_in, keys_in, values_in, slots_in, lengths_in, bias_in);
   const auto rows = [](const Tensor& x) { return x.stride(3) == 1 ? x : x.contiguous(); };
   const auto keys = rows(keys_in), values = rows(values_in);
@@ -126,9 +126,9 @@ Tensor attention_cpu(const Tensor& q_in, const Tensor& keys_in, const Tensor& va
 }
 
 Tensor self_attention_cpu(const Tensor& qkv, const Optional& cos, const Optional& sin, const Tensor& slots,
-                          const Tensor& positions, const Tensor& keys, const Tensor& values) {
+                          const Tensor& positions, const Tensor& keys, const Tensor& values, bool settled) {
   const auto q = append_cpu(qkv, cos, sin, slots, positions, keys, values);
-  return attention_cpu(q, keys, values, slots, positions + 1, {});
+  return attention_cpu(q, keys, values, slots, positions + 1, {}, settled);
 }
 
 Tensor rows_cpu(const Tensor& slots_in, const Tensor& positions, const Tensor& context_lengths_in,
@@ -161,15 +161,15 @@ Tensor decode_append(const Tensor& qkv, const Optional& cos, const Optional& sin
 }
 
 Tensor decode_attention(const Tensor& q, const Tensor& keys, const Tensor& values, const Optional& slots,
-                        const Optional& lengths, const Optional& bias) {
+                        const Optional& lengths, const Optional& bias, bool settled) {
   static const auto op = find_op<decltype(decode_attention)>("memformer::decode_attention");
-  return op.call(q, keys, values, slots, lengths, bias);
+  return op.call(q, keys, values, slots, lengths, bias, settled);
 }
 
 Tensor decode_self_attention(const Tensor& qkv, const Optional& cos, const Optional& sin, const Tensor& slots,
-                             const Tensor& positions, const Tensor& keys, const Tensor& values) {
+                             const Tensor& positions, const Tensor& keys, const Tensor& values, bool settled) {
   static const auto op = find_op<decltype(decode_self_attention)>("memformer::decode_self_attention");
-  return op.call(qkv, cos, sin, slots, positions, keys, values);
+  return op.call(qkv, cos, sin, slots, positions, keys, values, settled);
 }
 
 Tensor decode_rows(const Tensor& slots, const Tensor& positions, const Tensor& context_lengths, const Optional& ahead,
@@ -181,14 +181,15 @@ Tensor decode_rows(const Tensor& slots, const Tensor& positions, const Tensor& c
 TORCH_LIBRARY_FRAGMENT(memformer, library) {
   library.def(
       "decode_self_attention(Tensor qkv, Tensor? cos, Tensor? sin, Tensor slots, Tensor positions, Tensor(a!) keys, "
-      "Tensor(b!) values) -> Tensor");
+      "Tensor(b!) values, bool settled=False) -> Tensor");
   library.def(
       "decode_rows(Tensor slots, Tensor(a!) positions, Tensor context_lengths, Tensor? ahead, int last) -> Tensor");
   library.def(
       "decode_append(Tensor qkv, Tensor? cos, Tensor? sin, Tensor slots, Tensor positions, Tensor(a!) keys, Tensor(b!) "
       "values) -> Tensor q");
   library.def(
-      "decode_attention(Tensor q, Tensor keys, Tensor values, Tensor? slots, Tensor? lengths, Tensor? bias) -> Tensor");
+      "decode_attention(Tensor q, Tensor keys, Tensor values, Tensor? slots, Tensor? lengths, Tensor? bias, bool "
+      "settled=False) -> Tensor");
 }
 TORCH_LIBRARY_IMPL(memformer, CPU, library) {
   library.impl("decode_append", &append_cpu);

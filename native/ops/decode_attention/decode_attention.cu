@@ -1,5 +1,6 @@
 // One block a (row, head). Sums have one order whatever rows are beside: a row's numbers are its own.
 #include "ops/decode_attention/decode_attention.cuh"
+#include "core/cuda/dependent_launch.cuh"
 #include "core/cuda/numeric.cuh"
 
 namespace memformer::ops {
@@ -8,6 +9,7 @@ namespace {
 using namespace cuda;
 
 constexpr int kThreads = 128, kWarps = kThreads / kWarp;
+constexpr int kHeld = 8;  // keys and values that a thread takes into registers before its query is there
 
 template <typename T>
 __global__ void __launch_bounds__(kThreads) decode_append_kernel(const DecodeAppendParams p) {
@@ -35,9 +37,9 @@ __global__ void __launch_bounds__(kThreads) decode_append_kernel(const DecodeApp
   }
 }
 
-/// The row's own token: its key and value into the cache, its query into `query`. Returns how many keys it sees.
+/// The row's own token: its key and value into the cache, its query into `query`.
 template <typename T, typename acc_t>
-__device__ __forceinline__ int64_t append_own(const DecodeAppendParams& p, int64_t r, int h, acc_t* query) {
+__device__ __forceinline__ void append_own(const DecodeAppendParams& p, int64_t r, int h, acc_t* query) {
   const int64_t slot = p.slots[r], position = p.positions[r];
   const bool inside = slot >= 0 && slot < p.S && position >= 0 && position < p.T;
   const int half = p.E / 2;
@@ -60,7 +62,6 @@ __device__ __forceinline__ int64_t append_own(const DecodeAppendParams& p, int64
     else if (inside)
       static_cast<T*>(part == 1 ? p.keys : p.values)[place + e] = rounded;
   }
-  return position + 1;
 }
 
 /// `packed`: keys and values are read 16 bytes at a time, L = E / numbers lanes a key, which divides a warp.
@@ -76,28 +77,56 @@ __global__ void __launch_bounds__(kThreads) decode_attention_kernel(const Decode
   const int h = blockIdx.y, warp = threadIdx.x / kWarp, lane = threadIdx.x % kWarp, E = p.E;
   int64_t slot = p.slots == nullptr ? r : p.slots[r];
   slot = slot < 0 ? 0 : slot >= p.S ? p.S - 1 : slot;
-  int64_t n = p.lengths == nullptr ? p.N : p.lengths[r];
-  if (p.q == nullptr) {
-    n = append_own<T>(p.append, r, h, query);
-  } else {
-    const auto* q = static_cast<const T*>(p.q) + (r * p.H + h) * E;
-    for (int e = threadIdx.x; e < E; e += kThreads) query[e] = convert<acc_t>(q[e]);
-  }
+  const bool appends = p.q == nullptr;
+  int64_t n = appends ? int64_t{p.append.positions[r]} + 1 : p.lengths == nullptr ? p.N : p.lengths[r];
   n = n < 1 ? 1 : n > p.N ? p.N : n;
-  __syncthreads();
   const auto* keys = static_cast<const T*>(p.keys.data) + slot * p.keys.s + h * p.keys.h;
   const auto* values = static_cast<const T*>(p.values.data) + slot * p.values.s + h * p.values.h;
   const auto* bias = p.bias == nullptr ? nullptr : static_cast<const acc_t*>(p.bias) + (r * p.H + h) * p.N;
   const acc_t scale = acc_t(1) / sqrt(static_cast<acc_t>(E));
   const int lanes = packed ? E / numbers : kWarp, own = threadIdx.x % lanes;  // of a key, and this one's place there
   const int group = threadIdx.x / lanes, groups = kThreads / lanes;
+  // What lies there since earlier steps is read before this step's query is there.
+  using Numbers = Pack<T, numbers>;
+  Numbers held_keys[kHeld], held_values[kHeld];
+  const int64_t earlier = appends ? n - 1 : n;
+  if constexpr (packed) {
+#pragma unroll
+    for (int i = 0; i < kHeld; ++i)
+      if (const int64_t j = group + i * groups; j < earlier) {
+        held_keys[i] = *reinterpret_cast<const Numbers*>(keys + j * p.keys.n + own * numbers);
+        held_values[i] = *reinterpret_cast<const Numbers*>(values + j * p.values.n + own * numbers);
+      }
+  }
+  wait_for_previous();
+  let_next_begin();
+  if (appends) {
+    append_own<T>(p.append, r, h, query);
+  } else {
+    const auto* q = static_cast<const T*>(p.q) + (r * p.H + h) * E;
+    for (int e = threadIdx.x; e < E; e += kThreads) query[e] = convert<acc_t>(q[e]);
+  }
+  __syncthreads();
   acc_t mine[numbers] = {};
   if constexpr (packed) {
 #pragma unroll
     for (int i = 0; i < numbers; ++i) mine[i] = query[own * numbers + i];
+#pragma unroll
+    for (int i = 0; i < kHeld; ++i) {
+      const int64_t j = group + i * groups;
+      if (int64_t{i} * groups >= n) break;
+      acc_t sum = 0;
+      if (j < n) {
+        if (j >= earlier) held_keys[i] = *reinterpret_cast<const Numbers*>(keys + j * p.keys.n + own * numbers);
+#pragma unroll
+        for (int k = 0; k < numbers; ++k) sum += mine[k] * convert<acc_t>(held_keys[i].value[k]);
+      }
+      for (int offset = lanes / 2; offset > 0; offset /= 2) sum += __shfl_xor_sync(kAllLanes, sum, offset);
+      if (own == 0 && j < n) weights[j] = sum * scale + (bias == nullptr ? acc_t(0) : bias[j]);
+    }
   }
 #pragma unroll 4
-  for (int64_t from = 0; from < n; from += groups) {  // all lanes of a warp take every turn
+  for (int64_t from = packed ? kHeld * groups : 0; from < n; from += groups) {  // all lanes of a warp take every turn
     const int64_t j = from + group;
     acc_t sum = 0;
     if (j < n) {
@@ -126,8 +155,17 @@ __global__ void __launch_bounds__(kThreads) decode_attention_kernel(const Decode
   auto* y = static_cast<T*>(p.y) + (r * p.H + h) * E;
   if constexpr (packed) {
     acc_t sums[numbers] = {};
+#pragma unroll
+    for (int i = 0; i < kHeld; ++i) {
+      const int64_t j = group + i * groups;
+      if (j >= n) break;
+      if (j >= earlier) held_values[i] = *reinterpret_cast<const Numbers*>(values + j * p.values.n + own * numbers);
+      const acc_t weight = weights[j];
+#pragma unroll
+      for (int k = 0; k < numbers; ++k) sums[k] += weight * convert<acc_t>(held_values[i].value[k]);
+    }
 #pragma unroll 4
-    for (int64_t j = group; j < n; j += groups) {
+    for (int64_t j = group + int64_t{kHeld} * groups; j < n; j += groups) {
       acc_t value[numbers];
       load(values + j * p.values.n + own * numbers, value);
       const acc_t weight = weights[j];
@@ -198,9 +236,11 @@ void launch_decode_attention(const DecodeAttentionParams& p, cudaStream_t stream
     const int lanes = p.E * static_cast<int>(sizeof(T)) / 16;
     const bool shared_out = lanes > 0 && kWarp % lanes == 0;
     if (shared_out && packs<T>(p.keys, p.E) && packs<T>(p.values, p.E))
-      decode_attention_kernel<T, true><<<grid, kThreads, bytes, stream>>>(p);
+      cuda::launch<DecodeAttentionParams>(decode_attention_kernel<T, true>, grid, kThreads, bytes, stream, p,
+                                          p.settled);
     else
-      decode_attention_kernel<T, false><<<grid, kThreads, bytes, stream>>>(p);
+      cuda::launch<DecodeAttentionParams>(decode_attention_kernel<T, false>, grid, kThreads, bytes, stream, p,
+                                          p.settled);
   });
 }
 

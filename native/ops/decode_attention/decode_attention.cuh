@@ -40,6 +40,7 @@ struct DecodeAttentionParams {
   int64_t R, S, N;
   int H, E;
   cuda::Dtype dtype;
+  bool settled;  ///< whether all but q, or append.qkv, was there before the kernel ahead began
 };
 
 struct DecodeRowsParams {

@@ -20,17 +20,19 @@ at::Tensor decode_append(const at::Tensor& qkv, const std::optional<at::Tensor>&
 /// q (R, D) of the caches' dtype; keys, values (S, H, N, E), rows of E contiguous, any other strides. slots (R) int32;
 /// undefined: row r reads slot r. lengths (R) int32: row r reads its first lengths_r keys, at least one, at most N;
 /// undefined: all. bias (R, H, N) float32 (float64 of float64), added to the scores, or undefined. Returns (R, D),
-/// heads merged. On a CPU a row's numbers do not depend on the rows beside it, to the bit. Without gradient. Throws
-/// SHAPE, DTYPE, DEVICE_MISMATCH, CONFIG.
+/// heads merged. A row's numbers do not depend on the rows beside it, to the bit. settled: all but q has been there
+/// since before the last kernel that was enqueued, so that a GPU may begin to read it while that one runs. Without
+/// gradient. Throws SHAPE, DTYPE, DEVICE_MISMATCH, CONFIG.
 at::Tensor decode_attention(const at::Tensor& q, const at::Tensor& keys, const at::Tensor& values,
                             const std::optional<at::Tensor>& slots, const std::optional<at::Tensor>& lengths,
-                            const std::optional<at::Tensor>& bias);
+                            const std::optional<at::Tensor>& bias, bool settled = false);
 
 /// decode_append and then decode_attention over what is written there up to the row's own position, in one kernel of a
-/// GPU's: arguments as theirs, no two rows of the same slot. Returns (R, D).
+/// GPU's: arguments as theirs, no two rows of the same slot; settled: all but qkv has been there. Returns (R, D).
 at::Tensor decode_self_attention(const at::Tensor& qkv, const std::optional<at::Tensor>& cos,
                                  const std::optional<at::Tensor>& sin, const at::Tensor& slots,
-                                 const at::Tensor& positions, const at::Tensor& keys, const at::Tensor& values);
+                                 const at::Tensor& positions, const at::Tensor& keys, const at::Tensor& values,
+                                 bool settled = false);
 
 /// Where the rows of a step stand. slots (R) int32; positions, context_lengths (S) int32: of every slot. Row r has
 /// position positions[slots_r] + ahead_r (ahead (R) int32, undefined: 0), at most `last`; each row moves its slot's

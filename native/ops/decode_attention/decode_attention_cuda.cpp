@@ -43,7 +43,7 @@ Tensor append_cuda(const Tensor& qkv_in, const Optional& cos_in, const Optional&
 }
 
 Tensor self_attention_cuda(const Tensor& qkv_in, const Optional& cos_in, const Optional& sin_in, const Tensor& slots_in,
-                           const Tensor& positions_in, const Tensor& keys, const Tensor& values) {
+                           const Tensor& positions_in, const Tensor& keys, const Tensor& values, bool settled) {
   check_decode_append(qkv_in, cos_in, sin_in, slots_in, positions_in, keys, values);
   const c10::cuda::CUDAGuard device(qkv_in.device());
   const auto qkv = qkv_in.contiguous(), slots = slots_in.contiguous(), positions = positions_in.contiguous();
@@ -73,6 +73,7 @@ Tensor self_attention_cuda(const Tensor& qkv_in, const Optional& cos_in, const O
   p.R = R, p.S = S, p.N = T;
   p.H = static_cast<int>(H), p.E = static_cast<int>(E);
   p.dtype = p.append.dtype;
+  p.settled = settled;
   launch_decode_attention(p, c10::cuda::getCurrentCUDAStream());
   C10_CUDA_KERNEL_LAUNCH_CHECK();
   return y;
@@ -95,7 +96,7 @@ Tensor rows_cuda(const Tensor& slots_in, const Tensor& positions, const Tensor& 
 }
 
 Tensor attention_cuda(const Tensor& q_in, const Tensor& keys_in, const Tensor& values_in, const Optional& slots_in,
-                      const Optional& lengths_in, const Optional& bias_in) {
+                      const Optional& lengths_in, const Optional& bias_in, bool settled) {
   check_decode_attention(q_in, keys_in, values_in, slots_in, lengths_in, bias_in);
   const c10::cuda::CUDAGuard device(q_in.device());
   const auto rows = [](const Tensor& x) { return x.stride(3) == 1 ? x : x.contiguous(); };
@@ -120,7 +121,8 @@ Tensor attention_cuda(const Tensor& q_in, const Tensor& keys_in, const Tensor& v
                            N,
                            static_cast<int>(H),
                            static_cast<int>(E),
-                           cuda::dtype_of(q)},
+                           cuda::dtype_of(q),
+                           settled},
                           c10::cuda::getCurrentCUDAStream());
   C10_CUDA_KERNEL_LAUNCH_CHECK();
   return y;

@@ -56,7 +56,7 @@ struct Product {
   }
 };
 
-Tensor on_cpu(const Tensor& x_in, const Tensor& weight_in, const Optional& bias_in, bool gelu) {
+Tensor on_cpu(const Tensor& x_in, const Tensor& weight_in, const Optional& bias_in, bool gelu, bool) {
   check_decode_linear(kOp, x_in, weight_in, bias_in);
   const auto weight = weight_in.contiguous();
   const auto bias = is_defined(bias_in) ? bias_in->contiguous() : Tensor();
@@ -83,33 +83,33 @@ Tensor on_cpu(const Tensor& x_in, const Tensor& weight_in, const Optional& bias_
 
 std::tuple<Tensor, Tensor> composed(const Tensor& x, const Optional& branch, const Optional& branch_bias,
                                     const Tensor& norm_weight, const Tensor& norm_bias, const Tensor& weight,
-                                    const Optional& bias, bool gelu) {
+                                    const Optional& bias, bool gelu, bool settled) {
   check_decode_normed_linear(x, branch, branch_bias, norm_weight, norm_bias, weight, bias);
   const auto [sum, normed] =
       add_norm(x, branch, branch_bias, norm_weight, norm_bias, {}, {}, {}, 0.0, {}, 0, weight.scalar_type());
-  return {sum, decode_linear(normed, weight, bias, gelu)};
+  return {sum, decode_linear(normed, weight, bias, gelu, settled)};
 }
 
 }  // namespace
 
-Tensor decode_linear(const Tensor& x, const Tensor& weight, const Optional& bias, bool gelu) {
+Tensor decode_linear(const Tensor& x, const Tensor& weight, const Optional& bias, bool gelu, bool settled) {
   static const auto op = find_op<decltype(decode_linear)>("memformer::decode_linear");
-  return op.call(x, weight, bias, gelu);
+  return op.call(x, weight, bias, gelu, settled);
 }
 
 std::tuple<Tensor, Tensor> decode_normed_linear(const Tensor& x, const Optional& branch, const Optional& branch_bias,
                                                 const Tensor& norm_weight, const Tensor& norm_bias,
-                                                const Tensor& weight, const Optional& bias, bool gelu) {
+                                                const Tensor& weight, const Optional& bias, bool gelu, bool settled) {
   static const auto op = find_op<decltype(decode_normed_linear)>("memformer::decode_normed_linear");
-  return op.call(x, branch, branch_bias, norm_weight, norm_bias, weight, bias, gelu);
+  return op.call(x, branch, branch_bias, norm_weight, norm_bias, weight, bias, gelu, settled);
 }
 
 TORCH_LIBRARY_FRAGMENT(memformer, library) {
-  library.def("decode_linear(Tensor x, Tensor weight, Tensor? bias, bool gelu=False) -> Tensor");
+  library.def("decode_linear(Tensor x, Tensor weight, Tensor? bias, bool gelu=False, bool settled=False) -> Tensor");
   library.def(
       "decode_normed_linear(Tensor x, Tensor? branch, Tensor? branch_bias, Tensor norm_weight, Tensor norm_bias, "
       "Tensor "
-      "weight, Tensor? bias, bool gelu=False) -> (Tensor sum, Tensor y)");
+      "weight, Tensor? bias, bool gelu=False, bool settled=False) -> (Tensor sum, Tensor y)");
 }
 TORCH_LIBRARY_IMPL(memformer, CPU, library) {
   library.impl("decode_linear", &on_cpu);

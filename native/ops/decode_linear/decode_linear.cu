@@ -3,6 +3,7 @@
 // added in which order depends on K alone: a row's bits are its own, whatever rows are beside it and however they are
 // cut into tiles.
 #include "ops/decode_linear/decode_linear.cuh"
+#include "core/cuda/dependent_launch.cuh"
 #include "core/cuda/mma.cuh"
 
 namespace memformer::ops {
@@ -12,7 +13,6 @@ using namespace cuda;
 
 constexpr int kWarps = 8, kThreads = kWarps * kWarp;
 constexpr int kChunk = 32;  // of the inner axis: four lanes of 16 bytes, which are two products
-constexpr int kAhead = 2;   // chunks of weights that a warp has under way
 constexpr int kPad = 8;     // numbers behind a row in shared memory, so that eight rows lie in different banks
 
 template <typename acc_t>
@@ -30,30 +30,32 @@ __device__ __forceinline__ void norm_rows(const DecodeLinearParams& p, int64_t f
     const int64_t row = first_row + r;
     T* to = tile + r * (K + kPad);
     float s[packs][4] = {}, total = 0;
-    if (row < p.R) {
-      const float* x = static_cast<const float*>(p.x) + row * K;
-      const T* branch = static_cast<const T*>(p.branch);
+    if (row >= p.R) {  // a tile's rows beyond the last are zeros
+      for (int k = 4 * lane; k < K; k += 4 * kWarp) store(s[0], to + k);
+      continue;
+    }
+    const float* x = static_cast<const float*>(p.x) + row * K;
+    const T* branch = static_cast<const T*>(p.branch);
 #pragma unroll
-      for (int i = 0; i < packs; ++i) {
-        const int k = 4 * (i * kWarp + lane);
-        if (k >= K) continue;
-        load(x + k, s[i]);
-        if (branch != nullptr) {
-          float added[4];
-          load(branch + row * K + k, added);
-          if (p.branch_bias != nullptr) {
-            float bias[4];
-            load(static_cast<const T*>(p.branch_bias) + k, bias);
+    for (int i = 0; i < packs; ++i) {
+      const int k = 4 * (i * kWarp + lane);
+      if (k >= K) continue;
+      load(x + k, s[i]);
+      if (branch != nullptr) {
+        float added[4];
+        load(branch + row * K + k, added);
+        if (p.branch_bias != nullptr) {
+          float bias[4];
+          load(static_cast<const T*>(p.branch_bias) + k, bias);
 #pragma unroll
-            for (int j = 0; j < 4; ++j) added[j] += bias[j];
-          }
-#pragma unroll
-          for (int j = 0; j < 4; ++j) s[i][j] += added[j];
-          if (blockIdx.x == 0) store(s[i], p.sum + row * K + k);
+          for (int j = 0; j < 4; ++j) added[j] += bias[j];
         }
 #pragma unroll
-        for (int j = 0; j < 4; ++j) total += s[i][j];
+        for (int j = 0; j < 4; ++j) s[i][j] += added[j];
+        if (blockIdx.x == 0) store(s[i], p.sum + row * K + k);
       }
+#pragma unroll
+      for (int j = 0; j < 4; ++j) total += s[i][j];
     }
     const float mean = warp_sum(total) / static_cast<float>(K);
     float square = 0;
@@ -72,7 +74,7 @@ __device__ __forceinline__ void norm_rows(const DecodeLinearParams& p, int64_t f
       load(p.norm_weight + k, weight);
       load(p.norm_bias + k, bias);
 #pragma unroll
-      for (int j = 0; j < 4; ++j) s[i][j] = row < p.R ? (s[i][j] - mean) * rstd * weight[j] + bias[j] : 0.0f;
+      for (int j = 0; j < 4; ++j) s[i][j] = (s[i][j] - mean) * rstd * weight[j] + bias[j];
       store(s[i], to + k);
     }
   }
@@ -81,6 +83,7 @@ __device__ __forceinline__ void norm_rows(const DecodeLinearParams& p, int64_t f
 template <typename T, int row_tiles, int column_tiles, bool normed>
 __global__ void __launch_bounds__(kThreads) decode_linear_mma_kernel(const DecodeLinearParams p) {
   constexpr int rows = 16 * row_tiles, columns = 8 * column_tiles;
+  constexpr int ahead = column_tiles < 4 ? 4 : 2;  // chunks of weights that a warp has under way
   extern __shared__ __align__(16) unsigned char shared[];
   auto* sums = reinterpret_cast<float*>(shared);  // (kWarps, rows, columns)
   auto* tile = reinterpret_cast<T*>(shared + sizeof(float) * kWarps * rows * columns);
@@ -108,23 +111,25 @@ __global__ void __launch_bounds__(kThreads) decode_linear_mma_kernel(const Decod
     }
   };
 
-  uint4 w[kAhead][column_tiles];
+  uint4 w[ahead][column_tiles];
 #pragma unroll
-  for (int a = 0; a < kAhead; ++a) weights_of(warp + a * kWarps, w[a]);
+  for (int a = 0; a < ahead; ++a) weights_of(warp + a * kWarps, w[a]);
+  wait_for_previous();
+  let_next_begin();
   if constexpr (normed) {
     norm_rows<T, rows>(p, first_row, tile);
     __syncthreads();
   }
   float c[row_tiles][column_tiles][4] = {};
-  for (int from = warp; from < chunks; from += kAhead * kWarps) {
+  for (int from = warp; from < chunks; from += ahead * kWarps) {
 #pragma unroll
-    for (int a = 0; a < kAhead; ++a) {
+    for (int a = 0; a < ahead; ++a) {
       const int chunk = from + a * kWarps;
       if (chunk >= chunks) break;
       uint4 now[column_tiles];
 #pragma unroll
       for (int n = 0; n < column_tiles; ++n) now[n] = w[a][n];
-      weights_of(chunk + kAhead * kWarps, w[a]);
+      weights_of(chunk + ahead * kWarps, w[a]);
 #pragma unroll
       for (int m = 0; m < row_tiles; ++m) {
         const uint4 upper = row_of(16 * m + g, chunk), lower = row_of(16 * m + g + 8, chunk);
@@ -161,6 +166,8 @@ __global__ void __launch_bounds__(kThreads) decode_linear_mma_kernel(const Decod
 template <typename T>
 __global__ void __launch_bounds__(kThreads) decode_linear_kernel(const DecodeLinearParams p) {
   using acc_t = accumulate_t<T>;
+  wait_for_previous();
+  let_next_begin();
   const int64_t column = int64_t{blockIdx.x} * kWarps + threadIdx.x / kWarp, row = blockIdx.y;
   if (column >= p.N) return;
   const auto* x = static_cast<const T*>(p.x) + row * p.K;
@@ -173,7 +180,7 @@ __global__ void __launch_bounds__(kThreads) decode_linear_kernel(const DecodeLin
 }
 
 template <typename T, int row_tiles, int column_tiles, bool normed>
-void launch(const DecodeLinearParams& p, cudaStream_t stream) {
+void launch_tiles(const DecodeLinearParams& p, cudaStream_t stream) {
   constexpr int rows = 16 * row_tiles, columns = 8 * column_tiles;
   const dim3 grid(static_cast<unsigned>(ceil_div(p.N, columns)), static_cast<unsigned>(ceil_div(p.R, rows)));
   size_t bytes = sizeof(float) * kWarps * rows * columns;
@@ -181,18 +188,18 @@ void launch(const DecodeLinearParams& p, cudaStream_t stream) {
   constexpr auto kernel = decode_linear_mma_kernel<T, row_tiles, column_tiles, normed>;
   if (bytes > 48 * 1024)
     cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes));
-  kernel<<<grid, kThreads, bytes, stream>>>(p);
+  cuda::launch<DecodeLinearParams>(kernel, grid, kThreads, bytes, stream, p, p.settled);
 }
 
 /// Few rows want many blocks, many rows few reads of the weights.
 template <typename T, bool normed>
-void launch(const DecodeLinearParams& p, cudaStream_t stream) {
+void launch_tiles(const DecodeLinearParams& p, cudaStream_t stream) {
   if (p.R > 64)
-    launch<T, 2, 4, normed>(p, stream);
+    launch_tiles<T, 2, 4, normed>(p, stream);
   else if (p.R <= 16 && p.N <= 1024)
-    launch<T, 1, 1, normed>(p, stream);
+    launch_tiles<T, 1, 1, normed>(p, stream);
   else
-    launch<T, 1, 2, normed>(p, stream);
+    launch_tiles<T, 1, 2, normed>(p, stream);
 }
 
 bool aligned(const void* pointer) { return reinterpret_cast<uintptr_t>(pointer) % 16 == 0; }
@@ -213,9 +220,9 @@ void launch_decode_linear_on_tensor_cores(const DecodeLinearParams& p, cudaStrea
     using T = typename decltype(type)::type;
     if constexpr (sizeof(T) == 2) {
       if (p.norm_weight != nullptr)
-        launch<T, true>(p, stream);
+        launch_tiles<T, true>(p, stream);
       else
-        launch<T, false>(p, stream);
+        launch_tiles<T, false>(p, stream);
     }
   });
 }
@@ -223,8 +230,10 @@ void launch_decode_linear_on_tensor_cores(const DecodeLinearParams& p, cudaStrea
 void launch_decode_linear(const DecodeLinearParams& p, cudaStream_t stream) {
   if (p.R == 0 || p.N == 0) return;
   const dim3 grid(static_cast<unsigned>(ceil_div(p.N, kWarps)), static_cast<unsigned>(p.R));
-  for_dtype(p.dtype,
-            [&](auto type) { decode_linear_kernel<typename decltype(type)::type><<<grid, kThreads, 0, stream>>>(p); });
+  for_dtype(p.dtype, [&](auto type) {
+    cuda::launch<DecodeLinearParams>(decode_linear_kernel<typename decltype(type)::type>, grid, kThreads, 0, stream, p,
+                                     p.settled);
+  });
 }
 
 }  // namespace memformer::ops

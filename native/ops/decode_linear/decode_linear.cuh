@@ -22,6 +22,7 @@ struct DecodeLinearParams {
   int64_t R, K, N;
   float eps;
   bool gelu;
+  bool settled;  ///< whether weight, its bias and the norm's were there before the kernel ahead began
   cuda::Dtype dtype;
 };
 

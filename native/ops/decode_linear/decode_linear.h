@@ -8,9 +8,11 @@ namespace memformer::ops {
 
 /// x (..., in), weight (out, in), bias (out) or undefined, all of one dtype: float32, float64 or bfloat16, on a GPU
 /// also float16. gelu: h/2 (1 + erf(h / sqrt(2))) of every sum, before it is rounded. Returns (..., out). Sums are
-/// float32 (float64 of float64). Without gradient. Throws SHAPE, DTYPE, DEVICE_MISMATCH.
+/// float32 (float64 of float64). settled: weight and bias have been there since before the last kernel that was
+/// enqueued, so that a GPU may begin to read them while that one runs. Without gradient. Throws SHAPE, DTYPE,
+/// DEVICE_MISMATCH.
 at::Tensor decode_linear(const at::Tensor& x, const at::Tensor& weight, const std::optional<at::Tensor>& bias,
-                         bool gelu = false);
+                         bool gelu = false, bool settled = false);
 
 /// decode_linear of add_norm (ops/add_norm): sum = x + branch + branch_bias, y = linear(norm(sum)). x (..., in)
 /// float32, float64 or bfloat16, norm_weight, norm_bias (in) in x's dtype; branch in x's shape or undefined,
@@ -22,6 +24,6 @@ std::tuple<at::Tensor, at::Tensor> decode_normed_linear(const at::Tensor& x, con
                                                         const std::optional<at::Tensor>& branch_bias,
                                                         const at::Tensor& norm_weight, const at::Tensor& norm_bias,
                                                         const at::Tensor& weight, const std::optional<at::Tensor>& bias,
-                                                        bool gelu = false);
+                                                        bool gelu = false, bool settled = false);
 
 }  // namespace memformer::ops

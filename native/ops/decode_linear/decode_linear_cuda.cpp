@@ -18,7 +18,8 @@ using Optional = std::optional<Tensor>;
 const void* pointer(const Tensor& tensor) { return tensor.defined() ? tensor.const_data_ptr() : nullptr; }
 Tensor contiguous(const Optional& tensor) { return is_defined(tensor) ? tensor->contiguous() : Tensor(); }
 
-DecodeLinearParams params_of(const Tensor& x, const Tensor& weight, const Tensor& bias, Tensor& y, bool gelu) {
+DecodeLinearParams params_of(const Tensor& x, const Tensor& weight, const Tensor& bias, Tensor& y, bool gelu,
+                             bool settled) {
   DecodeLinearParams p{};
   p.x = x.const_data_ptr();
   p.weight = weight.const_data_ptr();
@@ -28,6 +29,7 @@ DecodeLinearParams params_of(const Tensor& x, const Tensor& weight, const Tensor
   p.N = weight.size(0);
   p.R = p.N == 0 ? 0 : y.numel() / p.N;
   p.gelu = gelu;
+  p.settled = settled;
   p.dtype = cuda::dtype_of(weight);
   return p;
 }
@@ -38,12 +40,12 @@ Tensor result_of(const Tensor& x, const Tensor& weight) {
   return at::empty(shape, weight.options());
 }
 
-Tensor linear_cuda(const Tensor& x_in, const Tensor& weight_in, const Optional& bias_in, bool gelu) {
+Tensor linear_cuda(const Tensor& x_in, const Tensor& weight_in, const Optional& bias_in, bool gelu, bool settled) {
   check_decode_linear("decode_linear", x_in, weight_in, bias_in);
   const c10::cuda::CUDAGuard device(x_in.device());
   const auto x = x_in.contiguous(), weight = weight_in.contiguous(), bias = contiguous(bias_in);
   auto y = result_of(x, weight);
-  const auto p = params_of(x, weight, bias, y, gelu);
+  const auto p = params_of(x, weight, bias, y, gelu, settled);
   const auto stream = c10::cuda::getCurrentCUDAStream();
   fits_tensor_cores(p) ? launch_decode_linear_on_tensor_cores(p, stream) : launch_decode_linear(p, stream);
   C10_CUDA_KERNEL_LAUNCH_CHECK();
@@ -53,7 +55,7 @@ Tensor linear_cuda(const Tensor& x_in, const Tensor& weight_in, const Optional& 
 std::tuple<Tensor, Tensor> normed_linear_cuda(const Tensor& x_in, const Optional& branch_in,
                                               const Optional& branch_bias_in, const Tensor& norm_weight_in,
                                               const Tensor& norm_bias_in, const Tensor& weight_in,
-                                              const Optional& bias_in, bool gelu) {
+                                              const Optional& bias_in, bool gelu, bool settled) {
   check_decode_normed_linear(x_in, branch_in, branch_bias_in, norm_weight_in, norm_bias_in, weight_in, bias_in);
   const c10::cuda::CUDAGuard device(x_in.device());
   const auto x = x_in.contiguous(), weight = weight_in.contiguous(), bias = contiguous(bias_in);
@@ -63,7 +65,7 @@ std::tuple<Tensor, Tensor> normed_linear_cuda(const Tensor& x_in, const Optional
   auto sum = branch.defined() ? at::empty_like(x) : Tensor();
   const bool narrow_branch = !branch.defined() || branch.scalar_type() == weight.scalar_type();
   if (x.scalar_type() == at::kFloat && narrow_branch) {
-    auto p = params_of(x, weight, bias, y, gelu);
+    auto p = params_of(x, weight, bias, y, gelu, settled);
     p.branch = pointer(branch);
     p.branch_bias = pointer(branch_bias);
     p.norm_weight = norm_weight.const_data_ptr<float>();
@@ -79,7 +81,7 @@ std::tuple<Tensor, Tensor> normed_linear_cuda(const Tensor& x_in, const Optional
   static const auto add_norm_op = find_op<decltype(add_norm)>("memformer::add_norm");
   const auto [added, normed] = add_norm_op.call(x, branch_in, branch_bias_in, norm_weight, norm_bias, {}, {}, {}, 0.0,
                                                 {}, 0, weight.scalar_type());
-  return {added, linear_cuda(normed, weight, bias_in, gelu)};
+  return {added, linear_cuda(normed, weight, bias_in, gelu, settled)};
 }
 
 }  // namespace

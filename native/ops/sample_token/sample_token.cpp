@@ -5,7 +5,7 @@
 #include <limits>
 
 #include "core/op_handle.h"
-#include "core/tensor_checks.h"
+#include "ops/sample_token/sample_token_checks.h"
 
 // A token's place in the order, likeliest first, is found by halving: what comes before the middle is set apart
 // (nth_element), its mass is summed, and the half that the draw falls into is halved again. That is linear in V where
@@ -15,7 +15,6 @@ namespace memformer::ops {
 namespace {
 
 using at::Tensor;
-constexpr const char* kOp = "sample_token";
 constexpr double kInfinity = std::numeric_limits<double>::infinity();
 
 struct Settings {
@@ -108,22 +107,10 @@ int64_t token_of(const Number* logits, int64_t V, double u, const Settings& sett
   return settings.temperature == 0 ? best->id : draw(kept, u, settings);
 }
 
-void check(const Tensor& logits, const Tensor& draws, const Settings& settings) {
-  require_floating(kOp, "logits", logits);
-  require_shape(kOp, "logits", logits, {-1, -1});
-  require_dtype(kOp, "draws", draws, at::kDouble);
-  require_shape(kOp, "draws", draws, {logits.size(0)});
-  const auto& [temperature, top_k, top_p, tokens, also] = settings;
-  require(temperature >= 0 && std::isfinite(temperature), "CONFIG", kOp, ": temperature must be at least 0, got ",
-          temperature);
-  require(top_k >= 0, "CONFIG", kOp, ": top_k must be at least 0, got ", top_k);
-  require(top_p > 0 && top_p <= 1, "CONFIG", kOp, ": top_p must be above 0 and at most 1, got ", top_p);
-}
-
 Tensor on_cpu(const Tensor& logits, const Tensor& draws, double temperature, int64_t top_k, double top_p,
               int64_t tokens, int64_t also) {
   const Settings settings{temperature, top_k, top_p, tokens, also};
-  check(logits, draws, settings);
+  check_sample_token(logits, draws, temperature, top_k, top_p);
   const auto numbers = (logits.scalar_type() == at::kDouble ? logits : logits.to(at::kFloat)).contiguous();
   const auto points = draws.contiguous();
   const int64_t B = numbers.size(0), V = numbers.size(1);
@@ -143,7 +130,7 @@ Tensor on_cpu(const Tensor& logits, const Tensor& draws, double temperature, int
 /// draw within the rounding of a boundary may fall to its other side.
 Tensor composed(const Tensor& logits, const Tensor& draws, double temperature, int64_t top_k, double top_p,
                 int64_t tokens, int64_t also) {
-  check(logits, draws, {temperature, top_k, top_p, tokens, also});
+  check_sample_token(logits, draws, temperature, top_k, top_p);
   const auto id = at::arange(logits.size(1), logits.options().dtype(at::kLong));
   const auto wide = logits.to(at::kDouble);
   if (wide.numel() == 0) return at::full({wide.size(0)}, -1, id.options());
@@ -158,15 +145,6 @@ Tensor composed(const Tensor& logits, const Tensor& draws, double temperature, i
   const auto point = draws.to(logits.device()).unsqueeze(-1).mul(cumulated.gather(-1, edge));
   const auto place = at::minimum(cumulated.le(point).sum(-1, true), edge);
   return at::where(unfit, -1, order.gather(-1, place).squeeze(-1));
-}
-
-/// Elsewhere than on a CPU. A GPU cumulates in an order of its own: where the same bits are asked for each time, the
-/// CPU draws.
-Tensor elsewhere(const Tensor& logits, const Tensor& draws, double temperature, int64_t top_k, double top_p,
-                 int64_t tokens, int64_t also) {
-  if (!at::globalContext().deterministicAlgorithms())
-    return composed(logits, draws, temperature, top_k, top_p, tokens, also);
-  return on_cpu(logits.cpu(), draws.cpu(), temperature, top_k, top_p, tokens, also).to(logits.device());
 }
 
 }  // namespace
@@ -187,7 +165,7 @@ TORCH_LIBRARY_FRAGMENT(memformer, library) {
 }
 TORCH_LIBRARY_IMPL(memformer, CPU, library) { library.impl("sample_token", &on_cpu); }
 TORCH_LIBRARY_IMPL(memformer, CompositeExplicitAutograd, library) {
-  library.impl("sample_token", &elsewhere);
+  library.impl("sample_token", &composed);
   library.impl("sample_token_composed", &composed);
 }
 

@@ -1,0 +1,47 @@
+// Kernels that begin before the one ahead of them has ended (programmatic dependent launch, compute capability 9.0):
+// what they read of weights and of earlier steps is under way when their turn comes. Such a kernel calls
+// wait_for_previous() in every thread before it reads or writes anything that the kernel ahead of it touches, and
+// let_next_begin() after that: what lies two kernels back is then complete before the first line of the next. Only who
+// enqueues them knows that: others launch the same kernels one after the other, and both calls do nothing.
+#pragma once
+#include <cuda_runtime.h>
+
+namespace memformer::cuda {
+
+__device__ __forceinline__ void wait_for_previous() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+
+__device__ __forceinline__ void let_next_begin() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
+
+/// Whether the current device can.
+inline bool launches_dependents() {
+  int device = 0, major = 0;
+  return cudaGetDevice(&device) == cudaSuccess &&
+         cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device) == cudaSuccess && major >= 9;
+}
+
+/// `early`: before the kernel ahead has ended, where the device can.
+template <typename Params>
+void launch(void (*kernel)(Params), dim3 grid, dim3 block, size_t shared_bytes, cudaStream_t stream,
+            const Params& params, bool early) {
+  cudaLaunchAttribute serialization{};
+  serialization.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  serialization.val.programmaticStreamSerializationAllowed = 1;
+  cudaLaunchConfig_t config{};
+  config.gridDim = grid;
+  config.blockDim = block;
+  config.dynamicSmemBytes = shared_bytes;
+  config.stream = stream;
+  config.attrs = &serialization;
+  config.numAttrs = early && launches_dependents() ? 1 : 0;
+  cudaLaunchKernelEx(&config, kernel, params);
+}
+
+}  // namespace memformer::cuda
