@@ -1,9 +1,18 @@
 /**
  * Where the time on a GPU goes, by kernel:
- * `npm run bench -- profile [--of training | evaluation] [--configuration wiki] [--batch 16] [--segments-per-step 1] [--micro-batch 16] [--top 30]`,
- * of a training window, or of one step of an evaluation with all ablations.
+ * `npm run bench -- profile [--of training | evaluation | decoding] [--configuration wiki] [--batch 16] [--segments-per-step 1] [--micro-batch 16] [--top 30]`,
+ * of a training window, of one step of an evaluation with all ablations, or of one step of decoding.
  */
-import { ABLATIONS, AdamW, Memformer, synchronize, type ScoringState } from "../lib/index.ts";
+import {
+  ABLATIONS,
+  AdamW,
+  disposeSegment,
+  Memformer,
+  PADDING,
+  synchronize,
+  type Decoder,
+  type ScoringState,
+} from "../lib/index.ts";
 import { configurations } from "./support/configurations.ts";
 import { deviceEvents, occupancy } from "./support/kernels.ts";
 import { choice, flag, report } from "./support/report.ts";
@@ -14,7 +23,7 @@ export async function profiled(flags: readonly string[]): Promise<boolean> {
   const batch = flag(flags, "batch", 16),
     top = flag(flags, "top", 30),
     { horizon, ...options } = configurations[name!]!;
-  const [of = ""] = choice(flags, "of", ["training", "evaluation"], ["training"]),
+  const [of = ""] = choice(flags, "of", ["training", "evaluation", "decoding"], ["training"]),
     evaluates = of === "evaluation";
   await using model = await Memformer.create({ ...options, precision: "bfloat16", device: "cuda" });
   using optimizer = new AdamW(model);
@@ -30,7 +39,11 @@ export async function profiled(flags: readonly string[]): Promise<boolean> {
   let state = model.initialState(batch),
     held: ScoringState["held"] = [];
   const cut = cutFlags(flags);
+  using decoder = of === "decoding" ? begun(model, batch) : undefined;
+  const tokens = new Array<number>(batch).fill(1),
+    slots = tokens.map((_, slot) => slot);
   const step = (): void => {
+    if (decoder !== undefined) return decoder.step(tokens, slots).dispose();
     if (evaluates) {
       const { losses, counts, state: next } = model.score(window, { memory: state, held }, ABLATIONS);
       for (const tensor of [...state, ...held, losses, counts]) tensor.dispose();
@@ -62,9 +75,9 @@ export async function profiled(flags: readonly string[]): Promise<boolean> {
       kernel: kernel.length > 110 ? `${kernel.slice(0, 107)}...` : kernel,
     }));
   const { refusal } = await model.capturedGraphs();
-  const what = evaluates ? "evaluation step" : "window";
+  const what = { evaluation: "evaluation step", decoding: "decoding step" }[of] ?? "window";
   report(
-    `profile-${evaluates ? "evaluation-" : ""}${name}-${batch}`,
+    `profile-${of === "training" ? "" : `${of}-`}${name}-${batch}`,
     `Kernels of one ${name} ${what} at batch ${batch}`,
     rows,
     {
@@ -80,4 +93,28 @@ export async function profiled(flags: readonly string[]): Promise<boolean> {
   for (const tensor of [...state, ...held]) tensor.dispose();
   disposeWindow(window);
   return true;
+}
+
+/** A decoder with a segment begun in each of `batch` slots. */
+function begun(model: Memformer, batch: number): Decoder {
+  const decoder = model.decoder(batch),
+    { segmentLength: T, bos } = model.config;
+  const segment = model.upload({
+    batch,
+    length: T,
+    source: new Int32Array(batch * T).fill(bos),
+    target: new Int32Array(batch * T).fill(PADDING),
+    reset: new Uint8Array(batch).fill(1),
+  });
+  const state = model.initialState(batch);
+  decoder
+    .begin(
+      segment,
+      state,
+      Array.from({ length: batch }, (_, slot) => slot),
+    )
+    .dispose();
+  disposeSegment(segment);
+  for (const tensor of state) tensor.dispose();
+  return decoder;
 }
