@@ -9,7 +9,7 @@
 # What is there is not made again, so a stage that had too little time goes on where the same stage is called once more.
 # Where there are several GPUs, runs are made on all of them side by side.
 # Environment: OUT (default out/gpu-worth), TEXTS (.worth), TOKENS (.worth/tokens), ROWS (.worth/worth-rows.jsonl), JOBS (processes at a
-# time, 2 for each GPU), LANES, TOKENS_A_RUN, RATES, SCREEN_SEEDS and SCREEN_VARIANTS (a screening's: 32,768 tokens a step, 20e6, 2e-3, 0, recipe,recipe+sharp),
+# time, one for each GPU: docs/gpu.md, "Unspecified launch failure"), LANES, TOKENS_A_RUN, RATES, SCREEN_SEEDS and SCREEN_VARIANTS (a screening's: 32,768 tokens a step, 20e6, 2e-3, 0, recipe,recipe+sharp),
 # CONFIRM_TOKENS (95e6), CONFIRM_RATES (2e-3,4e-3,8e-3), SEEDS (0,1), VARIANTS (of confirm; "recipe"), DEVICE (all GPUs: cuda:0,cuda:1,…), NODE, MEMFORMER_PYTHON.
 set -u -o pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit
@@ -18,7 +18,7 @@ out=${OUT:-out/gpu-worth} node=${NODE:-node} texts=${TEXTS:-.worth} tokens=${TOK
 export MEMFORMER_LIBTORCH=${MEMFORMER_LIBTORCH:-python} MEMFORMER_PYTHON=${MEMFORMER_PYTHON:-python3} PYTHONUNBUFFERED=1
 mkdir -p "$out"
 gpus=$(nvidia-smi --list-gpus 2>/dev/null | wc -l)
-gpus=$((gpus > 0 ? gpus : 1)) jobs=$((2 * gpus))
+gpus=$((gpus > 0 ? gpus : 1)) jobs=$gpus
 devices=${DEVICE:-$(seq -s, -f 'cuda:%g' 0 $((gpus - 1)))}
 rows=$out/worth-rows.jsonl
 [ -f "$rows" ] || cp "${ROWS:-.worth/worth-rows.jsonl}" "$rows" 2>/dev/null || true
