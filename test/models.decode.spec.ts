@@ -54,6 +54,26 @@ describe("decoding token by token", function () {
       }
   });
 
+  it("takes tokens that nobody has looked at yet", async () => {
+    await using model = await tinyModel();
+    const row: Row = { previous: undefined, state: model.initialState(1), tokens: [] };
+    using decoder = model.decoder(2);
+    const logits: number[][] = [];
+    for (const given of [[3, 4], Tensor.from(BigInt64Array.of(3n, 4n), [2])]) {
+      for (const slot of [0, 1]) decoder.begin(open(model, row), row.state, [slot]).dispose();
+      logits.push(...(await numbers([decoder.step(given, [0, 1])])));
+    }
+    expect(logits[1]).to.deep.equal(logits[0]);
+    for (const slot of [0, 1]) decoder.begin(open(model, row), row.state, [slot]).dispose();
+    for (const [wrong, message] of [
+      [Tensor.from(BigInt64Array.of(3n), [1]), /a step of 2 slots takes as many tokens, got \[1\]/],
+      [Tensor.from(new Float32Array(2), [2]), /a step's tokens must be int64, got Float/],
+    ] as const) {
+      expect((await failure(decoder.step(wrong, [0, 1]).read())).message).to.match(message);
+      for (const slot of [0, 1]) decoder.begin(open(model, row), row.state, [slot]).dispose();
+    }
+  });
+
   it("reads a source with padding anywhere as the uncached model does", async () => {
     for (const architecture of architectures) {
       await using model = await tinyModel({ architecture });

@@ -81,17 +81,24 @@ export class Decoder implements Disposable {
 
   /**
    * One more token in each of `slots`, which may stand at different places. Returns the logits (R, V) of those that
-   * follow. Throws MemformerError TOKEN_RANGE, CONFIG for a slot without an open segment or named twice, SHAPE where a
-   * segment has no token left to predict.
+   * follow. `tokens` may be a tensor (R) int64 on the model's device, of tokens that were drawn and not yet looked at:
+   * the step is then under way before anyone knows them. Throws MemformerError TOKEN_RANGE, CONFIG for a slot without
+   * an open segment or named twice, SHAPE where a segment has no token left to predict.
    */
-  step(tokens: readonly number[], slots: readonly number[] = [0]): Tensor {
+  step(tokens: readonly number[] | Tensor, slots: readonly number[] = [0]): Tensor {
     this.#checkSlots(slots);
-    if (tokens.length !== slots.length)
-      throw new MemformerError("SHAPE", `step() takes a token a slot, got ${tokens.length} for ${slots.length} slots`);
-    this.#checkTokens(tokens);
+    if (!(tokens instanceof Tensor)) {
+      if (tokens.length !== slots.length)
+        throw new MemformerError(
+          "SHAPE",
+          `step() takes a token a slot, got ${tokens.length} for ${slots.length} slots`,
+        );
+      this.#checkTokens(tokens);
+    }
     const positions = slots.map((slot) => this.#room(slot, 1)),
+      given = tokens instanceof Tensor ? ([tokens.handle] as const) : tokens,
       call = nextCall();
-    const [logits] = guarded((addon) => addon.decodeStep(call, this.#decoder, tokens, slots, positions));
+    const [logits] = guarded((addon) => addon.decodeStep(call, this.#decoder, given, slots, positions));
     slots.forEach((slot, r) => (this.#positions[slot] = positions[r]! + 1));
     return new Tensor(logits!);
   }

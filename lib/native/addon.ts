@@ -165,7 +165,7 @@ export interface Addon {
   decodeStep(
     call: number,
     decoder: DecoderHandle,
-    tokens: readonly number[],
+    tokens: readonly number[] | readonly [TensorHandle],
     slots: readonly number[],
     positions: readonly number[],
   ): TensorHandle[];

@@ -55,16 +55,18 @@ at::Tensor Decoding::begin(const std::vector<int64_t>& slots, const nn::SegmentI
   return logits.size() == 1 ? logits[0] : at::cat(logits);
 }
 
-at::Tensor Decoding::step(const std::vector<int64_t>& tokens, const std::vector<int64_t>& slots) {
+at::Tensor Decoding::step(const at::Tensor& tokens, const std::vector<int64_t>& slots) {
   const auto device = model_->device();
-  const auto rows = static_cast<int64_t>(tokens.size());
+  const auto rows = static_cast<int64_t>(slots.size());
   use_threads_for(rows * model_->parameters().count());
-  auto fed = tokens, places = slots;
+  auto fed = tokens;
+  auto places = slots;
   if (device.is_cuda()) {
-    fed.resize(bucket_of(rows), 0);
-    places.resize(fed.size(), slots_);  // the slot that nobody has
+    places.resize(bucket_of(rows), slots_);  // the slot that nobody has
+    const auto filler = static_cast<int64_t>(places.size()) - rows;
+    if (filler > 0) fed = at::cat({tokens, at::zeros({filler}, tokens.options())});
   }
-  const Inputs inputs{{at::tensor(fed, at::kLong), at::kLong}, {at::tensor(places, at::kLong), at::kInt}};
+  const Inputs inputs{{fed, at::kLong}, {at::tensor(places, at::kLong), at::kInt}};
   const auto logits = graphs_.run(device, "step", inputs, [&](const Tensors& given) {
     return Tensors{model_->decode_step(state_, given[0], given[1])};
   })[0];

@@ -20,8 +20,9 @@ class Decoding {
   /// Begins a segment in each of these slots, from the row of `segment` and `state` of the same number, which may be as
   /// on_device() takes them. Returns logits (B, V) of the first tokens.
   at::Tensor begin(const std::vector<int64_t>& slots, const nn::SegmentInput& segment, const nn::State& state);
-  /// One more token in each of R slots, no two the same. Returns logits (R, V).
-  at::Tensor step(const std::vector<int64_t>& tokens, const std::vector<int64_t>& slots);
+  /// One more token in each of R slots, no two the same: tokens (R) int64, on the host or the device. Returns logits
+  /// (R, V).
+  at::Tensor step(const at::Tensor& tokens, const std::vector<int64_t>& slots);
   /// The same tokens as so many steps of one slot. Returns logits (1, V).
   at::Tensor prefill(const std::vector<int64_t>& tokens, int64_t slot);
   /// The state after the segments of these slots.

@@ -101,19 +101,29 @@ Napi::Value begin_segment(const Napi::CallbackInfo& info) {
 }
 
 /// decodeStep(call, decoder, tokens, slots, positions): [logits (R, V)] after one more token in each of R slots, each
-/// of which holds as many tokens as `positions` says.
+/// of which holds as many tokens as `positions` says. tokens: numbers, or [a tensor (R) int64 on the model's device].
 Napi::Value decode_step(const Napi::CallbackInfo& info) {
-  const auto tokens = integers(info[2]), slots = integers(info[3]), positions = integers(info[4]);
-  require(!tokens.empty() && tokens.size() == slots.size() && tokens.size() == positions.size(), "SHAPE",
-          "a step takes a token, a slot and a position a row, at least one row; got ", tokens.size(), ", ",
-          slots.size(), " and ", positions.size());
-  return enqueue(info, {}, 1, [=](HeldDecoder& decoder, const Tensors&) {
-    for (size_t r = 0; r < slots.size(); ++r) decoder.require_at(slots[r], positions[r], 1);
-    for (const auto slot : slots) decoder.fed[slot] = -1;
-    const auto logits = decoder.decoding->step(tokens, slots);
-    for (size_t r = 0; r < slots.size(); ++r) decoder.fed[slots[r]] = positions[r] + 1;
-    return Tensors{logits};
-  });
+  const auto slots = integers(info[3]), positions = integers(info[4]);
+  require(!slots.empty() && slots.size() == positions.size(), "SHAPE",
+          "a step takes a token, a slot and a position a row, at least one row; got ", slots.size(), " slots and ",
+          positions.size(), " positions");
+  const auto given = info[2].As<Napi::Array>();
+  const auto first = given.Length() > 0 ? given.Get(uint32_t{0}) : info.Env().Undefined();
+  const bool as_tensor = !first.IsNumber();
+  const auto numbers = as_tensor ? std::vector<int64_t>() : integers(info[2]);
+  return enqueue(info, as_tensor ? futures(info[2], "tokens") : Futures(), 1,
+                 [=](HeldDecoder& decoder, const Tensors& tensors) {
+                   const auto tokens = as_tensor ? tensors.at(0) : at::tensor(numbers, at::kLong);
+                   require(tokens.dim() == 1 && tokens.size(0) == static_cast<int64_t>(slots.size()), "SHAPE",
+                           "a step of ", slots.size(), " slots takes as many tokens, got ", tokens.sizes());
+                   require(tokens.scalar_type() == at::kLong, "DTYPE", "a step's tokens must be int64, got ",
+                           c10::toString(tokens.scalar_type()));
+                   for (size_t r = 0; r < slots.size(); ++r) decoder.require_at(slots[r], positions[r], 1);
+                   for (const auto slot : slots) decoder.fed[slot] = -1;
+                   const auto logits = decoder.decoding->step(tokens, slots);
+                   for (size_t r = 0; r < slots.size(); ++r) decoder.fed[slots[r]] = positions[r] + 1;
+                   return Tensors{logits};
+                 });
 }
 
 /// decodePrefill(call, decoder, tokens, slot, position): [logits (1, V)] after these tokens of one slot.
