@@ -159,7 +159,7 @@ describe("a run and its text", function () {
       "0.01",
     );
     expect(more.stderr).to.match(
-      /steps was 3 and is 6, learning-rate was 0.001 and is 0.01, schedule was constant and is linear: the learning rate of step 4 is \S+ instead of 0.001/,
+      /steps was 3 and is 6, learning-rate was 0.002 and is 0.01, schedule was constant and is linear: the learning rate of step 4 is \S+ instead of 0.002/,
     );
     // As if it had been killed before its end: the model is the one from before.
     rmSync(bench.path("newest/model"), { recursive: true });

@@ -182,7 +182,7 @@ describe("memformer train", function () {
     const stored = JSON.parse(await readFile(bench.path("from-file/run.json"), "utf8"));
     expect(stored).to.deep.include({ lanes: 2, tokenizer: "bytes" });
     expect(stored.model).to.deep.include({ width: 32, memorySlots: 4, heads: 2, segmentLength: 16 });
-    expect(stored.train).to.deep.include({ steps: 2, horizon: 3, learningRate: 1e-3 });
+    expect(stored.train).to.deep.include({ steps: 2, horizon: 3, learningRate: 2e-3 });
     expect(existsSync(bench.path("from-file/tensorboard"))).to.be.false;
   });
 

@@ -39,7 +39,7 @@ describe("a twin, a model trained without its memory", () => {
 
   it("forgets in a session what it read before the segment under way's source", async () => {
     const logits = async (memory: boolean, text: string): Promise<number[]> => {
-      await using model = await Memformer.create({ preset: "tiny", memory, seed: 4 });
+      await using model = await Memformer.create({ ...plainOptions, preset: "tiny", memory, seed: 4 });
       using session = await Session.open(model);
       await session.read(text);
       return [...(await session.logits())];

@@ -89,7 +89,8 @@ describe("training", function () {
   it("learns the same a few rows at a time, and refuses a number of rows that is none", async () => {
     const curves: number[][] = [];
     for (const microBatch of [undefined, 3]) {
-      await using model = await runModel({ precision: "float64", dropout: 0 });
+      // The limit compares a row with those beside it, which are fewer in a micro-batch.
+      await using model = await runModel({ precision: "float64", dropout: 0, memoryGradientLimit: 0 });
       const { steps } = await train(
         model,
         { steps: 20, horizon: 3, overlap: 1, warmup: 5, learningRate: 1e-2, microBatch },
@@ -134,7 +135,7 @@ describe("training", function () {
       expect(step.gradientNorm).to.be.above(0);
       expect(step.memoryUsage.hostBytes).to.be.above(4 * model.parameterCount);
     }
-    expect(steps[0]!.learningRate).to.equal(5e-4);
+    expect(steps[0]!.learningRate).to.equal(1e-3);
   });
 
   it("stops at a loss that is not finite: names the step, changes nothing, keeps the last checkpoint", async () => {

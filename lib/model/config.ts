@@ -56,7 +56,7 @@ export const modelSchema = z.strictObject({
     ),
   residualStart: z
     .enum(["scaled", "balanced", "zero"])
-    .default("scaled")
+    .default("zero")
     .describe(
       "initial scale of the last weights of residual branches: all branches add up to variance 1 (scaled), to the variance of the embeddings (balanced), or to zero (zero)",
     ),
@@ -73,9 +73,9 @@ export const modelSchema = z.strictObject({
     ),
   queryKeyNorm: z
     .boolean()
-    .default(false)
+    .default(true)
     .describe("divide queries and keys by their root mean square in the layers' attentions"),
-  writerQueryKeyNorm: z.boolean().default(false).describe("the same in the writer, with a learned gain per head"),
+  writerQueryKeyNorm: z.boolean().default(true).describe("the same in the writer, with a learned gain per head"),
   writerSharpness: z
     .number()
     .nonnegative()
@@ -85,7 +85,7 @@ export const modelSchema = z.strictObject({
     ),
   writerValues: z
     .enum(["plain", "centered", "normed"])
-    .default("plain")
+    .default("normed")
     .describe(
       "what a slot takes from a token: its value (plain), the value minus the segment's mean (centered), or the value scaled to norm writerValueGain (normed)",
     ),
@@ -97,7 +97,7 @@ export const modelSchema = z.strictObject({
   forgettingBias: z
     .number()
     .positive()
-    .default(1)
+    .default(0.02)
     .describe(
       "initial ||v|| of bmn: a slot that keeps its content still loses half of it in ln 2 / ln(1 + ||v||) segments",
     ),
@@ -110,7 +110,7 @@ export const modelSchema = z.strictObject({
     ),
   forgettingScaled: z
     .boolean()
-    .default(false)
+    .default(true)
     .describe("learn v in units of its initial norm, so that a small v does not turn faster"),
   memoryGradient: z
     .number()
@@ -121,7 +121,7 @@ export const modelSchema = z.strictObject({
   memoryGradientLimit: z
     .number()
     .nonnegative()
-    .default(0)
+    .default(2)
     .describe("largest norm of a row's memory gradient at each border, as a multiple of the batch's mean; 0: no limit"),
   writerTemperature: z
     .number()

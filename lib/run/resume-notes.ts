@@ -1,7 +1,7 @@
 /** Notes for a run that resumes: what has changed, and what is unknown. */
 import { formatNumber } from "../log/format.ts";
 import { learningRateAt } from "../train/schedule.ts";
-import { trainSchema, type TrainConfig } from "../train/config.ts";
+import { olderTraining, trainSchema, type TrainConfig } from "../train/config.ts";
 import { flagName } from "./flags.ts";
 import type { RunIdentity } from "./identity.ts";
 
@@ -14,7 +14,7 @@ export function resumeNotes(start: number, before: RunIdentity | undefined, had:
     );
   }
   const keys = ["steps", "learningRate", "schedule", "warmup", "finalLearningRate"] as const;
-  const earlier = trainSchema.parse(had);
+  const earlier = trainSchema.parse({ ...olderTraining, ...had });
   const changed = keys.filter((key) => earlier[key] !== has[key]);
   if (changed.length > 0) {
     const [old, next] = [learningRateAt(start + 1, earlier), learningRateAt(start + 1, has)].map((rate) =>

@@ -1,6 +1,7 @@
 /** The settings of a run, and which of them a resumed one keeps. */
 import { join, resolve } from "node:path";
 import { plainOptions } from "../model/config.ts";
+import { olderTraining } from "../train/config.ts";
 import { datasetNames } from "../data/index.ts";
 import { MemformerError } from "../errors.ts";
 import { RUN } from "./run-folder.ts";
@@ -25,7 +26,13 @@ export async function runSettings(
   if (!resume) return mergeSettings(...given);
   const out = runSchema.shape.out.parse(given.map(({ run }) => run["out"]).findLast((value) => value !== undefined));
   const written = await fromFile(join(out, RUN));
-  const before = { ...written, run: { ...runOptions, ...written.run }, model: { ...plainOptions, ...written.model } }; // a run older than an option
+  // A run older than an option.
+  const before = {
+    ...written,
+    run: { ...runOptions, ...written.run },
+    model: { ...plainOptions, ...written.model },
+    train: { ...olderTraining, ...written.train },
+  };
   const settled = mergeSettings(before, ...given);
   refuseChanges(out, settled, before);
   return settled;

@@ -51,9 +51,9 @@ export const trainSchema = z.strictObject({
   accumulate: z.int().positive().default(1).describe("windows whose gradients add up to one step"),
   optimizer: z
     .enum(["adamw", "muon"])
-    .default("adamw")
+    .default("muon")
     .describe("adamw, or muon: orthogonalized momentum for the layers' matrices, AdamW for everything else"),
-  learningRate: z.number().positive().default(1e-3).describe("peak learning rate"),
+  learningRate: z.number().positive().default(2e-3).describe("peak learning rate"),
   schedule: z
     .enum(["cosine", "linear", "constant"])
     .default("cosine")
@@ -79,6 +79,9 @@ export const trainSchema = z.strictObject({
   saveEvery: z.int().nonnegative().default(0).describe("steps between checkpoints; 0: only at the end"),
   keep: z.int().positive().default(2).describe("newest checkpoints to keep, besides the best"),
 });
+
+/** What a run older than an option was trained with: it is not in its run.json. */
+export const olderTraining = { optimizer: "adamw", learningRate: 1e-3 } as const satisfies Partial<TrainConfig>;
 
 /** Complete options of training. */
 export type TrainConfig = z.output<typeof trainSchema>;

@@ -1,5 +1,14 @@
 /** Small models, windows of random segments with every kind of padding, and their gradients as plain numbers. */
-import { Memformer, modelSchema, PADDING, Random, Tensor, type CreateOptions, type Segment } from "../../lib/index.ts";
+import {
+  Memformer,
+  modelSchema,
+  PADDING,
+  plainOptions,
+  Random,
+  Tensor,
+  type CreateOptions,
+  type Segment,
+} from "../../lib/index.ts";
 
 // Operators on tiny tensors are short: threads that spin while they wait for one another starve on a busy machine.
 process.env["OMP_WAIT_POLICY"] ??= "passive";
@@ -26,6 +35,7 @@ export async function tinyModel(options: CreateOptions = {}): Promise<Memformer>
     memorySlots: 3,
     segmentLength: 6,
     precision: "float64",
+    ...plainOptions,
     ...options,
   });
 }
