@@ -20,6 +20,11 @@ __device__ __forceinline__ void let_next_begin() {
 #endif
 }
 
+/// Asks for the line of memory at `address`, which exists, to be brought to the L2 cache.
+__device__ __forceinline__ void prefetch(const void* address) {
+  asm volatile("prefetch.global.L2 [%0];" ::"l"(address));
+}
+
 /// Whether the current device can.
 inline bool launches_dependents() {
   int device = 0, major = 0;

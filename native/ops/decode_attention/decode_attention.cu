@@ -98,6 +98,11 @@ __global__ void __launch_bounds__(kThreads) decode_attention_kernel(const Decode
         held_values[i] = *reinterpret_cast<const Numbers*>(values + j * p.values.n + own * numbers);
       }
   }
+  if (appends && p.append.cos != nullptr && threadIdx.x < E / 2 && n <= p.append.T) {
+    const int64_t angle = (n - 1) * (E / 2) + threadIdx.x;
+    prefetch(static_cast<const acc_t*>(p.append.cos) + angle);
+    prefetch(static_cast<const acc_t*>(p.append.sin) + angle);
+  }
   wait_for_previous();
   let_next_begin();
   if (appends) {

@@ -114,6 +114,18 @@ __global__ void __launch_bounds__(kThreads) decode_linear_mma_kernel(const Decod
   uint4 w[ahead][column_tiles];
 #pragma unroll
   for (int a = 0; a < ahead; ++a) weights_of(warp + a * kWarps, w[a]);
+  // What else is read of the parameters, a line of 128 bytes a thread.
+  for (int chunk = warp + ahead * kWarps; chunk < chunks; chunk += kWarps)
+    if (const int64_t column = first_column + lane; lane < columns && column < p.N)
+      prefetch(weight + column * K + chunk * kChunk);
+  if (p.bias != nullptr && threadIdx.x == 0) prefetch(static_cast<const T*>(p.bias) + first_column);
+  if constexpr (normed) {
+    if (const int k = 32 * static_cast<int>(threadIdx.x); k < K) {
+      prefetch(p.norm_weight + k);
+      prefetch(p.norm_bias + k);
+      if (p.branch_bias != nullptr) prefetch(static_cast<const T*>(p.branch_bias) + k);
+    }
+  }
   wait_for_previous();
   let_next_begin();
   if constexpr (normed) {
