@@ -73,14 +73,18 @@ export {
   type RuntimeFacts,
   type RuntimeOptions,
 } from "./engine/runtime.ts";
-export { sampler, type Sampler, type SampleOptions } from "./generate/sample.ts";
+export { sampler, type LogitBias, type Sampler, type SampleOptions, type SampleSettings } from "./generate/sample.ts";
+export type { DrawOptions, LogitsContext, LogitsProcessor, SamplerSettings, TokenLogprob } from "./generate/draw.ts";
 export { learningRateAt, type Schedule } from "./train/schedule.ts";
 export { disposeSegment, uploadSegment, type SegmentTensors } from "./model/segment-tensors.ts";
 export { PADDING, type Segment } from "./data/segment.ts";
 export type { Scored, ScoringState } from "./model/scoring.ts";
 export type { SessionModel } from "./generate/session-model.ts";
 export type { Decoder } from "./generate/decoder.ts";
-export { Session, type GenerateOptions } from "./generate/session.ts";
+export type { GenerateOptions, OnAbort, ReadOptions } from "./generate/generate-options.ts";
+export type { ReadInput, TextOrTokens } from "./generate/read-input.ts";
+export type { FinishReason, GeneratedToken, Piece } from "./generate/turn.ts";
+export { Session } from "./generate/session.ts";
 export {
   applyOperator,
   backward,

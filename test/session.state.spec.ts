@@ -14,6 +14,7 @@ import {
 import { run } from "./support/children.ts";
 import { perturb, tinyModel } from "./support/models.ts";
 import { failure, temporary } from "./support/runs.ts";
+import { asVersion1, jsonSession, sealed, takenApart } from "./support/sessions.ts";
 
 /** A model over bytes whose weights are far from their start, so that what it remembers shows. */
 async function reader(options: Parameters<typeof tinyModel>[0] = {}): Promise<Memformer> {
@@ -226,14 +227,9 @@ describe("a saved session", function () {
       expect(error.message).to.include("other weights");
     }
     // Saved before a hash was kept: there is nothing to compare.
-    const length = new DataView(bytes.buffer).getUint32(0, true);
-    const header = JSON.parse(new TextDecoder().decode(bytes.subarray(4, 4 + length))) as Record<string, unknown>;
+    const { header, body } = asVersion1(bytes);
     delete header["weights"];
-    const words = new TextEncoder().encode(JSON.stringify(header)),
-      old = new Uint8Array(4 + words.length + bytes.length - 4 - length);
-    new DataView(old.buffer).setUint32(0, words.length, true);
-    old.set(words, 4);
-    old.set(bytes.subarray(4 + length), 4 + words.length);
+    const old = jsonSession(header, body);
     using restored = await Session.restore(other, old);
     expect(restored.pending).to.equal(session.pending);
   });
@@ -272,42 +268,73 @@ describe("a saved session", function () {
     using session = await Session.open(model);
     await session.read(text);
     const good = await session.save(),
-      length = new DataView(good.buffer).getUint32(0, true);
-    const header = JSON.parse(new TextDecoder().decode(good.subarray(4, 4 + length))) as Record<string, unknown>;
-    const packed = (value: unknown, body = good.subarray(4 + length)): Uint8Array => {
-      const words = new TextEncoder().encode(typeof value === "string" ? value : JSON.stringify(value));
-      const bytes = new Uint8Array(4 + words.length + body.length);
-      new DataView(bytes.buffer).setUint32(0, words.length, true);
-      bytes.set(words, 4);
-      bytes.set(body, 4 + words.length);
-      return bytes;
+      { header, body } = takenApart(good),
+      { header: old, body: memory } = asVersion1(good);
+    const infinite = body.slice();
+    new DataView(infinite.buffer).setFloat32(infinite.length - 8, Infinity, true);
+    const infiniteMemory = memory.slice();
+    new DataView(infiniteMemory.buffer).setFloat32(8, Infinity, true);
+    const negative = body.slice();
+    new DataView(negative.buffer).setInt32(0, -1, true);
+    const large = body.slice();
+    new DataView(large.buffer).setInt32(0, 257, true);
+    const changed = (change: object): Uint8Array => sealed({ ...header, ...change }, body);
+    const changed1 = (change: object): Uint8Array => jsonSession({ ...old, ...change }, memory);
+    const sampler = {
+      temperature: 1,
+      topK: null,
+      topP: 1,
+      minP: 0,
+      bias: [],
+      seed: 1,
+      repetitionPenalty: 1,
+      repetitionWindow: 64,
     };
-    const infinite = good.slice(4 + length);
-    new DataView(infinite.buffer).setFloat32(8, Infinity, true);
-    const changed = (change: object): Uint8Array => packed({ ...header, ...change });
     const hostile: Record<string, Uint8Array> = {
       nothing: new Uint8Array(0),
       "three bytes": new Uint8Array(3),
       zeros: new Uint8Array(1000),
       "a header longer than all": Uint8Array.of(255, 255, 255, 255, 1),
-      "no JSON": packed("{nonsense"),
-      null: packed(null),
-      "a list": packed([]),
-      "a number": packed(7),
-      "no shape": changed({ shape: undefined }),
-      "a shape that is text": changed({ shape: "1,3,16" }),
-      "another format": changed({ format: "zip" }),
-      "another version": changed({ version: 2 }),
-      "tokens that are text": changed({ current: "abc" }),
-      "tokens out of range": changed({ current: [257] }),
-      "negative tokens": changed({ current: [-1] }),
-      fractions: changed({ current: [1.5] }),
-      "too many tokens": changed({ current: [1, 2, 3, 4, 5, 6] }),
-      "a short segment": changed({ previous: [1] }),
-      "less memory": packed(header, good.subarray(8 + length)),
-      "more memory": packed(header, good),
-      "infinite memory": packed(header, infinite),
+      "no JSON": sealed("{nonsense", body),
+      null: sealed("null", body),
+      "a list": sealed("[]", body),
+      "a number": sealed("7", body),
+      "an earlier version": sealed(header, body, 1),
+      "a header past the end": sealed(header, body, 2, 0xffffffff),
+      "no weights": changed({ weights: undefined }),
+      "an unknown field": changed({ more: 1 }),
+      "a shape that is text": changed({ state: [{ name: "memory", shape: "3,16", dtype: "float32" }] }),
+      "counts that are text": changed({ current: "2" }),
+      "another place": changed({ position: 3 }),
+      "a place before the tokens": changed({ position: 0 }),
+      "no segment before": changed({ previous: false }),
+      "tokens out of range": sealed(header, large),
+      "negative tokens": sealed(header, negative),
+      fractions: changed({ current: 1.5 }),
+      "too many tokens": changed({ current: 6, position: 12 }),
+      "unfinished tokens out of range": changed({ unfinished: [257] }),
+      "a temperature below 0": changed({ sampler: { ...sampler, temperature: -1 } }),
+      "a bias out of range": changed({ sampler: { ...sampler, bias: [[999, 1]] } }),
+      "less memory": sealed(header, body.subarray(4)),
+      "more memory": sealed(header, Buffer.concat([body, body])),
+      "infinite memory": sealed(header, infinite),
       "the end cut off": good.subarray(0, good.length - 1),
+      "another byte": good.with(20, good[20]! ^ 1),
+      "version 1, no JSON": jsonSession("{nonsense", memory),
+      "version 1, no shape": changed1({ shape: undefined }),
+      "version 1, a shape that is text": changed1({ shape: "1,3,16" }),
+      "version 1, another format": changed1({ format: "zip" }),
+      "version 1, another version": changed1({ version: 2 }),
+      "version 1, tokens that are text": changed1({ current: "abc" }),
+      "version 1, tokens out of range": changed1({ current: [257] }),
+      "version 1, negative tokens": changed1({ current: [-1] }),
+      "version 1, fractions": changed1({ current: [1.5] }),
+      "version 1, too many tokens": changed1({ current: [1, 2, 3, 4, 5, 6] }),
+      "version 1, a short segment": changed1({ previous: [1] }),
+      "version 1, less memory": jsonSession(old, memory.subarray(4)),
+      "version 1, more memory": jsonSession(old, good),
+      "version 1, infinite memory": jsonSession(old, infiniteMemory),
+      "version 1, the end cut off": jsonSession(old, memory.subarray(0, memory.length - 1)),
     };
     await synchronize();
     const { tensors } = memoryUsage();

@@ -4,11 +4,15 @@
  * their probability passes it.
  */
 import { randomInt } from "node:crypto";
+import { isMap } from "node:util/types";
 import { z } from "zod";
 import { Random } from "../data/random.ts";
 import { MemformerError } from "../errors.ts";
 import { checkOptions, optionSchema } from "../options.ts";
 import { likeliest, likeliestOf, tokenAt } from "./sample-order.ts";
+
+/** What is added to a token's logit, by its id. */
+export type LogitBias = Readonly<Record<number, number>> | ReadonlyMap<number, number>;
 
 /** How the next token is drawn. */
 export interface SampleOptions {
@@ -18,6 +22,10 @@ export interface SampleOptions {
   readonly topK?: number | undefined;
   /** Only the likeliest tokens that together hold this share of the probability (0 < topP <= 1). Default 1. */
   readonly topP?: number | undefined;
+  /** Only tokens at least this share as likely as the likeliest, at this temperature (0 <= minP <= 1). Default 0: all. */
+  readonly minP?: number | undefined;
+  /** Added to the logits of these tokens before anything else but a penalty; -Infinity bans one. */
+  readonly logitBias?: LogitBias | undefined;
   /** The same seed draws the same. A whole number, 0 <= seed < 2^53. Default: another one each time. */
   readonly seed?: number | undefined;
 }
@@ -27,6 +35,10 @@ export const sampleShape = {
   temperature: z.number().nonnegative().optional(),
   topK: z.union([z.int().positive(), z.literal(Infinity)], "expected a whole number of at least 1").optional(),
   topP: z.number().positive().max(1).optional(),
+  minP: z.number().min(0).max(1).optional(),
+  logitBias: z
+    .custom<LogitBias>(isBias, "expected numbers by token id, none NaN or Infinity; -Infinity bans a token")
+    .optional(),
   seed: z.int().nonnegative().optional(),
 };
 const sampleSchema = optionSchema<SampleOptions>(sampleShape);
@@ -37,24 +49,50 @@ export interface Sampler {
   readonly seed: number;
 }
 
-/** Options with their defaults, and the points of [0, 1) that their seed gives one after the other. */
-export interface Draws {
+/** Options with their defaults. */
+export interface SampleSettings {
   readonly temperature: number;
   readonly topK: number;
   readonly topP: number;
+  readonly minP: number;
+  /** Token ids, each with what is added to its logit. */
+  readonly bias: readonly (readonly [number, number])[];
   readonly seed: number;
-  readonly next: () => number;
 }
 
-/** The parameters of drawing: checked options with their defaults, and a new seed where none was given. */
-export function drawsOf({
+/** Checked options with their defaults, and a new seed where none was given. */
+export function sampleSettings({
   temperature = 1,
   topK = Infinity,
   topP = 1,
+  minP = 0,
+  logitBias,
   seed = randomInt(2 ** 48 - 1),
-}: SampleOptions): Draws {
-  const random = new Random(seed);
-  return { temperature, topK, topP, seed, next: () => random.next() / 2 ** 32 };
+}: SampleOptions): SampleSettings {
+  return { temperature, topK, topP, minP, bias: biasEntries(logitBias), seed };
+}
+
+/** The point of [0, 1) that draws the token in place `position` of a document, whatever was drawn before it. */
+export function drawingPoint(seed: number, position: number): number {
+  return new Random(seed, position).next() / 2 ** 32;
+}
+
+/** Logits below it, relative to the largest, are as good as -infinity: exp(x / temperature) < minP. */
+export function minPFloor({ minP, temperature }: Pick<SampleSettings, "minP" | "temperature">): number {
+  return minP === 0 || temperature === 0 ? -Infinity : temperature * Math.log(minP);
+}
+
+function biasEntries(bias: LogitBias | undefined): [number, number][] {
+  if (bias === undefined) return [];
+  if (!isMap(bias)) return Object.entries(bias).map(([id, value]) => [Number(id), value]);
+  return [...(bias)];
+}
+
+function isBias(value: unknown): boolean {
+  if (typeof value !== "object" || value === null || Array.isArray(value)) return false;
+  return biasEntries(value as LogitBias).every(
+    ([id, number]) => Number.isSafeInteger(id) && id >= 0 && typeof number === "number" && number < Infinity,
+  );
 }
 
 /**
@@ -64,8 +102,11 @@ export function drawsOf({
  */
 export function sampler(options: SampleOptions = {}): Sampler {
   checkOptions(sampleSchema, options, "sampler");
-  const draws = drawsOf(options);
-  return Object.assign((logits: ArrayLike<number>) => draw(logits, draws), { seed: draws.seed });
+  const settings = sampleSettings(options),
+    random = new Random(settings.seed);
+  return Object.assign((logits: ArrayLike<number>) => draw(logits, settings, () => random.next() / 2 ** 32), {
+    seed: settings.seed,
+  });
 }
 
 /** Of logits that no token can be drawn from. */
@@ -76,11 +117,15 @@ export function unfitLogits(): MemformerError {
   );
 }
 
-function draw(given: ArrayLike<number>, { temperature, topK, topP, next }: Draws): number {
-  const logits = new Float64Array(given),
-    best = likeliest(logits); // one kind of array: what follows is compiled for it
+function draw(given: ArrayLike<number>, settings: SampleSettings, next: () => number): number {
+  const { temperature, topK, topP, bias } = settings,
+    logits = new Float64Array(given); // one kind of array: what follows is compiled for it
+  for (const [id, value] of bias) if (id < logits.length) logits[id]! += value;
+  const best = likeliest(logits);
   if (best === undefined) throw unfitLogits();
   if (temperature === 0) return best;
+  const floor = logits[best]! + minPFloor(settings);
+  for (let id = 0; id < logits.length; id++) if (logits[id]! < floor) logits[id] = -Infinity;
   const order = likeliestOf(logits, Math.min(topK, logits.length)),
     mass = new Float64Array(logits.length),
     top = logits[best]!;

@@ -1,156 +1,219 @@
 /**
- * The bytes of a saved session: the length of the header (4, little-endian), the header (JSON), the state's parts one
- * behind the other. The header holds a hash of the weights that made the state; sessions saved before it did are read
- * without. Version 1, of a state of one float32 or float64 part, has that part's shape and dtype in the header; version
- * 2, of any other state, has a list of them by name.
+ * The bytes of a saved session, version 2:
+ *   magic (8)  version (u32)  header's length (u32)  header (JSON, UTF-8)
+ *   tokens (i32): the segment before, the segment under way      the state's parts, in the precision kept
+ *   SHA-256 of all of that (32), at the end of later versions too
+ * Numbers are little-endian. The header binds it to a model (a hash of the weights, the configuration) and a tokenizer
+ * (its name, a fingerprint). Sessions of earlier versions (session-format-json.ts) are read too.
  */
+import { createHash } from "node:crypto";
 import { z } from "zod";
+import { ITEM_BYTES } from "../checkpoint/host-tensor.ts";
 import { MemformerError } from "../errors.ts";
 import { notFinite } from "../engine/finite.ts";
-import { typedArray, type DType, type NumberArray } from "../engine/tensor.ts";
+import { typedArray, type NumberArray } from "../engine/tensor.ts";
+import { plainOptions } from "../model/config.ts";
 import { rowBytes, type StatePart } from "../model/state.ts";
+import { storedLayout, type HostPart } from "./document-state.ts";
+import type { SamplerSettings } from "./draw.ts";
+import { allFinite, badSession, otherModel, type SessionBinding, type SessionParts } from "./saved-session.ts";
+import { isJsonSession, unpackJsonSession } from "./session-format-json.ts";
 import type { SessionModel } from "./session-model.ts";
 
-const FORMAT = "memformer-session";
-const tokenList = z.array(z.int().nonnegative());
-const shape = z.array(z.int());
-const common = {
-  format: z.literal(FORMAT),
-  tokenizer: z.string(),
-  weights: z.string().optional(),
-  previous: tokenList.nullable(),
-  current: tokenList,
-};
-const headerSchema = z.discriminatedUnion("version", [
-  z.object({ ...common, version: z.literal(1), shape }),
-  z.object({
-    ...common,
-    version: z.literal(2),
-    state: z.array(z.object({ name: z.string(), shape, dtype: z.string() })),
-  }),
-]);
-type SessionHeader = z.output<typeof headerSchema>;
+const MAGIC = "MFsessn\n";
+export const SESSION_VERSION = 2;
+const HEAD = MAGIC.length + 8;
+const HASH = 32;
+const LONGEST_HEADER = 1 << 20;
 
-/** A part of the state as it was read, of one row. */
-interface ReadPart {
-  readonly dtype: DType;
-  readonly shape: number[];
-  readonly data: ArrayBuffer;
-}
-
-export interface SessionParts extends Pick<SessionHeader, "tokenizer" | "previous" | "current"> {
-  /** Of `model.weightsHash()`. */
-  readonly weights: string;
-  readonly layout: readonly StatePart[];
-  readonly state: readonly ReadPart[];
-}
-
-/** Whether a state of this layout is saved as version 1. */
-function single(layout: readonly StatePart[]): boolean {
-  return layout.length === 1 && isFloating(layout[0]!.dtype);
-}
+const tokenCount = z.int().nonnegative();
+const samplerSchema = z.strictObject({
+  temperature: z.number().nonnegative(),
+  topK: z.int().positive().nullable(),
+  topP: z.number().positive().max(1),
+  minP: z.number().min(0).max(1),
+  // null: -infinity, which JSON does not have
+  bias: z.array(z.tuple([tokenCount, z.number().nullable()])),
+  seed: z.int().nonnegative(),
+  repetitionPenalty: z.number().positive(),
+  repetitionWindow: z.int().nonnegative(),
+});
+const headerSchema = z.strictObject({
+  weights: z.string(),
+  config: z.record(z.string(), z.unknown()),
+  tokenizer: z.strictObject({ name: z.string(), fingerprint: z.string() }),
+  state: z.array(z.strictObject({ name: z.string(), shape: z.array(tokenCount), dtype: z.string() })),
+  position: tokenCount,
+  previous: z.boolean(),
+  current: tokenCount,
+  unfinished: z.array(tokenCount),
+  sampler: samplerSchema.nullable(),
+});
+type Header = z.output<typeof headerSchema>;
 
 /** Throws MemformerError NOT_FINITE for a state that no model can go on with. */
-export function packSession({ layout, state, tokenizer, weights, previous, current }: SessionParts): Uint8Array {
-  for (const [i, { dtype, data }] of state.entries())
-    if (!sound(dtype, typedArray(dtype, data))) throw notFinite(`the session's ${layout[i]!.name}`);
-  const whole = single(layout) ? state[0]! : undefined;
-  const header = {
-    format: FORMAT,
-    version: whole === undefined ? 2 : 1,
-    tokenizer,
-    weights,
-    ...(whole === undefined
-      ? { state: state.map(({ shape, dtype }, i) => ({ name: layout[i]!.name, shape, dtype })) }
-      : { shape: whole.shape, dtype: whole.dtype }),
-    previous,
-    current,
-  };
-  const text = new TextEncoder().encode(JSON.stringify(header));
-  const length = state.reduce((sum, { data }) => sum + data.byteLength, 0);
-  const bytes = new Uint8Array(4 + text.length + length);
-  new DataView(bytes.buffer).setUint32(0, text.length, true);
-  bytes.set(text, 4);
-  let at = 4 + text.length;
-  for (const { data } of state) {
-    bytes.set(new Uint8Array(data), at);
-    at += data.byteLength;
-  }
-  return bytes;
-}
-
-/** A part of a state that was saved, as the engine takes it. */
-export interface SavedPart {
-  readonly dtype: DType;
-  readonly shape: readonly number[];
-  readonly data: NumberArray;
-}
-
-/** What saved bytes hold, checked against the model. */
-export function unpackSession(
-  bytes: Uint8Array,
+export function packSession(
+  parts: SessionParts,
+  { weights, tokenizer }: { [Key in keyof SessionBinding]-?: NonNullable<SessionBinding[Key]> },
   model: SessionModel,
-): { header: SessionHeader; state: readonly SavedPart[] } {
-  const bad = (sentence: string): never => {
-    throw new MemformerError("CHECKPOINT_FORMAT", `these bytes are not a saved session: ${sentence}`);
+): Uint8Array {
+  const { state, previous, current, position, unfinished, sampler } = parts,
+    layout = storedLayout(model);
+  for (const [i, { dtype, data }] of state.entries())
+    if (!allFinite(dtype, data)) throw notFinite(`the session's ${layout[i]!.name}`);
+  const header = {
+    weights,
+    config: model.config,
+    tokenizer,
+    state: layout.map(({ name, shape, dtype }) => ({ name, shape, dtype })),
+    position,
+    previous: previous !== undefined,
+    current: current.length,
+    unfinished,
+    sampler: sampler === undefined ? null : { ...sampler, topK: sampler.topK === Infinity ? null : sampler.topK },
   };
-  const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
-  const length = bytes.byteLength < 4 ? bad("fewer than 4 of them") : view.getUint32(0, true);
-  if (length > bytes.byteLength - 4) bad("the header runs past their end");
-  let text: unknown;
-  try {
-    text = JSON.parse(new TextDecoder("utf-8", { fatal: true }).decode(bytes.subarray(4, 4 + length)));
-  } catch {
-    return bad("the header is not JSON");
-  }
-  const parsed = headerSchema.safeParse(text);
-  if (!parsed.success)
-    return bad(parsed.error.issues.map(({ path, message }) => `${path.join(".") || "header"}: ${message}`).join("; "));
-  const header = parsed.data,
-    layout = model.stateLayout,
-    { segmentLength: segment, vocabulary } = model.config;
-  expectLayout(header, layout);
-  // A copy of its own: `bytes` may be a part of a larger buffer, at an odd place in it.
-  const numbers = Uint8Array.from(bytes.subarray(4 + length));
-  const expected = rowBytes(layout),
-    what = layout.length === 1 ? layout[0]!.name : "state";
-  if (numbers.byteLength !== expected) bad(`${numbers.byteLength} bytes of ${what}, expected ${expected}`);
-  let at = 0;
-  const state = layout.map(({ name, shape, dtype }): SavedPart => {
-    const length = rowBytes([{ shape, dtype }]);
-    const data = typedArray(dtype, numbers.buffer.slice(at, (at += length)));
-    if (!sound(dtype, data)) bad(`its ${name} holds numbers that are not finite`);
+  const text = Buffer.from(JSON.stringify(header)),
+    head = Buffer.alloc(HEAD);
+  head.write(MAGIC, "latin1");
+  head.writeUInt32LE(SESSION_VERSION, MAGIC.length);
+  head.writeUInt32LE(text.length, MAGIC.length + 4);
+  const tokens = Int32Array.from([...(previous ?? []), ...current]);
+  const body = [head, text, bytesOf(tokens), ...state.map(({ data }) => bytesOf(data))];
+  const hash = createHash("sha256");
+  for (const part of body) hash.update(part);
+  return new Uint8Array(Buffer.concat([...body, hash.digest()]));
+}
+
+/**
+ * What saved bytes hold. Throws MemformerError CHECKPOINT_FORMAT for bytes that are no session, or not whole,
+ * CHECKPOINT_VERSION for a later version, CHECKPOINT_MISMATCH for another configuration or layout than the model's.
+ */
+export function unpackSession(bytes: Uint8Array, model: SessionModel): SessionParts & SessionBinding {
+  // A copy of its own: `bytes` may be a part of a larger buffer, at an odd place in it, or change.
+  const all = Buffer.from(bytes);
+  if (isJsonSession(all)) return unpackJsonSession(all, model);
+  const { header, body } = headerOf(all);
+  const layout = storedLayout(model),
+    { segmentLength, vocabulary } = model.config;
+  expectLayout(header.state, layout);
+  expectConfig(header.config, model);
+  const { current: count, position } = header,
+    before = header.previous ? segmentLength : 0;
+  const ended = position - count; // whole segments
+  if (count >= segmentLength || ended < before || ended % segmentLength !== 0 || (ended > 0 && before === 0))
+    throw badSession("its counts of tokens do not fit the model");
+  const expected = 4 * (before + count) + rowBytes(layout);
+  if (body.length !== expected)
+    throw badSession(`${body.length} bytes of tokens and ${whatOf(layout)}, expected ${expected}`);
+  const tokens = typedArray("int32", bufferOf(body.subarray(0, 4 * (before + count)))) as Int32Array;
+  const inside = (token: number): boolean => token >= 0 && token < vocabulary;
+  const { unfinished, sampler } = header;
+  if (unfinished.length > position || !tokens.every(inside) || !unfinished.every(inside))
+    throw badSession("its tokens do not fit the model");
+  if (sampler !== null && !sampler.bias.every(([id]) => inside(id)))
+    throw badSession("its tokens do not fit the model");
+  let at = 4 * tokens.length;
+  const state = layout.map(({ name, shape, dtype }): HostPart => {
+    const size = rowBytes([{ shape, dtype }]);
+    const data = typedArray(dtype, bufferOf(body.subarray(at, (at += size))));
+    if (!allFinite(dtype, data)) throw badSession(`its ${name} holds numbers that are not finite`);
     return { dtype, shape: [1, ...shape], data };
   });
-  const { previous, current } = header,
-    valid = (tokens: readonly number[]): boolean => tokens.every((token) => token < vocabulary);
-  if (previous !== null && (previous.length !== segment || !valid(previous))) bad("its tokens do not fit the model");
-  if (current.length >= segment || !valid(current)) bad("its tokens do not fit the model");
-  return { header, state };
+  return {
+    weights: header.weights,
+    tokenizer: header.tokenizer,
+    state,
+    previous: header.previous ? tokens.slice(0, before) : undefined,
+    current: [...tokens.subarray(before)],
+    position,
+    unfinished,
+    sampler: sampler === null ? undefined : restored(sampler),
+  };
 }
 
-/** Throws MemformerError CHECKPOINT_MISMATCH for a state of another layout. */
-function expectLayout(header: SessionHeader, layout: readonly StatePart[]): void {
-  const told = (shape: readonly number[], name: string, dtype: string): string =>
-    `${name} ${dtype} [${shape.join(", ")}]`;
-  // Version 1 names neither: its one part is whatever single part the model has.
-  const { name = "memory", dtype = "float32" } = single(layout) ? layout[0]! : {};
-  const saved = header.version === 1 ? [{ shape: header.shape, name, dtype }] : header.state;
-  const found = saved.map((part) => told(part.shape, part.name, part.dtype)).join(", ") || "empty",
-    expected = layout.map((part) => told([1, ...part.shape], part.name, part.dtype)).join(", ") || "empty";
-  if (found === expected) return;
-  throw new MemformerError(
-    "CHECKPOINT_MISMATCH",
-    `the session is of another model: its state is ${found}, expected ${expected}`,
-    { details: { found, expected } },
+function restored(sampler: NonNullable<Header["sampler"]>): SamplerSettings {
+  return {
+    ...sampler,
+    topK: sampler.topK ?? Infinity,
+    bias: sampler.bias.map(([id, value]): [number, number] => [id, value ?? -Infinity]),
+  };
+}
+
+/** The header of bytes whose checksum is right, and what lies behind it. */
+function headerOf(all: Buffer): { header: Header; body: Buffer } {
+  if (all.length < HEAD + HASH) throw badSession(`fewer than ${HEAD + HASH} of them`);
+  if (all.toString("latin1", 0, MAGIC.length) !== MAGIC) throw badSession("they do not begin like one");
+  const end = all.length - HASH,
+    whole = createHash("sha256").update(all.subarray(0, end)).digest();
+  if (!whole.equals(all.subarray(end))) throw badSession("they were changed or cut: the checksum does not match");
+  const version = all.readUInt32LE(MAGIC.length),
+    length = all.readUInt32LE(MAGIC.length + 4);
+  if (version > SESSION_VERSION) {
+    throw new MemformerError(
+      "CHECKPOINT_VERSION",
+      `the session is of version ${version}; this memformer reads up to ${SESSION_VERSION}`,
+      { details: { found: version, expected: SESSION_VERSION } },
+    );
+  }
+  if (version !== SESSION_VERSION) throw badSession(`there is no version ${version}`);
+  if (length > Math.min(end - HEAD, LONGEST_HEADER)) throw badSession("the header runs past their end");
+  let json: unknown;
+  try {
+    json = JSON.parse(new TextDecoder("utf-8", { fatal: true }).decode(all.subarray(HEAD, HEAD + length)));
+  } catch {
+    throw badSession("the header is not JSON");
+  }
+  const parsed = headerSchema.safeParse(json);
+  if (!parsed.success) throw badSession(parsed.error.issues.map(issueText).join("; "));
+  return { header: parsed.data, body: all.subarray(HEAD + length, end) };
+}
+
+function issueText({ path, message }: z.core.$ZodIssue): string {
+  return `${path.join(".") || "header"}: ${message}`;
+}
+
+/** Options that change nothing of what a model computes without training. */
+const trainingOptions: ReadonlySet<string> = new Set(["dropout", "memoryGradient", "memoryGradientLimit"]);
+
+/** Throws MemformerError CHECKPOINT_MISMATCH, naming each option that differs: weights of equal shapes may hide it. */
+function expectConfig(saved: Readonly<Record<string, unknown>>, model: SessionModel): void {
+  // An option that is newer than the session meant its plain value.
+  const found: Record<string, unknown> = { ...plainOptions, ...saved },
+    expected: Record<string, unknown> = { ...plainOptions, ...(model.config as object) };
+  const differing = [...new Set([...Object.keys(found), ...Object.keys(expected)])].filter(
+    (key) => !trainingOptions.has(key) && canonical(found[key]) !== canonical(expected[key]),
   );
+  if (differing.length === 0) return;
+  const told = differing.map((key) => `${key} ${canonical(found[key])}, here ${canonical(expected[key])}`);
+  throw otherModel(`it was saved with ${told.join("; ")}`, { found: saved, expected: model.config });
 }
 
-function isFloating(dtype: DType): boolean {
-  return dtype === "float32" || dtype === "float64";
+function canonical(value: unknown): string {
+  return JSON.stringify(value) ?? "unset";
 }
 
-/** Whether numbers of a floating dtype are finite; whole ones are. */
-function sound(dtype: DType, numbers: NumberArray): boolean {
-  return !isFloating(dtype) || numbers.every((value: number | bigint) => Number.isFinite(value));
+function expectLayout(saved: Header["state"], layout: readonly StatePart[]): void {
+  const told = (parts: readonly { name: string; shape: readonly number[]; dtype: string }[]): string =>
+    parts.map(({ name, shape, dtype }) => `${name} ${dtype} [${[1, ...shape].join(", ")}]`).join(", ") || "empty";
+  const found = told(saved),
+    expected = told(layout);
+  if (found !== expected) throw otherModel(`its state is ${found}, expected ${expected}`, { found, expected });
+}
+
+function whatOf(layout: readonly StatePart[]): string {
+  return layout.length === 1 ? layout[0]!.name : "state";
+}
+
+function bytesOf(data: NumberArray): Uint8Array {
+  return new Uint8Array(data.buffer, data.byteOffset, data.byteLength);
+}
+
+/** A copy, so that numbers start where their size wants them to. */
+function bufferOf(bytes: Uint8Array): ArrayBuffer {
+  return bytes.buffer.slice(bytes.byteOffset, bytes.byteOffset + bytes.byteLength) as ArrayBuffer;
+}
+
+/** Bytes of a saved session beside its header: what {@link packSession} writes for a whole two segments. */
+export function savedBytes(model: Pick<SessionModel, "stateLayout" | "config">): number {
+  return HEAD + HASH + 2 * model.config.segmentLength * ITEM_BYTES.int32 + rowBytes(storedLayout(model));
 }

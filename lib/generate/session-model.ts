@@ -9,7 +9,10 @@ import type { Device } from "../native/cuda.ts";
 
 /** The interface that a {@link Session} needs of its model. {@link Memformer} implements it. */
 export interface SessionModel {
-  readonly config: Pick<ModelConfig, "segmentLength" | "vocabulary" | "bos">;
+  readonly config: Pick<ModelConfig, "segmentLength" | "vocabulary" | "bos"> & {
+    /** What it computes in; a session keeps its state in it. Default: the state's own dtypes. */
+    readonly precision?: string;
+  };
   /** Where it computes. */
   readonly device: Device;
   /** The parts of its state: what a saved session holds. */

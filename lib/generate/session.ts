@@ -1,53 +1,39 @@
 /** A stream of text of any length through a memory of constant size: read, generate, save, go on tomorrow. */
-import { z } from "zod";
-import { encodeAsync } from "../data/encode-async.ts";
 import { openTokenizer } from "../data/tokenizers/open.ts";
 import type { Tokenizer } from "../data/tokenizers/tokenizer.ts";
 import { MemformerError } from "../errors.ts";
-import type { SessionModel } from "./session-model.ts";
-import type { State } from "../model/recurrence.ts";
-import { checkOptions, optionSchema, optionTypes } from "../options.ts";
-import { drawsOf, sampleShape, unfitLogits, type Draws, type SampleOptions } from "./sample.ts";
-import { disposeSegment, type SegmentTensors } from "../model/segment-tensors.ts";
-import { PADDING } from "../data/segment.ts";
-import { packSession, unpackSession } from "./session-format.ts";
 import { synchronize } from "../engine/runtime.ts";
-import { applyOperator, placed, Tensor } from "../engine/tensor.ts";
-import { tokenGaps } from "./token-gaps.ts";
+import { Tensor } from "../engine/tensor.ts";
+import { DocumentState, type OpenedSegment } from "./document-state.ts";
+import { Drawing, type DrawFacts, type Drawn, type DrawOptions, type SamplerSettings } from "./draw.ts";
+import { checkGenerate, checkRead, stopsOf, type GenerateOptions, type ReadOptions } from "./generate-options.ts";
 import { decodes, OpenSegment } from "./open-segment.ts";
-
-/** How much to generate, how to draw it, and what stops it. */
-export interface GenerateOptions extends SampleOptions {
-  /** A whole number of at least 0. Default 256. */
-  readonly maxTokens?: number | undefined;
-  readonly signal?: AbortSignal | undefined;
-}
-
-const generateSchema = optionSchema<GenerateOptions>({
-  ...sampleShape,
-  maxTokens: z.int().nonnegative().optional(),
-  signal: optionTypes.signal.optional(),
-});
+import { tokensOf, type ReadInput } from "./read-input.ts";
+import { packSession, unpackSession } from "./session-format.ts";
+import type { SessionBinding } from "./saved-session.ts";
+import type { SessionModel } from "./session-model.ts";
+import { tokenGaps } from "./token-gaps.ts";
+import { tokenizerFingerprint } from "./tokenizer-fingerprint.ts";
+import { Turn, type Piece } from "./turn.ts";
 
 /**
- * One conversation with one model. One call at a time: wait for a call, and end a generation, before the next, which is
+ * One document with one model. One call at a time: wait for a call, and end a generation, before the next, which is
  * refused with MemformerError BUSY otherwise.
  */
 export class Session<Model extends SessionModel = SessionModel> {
   readonly model: Model;
   readonly tokenizer: Tokenizer;
-  #state: State;
-  #previous: Int32Array | undefined; // the segment before, whole; undefined at the start
-  #current: number[] = []; // the segment under way, shorter than T
+  #document: DocumentState;
+  #unfinished: readonly number[] = []; // generated last, of a character that has not been handed out
+  #sampler: SamplerSettings | undefined; // of the latest generation
   #running: string | undefined; // the call under way
-  #seed: number | undefined; // of the latest generation
   #open: OpenSegment | undefined; // made by the first logits
   #gaps: Tensor | null | undefined; // ids never drawn; made by the first draw, null where there are none
 
-  private constructor(model: Model, tokenizer: Tokenizer, state: State) {
+  private constructor(model: Model, tokenizer: Tokenizer, document: DocumentState) {
     this.model = model;
     this.tokenizer = tokenizer;
-    this.#state = state;
+    this.#document = document;
   }
 
   /** A session at the start of a document. `tokenizer`: as in training, default "bytes". */
@@ -62,65 +48,146 @@ export class Session<Model extends SessionModel = SessionModel> {
         `tokenizer "${opened.name}" has ${opened.vocabulary} tokens, the model ${model.config.vocabulary}`,
       );
     }
-    return new Session(model, opened, model.initialState(1));
+    return new Session(model, opened, new DocumentState(model));
   }
 
   /**
-   * Takes text (or tokens) in. Only whole segments reach the memory; the rest is the beginning of the next one. Text
-   * continues what the session holds: nothing is put before it, but no token spans two calls. A long text is encoded in
-   * turns with the thread's other work.
-   * Throws MemformerError TOKEN_RANGE for a token outside the vocabulary; nothing is taken in then.
+   * Takes text or tokens in, at once or as they arrive, of any length in constant space. Only whole segments reach the
+   * memory; the rest is the beginning of the next one. Text continues what the session holds: nothing is put before it,
+   * but no token spans two calls. It is encoded in turns with the thread's other work; the parts of an iterable are one
+   * text, where the tokenizer tells where a text may be cut (`Tokenizer.cut`). A Buffer is UTF-8 text.
+   *
+   * All is read, or nothing: when it fails or is aborted the session is what it was, unless `onAbort` says "commit".
+   * Throws MemformerError TOKEN_RANGE for a token outside the vocabulary, CONFIG for what is no text, the signal's
+   * reason, and what an iterable throws.
    */
-  async read(text: string | ArrayLike<number>): Promise<void> {
-    return this.#alone("read", async () => this.#read(text));
+  async read(input: ReadInput, options: ReadOptions = {}): Promise<void> {
+    checkRead(options);
+    return this.#alone("read", async () => this.#read(input, options));
   }
 
-  async #read(text: string | ArrayLike<number>): Promise<void> {
-    const { vocabulary } = this.model.config,
-      continues = this.#context().length > 0;
-    const tokens = typeof text === "string" ? await encodeAsync(this.tokenizer, text, { continues }) : text;
-    for (let i = 0; i < tokens.length; i++) {
-      const token = tokens[i]!;
-      if (Number.isInteger(token) && token >= 0 && token < vocabulary) continue;
-      throw new MemformerError(
-        "TOKEN_RANGE",
-        `token ${token} at position ${i} is outside the vocabulary of ${vocabulary}`,
-        { details: { token, position: i, vocabulary } },
-      );
-    }
-    const piece = 256 * this.model.config.segmentLength; // what is enqueued at once: a text of any length takes bounded memory
-    for (let from = 0; from < tokens.length; from += piece) {
-      for (let i = from; i < Math.min(from + piece, tokens.length); i++) this.#push(tokens[i]!);
-      await this.#settled(); // also so that an error surfaces here
+  async #read(input: ReadInput, { signal, onAbort = "discard" }: ReadOptions): Promise<void> {
+    signal?.throwIfAborted();
+    const document = this.#document,
+      { vocabulary, segmentLength } = this.model.config;
+    const before = onAbort === "discard" ? document.snapshot() : undefined,
+      start = document.position;
+    const batch = 256 * segmentLength; // what is enqueued at once: a text of any length takes bounded memory
+    try {
+      let due = start + batch;
+      for await (const tokens of tokensOf(this.tokenizer, input, start > 0)) {
+        checkTokens(tokens, vocabulary, document.position - start);
+        for (let i = 0; i < tokens.length; i++) {
+          this.#push(tokens[i]!);
+          if (document.position < due) continue;
+          due += batch;
+          await this.#settled();
+          signal?.throwIfAborted();
+        }
+        signal?.throwIfAborted();
+      }
+      await this.#settled(); // so that an error surfaces here
+      if (before !== undefined) document.drop(before);
+    } catch (error) {
+      this.#open?.forget();
+      if (before !== undefined) {
+        if (document.disposed) document.drop(before);
+        else document.returnTo(before);
+      }
+      throw error;
+    } finally {
+      if (document.position > start) this.#unfinished = [];
     }
   }
 
   /**
-   * Continues the text, piece by piece; a piece never splits a character. What is generated is remembered as if read.
-   * Ends with the document: when BOS is drawn. Ids that the tokenizer has no text for are never drawn. Without a seed
-   * each call draws anew; {@link lastSeed} tells by what. The iterator rejects with MemformerError CONFIG for unknown
-   * options and for those out of range, NOT_FINITE when the model's logits are not finite, and the signal's reason.
+   * Continues the text, piece by piece: {@link generatePieces} for the text alone. A piece never splits a character, nor
+   * holds any part of a stop string.
    */
   async *generate(options: GenerateOptions = {}): AsyncGenerator<string, void, void> {
-    checkOptions(generateSchema, options, "generate");
-    const draws = drawsOf(options);
+    for await (const { text } of this.generatePieces(options)) if (text !== "") yield text;
+  }
+
+  /**
+   * Continues the text, piece by piece, with tokens and log-probabilities. What has been handed out is remembered as if
+   * read, and nothing else. Ends at a stop string, after `maxTokens`, or with the document: when BOS is drawn. A
+   * character that is not complete after `maxTokens` is not handed out; the next generation goes on with it.
+   *
+   * A token is drawn by (seed, position): the same seed draws the same in the same place, whatever was drawn before,
+   * also after a restore or a branch. Without a seed each call draws anew; {@link sampler} tells by what. Ids that the
+   * tokenizer has no text for are never drawn.
+   *
+   * A generation that is left, aborted or fails has committed what it handed out, or with `onAbort: "discard"` nothing.
+   * Rejects with MemformerError CONFIG for unknown options and for those out of range, NOT_FINITE when the model's
+   * logits are not finite, and the signal's reason.
+   */
+  async *generatePieces(options: GenerateOptions = {}): AsyncGenerator<Piece, void, void> {
+    checkGenerate(options);
     this.#begin("generate");
-    this.#seed = draws.seed;
+    const { maxTokens = 256, signal, stop, onAbort = "commit" } = options;
+    let drawing: Drawing | undefined, before: ReturnType<DocumentState["snapshot"]> | undefined, turn: Turn | undefined;
+    const document = this.#document,
+      start = document.position,
+      { bos } = this.model.config;
     try {
-      const decoder = this.tokenizer.decoder(this.#context()); // a token's text may depend on the one before
-      for (let made = 0; made < (options.maxTokens ?? 256); made++) {
-        options.signal?.throwIfAborted();
-        const token = await this.#draw(draws);
-        if (token === this.model.config.bos) break; // the end of the document
-        this.#push(token, true);
-        const piece = decoder.push([token]);
-        if (piece !== "") yield piece;
+      signal?.throwIfAborted();
+      drawing = this.#drawing(options);
+      if (onAbort === "discard") before = document.snapshot();
+      document.commit();
+      turn = new Turn(this.tokenizer, document.context, this.#unfinished, stopsOf(stop));
+      let last: Piece | undefined;
+      for (let made = 0; made < maxTokens; made++) {
+        signal?.throwIfAborted();
+        const drawn = await this.#draw(drawing);
+        signal?.throwIfAborted();
+        if (drawn.id === bos) {
+          last = turn.finish("end");
+          break;
+        }
+        this.#push(drawn.id, true);
+        const piece = turn.take(drawn);
+        if (piece === undefined) continue;
+        if (piece.finish !== null) {
+          last = piece;
+          break;
+        }
+        document.commit(start + turn.handedOut);
+        yield piece;
       }
-      const rest = decoder.end();
-      if (rest !== "") yield rest;
+      last ??= turn.finish("length");
+      this.#settle(turn, start);
+      turn = undefined;
+      yield last;
+    } catch (error) {
+      this.#open?.forget(); // the call that failed has left the open segment behind
+      throw error;
     } finally {
+      if (turn !== undefined && !document.disposed) {
+        if (before === undefined) this.#settle(turn, start);
+        else {
+          document.returnTo(before);
+          this.#open?.forget();
+          before = undefined;
+        }
+      }
+      if (before !== undefined) document.drop(before);
+      drawing?.[Symbol.dispose]();
       this.#running = undefined;
     }
+  }
+
+  /** Leaves in the document what a turn that began at `start` has handed out. */
+  #settle(turn: Turn, start: number): void {
+    const { handedOut, beginning, unfinished } = turn.remainder;
+    this.#document.commit(start + handedOut);
+    if (this.#document.rollback()) this.#open?.forget();
+    for (const token of beginning) this.#push(token);
+    this.#unfinished = unfinished;
+  }
+
+  /** How the latest generation drew, its seed included. Saved with the session. */
+  get sampler(): SamplerSettings | undefined {
+    return this.#sampler;
   }
 
   /**
@@ -128,7 +195,7 @@ export class Session<Model extends SessionModel = SessionModel> {
    * `generate({ seed })` of a session in the same place makes the same text.
    */
   get lastSeed(): number | undefined {
-    return this.#seed;
+    return this.#sampler?.seed;
   }
 
   /** Logits (V) of the next token. */
@@ -148,123 +215,131 @@ export class Session<Model extends SessionModel = SessionModel> {
 
   /** (1, V); `owned`: to be disposed of by who asked, else by the open segment. */
   #logits(): { logits: Tensor; owned: boolean } {
-    const { model } = this;
+    const { model } = this,
+      document = this.#document;
     if (decodes(model)) {
       this.#open ??= new OpenSegment(model.decoder(1));
-      const begin = (): { segment: SegmentTensors; state: State } => ({ segment: this.#segment(), state: this.#state });
-      return { logits: this.#open.logits(this.#current, model.revision, begin), owned: false };
+      const opened: OpenedSegment[] = [];
+      const begin = (): OpenedSegment => (opened[0] = document.open());
+      try {
+        return { logits: this.#open.logits(document.current, model.revision, begin), owned: false };
+      } finally {
+        opened[0]?.[Symbol.dispose]();
+      }
     }
-    const segment = this.#segment();
-    using prefix = Tensor.from(Int32Array.from(this.#current), [1, this.#current.length]);
-    const logits = this.model.logits(segment, prefix, this.#state);
-    disposeSegment(segment);
-    return { logits, owned: true };
+    using opened = document.open();
+    using prefix = Tensor.from(Int32Array.from(document.current), [1, document.current.length]);
+    return { logits: model.logits(opened.segment, prefix, opened.state), owned: true };
   }
 
-  /** The same, -infinity for ids that the tokenizer has no token for. */
-  #drawable(): { logits: Tensor; owned: boolean } {
-    const given = this.#logits();
+  #drawing(options: DrawOptions): Drawing {
     if (this.#gaps === undefined) this.#gaps = tokenGaps(this.tokenizer, this.model) ?? null;
-    if (this.#gaps === null) return given;
-    const masked = applyOperator("aten::add.Tensor", given.logits, this.#gaps);
-    if (given.owned) given.logits.dispose();
-    return { logits: masked, owned: true };
+    const { device, config } = this.model;
+    const facts: DrawFacts = {
+      device,
+      vocabulary: config.vocabulary,
+      bos: config.bos,
+      tokens: this.tokenizer.vocabulary,
+      gaps: this.#gaps,
+    };
+    const drawing = new Drawing(options, facts);
+    this.#sampler = drawing.settings;
+    return drawing;
   }
 
-  /** Draws where the logits are: only the token's id comes back. */
-  async #draw({ temperature, topK, topP, next }: Draws): Promise<number> {
-    const { bos } = this.model.config,
-      k = topK === Infinity ? 0 : topK;
-    const { logits, owned } = this.#drawable();
-    using point = placed(Tensor.from(Float64Array.of(temperature === 0 ? 0 : next()), [1]), this.model.device);
-    using drawn = applyOperator(
-      "memformer::sample_token",
-      logits,
-      point,
-      temperature,
-      k,
-      topP,
-      this.tokenizer.vocabulary,
-      bos,
-    );
-    if (owned) logits.dispose();
+  async #draw(drawing: Drawing): Promise<Drawn> {
+    const { logits, owned } = this.#logits();
     try {
-      const token = await drawn.item();
-      if (token < 0) throw unfitLogits();
-      return token;
-    } catch (error) {
-      this.#open?.forget();
-      throw error;
+      return await drawing.draw(logits, this.#document);
+    } finally {
+      if (owned) logits.dispose();
     }
-  }
-
-  /** The last tokens read or generated, at most two segments of them. */
-  #context(): number[] {
-    return [...(this.#previous ?? []), ...this.#current];
   }
 
   /** Tokens read or generated that have not reached the memory yet. */
   get pending(): number {
-    return this.#current.length;
+    return this.#document.current.length;
+  }
+
+  /** Tokens read and generated since the start of the document. Of a session saved by version 1: of those it held. */
+  get position(): number {
+    return this.#document.position;
+  }
+
+  /** Bytes that it holds: its state, M x D numbers of a Memformer, and at most two segments of tokens. */
+  get bytes(): number {
+    return this.#document.bytes;
+  }
+
+  /** A second session at the same place; from here on each goes its own way. Throws MemformerError BUSY. */
+  clone(): Session<Model> {
+    this.#expectIdle("clone");
+    const copy = new Session(this.model, this.tokenizer, this.#document.clone());
+    copy.#unfinished = this.#unfinished;
+    copy.#sampler = this.#sampler;
+    return copy;
+  }
+
+  /** Back to the start of a document, with the same model and tokenizer. Throws MemformerError BUSY. */
+  reset(): void {
+    this.#expectIdle("reset");
+    this.#open?.forget();
+    this.#document.reset();
+    this.#unfinished = [];
+    this.#sampler = undefined;
   }
 
   /**
-   * Everything to go on with, in another process, another day: the state, M x D numbers of a Memformer, at most two
-   * segments of tokens, and a hash of the model's weights. Rejects with MemformerError NOT_FINITE when the state holds
-   * NaN or infinity.
+   * Everything to go on with, in another process, another day: the state in the model's precision, at most two segments
+   * of tokens, the sampler, and what binds it to the model (a hash of its weights, its configuration) and the tokenizer.
+   * Rejects with MemformerError NOT_FINITE when the state holds NaN or infinity.
    */
   async save(): Promise<Uint8Array> {
-    return this.#alone("save", async () =>
-      packSession({
-        layout: this.model.stateLayout,
-        tokenizer: this.tokenizer.name,
-        weights: await this.model.weightsHash(),
-        state: await Promise.all(this.#state.map((tensor) => tensor.read())),
-        previous: this.#previous === undefined ? null : [...this.#previous],
-        current: this.#current,
-      }),
-    );
+    return this.#alone("save", async () => {
+      const { previous, current, position } = this.#document,
+        { name } = this.tokenizer;
+      const reading = this.#document.read();
+      const [state, weights] = await Promise.all([reading, this.model.weightsHash()]);
+      return packSession(
+        { state, previous, current, position, unfinished: this.#unfinished, sampler: this.#sampler },
+        { weights, tokenizer: { name, fingerprint: tokenizerFingerprint(this.tokenizer) } },
+        this.model,
+      );
+    });
   }
 
   /**
-   * The session that `save` gave. Throws MemformerError CHECKPOINT_FORMAT for other bytes, CHECKPOINT_MISMATCH for
-   * another model's: of another shape, of other weights (also of the same model trained on), or with another tokenizer.
+   * The session that `save` gave; everything is checked before anything is believed. Throws MemformerError
+   * CHECKPOINT_FORMAT for other bytes, also for one bit that changed, CHECKPOINT_VERSION for those of a later version,
+   * CHECKPOINT_MISMATCH for another model's: of another shape or configuration, of other weights (also of the same model
+   * trained on), or with another tokenizer. Sessions saved by earlier versions are read.
    */
   static async restore<Model extends SessionModel>(
     model: Model,
     bytes: Uint8Array,
     tokenizer: Tokenizer | (string & {}) = "bytes",
   ): Promise<Session<Model>> {
-    const { header, state } = unpackSession(bytes, model);
-    const weights = header.weights === undefined ? undefined : await model.weightsHash();
-    if (header.weights !== weights) {
-      throw new MemformerError(
-        "CHECKPOINT_MISMATCH",
-        "the session is of another model: it was saved with other weights than this model's",
-        { details: { expected: weights, found: header.weights } },
-      );
-    }
+    const { state, weights, tokenizer: made, unfinished, sampler, ...place } = unpackSession(bytes, model);
+    await expectWeights(weights, model);
     const session = await Session.open(model, tokenizer);
-    if (header.tokenizer !== session.tokenizer.name) {
-      const { name } = session.tokenizer;
+    try {
+      expectTokenizer(made, session.tokenizer);
+      session.#document.load(state, place);
+    } catch (error) {
       session.dispose();
-      throw new MemformerError(
-        "CHECKPOINT_MISMATCH",
-        `the session was made with tokenizer "${header.tokenizer}", not "${name}"`,
-      );
+      throw error;
     }
-    for (const tensor of session.#state) tensor.dispose();
-    session.#state = state.map(({ data, shape, dtype }) => Tensor.from(data, shape, dtype));
-    session.#previous = header.previous === null ? undefined : Int32Array.from(header.previous);
-    session.#current = [...header.current];
+    session.#unfinished = unfinished;
+    session.#sampler = sampler;
     return session;
   }
 
-  /** Gives the state's tensors back; the session cannot be used any more. */
+  /** Gives the state's tensors back; the session cannot be used any more. Idempotent. */
   dispose(): void {
-    for (const tensor of this.#state) tensor.dispose();
+    this.#document[Symbol.dispose]();
     this.#open?.[Symbol.dispose]();
     this.#gaps?.dispose();
+    this.#gaps = undefined;
   }
 
   /** For `using`: as `dispose`. */
@@ -274,16 +349,21 @@ export class Session<Model extends SessionModel = SessionModel> {
 
   /** Waits for the state: for the calls made before, where there is none. */
   async #settled(): Promise<void> {
-    if (this.#state.length === 0) return synchronize();
-    await Promise.all(this.#state.map((tensor) => tensor.read()));
+    if (this.model.stateLayout.length === 0) return synchronize();
+    await this.#document.read();
   }
 
   #begin(call: string): void {
+    this.#expectIdle(call);
+    this.#running = call;
+  }
+
+  #expectIdle(call: string): void {
+    if (this.#document.disposed) throw new MemformerError("DISPOSED", "this session has been disposed of");
     if (this.#running !== undefined) {
       const end = this.#running === "generate" ? "leave its loop (or call its return()) first" : "await it first";
       throw new MemformerError("BUSY", `${call}() came while this session's ${this.#running}() runs; ${end}`);
     }
-    this.#running = call;
   }
 
   async #alone<T>(call: string, body: () => Promise<T>): Promise<T> {
@@ -295,33 +375,56 @@ export class Session<Model extends SessionModel = SessionModel> {
     }
   }
 
-  /** `drawn`: the open segment has computed all that the memory is written from. */
+  /** `drawn`: the open segment has computed all that the memory is written from, and the token is not committed yet. */
   #push(token: number, drawn = false): void {
-    this.#current.push(token);
-    if (this.#current.length < this.model.config.segmentLength) return;
-    const ended = drawn ? this.#open?.end(this.#current, this.model.revision) : undefined;
-    const next = ended ?? this.#advanced();
+    const document = this.#document;
+    document.push(token);
+    if (!drawn) document.commit();
+    if (!document.complete) return;
+    const ended = drawn ? this.#open?.end(document.current, this.model.revision) : undefined;
+    document.advance(ended ?? this.#advanced());
     this.#open?.forget();
-    for (const tensor of this.#state) tensor.dispose();
-    this.#state = next;
-    this.#previous = Int32Array.from(this.#current);
-    this.#current = [];
   }
 
-  #advanced(): State {
-    const segment = this.#segment();
-    const next = this.model.advance(segment, this.#state);
-    disposeSegment(segment);
-    return next;
+  #advanced(): ReturnType<Model["advance"]> {
+    using opened = this.#document.open();
+    return this.model.advance(opened.segment, opened.state) as ReturnType<Model["advance"]>;
   }
+}
 
-  /** The segment under way as the model sees it: what came before as source, itself as target. */
-  #segment(): SegmentTensors {
-    const { segmentLength: T, bos } = this.model.config;
-    const start = this.#previous === undefined;
-    const source = this.#previous ?? new Int32Array(T).fill(PADDING).fill(bos, 0, 1);
-    const target = new Int32Array(T).fill(PADDING);
-    target.set(this.#current);
-    return this.model.upload({ batch: 1, length: T, source, target, reset: Uint8Array.of(start ? 1 : 0) });
+function checkTokens(tokens: ArrayLike<number>, vocabulary: number, before: number): void {
+  for (let i = 0; i < tokens.length; i++) {
+    const token = tokens[i]!;
+    if (Number.isInteger(token) && token >= 0 && token < vocabulary) continue;
+    const position = before + i;
+    throw new MemformerError(
+      "TOKEN_RANGE",
+      `token ${token} at position ${position} is outside the vocabulary of ${vocabulary}`,
+      { details: { token, position, vocabulary } },
+    );
   }
+}
+
+async function expectWeights(found: SessionBinding["weights"], model: SessionModel): Promise<void> {
+  const expected = found === undefined ? undefined : await model.weightsHash();
+  if (found === expected) return;
+  throw new MemformerError(
+    "CHECKPOINT_MISMATCH",
+    "the session is of another model: it was saved with other weights than this model's",
+    { details: { expected, found } },
+  );
+}
+
+function expectTokenizer({ name, fingerprint }: SessionBinding["tokenizer"], tokenizer: Tokenizer): void {
+  if (name !== tokenizer.name) {
+    throw new MemformerError(
+      "CHECKPOINT_MISMATCH",
+      `the session was made with tokenizer "${name}", not "${tokenizer.name}"`,
+    );
+  }
+  if (fingerprint === undefined || fingerprint === tokenizerFingerprint(tokenizer)) return;
+  throw new MemformerError(
+    "CHECKPOINT_MISMATCH",
+    `the session was made with another tokenizer of the name "${name}": its tokens differ`,
+  );
 }
