@@ -18,6 +18,7 @@ describe("command-line options from schemas", () => {
     kind: z.enum(["a", "b"]).default("a"),
     name: z.string().optional(),
     list: z.union([z.enum(["even"]), z.array(z.number())]).default("even"),
+    each: z.array(z.string().min(1)).optional().describe("texts"),
   });
 
   it("holds only what was given", () => {
@@ -26,6 +27,11 @@ describe("command-line options from schemas", () => {
       parse(schema, "--many-words", "4", "--no-on", "--off", "--kind", "b", "--name", "12", "--list", "1,2"),
     ).to.deep.equal({ manyWords: 4, on: false, off: true, kind: "b", name: "12", list: [1, 2] });
     expect(parse(schema, "--on", "--no-off", "--list", "even")).to.deep.equal({ on: true, off: false, list: "even" });
+  });
+
+  it("collects what is given several times", () => {
+    expect(parse(schema, "--each", "a,b", "--each", "12")).to.deep.equal({ each: ["a,b", "12"] });
+    expect(() => parse(schema, "--each", "")).to.throw(/is invalid/);
   });
 
   it("refuses what the schema refuses", () => {

@@ -5,7 +5,7 @@ import { flagName } from "../run/flags.ts";
 
 /**
  * Adds an option for every key of `schema`. Options carry no default of their own, so that what `command.opts()` holds
- * was given; the help shows the schema's. A boolean becomes `--x` and `--no-x`.
+ * was given; the help shows the schema's. A boolean becomes `--x` and `--no-x`; of an array, each use adds an element.
  */
 export function addOptions(command: Command, schema: z.ZodObject, group: string): void {
   for (const [key, field] of Object.entries(schema.shape)) {
@@ -30,6 +30,13 @@ function optionsFor(flag: string, field: z.ZodType): Option[] {
       new Option(`--${flag}`, help).hideHelp(fallback === true),
       new Option(`--no-${flag}`, `do not ${help}`).hideHelp(fallback !== true),
     ];
+  }
+  if (kind instanceof z.ZodArray) {
+    const collect = (text: string, before: unknown[] = []): unknown[] => [
+      ...before,
+      parseText(kind.element as z.ZodType, text),
+    ];
+    return [new Option(`--${flag} <text>`, `${help}; may be given several times`).argParser(collect)];
   }
   return [new Option(`--${flag} <${placeholder(kind)}>`, help).argParser((text: string) => parseText(field, text))];
 }

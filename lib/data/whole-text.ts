@@ -1,4 +1,4 @@
-// Texts that are wanted whole: prompts. What is read, and what is refused, is as with the text of data.
+// Texts that are no data of training: prompts. What is read, and what is refused, is as with the text of data.
 import { readBytes, readText } from "./text-lines.ts";
 import { PassThrough, pipeline, type Readable } from "node:stream";
 import { createGunzip } from "node:zlib";
@@ -10,13 +10,13 @@ import { MemformerError } from "../errors.ts";
  */
 export async function readWholeText(path: string, stream?: Readable): Promise<string> {
   let text = "";
-  for await (const piece of readText(
-    path,
-    undefined,
-    stream === undefined ? readBytes(path) : plainBytes(path, stream),
-  ))
-    text += piece;
+  for await (const piece of textPieces(path, stream)) text += piece;
   return text;
+}
+
+/** The same text as it arrives, of any length in constant space. */
+export function textPieces(path: string, stream?: Readable): AsyncGenerator<string, void, void> {
+  return readText(path, undefined, stream === undefined ? readBytes(path) : plainBytes(path, stream));
 }
 
 /** The bytes of a stream, gunzipped if its first two say so. */
