@@ -85,6 +85,14 @@ export type { GenerateOptions, OnAbort, ReadOptions } from "./generate/generate-
 export type { ReadInput, TextOrTokens } from "./generate/read-input.ts";
 export type { FinishReason, GeneratedToken, Piece } from "./generate/turn.ts";
 export { Session } from "./generate/session.ts";
+export { Scheduler, type SchedulerOptions, type SchedulerReport } from "./generate/scheduler/scheduler.ts";
+export {
+  fairPolicy,
+  type FairPolicyOptions,
+  type SchedulerPolicy,
+  type TurnView,
+} from "./generate/scheduler/policy.ts";
+export type { ScheduledTurn, TurnRequest } from "./generate/scheduler/scheduled-turn.ts";
 export {
   applyOperator,
   backward,

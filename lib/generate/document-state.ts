@@ -151,24 +151,23 @@ export class DocumentState implements Disposable {
     free(snapshot.state);
   }
 
-  /** The segment under way: what came before as source, itself as target. */
+  /** The segment under way. */
   open(): OpenedSegment {
+    return openSegments(this.#model, [this]);
+  }
+
+  /** The segment under way: what came before as source, itself as target; and whether it is the document's first. */
+  get segment(): { source: Int32Array; target: Int32Array; first: boolean } {
     const { segmentLength: T, bos } = this.#model.config;
-    const start = this.#previous === undefined;
-    const source = this.#previous ?? new Int32Array(T).fill(PADDING).fill(bos, 0, 1);
     const target = new Int32Array(T).fill(PADDING);
     target.set(this.#current);
-    const segment = this.#model.upload({ batch: 1, length: T, source, target, reset: Uint8Array.of(start ? 1 : 0) });
-    const kept = this.#resident(),
-      state = kept.map((tensor, i) => this.#widened(tensor, i));
-    return {
-      segment,
-      state,
-      [Symbol.dispose]() {
-        disposeSegment(segment);
-        for (const [i, tensor] of state.entries()) if (tensor !== kept[i]) tensor.dispose();
-      },
-    };
+    const source = this.#previous ?? new Int32Array(T).fill(PADDING).fill(bos, 0, 1);
+    return { source, target, first: this.#previous === undefined };
+  }
+
+  /** The state as kept: see {@link storedLayout}. The tensors stay the document's. */
+  get state(): State {
+    return this.#resident();
   }
 
   /** The state's numbers, in the order of the layout. */
@@ -245,11 +244,38 @@ export class DocumentState implements Disposable {
       return kept;
     });
   }
+}
 
-  #widened(tensor: Tensor, i: number): Tensor {
-    const { dtype } = this.#model.stateLayout[i]!;
-    return dtype === storedLayout(this.#model)[i]!.dtype ? tensor : applyOperator("aten::_to_copy", tensor, dtype);
+/** The segments under way of several documents, as one batch. */
+export function openSegments(model: SessionModel, documents: readonly DocumentState[]): OpenedSegment {
+  const { segmentLength: T } = model.config,
+    B = documents.length;
+  const source = new Int32Array(B * T),
+    target = new Int32Array(B * T),
+    reset = new Uint8Array(B);
+  for (const [row, { segment }] of documents.entries()) {
+    source.set(segment.source, row * T);
+    target.set(segment.target, row * T);
+    reset[row] = segment.first ? 1 : 0;
   }
+  const layout = storedLayout(model),
+    made: Tensor[] = [];
+  const keep = (tensor: Tensor): Tensor => (made.push(tensor), tensor);
+  const states = documents.map(({ state }) => state);
+  const state = model.stateLayout.map(({ dtype }, i) => {
+    const rows = states.map((parts) => parts[i]!);
+    const whole = B === 1 ? rows[0]! : keep(applyOperator("aten::cat", rows, 0));
+    return dtype === layout[i]!.dtype ? whole : keep(applyOperator("aten::_to_copy", whole, dtype));
+  });
+  const segment = model.upload({ batch: B, length: T, source, target, reset });
+  return {
+    segment,
+    state,
+    [Symbol.dispose]() {
+      disposeSegment(segment);
+      free(made);
+    },
+  };
 }
 
 function free(state: State): void {

@@ -94,7 +94,7 @@ export class Drawing implements Disposable {
   readonly settings: SamplerSettings;
   /** Rows with equal keys may be drawn in one call; undefined: not with others. */
   readonly batchKey: string | undefined;
-  readonly #facts: DrawFacts;
+  readonly facts: DrawFacts;
   readonly #logprobs: number | undefined;
   readonly #process: LogitsProcessor | undefined;
   readonly #bias: Tensor | undefined; // (1, V) float64
@@ -109,7 +109,7 @@ export class Drawing implements Disposable {
     if (logprobs !== undefined && logprobs > vocabulary)
       throw outside(`logprobs: ${logprobs} is more than the vocabulary of ${vocabulary}`, logprobs);
     this.settings = settings;
-    this.#facts = facts;
+    this.facts = facts;
     this.#logprobs = logprobs;
     this.#process = logitsProcessor;
     if (settings.bias.length > 0) {
@@ -160,7 +160,7 @@ export class Drawing implements Disposable {
     let row = applyOperator("aten::_to_copy", logits, "float64");
     const seen = penalty === 1 || window === 0 ? [] : [...new Set(context.slice(-window))];
     if (seen.length > 0) {
-      const ids = placed(Tensor.from(BigInt64Array.from(seen, BigInt), [1, seen.length]), this.#facts.device);
+      const ids = placed(Tensor.from(BigInt64Array.from(seen, BigInt), [1, seen.length]), this.facts.device);
       const held = applyOperator("aten::gather", row, 1, ids, false);
       const changed = applyOperator(
         "aten::where.self",
@@ -174,7 +174,7 @@ export class Drawing implements Disposable {
   }
 
   async #processed(process: LogitsProcessor, adjusted: Tensor, where: LogitsContext): Promise<Tensor> {
-    const { vocabulary, device } = this.#facts;
+    const { vocabulary, device } = this.facts;
     const row = Float64Array.from((await adjusted.data()) as Float64Array);
     adjusted.dispose();
     const given = (await process(row, { position: where.position, context: where.context })) ?? row;
@@ -189,7 +189,7 @@ export class Drawing implements Disposable {
   }
 
   #drawn(logits: Tensor, processed: Tensor, position: number): { drawn: Tensor; logprob: Tensor[]; top: Tensor[] } {
-    const drawn = sampleRows(this.#cut(processed), this.settings, [position], [this.settings.seed], this.#facts);
+    const drawn = sampleRows(this.#cut(processed), this, [position], [this.settings.seed]);
     if (this.#logprobs === undefined) return { drawn, logprob: [], top: [] };
     const all = applyOperator("aten::log_softmax.int", logits, -1, "float64");
     const at = applyOperator("aten::unsqueeze", applyOperator("aten::clamp_min", drawn, 0), 1);
@@ -200,7 +200,7 @@ export class Drawing implements Disposable {
 
   /** -infinity where min-p or a gap of the tokenizer forbids a token. */
   #cut(row: Tensor): Tensor {
-    const open = this.#facts.gaps === null ? row : applyOperator("aten::add.Tensor", row, this.#facts.gaps);
+    const open = withGaps(row, this.facts);
     const floor = minPFloor(this.settings);
     if (floor === -Infinity) return open;
     const top = applyOperator("aten::amax", open, [-1], true);
@@ -209,16 +209,28 @@ export class Drawing implements Disposable {
   }
 }
 
-/** (R) int64: the tokens that rows (R, V) draw, each by its own seed in its own place; -1 where none can be drawn. */
-export function sampleRows(
+/**
+ * (R) int64: the tokens that rows (R, V) draw, each by its own seed in its own place, by the settings of all of them
+ * ({@link Drawing.batchKey}); -1 where none can be drawn.
+ */
+export function drawRows(logits: Tensor, drawings: readonly Drawing[], positions: readonly number[]): Tensor {
+  const first = drawings[0]!;
+  const seeds = drawings.map(({ settings }) => settings.seed);
+  return tidy(() => sampleRows(withGaps(logits, first.facts), first, positions, seeds));
+}
+
+function withGaps(rows: Tensor, { gaps }: DrawFacts): Tensor {
+  return gaps === null ? rows : applyOperator("aten::add.Tensor", rows, gaps);
+}
+
+function sampleRows(
   logits: Tensor,
-  { temperature, topK, topP }: Pick<SampleSettings, "temperature" | "topK" | "topP">,
+  { settings: { temperature, topK, topP }, facts: { device, tokens, bos } }: Pick<Drawing, "settings" | "facts">,
   positions: readonly number[],
   seeds: readonly number[],
-  { device, tokens, bos }: DrawFacts,
 ): Tensor {
   const points = positions.map((position, row) => (temperature === 0 ? 0 : drawingPoint(seeds[row]!, position)));
-  using at = placed(Tensor.from(Float64Array.from(points), [points.length]), device);
+  const at = placed(Tensor.from(Float64Array.from(points), [points.length]), device);
   const k = topK === Infinity ? 0 : topK;
   return applyOperator("memformer::sample_token", logits, at, temperature, k, topP, tokens, bos);
 }

@@ -85,7 +85,7 @@ export function minPFloor({ minP, temperature }: Pick<SampleSettings, "minP" | "
 function biasEntries(bias: LogitBias | undefined): [number, number][] {
   if (bias === undefined) return [];
   if (!isMap(bias)) return Object.entries(bias).map(([id, value]) => [Number(id), value]);
-  return [...(bias)];
+  return [...bias];
 }
 
 function isBias(value: unknown): boolean {

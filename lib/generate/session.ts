@@ -16,6 +16,21 @@ import { tokenGaps } from "./token-gaps.ts";
 import { tokenizerFingerprint } from "./tokenizer-fingerprint.ts";
 import { Turn, type Piece } from "./turn.ts";
 
+/** @internal What a scheduler does with a session. */
+export interface LentSession {
+  readonly document: DocumentState;
+  readonly tokenizer: Tokenizer;
+  drawing(options: DrawOptions): Drawing;
+  turn(stop: GenerateOptions["stop"]): Turn;
+  /** Ends the segment under way, all of which was read. */
+  advance(): void;
+  /** Leaves in the document what a turn that began at `start` has handed out. */
+  settle(turn: Turn, start: number): void;
+  /** Text was read: no character is left unfinished. */
+  wasRead(): void;
+  giveBack(): void;
+}
+
 /**
  * One document with one model. One call at a time: wait for a call, and end a generation, before the next, which is
  * refused with MemformerError BUSY otherwise.
@@ -151,10 +166,12 @@ export class Session<Model extends SessionModel = SessionModel> {
           last = piece;
           break;
         }
+        turn.handOut();
         document.commit(start + turn.handedOut);
         yield piece;
       }
       last ??= turn.finish("length");
+      turn.handOut();
       this.#settle(turn, start);
       turn = undefined;
       yield last;
@@ -174,6 +191,34 @@ export class Session<Model extends SessionModel = SessionModel> {
       drawing?.[Symbol.dispose]();
       this.#running = undefined;
     }
+  }
+
+  /**
+   * @internal Lends what the session holds to a scheduler, which runs a turn of it among others. The session is busy
+   * until it is given back. Throws MemformerError BUSY, DISPOSED.
+   */
+  lend(): LentSession {
+    this.#begin("generate");
+    this.#open?.[Symbol.dispose](); // it would not notice what happens meanwhile
+    this.#open = undefined;
+    return {
+      document: this.#document,
+      tokenizer: this.tokenizer,
+      drawing: (options) => this.#drawing(options),
+      turn: (stop) => new Turn(this.tokenizer, this.#document.context, this.#unfinished, stopsOf(stop)),
+      advance: () => {
+        this.#document.advance(this.#advanced());
+      },
+      settle: (turn, start) => {
+        this.#settle(turn, start);
+      },
+      wasRead: () => {
+        this.#unfinished = [];
+      },
+      giveBack: () => {
+        this.#running = undefined;
+      },
+    };
   }
 
   /** Leaves in the document what a turn that began at `start` has handed out. */
@@ -392,7 +437,8 @@ export class Session<Model extends SessionModel = SessionModel> {
   }
 }
 
-function checkTokens(tokens: ArrayLike<number>, vocabulary: number, before: number): void {
+/** @internal Throws MemformerError TOKEN_RANGE; `before`: tokens of the same input before these. */
+export function checkTokens(tokens: ArrayLike<number>, vocabulary: number, before: number): void {
   for (let i = 0; i < tokens.length; i++) {
     const token = tokens[i]!;
     if (Number.isInteger(token) && token >= 0 && token < vocabulary) continue;

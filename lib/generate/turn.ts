@@ -40,9 +40,18 @@ interface Waiting extends GeneratedToken {
   end: number | undefined;
 }
 
+/** A piece that was made. */
+interface Made {
+  readonly tokens: readonly GeneratedToken[];
+  /** Where its text ends. */
+  readonly end: number;
+  /** Of the last piece. */
+  readonly rest?: Omit<Remainder, "handedOut">;
+}
+
 /** What is left of tokens drawn and not handed out, when a generation is over. */
 export interface Remainder {
-  /** Tokens handed out. */
+  /** Tokens handed out, but for `beginning`. */
   readonly handedOut: number;
   /** Tokens of the text that was handed out of a token which was not whole. */
   readonly beginning: readonly number[];
@@ -55,14 +64,15 @@ export class Turn {
   readonly #decoder: ReturnType<Tokenizer["decoder"]>;
   readonly #stops: StopFinder;
   readonly #before: readonly number[];
-  readonly #waiting: Waiting[] = [];
+  readonly #waiting: Waiting[] = []; // in no piece yet
+  readonly #made: Made[] = []; // not handed out yet
   #text = ""; // decoded, from #from on
-  #from = 0; // where the first waiting token's text begins
+  #from = 0; // where the text of the first token begins that is not handed out
   #decoded = 0;
-  #released = 0;
+  #released = 0; // in pieces
   #handedOut = 0;
-  #unfinished: readonly number[] | undefined;
-  #beginning: readonly number[] = [];
+  #seen = 0; // characters handed out
+  #rest: Made["rest"];
 
   /**
    * `context`: the tokens before it, of which the last `unfinished` began a character that has not been handed out.
@@ -86,7 +96,9 @@ export class Turn {
     const { text, stop } = this.#decode(this.#decoder.push([drawn.id]));
     if (stop !== undefined) return this.#last(text, "stop", stop);
     const tokens = this.#complete();
-    return text === "" && tokens.length === 0 ? undefined : { text, tokens, finish: null };
+    if (text === "" && tokens.length === 0) return undefined;
+    this.#made.push({ tokens, end: this.#released });
+    return { text, tokens, finish: null };
   }
 
   /** The last piece, when no more tokens are drawn. */
@@ -94,29 +106,43 @@ export class Turn {
     const rest = this.#decoder.end();
     // Half a character waits for the next generation, unless the document is over.
     const waits = reason === "length" && rest.includes("\ufffd");
-    if (waits) {
-      const held = this.#waiting.filter(({ end }) => end === undefined).map(({ id }) => id);
-      this.#unfinished = this.#decoded === 0 ? [...this.#before, ...held] : held;
-    }
+    const held = waits ? this.#waiting.filter(({ end }) => end === undefined).map(({ id }) => id) : [];
+    const unfinished = waits && this.#decoded === 0 ? [...this.#before, ...held] : held;
     const { text, stop } = this.#decode(waits ? "" : rest);
     if (stop !== undefined) return this.#last(text, "stop", stop);
-    const held = this.#stops.end();
-    this.#released += held.length;
+    const free = this.#stops.end();
+    this.#released += free.length;
     for (const token of this.#waiting) token.end ??= this.#decoded;
-    return this.#last(text + held, reason);
+    return this.#last(text + free, reason, undefined, unfinished);
   }
 
-  /** Tokens that were handed out so far. */
+  /** The first piece that was made and not handed out is handed out: what it holds is part of the session. */
+  handOut(): void {
+    const { tokens, end, rest } = this.#made.shift()!;
+    this.#handedOut += tokens.length;
+    this.#seen = end;
+    this.#rest = rest;
+    const start = this.#first()?.offset ?? this.#decoded;
+    this.#text = this.#text.slice(start - this.#from);
+    this.#from = start;
+  }
+
+  /** Tokens of pieces that were handed out. */
   get handedOut(): number {
     return this.#handedOut;
   }
 
-  /** What a session keeps of it. */
+  /** What a session keeps of it: what was handed out, of a token that was handed out in part its beginning. */
   get remainder(): Remainder {
-    // Broken off: a token may have been handed out in part.
-    const beginning = this.#unfinished === undefined ? this.#startOf(this.#waiting[0]) : this.#beginning;
-    const unfinished = this.#unfinished ?? (this.#handedOut === 0 && beginning.length === 0 ? this.#before : []);
-    return { handedOut: this.#handedOut, beginning, unfinished };
+    const handedOut = this.#handedOut;
+    if (this.#rest !== undefined) return { handedOut, ...this.#rest };
+    const beginning = this.#beginning(this.#first(), this.#seen);
+    return { handedOut, beginning, unfinished: handedOut === 0 && beginning.length === 0 ? this.#before : [] };
+  }
+
+  /** The first token that was not handed out. */
+  #first(): GeneratedToken | undefined {
+    return this.#made.find(({ tokens }) => tokens.length > 0)?.tokens[0] ?? this.#waiting[0];
   }
 
   #decode(text: string): { text: string; stop?: string } {
@@ -130,32 +156,28 @@ export class Turn {
     return released;
   }
 
-  /** The waiting tokens whose text has been handed out to its end; they wait no more. */
+  /** The waiting tokens whose text has been released to its end; they wait no more. */
   #complete(): GeneratedToken[] {
     let count = 0;
     while (count < this.#waiting.length && (this.#waiting[count]!.end ?? Infinity) <= this.#released) count++;
-    const tokens = this.#waiting.splice(0, count).map(({ end: _, ...token }) => token);
-    this.#handedOut += tokens.length;
-    const start = this.#waiting[0]?.offset ?? this.#decoded;
-    this.#text = this.#text.slice(start - this.#from);
-    this.#from = start;
-    return tokens;
+    return this.#waiting.splice(0, count).map(({ end: _, ...token }) => token);
   }
 
-  #last(text: string, finish: FinishReason, stop?: string): Piece {
-    const tokens = this.#complete();
-    this.#unfinished ??= [];
-    this.#beginning = this.#startOf(this.#waiting[0]);
-    const offset = this.#from;
-    const beginning = this.#beginning.map((id) => ({ id, offset }));
-    return { text, tokens: [...tokens, ...beginning], finish, ...(stop !== undefined && { stop }) };
+  #last(text: string, finish: FinishReason, stop?: string, unfinished: readonly number[] = []): Piece {
+    const tokens = this.#complete(),
+      cut = this.#waiting[0];
+    const beginning = this.#beginning(cut, this.#released);
+    this.#made.push({ tokens, end: this.#released, rest: { beginning, unfinished } });
+    const replaced = beginning.map((id) => ({ id, offset: cut!.offset }));
+    return { text, tokens: [...tokens, ...replaced], finish, ...(stop !== undefined && { stop }) };
   }
 
-  /** Tokens of the part of a token's text that was handed out; none where the tokenizer has none for it. */
-  #startOf(token: Waiting | undefined): readonly number[] {
-    if (token === undefined || token.offset >= this.#released) return [];
+  /** Tokens of the part of a token's text that lies before `end`; none where the tokenizer has none for it. */
+  #beginning(token: GeneratedToken | undefined, end: number): readonly number[] {
+    if (token === undefined || token.offset >= end) return [];
+    const text = this.#text.slice(token.offset - this.#from, end - this.#from);
     try {
-      return [...this.#tokenizer.encode(this.#text.slice(0, this.#released - this.#from), { continues: true })];
+      return [...this.#tokenizer.encode(text, { continues: true })];
     } catch {
       return [];
     }

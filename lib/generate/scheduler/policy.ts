@@ -1,0 +1,79 @@
+/**
+ * Who is served next. A scheduler asks its policy at each step and does what it says; a policy knows turns by what it
+ * needs of them and touches nothing.
+ */
+
+/** A turn as a policy sees it. */
+export interface TurnView {
+  /** Turns of one key share what one would get: a user, say. Each session is its own by default. */
+  readonly key: unknown;
+  /** Turns in the order they came. */
+  readonly arrival: number;
+  /** Whether it holds a slot of the decoder, in the middle of a segment: to leave it then costs a prefill. */
+  readonly inSegment: boolean;
+}
+
+/** Decides over a scheduler's turns; see {@link fairPolicy}. */
+export interface SchedulerPolicy {
+  /** The order in which waiting turns are let in. */
+  admit<View extends TurnView>(waiting: readonly View[]): readonly View[];
+  /** Those that read a segment in this step. `decoding`: whether others wait for a token in it. */
+  read<View extends TurnView>(reading: readonly View[], decoding: boolean): readonly View[];
+  /** At most `slots` that draw a token in this step. */
+  decode<View extends TurnView>(ready: readonly View[], slots: number): readonly View[];
+  /** A turn has been served. */
+  charge(view: TurnView, tokens: number, kind: "read" | "generated"): void;
+  /** A turn is over; `others`: those that are not. */
+  leave(view: TurnView, others: readonly TurnView[]): void;
+}
+
+/** Settings of {@link fairPolicy}. */
+export interface FairPolicyOptions {
+  /** Segments that are read in a step which also decodes: how long one may take. Default 1. */
+  readonly readsBesideDecoding?: number | undefined;
+  /** Segments that are read in a step in which nothing decodes. Default 8. */
+  readonly readsAlone?: number | undefined;
+  /** What reading a token costs against generating one. Default 1/8. */
+  readonly readCost?: number | undefined;
+}
+
+/**
+ * Start-time fair queueing: the key that was served least comes first, a new one starts where the least served one
+ * stands. A turn in the middle of a segment keeps its slot to the segment's end, which is at most T tokens away; then
+ * it may go to one that waits. Each step reads and decodes, so that neither waits for the other.
+ */
+export function fairPolicy({
+  readsBesideDecoding = 1,
+  readsAlone = 8,
+  readCost = 1 / 8,
+}: FairPolicyOptions = {}): SchedulerPolicy {
+  const served = new Map<unknown, number>();
+  let floor = 0; // what a new key starts with
+  const serviceOf = (view: TurnView): number => {
+    const service = served.get(view.key) ?? floor;
+    served.set(view.key, service);
+    return service;
+  };
+  const inTurn = <View extends TurnView>(views: readonly View[]): View[] =>
+    views
+      .map((view) => ({ view, service: serviceOf(view) }))
+      .sort((a, b) => a.service - b.service || a.view.arrival - b.view.arrival)
+      .map(({ view }) => view);
+  return {
+    admit: inTurn,
+    read: (reading, decoding) => inTurn(reading).slice(0, decoding ? readsBesideDecoding : readsAlone),
+    decode(ready, slots) {
+      const kept = ready.filter(({ inSegment }) => inSegment).slice(0, slots),
+        others = ready.filter((view) => !kept.includes(view));
+      return [...kept, ...inTurn(others).slice(0, slots - kept.length)];
+    },
+    charge(view, tokens, kind) {
+      served.set(view.key, serviceOf(view) + tokens * (kind === "read" ? readCost : 1));
+      floor = Math.min(...served.values());
+    },
+    leave({ key }, others) {
+      if (!others.some((other) => other.key === key)) served.delete(key);
+      floor = served.size === 0 ? floor : Math.min(...served.values());
+    },
+  };
+}

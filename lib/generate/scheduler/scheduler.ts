@@ -1,0 +1,400 @@
+/**
+ * Many sessions of one model at once, batched into the steps of one decoder. Three verbs: `add` a turn, `step` all of
+ * them, `finish` one. What a session makes is what it makes alone; on a CPU to the bit.
+ */
+import { z } from "zod";
+import { MemformerError } from "../../errors.ts";
+import { applyOperator, type Tensor } from "../../engine/tensor.ts";
+import { Turns } from "../../engine/turns.ts";
+import { rowBytes } from "../../model/state.ts";
+import { checkOptions, optionSchema, optionTypes } from "../../options.ts";
+import { drawRows, type Drawn } from "../draw.ts";
+import { storedLayout } from "../document-state.ts";
+import { checkGenerate, type GenerateOptions, type ReadOptions } from "../generate-options.ts";
+import { decodes } from "../open-segment.ts";
+import type { ReadInput } from "../read-input.ts";
+import { unfitLogits } from "../sample.ts";
+import type { Session } from "../session.ts";
+import type { SessionModel } from "../session-model.ts";
+import { fairPolicy, type SchedulerPolicy, type TurnView } from "./policy.ts";
+import { Residency } from "./residency.ts";
+import { ScheduledTurn, type TurnRequest } from "./scheduled-turn.ts";
+import { chosenRows, Slots, type SlotLogits } from "./slots.ts";
+
+/** Settings of a {@link Scheduler}. */
+export interface SchedulerOptions {
+  /** Sessions that draw a token in one step, at most. Default 16. */
+  readonly slots?: number | undefined;
+  /** Bytes of memories that the engine holds for sessions; the others wait, or are in host memory. Default: any. */
+  readonly budgetBytes?: number | undefined;
+  /** Turns that may wait to be let in; one more is refused with BUSY. Default 1024. */
+  readonly maxWaiting?: number | undefined;
+  /** Pieces that a turn makes ahead of who takes them; then it pauses. Default 16. */
+  readonly maxAhead?: number | undefined;
+  /** Milliseconds after which the memory of a session without a turn moves to host memory. Default: never. */
+  readonly idleAfter?: number | undefined;
+  /** Whether it steps by itself while there is work. Default true; false: you call `step`. */
+  readonly drive?: boolean | undefined;
+  /** Default {@link fairPolicy}. */
+  readonly policy?: SchedulerPolicy | undefined;
+}
+
+const schedulerSchema = optionSchema<SchedulerOptions>({
+  slots: optionTypes.count.optional(),
+  budgetBytes: z.number().positive().optional(),
+  maxWaiting: z.int().nonnegative().optional(),
+  maxAhead: optionTypes.count.optional(),
+  idleAfter: z.number().nonnegative().optional(),
+  drive: z.boolean().optional(),
+  policy: z.custom<SchedulerPolicy>((value) => typeof value === "object" && value !== null).optional(),
+});
+
+/** What a step did, and how things stand after it. */
+export interface SchedulerReport {
+  /** Tokens that were drawn: turns in this step's batch. */
+  readonly generated: number;
+  /** Tokens that were read. */
+  readonly read: number;
+  /** Turns that were let in. */
+  readonly active: number;
+  /** Turns that wait to be. */
+  readonly waiting: number;
+  /** Bytes of memories that the engine holds for sessions of this scheduler. */
+  readonly bytes: number;
+  /** Memories moved to host memory since it was made. */
+  readonly moves: number;
+}
+
+/**
+ * Batches the turns of many sessions of one model. Each session is lent to it for a turn, and busy until that is over.
+ * Free it with `using` or `dispose()`.
+ */
+export class Scheduler<Model extends SessionModel = SessionModel> implements Disposable {
+  readonly model: Model;
+  readonly #slots: Slots<ScheduledTurn>;
+  readonly #policy: SchedulerPolicy;
+  readonly #residency: Residency;
+  readonly #budget: number;
+  readonly #maxWaiting: number;
+  readonly #maxAhead: number;
+  readonly #drive: boolean;
+  readonly #sessionBytes: number;
+  readonly #waiting = new Set<ScheduledTurn>();
+  readonly #active = new Set<ScheduledTurn>();
+  #arrivals = 0;
+  #driving = false;
+  #asleep: (() => void) | undefined;
+  #step: Promise<unknown> = Promise.resolve();
+  #disposed = false;
+
+  /** Throws MemformerError CONFIG for unknown options, those out of range, and a model that does not decode. */
+  constructor(model: Model, options: SchedulerOptions = {}) {
+    checkOptions(schedulerSchema, options, "scheduler");
+    const { slots = 16, budgetBytes = Infinity, maxWaiting = 1024, maxAhead = 16 } = options;
+    const { idleAfter = Infinity, drive = true, policy = fairPolicy() } = options;
+    if (!decodes(model))
+      throw new MemformerError("CONFIG", "scheduler: this model does not decode token by token on this device");
+    this.model = model;
+    this.#sessionBytes = rowBytes(storedLayout(model)) + 4 * 2 * model.config.segmentLength;
+    if (budgetBytes < this.#sessionBytes) {
+      throw new MemformerError(
+        "CONFIG",
+        `scheduler: budgetBytes must hold one session of ${this.#sessionBytes} bytes, got ${budgetBytes}`,
+      );
+    }
+    this.#slots = new Slots(model, model.decoder(slots));
+    this.#policy = policy;
+    this.#residency = new Residency(budgetBytes, idleAfter);
+    this.#budget = budgetBytes;
+    this.#maxWaiting = maxWaiting;
+    this.#maxAhead = maxAhead;
+    this.#drive = drive;
+  }
+
+  /**
+   * Takes a turn of a session on: reads `input`, then generates. The session is busy until the turn is over. Throws
+   * MemformerError CONFIG for options that {@link Session.generatePieces} refuses and for a session of another model,
+   * BUSY for a session with a turn, or when too many wait, the signal's reason when it has aborted.
+   */
+  add(session: Session, request: TurnRequest = {}): ScheduledTurn {
+    this.#check();
+    const { input, key, ...options } = request;
+    checkGenerate(options);
+    options.signal?.throwIfAborted();
+    if (session.model !== this.model)
+      throw new MemformerError("CONFIG", "scheduler: the session is of another model than the scheduler");
+    this.#admit();
+    if (this.#waiting.size >= this.#maxWaiting && this.#active.size > 0 && !this.#hasRoom()) {
+      throw new MemformerError("BUSY", `the scheduler has ${this.#waiting.size} turns waiting, as many as it takes`, {
+        details: { waiting: this.#waiting.size },
+      });
+    }
+    const turn = new ScheduledTurn(session.lend(), request, this.#arrivals++, this.model.config.vocabulary, {
+      wake: () => this.#wake(),
+      over: (ended) => this.#over(ended),
+    });
+    this.#waiting.add(turn);
+    this.#admit();
+    this.#wake();
+    return turn;
+  }
+
+  /**
+   * One step: lets turns in, reads some segments, draws a token of each turn that is ready and has a slot. Of what
+   * fails, the turns it concerns end with the error.
+   */
+  async step(): Promise<SchedulerReport> {
+    this.#check();
+    const before = this.#step;
+    const step = before.then(async () => this.#one());
+    this.#step = step.catch(() => undefined);
+    return step;
+  }
+
+  /** Ends a turn at what it has handed out; its session is its owner's again. Nothing for one that is over. */
+  finish(turn: ScheduledTurn): void {
+    turn.end();
+  }
+
+  /** `session.generate`, beside others. */
+  async *generate(session: Session, options: GenerateOptions & Pick<TurnRequest, "key"> = {}): AsyncGenerator<string> {
+    for await (const { text } of this.add(session, options)) if (text !== "") yield text;
+  }
+
+  /** `session.read`, beside others: all is read, or nothing. */
+  async read(session: Session, input: ReadInput, options: Pick<ReadOptions, "signal"> = {}): Promise<void> {
+    for await (const piece of this.add(session, { ...options, input, maxTokens: 0 })) void piece;
+  }
+
+  /** How things stand. */
+  get report(): Omit<SchedulerReport, "generated" | "read"> {
+    return {
+      active: this.#active.size,
+      waiting: this.#waiting.size,
+      bytes: this.#residency.bytes,
+      moves: this.#residency.moves,
+    };
+  }
+
+  /** Ends every turn at what it has handed out, with MemformerError DISPOSED, and frees the decoder. Idempotent. */
+  dispose(): void {
+    if (this.#disposed) return;
+    this.#disposed = true;
+    for (const turn of [...this.#active, ...this.#waiting]) turn.end(disposed());
+    void this.#residency.close();
+    this.#slots[Symbol.dispose]();
+    this.#wake();
+  }
+
+  /** For `using`: as `dispose`. */
+  [Symbol.dispose](): void {
+    this.dispose();
+  }
+
+  #check(): void {
+    if (this.#disposed) throw disposed();
+  }
+
+  #hasRoom(): boolean {
+    return (this.#active.size + 1) * this.#sessionBytes <= this.#budget;
+  }
+
+  #admit(): void {
+    for (const turn of this.#policy.admit(this.#views(this.#waiting))) {
+      if (!this.#residency.enter(turn.of.document, this.#sessionBytes)) return; // the next in turn, not the next that fits
+      this.#waiting.delete(turn.of);
+      this.#active.add(turn.of);
+      this.#guard([turn.of], () => turn.of.start());
+    }
+  }
+
+  async #one(): Promise<SchedulerReport> {
+    if (this.#disposed) return { generated: 0, read: 0, ...this.report };
+    for (const turn of [...this.#active]) if (turn.document.disposed) turn.end(disposed("session"));
+    this.#admit();
+    const ready = [...this.#active].filter((turn) => turn.decodable(this.#maxAhead));
+    const read = this.#read(ready.length > 0);
+    const chosen = this.#policy.decode(this.#views(ready), this.#slots.count).map(({ of }) => of);
+    const generated = chosen.length === 0 ? 0 : await this.#decode(chosen);
+    for (const turn of [...this.#active]) turn.deliver();
+    return { generated, read, ...this.report };
+  }
+
+  #read(decoding: boolean): number {
+    const readable = [...this.#active].filter((turn) => turn.readable);
+    let read = 0;
+    for (const view of this.#policy.read(this.#views(readable), decoding)) {
+      this.#guard([view.of], () => {
+        const tokens = view.of.readSegment();
+        this.#policy.charge(view, tokens, "read");
+        read += tokens;
+      });
+    }
+    return read;
+  }
+
+  async #decode(turns: readonly ScheduledTurn[]): Promise<number> {
+    let batches: SlotLogits<ScheduledTurn>[] = [];
+    this.#guard(turns, () => {
+      batches = this.#slots.logits(turns);
+    });
+    const drawn = new Map<ScheduledTurn, Drawn>();
+    await Promise.all(batches.map(async (batch) => this.#draw(batch, drawn)));
+    const complete: ScheduledTurn[] = [];
+    for (const [turn, token] of drawn) {
+      if (turn.over || this.#disposed) continue;
+      if (turn.document.disposed) {
+        turn.end(disposed("session"));
+        continue;
+      }
+      this.#policy.charge(this.#view(turn), 1, "generated");
+      if (turn.take(token, this.model.config.bos)) complete.push(turn);
+    }
+    this.#end(complete);
+    return drawn.size;
+  }
+
+  /** Segments that are complete: together those whose slots hold all of it. */
+  #end(turns: readonly ScheduledTurn[]): void {
+    const together = turns.filter((turn) => this.#slots.endsHere(turn));
+    if (together.length > 0) {
+      this.#guard(together, () => {
+        const states = this.#slots.end(together);
+        for (const [i, turn] of together.entries()) turn.document.advance(states[i]!);
+      });
+    }
+    for (const turn of turns) if (!together.includes(turn) && !turn.over) this.#guard([turn], () => turn.advance());
+  }
+
+  /** Rows of equal settings are drawn in one call, the others each by itself. */
+  async #draw({ rows, logits }: SlotLogits<ScheduledTurn>, drawn: Map<ScheduledTurn, Drawn>): Promise<void> {
+    const { device } = this.model,
+      alike = new Map<string, ScheduledTurn[]>(),
+      tokenizers = new Map<unknown, number>();
+    const single: ScheduledTurn[] = [];
+    for (const row of rows) {
+      const { batchKey, facts } = row.drawing!;
+      if (batchKey === undefined) single.push(row);
+      else {
+        // Gaps are a tokenizer's.
+        const shared = facts.gaps === null ? `${facts.tokens}` : row.tokenizer;
+        if (!tokenizers.has(shared)) tokenizers.set(shared, tokenizers.size);
+        const key = `${tokenizers.get(shared)} ${batchKey}`;
+        alike.set(key, [...(alike.get(key) ?? []), row]);
+      }
+    }
+    const work: Promise<void>[] = [];
+    const failing = async (turns: readonly ScheduledTurn[], body: () => Promise<void>): Promise<void> => {
+      try {
+        await body();
+      } catch (error) {
+        for (const turn of turns) this.#fail(turn, error);
+      }
+    };
+    try {
+      for (const group of alike.values()) {
+        const own = group.length === rows.length ? logits : chosenRows(logits, rows, group, device);
+        const ids = drawRows(
+          own,
+          group.map(({ drawing }) => drawing!),
+          group.map(({ document }) => document.position),
+        );
+        if (own !== logits) own.dispose();
+        work.push(
+          failing(group, async () => {
+            const tokens = await read(ids);
+            for (const [i, turn] of group.entries()) {
+              if (tokens[i]! < 0) this.#fail(turn, unfitLogits());
+              else drawn.set(turn, { id: tokens[i]! });
+            }
+          }),
+        );
+      }
+      for (const turn of single) {
+        const row = applyOperator("aten::narrow", logits, 0, rows.indexOf(turn), 1);
+        work.push(
+          failing([turn], async () => {
+            using own = row;
+            drawn.set(turn, await turn.drawing!.draw(own, turn.document));
+          }),
+        );
+      }
+    } catch (error) {
+      for (const turn of rows) this.#fail(turn, error);
+    } finally {
+      logits.dispose();
+    }
+    await Promise.all(work);
+  }
+
+  #fail(turn: ScheduledTurn, error: unknown): void {
+    this.#slots.leave(turn);
+    turn.end(error);
+  }
+
+  /** Runs `work`; what it throws ends these turns. */
+  #guard(turns: readonly ScheduledTurn[], work: () => void): void {
+    try {
+      work();
+    } catch (error) {
+      for (const turn of turns) this.#fail(turn, error);
+    }
+  }
+
+  #over(turn: ScheduledTurn): void {
+    const view = this.#view(turn);
+    this.#slots.leave(turn);
+    this.#waiting.delete(turn);
+    if (this.#active.delete(turn)) this.#residency.leave(turn.document);
+    this.#policy.leave(view, [...this.#views(this.#active), ...this.#views(this.#waiting)]);
+    this.#wake();
+  }
+
+  #views(turns: Iterable<ScheduledTurn>): (TurnView & { readonly of: ScheduledTurn })[] {
+    return Array.from(turns, (turn) => this.#view(turn));
+  }
+
+  #view(turn: ScheduledTurn): TurnView & { readonly of: ScheduledTurn } {
+    const inSegment = this.#slots.has(turn) && turn.document.current.length > 0;
+    return { key: turn.key, arrival: turn.arrival, inSegment, of: turn };
+  }
+
+  /** Something may be done that could not be before. */
+  #wake(): void {
+    this.#asleep?.();
+    this.#asleep = undefined;
+    if (this.#drive && !this.#driving && !this.#disposed) void this.#run();
+  }
+
+  /** Steps while there is work. */
+  async #run(): Promise<void> {
+    this.#driving = true;
+    const turns = new Turns();
+    try {
+      while (!this.#disposed && this.#active.size + this.#waiting.size > 0) {
+        const { generated, read } = await this.step();
+        await turns.take();
+        if (generated + read > 0 || this.#disposed) continue;
+        // Everybody waits for tokens to arrive or pieces to be taken.
+        if (this.#active.size + this.#waiting.size > 0 && !this.#canGoOn())
+          await new Promise<void>((resolve) => (this.#asleep = resolve));
+      }
+    } finally {
+      this.#driving = false;
+    }
+  }
+
+  #canGoOn(): boolean {
+    return [...this.#active].some((turn) => turn.decodable(this.#maxAhead) || turn.readable);
+  }
+}
+
+async function read(ids: Tensor): Promise<number[]> {
+  const reading = ids.data();
+  ids.dispose();
+  return Array.from(await reading, Number);
+}
+
+function disposed(what = "scheduler"): MemformerError {
+  return new MemformerError("DISPOSED", `this ${what} has been disposed of`);
+}

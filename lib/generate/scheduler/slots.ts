@@ -1,0 +1,151 @@
+/** The slots of one decoder: documents join and leave between steps, each at its own place in its segment. */
+import { MemformerError } from "../../errors.ts";
+import { applyOperator, placed, Tensor } from "../../engine/tensor.ts";
+import type { State } from "../../model/state.ts";
+import type { Decoder } from "../decoder.ts";
+import { openSegments, type DocumentState } from "../document-state.ts";
+import type { SessionModel } from "../session-model.ts";
+
+/** Logits of some rows; dispose of them. */
+export interface SlotLogits<Row> {
+  readonly rows: readonly Row[];
+  /** (R, V), in the order of `rows`. */
+  readonly logits: Tensor;
+}
+
+/** Who sits in a slot. */
+export interface Seated {
+  readonly document: DocumentState;
+}
+
+export class Slots<Row extends Seated> implements Disposable {
+  readonly #model: SessionModel;
+  readonly #decoder: Decoder;
+  readonly #seats: (Row | undefined)[];
+  readonly #revisions: unknown[];
+
+  constructor(model: SessionModel, decoder: Decoder) {
+    this.#model = model;
+    this.#decoder = decoder;
+    this.#seats = new Array<undefined>(decoder.slots).fill(undefined);
+    this.#revisions = new Array<undefined>(decoder.slots).fill(undefined);
+  }
+
+  get count(): number {
+    return this.#seats.length;
+  }
+
+  has(row: Row): boolean {
+    return this.#seats.includes(row);
+  }
+
+  /** Frees a row's slot, if it has one. */
+  leave(row: Row): void {
+    const slot = this.#seats.indexOf(row);
+    if (slot < 0) return;
+    this.#seats[slot] = undefined;
+    this.#revisions[slot] = undefined;
+  }
+
+  /**
+   * The logits of the next token of each row: a segment is begun where it has to be, tokens that wait are taken in, and
+   * those of one token each step together. The other rows lose their slots where these need them. Throws what the
+   * engine does; rows that are not in a result failed, and have left.
+   */
+  logits(rows: readonly Row[]): SlotLogits<Row>[] {
+    if (rows.length > this.count)
+      throw new MemformerError("CONFIG", `${rows.length} rows are more than the ${this.count} slots`);
+    this.#seat(rows);
+    const made: SlotLogits<Row>[] = [],
+      begun: Row[] = [],
+      stepped: Row[] = [],
+      filled: Row[] = [];
+    for (const row of rows) {
+      const ahead = row.document.current.length - this.#held(row);
+      if (ahead <= 0 || this.#held(row) < 0) begun.push(row);
+      else (ahead === 1 ? stepped : filled).push(row);
+    }
+    if (begun.length > 0) {
+      const logits = this.#begin(begun);
+      const fresh = begun.filter(({ document }) => document.current.length === 0);
+      if (fresh.length === begun.length) made.push({ rows: begun, logits });
+      else {
+        if (fresh.length > 0) made.push({ rows: fresh, logits: chosenRows(logits, begun, fresh, this.#model.device) });
+        logits.dispose();
+        filled.push(...begun.filter((row) => !fresh.includes(row)));
+      }
+    }
+    for (const row of filled) {
+      const rest = row.document.current.slice(this.#held(row)),
+        slot = this.#seats.indexOf(row);
+      made.push({ rows: [row], logits: this.#decoder.prefill(rest, slot) });
+    }
+    if (stepped.length > 0) {
+      const tokens = stepped.map(({ document }) => document.current.at(-1)!);
+      const logits = this.#decoder.step(
+        tokens,
+        stepped.map((row) => this.#seats.indexOf(row)),
+      );
+      made.push({ rows: stepped, logits });
+    }
+    return made;
+  }
+
+  /**
+   * Whether the row's slot has computed all that the memory is written from: the last token of its complete segment was
+   * drawn from the slot's logits, by the weights of now.
+   */
+  endsHere(row: Row): boolean {
+    return this.#held(row) === this.#model.config.segmentLength - 1;
+  }
+
+  /** The states after the segments of these rows, which all {@link endsHere}. Their slots stay theirs. */
+  end(rows: readonly Row[]): State[] {
+    const slots = rows.map((row) => this.#seats.indexOf(row)),
+      parts = this.#decoder.end(slots);
+    for (const slot of slots) this.#revisions[slot] = undefined;
+    if (rows.length === 1) return [parts];
+    const states = rows.map((_, i) => parts.map((part) => applyOperator("aten::narrow_copy", part, 0, i, 1)));
+    for (const part of parts) part.dispose();
+    return states;
+  }
+
+  [Symbol.dispose](): void {
+    this.#decoder.dispose();
+  }
+
+  /** Tokens of the row's open segment in its slot; -1: none, or by weights that have changed. */
+  #held(row: Row): number {
+    const slot = this.#seats.indexOf(row);
+    if (slot < 0 || this.#revisions[slot] !== (this.#model.revision ?? 0)) return -1;
+    return this.#decoder.position(slot) ?? -1;
+  }
+
+  #seat(rows: readonly Row[]): void {
+    for (const row of rows) {
+      if (this.has(row)) continue;
+      let slot = this.#seats.indexOf(undefined);
+      if (slot < 0) slot = this.#seats.findIndex((other) => !rows.includes(other!));
+      this.#seats[slot] = row;
+      this.#revisions[slot] = undefined;
+    }
+  }
+
+  #begin(rows: readonly Row[]): Tensor {
+    const slots = rows.map((row) => this.#seats.indexOf(row));
+    using opened = openSegments(
+      this.#model,
+      rows.map(({ document }) => document),
+    );
+    const logits = this.#decoder.begin(opened.segment, opened.state, slots);
+    for (const slot of slots) this.#revisions[slot] = this.#model.revision ?? 0;
+    return logits;
+  }
+}
+
+/** Some rows of (R, V). */
+export function chosenRows<Row>(logits: Tensor, all: readonly Row[], some: readonly Row[], device: string): Tensor {
+  const ids = BigInt64Array.from(some, (row) => BigInt(all.indexOf(row)));
+  using index = placed(Tensor.from(ids, [ids.length]), device);
+  return applyOperator("aten::index_select", logits, 0, index);
+}
