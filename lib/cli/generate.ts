@@ -1,4 +1,6 @@
-/** `memformer generate`: a prompt of any length in, its continuation out, piece by piece; sessions in and out of files. */
+/**
+ * `memformer generate`: a prompt of any length in, its continuation out, piece by piece; sessions in and out of files.
+ */
 import { readFile } from "node:fs/promises";
 import { InvalidArgumentError, type Command } from "commander";
 import { z } from "zod";

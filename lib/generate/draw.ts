@@ -1,7 +1,7 @@
 /**
  * Drawing the next token of a session where its logits are: repetition penalty, bias, the caller's own function, then
- * temperature, min-p, top-k, top-p and the draw at (seed, position). Only what was asked for comes back: the token's id,
- * and log-probabilities. A row is drawn by itself, with the same bits alone and in a batch.
+ * temperature, min-p, top-k, top-p and the draw at (seed, position). Only what was asked for comes back: the token's
+ * id, and log-probabilities. A row is drawn by itself, with the same bits alone and in a batch.
  */
 import { z } from "zod";
 import { MemformerError } from "../errors.ts";

@@ -1,4 +1,6 @@
-/** What a session reads, as tokens: some thousands at a time, whatever the length, with the tokens of the whole text. */
+/**
+ * What a session reads, as tokens: some thousands at a time, whatever the length, with the tokens of the whole text.
+ */
 import { setImmediate } from "node:timers/promises";
 import type { Tokenizer } from "../data/tokenizers/tokenizer.ts";
 import { MemformerError } from "../errors.ts";

@@ -22,7 +22,9 @@ export interface SampleOptions {
   readonly topK?: number | undefined;
   /** Only the likeliest tokens that together hold this share of the probability (0 < topP <= 1). Default 1. */
   readonly topP?: number | undefined;
-  /** Only tokens at least this share as likely as the likeliest, at this temperature (0 <= minP <= 1). Default 0: all. */
+  /**
+   * Only tokens at least this share as likely as the likeliest, at this temperature (0 <= minP <= 1). Default 0: all.
+   */
   readonly minP?: number | undefined;
   /** Added to the logits of these tokens before anything else but a penalty; -Infinity bans one. */
   readonly logitBias?: LogitBias | undefined;

@@ -116,8 +116,8 @@ export class Session<Model extends SessionModel = SessionModel> {
   }
 
   /**
-   * Continues the text, piece by piece: {@link generatePieces} for the text alone. A piece never splits a character, nor
-   * holds any part of a stop string.
+   * Continues the text, piece by piece: {@link generatePieces} for the text alone. A piece never splits a character,
+   * nor holds any part of a stop string.
    */
   async *generate(options: GenerateOptions = {}): AsyncGenerator<string, void, void> {
     for await (const { text } of this.generatePieces(options)) if (text !== "") yield text;
@@ -336,8 +336,8 @@ export class Session<Model extends SessionModel = SessionModel> {
 
   /**
    * Everything to go on with, in another process, another day: the state in the model's precision, at most two segments
-   * of tokens, the sampler, and what binds it to the model (a hash of its weights, its configuration) and the tokenizer.
-   * Rejects with MemformerError NOT_FINITE when the state holds NaN or infinity.
+   * of tokens, the sampler, and what binds it to the model (a hash of its weights, its configuration) and the
+   * tokenizer. Rejects with MemformerError NOT_FINITE when the state holds NaN or infinity.
    */
   async save(): Promise<Uint8Array> {
     return this.#alone("save", async () => {
@@ -356,8 +356,8 @@ export class Session<Model extends SessionModel = SessionModel> {
   /**
    * The session that `save` gave; everything is checked before anything is believed. Throws MemformerError
    * CHECKPOINT_FORMAT for other bytes, also for one bit that changed, CHECKPOINT_VERSION for those of a later version,
-   * CHECKPOINT_MISMATCH for another model's: of another shape or configuration, of other weights (also of the same model
-   * trained on), or with another tokenizer. Sessions saved by earlier versions are read.
+   * CHECKPOINT_MISMATCH for another model's: of another shape or configuration, of other weights (also of the same
+   * model trained on), or with another tokenizer. Sessions saved by earlier versions are read.
    */
   static async restore<Model extends SessionModel>(
     model: Model,
