@@ -20,26 +20,12 @@ import {
   resetPeakMemory,
   synchronize,
   Tensor,
-  type CreateOptions,
   type DeviceName,
   type State,
 } from "../lib/index.ts";
 import { placed } from "../lib/engine/tensor.ts";
+import { decodeModels } from "./support/configurations.ts";
 import { flag, median, report, words, type Row } from "./support/report.ts";
-
-const models: Record<string, CreateOptions> = {
-  demo: {
-    width: 128,
-    heads: 4,
-    feedForward: 512,
-    encoderLayers: 2,
-    decoderLayers: 2,
-    memorySlots: 32,
-    segmentLength: 64,
-  },
-  small: { preset: "small" },
-  wiki: { preset: "wiki" },
-};
 
 const greedy = (logits: Tensor, { vocabulary, bos }: Memformer["config"]): Tensor => {
   using draws = placed(Tensor.from(new Float64Array(rowsOf), [rowsOf]), device);
@@ -233,7 +219,7 @@ export async function decoding(flags: readonly string[]): Promise<boolean> {
   };
   for (const name of words(flags, "models", onGpu ? ["wiki"] : ["demo", "small"])) {
     const where = { device, ...(onGpu && { precision: "bfloat16" as const }) };
-    await using model = await Memformer.create({ ...models[name], threads, ...where });
+    await using model = await Memformer.create({ ...decodeModels[name], threads, ...where });
     const repeated = async (work: () => Promise<number>): Promise<number> => {
       const times: number[] = [];
       for (let round = 0; round < rounds; round++) times.push(await work());

@@ -20,6 +20,7 @@ const benches: Record<string, () => Promise<Bench>> = {
   profile: async () => (await import("./profile.ts")).profiled,
   recall: async () => (await import("./recall.ts")).recall,
   service: async () => (await import("./service.ts")).service,
+  session: async () => (await import("./session.ts")).sessions,
   tokenize: async () => (await import("./tokenize.ts")).tokenizing,
   training: async () => (await import("./training.ts")).training,
   worth: async () => (await import("./worth.ts")).worth,

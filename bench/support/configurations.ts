@@ -1,6 +1,7 @@
-/** The two models that GPUs are measured with: the paper's for WikiText-103 and for MNIST's pixels. */
-import type { ModelOptions } from "../../lib/index.ts";
+/** The models that benches measure. */
+import type { CreateOptions, ModelOptions } from "../../lib/index.ts";
 
+/** On GPUs: the paper's for WikiText-103 and for MNIST's pixels. */
 export const configurations: Record<string, ModelOptions & { horizon: number }> = {
   wiki: {
     vocabulary: 32_000,
@@ -26,4 +27,19 @@ export const configurations: Record<string, ModelOptions & { horizon: number }> 
     segmentLength: 56,
     horizon: 14,
   },
+};
+
+/** Models that generate, by name. */
+export const decodeModels: Record<string, CreateOptions> = {
+  demo: {
+    width: 128,
+    heads: 4,
+    feedForward: 512,
+    encoderLayers: 2,
+    decoderLayers: 2,
+    memorySlots: 32,
+    segmentLength: 64,
+  },
+  small: { preset: "small" },
+  wiki: { preset: "wiki" },
 };
