@@ -85,7 +85,8 @@ export type { GenerateOptions, OnAbort, ReadOptions } from "./generate/generate-
 export type { ReadInput, TextOrTokens } from "./generate/read-input.ts";
 export type { FinishReason, GeneratedToken, Piece } from "./generate/turn.ts";
 export { Session } from "./generate/session.ts";
-export { Scheduler, type SchedulerOptions, type SchedulerReport } from "./generate/scheduler/scheduler.ts";
+export { Scheduler } from "./generate/scheduler/scheduler.ts";
+export type { SchedulerOptions, SchedulerReport } from "./generate/scheduler/scheduler-options.ts";
 export {
   fairPolicy,
   type FairPolicyOptions,

@@ -7,11 +7,13 @@ import {
   Scheduler,
   Session,
   synchronize,
+  Tensor,
   type GenerateOptions,
   type Memformer,
   type Piece,
   type TurnView,
 } from "../lib/index.ts";
+import { DocumentState } from "../lib/generate/document-state.ts";
 import { perturb, tinyModel } from "./support/models.ts";
 import { failure } from "./support/runs.ts";
 import { idsOf, script, textOf } from "./support/scripted.ts";
@@ -147,45 +149,62 @@ describe("a scheduled turn", function () {
 
   it("leaves what was handed out when it is finished, left, aborted, or fails; or nothing", async () => {
     const said = [..."ab\nUser! and on, and on"].map((letter) => letter.charCodeAt(0));
+    // After "ab", "\nUser" is drawn and held back; after nine tokens pieces are made ahead.
     for (const onAbort of ["commit", "discard"] as const)
-      for (const how of ["finish", "leave", "abort", "fail"]) {
-        using scheduler = new Scheduler(model, { slots: 2, maxAhead: 3 });
-        using session = await Session.open(model),
-          wanted = await Session.open(model);
-        const controller = new AbortController(),
-          start = 7;
-        const speak = script(said, start);
-        const turn = scheduler.add(session, {
-          input: "Call me",
-          maxTokens: 50,
-          onAbort,
-          stop: "\nUser:",
-          signal: controller.signal,
-          logitsProcessor: async (logits, where) => {
-            if (how === "fail" && where.position === start + 12) throw new Error("own");
-            return speak(logits, where);
-          },
-        });
-        const out: number[] = [];
-        const work = (async () => {
-          for await (const piece of turn) {
-            out.push(...idsOf([piece]));
-            if (out.length < 9) continue;
-            if (how === "leave") break;
-            if (how === "finish") scheduler.finish(turn);
-            if (how === "abort") controller.abort(new Error("own"));
-          }
-        })();
-        if (how === "abort" || how === "fail") expect((await failure(work)).message).to.equal("own");
-        else await work;
-        expect(turn.over).to.be.true;
-        expect(out.length).to.be.within(9, 12);
-        const kept = [...Buffer.from("Call me"), ...out];
-        await wanted.read(onAbort === "commit" ? kept : []);
-        expect(session.position, `${onAbort}, ${how}`).to.equal(wanted.position);
-        expect([...(await session.logits())]).to.deep.equal([...(await wanted.logits())]);
-        expect(scheduler.report.active).to.equal(0);
-      }
+      for (const how of ["finish", "leave", "abort", "fail"])
+        for (const point of [2, 9]) {
+          using scheduler = new Scheduler(model, { slots: 2, maxAhead: 3 });
+          using session = await Session.open(model),
+            wanted = await Session.open(model);
+          const controller = new AbortController(),
+            start = 7,
+            speak = script(said, start);
+          const turn = scheduler.add(session, {
+            input: "Call me",
+            maxTokens: 50,
+            onAbort,
+            stop: "\nUser:",
+            signal: controller.signal,
+            logitsProcessor: async (logits, where) => {
+              if (how === "fail" && where.position === start + point + 3) throw new Error("own");
+              return speak(logits, where);
+            },
+          });
+          const out: number[] = [];
+          const work = (async () => {
+            for await (const piece of turn) {
+              out.push(...idsOf([piece]));
+              if (out.length < point || how === "fail") continue;
+              await wait(10);
+              if (how === "leave") break;
+              if (how === "finish") scheduler.finish(turn);
+              if (how === "abort") controller.abort(new Error("own"));
+            }
+          })();
+          if (how === "abort" || how === "fail") expect((await failure(work)).message).to.equal("own");
+          else await work;
+          expect(turn.over).to.be.true;
+          expect(out.length, how).to.be.within(point, point + 3);
+          const kept = [...Buffer.from("Call me"), ...out];
+          await wanted.read(onAbort === "commit" ? kept : []);
+          expect(session.position, `${onAbort}, ${how}, ${point}`).to.equal(wanted.position);
+          expect([...(await session.logits())]).to.deep.equal([...(await wanted.logits())]);
+          expect(scheduler.report.active).to.equal(0);
+        }
+  });
+
+  it("that a policy's failure ends, ends with it", async () => {
+    class Own extends Error {}
+    const policy = {
+      ...fairPolicy(),
+      decode: () => {
+        throw new Own();
+      },
+    };
+    using scheduler = new Scheduler(model, { policy });
+    using session = await Session.open(model);
+    expect(await failure(taken(scheduler.add(session, { input: "ab", maxTokens: 3 })))).to.be.instanceOf(Own);
+    await session.read("and it is free");
   });
 
   it("is one of its session's; a session that is disposed of ends it, and so does the scheduler", async () => {
@@ -299,6 +318,30 @@ describe("a scheduler", function () {
       expect(await session.save()).to.deep.equal(await alone.save());
       session.dispose();
     }
+  });
+
+  it("leaves a memory alone that goes on while it is on its way out", async () => {
+    using document = new DocumentState(model);
+    const next = (value: number): Tensor => Tensor.from(new Float32Array(48).fill(value), [1, 3, 16]);
+    const fill = (value: number): void => {
+      for (let i = 0; i < 6; i++) document.push(i);
+      document.commit();
+      document.advance([next(value)]);
+    };
+    fill(1);
+    const moving = document.offload();
+    fill(2);
+    await moving;
+    expect(document.resident).to.be.true;
+    expect([...(await document.read())[0]!.data]).to.deep.equal(new Array(48).fill(2));
+    await document.offload();
+    expect(document.resident).to.be.false;
+    using copy = document.clone(); // brings it back
+    expect([...(await copy.read())[0]!.data]).to.deep.equal(new Array(48).fill(2));
+    const leaving = document.offload();
+    document[Symbol.dispose]();
+    await leaving;
+    expect(document.resident).to.be.true; // nothing was put in the place of what is gone
   });
 
   it("refuses a turn when too many wait, and serves all that it took", async () => {

@@ -4,17 +4,10 @@
  */
 import { PADDING } from "../data/segment.ts";
 import { MemformerError } from "../errors.ts";
-import { applyOperator, placed, Tensor, typedArray, type DType, type NumberArray } from "../engine/tensor.ts";
-import { disposeSegment, type SegmentTensors } from "../model/segment-tensors.ts";
-import { rowBytes, type State, type StatePart } from "../model/state.ts";
+import { typedArray } from "../engine/tensor.ts";
+import { rowBytes, type State } from "../model/state.ts";
 import type { SessionModel } from "./session-model.ts";
-
-/** A part of a state in host memory, of one row. */
-export interface HostPart {
-  readonly dtype: DType;
-  readonly shape: readonly number[];
-  readonly data: NumberArray;
-}
+import { freeState, storedLayout, storedState, uploadedState, type HostPart } from "./stored-state.ts";
 
 /** A place in a document: everything that goes on from it. */
 interface Snapshot {
@@ -22,21 +15,6 @@ interface Snapshot {
   readonly previous: Int32Array | undefined;
   readonly current: readonly number[];
   readonly position: number;
-}
-
-/** The segment under way as the model sees it, and the state it starts from. Free it with `using`. */
-export interface OpenedSegment extends Disposable {
-  readonly segment: SegmentTensors;
-  readonly state: State;
-}
-
-/** A state's parts as a session keeps them: floats in the precision that the model computes in, where that is less. */
-export function storedLayout({ stateLayout, config }: Pick<SessionModel, "stateLayout" | "config">): StatePart[] {
-  const { precision } = config;
-  const narrow = precision === "bfloat16" || precision === "float16" ? precision : undefined;
-  return stateLayout.map((part) =>
-    narrow !== undefined && part.dtype === "float32" ? { ...part, dtype: narrow } : part,
-  );
 }
 
 export class DocumentState implements Disposable {
@@ -52,7 +30,7 @@ export class DocumentState implements Disposable {
 
   constructor(model: SessionModel) {
     this.#model = model;
-    this.#state = this.#stored(model.initialState(1));
+    this.#state = storedState(this.#model, model.initialState(1));
   }
 
   /** Tokens of the whole document so far. */
@@ -105,8 +83,8 @@ export class DocumentState implements Disposable {
       before = this.#resident();
     if (this.#committed < this.#position) {
       this.#ended.push({ state: before, previous: this.#previous, current: this.#current, position: start });
-    } else free(before);
-    this.#state = this.#stored(next);
+    } else freeState(before);
+    this.#state = storedState(this.#model, next);
     this.#previous = Int32Array.from(this.#current);
     this.#current = [];
   }
@@ -116,7 +94,7 @@ export class DocumentState implements Disposable {
     this.#committed = position;
     const { segmentLength } = this.#model.config;
     while (this.#ended.length > 0 && this.#ended[0]!.position + segmentLength <= position)
-      free(this.#ended.shift()!.state);
+      freeState(this.#ended.shift()!.state);
   }
 
   /** Takes back the tokens that are not committed; returns whether there were any. */
@@ -141,19 +119,14 @@ export class DocumentState implements Disposable {
 
   /** Goes back to a snapshot, which is used up. */
   returnTo(snapshot: Snapshot): void {
-    for (const { state } of this.#ended.splice(0)) free(state);
+    for (const { state } of this.#ended.splice(0)) freeState(state);
     this.#become(snapshot);
     this.#position = this.#committed = snapshot.position;
   }
 
   /** Frees a snapshot that is not wanted any more. */
   drop(snapshot: Snapshot): void {
-    free(snapshot.state);
-  }
-
-  /** The segment under way. */
-  open(): OpenedSegment {
-    return openSegments(this.#model, [this]);
+    freeState(snapshot.state);
   }
 
   /** The segment under way: what came before as source, itself as target; and whether it is the document's first. */
@@ -185,17 +158,17 @@ export class DocumentState implements Disposable {
     if (this.#state !== moved || this.#disposed) return; // it has gone on meanwhile
     this.#host = host;
     this.#state = undefined;
-    free(moved);
+    freeState(moved);
   }
 
   /** Another place in another document; the numbers are copied to the engine. */
   load(parts: readonly HostPart[], place: Omit<Snapshot, "state">): void {
-    this.returnTo({ ...place, state: this.#stored(this.#uploaded(parts)) });
+    this.returnTo({ ...place, state: storedState(this.#model, uploadedState(this.#model, parts)) });
   }
 
   /** The start of a document. */
   reset(): void {
-    const state = this.#stored(this.#model.initialState(1));
+    const state = storedState(this.#model, this.#model.initialState(1));
     this.returnTo({ state, previous: undefined, current: [], position: 0 });
   }
 
@@ -208,13 +181,13 @@ export class DocumentState implements Disposable {
 
   [Symbol.dispose](): void {
     this.#disposed = true;
-    for (const { state } of this.#ended.splice(0)) free(state);
-    if (this.#state !== undefined) free(this.#state);
+    for (const { state } of this.#ended.splice(0)) freeState(state);
+    if (this.#state !== undefined) freeState(this.#state);
     this.#host = undefined;
   }
 
   #become({ state, previous, current }: Snapshot): void {
-    if (this.#state !== undefined) free(this.#state);
+    if (this.#state !== undefined) freeState(this.#state);
     this.#host = undefined;
     this.#state = state;
     this.#previous = previous;
@@ -224,60 +197,9 @@ export class DocumentState implements Disposable {
   #resident(): State {
     if (this.#disposed) throw new MemformerError("DISPOSED", "this session has been disposed of");
     if (this.#state === undefined) {
-      this.#state = this.#uploaded(this.#host!);
+      this.#state = uploadedState(this.#model, this.#host!);
       this.#host = undefined;
     }
     return this.#state;
   }
-
-  #uploaded(parts: readonly HostPart[]): State {
-    return parts.map(({ data, shape, dtype }) => placed(Tensor.from(data, shape, dtype), this.#model.device));
-  }
-
-  /** In the precision that is kept; what was given is freed where that is another tensor. */
-  #stored(state: State): State {
-    const layout = storedLayout(this.#model);
-    return state.map((tensor, i) => {
-      if (layout[i]!.dtype === this.#model.stateLayout[i]!.dtype) return tensor;
-      const kept = applyOperator("aten::_to_copy", tensor, layout[i]!.dtype);
-      tensor.dispose();
-      return kept;
-    });
-  }
-}
-
-/** The segments under way of several documents, as one batch. */
-export function openSegments(model: SessionModel, documents: readonly DocumentState[]): OpenedSegment {
-  const { segmentLength: T } = model.config,
-    B = documents.length;
-  const source = new Int32Array(B * T),
-    target = new Int32Array(B * T),
-    reset = new Uint8Array(B);
-  for (const [row, { segment }] of documents.entries()) {
-    source.set(segment.source, row * T);
-    target.set(segment.target, row * T);
-    reset[row] = segment.first ? 1 : 0;
-  }
-  const layout = storedLayout(model),
-    made: Tensor[] = [];
-  const keep = (tensor: Tensor): Tensor => (made.push(tensor), tensor);
-  const states = documents.map(({ state }) => state);
-  const state = model.stateLayout.map(({ dtype }, i) => {
-    const rows = states.map((parts) => parts[i]!);
-    const whole = B === 1 ? rows[0]! : keep(applyOperator("aten::cat", rows, 0));
-    return dtype === layout[i]!.dtype ? whole : keep(applyOperator("aten::_to_copy", whole, dtype));
-  });
-  const segment = model.upload({ batch: B, length: T, source, target, reset });
-  return {
-    segment,
-    state,
-    [Symbol.dispose]() {
-      disposeSegment(segment);
-      free(made);
-    },
-  };
-}
-
-function free(state: State): void {
-  for (const tensor of state) tensor.dispose();
 }

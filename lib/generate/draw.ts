@@ -153,12 +153,12 @@ export class Drawing implements Disposable {
   }
 
   /** The logits with penalty and bias; themselves where there is neither. */
-  #adjusted(logits: Tensor, { context }: LogitsContext): Tensor {
+  #adjusted(logits: Tensor, where: LogitsContext): Tensor {
     const { repetitionPenalty: penalty, repetitionWindow: window, minP } = this.settings;
     const plain = penalty === 1 && this.#bias === undefined && minP === 0 && this.#process === undefined;
     if (plain) return logits;
     let row = applyOperator("aten::_to_copy", logits, "float64");
-    const seen = penalty === 1 || window === 0 ? [] : [...new Set(context.slice(-window))];
+    const seen = penalty === 1 || window === 0 ? [] : [...new Set(where.context.slice(-window))];
     if (seen.length > 0) {
       const ids = placed(Tensor.from(BigInt64Array.from(seen, BigInt), [1, seen.length]), this.facts.device);
       const held = applyOperator("aten::gather", row, 1, ids, false);

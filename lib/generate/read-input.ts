@@ -116,3 +116,17 @@ function unreadable(value: unknown, sentence: string): MemformerError {
     details: { found },
   });
 }
+
+/** Throws MemformerError TOKEN_RANGE; `before`: tokens of the same input before these. */
+export function checkTokens(tokens: ArrayLike<number>, vocabulary: number, before: number): void {
+  for (let i = 0; i < tokens.length; i++) {
+    const token = tokens[i]!;
+    if (Number.isInteger(token) && token >= 0 && token < vocabulary) continue;
+    const position = before + i;
+    throw new MemformerError(
+      "TOKEN_RANGE",
+      `token ${token} at position ${position} is outside the vocabulary of ${vocabulary}`,
+      { details: { token, position, vocabulary } },
+    );
+  }
+}

@@ -1,7 +1,7 @@
 /** What a saved session of any version holds, and what it is checked for. */
 import { MemformerError } from "../errors.ts";
 import type { DType, NumberArray } from "../engine/tensor.ts";
-import type { HostPart } from "./document-state.ts";
+import type { HostPart } from "./stored-state.ts";
 import type { SamplerSettings } from "./draw.ts";
 
 /** Everything that a session goes on with. */

@@ -7,7 +7,7 @@
 import { z } from "zod";
 import { typedArray, type DType } from "../engine/tensor.ts";
 import { rowBytes, type StatePart } from "../model/state.ts";
-import type { HostPart } from "./document-state.ts";
+import type { HostPart } from "./stored-state.ts";
 import { allFinite, badSession, otherModel, type SessionBinding, type SessionParts } from "./saved-session.ts";
 import type { SessionModel } from "./session-model.ts";
 

@@ -14,7 +14,7 @@ import { notFinite } from "../engine/finite.ts";
 import { typedArray, type NumberArray } from "../engine/tensor.ts";
 import { plainOptions } from "../model/config.ts";
 import { rowBytes, type StatePart } from "../model/state.ts";
-import { storedLayout, type HostPart } from "./document-state.ts";
+import { storedLayout, type HostPart } from "./stored-state.ts";
 import type { SamplerSettings } from "./draw.ts";
 import { allFinite, badSession, otherModel, type SessionBinding, type SessionParts } from "./saved-session.ts";
 import { isJsonSession, unpackJsonSession } from "./session-format-json.ts";

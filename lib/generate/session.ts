@@ -4,32 +4,18 @@ import type { Tokenizer } from "../data/tokenizers/tokenizer.ts";
 import { MemformerError } from "../errors.ts";
 import { synchronize } from "../engine/runtime.ts";
 import { Tensor } from "../engine/tensor.ts";
-import { DocumentState, type OpenedSegment } from "./document-state.ts";
+import { DocumentState } from "./document-state.ts";
 import { Drawing, type DrawFacts, type Drawn, type DrawOptions, type SamplerSettings } from "./draw.ts";
 import { checkGenerate, checkRead, stopsOf, type GenerateOptions, type ReadOptions } from "./generate-options.ts";
 import { decodes, OpenSegment } from "./open-segment.ts";
-import { tokensOf, type ReadInput } from "./read-input.ts";
+import { openSegments, type OpenedSegments } from "./opened-segments.ts";
+import type { LentSession } from "./lent-session.ts";
+import { checkTokens, tokensOf, type ReadInput } from "./read-input.ts";
+import { bindingOf, expectTokenizer, expectWeights } from "./session-binding.ts";
 import { packSession, unpackSession } from "./session-format.ts";
-import type { SessionBinding } from "./saved-session.ts";
 import type { SessionModel } from "./session-model.ts";
 import { tokenGaps } from "./token-gaps.ts";
-import { tokenizerFingerprint } from "./tokenizer-fingerprint.ts";
 import { Turn, type Piece } from "./turn.ts";
-
-/** @internal What a scheduler does with a session. */
-export interface LentSession {
-  readonly document: DocumentState;
-  readonly tokenizer: Tokenizer;
-  drawing(options: DrawOptions): Drawing;
-  turn(stop: GenerateOptions["stop"]): Turn;
-  /** Ends the segment under way, all of which was read. */
-  advance(): void;
-  /** Leaves in the document what a turn that began at `start` has handed out. */
-  settle(turn: Turn, start: number): void;
-  /** Text was read: no character is left unfinished. */
-  wasRead(): void;
-  giveBack(): void;
-}
 
 /**
  * One document with one model. One call at a time: wait for a call, and end a generation, before the next, which is
@@ -264,15 +250,15 @@ export class Session<Model extends SessionModel = SessionModel> {
       document = this.#document;
     if (decodes(model)) {
       this.#open ??= new OpenSegment(model.decoder(1));
-      const opened: OpenedSegment[] = [];
-      const begin = (): OpenedSegment => (opened[0] = document.open());
+      const opened: OpenedSegments[] = [];
+      const begin = (): OpenedSegments => (opened[0] = openSegments(model, [document]));
       try {
         return { logits: this.#open.logits(document.current, model.revision, begin), owned: false };
       } finally {
         opened[0]?.[Symbol.dispose]();
       }
     }
-    using opened = document.open();
+    using opened = openSegments(model, [document]);
     using prefix = Tensor.from(Int32Array.from(document.current), [1, document.current.length]);
     return { logits: model.logits(opened.segment, prefix, opened.state), owned: true };
   }
@@ -341,15 +327,10 @@ export class Session<Model extends SessionModel = SessionModel> {
    */
   async save(): Promise<Uint8Array> {
     return this.#alone("save", async () => {
-      const { previous, current, position } = this.#document,
-        { name } = this.tokenizer;
-      const reading = this.#document.read();
-      const [state, weights] = await Promise.all([reading, this.model.weightsHash()]);
-      return packSession(
-        { state, previous, current, position, unfinished: this.#unfinished, sampler: this.#sampler },
-        { weights, tokenizer: { name, fingerprint: tokenizerFingerprint(this.tokenizer) } },
-        this.model,
-      );
+      const { previous, current, position } = this.#document;
+      const [state, binding] = await Promise.all([this.#document.read(), bindingOf(this.model, this.tokenizer)]);
+      const parts = { state, previous, current, position, unfinished: this.#unfinished, sampler: this.#sampler };
+      return packSession(parts, binding, this.model);
     });
   }
 
@@ -432,45 +413,7 @@ export class Session<Model extends SessionModel = SessionModel> {
   }
 
   #advanced(): ReturnType<Model["advance"]> {
-    using opened = this.#document.open();
+    using opened = openSegments(this.model, [this.#document]);
     return this.model.advance(opened.segment, opened.state) as ReturnType<Model["advance"]>;
   }
-}
-
-/** @internal Throws MemformerError TOKEN_RANGE; `before`: tokens of the same input before these. */
-export function checkTokens(tokens: ArrayLike<number>, vocabulary: number, before: number): void {
-  for (let i = 0; i < tokens.length; i++) {
-    const token = tokens[i]!;
-    if (Number.isInteger(token) && token >= 0 && token < vocabulary) continue;
-    const position = before + i;
-    throw new MemformerError(
-      "TOKEN_RANGE",
-      `token ${token} at position ${position} is outside the vocabulary of ${vocabulary}`,
-      { details: { token, position, vocabulary } },
-    );
-  }
-}
-
-async function expectWeights(found: SessionBinding["weights"], model: SessionModel): Promise<void> {
-  const expected = found === undefined ? undefined : await model.weightsHash();
-  if (found === expected) return;
-  throw new MemformerError(
-    "CHECKPOINT_MISMATCH",
-    "the session is of another model: it was saved with other weights than this model's",
-    { details: { expected, found } },
-  );
-}
-
-function expectTokenizer({ name, fingerprint }: SessionBinding["tokenizer"], tokenizer: Tokenizer): void {
-  if (name !== tokenizer.name) {
-    throw new MemformerError(
-      "CHECKPOINT_MISMATCH",
-      `the session was made with tokenizer "${name}", not "${tokenizer.name}"`,
-    );
-  }
-  if (fingerprint === undefined || fingerprint === tokenizerFingerprint(tokenizer)) return;
-  throw new MemformerError(
-    "CHECKPOINT_MISMATCH",
-    `the session was made with another tokenizer of the name "${name}": its tokens differ`,
-  );
 }

@@ -2,8 +2,8 @@
 import type { Drawing, Drawn } from "../draw.ts";
 import type { DocumentState } from "../document-state.ts";
 import type { GenerateOptions } from "../generate-options.ts";
-import { tokensOf, type ReadInput } from "../read-input.ts";
-import { checkTokens, type LentSession } from "../session.ts";
+import type { LentSession } from "../lent-session.ts";
+import { checkTokens, tokensOf, type ReadInput } from "../read-input.ts";
 import type { Piece, Turn } from "../turn.ts";
 import type { Seated } from "./slots.ts";
 

@@ -2,68 +2,22 @@
  * Many sessions of one model at once, batched into the steps of one decoder. Three verbs: `add` a turn, `step` all of
  * them, `finish` one. What a session makes is what it makes alone; on a CPU to the bit.
  */
-import { z } from "zod";
 import { MemformerError } from "../../errors.ts";
-import { applyOperator, type Tensor } from "../../engine/tensor.ts";
 import { Turns } from "../../engine/turns.ts";
 import { rowBytes } from "../../model/state.ts";
-import { checkOptions, optionSchema, optionTypes } from "../../options.ts";
-import { drawRows, type Drawn } from "../draw.ts";
-import { storedLayout } from "../document-state.ts";
+import type { Drawn } from "../draw.ts";
+import { storedLayout } from "../stored-state.ts";
 import { checkGenerate, type GenerateOptions, type ReadOptions } from "../generate-options.ts";
 import { decodes } from "../open-segment.ts";
 import type { ReadInput } from "../read-input.ts";
-import { unfitLogits } from "../sample.ts";
 import type { Session } from "../session.ts";
 import type { SessionModel } from "../session-model.ts";
 import { fairPolicy, type SchedulerPolicy, type TurnView } from "./policy.ts";
 import { Residency } from "./residency.ts";
 import { ScheduledTurn, type TurnRequest } from "./scheduled-turn.ts";
-import { chosenRows, Slots, type SlotLogits } from "./slots.ts";
-
-/** Settings of a {@link Scheduler}. */
-export interface SchedulerOptions {
-  /** Sessions that draw a token in one step, at most. Default 16. */
-  readonly slots?: number | undefined;
-  /** Bytes of memories that the engine holds for sessions; the others wait, or are in host memory. Default: any. */
-  readonly budgetBytes?: number | undefined;
-  /** Turns that may wait to be let in; one more is refused with BUSY. Default 1024. */
-  readonly maxWaiting?: number | undefined;
-  /** Pieces that a turn makes ahead of who takes them; then it pauses. Default 16. */
-  readonly maxAhead?: number | undefined;
-  /** Milliseconds after which the memory of a session without a turn moves to host memory. Default: never. */
-  readonly idleAfter?: number | undefined;
-  /** Whether it steps by itself while there is work. Default true; false: you call `step`. */
-  readonly drive?: boolean | undefined;
-  /** Default {@link fairPolicy}. */
-  readonly policy?: SchedulerPolicy | undefined;
-}
-
-const schedulerSchema = optionSchema<SchedulerOptions>({
-  slots: optionTypes.count.optional(),
-  budgetBytes: z.number().positive().optional(),
-  maxWaiting: z.int().nonnegative().optional(),
-  maxAhead: optionTypes.count.optional(),
-  idleAfter: z.number().nonnegative().optional(),
-  drive: z.boolean().optional(),
-  policy: z.custom<SchedulerPolicy>((value) => typeof value === "object" && value !== null).optional(),
-});
-
-/** What a step did, and how things stand after it. */
-export interface SchedulerReport {
-  /** Tokens that were drawn: turns in this step's batch. */
-  readonly generated: number;
-  /** Tokens that were read. */
-  readonly read: number;
-  /** Turns that were let in. */
-  readonly active: number;
-  /** Turns that wait to be. */
-  readonly waiting: number;
-  /** Bytes of memories that the engine holds for sessions of this scheduler. */
-  readonly bytes: number;
-  /** Memories moved to host memory since it was made. */
-  readonly moves: number;
-}
+import { checkScheduler, type SchedulerOptions, type SchedulerReport } from "./scheduler-options.ts";
+import { drawBatch } from "./draw-batch.ts";
+import { Slots, type SlotLogits } from "./slots.ts";
 
 /**
  * Batches the turns of many sessions of one model. Each session is lent to it for a turn, and busy until that is over.
@@ -89,7 +43,7 @@ export class Scheduler<Model extends SessionModel = SessionModel> implements Dis
 
   /** Throws MemformerError CONFIG for unknown options, those out of range, and a model that does not decode. */
   constructor(model: Model, options: SchedulerOptions = {}) {
-    checkOptions(schedulerSchema, options, "scheduler");
+    checkScheduler(options);
     const { slots = 16, budgetBytes = Infinity, maxWaiting = 1024, maxAhead = 16 } = options;
     const { idleAfter = Infinity, drive = true, policy = fairPolicy() } = options;
     if (!decodes(model))
@@ -180,7 +134,7 @@ export class Scheduler<Model extends SessionModel = SessionModel> implements Dis
   dispose(): void {
     if (this.#disposed) return;
     this.#disposed = true;
-    for (const turn of [...this.#active, ...this.#waiting]) turn.end(disposed());
+    for (const turn of this.#turns) turn.end(disposed());
     void this.#residency.close();
     this.#slots[Symbol.dispose]();
     this.#wake();
@@ -189,6 +143,10 @@ export class Scheduler<Model extends SessionModel = SessionModel> implements Dis
   /** For `using`: as `dispose`. */
   [Symbol.dispose](): void {
     this.dispose();
+  }
+
+  get #turns(): ScheduledTurn[] {
+    return [...this.#active, ...this.#waiting];
   }
 
   #check(): void {
@@ -238,8 +196,11 @@ export class Scheduler<Model extends SessionModel = SessionModel> implements Dis
     this.#guard(turns, () => {
       batches = this.#slots.logits(turns);
     });
+    const fail = (turn: ScheduledTurn, error: unknown): void => {
+      this.#fail(turn, error);
+    };
     const drawn = new Map<ScheduledTurn, Drawn>();
-    await Promise.all(batches.map(async (batch) => this.#draw(batch, drawn)));
+    await Promise.all(batches.map(async (batch) => drawBatch(batch, this.model.device, drawn, fail)));
     const complete: ScheduledTurn[] = [];
     for (const [turn, token] of drawn) {
       if (turn.over || this.#disposed) continue;
@@ -266,67 +227,6 @@ export class Scheduler<Model extends SessionModel = SessionModel> implements Dis
     for (const turn of turns) if (!together.includes(turn) && !turn.over) this.#guard([turn], () => turn.advance());
   }
 
-  /** Rows of equal settings are drawn in one call, the others each by itself. */
-  async #draw({ rows, logits }: SlotLogits<ScheduledTurn>, drawn: Map<ScheduledTurn, Drawn>): Promise<void> {
-    const { device } = this.model,
-      alike = new Map<string, ScheduledTurn[]>(),
-      tokenizers = new Map<unknown, number>();
-    const single: ScheduledTurn[] = [];
-    for (const row of rows) {
-      const { batchKey, facts } = row.drawing!;
-      if (batchKey === undefined) single.push(row);
-      else {
-        // Gaps are a tokenizer's.
-        const shared = facts.gaps === null ? `${facts.tokens}` : row.tokenizer;
-        if (!tokenizers.has(shared)) tokenizers.set(shared, tokenizers.size);
-        const key = `${tokenizers.get(shared)} ${batchKey}`;
-        alike.set(key, [...(alike.get(key) ?? []), row]);
-      }
-    }
-    const work: Promise<void>[] = [];
-    const failing = async (turns: readonly ScheduledTurn[], body: () => Promise<void>): Promise<void> => {
-      try {
-        await body();
-      } catch (error) {
-        for (const turn of turns) this.#fail(turn, error);
-      }
-    };
-    try {
-      for (const group of alike.values()) {
-        const own = group.length === rows.length ? logits : chosenRows(logits, rows, group, device);
-        const ids = drawRows(
-          own,
-          group.map(({ drawing }) => drawing!),
-          group.map(({ document }) => document.position),
-        );
-        if (own !== logits) own.dispose();
-        work.push(
-          failing(group, async () => {
-            const tokens = await read(ids);
-            for (const [i, turn] of group.entries()) {
-              if (tokens[i]! < 0) this.#fail(turn, unfitLogits());
-              else drawn.set(turn, { id: tokens[i]! });
-            }
-          }),
-        );
-      }
-      for (const turn of single) {
-        const row = applyOperator("aten::narrow", logits, 0, rows.indexOf(turn), 1);
-        work.push(
-          failing([turn], async () => {
-            using own = row;
-            drawn.set(turn, await turn.drawing!.draw(own, turn.document));
-          }),
-        );
-      }
-    } catch (error) {
-      for (const turn of rows) this.#fail(turn, error);
-    } finally {
-      logits.dispose();
-    }
-    await Promise.all(work);
-  }
-
   #fail(turn: ScheduledTurn, error: unknown): void {
     this.#slots.leave(turn);
     turn.end(error);
@@ -346,7 +246,7 @@ export class Scheduler<Model extends SessionModel = SessionModel> implements Dis
     this.#slots.leave(turn);
     this.#waiting.delete(turn);
     if (this.#active.delete(turn)) this.#residency.leave(turn.document);
-    this.#policy.leave(view, [...this.#views(this.#active), ...this.#views(this.#waiting)]);
+    this.#policy.leave(view, this.#views(this.#turns));
     this.#wake();
   }
 
@@ -379,6 +279,8 @@ export class Scheduler<Model extends SessionModel = SessionModel> implements Dis
         if (this.#active.size + this.#waiting.size > 0 && !this.#canGoOn())
           await new Promise<void>((resolve) => (this.#asleep = resolve));
       }
+    } catch (error) {
+      for (const turn of this.#turns) turn.end(error); // a policy that throws
     } finally {
       this.#driving = false;
     }
@@ -387,12 +289,6 @@ export class Scheduler<Model extends SessionModel = SessionModel> implements Dis
   #canGoOn(): boolean {
     return [...this.#active].some((turn) => turn.decodable(this.#maxAhead) || turn.readable);
   }
-}
-
-async function read(ids: Tensor): Promise<number[]> {
-  const reading = ids.data();
-  ids.dispose();
-  return Array.from(await reading, Number);
 }
 
 function disposed(what = "scheduler"): MemformerError {

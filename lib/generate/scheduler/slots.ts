@@ -3,7 +3,8 @@ import { MemformerError } from "../../errors.ts";
 import { applyOperator, placed, Tensor } from "../../engine/tensor.ts";
 import type { State } from "../../model/state.ts";
 import type { Decoder } from "../decoder.ts";
-import { openSegments, type DocumentState } from "../document-state.ts";
+import type { DocumentState } from "../document-state.ts";
+import { openSegments } from "../opened-segments.ts";
 import type { SessionModel } from "../session-model.ts";
 
 /** Logits of some rows; dispose of them. */

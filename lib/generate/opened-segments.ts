@@ -1,0 +1,45 @@
+/** Segments under way, as a model sees them: what came before as source, what there is as target, and the state. */
+import { applyOperator, type Tensor } from "../engine/tensor.ts";
+import { disposeSegment, type SegmentTensors } from "../model/segment-tensors.ts";
+import type { State } from "../model/state.ts";
+import type { DocumentState } from "./document-state.ts";
+import type { SessionModel } from "./session-model.ts";
+import { freeState, storedLayout } from "./stored-state.ts";
+
+/** Segments of a batch, and the state they start from. Free them with `using`. */
+export interface OpenedSegments extends Disposable {
+  readonly segment: SegmentTensors;
+  readonly state: State;
+}
+
+/** The segments under way of several documents, as one batch. */
+export function openSegments(model: SessionModel, documents: readonly DocumentState[]): OpenedSegments {
+  const { segmentLength: T } = model.config,
+    B = documents.length;
+  const source = new Int32Array(B * T),
+    target = new Int32Array(B * T),
+    reset = new Uint8Array(B);
+  for (const [row, { segment }] of documents.entries()) {
+    source.set(segment.source, row * T);
+    target.set(segment.target, row * T);
+    reset[row] = segment.first ? 1 : 0;
+  }
+  const layout = storedLayout(model),
+    made: Tensor[] = [];
+  const keep = (tensor: Tensor): Tensor => (made.push(tensor), tensor);
+  const states = documents.map(({ state }) => state);
+  const state = model.stateLayout.map(({ dtype }, i) => {
+    const rows = states.map((parts) => parts[i]!);
+    const whole = B === 1 ? rows[0]! : keep(applyOperator("aten::cat", rows, 0));
+    return dtype === layout[i]!.dtype ? whole : keep(applyOperator("aten::_to_copy", whole, dtype));
+  });
+  const segment = model.upload({ batch: B, length: T, source, target, reset });
+  return {
+    segment,
+    state,
+    [Symbol.dispose]() {
+      disposeSegment(segment);
+      freeState(made);
+    },
+  };
+}
