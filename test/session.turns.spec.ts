@@ -13,6 +13,7 @@ import {
   type ReadInput,
   type Tokenizer,
 } from "../lib/index.ts";
+import { run } from "./support/children.ts";
 import { perturb, tinyModel } from "./support/models.ts";
 import { failure, temporary } from "./support/runs.ts";
 import { idsOf, says, script, textOf } from "./support/scripted.ts";
@@ -144,6 +145,45 @@ describe("a turn", function () {
     session.dispose();
     return words;
   }
+
+  it("that is aborted or disposed of anywhere leaves no rejection that nobody handles", async () => {
+    const { output, code } = await run(
+      `
+      const model = await lib.Memformer.create({ preset: "tiny", device: "cpu", threads: 1 });
+      const scheduler = new lib.Scheduler(model, { slots: 2, budgetBytes: 20_000, idleAfter: 1 });
+      const { setTimeout: wait } = await import("node:timers/promises");
+      async function* slow() { for (;;) { yield "some text to read"; await wait(1); } }
+      let failed = 0;
+      const swallow = async (work) => { try { await work; } catch { failed++; } };
+      const consume = async (pieces) => { for await (const piece of pieces) void piece; };
+      for (let round = 0; round < 30; round++) {
+        const sessions = await Promise.all(Array.from({ length: 6 }, () => model.session()));
+        const controllers = sessions.map(() => new AbortController());
+        const work = sessions.map((session, i) => {
+          const { signal } = controllers[i], options = { signal, maxTokens: 1000, seed: i, stop: "the" };
+          return swallow([
+            () => consume(session.generate(options)),
+            () => session.read(slow(), { signal }),
+            () => consume(scheduler.generate(session, options)),
+            () => scheduler.read(session, slow(), { signal }),
+            () => consume(scheduler.add(session, { ...options, input: slow() })),
+            () => session.save(),
+          ][i]());
+        });
+        await wait(round % 7);
+        controllers.forEach((controller, i) => (round + i) % 2 === 0 && controller.abort());
+        sessions.forEach((session) => session.dispose());
+        await Promise.all(work);
+      }
+      scheduler.add(await model.session(), { maxTokens: 1000 }); // nobody takes its pieces
+      scheduler.dispose();
+      await model.dispose();
+      console.log("READY", failed);`,
+      { flags: ["--unhandled-rejections=strict"] },
+    );
+    expect(code, output).to.equal(0);
+    expect(Number(/READY (\d+)/.exec(output)![1])).to.be.above(100);
+  });
 
   it("of a clone leaves the other as it was, and a reset is a new document", async () => {
     using session = await Session.open(model);
@@ -282,6 +322,30 @@ describe("reading", function () {
       expect(memoryUsage().tensors).to.be.at.most(tensors + kept);
     } finally {
       await folder.remove();
+    }
+  });
+
+  it("is aborted, or disposed of, also while it waits for its input", async () => {
+    for (const how of ["abort", "dispose"]) {
+      using session = await Session.open(model);
+      await session.read("Call me");
+      const controller = new AbortController();
+      class Own extends Error {}
+      const forever = (async function* () {
+        yield "y".repeat(10_000);
+        await new Promise(() => undefined);
+      })();
+      const work = failure(session.read(forever, { signal: controller.signal }));
+      await turn();
+      if (how === "abort") controller.abort(new Own());
+      else session.dispose();
+      const error = await work;
+      if (how === "dispose") expect(error.code).to.equal("ERR_MEMFORMER_DISPOSED");
+      else {
+        expect(error).to.be.instanceOf(Own);
+        expect(session.position).to.equal(7);
+        await session.read("and on");
+      }
     }
   });
 

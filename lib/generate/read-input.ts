@@ -12,7 +12,7 @@ export type TextOrTokens = string | ArrayLike<number>;
 export type ReadInput = TextOrTokens | AsyncIterable<TextOrTokens> | Iterable<string>;
 
 const longestTurn = 10; // milliseconds of encoding before other work of this thread has a turn
-const encodedAtOnce = 1 << 16; // UTF-16 units of a text that arrives in parts
+const encodedAtOnce = 1 << 12; // UTF-16 units of a text that arrives in parts
 const longestUncut = 1 << 20; // a text without a safe place to cut is cut anywhere from here on
 
 /**
@@ -37,6 +37,31 @@ export async function* tokensOf(
     yield* text.take(part);
   }
   yield* text.end();
+}
+
+/** The same parts; rejects with the signal's reason as soon as it aborts, also while a part is waited for. */
+export async function* abortable<Part>(
+  parts: AsyncGenerator<Part, void, void>,
+  signal: AbortSignal,
+): AsyncGenerator<Part, void, void> {
+  signal.throwIfAborted();
+  let abort = (): void => undefined;
+  const aborted = new Promise<never>((_, reject) => {
+    abort = () => {
+      reject(signal.reason as Error);
+    };
+    signal.addEventListener("abort", abort, { once: true });
+  });
+  try {
+    for (;;) {
+      const next = await Promise.race([parts.next(), aborted]);
+      if (next.done === true) return;
+      yield next.value;
+    }
+  } finally {
+    signal.removeEventListener("abort", abort);
+    void parts.return().catch(() => undefined); // it may be waiting still
+  }
 }
 
 /** Text that arrives in parts, on its way to tokens. */

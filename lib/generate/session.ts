@@ -10,7 +10,7 @@ import { checkGenerate, checkRead, stopsOf, type GenerateOptions, type ReadOptio
 import { decodes, OpenSegment } from "./open-segment.ts";
 import { openSegments, type OpenedSegments } from "./opened-segments.ts";
 import type { LentSession } from "./lent-session.ts";
-import { checkTokens, tokensOf, type ReadInput } from "./read-input.ts";
+import { abortable, checkTokens, tokensOf, type ReadInput } from "./read-input.ts";
 import { bindingOf, expectTokenizer, expectWeights } from "./session-binding.ts";
 import { packSession, unpackSession } from "./session-format.ts";
 import type { SessionModel } from "./session-model.ts";
@@ -28,6 +28,8 @@ export class Session<Model extends SessionModel = SessionModel> {
   #unfinished: readonly number[] = []; // generated last, of a character that has not been handed out
   #sampler: SamplerSettings | undefined; // of the latest generation
   #running: string | undefined; // the call under way
+  #gone: AbortController | undefined; // of a reading that waits for its input
+  #borrower: (() => void) | undefined; // has it in its hands: it is told when the session is disposed of
   #open: OpenSegment | undefined; // made by the first logits
   #gaps: Tensor | null | undefined; // ids never drawn; made by the first draw, null where there are none
 
@@ -68,24 +70,25 @@ export class Session<Model extends SessionModel = SessionModel> {
   }
 
   async #read(input: ReadInput, { signal, onAbort = "discard" }: ReadOptions): Promise<void> {
-    signal?.throwIfAborted();
     const document = this.#document,
-      { vocabulary, segmentLength } = this.model.config;
+      { vocabulary, segmentLength } = this.model.config,
+      gone = (this.#gone ??= new AbortController()).signal;
+    const stop = signal === undefined ? gone : AbortSignal.any([signal, gone]);
+    stop.throwIfAborted();
     const before = onAbort === "discard" ? document.snapshot() : undefined,
       start = document.position;
     const batch = 256 * segmentLength; // what is enqueued at once: a text of any length takes bounded memory
     try {
       let due = start + batch;
-      for await (const tokens of tokensOf(this.tokenizer, input, start > 0)) {
+      for await (const tokens of abortable(tokensOf(this.tokenizer, input, start > 0), stop)) {
         checkTokens(tokens, vocabulary, document.position - start);
         for (let i = 0; i < tokens.length; i++) {
           this.#push(tokens[i]!);
           if (document.position < due) continue;
           due += batch;
           await this.#settled();
-          signal?.throwIfAborted();
+          stop.throwIfAborted();
         }
-        signal?.throwIfAborted();
       }
       await this.#settled(); // so that an error surfaces here
       if (before !== undefined) document.drop(before);
@@ -181,10 +184,12 @@ export class Session<Model extends SessionModel = SessionModel> {
 
   /**
    * @internal Lends what the session holds to a scheduler, which runs a turn of it among others. The session is busy
-   * until it is given back. Throws MemformerError BUSY, DISPOSED.
+   * until it is given back; `disposed` is called when its owner disposes of it meanwhile. Throws MemformerError BUSY,
+   * DISPOSED.
    */
-  lend(): LentSession {
+  lend(disposed: () => void): LentSession {
     this.#begin("generate");
+    this.#borrower = disposed;
     this.#open?.[Symbol.dispose](); // it would not notice what happens meanwhile
     this.#open = undefined;
     return {
@@ -203,6 +208,7 @@ export class Session<Model extends SessionModel = SessionModel> {
       },
       giveBack: () => {
         this.#running = undefined;
+        this.#borrower = undefined;
       },
     };
   }
@@ -362,6 +368,8 @@ export class Session<Model extends SessionModel = SessionModel> {
 
   /** Gives the state's tensors back; the session cannot be used any more. Idempotent. */
   dispose(): void {
+    this.#borrower?.();
+    this.#gone?.abort(disposed());
     this.#document[Symbol.dispose]();
     this.#open?.[Symbol.dispose]();
     this.#gaps?.dispose();
@@ -385,7 +393,7 @@ export class Session<Model extends SessionModel = SessionModel> {
   }
 
   #expectIdle(call: string): void {
-    if (this.#document.disposed) throw new MemformerError("DISPOSED", "this session has been disposed of");
+    if (this.#document.disposed) throw disposed();
     if (this.#running !== undefined) {
       const end = this.#running === "generate" ? "leave its loop (or call its return()) first" : "await it first";
       throw new MemformerError("BUSY", `${call}() came while this session's ${this.#running}() runs; ${end}`);
@@ -416,4 +424,8 @@ export class Session<Model extends SessionModel = SessionModel> {
     using opened = openSegments(this.model, [this.#document]);
     return this.model.advance(opened.segment, opened.state) as ReturnType<Model["advance"]>;
   }
+}
+
+function disposed(): MemformerError {
+  return new MemformerError("DISPOSED", "this session has been disposed of");
 }

@@ -2,10 +2,11 @@
 import type { Drawing, Drawn } from "../draw.ts";
 import type { DocumentState } from "../document-state.ts";
 import type { GenerateOptions } from "../generate-options.ts";
+import { MemformerError } from "../../errors.ts";
 import type { LentSession } from "../lent-session.ts";
 import { checkTokens, tokensOf, type ReadInput } from "../read-input.ts";
+import type { Session } from "../session.ts";
 import type { Piece, Turn } from "../turn.ts";
-import type { Seated } from "./slots.ts";
 
 /** What a turn reads and generates. */
 export interface TurnRequest extends GenerateOptions {
@@ -29,7 +30,7 @@ export interface TurnOwner {
 }
 
 /** A turn under way. A loop over it takes its pieces; one that is left ends it. */
-export class ScheduledTurn implements AsyncIterable<Piece>, Seated {
+export class ScheduledTurn implements AsyncIterable<Piece> {
   /** @internal */
   readonly key: unknown;
   /** @internal */
@@ -61,13 +62,15 @@ export class ScheduledTurn implements AsyncIterable<Piece>, Seated {
   };
 
   /** @internal */
-  constructor(session: LentSession, request: TurnRequest, arrival: number, vocabulary: number, owner: TurnOwner) {
-    this.#session = session;
+  constructor(session: Session, request: TurnRequest, arrival: number, vocabulary: number, owner: TurnOwner) {
+    this.#session = session.lend(() => {
+      this.end(new MemformerError("DISPOSED", "this session has been disposed of"));
+    });
     this.#request = request;
     this.#owner = owner;
     this.#vocabulary = vocabulary;
-    this.document = session.document;
-    this.key = request.key ?? session.document;
+    this.document = this.#session.document;
+    this.key = request.key ?? session;
     this.arrival = arrival;
     const { input, signal } = request;
     if (input !== undefined) this.#input = tokensOf(session.tokenizer, input, this.document.position > 0);
@@ -176,12 +179,10 @@ export class ScheduledTurn implements AsyncIterable<Piece>, Seated {
     if (this.#over) return;
     if (reason !== undefined) this.#error = { reason };
     // Reading is all or nothing; what was read is kept once it generates, with what it hands out.
-    if (!this.document.disposed) {
-      if (this.#begin !== undefined) {
-        this.document.returnTo(this.#begin);
-        this.#begin = undefined;
-      } else if (this.#turn !== undefined) this.#session.settle(this.#turn, this.#start);
-    }
+    if (this.#begin !== undefined) {
+      this.document.returnTo(this.#begin);
+      this.#begin = undefined;
+    } else if (this.#turn !== undefined) this.#session.settle(this.#turn, this.#start);
     this.#drop();
     this.#close();
   }

@@ -83,7 +83,7 @@ export class Scheduler<Model extends SessionModel = SessionModel> implements Dis
         details: { waiting: this.#waiting.size },
       });
     }
-    const turn = new ScheduledTurn(session.lend(), request, this.#arrivals++, this.model.config.vocabulary, {
+    const turn = new ScheduledTurn(session, request, this.#arrivals++, this.model.config.vocabulary, {
       wake: () => this.#wake(),
       over: (ended) => this.#over(ended),
     });
@@ -168,7 +168,6 @@ export class Scheduler<Model extends SessionModel = SessionModel> implements Dis
 
   async #one(): Promise<SchedulerReport> {
     if (this.#disposed) return { generated: 0, read: 0, ...this.report };
-    for (const turn of [...this.#active]) if (turn.document.disposed) turn.end(disposed("session"));
     this.#admit();
     const ready = [...this.#active].filter((turn) => turn.decodable(this.#maxAhead));
     const read = this.#read(ready.length > 0);
@@ -204,10 +203,6 @@ export class Scheduler<Model extends SessionModel = SessionModel> implements Dis
     const complete: ScheduledTurn[] = [];
     for (const [turn, token] of drawn) {
       if (turn.over || this.#disposed) continue;
-      if (turn.document.disposed) {
-        turn.end(disposed("session"));
-        continue;
-      }
       this.#policy.charge(this.#view(turn), 1, "generated");
       if (turn.take(token, this.model.config.bos)) complete.push(turn);
     }
@@ -291,6 +286,6 @@ export class Scheduler<Model extends SessionModel = SessionModel> implements Dis
   }
 }
 
-function disposed(what = "scheduler"): MemformerError {
-  return new MemformerError("DISPOSED", `this ${what} has been disposed of`);
+function disposed(): MemformerError {
+  return new MemformerError("DISPOSED", "this scheduler has been disposed of");
 }
