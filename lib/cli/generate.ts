@@ -93,8 +93,8 @@ export function register(program: Command): void {
       if (read && !json) await print("\n");
       if (save !== undefined) await write(save, await session.save());
     } finally {
-      const told = options.seed === undefined && options.temperature > 0 && session.lastSeed !== undefined;
-      if (told) process.stderr.write(`Drawn with --seed ${session.lastSeed}\n`);
+      const drawn = options.maxTokens > 0 && options.temperature > 0 && session.lastSeed !== undefined;
+      if (options.seed === undefined && drawn) process.stderr.write(`Drawn with --seed ${session.lastSeed}\n`);
     }
   });
 }

@@ -88,7 +88,12 @@ export class Scheduler<Model extends SessionModel = SessionModel> implements Dis
       over: (ended) => this.#over(ended),
     });
     this.#waiting.add(turn);
-    this.#admit();
+    try {
+      this.#admit();
+    } catch (error) {
+      turn.end(error); // a policy that throws
+      throw error;
+    }
     this.#wake();
     return turn;
   }
