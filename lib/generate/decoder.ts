@@ -28,6 +28,8 @@ export interface DecoderOptions {
 export class Decoder implements Disposable {
   /** How many segments may be open. */
   readonly slots: number;
+  /** Tokens of a segment. */
+  readonly length: number;
   readonly #model: DecoderOptions;
   #handle: DecoderHandle | undefined;
   /** Tokens of each slot's open segment; undefined: none is open. */
@@ -38,6 +40,7 @@ export class Decoder implements Disposable {
     if (!Number.isSafeInteger(slots) || slots < 1)
       throw new MemformerError("CONFIG", `slots must be a whole number of at least 1, got ${String(slots)}`);
     this.slots = slots;
+    this.length = model.length;
     this.#model = model;
     this.#handle = guarded((addon) => addon.createDecoder(model.handle, slots));
     this.#positions = new Array<undefined>(slots).fill(undefined);

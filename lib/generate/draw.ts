@@ -128,14 +128,16 @@ export class Drawing implements Disposable {
   }
 
   /**
-   * Draws from logits (1, V), which stay the caller's. Rejects with MemformerError NOT_FINITE when nothing can be drawn
-   * from them, SHAPE when the caller's function returns another number of logits.
+   * Draws from logits (1, V), which stay the caller's. `goAhead` is given the token (1) int64 as soon as it is
+   * enqueued, before anyone knows which it is; the tensor stays this method's. Rejects with MemformerError NOT_FINITE
+   * when nothing can be drawn from them, SHAPE when the caller's function returns another number of logits.
    */
-  async draw(logits: Tensor, where: LogitsContext): Promise<Drawn> {
+  async draw(logits: Tensor, where: LogitsContext, goAhead?: (token: Tensor) => void): Promise<Drawn> {
     const adjusted = tidy(() => this.#adjusted(logits, where));
     const processed = this.#process === undefined ? adjusted : await this.#processed(this.#process, adjusted, where);
     try {
       const { drawn, logprob, top } = tidy(() => this.#drawn(logits, processed, where.position));
+      goAhead?.(drawn);
       const read = [drawn, ...logprob, ...top].map(async (tensor) => tensor.data());
       for (const tensor of [drawn, ...logprob, ...top]) tensor.dispose();
       const [id, chosen, values, ids] = await Promise.all(read);

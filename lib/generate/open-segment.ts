@@ -19,14 +19,32 @@ export function decodes(model: SessionModel): model is SessionModel & Required<P
   return true;
 }
 
-/** The open segment of one session: a decoder of one slot that catches up with what the session holds. */
+/**
+ * The open segment of one session: a decoder of one slot that catches up with what the session holds. A token that was
+ * drawn may go ahead: its step is under way while JavaScript still waits to learn which it is. If the session then goes
+ * on with another, the segment is computed anew.
+ */
 export class OpenSegment implements Disposable {
   readonly #decoder: Decoder;
   #revision: unknown;
   #logits: Tensor | undefined;
+  #ahead: { readonly logits: Tensor; token: number | undefined } | undefined;
 
   constructor(decoder: Decoder) {
     this.#decoder = decoder;
+  }
+
+  /** Takes a token (1) int64, drawn from the logits that were asked for last, that nobody has looked at yet. */
+  goAhead(token: Tensor): void {
+    const { length } = this.#decoder,
+      position = this.#decoder.position();
+    if (this.#ahead !== undefined || position === undefined || position + 1 >= length) return;
+    this.#ahead = { logits: this.#decoder.step(token), token: undefined };
+  }
+
+  /** Which token it was. */
+  wentAhead(token: number): void {
+    if (this.#ahead !== undefined) this.#ahead.token = token;
   }
 
   /**
@@ -34,6 +52,13 @@ export class OpenSegment implements Disposable {
    * freed by it. `revision`: of the weights; when it changes, or after a failure, everything is computed anew.
    */
   logits(tokens: readonly number[], revision: unknown, begin: () => { segment: SegmentTensors; state: State }): Tensor {
+    const ahead = this.#ahead;
+    if (ahead !== undefined && this.#revision === revision) {
+      const before = this.#decoder.position()! - 1;
+      if (tokens.length === before) return this.#logits!;
+      if (tokens.length !== before + 1 || tokens[before] !== ahead.token) this.forget();
+      else this.#keep(ahead.logits);
+    }
     const made = this.#logits !== undefined && this.#revision === revision ? (this.#decoder.position() ?? -1) : -1;
     if (made === tokens.length) return this.#logits!;
     if (made < 0 || made > tokens.length) {
@@ -57,7 +82,7 @@ export class OpenSegment implements Disposable {
    * was not. The segment is closed.
    */
   end(tokens: readonly number[], revision: unknown): State | undefined {
-    const drawn = this.#logits !== undefined && this.#revision === revision;
+    const drawn = this.#logits !== undefined && this.#ahead === undefined && this.#revision === revision;
     const state = drawn && this.#decoder.position() === tokens.length - 1 ? this.#decoder.end() : undefined;
     this.forget();
     return state;
@@ -65,6 +90,8 @@ export class OpenSegment implements Disposable {
 
   /** The next call begins anew. */
   forget(): void {
+    this.#ahead?.logits.dispose();
+    this.#ahead = undefined;
     this.#logits?.dispose();
     this.#logits = undefined;
   }
@@ -75,6 +102,7 @@ export class OpenSegment implements Disposable {
   }
 
   #keep(logits: Tensor): void {
+    this.#ahead = undefined;
     this.#logits?.dispose();
     this.#logits = logits;
   }

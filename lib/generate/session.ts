@@ -285,9 +285,12 @@ export class Session<Model extends SessionModel = SessionModel> {
   }
 
   async #draw(drawing: Drawing): Promise<Drawn> {
-    const { logits, owned } = this.#logits();
+    const { logits, owned } = this.#logits(),
+      open = owned ? undefined : this.#open;
     try {
-      return await drawing.draw(logits, this.#document);
+      const drawn = await drawing.draw(logits, this.#document, (token) => open?.goAhead(token));
+      open?.wentAhead(drawn.id);
+      return drawn;
     } finally {
       if (owned) logits.dispose();
     }
