@@ -4,8 +4,8 @@
  * else one that fits a CPU. Exit code 1 when JavaScript's takes over 3 % more.   [--batches 1,16,64] [--configurations
  * wiki,mnist] [--windows 20] [--rounds 5]
  */
-import { AdamW, Memformer, type ModelOptions, synchronize } from "../lib/index.ts";
-import { configurations } from "./support/configurations.ts";
+import { AdamW, Memformer, synchronize } from "../lib/index.ts";
+import { configurations, cpuConfigurations, type Configuration } from "./support/configurations.ts";
 import { choice, flag, median, report, type Row } from "./support/report.ts";
 import { disposeWindow, enqueueWindow, randomSegments, resident } from "./support/window.ts";
 
@@ -13,18 +13,7 @@ const most = 1.03;
 const rate = 3e-4,
   clip = 1;
 
-const onCpu: Record<string, ModelOptions & { horizon: number }> = {
-  demo: {
-    width: 128,
-    heads: 4,
-    feedForward: 512,
-    encoderLayers: 2,
-    decoderLayers: 2,
-    memorySlots: 32,
-    segmentLength: 64,
-    horizon: 4,
-  },
-};
+const onCpu: Readonly<Record<string, Configuration>> = { demo: cpuConfigurations.demo };
 
 export async function binding(flags: readonly string[]): Promise<boolean> {
   const windows = flag(flags, "windows", 20),

@@ -28,15 +28,7 @@ import { placed } from "../lib/engine/tensor.ts";
 import { flag, median, report, words, type Row } from "./support/report.ts";
 
 const models: Record<string, CreateOptions> = {
-  demo: {
-    width: 128,
-    heads: 4,
-    feedForward: 512,
-    encoderLayers: 2,
-    decoderLayers: 2,
-    memorySlots: 32,
-    segmentLength: 64,
-  },
+  demo: { preset: "demo" },
   small: { preset: "small" },
   wiki: { preset: "wiki" },
 };

@@ -1,4 +1,5 @@
 /** The model: creating and loading it, its steps, its parameters, saving it. */
+import { architectures, generating } from "./architectures/index.ts";
 import { modelConfig, modelSchema, presets, type ModelConfig, type ModelOptions, type PresetName } from "./config.ts";
 import { MemformerError, nearest } from "../errors.ts";
 import type { SegmentHandles } from "../native/addon.ts";
@@ -18,7 +19,7 @@ import { Decoder } from "../generate/decoder.ts";
 import { Session } from "../generate/session.ts";
 import type { SessionModel } from "../generate/session-model.ts";
 import { Tensor } from "../engine/tensor.ts";
-import { segmentsPerScoringStep, segmentsPerTrainingStep } from "./segments-per-step.ts";
+import { segmentsPerStep, type Purpose } from "./segments-per-step.ts";
 import { rowBytes } from "./state.ts";
 
 export interface CreateOptions extends ModelOptions {
@@ -250,9 +251,7 @@ export class Memformer extends HeldParameters implements TrainableModel, Session
    * memory left after the parameters; always 1 on a CPU.
    */
   segmentsPerStep({ batch, length }: SegmentTensors): number {
-    return this.device === "cpu"
-      ? 1
-      : segmentsPerTrainingStep(this.config, this.parameterCount, batch, length, gpuBytes(this.device));
+    return this.#perStep("training", batch, length);
   }
 
   /**
@@ -287,9 +286,7 @@ export class Memformer extends HeldParameters implements TrainableModel, Session
 
   /** How many consecutive segments of `batch` rows of `length` tokens {@link score} best takes at once; on a CPU 1. */
   scoringSegmentsPerStep(batch: number, length: number): number {
-    return this.device === "cpu"
-      ? 1
-      : segmentsPerScoringStep(this.config, this.parameterCount, batch, length, gpuBytes(this.device));
+    return this.#perStep("scoring", batch, length);
   }
 
   /**
@@ -363,14 +360,20 @@ export class Memformer extends HeldParameters implements TrainableModel, Session
    */
   decoder(slots = 1): Decoder {
     const { architecture, segmentLength, vocabulary } = this.config;
-    if (architecture === "encoder") {
+    if (!architectures[architecture].generates) {
       throw new MemformerError(
         "CONFIG",
-        'architecture "encoder" has no next token to predict; use "encoder-decoder" or "decoder" to generate',
+        `architecture "${architecture}" has no next token to predict; use ${generating()} to generate`,
       );
     }
     const stateParts = this.stateLayout.length;
     return new Decoder({ handle: this.handle, length: segmentLength, vocabulary, stateParts }, slots);
+  }
+
+  #perStep(purpose: Purpose, batch: number, length: number): number {
+    const { config, parameterCount: parameters, device } = this;
+    if (device === "cpu") return 1;
+    return segmentsPerStep(purpose, { config, parameters, batch, length, deviceBytes: gpuBytes(device) });
   }
 
   #checkState(state: State): void {
