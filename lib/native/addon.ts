@@ -199,17 +199,6 @@ export interface Addon {
   ): OptimizerHandle;
   dropAdamW(optimizer: OptimizerHandle): void;
   adamwStep(call: number, optimizer: OptimizerHandle, learningRate: number, norm: TensorHandle, clip: number): void;
-  timeWindows(
-    call: number,
-    optimizer: OptimizerHandle,
-    segments: readonly TensorHandle[],
-    state: readonly TensorHandle[],
-    weights: readonly number[],
-    segmentsPerStep: number,
-    windows: number,
-    learningRate: number,
-    clip: number,
-  ): Promise<number>;
   adamwState(call: number, optimizer: OptimizerHandle, name: string): TensorHandle[];
   adamwAssign(call: number, optimizer: OptimizerHandle, name: string, value: TensorHandle): void;
 }

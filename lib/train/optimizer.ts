@@ -4,13 +4,11 @@ import type { TensorEntry } from "../checkpoint/safetensors.ts";
 import { MemformerError } from "../errors.ts";
 import { engineEntry, masterType } from "../model/weights-files.ts";
 import type { OptimizerHandle } from "../native/addon.ts";
-import { guarded, nextCall, waited } from "../native/calls.ts";
+import { guarded, nextCall } from "../native/calls.ts";
 import { checkOptions, optionSchema } from "../options.ts";
-import type { State, TrainableModel } from "../model/recurrence.ts";
-import type { SegmentTensors } from "../model/segment-tensors.ts";
+import type { TrainableModel } from "../model/recurrence.ts";
 import { Tensor, type DType } from "../engine/tensor.ts";
 import { threadBound } from "../engine/thread-bound.ts";
-import { lossWeights } from "../gradients/window.ts";
 
 /** Rates of decay and the epsilon of {@link AdamW}. */
 export interface AdamWOptions {
@@ -37,15 +35,6 @@ const optimizerSchema = optionSchema<AdamWOptions>({
   weightDecay: z.number().nonnegative().optional(),
   muon: z.boolean().optional(),
 });
-
-/** Training steps by MRBP as {@link AdamW.timeInside} takes them. */
-export interface InsideOptions {
-  /** Segments that go back at once. */
-  readonly segmentsPerStep: number;
-  readonly windows: number;
-  readonly learningRate: number;
-  readonly clip: number;
-}
 
 /** AdamW over all parameters of a model; matrices decay, nothing else does. */
 export class AdamW implements Disposable {
@@ -124,38 +113,6 @@ export class AdamW implements Disposable {
     guarded((addon) => {
       addon.adamwAssign(nextCall(), this.handle, name, value.handle);
     });
-  }
-
-  /**
-   * Seconds that training steps by MRBP take when C++ drives them, the window and its first memory given: for comparing
-   * with those that JavaScript drives. The model is trained by them.
-   *
-   * @internal
-   */
-  async timeInside(
-    window: readonly SegmentTensors[],
-    state: State,
-    { segmentsPerStep, windows, learningRate, clip }: InsideOptions,
-  ): Promise<number> {
-    using seed = Tensor.from(BigInt64Array.of(0n), []);
-    const segments = window
-      .flatMap(({ source, target, reset, lengths }) => [source, target, reset, seed, lengths])
-      .map((tensor) => tensor.handle);
-    this.#model.revise();
-    const weights = lossWeights("segments", window.length);
-    return await waited((addon) =>
-      addon.timeWindows(
-        nextCall(),
-        this.handle,
-        segments,
-        state.map((tensor) => tensor.handle),
-        weights,
-        segmentsPerStep,
-        windows,
-        learningRate,
-        clip,
-      ),
-    );
   }
 
   /** Frees its moments once the calls made before have run; the model stays. Idempotent. */

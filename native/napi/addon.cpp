@@ -11,7 +11,6 @@ Napi::Object initialize(Napi::Env env, Napi::Object exports) {
   memformer::napi::export_models(env, exports);
   memformer::napi::export_decoding(env, exports);
   memformer::napi::export_optimizers(env, exports);
-  memformer::napi::export_driver(env, exports);
   memformer::napi::export_profile(env, exports);
   return exports;
 }

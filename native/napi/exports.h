@@ -10,7 +10,6 @@ void export_tensors(Napi::Env env, Napi::Object exports);     ///< tensors, oper
 void export_models(Napi::Env env, Napi::Object exports);      ///< models, their steps, their parameters
 void export_decoding(Napi::Env env, Napi::Object exports);    ///< a model's decoding, token by token
 void export_optimizers(Napi::Env env, Napi::Object exports);  ///< the optimizer
-void export_driver(Napi::Env env, Napi::Object exports);      ///< training steps driven from C++, for measuring
 void export_profile(Napi::Env env, Napi::Object exports);     ///< LibTorch's profiler
 
 using Body = Napi::Value (*)(const Napi::CallbackInfo&);
