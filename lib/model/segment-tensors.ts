@@ -1,7 +1,7 @@
 /** A segment in the engine's hands. */
 import { MemformerError } from "../errors.ts";
 import { PADDING, type Segment } from "../data/segment.ts";
-import { applyOperator, Tensor } from "../engine/tensor.ts";
+import { applyOperator, placed, Tensor } from "../engine/tensor.ts";
 
 /** A segment as tensors of the engine. */
 export interface SegmentTensors {
@@ -56,6 +56,13 @@ export function uploadSegment(segment: Segment, vocabulary?: number): SegmentTen
     batch,
     length,
   };
+}
+
+/** The same, without a check of the tokens, on `device`. */
+export function uploadTo(device: string, segment: Segment): SegmentTensors {
+  const { source, target, reset, lengths, ...rest } = uploadSegment(segment);
+  const [there, next, starts, counts] = [source, target, reset, lengths].map((tensor) => placed(tensor, device));
+  return { ...rest, source: there!, target: next!, reset: starts!, lengths: counts! };
 }
 
 interface Shape {

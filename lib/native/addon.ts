@@ -188,7 +188,7 @@ export interface Addon {
   parameterLeaf(call: number, model: ModelHandle, name: string): TensorHandle[];
   assign(call: number, model: ModelHandle, name: string, value: TensorHandle): void;
   zeroGradients(call: number, model: ModelHandle): void;
-  clipGradients(call: number, model: ModelHandle, most: number): TensorHandle[];
+  clipGradients(call: number, model: ModelHandle, most: number, whole?: TensorHandle): TensorHandle[];
   createAdamW(
     model: ModelHandle,
     beta1: number,

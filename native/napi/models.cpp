@@ -362,11 +362,14 @@ Napi::Value zero_gradients(const Napi::CallbackInfo& info) {
   });
 }
 
-/// clipGradients(call, model, most): [norm]
+/// clipGradients(call, model, most, whole?): [norm]
 Napi::Value clip_gradients(const Napi::CallbackInfo& info) {
   const double most = info[2].As<Napi::Number>().DoubleValue();
-  return enqueue(info, {}, 1, [most](ModelHandle& held, const Tensors&) {
-    return Tensors{engine::clip_gradients(held.model->parameters(), most)};
+  Futures whole;
+  if (!info[3].IsUndefined()) whole.push_back(future(info[3], "whole"));
+  return enqueue(info, whole, 1, [most](ModelHandle& held, const Tensors& tensors) {
+    const auto norm = tensors.empty() ? at::Tensor() : brought_to(held.device, tensors[0], "whole");
+    return Tensors{engine::clip_gradients(held.model->parameters(), most, norm)};
   });
 }
 
