@@ -31,8 +31,8 @@ export interface Architecture {
   readonly help: string;
   /** Whether it continues text: sessions, decoding. */
   readonly generates: boolean;
-  /** The tokens that the memory is written from. */
-  readonly writesFrom: "source" | "target";
+  /** The tokens that the memory's slots are written from. None: its state is no memory of slots. */
+  readonly writesFrom?: "source" | "target";
   /** Whether the decoder is a stack of its own, which sees the memory only through the encoder's output. */
   readonly separateDecoder: boolean;
   readonly work: (sizes: Sizes) => SegmentWork;
