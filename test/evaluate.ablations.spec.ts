@@ -21,7 +21,8 @@ import {
 } from "../lib/index.ts";
 import { flagShape } from "../lib/model/state.ts";
 import { numbers, perturb, tinyModel, variants } from "./support/models.ts";
-import { failure, runModel, train } from "./support/runs.ts";
+import { failure } from "./support/failure.ts";
+import { runModel, train } from "./support/runs.ts";
 
 /** Documents of so many random bytes each, read once from end to end in lanes. */
 async function pass(model: Memformer, lengths: readonly number[], lanes = 3): Promise<TokenStream> {

@@ -5,7 +5,7 @@ import { Memformer, presets, type PresetName } from "../lib/index.ts";
 import { architectures } from "../lib/model/architectures/index.ts";
 import { modelConfig } from "../lib/model/config.ts";
 import { variants, writers } from "./support/models.ts";
-import { failure } from "./support/runs.ts";
+import { failure } from "./support/failure.ts";
 
 /** Matrix products: rows, inner size, columns. */
 type Products = readonly (readonly [number, number, number])[];

@@ -19,7 +19,8 @@ import {
   type WindowOptions,
 } from "../lib/index.ts";
 import { bits, numbers, perturb, randomWindow } from "./support/models.ts";
-import { contents, failure, runModel, task, temporary } from "./support/runs.ts";
+import { failure } from "./support/failure.ts";
+import { contents, runModel, task, temporary } from "./support/runs.ts";
 import { Series } from "./support/series.ts";
 
 const files = ["model.safetensors", "optimizer.safetensors", "state.safetensors", "trainer.json", "config.json"];

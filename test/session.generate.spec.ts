@@ -14,7 +14,7 @@ import {
   type Tokenizer,
 } from "../lib/index.ts";
 import { perturb, tinyModel } from "./support/models.ts";
-import { failure } from "./support/runs.ts";
+import { failure } from "./support/failure.ts";
 
 let model: Memformer;
 
