@@ -177,7 +177,12 @@ describe("generation", function () {
     class Enough extends Error {}
     const work = async (): Promise<void> => {
       let pieces = 0;
-      for await (const piece of session.generate({ maxTokens: 1000, temperature: 2, signal: controller.signal })) {
+      for await (const piece of session.generate({
+        maxTokens: 1000,
+        temperature: 2,
+        seed: 1,
+        signal: controller.signal,
+      })) {
         void piece;
         if (++pieces === 3) controller.abort(new Enough());
       }
