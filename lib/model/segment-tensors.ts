@@ -1,5 +1,6 @@
 /** A segment in the engine's hands. */
 import { MemformerError } from "../errors.ts";
+import type { SegmentHandle } from "../native/addon.ts";
 import { PADDING, type Segment } from "../data/segment.ts";
 import { applyOperator, placed, Tensor } from "../engine/tensor.ts";
 
@@ -121,6 +122,22 @@ export function rowsOf(segment: SegmentTensors, first: number, rows: number): Se
     lengths: applyOperator("aten::slice.Tensor", segment.lengths, -1, first, first + rows),
     scored: segment.scored.subarray(first, first + rows),
     batch: rows,
+  };
+}
+
+/** The segment as a call of the addon takes it. `seed`: () int64. */
+export function segmentHandle(
+  { source, target, reset, lengths }: SegmentTensors,
+  seed: Tensor,
+  { training = false }: { readonly training?: boolean } = {},
+): SegmentHandle {
+  return {
+    source: source.handle,
+    target: target.handle,
+    reset: reset.handle,
+    seed: seed.handle,
+    lengths: lengths.handle,
+    training,
   };
 }
 
