@@ -1,5 +1,5 @@
 // The projection of self-attention: queries, keys and values side by side, (B, T, 3 D).
-// Letters: B batch, T tokens, D width.
+// Letters: B batch, T tokens, D width, H heads, E = D / H.
 #pragma once
 #include "nn/layers.h"
 #include "ops/head_norm/head_norm.h"

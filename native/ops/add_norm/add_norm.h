@@ -1,6 +1,7 @@
 // Residual sum and LayerNorm in one pass over the rows. The last product's bias and dropout join on the way.
 //   sum = x + dropout(branch + branch_bias)
 //   normed = (sum - mean) / sqrt(variance + 1e-5) weight + bias      over the width D
+// Letters: D width.
 #pragma once
 #include "core/torch.h"
 

@@ -1,5 +1,6 @@
 // The activation of a feed-forward layer, with the bias before it and the dropout after it, in one pass:
 //   y = dropout(gelu(x + bias)),      gelu(h) = h/2 (1 + erf(h / sqrt(2)))
+// Letters: C channels.
 #pragma once
 #include "core/torch.h"
 
