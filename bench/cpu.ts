@@ -8,45 +8,15 @@ import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
-import { AdamW, Memformer, type ModelOptions } from "../lib/index.ts";
+import { AdamW, Memformer } from "../lib/index.ts";
+import { cpuConfigurations, type Configuration } from "./support/configurations.ts";
 import { flag, median, report, type Row } from "./support/report.ts";
 import { disposeWindow, randomWindow, timeSteps } from "./support/window.ts";
 
-const configurations: Record<string, ModelOptions & { batch: number; horizon: number }> = {
-  demo: {
-    width: 128,
-    heads: 4,
-    feedForward: 512,
-    encoderLayers: 2,
-    decoderLayers: 2,
-    memorySlots: 32,
-    segmentLength: 64,
-    batch: 16,
-    horizon: 4,
-  },
-  wider: {
-    width: 256,
-    heads: 4,
-    feedForward: 1024,
-    encoderLayers: 4,
-    decoderLayers: 4,
-    memorySlots: 64,
-    segmentLength: 64,
-    batch: 8,
-    horizon: 4,
-  },
-  dropout: {
-    width: 128,
-    heads: 4,
-    feedForward: 512,
-    encoderLayers: 2,
-    decoderLayers: 2,
-    memorySlots: 32,
-    segmentLength: 64,
-    dropout: 0.1,
-    batch: 16,
-    horizon: 4,
-  },
+const configurations: Record<string, Configuration & { batch: number }> = {
+  demo: { ...cpuConfigurations.demo, batch: 16 },
+  wider: { ...cpuConfigurations.wider, batch: 8 },
+  dropout: { ...cpuConfigurations.demo, dropout: 0.1, batch: 16 },
 };
 
 interface PeerRow {

@@ -5,31 +5,19 @@
  * pass comes before those that are timed. Target on a GPU: wiki at 250,000 tokens a second with four ablations; the
  * exit code is 1 below it.   [--rounds 3]
  */
-import { ABLATIONS, evaluate, evaluationPass, Memformer, type Ablation, type ModelOptions } from "../lib/index.ts";
-import { configurations } from "./support/configurations.ts";
+import { ABLATIONS, evaluate, evaluationPass, Memformer, type Ablation } from "../lib/index.ts";
+import { configurations, cpuConfigurations, type Configuration } from "./support/configurations.ts";
 import { randomDocuments } from "./support/documents.ts";
 import { choice, flag, median, report, type Row } from "./support/report.ts";
 
 const target = 250_000;
 
-const onCpu: Record<string, ModelOptions> = {
-  demo: {
-    vocabulary: 257,
-    bos: 256,
-    width: 128,
-    heads: 4,
-    feedForward: 512,
-    encoderLayers: 2,
-    decoderLayers: 2,
-    memorySlots: 32,
-    segmentLength: 64,
-  },
-};
+const onCpu: Readonly<Record<string, Configuration>> = { demo: cpuConfigurations.demo };
 
 export async function evaluation(flags: readonly string[]): Promise<boolean> {
   await using any = await Memformer.create({ preset: "tiny" });
   const gpu = any.device !== "cpu",
-    known: Record<string, ModelOptions & { horizon?: number }> = gpu ? configurations : onCpu;
+    known = gpu ? configurations : onCpu;
   const tokens = flag(flags, "tokens", gpu ? 400_000 : 40_000),
     rounds = flag(flags, "rounds", 3);
   const numbers = Array.from({ length: 1024 }, (_, i) => String(i + 1));

@@ -5,6 +5,7 @@
  */
 import { memoryUsage, Memformer, resetPeakMemory, synchronize } from "../lib/index.ts";
 import type { GradientMethodName } from "../lib/index.ts";
+import { cpuConfigurations } from "./support/configurations.ts";
 import { flag, median, report, type Row } from "./support/report.ts";
 import { disposeWindow, randomWindow, timeSteps } from "./support/window.ts";
 
@@ -14,16 +15,8 @@ const MiB = 2 ** 20;
 export async function mrbpMemory(flags: readonly string[]): Promise<boolean> {
   const batch = flag(flags, "batch", 8),
     rounds = flag(flags, "rounds", 5);
-  await using model = await Memformer.create({
-    width: 128,
-    heads: 4,
-    feedForward: 512,
-    encoderLayers: 2,
-    decoderLayers: 4,
-    memorySlots: 32,
-    segmentLength: 64,
-    dropout: 0.1,
-  });
+  const { horizon: _, ...options } = cpuConfigurations.demo;
+  await using model = await Memformer.create({ ...options, decoderLayers: 4, dropout: 0.1 });
   const memoryBytes = batch * model.stateBytes;
   const peaks = new Map<string, number>(),
     times = new Map<string, number>(),

@@ -41,15 +41,7 @@ export async function service(flags: readonly string[]): Promise<boolean> {
   let within = false;
   const ms = (value: number): string => String(Math.round(100 * value) / 100);
   try {
-    await using model = await Memformer.create({
-      width: 128,
-      heads: 4,
-      feedForward: 512,
-      encoderLayers: 2,
-      decoderLayers: 2,
-      memorySlots: 32,
-      segmentLength: 64,
-    });
+    await using model = await Memformer.create({ preset: "demo" });
     await model.save(join(folder, "model"));
     for (const threads of new Set([1, availableParallelism()])) {
       const { idle, busy, tokensPerSecond } = await measured(folder, threads, rounds, load);

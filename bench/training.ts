@@ -24,7 +24,7 @@ import {
   type Tokenizer,
   type TokenSource,
 } from "../lib/index.ts";
-import { configurations } from "./support/configurations.ts";
+import { configurations, cpuConfigurations } from "./support/configurations.ts";
 import { randomDocuments } from "./support/documents.ts";
 import { deviceEvents, occupancy } from "./support/kernels.ts";
 import { timePipeline } from "./support/pipeline.ts";
@@ -42,18 +42,10 @@ interface Setting {
 }
 
 const { horizon: wikiHorizon, ...wiki } = configurations["wiki"]!,
-  { horizon: mnistHorizon, ...mnist } = configurations["mnist"]!;
+  { horizon: mnistHorizon, ...mnist } = configurations["mnist"]!,
+  { horizon: demoHorizon, ...demo } = cpuConfigurations.demo,
+  { horizon: widerHorizon, ...wider } = cpuConfigurations.wider;
 const base: ModelOptions = { ...presets.base, vocabulary: 16_000, bos: 0 };
-const small: ModelOptions = {
-  width: 128,
-  heads: 4,
-  feedForward: 512,
-  encoderLayers: 2,
-  decoderLayers: 2,
-  memorySlots: 32,
-  segmentLength: 64,
-};
-
 const onGpu: Record<string, Setting> = {
   wiki: { model: wiki, horizon: wikiHorizon, lanes: [16, 64], target: 0.95 },
   base: { model: base, horizon: 8, lanes: [64], target: 0.95 },
@@ -61,13 +53,8 @@ const onGpu: Record<string, Setting> = {
   mnist: { model: mnist, horizon: mnistHorizon, lanes: [64], target: 0.9, document: 784 },
 };
 const onCpu: Record<string, Setting> = {
-  demo: { model: small, horizon: 4, lanes: [16], target: 0.97 },
-  wider: {
-    model: { ...small, width: 256, feedForward: 1024, encoderLayers: 4, decoderLayers: 4, memorySlots: 64 },
-    horizon: 4,
-    lanes: [8],
-    target: 0.97,
-  },
+  demo: { model: demo, horizon: demoHorizon, lanes: [16], target: 0.97 },
+  wider: { model: wider, horizon: widerHorizon, lanes: [8], target: 0.97 },
 };
 const words = { articles: 3_700, chapters: 2_000 } as const;
 

@@ -6,15 +6,7 @@ const tokenizer = await openTokenizer("bytes");
 await using book = await openDataset("moby-dick", { tokenizer });
 
 // A segment has 64 bytes; memory, 16 slots of 128 numbers, is all that crosses from one segment to the next.
-await using model = await Memformer.create({
-  width: 128,
-  heads: 4,
-  feedForward: 512,
-  encoderLayers: 2,
-  decoderLayers: 2,
-  memorySlots: 16,
-  segmentLength: 64,
-});
+await using model = await Memformer.create({ preset: "demo", memorySlots: 16 });
 console.log(`${model.parameterCount} parameters; memory of ${model.stateBytes} bytes, however long the book`);
 
 // 8 places of the book side by side; the gradient goes back through windows of 4 segments, replayed one by one.

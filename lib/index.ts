@@ -50,6 +50,7 @@ export { mrbp } from "./gradients/mrbp.ts";
 export type { Device, DeviceName } from "./native/cuda.ts";
 export { AdamW, type AdamWOptions } from "./train/optimizer.ts";
 export { ComposedModel, composedParameters, type ComposedOptions, type ComposedParameters } from "./model/composed.ts";
+export { JointModel, type JointDescription, type Member } from "./model/joint.ts";
 export { tokenLoss } from "./model/token-loss.ts";
 export type {
   EvaluatedModel,

@@ -10,6 +10,7 @@ import {
   type ModelParts,
 } from "../lib/checkpoint/model-files.ts";
 import { tensorEntry } from "../lib/checkpoint/safetensors.ts";
+import { failure } from "./support/failure.ts";
 
 let root = "";
 let folder = "";
@@ -26,15 +27,6 @@ async function markOf(path: string): Promise<unknown> {
   await using weights = await openWeights(path);
   expect((await weights.read("w")).data[0]).to.equal(width);
   return width;
-}
-
-async function failure(work: Promise<unknown>): Promise<Error & { code: string }> {
-  try {
-    await work;
-  } catch (error) {
-    return error as never;
-  }
-  throw new Error("expected a rejection");
 }
 
 describe("a model folder", () => {

@@ -5,6 +5,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { ITEM_BYTES, type DType, type HostTensor } from "../lib/checkpoint/host-tensor.ts";
 import { openSafetensors, tensorEntry, writeSafetensors, type TensorEntry } from "../lib/checkpoint/safetensors.ts";
+import { failure } from "./support/failure.ts";
 
 let folder = "";
 
@@ -39,15 +40,6 @@ async function write(
     metadata,
   );
   return path;
-}
-
-async function failure(work: Promise<unknown>): Promise<Error & { code: string; details: Record<string, unknown> }> {
-  try {
-    await work;
-  } catch (error) {
-    return error as never;
-  }
-  throw new Error("expected a rejection");
 }
 
 /** A file with this header text and as many bytes of data. */
@@ -285,7 +277,7 @@ describe("safetensors", () => {
       const error = await failure(openSafetensors(await forge(header, dataBytes)));
       expect(error.code, error.message).to.equal("ERR_MEMFORMER_CHECKPOINT_FORMAT");
       expect(error.message).to.match(words);
-      expect(error.details["path"]).to.equal(join(folder, "forged.safetensors"));
+      expect(error.details!["path"]).to.equal(join(folder, "forged.safetensors"));
     });
   }
 

@@ -9,6 +9,7 @@ import { basename, join } from "node:path";
 import { fileURLToPath } from "node:url";
 import ts from "typescript";
 import { CheckpointStore, verify } from "../lib/checkpoint/store.ts";
+import { failure } from "./support/failure.ts";
 
 const LIB = fileURLToPath(new URL("../lib/", import.meta.url));
 let root = "";
@@ -19,15 +20,6 @@ const filesOf = (step: number, bytes = 1000) => ({
   "state.json": (path: string) => writeFile(path, JSON.stringify({ step })),
 });
 const names = async (folder: string) => (await readdir(folder)).sort();
-
-async function failure(work: Promise<unknown>): Promise<Error & { code: string; details: Record<string, unknown> }> {
-  try {
-    await work;
-  } catch (error) {
-    return error as never;
-  }
-  throw new Error("expected a rejection");
-}
 
 describe("a checkpoint store", () => {
   beforeEach(async () => {
@@ -121,7 +113,7 @@ describe("a checkpoint store", () => {
       const error = await failure(verify(folder));
       expect(error.code).to.equal("ERR_MEMFORMER_CHECKPOINT_FORMAT");
       expect(error.message).to.match(words);
-      expect(error.details["file"]).to.equal(file);
+      expect(error.details!["file"]).to.equal(file);
     }
   });
 
@@ -200,7 +192,7 @@ describe("a checkpoint store", () => {
       const good = await store.write(1, filesOf(1, 100_000));
       const error = await failure(store.write(2, filesOf(2, 400_000)));
       expect(error.code).to.equal("ERR_MEMFORMER_IO");
-      expect(error.details["errno"]).to.equal("ENOSPC");
+      expect(error.details!["errno"]).to.equal("ENOSPC");
       expect(await names(disk)).to.deep.equal(["last.json", "step-000001"]);
       expect(await store.last()).to.equal(good);
       await verify(good);
@@ -217,7 +209,7 @@ describe("a checkpoint store", () => {
     expect(error.details).to.deep.include({ errno: "ENOTDIR", path: join(file, "run") });
     if (process.getuid?.() === 0) return; // root may write everywhere
     await chmod(root, 0o500);
-    expect((await failure(new CheckpointStore(root).write(1, filesOf(1)))).details["errno"]).to.equal("EACCES");
+    expect((await failure(new CheckpointStore(root).write(1, filesOf(1)))).details!["errno"]).to.equal("EACCES");
     await chmod(root, 0o700);
   });
 

@@ -14,7 +14,7 @@ import {
 } from "../lib/index.ts";
 import { describeOnGpu, GPU } from "./support/gpu.ts";
 import { perturb, tinyModel } from "./support/models.ts";
-import { failure } from "./support/runs.ts";
+import { failure } from "./support/failure.ts";
 
 /** Documents of random bytes: some of one segment, one of many, lanes that idle at the end. */
 async function pass(segmentLength: number, lengths: readonly number[], lanes = 3): Promise<TokenStream> {

@@ -14,7 +14,7 @@ import {
   tidy,
   trimMemory,
 } from "../lib/index.ts";
-import { activationBytes } from "../lib/model/segments-per-step.ts";
+import { architectures } from "../lib/model/architectures/index.ts";
 import { describeOnGpu, GPU, toGpu } from "./support/gpu.ts";
 import { randomWindow, relativeError, takeGradients, tinyModel } from "./support/models.ts";
 
@@ -173,7 +173,10 @@ describeOnGpu("GPU memory", function () {
     };
     await peak(4); // what is made once is there
     const measured = ((await peak(4)) - (await peak(1))) / 3;
-    expect(measured / activationBytes(model.config, batch, 128)).to.be.within(0.7, 1.4);
+    expect(measured / architectures[model.config.architecture].activationBytes(model.config, batch, 128)).to.be.within(
+      0.7,
+      1.4,
+    );
     window.forEach(disposeSegment);
   });
 });

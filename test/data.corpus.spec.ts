@@ -12,15 +12,7 @@ import {
   type DocumentOptions,
   type Tokenizer,
 } from "../lib/data/index.ts";
-
-async function failure(action: () => unknown): Promise<{ code?: string; message: string }> {
-  try {
-    await action();
-  } catch (error) {
-    return error as Error;
-  }
-  throw new Error("nothing failed");
-}
+import { failure } from "./support/failure.ts";
 
 describe("a corpus", () => {
   let folder: string;

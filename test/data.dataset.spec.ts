@@ -23,17 +23,9 @@ import {
   type DatasetOptions,
   type Tokenizer,
 } from "../lib/data/index.ts";
+import { failure } from "./support/failure.ts";
 
 const shared = fileURLToPath(new URL("../../shared/data/", import.meta.url));
-
-async function failure(action: () => unknown): Promise<{ code?: string; message: string }> {
-  try {
-    await action();
-  } catch (error) {
-    return error as Error;
-  }
-  throw new Error("nothing failed");
-}
 
 /** An IDX file of bytes. */
 function idx(shape: number[], data: number[], type = 8): Buffer {

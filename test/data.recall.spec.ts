@@ -1,15 +1,7 @@
 import { expect } from "chai";
 import { RecallStream, type RecallOptions, type RecallPosition } from "../lib/data/index.ts";
 import { PADDING, type Segment } from "../lib/data/segment.ts";
-
-function failure(action: () => unknown): { code?: string; message: string } {
-  try {
-    action();
-  } catch (error) {
-    return error as Error;
-  }
-  throw new Error("nothing failed");
-}
+import { thrown } from "./support/failure.ts";
 
 interface Step {
   source: number[];
@@ -136,14 +128,14 @@ describe("the recall task", () => {
       [{ symbols: 6 }, "symbols must be less than the segment of 6, got 6"],
     ];
     for (const [given, message] of cases) {
-      const error = failure(() => new RecallStream({ ...options, ...given }));
+      const error = thrown(() => new RecallStream({ ...options, ...given }));
       expect(error.code, message).to.equal("ERR_MEMFORMER_CONFIG");
       expect(error.message).to.include(message);
     }
     const stream = new RecallStream(options);
     const lane = { document: 0, step: 0 };
     for (const position of [null, {}, { lanes: [lane] }, { lanes: [lane, lane, { document: 0, step: 9 }] }]) {
-      const error = failure(() => stream.seek(position as RecallPosition));
+      const error = thrown(() => stream.seek(position as RecallPosition));
       expect(error.code).to.equal("ERR_MEMFORMER_DATA");
       expect(error.message).to.match(/has 3 lanes|has no step 9 in a document 0/);
     }

@@ -18,17 +18,9 @@ import {
   type TokenStreamOptions,
 } from "../lib/data/index.ts";
 import { PADDING, type Segment } from "../lib/data/segment.ts";
+import { failure } from "./support/failure.ts";
 
 const BOS = 256;
-
-async function failure(action: () => unknown): Promise<{ code?: string; message: string }> {
-  try {
-    await action();
-  } catch (error) {
-    return error as Error;
-  }
-  throw new Error("nothing failed");
-}
 
 function rowsOf(values: Int32Array, { batch, length }: Segment): number[][] {
   return Array.from({ length: batch }, (_, b) => [...values.subarray(b * length, (b + 1) * length)]);

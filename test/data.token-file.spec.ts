@@ -15,15 +15,7 @@ import {
   type TokenDocument,
   type TokenSource,
 } from "../lib/data/index.ts";
-
-async function failure(action: () => unknown): Promise<{ code?: string; message: string }> {
-  try {
-    await action();
-  } catch (error) {
-    return error as Error;
-  }
-  throw new Error("nothing failed");
-}
+import { failure } from "./support/failure.ts";
 
 async function wholeDocuments(source: TokenSource): Promise<number[][]> {
   return Promise.all(

@@ -12,22 +12,14 @@ import {
   type TokenizeProgress,
   type Tokenizer,
 } from "../lib/data/index.ts";
+import type { MemformerError } from "../lib/errors.ts";
 import { EncodePool } from "../lib/data/encode-pool.ts";
 import { tokenize } from "../lib/data/tokenize.ts";
 import { writeTokenParts } from "../lib/data/token-writer.ts";
 import { byteLevelJson } from "./support/byte-level.ts";
+import { failure } from "./support/failure.ts";
 
-type Failure = Error & { code?: string; details?: Record<string, unknown> };
 const megabytes = 1 << 20;
-
-async function failure(action: () => Promise<unknown>): Promise<Failure> {
-  return action().then(
-    () => {
-      throw new Error("nothing failed");
-    },
-    (error: unknown) => error as Failure,
-  );
-}
 
 describe("tokenizing", () => {
   let folder: string, json: string, tokenizer: Tokenizer, opened: Record<string, Tokenizer>;
@@ -172,7 +164,7 @@ describe("tokenizing", () => {
 
   it("says of an empty document in the middle what one thread says, after the documents before it", async () => {
     const inputs = put("gap.txt", [...lines, "", ...lines].join("\n"));
-    const errors: Failure[] = [];
+    const errors: MemformerError[] = [];
     for (const given of [{ ...tokenizer }, tokenizer]) {
       let documents = 0;
       const onProgress = (done: TokenizeProgress): void => void ({ documents } = done);

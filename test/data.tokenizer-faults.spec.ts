@@ -5,7 +5,8 @@ import { join } from "node:path";
 import { expect } from "chai";
 import fc from "fast-check";
 import { openTokenizer, type Tokenizer } from "../lib/data/index.ts";
-import { addedToken, byteLevelJson, failure, metaspaceJson, wordLevelJson } from "./support/tokenizers.ts";
+import { failure } from "./support/failure.ts";
+import { addedToken, byteLevelJson, metaspaceJson, wordLevelJson } from "./support/tokenizers.ts";
 import reference from "./fixtures/tokenizers/models.json" with { type: "json" };
 
 let folder: string;

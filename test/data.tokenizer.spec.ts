@@ -5,21 +5,13 @@ import { expect } from "chai";
 import fc from "fast-check";
 import { openTokenizer, pixels, type Tokenizer } from "../lib/data/index.ts";
 import { addedToken, byteLevelJson } from "./support/tokenizers.ts";
+import { failure } from "./support/failure.ts";
 
 const text = fc.oneof(
   fc.string({ unit: "binary" }),
   fc.string({ unit: "grapheme" }),
   fc.constantFrom("\ufeffx", "naïve 😀\r\n\f"),
 );
-
-async function failure(action: () => unknown): Promise<{ code?: string; message: string }> {
-  try {
-    await action();
-  } catch (error) {
-    return error as Error;
-  }
-  throw new Error("nothing failed");
-}
 
 const tinyJson = (specials: { content: string; id: number }[]): string =>
   JSON.stringify(byteLevelJson(specials.map(({ id, content }) => addedToken(id, content))));

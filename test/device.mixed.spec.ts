@@ -3,7 +3,6 @@ import {
   AdamW,
   applyOperator,
   backward,
-  isMemformerError,
   callOperator,
   synchronize,
   Tensor,
@@ -14,6 +13,7 @@ import {
 } from "../lib/index.ts";
 import { describeOnGpu, GPU, toGpu } from "./support/gpu.ts";
 import { numbers, randomWindow, tinyModel } from "./support/models.ts";
+import { failure } from "./support/failure.ts";
 
 /**
  * A tensor on LibTorch's "meta" device, which every machine has: as one on another device, and without numbers to
@@ -23,26 +23,17 @@ function elsewhere(shape: readonly number[], dtype = "float64"): Tensor {
   return applyOperator("aten::empty.memory_format", shape, dtype, null, "meta");
 }
 
-async function failure(call: () => unknown): Promise<{ code: string; message: string }> {
-  try {
+/** What a call without results fails with. */
+async function callFailure(call: () => unknown): Promise<{ code: string; message: string }> {
+  return failure(async () => {
     call();
     await synchronize();
-  } catch (error) {
-    if (isMemformerError(error)) return error;
-    throw error;
-  }
-  throw new Error("expected a failure");
+  });
 }
 
 /** What a call fails with, of whose results one is read. */
 async function readFailure(call: () => Tensor): Promise<{ code: string; message: string }> {
-  try {
-    await call().data();
-  } catch (error) {
-    if (isMemformerError(error)) return error;
-    throw error;
-  }
-  throw new Error("expected a failure");
+  return failure(async () => call().data());
 }
 
 describe("tensors of several devices in one operator", () => {
@@ -144,18 +135,18 @@ describe("a model's call with a tensor that cannot be brought to it", () => {
 
   it("names what is assigned to a parameter or to a moment, a norm, a gradient", async () => {
     const { name, shape } = model.parameters[0]!;
-    const assigned = await failure(() => {
+    const assigned = await callFailure(() => {
       model.assign(name, elsewhere(shape));
     });
     expect(assigned.code).to.equal("ERR_MEMFORMER_DEVICE_MISMATCH");
     expect(assigned.message).to.include(`'${name}'`);
     using optimizer = new AdamW(model);
-    const step = await failure(() => {
+    const step = await callFailure(() => {
       optimizer.step(1e-3, elsewhere([]));
     });
     expect(step).to.include({ code: "ERR_MEMFORMER_DEVICE_MISMATCH" });
     expect(step.message).to.include("norm");
-    const back = await failure(() => {
+    const back = await callFailure(() => {
       tidy(() => {
         backward(
           [applyOperator("aten::mul.Scalar", Tensor.from(new Float64Array(2), [2]).leaf(), 2)],

@@ -2,28 +2,25 @@ import { expect } from "chai";
 import { spawnSync } from "node:child_process";
 import { mkdirSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { configureRuntime } from "../lib/index.ts";
+import { configureRuntime, type MemformerError } from "../lib/index.ts";
 import type { DeviceName } from "../lib/native/cuda.ts";
 import { cacheFolder, recordName } from "../lib/toolchain/libtorch/cache.ts";
 import { resolveLibtorch } from "../lib/toolchain/libtorch/resolve.ts";
 import { scratchFolder } from "./support/fake-libtorch.ts";
 import { whyNoGpu } from "./support/gpu.ts";
 import { tinyModel } from "./support/models.ts";
+import { failure } from "./support/failure.ts";
 
 /** What making a model there fails with. */
-async function failure(device: string): Promise<{ code?: string; message: string }> {
-  try {
-    await (await tinyModel({ device: device as DeviceName })).dispose();
-  } catch (error) {
-    return error as Error & { code?: string };
-  }
-  throw new Error(`device "${device}" is taken`);
+/** What a model on this device is refused with. */
+async function refusal(device: string): Promise<MemformerError> {
+  return failure(tinyModel({ device: device as DeviceName }).then(async (model) => model.dispose()));
 }
 
 describe("a model's device", () => {
   it("is refused when it is no device's name", async () => {
     for (const device of ["gpu", "cuda:x", "cuda:", "cuda:-1", "CUDA", ""]) {
-      const { code, message } = await failure(device);
+      const { code, message } = await refusal(device);
       expect(code, device).to.equal("ERR_MEMFORMER_CONFIG");
       expect(message).to.equal(`device must be "auto", "cpu", "cuda" or "cuda:N", got "${device}"`);
     }
@@ -54,7 +51,7 @@ describe("a model's device", () => {
   it("cannot be a GPU where LibTorch is for the CPU", async function () {
     if (resolveLibtorch().variant !== "cpu") this.skip();
     for (const device of ["cuda", "cuda:0", "cuda:7"]) {
-      const { code, message } = await failure(device);
+      const { code, message } = await refusal(device);
       expect(code).to.equal("ERR_MEMFORMER_NO_CUDA");
       expect(message).to.match(
         /^device "cuda" is not available: this LibTorch is for the CPU\.\n {2}looked at {2}LibTorch {2}2\.\d+\.\d+ for the CPU/,
@@ -67,7 +64,7 @@ describe("a model's device", () => {
 
   it("cannot be a GPU that is not there", async function () {
     if (whyNoGpu() !== undefined) this.skip();
-    const { code, message } = await failure("cuda:99");
+    const { code, message } = await refusal("cuda:99");
     expect(code).to.equal("ERR_MEMFORMER_NO_CUDA");
     expect(message).to.match(/^there is no device cuda:99: this machine has \d+ \(.+\)$/);
   });

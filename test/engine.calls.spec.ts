@@ -14,7 +14,7 @@ import {
   type Memformer,
 } from "../lib/index.ts";
 import { bits, numbers, randomWindow, takeGradients, tinyModel } from "./support/models.ts";
-import { failure } from "./support/runs.ts";
+import { failure } from "./support/failure.ts";
 
 const SIZE = 1024;
 

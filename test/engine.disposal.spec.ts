@@ -1,7 +1,7 @@
 import { expect } from "chai";
 import { AdamW, applyOperator, memoryUsage, Memformer, synchronize, Tensor, tidy } from "../lib/index.ts";
 import { randomWindow, tinyModel } from "./support/models.ts";
-import { failure } from "./support/runs.ts";
+import { failure } from "./support/failure.ts";
 import { memoryAtRest } from "./support/memory-at-rest.ts";
 
 describe("disposing", function () {

@@ -19,8 +19,10 @@ import {
   type State,
   type TokenStream,
 } from "../lib/index.ts";
+import { flagShape } from "../lib/model/state.ts";
 import { numbers, perturb, tinyModel, variants } from "./support/models.ts";
-import { failure, runModel, train } from "./support/runs.ts";
+import { failure } from "./support/failure.ts";
+import { runModel, train } from "./support/runs.ts";
 
 /** Documents of so many random bytes each, read once from end to end in lanes. */
 async function pass(model: Memformer, lengths: readonly number[], lanes = 3): Promise<TokenStream> {
@@ -63,8 +65,8 @@ async function byHand(model: Memformer, stream: TokenStream): Promise<Record<Abl
     nats.frozen += await of(held);
     const next = model.forward(model.upload(segment), state).state;
     const before = Uint8Array.from(holds, (flag, b) => (flag && !reset[b] ? 1 : 0)),
-      mask = Tensor.from(before, [lanes, 1, 1], "bool");
-    held = next.map((part, i) => applyOperator("aten::where.self", mask, held[i]!, part));
+      mask = (i: number): Tensor => Tensor.from(before, flagShape(lanes, model.stateLayout[i]!), "bool");
+    held = next.map((part, i) => applyOperator("aten::where.self", mask(i), held[i]!, part));
     // Text: anything real but BOS in what the memory is written from. A decoder's is its target without the last,
     // behind one token.
     holds = Uint8Array.from(before, (flag, b) => {

@@ -4,7 +4,8 @@ import { join } from "node:path";
 import { ITEM_BYTES, type DType } from "../lib/checkpoint/host-tensor.ts";
 import { openSafetensors, tensorEntry, writeSafetensors } from "../lib/checkpoint/safetensors.ts";
 import { Memformer, openTokenizer, Tensor } from "../lib/index.ts";
-import { failure, runModel, temporary } from "./support/runs.ts";
+import { failure } from "./support/failure.ts";
+import { runModel, temporary } from "./support/runs.ts";
 
 describe("numbers that are not finite", function () {
   this.timeout(120_000);

@@ -3,7 +3,8 @@ import { join } from "node:path";
 import { AdamW, composedParameters, Memformer, type ParameterSpec } from "../lib/index.ts";
 import { Counting } from "./support/composed-models.ts";
 import { bits, tinyModel } from "./support/models.ts";
-import { failure, temporary } from "./support/runs.ts";
+import { failure } from "./support/failure.ts";
+import { temporary } from "./support/runs.ts";
 
 const head: ParameterSpec = { name: "head.weight", shape: [16, 2], deviation: 0.1, decay: true };
 

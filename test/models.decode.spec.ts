@@ -6,7 +6,7 @@ import { expect } from "chai";
 import { PADDING, Tensor, type CreateOptions } from "../lib/index.ts";
 import { apart, architectures, cached, draw, open, settings, uncached, type Row } from "./support/decoding.ts";
 import { bits, numbers, perturb, tinyModel } from "./support/models.ts";
-import { failure } from "./support/runs.ts";
+import { failure } from "./support/failure.ts";
 
 describe("decoding token by token", function () {
   this.timeout(200_000);

@@ -15,6 +15,8 @@ async function step(model: Memformer, segment: Segment, memory: Tensor): Promise
   return { loss: losses[0]![0]!, memory: next[0]! };
 }
 
+const numbersOf = (shape: readonly number[]): number => shape.reduce((product, size) => product * size, 1);
+
 /** A memory that segments have written: not the initial one, and another in each row. */
 async function written(model: Memformer, rows = B): Promise<Tensor> {
   return tidy(() => {
@@ -155,14 +157,14 @@ describe("rows of a batch", function () {
       await using model = await tinyModel(setting);
       await perturb(model);
       const memory = await written(model),
-        size = model.config.memorySlots * model.config.width;
+        { shape } = model.stateLayout[0]!,
+        size = numbersOf(shape);
       const [segment] = randomWindow(model, { batch: B, segments: 1 });
       const all = await step(model, segment!, memory);
       const values = [...(await memory.data())].map(Number);
       const order = [2, 0, 1];
       const of = (numbers_: readonly number[], rows: readonly number[]): number[] =>
         rows.flatMap((row) => numbers_.slice(row * size, (row + 1) * size));
-      const shape = [model.config.memorySlots, model.config.width];
       const permuted = Tensor.from(Float64Array.from(of(values, order)), [B, ...shape]);
       const moved = await step(model, rowsOf(segment!, order), permuted);
       expectClose(moved.memory, of(all.memory, order), "memory, permuted");
@@ -182,7 +184,7 @@ describe("rows of a batch", function () {
       await perturb(model);
       const memory = await written(model),
         [segment] = randomWindow(model, { batch: B, segments: 1, ragged: false });
-      const size = model.config.memorySlots * model.config.width;
+      const size = numbersOf(model.stateLayout[0]!.shape);
       const fresh = tidy(() => model.initialState(B)[0]!);
       const restarted = await step(model, { ...segment!, reset: Uint8Array.of(0, 1, 0) }, memory);
       const carried = await step(model, segment!, memory),

@@ -6,11 +6,11 @@ import { bptt, Memformer, modelSchema, mrbp, plainOptions, Session, type Segment
 import { horizonOf } from "../lib/train/horizon.ts";
 import { trainSchema } from "../lib/train/config.ts";
 import { runWindow } from "./support/run-window.ts";
-import { perturb, recipeOptions, tinyModel, variants } from "./support/models.ts";
+import { memformers, perturb, recipeOptions, tinyModel } from "./support/models.ts";
 
 describe("a twin, a model trained without its memory", () => {
   it("computes what its model does where every segment starts a document: losses, gradients, parameters", async () => {
-    for (const architecture of variants) {
+    for (const architecture of memformers) {
       await using twin = await tinyModel({ architecture, memory: false });
       await using model = await tinyModel({ architecture });
       expect(twin.parameters).to.deep.equal(model.parameters);

@@ -2,7 +2,7 @@ import { expect } from "chai";
 import { guarded, nextCall, waited } from "../lib/native/calls.ts";
 import { modelConfig, presets } from "../lib/model/config.ts";
 import { positions, variants, writers } from "./support/models.ts";
-import { failure } from "./support/runs.ts";
+import { failure } from "./support/failure.ts";
 
 /** The names that the engine has, as it tells them when it is asked for one that it lacks. */
 async function registered(option: "architecture" | "writer" | "position"): Promise<string[]> {

@@ -26,7 +26,8 @@ import {
 } from "../lib/index.ts";
 import { Counting, Stateless, type SmallOptions } from "./support/composed-models.ts";
 import { numbers, perturb, randomWindow, tinyModel } from "./support/models.ts";
-import { contents, failure, task, temporary } from "./support/runs.ts";
+import { failure } from "./support/failure.ts";
+import { contents, task, temporary } from "./support/runs.ts";
 
 type Small = Stateless | Counting;
 const models: Record<string, (options?: SmallOptions) => Promise<Small>> = {

@@ -10,7 +10,7 @@ import { newName, oldNames, withNewNames } from "../lib/old-names.ts";
 import { parseOptions } from "../lib/options.ts";
 import { fromFile } from "../lib/run/config.ts";
 import { Bench, tiny } from "./support/run-cli.ts";
-import { failure } from "./support/runs.ts";
+import { failure } from "./support/failure.ts";
 
 const former = Object.fromEntries(Object.entries(oldNames).map(([old, now]) => [now, old]));
 /** Every key of a JSON value as it was. */

@@ -24,7 +24,8 @@ import {
 import { JsonlLog } from "../lib/log/jsonl.ts";
 import { createProgress } from "../lib/log/progress.ts";
 import { RunLog } from "../lib/log/run-log.ts";
-import { failure, runModel, task } from "./support/runs.ts";
+import { failure } from "./support/failure.ts";
+import { runModel, task } from "./support/runs.ts";
 
 /** Any options: none of these calls may take one that it does not read. */
 type Options = Record<string, unknown>;

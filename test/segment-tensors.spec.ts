@@ -3,7 +3,7 @@ import { expect } from "chai";
 import fc from "fast-check";
 import { disposeSegment, uploadSegment, type Segment } from "../lib/index.ts";
 import { scoredTargets } from "../lib/model/segment-tensors.ts";
-import { failure } from "./support/runs.ts";
+import { failure } from "./support/failure.ts";
 
 const segmentOf = (batch: number, length: number, source: readonly number[], target: readonly number[]): Segment => ({
   batch,

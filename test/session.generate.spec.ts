@@ -14,7 +14,7 @@ import {
   type Tokenizer,
 } from "../lib/index.ts";
 import { perturb, tinyModel } from "./support/models.ts";
-import { failure } from "./support/runs.ts";
+import { failure } from "./support/failure.ts";
 
 let model: Memformer;
 
@@ -177,7 +177,12 @@ describe("generation", function () {
     class Enough extends Error {}
     const work = async (): Promise<void> => {
       let pieces = 0;
-      for await (const piece of session.generate({ maxTokens: 1000, temperature: 2, signal: controller.signal })) {
+      for await (const piece of session.generate({
+        maxTokens: 1000,
+        temperature: 2,
+        seed: 1,
+        signal: controller.signal,
+      })) {
         void piece;
         if (++pieces === 3) controller.abort(new Enough());
       }

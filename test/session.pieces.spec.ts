@@ -4,7 +4,7 @@ import fc from "fast-check";
 import { Session, openTokenizer, type Memformer, type Piece, type Tokenizer } from "../lib/index.ts";
 import { StopFinder } from "../lib/generate/stop-strings.ts";
 import { perturb, tinyModel } from "./support/models.ts";
-import { failure } from "./support/runs.ts";
+import { failure } from "./support/failure.ts";
 import { idsOf, says, textOf } from "./support/scripted.ts";
 
 let model: Memformer;

@@ -16,7 +16,8 @@ import { isJsonSession } from "../lib/generate/session-format-json.ts";
 import { savedBytes, unpackSession } from "../lib/generate/session-format.ts";
 import { run } from "./support/children.ts";
 import { perturb, tinyModel } from "./support/models.ts";
-import { failure, temporary } from "./support/runs.ts";
+import { failure } from "./support/failure.ts";
+import { temporary } from "./support/runs.ts";
 import { asVersion1, jsonSession, resealed, sealed, takenApart } from "./support/sessions.ts";
 
 const text = "Call me Ishmael. Some years ago - never mind how long precisely";

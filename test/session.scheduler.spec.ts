@@ -15,7 +15,7 @@ import {
 } from "../lib/index.ts";
 import { DocumentState } from "../lib/generate/document-state.ts";
 import { perturb, tinyModel } from "./support/models.ts";
-import { failure } from "./support/runs.ts";
+import { failure } from "./support/failure.ts";
 import { idsOf, script, textOf } from "./support/scripted.ts";
 
 async function made(options: Parameters<typeof tinyModel>[0] = {}): Promise<Memformer> {

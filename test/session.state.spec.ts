@@ -13,7 +13,8 @@ import {
 } from "../lib/index.ts";
 import { run } from "./support/children.ts";
 import { perturb, tinyModel } from "./support/models.ts";
-import { failure, temporary } from "./support/runs.ts";
+import { failure } from "./support/failure.ts";
+import { temporary } from "./support/runs.ts";
 import { asVersion1, jsonSession, sealed, takenApart } from "./support/sessions.ts";
 
 /** A model over bytes whose weights are far from their start, so that what it remembers shows. */

@@ -15,7 +15,8 @@ import {
 } from "../lib/index.ts";
 import { run } from "./support/children.ts";
 import { perturb, tinyModel } from "./support/models.ts";
-import { failure, temporary } from "./support/runs.ts";
+import { failure } from "./support/failure.ts";
+import { temporary } from "./support/runs.ts";
 import { idsOf, says, script, textOf } from "./support/scripted.ts";
 
 const kept = 1024; // calls whose stacks are remembered, with what their frames hold

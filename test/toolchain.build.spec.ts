@@ -10,11 +10,11 @@ import {
   writeFileSync,
 } from "node:fs";
 import { dirname, join } from "node:path";
-import { isMemformerError, type MemformerError } from "../lib/errors.ts";
 import { buildNative, readBuild, staleness } from "../lib/toolchain/build.ts";
 import { doctor, isHealthy } from "../lib/native/doctor.ts";
 import { resolveLibtorch } from "../lib/toolchain/libtorch/resolve.ts";
 import { libtorchFiles, scratchFolder, writeFiles } from "./support/fake-libtorch.ts";
+import { failure } from "./support/failure.ts";
 
 describe("memformer build", () => {
   let folder: string;
@@ -49,15 +49,6 @@ describe("memformer build", () => {
       "cmake version 3.25.1",
       `echo "MAKEFLAGS=$MAKEFLAGS $*" >> $LOG\nif [ "$1" = --build ]; then ${build}; ${products}; fi`,
     );
-  }
-
-  async function failure(work: Promise<unknown>): Promise<MemformerError> {
-    const error = await work.then(
-      () => undefined,
-      (reason: unknown) => reason,
-    );
-    if (!isMemformerError(error)) throw error ?? new Error("nothing was thrown");
-    return error as MemformerError;
   }
   const build = async (more: object = {}): Promise<{ folder: string; seconds: number }> =>
     await buildNative({ libtorch, out: join(folder, "out"), jobs: 2, env, ...more });

@@ -4,6 +4,7 @@ import { join } from "node:path";
 import { MemformerError } from "../lib/errors.ts";
 import { resolveLibtorch, type ResolveOptions } from "../lib/toolchain/libtorch/resolve.ts";
 import { fakePython, libtorchFiles, scratchFolder, writeFiles } from "./support/fake-libtorch.ts";
+import { thrown } from "./support/failure.ts";
 
 describe("finding LibTorch", () => {
   let folder: string;
@@ -22,15 +23,11 @@ describe("finding LibTorch", () => {
   const cached = (name: string, version = "2.13.0"): string =>
     writeFiles(join(folder, "cache/memformer/libtorch", name), { ...libtorchFiles(version), "memformer.json": "{}" });
 
-  function failure(options: ResolveOptions): MemformerError {
-    try {
-      resolveLibtorch(options);
-    } catch (error) {
-      expect(error).to.be.instanceOf(MemformerError);
-      return error as MemformerError;
-    }
-    throw new Error("something was found");
-  }
+  const failure = (options: ResolveOptions): MemformerError => {
+    const error = thrown(() => resolveLibtorch(options));
+    expect(error).to.be.instanceOf(MemformerError);
+    return error;
+  };
 
   it("takes the folder that MEMFORMER_LIBTORCH names, before the cache", () => {
     cached("2.13.0-cpu");

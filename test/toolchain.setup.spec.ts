@@ -5,7 +5,6 @@ import { createServer } from "node:http";
 import { connect, type AddressInfo } from "node:net";
 import { hostname } from "node:os";
 import { join } from "node:path";
-import { isMemformerError, type MemformerError } from "../lib/errors.ts";
 import { resolveLibtorch } from "../lib/toolchain/libtorch/resolve.ts";
 import { setup, type SetupOptions, type SetupResult } from "../lib/toolchain/libtorch/setup.ts";
 import {
@@ -21,6 +20,7 @@ import {
   zip,
   libtorchFiles,
 } from "./support/fake-libtorch.ts";
+import { failure } from "./support/failure.ts";
 
 describe("memformer setup", () => {
   const bytes = wheel();
@@ -41,15 +41,6 @@ describe("memformer setup", () => {
 
   const run = async (url: string, more: SetupOptions = {}, file = bytes): Promise<SetupResult> =>
     await setup({ env, report, pins: pinsFor(file, url), ...more });
-
-  async function failure(work: Promise<unknown>): Promise<MemformerError> {
-    const error = await work.then(
-      () => undefined,
-      (reason: unknown) => reason,
-    );
-    if (!isMemformerError(error)) throw error ?? new Error("nothing was thrown");
-    return error as MemformerError;
-  }
 
   const remains = (): string[] => (existsSync(cache) ? readdirSync(cache) : []);
 

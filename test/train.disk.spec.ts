@@ -6,7 +6,8 @@ import { CheckpointStore, verify } from "../lib/checkpoint/store.ts";
 import { makeFolder, makeFolderSync } from "../lib/files/make-folder.ts";
 import { openTokenizer, prepareCorpus, Trainer } from "../lib/index.ts";
 import { RunLog } from "../lib/log/run-log.ts";
-import { contents, failure, runModel, task, temporary, train } from "./support/runs.ts";
+import { failure } from "./support/failure.ts";
+import { contents, runModel, task, temporary, train } from "./support/runs.ts";
 
 let folder: Awaited<ReturnType<typeof temporary>>;
 

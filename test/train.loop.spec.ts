@@ -10,7 +10,8 @@ import {
   type Segment,
   type SegmentStream,
 } from "../lib/index.ts";
-import { failure, runModel, task, temporary, train, weights } from "./support/runs.ts";
+import { failure } from "./support/failure.ts";
+import { runModel, task, temporary, train, weights } from "./support/runs.ts";
 import { memoryAtRest } from "./support/memory-at-rest.ts";
 
 let folder: Awaited<ReturnType<typeof temporary>>;

@@ -4,7 +4,8 @@ import { join } from "node:path";
 import { CheckpointStore, verify } from "../lib/checkpoint/store.ts";
 import type { CreateOptions, TrainOptions } from "../lib/index.ts";
 import { start } from "./support/children.ts";
-import { contents, failure, runModel, task, temporary, train, weights } from "./support/runs.ts";
+import { failure } from "./support/failure.ts";
+import { contents, runModel, task, temporary, train, weights } from "./support/runs.ts";
 
 const files = ["model.safetensors", "optimizer.safetensors", "state.safetensors", "trainer.json", "config.json"];
 let folder: Awaited<ReturnType<typeof temporary>>;

@@ -1,6 +1,7 @@
 /** Measures of a model over held-out text from which one can tell why its memory is used, or is not. */
 import { evaluationPass, type TokenSource } from "../data/index.ts";
 import { MemformerError } from "../errors.ts";
+import { architectures } from "../model/architectures/index.ts";
 import type { Memformer, Observed } from "../model/memformer.ts";
 import { mrbp } from "../gradients/mrbp.ts";
 import type { State } from "../model/recurrence.ts";
@@ -120,7 +121,7 @@ export async function measure(
   for (const tensor of [...state, ...last]) tensor.dispose();
   if (tokens === 0) throw new MemformerError("DATA", "there is nothing to score: the text has no token to predict");
   const mean = (i: number): number => nats[i]! / tokens,
-    hasDecoder = model.config.architecture === "encoder-decoder";
+    { separateDecoder } = architectures[model.config.architecture];
   const over = (i: number): number => mean(i) - mean(0),
     bias = await biasNorms(model),
     self = slotMeans(part(seen, "writer.self"));
@@ -132,8 +133,8 @@ export async function measure(
       whole: mean(0),
       shuffled: over(1),
       initial: over(2),
-      otherSource: hasDecoder ? over(3) : NaN,
-      noSource: hasDecoder ? over(4) : NaN,
+      otherSource: separateDecoder ? over(3) : NaN,
+      noSource: separateDecoder ? over(4) : NaN,
     },
     layers: layersOf(seen, tokenShare),
     hiddenTokenShare: tokenShare(part(seen, "hidden")),
@@ -215,12 +216,12 @@ function part(seen: ReadonlyMap<string, Observed>, name: string): Observed {
   return found;
 }
 
-/** Of the tokens that the memory is written from: the source's, in the decoder architecture the target's. */
+/** Of the tokens that the memory is written from. */
 function tokenShares(
   model: Memformer,
   { source, target, length }: Segment,
 ): { tokenShare: (cube: Observed) => number } {
-  const tokens = model.config.architecture === "decoder" ? target : source;
+  const tokens = architectures[model.config.architecture].writesFrom === "target" ? target : source;
   return {
     tokenShare: (cube) => shares(cube, (b, n) => cube.shape[1] !== length || tokens[b * length + n] !== PADDING).alongN,
   };

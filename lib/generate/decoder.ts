@@ -5,7 +5,7 @@
 import { MemformerError } from "../errors.ts";
 import { Tensor } from "../engine/tensor.ts";
 import type { State } from "../model/recurrence.ts";
-import type { SegmentTensors } from "../model/segment-tensors.ts";
+import { segmentHandle, type SegmentTensors } from "../model/segment-tensors.ts";
 import type { DecoderHandle, ModelHandle } from "../native/addon.ts";
 import { guarded, nextCall, waited } from "../native/calls.ts";
 
@@ -68,13 +68,12 @@ export class Decoder implements Disposable {
     }
     const call = nextCall();
     using seed = Tensor.from(BigInt64Array.of(0n), []);
-    const { source, target, reset, lengths } = segment;
     const [logits] = guarded((addon) =>
       addon.beginSegment(
         call,
         this.#decoder,
         slots,
-        [source.handle, target.handle, reset.handle, seed.handle, lengths.handle],
+        segmentHandle(segment, seed),
         state.map((tensor) => tensor.handle),
       ),
     );

@@ -9,7 +9,7 @@ import { HeldParameters, type MadeModel } from "./held-parameters.ts";
 import type { ModelDescription } from "./parameter.ts";
 import { filledSpecs, type ParameterSpec } from "./parameter-spec.ts";
 import type { State, StatePart, Step, StepOptions, TrainableModel } from "./recurrence.ts";
-import { uploadSegment, type SegmentTensors } from "./segment-tensors.ts";
+import { uploadTo, type SegmentTensors } from "./segment-tensors.ts";
 
 /** How {@link composedParameters} makes them. */
 export interface ComposedOptions {
@@ -81,9 +81,7 @@ export abstract class ComposedModel<Description extends ModelDescription = Model
 
   /** The segment on the model's device. Override it to check tokens against a vocabulary. */
   upload(segment: Segment): SegmentTensors {
-    const { source, target, reset, lengths, ...rest } = uploadSegment(segment);
-    const [there, next, starts, counts] = [source, target, reset, lengths].map((tensor) => placed(tensor, this.device));
-    return { ...rest, source: there!, target: next!, reset: starts!, lengths: counts! };
+    return uploadTo(this.device, segment);
   }
 
   /** A parameter to compute with: a backward pass adds to its gradient. */

@@ -5,18 +5,25 @@
 import { z } from "zod";
 import { MemformerError } from "../errors.ts";
 import { parseOptions } from "../options.ts";
+import { architectures, type Architecture, type ArchitectureName } from "./architectures/index.ts";
+import { writers, type WriterName } from "./writers.ts";
 
 const count = (default_: number, help: string): z.ZodDefault<z.ZodInt> =>
   z.int().positive().default(default_).describe(help);
 
+/** For help: `name (what it is), …`. */
+function described(table: Readonly<Record<string, { readonly help: string }>>): string {
+  return Object.entries(table)
+    .map(([name, { help }]) => `${name} (${help})`)
+    .join(", ");
+}
+
 /** Every option of a model, with its default and help text. */
 export const modelSchema = z.strictObject({
   architecture: z
-    .enum(["encoder-decoder", "encoder", "decoder"])
+    .enum(Object.keys(architectures) as [ArchitectureName, ...ArchitectureName[]])
     .default("encoder-decoder")
-    .describe(
-      "encoder-decoder (the paper's), encoder (hidden states and memory), decoder (causal layers that read memory)",
-    ),
+    .describe(described(architectures)),
   vocabulary: count(257, "V, tokens in the vocabulary, including BOS; 257 for bytes"),
   bos: z.int().nonnegative().default(256).describe("the token that starts a document; 256 for bytes"),
   width: count(256, "D, width of the model and of a memory slot"),
@@ -27,9 +34,9 @@ export const modelSchema = z.strictObject({
   memorySlots: count(64, "M, memory slots; the state is M x D numbers per row"),
   segmentLength: count(64, "T, tokens of a segment"),
   writer: z
-    .enum(["slot-attention", "gru"])
+    .enum(Object.keys(writers) as [WriterName, ...WriterName[]])
     .default("slot-attention")
-    .describe("how slots take in a segment: by the paper's slot attention, or by a GRU on top of it"),
+    .describe(`how slots take in a segment: ${described(writers)}`),
   writerHeads: z
     .int()
     .nonnegative()
@@ -182,7 +189,10 @@ export const plainOptions = {
   memoryGradientLimit: 0,
 } as const satisfies ModelOptions;
 
-/** Named starting points; any option given beside `preset` wins. */
+/**
+ * Named starting points; any option given beside `preset` wins. `demo` is what configs/demo.json trains; `wiki` and
+ * `mnist` are the paper's models for WikiText-103 and for MNIST's pixels.
+ */
 export const presets = {
   tiny: {
     width: 64,
@@ -192,6 +202,15 @@ export const presets = {
     decoderLayers: 1,
     memorySlots: 8,
     segmentLength: 16,
+  },
+  demo: {
+    width: 128,
+    heads: 4,
+    feedForward: 512,
+    encoderLayers: 2,
+    decoderLayers: 2,
+    memorySlots: 32,
+    segmentLength: 64,
   },
   small: {},
   base: {
@@ -240,7 +259,8 @@ export function modelConfig(options: ModelOptions = {}): ModelConfig {
   if (config.writerHeads > 0 && config.width % config.writerHeads !== 0) {
     refuse(`writerHeads must divide width, got ${config.writerHeads} heads and width ${config.width}`);
   }
-  if (!config.shareEmbedding && config.architecture !== "encoder-decoder") {
+  const architecture: Architecture = architectures[config.architecture];
+  if (!config.shareEmbedding && !architecture.separateDecoder) {
     refuse(`shareEmbedding false needs an encoder and a decoder, got architecture "${config.architecture}"`);
   }
   if (config.position === "rotary" && per % 2 !== 0)

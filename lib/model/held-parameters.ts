@@ -6,6 +6,7 @@ import type { ModelHandle } from "../native/addon.ts";
 import { guarded, nextCall, waited } from "../native/calls.ts";
 import type { Device } from "../native/cuda.ts";
 import type { Parameter } from "./parameter.ts";
+import type { HeldPart } from "./recurrence.ts";
 import type { StatePart } from "./state.ts";
 import { weightsHash } from "./weights-hash.ts";
 
@@ -93,11 +94,14 @@ export class HeldParameters implements AsyncDisposable {
     });
   }
 
-  /** The L2 norm over all gradients, (); they are scaled so that it is at most `most` (0: never). */
-  clipGradients(most: number): Tensor {
+  /**
+   * The L2 norm over all gradients, (); they are scaled so that it is at most `most` (0: never). `whole`: the norm to
+   * go by instead, of a larger model that this one is a part of.
+   */
+  clipGradients(most: number, whole?: Tensor): Tensor {
     if (!(most >= 0)) throw new MemformerError("CONFIG", `the norm to clip to must be at least 0, got ${String(most)}`);
     if (most > 0) this.revise();
-    return new Tensor(guarded((addon) => addon.clipGradients(nextCall(), this.handle, most))[0]!);
+    return new Tensor(guarded((addon) => addon.clipGradients(nextCall(), this.handle, most, whole?.handle))[0]!);
   }
 
   /** Changes with every call that changes weights, or gradients other than by adding to them. */
@@ -115,6 +119,11 @@ export class HeldParameters implements AsyncDisposable {
   get handle(): ModelHandle {
     if (this.#handle === undefined) throw new MemformerError("DISPOSED", "this model has been disposed of");
     return this.#handle;
+  }
+
+  /** @internal */
+  get held(): readonly HeldPart[] {
+    return [{ prefix: "", handle: this.handle }];
   }
 
   /** Whether the model has been disposed of. */

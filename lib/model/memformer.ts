@@ -1,7 +1,8 @@
 /** The model: creating and loading it, its steps, its parameters, saving it. */
+import { architectures, generating } from "./architectures/index.ts";
 import { modelConfig, modelSchema, presets, type ModelConfig, type ModelOptions, type PresetName } from "./config.ts";
 import { MemformerError, nearest } from "../errors.ts";
-import type { SegmentHandles } from "../native/addon.ts";
+import type { SegmentHandle } from "../native/addon.ts";
 import { guarded, nextCall, waited } from "../native/calls.ts";
 import { gpuBytes, resolveDevice, type Device, type DeviceName } from "../native/cuda.ts";
 import { knownOptions, optionNames, wholeSeed } from "../options.ts";
@@ -11,14 +12,14 @@ import type { ComposedParameters } from "./composed.ts";
 import { filledSpecs, type ParameterSpec } from "./parameter-spec.ts";
 import { HeldParameters, type MadeModel } from "./held-parameters.ts";
 import type { Replayed, State, StatePart, Step, StepOptions, TrainableModel } from "./recurrence.ts";
-import { uploadSegment, type SegmentTensors } from "./segment-tensors.ts";
+import { segmentHandle, uploadSegment, type SegmentTensors } from "./segment-tensors.ts";
 import type { Segment } from "../data/segment.ts";
 import type { Ablation, Scored, ScoringState } from "./scoring.ts";
 import { Decoder } from "../generate/decoder.ts";
 import { Session } from "../generate/session.ts";
 import type { SessionModel } from "../generate/session-model.ts";
 import { Tensor } from "../engine/tensor.ts";
-import { segmentsPerScoringStep, segmentsPerTrainingStep } from "./segments-per-step.ts";
+import { segmentsPerStep, type Purpose } from "./segments-per-step.ts";
 import { rowBytes } from "./state.ts";
 
 export interface CreateOptions extends ModelOptions {
@@ -200,15 +201,15 @@ export class Memformer extends HeldParameters implements TrainableModel, Session
 
   advance(segment: SegmentTensors, state: State, options: StepOptions = {}): State {
     const call = nextCall();
-    return this.#step(segment, state, options, (addon, parts, given) =>
-      addon.advance(call, this.handle, parts, options.training ?? false, given),
+    return this.#step(segment, state, options, (addon, handle, given) =>
+      addon.advance(call, this.handle, handle, given),
     );
   }
 
   forward(segment: SegmentTensors, state: State, options: StepOptions & { readonly graph?: boolean } = {}): Step {
     const call = nextCall();
-    const [loss, count, ...next] = this.#step(segment, state, options, (addon, parts, given) =>
-      addon.forward(call, this.handle, parts, options.training ?? false, given, options.graph ?? false),
+    const [loss, count, ...next] = this.#step(segment, state, options, (addon, handle, given) =>
+      addon.forward(call, this.handle, handle, given, options.graph ?? false),
     );
     return { loss: loss!, count: count!, state: next };
   }
@@ -225,14 +226,13 @@ export class Memformer extends HeldParameters implements TrainableModel, Session
     this.#checkState(state);
     const call = nextCall(),
       seeds = options.map(seedTensor);
-    const parts = segments.flatMap((segment, g) => segmentHandles(segment, seeds[g]!));
+    const handles = segments.map((segment, g) => segmentHandle(segment, seeds[g]!, options[g]));
     const [loss, count, ...rest] = tensors(
       guarded((addon) =>
         addon.replay(
           call,
           this.handle,
-          parts,
-          options[0]?.training ?? false,
+          handles,
           state.map((tensor) => tensor.handle),
           weights,
           gradient.map((tensor) => tensor.handle),
@@ -250,9 +250,7 @@ export class Memformer extends HeldParameters implements TrainableModel, Session
    * memory left after the parameters; always 1 on a CPU.
    */
   segmentsPerStep({ batch, length }: SegmentTensors): number {
-    return this.device === "cpu"
-      ? 1
-      : segmentsPerTrainingStep(this.config, this.parameterCount, batch, length, gpuBytes(this.device));
+    return this.#perStep("training", batch, length);
   }
 
   /**
@@ -264,16 +262,16 @@ export class Memformer extends HeldParameters implements TrainableModel, Session
     this.#checkState(memory);
     const call = nextCall(),
       seed = seedTensor({});
-    const parts = segments.flatMap((segment) => segmentHandles(segment, seed));
+    const handles = segments.map((segment) => segmentHandle(segment, seed));
     const [losses, counts, ...rest] = tensors(
       guarded((addon) =>
         addon.score(
           call,
           this.handle,
-          parts,
-          ablations,
+          handles,
           memory.map((tensor) => tensor.handle),
           held.map((tensor) => tensor.handle),
+          ablations,
         ),
       ),
     );
@@ -287,9 +285,7 @@ export class Memformer extends HeldParameters implements TrainableModel, Session
 
   /** How many consecutive segments of `batch` rows of `length` tokens {@link score} best takes at once; on a CPU 1. */
   scoringSegmentsPerStep(batch: number, length: number): number {
-    return this.device === "cpu"
-      ? 1
-      : segmentsPerScoringStep(this.config, this.parameterCount, batch, length, gpuBytes(this.device));
+    return this.#perStep("scoring", batch, length);
   }
 
   /**
@@ -321,8 +317,8 @@ export class Memformer extends HeldParameters implements TrainableModel, Session
     options: StepOptions & { readonly graph?: boolean } = {},
   ): { hidden: Tensor; state: State } {
     const call = nextCall();
-    const [hidden, ...next] = this.#step(segment, state, options, (addon, parts, given) =>
-      addon.encode(call, this.handle, parts, options.training ?? false, given, options.graph ?? false),
+    const [hidden, ...next] = this.#step(segment, state, options, (addon, handle, given) =>
+      addon.encode(call, this.handle, handle, given, options.graph ?? false),
     );
     return { hidden: hidden!, state: next };
   }
@@ -334,8 +330,8 @@ export class Memformer extends HeldParameters implements TrainableModel, Session
    */
   async observe(segment: SegmentTensors, state: State): Promise<Map<string, Observed>> {
     const call = nextCall();
-    const [names, values] = this.#step(segment, state, {}, (addon, parts, given) =>
-      addon.observe(call, this.handle, parts, false, given),
+    const [names, values] = this.#step(segment, state, {}, (addon, handle, given) =>
+      addon.observe(call, this.handle, handle, given),
     ) as [Tensor, Tensor];
     const [text, all] = await Promise.all([names.data(), values.data()]);
     names.dispose();
@@ -352,8 +348,8 @@ export class Memformer extends HeldParameters implements TrainableModel, Session
   /** Logits (B, V) of the token after `prefix` (B, P), the beginning of the segment that follows `segment.source`. */
   logits(segment: SegmentTensors, prefix: Tensor, state: State): Tensor {
     const call = nextCall();
-    return this.#step(segment, state, {}, (addon, parts, given) =>
-      addon.logits(call, this.handle, parts, false, given, prefix.handle),
+    return this.#step(segment, state, {}, (addon, handle, given) =>
+      addon.logits(call, this.handle, handle, given, prefix.handle),
     )[0]!;
   }
 
@@ -363,14 +359,20 @@ export class Memformer extends HeldParameters implements TrainableModel, Session
    */
   decoder(slots = 1): Decoder {
     const { architecture, segmentLength, vocabulary } = this.config;
-    if (architecture === "encoder") {
+    if (!architectures[architecture].generates) {
       throw new MemformerError(
         "CONFIG",
-        'architecture "encoder" has no next token to predict; use "encoder-decoder" or "decoder" to generate',
+        `architecture "${architecture}" has no next token to predict; use ${generating()} to generate`,
       );
     }
     const stateParts = this.stateLayout.length;
     return new Decoder({ handle: this.handle, length: segmentLength, vocabulary, stateParts }, slots);
+  }
+
+  #perStep(purpose: Purpose, batch: number, length: number): number {
+    const { config, parameterCount: parameters, device } = this;
+    if (device === "cpu") return 1;
+    return segmentsPerStep(purpose, { config, parameters, batch, length, deviceBytes: gpuBytes(device) });
   }
 
   #checkState(state: State): void {
@@ -387,7 +389,7 @@ export class Memformer extends HeldParameters implements TrainableModel, Session
     options: StepOptions,
     call: (
       addon: Parameters<Parameters<typeof guarded>[0]>[0],
-      segment: SegmentHandles,
+      segment: SegmentHandle,
       state: Tensor["handle"][],
     ) => Tensor["handle"][],
   ): Tensor[] {
@@ -399,7 +401,7 @@ export class Memformer extends HeldParameters implements TrainableModel, Session
         guarded((addon) =>
           call(
             addon,
-            segmentHandles(segment, seed),
+            segmentHandle(segment, seed, options),
             state.map((tensor) => tensor.handle),
           ),
         ),
@@ -408,10 +410,6 @@ export class Memformer extends HeldParameters implements TrainableModel, Session
       seed.dispose();
     }
   }
-}
-
-function segmentHandles({ source, target, reset, lengths }: SegmentTensors, seed: Tensor): SegmentHandles {
-  return [source.handle, target.handle, reset.handle, seed.handle, lengths.handle];
 }
 
 function seedTensor({ seed = 0 }: StepOptions): Tensor {

@@ -93,9 +93,15 @@ export interface EvaluatedModel extends Recurrence {
   scoringSegmentsPerStep?(batch: number, length: number): number;
 }
 
+/** @internal Parameters that the engine holds together; outside, their names begin with `prefix`. */
+export interface HeldPart {
+  readonly prefix: string;
+  readonly handle: ModelHandle;
+}
+
 /**
  * A model that {@link Trainer} and {@link AdamW} train: a recurrence, and parameters that the engine holds.
- * {@link Memformer} is one; {@link ComposedModel} is the base of your own.
+ * {@link Memformer} is one; {@link ComposedModel} is the base of your own, {@link JointModel} that of several.
  */
 export interface TrainableModel extends EvaluatedModel {
   readonly config: ModelDescription;
@@ -106,8 +112,8 @@ export interface TrainableModel extends EvaluatedModel {
   readonly disposed: boolean;
   /** Changes with every call that changes weights, or gradients other than by adding to them. */
   readonly revision: number;
-  /** @internal The engine's end of its parameters. */
-  readonly handle: ModelHandle;
+  /** @internal The engine's end of its parameters: one, or one per model that it is made of. */
+  readonly held: readonly HeldPart[];
   /** For what changes weights from outside, an optimizer: {@link revision} changes. */
   revise(): void;
   /** A parameter's values, shared with the model; the caller only reads them, and disposes of the handle. */
@@ -116,8 +122,11 @@ export interface TrainableModel extends EvaluatedModel {
   assign(name: string, value: Tensor): void;
   /** Drops the gradients gathered so far. */
   zeroGradients(): void;
-  /** The L2 norm over all gradients, (); they are scaled so that it is at most `most` (0: never). */
-  clipGradients(most: number): Tensor;
+  /**
+   * The L2 norm over all gradients, (); they are scaled so that it is at most `most` (0: never). `whole`: the norm to
+   * go by instead, of a larger model that this one is a part of.
+   */
+  clipGradients(most: number, whole?: Tensor): Tensor;
   /**
    * What a config.json says, with the options that it is too old to name. Default: as it stands. Throws MemformerError
    * CONFIG, naming `file`, for what no model of this kind has.

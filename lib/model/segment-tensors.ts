@@ -1,7 +1,8 @@
 /** A segment in the engine's hands. */
 import { MemformerError } from "../errors.ts";
+import type { SegmentHandle } from "../native/addon.ts";
 import { PADDING, type Segment } from "../data/segment.ts";
-import { applyOperator, Tensor } from "../engine/tensor.ts";
+import { applyOperator, placed, Tensor } from "../engine/tensor.ts";
 
 /** A segment as tensors of the engine. */
 export interface SegmentTensors {
@@ -56,6 +57,13 @@ export function uploadSegment(segment: Segment, vocabulary?: number): SegmentTen
     batch,
     length,
   };
+}
+
+/** The same, without a check of the tokens, on `device`. */
+export function uploadTo(device: string, segment: Segment): SegmentTensors {
+  const { source, target, reset, lengths, ...rest } = uploadSegment(segment);
+  const [there, next, starts, counts] = [source, target, reset, lengths].map((tensor) => placed(tensor, device));
+  return { ...rest, source: there!, target: next!, reset: starts!, lengths: counts! };
 }
 
 interface Shape {
@@ -114,6 +122,22 @@ export function rowsOf(segment: SegmentTensors, first: number, rows: number): Se
     lengths: applyOperator("aten::slice.Tensor", segment.lengths, -1, first, first + rows),
     scored: segment.scored.subarray(first, first + rows),
     batch: rows,
+  };
+}
+
+/** The segment as a call of the addon takes it. `seed`: () int64. */
+export function segmentHandle(
+  { source, target, reset, lengths }: SegmentTensors,
+  seed: Tensor,
+  { training = false }: { readonly training?: boolean } = {},
+): SegmentHandle {
+  return {
+    source: source.handle,
+    target: target.handle,
+    reset: reset.handle,
+    seed: seed.handle,
+    lengths: lengths.handle,
+    training,
   };
 }
 

@@ -55,8 +55,17 @@ export interface NativeStatePart {
   readonly differentiable: boolean;
 }
 
-/** source, target, reset, seed, lengths. */
-export type SegmentHandles = readonly [TensorHandle, TensorHandle, TensorHandle, TensorHandle, TensorHandle];
+/** A segment as the addon takes it. */
+export interface SegmentHandle {
+  readonly source: TensorHandle;
+  readonly target: TensorHandle;
+  readonly reset: TensorHandle;
+  /** () int64, decides every draw. */
+  readonly seed: TensorHandle;
+  readonly lengths: TensorHandle;
+  /** Whether dropout is on. */
+  readonly training: boolean;
+}
 
 export interface Addon {
   configure(threads: number): void;
@@ -97,31 +106,22 @@ export interface Addon {
   forward(
     call: number,
     model: ModelHandle,
-    segment: SegmentHandles,
-    training: boolean,
+    segment: SegmentHandle,
     state: readonly TensorHandle[],
     withGraph: boolean,
   ): TensorHandle[];
   encode(
     call: number,
     model: ModelHandle,
-    segment: SegmentHandles,
-    training: boolean,
+    segment: SegmentHandle,
     state: readonly TensorHandle[],
     withGraph: boolean,
   ): TensorHandle[];
-  advance(
-    call: number,
-    model: ModelHandle,
-    segment: SegmentHandles,
-    training: boolean,
-    state: readonly TensorHandle[],
-  ): TensorHandle[];
+  advance(call: number, model: ModelHandle, segment: SegmentHandle, state: readonly TensorHandle[]): TensorHandle[];
   replay(
     call: number,
     model: ModelHandle,
-    segments: readonly TensorHandle[],
-    training: boolean,
+    segments: readonly SegmentHandle[],
     state: readonly TensorHandle[],
     weights: readonly number[],
     gradient: readonly TensorHandle[],
@@ -130,26 +130,19 @@ export interface Addon {
   score(
     call: number,
     model: ModelHandle,
-    segments: readonly TensorHandle[],
-    ablations: readonly string[],
+    segments: readonly SegmentHandle[],
     state: readonly TensorHandle[],
     held: readonly TensorHandle[],
+    ablations: readonly string[],
   ): TensorHandle[];
-  observe(
-    call: number,
-    model: ModelHandle,
-    segment: SegmentHandles,
-    training: boolean,
-    state: readonly TensorHandle[],
-  ): TensorHandle[];
+  observe(call: number, model: ModelHandle, segment: SegmentHandle, state: readonly TensorHandle[]): TensorHandle[];
   setGraphCapture(call: number, model: ModelHandle, enabled: boolean): void;
   capturedGraphs(call: number, model: ModelHandle): Promise<{ steps: number; refusal: string }>;
   decoderGraphs(call: number, decoder: DecoderHandle): Promise<{ steps: number; refusal: string }>;
   logits(
     call: number,
     model: ModelHandle,
-    segment: SegmentHandles,
-    training: boolean,
+    segment: SegmentHandle,
     state: readonly TensorHandle[],
     prefix: TensorHandle,
   ): TensorHandle[];
@@ -159,7 +152,7 @@ export interface Addon {
     call: number,
     decoder: DecoderHandle,
     slots: readonly number[],
-    segment: SegmentHandles,
+    segment: SegmentHandle,
     state: readonly TensorHandle[],
   ): TensorHandle[];
   decodeStep(
@@ -188,7 +181,7 @@ export interface Addon {
   parameterLeaf(call: number, model: ModelHandle, name: string): TensorHandle[];
   assign(call: number, model: ModelHandle, name: string, value: TensorHandle): void;
   zeroGradients(call: number, model: ModelHandle): void;
-  clipGradients(call: number, model: ModelHandle, most: number): TensorHandle[];
+  clipGradients(call: number, model: ModelHandle, most: number, whole?: TensorHandle): TensorHandle[];
   createAdamW(
     model: ModelHandle,
     beta1: number,
@@ -199,17 +192,6 @@ export interface Addon {
   ): OptimizerHandle;
   dropAdamW(optimizer: OptimizerHandle): void;
   adamwStep(call: number, optimizer: OptimizerHandle, learningRate: number, norm: TensorHandle, clip: number): void;
-  timeWindows(
-    call: number,
-    optimizer: OptimizerHandle,
-    segments: readonly TensorHandle[],
-    state: readonly TensorHandle[],
-    weights: readonly number[],
-    segmentsPerStep: number,
-    windows: number,
-    learningRate: number,
-    clip: number,
-  ): Promise<number>;
   adamwState(call: number, optimizer: OptimizerHandle, name: string): TensorHandle[];
   adamwAssign(call: number, optimizer: OptimizerHandle, name: string, value: TensorHandle): void;
 }

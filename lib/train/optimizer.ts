@@ -1,16 +1,14 @@
-/** AdamW over a model's parameters: LibTorch's fused kernel on a CPU, native/ops/adamw on a GPU. */
+/** AdamW over a model's parameters; native/engine/adamw.h has the update. */
 import { z } from "zod";
 import type { TensorEntry } from "../checkpoint/safetensors.ts";
 import { MemformerError } from "../errors.ts";
 import { engineEntry, masterType } from "../model/weights-files.ts";
 import type { OptimizerHandle } from "../native/addon.ts";
-import { guarded, nextCall, waited } from "../native/calls.ts";
+import { guarded, nextCall } from "../native/calls.ts";
 import { checkOptions, optionSchema } from "../options.ts";
-import type { State, TrainableModel } from "../model/recurrence.ts";
-import type { SegmentTensors } from "../model/segment-tensors.ts";
+import type { TrainableModel } from "../model/recurrence.ts";
 import { Tensor, type DType } from "../engine/tensor.ts";
 import { threadBound } from "../engine/thread-bound.ts";
-import { lossWeights } from "../gradients/window.ts";
 
 /** Rates of decay and the epsilon of {@link AdamW}. */
 export interface AdamWOptions {
@@ -38,33 +36,33 @@ const optimizerSchema = optionSchema<AdamWOptions>({
   muon: z.boolean().optional(),
 });
 
-/** Training steps by MRBP as {@link AdamW.timeInside} takes them. */
-export interface InsideOptions {
-  /** Segments that go back at once. */
-  readonly segmentsPerStep: number;
-  readonly windows: number;
-  readonly learningRate: number;
-  readonly clip: number;
+interface OptimizerPart {
+  readonly prefix: string;
+  readonly handle: OptimizerHandle;
 }
 
 /** AdamW over all parameters of a model; matrices decay, nothing else does. */
 export class AdamW implements Disposable {
   /** @internal */
   readonly threadBound = threadBound;
-  #handle: OptimizerHandle | undefined;
+  /** One per part of the parameters that the engine holds together. */
+  #parts: readonly OptimizerPart[] | undefined;
   readonly #model: TrainableModel;
 
   constructor(model: TrainableModel, options: AdamWOptions = {}) {
     checkOptions(optimizerSchema, options, "AdamW");
     const { beta1 = 0.9, beta2 = 0.95, eps = 1e-8, weightDecay = 0.1, muon = false } = options;
     this.#model = model;
-    this.#handle = guarded((addon) => addon.createAdamW(model.handle, beta1, beta2, eps, weightDecay, muon));
+    this.#parts = model.held.map(({ prefix, handle }) => ({
+      prefix,
+      handle: guarded((addon) => addon.createAdamW(handle, beta1, beta2, eps, weightDecay, muon)),
+    }));
   }
 
   /** @internal */
-  get handle(): OptimizerHandle {
-    if (this.#handle === undefined) throw new MemformerError("DISPOSED", "this optimizer has been disposed of");
-    return this.#handle;
+  get parts(): readonly OptimizerPart[] {
+    if (this.#parts === undefined) throw new MemformerError("DISPOSED", "this optimizer has been disposed of");
+    return this.#parts;
   }
 
   /**
@@ -77,9 +75,11 @@ export class AdamW implements Disposable {
       throw new MemformerError("CONFIG", `learningRate must be a number of at least 0, got ${String(learningRate)}`);
     if (!(clip >= 0)) throw new MemformerError("CONFIG", `clip must be at least 0, got ${String(clip)}`);
     this.#model.revise();
-    guarded((addon) => {
-      addon.adamwStep(nextCall(), this.handle, learningRate, norm.handle, clip);
-    });
+    for (const { handle } of this.parts) {
+      guarded((addon) => {
+        addon.adamwStep(nextCall(), handle, learningRate, norm.handle, clip);
+      });
+    }
   }
 
   /**
@@ -116,56 +116,34 @@ export class AdamW implements Disposable {
 
   /** One of them, copied when it is read. Throws MemformerError CONFIG for an unknown name, once it is read. */
   tensor(name: string): Tensor {
-    return new Tensor(guarded((addon) => addon.adamwState(nextCall(), this.handle, name))[0]!);
+    const [handle, own] = this.#partOf(name);
+    return new Tensor(guarded((addon) => addon.adamwState(nextCall(), handle, own))[0]!);
   }
 
   /** Copies one of them back. */
   assign(name: string, value: Tensor): void {
+    const [handle, own] = this.#partOf(name);
     guarded((addon) => {
-      addon.adamwAssign(nextCall(), this.handle, name, value.handle);
+      addon.adamwAssign(nextCall(), handle, own, value.handle);
     });
-  }
-
-  /**
-   * Seconds that training steps by MRBP take when C++ drives them, the window and its first memory given: for comparing
-   * with those that JavaScript drives. The model is trained by them.
-   *
-   * @internal
-   */
-  async timeInside(
-    window: readonly SegmentTensors[],
-    state: State,
-    { segmentsPerStep, windows, learningRate, clip }: InsideOptions,
-  ): Promise<number> {
-    using seed = Tensor.from(BigInt64Array.of(0n), []);
-    const segments = window
-      .flatMap(({ source, target, reset, lengths }) => [source, target, reset, seed, lengths])
-      .map((tensor) => tensor.handle);
-    this.#model.revise();
-    const weights = lossWeights("segments", window.length);
-    return await waited((addon) =>
-      addon.timeWindows(
-        nextCall(),
-        this.handle,
-        segments,
-        state.map((tensor) => tensor.handle),
-        weights,
-        segmentsPerStep,
-        windows,
-        learningRate,
-        clip,
-      ),
-    );
   }
 
   /** Frees its moments once the calls made before have run; the model stays. Idempotent. */
   dispose(): void {
-    const handle = this.#handle;
-    if (handle === undefined) return;
-    this.#handle = undefined;
-    guarded((addon) => {
-      addon.dropAdamW(handle);
-    });
+    const parts = this.#parts ?? [];
+    this.#parts = undefined;
+    for (const { handle } of parts) {
+      guarded((addon) => {
+        addon.dropAdamW(handle);
+      });
+    }
+  }
+
+  /** The part that holds a tensor, and its name there. */
+  #partOf(name: string): [OptimizerHandle, string] {
+    const part = this.parts.find(({ prefix }) => name.startsWith(prefix));
+    if (part === undefined) throw new MemformerError("CONFIG", `the optimizer has no state '${name}'`);
+    return [part.handle, name.slice(part.prefix.length)];
   }
 
   /** For `using`: as `dispose`. */

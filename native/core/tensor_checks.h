@@ -1,4 +1,5 @@
 // Argument checks shared by all operators. A failure names the operator, the argument, what was expected and what came.
+// Letters: B batch, T tokens of a segment.
 #pragma once
 #include <initializer_list>
 

@@ -1,6 +1,7 @@
-// AdamW (Loshchilov and Hutter 2019) over a model's parameters, through LibTorch's fused kernel. Decay only where the
-// parameter asks for it. A step whose gradients are not finite is skipped on the device, without waiting for the host.
-// Flat parameters take one kernel for everything: clipping, update, working copies, zeroed gradients.
+// AdamW (Loshchilov and Hutter 2019) over a model's parameters. Decay only where the parameter asks for it. A step
+// whose gradients are not finite is skipped on the device, without waiting for the host. Parameters that stand apart,
+// on a CPU, take LibTorch's fused kernel, and one that no gradient reached stays as it is; flat ones, on a GPU, take
+// one kernel of ops/adamw for everything: clipping, update, working copies, zeroed gradients.
 #pragma once
 #include <map>
 

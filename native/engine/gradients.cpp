@@ -75,9 +75,9 @@ at::Tensor gradient_norm(const nn::Parameters& parameters) {
                        : at::linalg_vector_norm(at::stack(at::_foreach_norm(grads)));
 }
 
-at::Tensor clip_gradients(const nn::Parameters& parameters, double most) {
+at::Tensor clip_gradients(const nn::Parameters& parameters, double most, const at::Tensor& whole) {
   at::NoGradGuard no_grad;
-  const auto norm = gradient_norm(parameters);
+  const auto norm = whole.defined() ? whole : gradient_norm(parameters);
   const auto grads = gradients_of(parameters);
   if (most > 0 && !grads.empty()) at::_foreach_mul_(grads, (most / (norm + 1e-6)).clamp_max(1.0));
   return norm;

@@ -23,7 +23,8 @@ at::Tensor gradient_norm(const nn::Parameters& parameters);
 
 void zero_gradients(const nn::Parameters& parameters);
 
-/// The L2 norm over all parameters' gradients, () ; then scales them to at most `most` (0: never).
-at::Tensor clip_gradients(const nn::Parameters& parameters, double most);
+/// The L2 norm over all parameters' gradients, () ; then scales them to at most `most` (0: never). whole (): the norm
+/// to go by instead, of a larger model that these parameters are a part of.
+at::Tensor clip_gradients(const nn::Parameters& parameters, double most, const at::Tensor& whole = {});
 
 }  // namespace memformer::engine

@@ -1,4 +1,5 @@
 // A model's steps as memory replay back-propagation takes them, recorded where there is a GPU.
+// Letters: G segments of a step.
 #pragma once
 #include "engine/graph_cache.h"
 #include "nn/models/model.h"

@@ -9,9 +9,9 @@ Napi::Object initialize(Napi::Env env, Napi::Object exports) {
   memformer::napi::export_runtime(env, exports);
   memformer::napi::export_tensors(env, exports);
   memformer::napi::export_models(env, exports);
+  memformer::napi::export_model_steps(env, exports);
   memformer::napi::export_decoding(env, exports);
   memformer::napi::export_optimizers(env, exports);
-  memformer::napi::export_driver(env, exports);
   memformer::napi::export_profile(env, exports);
   return exports;
 }

@@ -3,11 +3,10 @@
 // or failed is never followed by a step from the wrong place.
 #include "engine/decoding.h"
 #include "core/cuda.h"
-#include "napi/devices.h"
 #include "napi/environment.h"
 #include "napi/exports.h"
 #include "napi/graph_facts.h"
-#include "napi/model_handle.h"
+#include "napi/segment_handle.h"
 
 namespace memformer::napi {
 namespace {
@@ -82,19 +81,17 @@ Napi::Value drop_decoder(const Napi::CallbackInfo& info) {
 /// beginSegment(call, decoder, slots, segment, state): [logits (B, V)]
 Napi::Value begin_segment(const Napi::CallbackInfo& info) {
   const auto slots = integers(info[2]);
-  auto inputs = futures(info[3], "segment");
-  require(inputs.size() == kSegmentParts, "NATIVE", "a segment is five tensors, got ", inputs.size());
-  for (auto& part : futures(info[4], "state")) inputs.push_back(std::move(part));
-  return enqueue(info, inputs, 1, [slots](HeldDecoder& decoder, const Tensors& tensors) {
+  Futures inputs;
+  const SegmentHandle segment(info[3], inputs);
+  const TensorRange state(info[4], "state", inputs);
+  return enqueue(info, inputs, 1, [=](HeldDecoder& decoder, const Tensors& tensors) {
     auto& decoding = decoder.opened();
     for (const auto slot : slots) {
       decoder.require_slot(slot);
       decoder.fed[slot] = -1;
     }
-    nn::State before;
-    for (size_t i = kSegmentParts; i < tensors.size(); ++i)
-      before.push_back(brought_to(decoder.held->device, tensors[i], "state[", i - kSegmentParts, "]"));
-    const auto logits = decoding.begin(slots, segment_of(*decoder.held, tensors.data(), false), before);
+    const auto logits =
+        decoding.begin(slots, segment.read(*decoder.held, tensors), state.on_model(*decoder.held, tensors));
     for (const auto slot : slots) decoder.fed[slot] = 0;
     return Tensors{logits};
   });

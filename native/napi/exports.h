@@ -5,13 +5,13 @@
 
 namespace memformer::napi {
 
-void export_runtime(Napi::Env env, Napi::Object exports);     ///< engine, devices, memory, versions, cancelling
-void export_tensors(Napi::Env env, Napi::Object exports);     ///< tensors, operators, gradients
-void export_models(Napi::Env env, Napi::Object exports);      ///< models, their steps, their parameters
-void export_decoding(Napi::Env env, Napi::Object exports);    ///< a model's decoding, token by token
-void export_optimizers(Napi::Env env, Napi::Object exports);  ///< the optimizer
-void export_driver(Napi::Env env, Napi::Object exports);      ///< training steps driven from C++, for measuring
-void export_profile(Napi::Env env, Napi::Object exports);     ///< LibTorch's profiler
+void export_runtime(Napi::Env env, Napi::Object exports);      ///< engine, devices, memory, versions, cancelling
+void export_tensors(Napi::Env env, Napi::Object exports);      ///< tensors, operators, gradients
+void export_models(Napi::Env env, Napi::Object exports);       ///< models, their parameters
+void export_model_steps(Napi::Env env, Napi::Object exports);  ///< the steps of a model
+void export_decoding(Napi::Env env, Napi::Object exports);     ///< a model's decoding, token by token
+void export_optimizers(Napi::Env env, Napi::Object exports);   ///< the optimizer
+void export_profile(Napi::Env env, Napi::Object exports);      ///< LibTorch's profiler
 
 using Body = Napi::Value (*)(const Napi::CallbackInfo&);
 

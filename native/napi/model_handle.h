@@ -1,7 +1,8 @@
-// The contents of a model's handle.
+// The contents of a model's handle, and calls of it.
 #pragma once
-#include "engine/segment_inputs.h"
+#include "core/cuda.h"
 #include "engine/steps.h"
+#include "napi/environment.h"
 #include "napi/values.h"
 
 namespace memformer::napi {
@@ -12,14 +13,23 @@ struct ModelHandle {
   at::Device device;
 };
 
-/// Tensors of a segment from JavaScript: source, target, reset, seed, lengths.
-using engine::kSegmentParts;
-
-/// So many tensors as a segment; from here on the engine computes with the threads that its size is worth.
-nn::SegmentInput segment_of(const ModelHandle& held, const at::Tensor* parts, bool training);
-
 inline std::shared_ptr<ModelHandle> model_of(const Napi::Value& value) {
   return unwrap<ModelHandle>(value, Kind::model, "model");
+}
+
+/// Enqueues work(held, tensors) over `inputs` and returns the handles of its `count` results. Arguments of the call:
+/// its number, the model, and others.
+template <typename Work>
+Napi::Value enqueue_on_model(const Napi::CallbackInfo& info, engine::Futures inputs, size_t count, Work work) {
+  auto& environment = Environment::of(info.Env());
+  engine::Futures outputs;
+  const auto handles = new_futures(info.Env(), count, outputs);
+  environment.engine().submit(environment.call(info[0]), std::move(inputs), outputs,
+                              [held = model_of(info[1]), work = std::move(work)](const engine::Tensors& tensors) {
+                                compute_on(held->device);
+                                return work(*held, tensors);
+                              });
+  return handles;
 }
 
 }  // namespace memformer::napi

@@ -116,7 +116,7 @@ at::Tensor CrossAttention::normed_heads(const at::Tensor& query) const {
 
 Projection CrossAttention::branch(const at::Tensor& read, ForwardContext& ctx) const {
   if (!gate_) return out_.without_bias(read, ctx);
-  return {out_(read, ctx) * ctx.cast(*gate_), {}, {}};
+  return {out_(read, ctx) * ctx.cast(*gate_)};
 }
 
 }  // namespace memformer::nn

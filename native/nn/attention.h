@@ -1,5 +1,5 @@
 // The attention sub-layers, each with the normalization before it.
-// Letters: B batch, T tokens, N rows of the context, D width, H heads, E = D / H.
+// Letters: B batch, T tokens, N rows of the context, D width, H heads, E = D / H, R rows that are decoded.
 #pragma once
 #include "nn/layers.h"
 #include "nn/memory/view.h"

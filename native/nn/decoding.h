@@ -1,5 +1,6 @@
 // Incremental decoding: what the open segment of each slot leaves behind for its next token. Everything is allocated
 // once; which slots a step is of, and where they stand, is device data, so a step reads nothing on the host.
+// Letters: S slots, T tokens of a segment, R rows of a step, N keys, H heads, E width of a head, D width.
 #pragma once
 #include <memory>
 #include <vector>

@@ -5,14 +5,12 @@
 #include <memory>
 #include <unordered_map>
 
+#include "core/trained.h"
 #include "nn/observation.h"
 #include "nn/parameters.h"
 #include "ops/fold_layer_norm/fold_layer_norm.h"
 
 namespace memformer::nn {
-
-/// Where a gradient is added up by the operator itself; none: autograd takes it.
-using Sink = std::optional<at::Tensor>;
 
 /// A dropout of one pass: its rate, the pass's seed () int64, and its place among the others.
 struct DropoutSite {
@@ -51,10 +49,14 @@ class ForwardContext {
     if (!copy.defined()) copy = weight.to(compute_);
     return copy;
   }
-  Sink sink(const at::Tensor& weight) const {
+  /// Where a weight's gradient is added up by the operator itself; none: autograd takes it.
+  std::optional<at::Tensor> sink(const at::Tensor& weight) const {
     const auto& storage = parameters_.storage(weight);
-    return storage.sink.defined() ? Sink(storage.sink) : std::nullopt;
+    return storage.sink.defined() ? std::optional(storage.sink) : std::nullopt;
   }
+  /// Both; undefined, and no sink, for a weight that there is not.
+  Trained trained(const at::Tensor& weight) { return {working(weight), sink(weight)}; }
+  Trained trained(const std::optional<at::Tensor>& weight) { return weight ? trained(*weight) : Trained{}; }
 
   /// What make() has folded for the layers whose first weight this is.
   template <typename Make>

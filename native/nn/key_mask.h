@@ -1,6 +1,6 @@
 // Which tokens of a segment are real, and therefore which keys attention may see. Padding after each row's tokens is
 // one number per row, which kernels take; padding before or between tokens is a mask, on slower paths.
-// Letters: B batch, T tokens of a segment.
+// Letters: B batch, T tokens of a segment, D width.
 #pragma once
 #include "core/tensor_checks.h"
 #include "core/torch.h"

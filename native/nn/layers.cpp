@@ -20,14 +20,13 @@ Linear::Linear(Parameters& parameters, const std::string& prefix, int64_t in, in
 at::Tensor Linear::operator()(const at::Tensor& x, ForwardContext& ctx) const {
   if (ctx.row_by_row())
     return ops::decode_linear(ctx.cast(x), ctx.working(weight_), ctx.working(bias_), false, /*settled=*/true);
-  return ops::linear(ctx.cast(x), ctx.working(weight_), ctx.working(bias_), ctx.sink(weight_), ctx.sink(bias_));
+  return ops::linear(ctx.cast(x), ctx.trained(weight_), ctx.trained(bias_));
 }
 
 Projection Linear::without_bias(const at::Tensor& x, ForwardContext& ctx) const {
   if (ctx.row_by_row())
-    return {ops::decode_linear(ctx.cast(x), ctx.working(weight_), {}, false, /*settled=*/true), ctx.working(bias_), {}};
-  return {ops::linear(ctx.cast(x), ctx.working(weight_), {}, ctx.sink(weight_), {}), ctx.working(bias_),
-          ctx.sink(bias_)};
+    return {ops::decode_linear(ctx.cast(x), ctx.working(weight_), {}, false, /*settled=*/true), {ctx.working(bias_)}};
+  return {ops::linear(ctx.cast(x), ctx.trained(weight_), {}), ctx.trained(bias_)};
 }
 
 LayerNorm::LayerNorm(Parameters& parameters, const std::string& prefix, int64_t width)
@@ -35,17 +34,17 @@ LayerNorm::LayerNorm(Parameters& parameters, const std::string& prefix, int64_t 
       bias_(parameters.constant(prefix + ".bias", {width}, 0.0)) {}
 
 at::Tensor LayerNorm::operator()(Residual& stream, ForwardContext& ctx) const {
-  std::optional<at::Tensor> branch, branch_bias;
-  Sink branch_bias_sink;
+  std::optional<at::Tensor> branch;
+  Trained branch_bias;
   DropoutSite dropout{0.0, std::nullopt, 0};
   if (stream.branch) {
     branch = stream.branch->product;
-    if (stream.branch->bias.defined()) branch_bias = stream.branch->bias;
-    branch_bias_sink = stream.branch->bias_sink;
+    branch_bias = stream.branch->bias;
     dropout = ctx.next_dropout();
   }
-  auto [sum, normed] = ops::add_norm(stream.x, branch, branch_bias, weight_, bias_, ctx.sink(weight_), ctx.sink(bias_),
-                                     branch_bias_sink, dropout.rate, dropout.seed, dropout.site, ctx.compute());
+  const Trained weight{weight_, ctx.sink(weight_)}, bias{bias_, ctx.sink(bias_)};  // in the parameters' dtype
+  auto [sum, normed] = ops::add_norm(stream.x, branch, branch_bias, weight, bias, dropout.rate, dropout.seed,
+                                     dropout.site, ctx.compute());
   stream = {sum, std::nullopt};
   return normed;
 }
@@ -60,7 +59,7 @@ at::Tensor LayerNorm::then(const Linear& linear, Residual& stream, ForwardContex
   std::optional<at::Tensor> branch, branch_bias;
   if (stream.branch) {
     branch = stream.branch->product;
-    if (stream.branch->bias.defined()) branch_bias = stream.branch->bias;
+    branch_bias = stream.branch->bias.optional();
   }
   auto [sum, y] = ops::decode_normed_linear(stream.x, branch, branch_bias, weight_, bias_, ctx.working(weight),
                                             ctx.working(bias), gelu, /*settled=*/true);
@@ -77,10 +76,9 @@ FeedForward::FeedForward(Parameters& parameters, const std::string& prefix, int6
 at::Tensor FeedForward::product(const at::Tensor& normed, bool biased, ForwardContext& ctx) const {
   const auto [up, up_bias] = up_.parameters();
   const auto [down, down_bias] = down_.parameters();
-  const auto added = biased ? std::optional(ctx.working(down_bias)) : std::nullopt;
+  const auto added = biased ? ctx.trained(down_bias) : Trained{};
   const auto dropout = ctx.next_dropout();
-  return ops::feed_forward(ctx.cast(normed), ctx.working(up), ctx.working(up_bias), ctx.working(down), added,
-                           ctx.sink(up), ctx.sink(up_bias), ctx.sink(down), biased ? ctx.sink(down_bias) : Sink(),
+  return ops::feed_forward(ctx.cast(normed), ctx.trained(up), ctx.trained(up_bias), ctx.trained(down), added,
                            dropout.rate, dropout.seed, dropout.site);
 }
 
@@ -92,7 +90,7 @@ at::Tensor FeedForward::decode(Residual& stream, ForwardContext& ctx) const {
 void FeedForward::operator()(Residual& stream, ForwardContext& ctx) const {
   const auto down_bias = down_.parameters().second;
   const auto branch = ctx.row_by_row() ? decode(stream, ctx) : product(norm_(stream, ctx), false, ctx);
-  stream.branch = Projection{branch, ctx.working(down_bias), ctx.sink(down_bias)};
+  stream.branch = Projection{branch, ctx.trained(down_bias)};
 }
 
 at::Tensor FeedForward::operator()(const at::Tensor& x, ForwardContext& ctx) const {
@@ -110,7 +108,7 @@ at::Tensor Embedding::operator()(const at::Tensor& tokens, ForwardContext& ctx) 
     return dropout.rate == 0.0 ? x : ops::dropout(x, dropout.rate, *dropout.seed, dropout.site);
   };
   if (!tokens.is_floating_point()) {
-    const auto x = ops::token_embedding(tokens, weight_, ctx.sink(weight_));
+    const auto x = ops::token_embedding(tokens, {weight_, ctx.sink(weight_)});
     return dropped(normed_ ? ops::head_norm(x, {x.size(-1), 1, 1}) : x);
   }
   require(tokens.dim() == 3 && tokens.size(2) == weight_.size(1), "SHAPE", "embedded source must be (B, T, ",

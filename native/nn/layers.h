@@ -11,8 +11,7 @@ namespace memformer::nn {
 /// A projection whose bias is still to be added, by the operator that reads it next, in the same pass over memory.
 struct Projection {
   at::Tensor product;  ///< x W^T (..., out) in the pass's dtype
-  at::Tensor bias;     ///< (out), the same; undefined where it is added already
-  Sink bias_sink;
+  Trained bias = {};   ///< (out), the same; undefined where it is added already
 };
 
 /// The residual stream between two sub-layers: x, and the last sub-layer's branch, which the next normalization adds to

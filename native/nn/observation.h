@@ -1,5 +1,6 @@
 // Tensors of a pass by name, in the order of their making, for whoever wants to know why a model behaves as it does.
 // Nothing is computed for it when nobody observes.
+// Letters: B batch, N queries, M keys, H heads, E width of a head.
 #pragma once
 #include <string>
 #include <utility>

@@ -1,5 +1,5 @@
 // The projection of self-attention: queries, keys and values side by side, (B, T, 3 D).
-// Letters: B batch, T tokens, D width.
+// Letters: B batch, T tokens, D width, H heads, E = D / H.
 #pragma once
 #include "nn/layers.h"
 #include "ops/head_norm/head_norm.h"
@@ -23,7 +23,7 @@ class QueryKeyValue {
   }
   /// The bias is left to the operator that reads the product; where it had to be added before, there is none.
   Projection without_bias(const at::Tensor& x, ForwardContext& ctx) const {
-    return normed_ ? Projection{norm(linear_(x, ctx)), {}, {}} : linear_.without_bias(x, ctx);
+    return normed_ ? Projection{norm(linear_(x, ctx))} : linear_.without_bias(x, ctx);
   }
 
   /// The largest logit of each head by content alone, before positions, (H).

@@ -24,7 +24,8 @@ void note(const Residual& stream, const std::string& name, const ForwardContext&
   if (ctx.observation() == nullptr) return;
   auto sum = stream.x;
   if (stream.branch) sum = sum + stream.branch->product.to(sum.scalar_type());
-  if (stream.branch && stream.branch->bias.defined()) sum = sum + stream.branch->bias.to(sum.scalar_type());
+  if (const auto bias = stream.branch ? stream.branch->bias.value : at::Tensor(); bias.defined())
+    sum = sum + bias.to(sum.scalar_type());
   ctx.observation()->add(name + ".stream", sum);
 }
 

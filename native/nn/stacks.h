@@ -1,5 +1,5 @@
 // The stacks of layers that models are made of. Every layer is pre-LayerNorm; a last LayerNorm closes the stack.
-// Letters: B batch, T tokens, N tokens of the encoder, D width.
+// Letters: B batch, T tokens, N tokens of the encoder, D width, R rows that are decoded.
 #pragma once
 #include "nn/attention.h"
 

@@ -9,6 +9,7 @@ import {
   type CreateOptions,
   type Segment,
 } from "../../lib/index.ts";
+import { architectures } from "../../lib/model/architectures/index.ts";
 
 // Operators on tiny tensors are short: threads that spin while they wait for one another starve on a busy machine.
 process.env["OMP_WAIT_POLICY"] ??= "passive";
@@ -18,6 +19,8 @@ const { architecture: variant, writer, position } = modelSchema.shape;
  * Every architecture, memory writer and position scheme there is: test/models.registry.spec.ts compares the engine's.
  */
 export const variants = variant.unwrap().options;
+/** Those whose state is a memory of slots, with a writer and its options. */
+export const memformers = variants.filter((name) => architectures[name].writesFrom !== undefined);
 export const writers = writer.unwrap().options;
 export const positions = position.unwrap().options;
 

@@ -7,7 +7,6 @@ import {
   RecallStream,
   Trainer,
   type CreateOptions,
-  type MemformerError,
   type RunOptions,
   type TrainOptions,
   type TrainStep,
@@ -68,13 +67,4 @@ export async function weights(model: Memformer): Promise<Map<string, string>> {
 export async function temporary(): Promise<{ path: string; remove: () => Promise<void> }> {
   const path = await mkdtemp(join(tmpdir(), "memformer-run-"));
   return { path, remove: async () => rm(path, { recursive: true, force: true }) };
-}
-
-export async function failure(work: Promise<unknown>): Promise<MemformerError> {
-  try {
-    await work;
-  } catch (error) {
-    return error as MemformerError;
-  }
-  throw new Error("expected a rejection");
 }

@@ -73,13 +73,3 @@ export const wordLevelJson = {
   decoder: null,
   model: { type: "WordLevel", vocab: { "[UNK]": 0, naïve: 1, "<s>": 3, café: 2 }, unk_token: "[UNK]" },
 };
-
-/** What a promise fails with. */
-export async function failure(promise: Promise<unknown>): Promise<{ code?: string; message: string }> {
-  return promise.then(
-    () => {
-      throw new Error("nothing failed");
-    },
-    (error: unknown) => error as Error,
-  );
-}

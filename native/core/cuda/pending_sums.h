@@ -1,5 +1,6 @@
 // Gradients that are sums over rows, between a kernel's partial sums and their sinks. Nothing needs them before the
 // backward pass is over, so they are deferred and the sums of many operators are added by one kernel.
+// Letters: N rows, D numbers of the gradient.
 #pragma once
 #include <initializer_list>
 #include <mutex>

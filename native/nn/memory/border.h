@@ -1,6 +1,7 @@
 // The memory's gradient on its way back across the border between two segments: unchanged, or damped and limited where
 // a recipe wants the past to weigh less. The forward pass does not change.
 //   g_b <- decay g_b min(1, limit mean_b ||g_b|| / ||g_b||)      for every row b; limit 0: no limit
+// Letters: B batch, M slots, D width.
 #pragma once
 #include "core/tensor_checks.h"
 #include "nn/config.h"

@@ -67,7 +67,7 @@ at::Tensor Model::project(const at::Tensor& hidden, ForwardContext& ctx) const {
   const auto bias = output_bias_ ? std::optional<at::Tensor>(ctx.working(*output_bias_)) : std::nullopt;
   const auto x = ctx.cast(hidden), weight = ctx.working(output_);
   const auto logits = ctx.row_by_row() ? ops::decode_linear(x, weight, bias, false, /*settled=*/true)
-                                       : ops::linear(x, weight, bias, {}, {});
+                                       : ops::linear(x, {weight}, {bias.value_or(at::Tensor())});
   return logits.to(parameters_.dtype());
 }
 
@@ -112,11 +112,9 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> Model::losses(const SegmentInput&
   require(hidden.size(0) == segments.target.size(0) && hidden.size(1) == segments.target.size(1), "SHAPE",
           "target must be (", hidden.size(0) / weights.size(0), ", ", hidden.size(1), "), got (",
           segments.target.size(0) / weights.size(0), ", ", segments.target.size(1), ")");
-  const auto bias = output_bias_ ? std::optional<at::Tensor>(ctx.working(*output_bias_)) : std::nullopt;
   const auto flat = ctx.cast(hidden).reshape({-1, hidden.size(2)});
-  return ops::linear_cross_entropy(flat, ctx.working(output_), bias, segments.target.reshape({-1}), weights,
-                                   ctx.sink(output_), output_bias_ ? ctx.sink(*output_bias_) : std::nullopt,
-                                   chunk_rows(flat.size(0), output_.size(0), hidden.is_cpu()));
+  return ops::linear_cross_entropy(flat, ctx.trained(output_), ctx.trained(output_bias_), segments.target.reshape({-1}),
+                                   weights, chunk_rows(flat.size(0), output_.size(0), hidden.is_cpu()));
 }
 
 Encoding Model::encode(const SegmentInput& segment, const State& state) const {

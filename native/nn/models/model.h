@@ -1,5 +1,7 @@
 // A model is a recurrence over a state: forward(segment, state) -> (loss, state). What the state means (a memory, a
 // cache, nothing) only the model knows; MRBP, BPTT, evaluation and generation are written once, against its layout.
+// Letters: B batch, T tokens of a segment, G segments of a step, P tokens of a prefix, R rows that are decoded, A
+// ablations, D width, V vocabulary.
 #pragma once
 #include <functional>
 

@@ -1,4 +1,5 @@
 // Shared by the position schemes that compute their softmax explicitly: splitting and merging heads, and the mask.
+// Letters: B batch, T tokens, H heads, E width of a head.
 #pragma once
 #include "core/torch.h"
 #include "nn/key_mask.h"

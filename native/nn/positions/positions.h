@@ -1,6 +1,6 @@
 // Self-attention under each position scheme, from the normed input to the merged heads. Positions count within a
 // segment.
-// Letters: B batch, T queries, N keys, D width, H heads, E = D / H.
+// Letters: B batch, T queries, N keys, D width, H heads, E = D / H, R rows that are decoded.
 #pragma once
 #include <memory>
 

@@ -16,7 +16,7 @@ class Rotary final : public PositionedAttention {
                     ForwardContext& ctx) const override {
     const auto qkv = project.without_bias(x, ctx);  // its bias is added with the rotation
     const auto [cos, sin] = angles(qkv.product.size(1), qkv.product);
-    return ops::rotary_attention(qkv.product, qkv.bias, qkv.bias_sink, cos, sin, mask.attention(causal), causal, heads_,
+    return ops::rotary_attention(qkv.product, qkv.bias, cos, sin, mask.attention(causal), causal, heads_,
                                  mask.lengths(causal));
   }
 

@@ -201,12 +201,12 @@ std::tuple<Tensor, Tensor> without_gradient(const Tensor& x, const Optional& bra
 
 }  // namespace
 
-std::tuple<Tensor, Tensor> add_norm(const Tensor& x, const Optional& branch, const Optional& branch_bias,
-                                    const Tensor& weight, const Tensor& bias, const Optional& weight_sink,
-                                    const Optional& bias_sink, const Optional& branch_bias_sink, double p,
-                                    const Optional& seed, int64_t site, std::optional<ScalarType> dtype) {
-  static const auto op = find_op<decltype(add_norm)>("memformer::add_norm");
-  return op.call(x, branch, branch_bias, weight, bias, weight_sink, bias_sink, branch_bias_sink, p, seed, site, dtype);
+std::tuple<Tensor, Tensor> add_norm(const Tensor& x, const Optional& branch, const Trained& branch_bias,
+                                    const Trained& weight, const Trained& bias, double p, const Optional& seed,
+                                    int64_t site, std::optional<ScalarType> dtype) {
+  static const auto op = find_op<decltype(without_gradient)>("memformer::add_norm");
+  return op.call(x, branch, branch_bias.optional(), weight.value, bias.value, weight.sink, bias.sink, branch_bias.sink,
+                 p, seed, site, dtype);
 }
 
 TORCH_LIBRARY_FRAGMENT(memformer, library) {

@@ -1,6 +1,7 @@
 // The contract of add_norm's kernels: N rows of D >= 1 numbers, contiguous. x, weight, bias, sum and their gradients
 // have x_dtype: any; branch, its bias and their gradients branch_dtype; normed and its gradient dtype. Beside a float32
 // x these two may be float32 or one narrow dtype, else all three are the same. acc is float, double for float64.
+// Letters: N rows, D width.
 #pragma once
 #include <cuda_runtime_api.h>
 

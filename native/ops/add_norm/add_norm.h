@@ -1,8 +1,9 @@
 // Residual sum and LayerNorm in one pass over the rows. The last product's bias and dropout join on the way.
 //   sum = x + dropout(branch + branch_bias)
 //   normed = (sum - mean) / sqrt(variance + 1e-5) weight + bias      over the width D
+// Letters: D width.
 #pragma once
-#include "core/torch.h"
+#include "core/trained.h"
 
 namespace memformer::ops {
 
@@ -16,11 +17,8 @@ namespace memformer::ops {
 /// where all of these have sinks, the addition is deferred: do not read the sinks before synchronize_side_stream.
 /// Throws SHAPE, DTYPE, DEVICE_MISMATCH, CONFIG.
 std::tuple<at::Tensor, at::Tensor> add_norm(const at::Tensor& x, const std::optional<at::Tensor>& branch,
-                                            const std::optional<at::Tensor>& branch_bias, const at::Tensor& weight,
-                                            const at::Tensor& bias, const std::optional<at::Tensor>& weight_sink,
-                                            const std::optional<at::Tensor>& bias_sink,
-                                            const std::optional<at::Tensor>& branch_bias_sink, double p,
-                                            const std::optional<at::Tensor>& seed, int64_t site,
+                                            const Trained& branch_bias, const Trained& weight, const Trained& bias,
+                                            double p, const std::optional<at::Tensor>& seed, int64_t site,
                                             std::optional<at::ScalarType> dtype);
 
 }  // namespace memformer::ops

@@ -92,10 +92,10 @@ Tensor without_gradient(const Tensor& qkv, const Optional& bias, const Optional&
 
 }  // namespace
 
-Tensor rotary_attention(const Tensor& qkv, const Optional& bias, const Optional& bias_sink, const Tensor& cos,
-                        const Tensor& sin, const Optional& mask, bool causal, int64_t heads, const Optional& lengths) {
-  static const auto op = find_op<decltype(rotary_attention)>("memformer::rotary_attention");
-  return op.call(qkv, bias, bias_sink, cos, sin, mask, causal, heads, lengths);
+Tensor rotary_attention(const Tensor& qkv, const Trained& bias, const Tensor& cos, const Tensor& sin,
+                        const Optional& mask, bool causal, int64_t heads, const Optional& lengths) {
+  static const auto op = find_op<decltype(without_gradient)>("memformer::rotary_attention");
+  return op.call(qkv, bias.optional(), bias.sink, cos, sin, mask, causal, heads, lengths);
 }
 
 TORCH_LIBRARY_FRAGMENT(memformer, library) {

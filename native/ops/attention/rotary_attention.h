@@ -3,17 +3,16 @@
 // rotated heads nor their gradients are ever written.
 // Letters: B batch, T tokens, D width, H heads, E = D / H.
 #pragma once
-#include "core/torch.h"
+#include "core/trained.h"
 
 namespace memformer::ops {
 
 /// qkv (B, T, 3 D), bias (3 D) or undefined, cos, sin (T, E / 2), heads: as rotary_qkv; mask, causal and lengths: as
-/// attention. Returns (B, T, D). Differentiable once in qkv and bias. With bias_sink, (3 D) float32 (float64 for
+/// attention. Returns (B, T, D). Differentiable once in qkv and bias. With a sink, (3 D) float32 (float64 for
 /// float64), the backward pass adds the bias's gradient to it and returns none; on a GPU the addition is deferred as in
 /// rotary_qkv.
 /// Throws SHAPE, DTYPE, DEVICE_MISMATCH, CONFIG.
-at::Tensor rotary_attention(const at::Tensor& qkv, const std::optional<at::Tensor>& bias,
-                            const std::optional<at::Tensor>& bias_sink, const at::Tensor& cos, const at::Tensor& sin,
+at::Tensor rotary_attention(const at::Tensor& qkv, const Trained& bias, const at::Tensor& cos, const at::Tensor& sin,
                             const std::optional<at::Tensor>& mask, bool causal, int64_t heads,
                             const std::optional<at::Tensor>& lengths = {});
 

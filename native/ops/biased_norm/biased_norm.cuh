@@ -1,5 +1,6 @@
 // The contract of biased_norm's kernels: B M contiguous rows of D numbers, all of one dtype. acc is double for float64,
 // else float.
+// Letters: B batch, M slots, D width.
 #pragma once
 #include <cuda_runtime_api.h>
 

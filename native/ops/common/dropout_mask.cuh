@@ -1,4 +1,5 @@
 // Dropout inside the kernel of another operator: its parameters, and its work on four neighbouring numbers.
+// Letters: G seeds.
 #pragma once
 #include "core/philox.h"
 #ifdef __CUDACC__

@@ -1,5 +1,6 @@
 // The contract of decoding's two kernels. Which slot a row is of and where it stands is read on the device. acc is
 // float, double for float64.
+// Letters: R rows, S slots, T places of a slot, N keys, P positions, H heads, E width of a head.
 #pragma once
 #include <cuda_runtime_api.h>
 

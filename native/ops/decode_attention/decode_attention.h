@@ -3,6 +3,7 @@
 // or several of one (a prompt), is the same two calls. Where they are is data: a GPU records a step once.
 //   decode_append       keys[s, :, p] = rotate(k, p)      values[s, :, p] = v      q = rotate(q, p)
 //   decode_attention    softmax(q k^T / sqrt(E) + bias) v over the first `length` keys of slot s
+// Letters: R rows, S slots, T places of a slot, N keys, P positions, H heads, D width, E = D / H.
 #pragma once
 #include "core/torch.h"
 

@@ -2,7 +2,7 @@
 import { expect } from "chai";
 import { applyOperator, Random, Tensor } from "../../../lib/index.ts";
 import { describeOnGpu, toGpu } from "../../../test/support/gpu.ts";
-import { failure } from "../../../test/support/runs.ts";
+import { failure } from "../../../test/support/failure.ts";
 
 const dtypes = { float64: 1e-13, float32: 3e-6, bfloat16: 1.6e-2 } as const;
 type DType = keyof typeof dtypes;

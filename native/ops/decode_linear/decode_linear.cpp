@@ -85,8 +85,8 @@ std::tuple<Tensor, Tensor> composed(const Tensor& x, const Optional& branch, con
                                     const Tensor& norm_weight, const Tensor& norm_bias, const Tensor& weight,
                                     const Optional& bias, bool gelu, bool settled) {
   check_decode_normed_linear(x, branch, branch_bias, norm_weight, norm_bias, weight, bias);
-  const auto [sum, normed] =
-      add_norm(x, branch, branch_bias, norm_weight, norm_bias, {}, {}, {}, 0.0, {}, 0, weight.scalar_type());
+  const auto [sum, normed] = add_norm(x, branch, {branch_bias.value_or(Tensor())}, {norm_weight}, {norm_bias}, 0.0, {},
+                                      0, weight.scalar_type());
   return {sum, decode_linear(normed, weight, bias, gelu, settled)};
 }
 

@@ -2,7 +2,7 @@
 import { expect } from "chai";
 import { applyOperator, callOperator, Random, Tensor } from "../../../lib/index.ts";
 import { describeOnGpu, toGpu } from "../../../test/support/gpu.ts";
-import { failure } from "../../../test/support/runs.ts";
+import { failure } from "../../../test/support/failure.ts";
 
 const shapes = [
   { R: 1, inner: 1, outer: 1 },

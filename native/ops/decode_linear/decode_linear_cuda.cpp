@@ -5,7 +5,6 @@
 #include "core/cuda/dtype_of.h"
 #include "core/op_handle.h"
 #include "core/torch.h"
-#include "ops/add_norm/add_norm.h"
 #include "ops/decode_linear/decode_linear.cuh"
 #include "ops/decode_linear/decode_linear_checks.h"
 
@@ -14,6 +13,10 @@ namespace {
 
 using at::Tensor;
 using Optional = std::optional<Tensor>;
+/// The operator add_norm: its C++ function is in the other shared object.
+using AddNorm = std::tuple<Tensor, Tensor>(const Tensor&, const Optional&, const Optional&, const Tensor&,
+                                           const Tensor&, const Optional&, const Optional&, const Optional&, double,
+                                           const Optional&, int64_t, std::optional<at::ScalarType>);
 
 const void* pointer(const Tensor& tensor) { return tensor.defined() ? tensor.const_data_ptr() : nullptr; }
 Tensor contiguous(const Optional& tensor) { return is_defined(tensor) ? tensor->contiguous() : Tensor(); }
@@ -78,7 +81,7 @@ std::tuple<Tensor, Tensor> normed_linear_cuda(const Tensor& x_in, const Optional
       return {sum.defined() ? sum : x_in, y};
     }
   }
-  static const auto add_norm_op = find_op<decltype(add_norm)>("memformer::add_norm");
+  static const auto add_norm_op = find_op<AddNorm>("memformer::add_norm");
   const auto [added, normed] = add_norm_op.call(x, branch_in, branch_bias_in, norm_weight, norm_bias, {}, {}, {}, 0.0,
                                                 {}, 0, weight.scalar_type());
   return {added, linear_cuda(normed, weight, bias_in, gelu, settled)};

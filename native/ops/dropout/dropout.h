@@ -1,5 +1,6 @@
 // Dropout whose mask is a pure function of (seed, site, element). It draws nothing from a generator and saves nothing,
 // so a replayed segment drops exactly what its first run dropped, on any device and with any number of threads.
+// Letters: G seeds.
 #pragma once
 #include "core/torch.h"
 

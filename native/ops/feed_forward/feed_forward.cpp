@@ -181,12 +181,11 @@ bool feed_forward_is_fused(const Tensor& x, const Tensor& down, double p) {
          cuda()->compute_capability(x.device().index()) == 90;
 }
 
-Tensor feed_forward(const Tensor& x, const Tensor& up, const Tensor& up_bias, const Tensor& down,
-                    const Optional& down_bias, const Optional& up_sink, const Optional& up_bias_sink,
-                    const Optional& down_sink, const Optional& down_bias_sink, double p, const Optional& seed,
-                    int64_t site) {
-  static const auto op = find_op<decltype(feed_forward)>("memformer::feed_forward");
-  return op.call(x, up, up_bias, down, down_bias, up_sink, up_bias_sink, down_sink, down_bias_sink, p, seed, site);
+Tensor feed_forward(const Tensor& x, const Trained& up, const Trained& up_bias, const Trained& down,
+                    const Trained& down_bias, double p, const Optional& seed, int64_t site) {
+  static const auto op = find_op<decltype(with_gradient)>("memformer::feed_forward");
+  return op.call(x, up.value, up_bias.value, down.value, down_bias.optional(), up.sink, up_bias.sink, down.sink,
+                 down_bias.sink, p, seed, site);
 }
 
 TORCH_LIBRARY_FRAGMENT(memformer, library) {

@@ -4,6 +4,7 @@
 // tile's product.
 //   A (N, K), K <= 512      B (K, F) or B^T (F, K)      tile i of a block: rows 128 (share + i shares), of N / 128 of
 //   which there are `tiles`
+// Letters: N rows, K width, F feed-forward width.
 #pragma once
 #include "core/cuda/wgmma.cuh"
 #include "ops/feed_forward/feed_forward_fits.h"

@@ -1,6 +1,7 @@
 // The epilogue of a tile's product: the activation, or its derivative, applied to the sums; and the results' way to
 // memory, 64 x 64 at a time, through buffers that a thread of the block's first warp group empties for each worker and,
 // in the backward pass, fills.
+// Letters: N rows, F feed-forward width.
 #pragma once
 #include "core/cuda/mma.cuh"
 #include "ops/common/gelu.cuh"

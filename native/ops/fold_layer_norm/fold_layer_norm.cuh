@@ -1,5 +1,6 @@
 // The contract of fold_layer_norm's kernels: layers of R rows of D numbers, contiguous. acc is float or double, the
 // parameters' dtype and that of sums.
+// Letters: R outputs, D width.
 #pragma once
 #include <cuda_runtime_api.h>
 

@@ -4,7 +4,7 @@
 // The normalized tensor then exists once instead of once per layer, and the layers' products become one.
 // Letters: L layers, R outputs of a layer, D width.
 #pragma once
-#include "core/torch.h"
+#include "core/trained.h"
 
 namespace memformer::ops {
 
@@ -14,6 +14,14 @@ struct FoldedLinear {
   std::vector<at::Tensor> weights, biases;
   /// The same in the dtype of sums, zeros: where their gradients are to be added. Empty without gradient.
   std::vector<at::Tensor> weight_sinks, bias_sinks;
+
+  Trained weight(size_t layer) const { return {weights[layer], of(weight_sinks, layer)}; }
+  Trained bias(size_t layer) const { return {biases[layer], of(bias_sinks, layer)}; }
+
+ private:
+  static std::optional<at::Tensor> of(const std::vector<at::Tensor>& sinks, size_t layer) {
+    return sinks.empty() ? std::nullopt : std::optional(sinks[layer]);
+  }
 };
 
 /// For every layer l: weights (R, D), biases (R) or none at all, norm_weights and norm_biases (D), all float32 or all

@@ -104,10 +104,9 @@ Tensor without_gradient(const Tensor& x, const Optional& bias, const Optional& b
 
 }  // namespace
 
-Tensor gelu_dropout(const Tensor& x, const Optional& bias, const Optional& bias_sink, double p, const Optional& seed,
-                    int64_t site) {
-  static const auto op = find_op<decltype(gelu_dropout)>("memformer::gelu_dropout");
-  return op.call(x, bias, bias_sink, p, seed, site);
+Tensor gelu_dropout(const Tensor& x, const Trained& bias, double p, const Optional& seed, int64_t site) {
+  static const auto op = find_op<decltype(without_gradient)>("memformer::gelu_dropout");
+  return op.call(x, bias.optional(), bias.sink, p, seed, site);
 }
 
 TORCH_LIBRARY_FRAGMENT(memformer, library) {

@@ -1,5 +1,6 @@
 // The contract of gelu_dropout's kernels: N rows of C numbers of one dtype, contiguous. acc is float, double for
 // float64.
+// Letters: N rows, C channels.
 #pragma once
 #include <cuda_runtime_api.h>
 

@@ -1,4 +1,5 @@
 // The contract of layer_norm_no_affine's kernels: N rows of D numbers, contiguous. acc is x's dtype, float or double.
+// Letters: N rows, D width.
 #pragma once
 #include <cuda_runtime_api.h>
 

@@ -1,6 +1,7 @@
 // LayerNorm without weight and bias, for a tensor that several layers read. Each reader's weight and bias are folded
 // into the product that follows (fold_layer_norm.h), so one narrow copy of x serves all of them.
 //   z = (x - mean(x)) / sqrt(var(x) + 1e-5)      over the last axis, of width D
+// Letters: D width.
 #pragma once
 #include "core/torch.h"
 

@@ -49,6 +49,12 @@ void accumulate_cpu(const Tensor& grad_in, const Tensor& x_in, const Tensor& wei
 
 void join_cpu(const Tensor&) {}
 
+Tensor dispatched(const Tensor& x, const Tensor& weight, const Optional& bias, const Optional& weight_sink,
+                  const Optional& bias_sink) {
+  static const auto op = find_op<decltype(forward_cpu)>("memformer::linear");
+  return op.call(x, weight, bias, weight_sink, bias_sink);
+}
+
 class Linear : public torch::autograd::Function<Linear> {
  public:
   static Tensor forward(torch::autograd::AutogradContext* context, const Tensor& x, const Tensor& weight,
@@ -59,7 +65,7 @@ class Linear : public torch::autograd::Function<Linear> {
     context->saved_data["weight_sink"] =
         weight_sink;  // no saved variables: other backward passes add to them meanwhile
     context->saved_data["bias_sink"] = bias_sink;
-    return ops::linear(x, weight, bias, weight_sink, bias_sink);
+    return dispatched(x, weight, bias, weight_sink, bias_sink);
   }
 
   static torch::autograd::variable_list backward(torch::autograd::AutogradContext* context,
@@ -95,10 +101,8 @@ Tensor with_gradient(const Tensor& x, const Tensor& weight, const Optional& bias
 
 }  // namespace
 
-Tensor linear(const Tensor& x, const Tensor& weight, const Optional& bias, const Optional& weight_sink,
-              const Optional& bias_sink) {
-  static const auto op = find_op<decltype(linear)>("memformer::linear");
-  return op.call(x, weight, bias, weight_sink, bias_sink);
+Tensor linear(const Tensor& x, const Trained& weight, const Trained& bias) {
+  return dispatched(x, weight.value, bias.optional(), weight.sink, bias.sink);
 }
 
 void linear_accumulate(const Tensor& grad, const Tensor& x, const Tensor& weight_sink, const Optional& bias_sink) {

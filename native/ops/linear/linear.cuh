@@ -1,4 +1,5 @@
 // The contract of the kernels that sum a bias's gradient: sink[c] += sum over n of grad[n, c].
+// Letters: N rows, C outputs.
 #pragma once
 #include <cuda_runtime_api.h>
 

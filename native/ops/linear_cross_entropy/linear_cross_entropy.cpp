@@ -153,12 +153,11 @@ std::tuple<Tensor, Tensor, Tensor> without_gradient(const Tensor& hidden, const 
 
 }  // namespace
 
-std::tuple<Tensor, Tensor, Tensor> linear_cross_entropy(const Tensor& hidden, const Tensor& weight,
-                                                        const Optional& bias, const Tensor& target,
-                                                        const Tensor& loss_weights, const Optional& sink,
-                                                        const Optional& bias_sink, int64_t chunk) {
-  static const auto op = find_op<decltype(linear_cross_entropy)>("memformer::linear_cross_entropy");
-  return op.call(hidden, weight, bias, target, loss_weights, sink, bias_sink, chunk);
+std::tuple<Tensor, Tensor, Tensor> linear_cross_entropy(const Tensor& hidden, const Trained& weight,
+                                                        const Trained& bias, const Tensor& target,
+                                                        const Tensor& loss_weights, int64_t chunk) {
+  static const auto op = find_op<decltype(without_gradient)>("memformer::linear_cross_entropy");
+  return op.call(hidden, weight.value, bias.optional(), target, loss_weights, weight.sink, bias.sink, chunk);
 }
 
 TORCH_LIBRARY_FRAGMENT(memformer, library) {

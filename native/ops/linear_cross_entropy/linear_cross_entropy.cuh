@@ -1,5 +1,6 @@
 // The contract of linear_cross_entropy's kernels: rows of V >= 1 logits, contiguous, of one dtype, in G equal groups;
 // acc is float, double for float64.
+// Letters: G segments.
 #pragma once
 #include <cuda_runtime_api.h>
 

@@ -3,7 +3,7 @@
 //   total = sum over g of  weight_g loss_g
 // Letters: N rows (tokens), D width, V vocabulary, G groups (segments).
 #pragma once
-#include "core/torch.h"
+#include "core/trained.h"
 
 namespace memformer::ops {
 
@@ -11,14 +11,13 @@ namespace memformer::ops {
 /// also float16); target (N) int64, negative: not scored; the rows fall into G equal groups, weighted by loss_weights
 /// (G), float32 (float64 for float64); `chunk` rows at a time, at least 1. Returns total () and, for each group, loss
 /// (G) in nats, 0 where no row is scored, both in loss_weights' dtype, and count (G) int64, its scored rows. total is
-/// differentiable once in hidden, weight and bias; loss and count are not. With a sink, (V, D) float32 (float64 for
-/// float64), the backward pass adds the weight's gradient to it and returns none; likewise bias and bias_sink (V). The
+/// differentiable once in hidden, weight and bias; loss and count are not. With sinks, (V, D) and (V) float32 (float64
+/// for float64), the backward pass adds the gradients of weight and bias to them and returns none. The
 /// forward pass forms the gradients of total while a chunk's logits exist; the backward pass multiplies them by
 /// dL/dtotal.
 /// Throws SHAPE, DTYPE, DEVICE_MISMATCH, CONFIG, and on a CPU TOKEN_RANGE for a target of V or more.
-std::tuple<at::Tensor, at::Tensor, at::Tensor> linear_cross_entropy(
-    const at::Tensor& hidden, const at::Tensor& weight, const std::optional<at::Tensor>& bias, const at::Tensor& target,
-    const at::Tensor& loss_weights, const std::optional<at::Tensor>& sink, const std::optional<at::Tensor>& bias_sink,
-    int64_t chunk);
+std::tuple<at::Tensor, at::Tensor, at::Tensor> linear_cross_entropy(const at::Tensor& hidden, const Trained& weight,
+                                                                    const Trained& bias, const at::Tensor& target,
+                                                                    const at::Tensor& loss_weights, int64_t chunk);
 
 }  // namespace memformer::ops

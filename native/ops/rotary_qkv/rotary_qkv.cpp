@@ -108,6 +108,12 @@ std::tuple<Tensor, Tensor> backward_cpu(const Tensor& grad_q_in, const Tensor& g
                                      bias_sink, grad.scalar_type())};
 }
 
+std::tuple<Tensor, Tensor, Tensor> dispatched(const Tensor& qkv, const Optional& bias, const Optional& bias_sink,
+                                              const Tensor& cos, const Tensor& sin, int64_t heads) {
+  static const auto op = find_op<decltype(forward_cpu)>("memformer::rotary_qkv");
+  return op.call(qkv, bias, bias_sink, cos, sin, heads);
+}
+
 class RotaryQkv : public torch::autograd::Function<RotaryQkv> {
  public:
   static torch::autograd::variable_list forward(torch::autograd::AutogradContext* context, const Tensor& qkv,
@@ -117,7 +123,7 @@ class RotaryQkv : public torch::autograd::Function<RotaryQkv> {
     context->save_for_backward({cos, sin});
     context->saved_data["bias_sink"] = bias_sink;  // no saved variable: other backward passes add to it meanwhile
     context->saved_data["with_bias"] = is_defined(bias);
-    auto [q, k, v] = rotary_qkv(qkv, bias, bias_sink, cos, sin, heads);
+    auto [q, k, v] = dispatched(qkv, bias, bias_sink, cos, sin, heads);
     return {q, k, v};
   }
 
@@ -142,10 +148,9 @@ std::tuple<Tensor, Tensor, Tensor> with_gradient(const Tensor& qkv, const Option
 
 }  // namespace
 
-std::tuple<Tensor, Tensor, Tensor> rotary_qkv(const Tensor& qkv, const Optional& bias, const Optional& bias_sink,
-                                              const Tensor& cos, const Tensor& sin, int64_t heads) {
-  static const auto op = find_op<decltype(rotary_qkv)>("memformer::rotary_qkv");
-  return op.call(qkv, bias, bias_sink, cos, sin, heads);
+std::tuple<Tensor, Tensor, Tensor> rotary_qkv(const Tensor& qkv, const Trained& bias, const Tensor& cos,
+                                              const Tensor& sin, int64_t heads) {
+  return dispatched(qkv, bias.optional(), bias.sink, cos, sin, heads);
 }
 
 TORCH_LIBRARY_FRAGMENT(memformer, library) {

@@ -1,4 +1,5 @@
 // The contract of drawing on a GPU.
+// Letters: B rows, V vocabulary.
 #pragma once
 #include <cuda_runtime_api.h>
 

@@ -1,7 +1,7 @@
 // Slot attention composed of LibTorch's operators, for every device, dtype and mask. Header only: it is the CPU kernel,
 // and the CUDA library, a separate shared object, falls back to it where its kernels do not fit. Derivation:
 // slot_attention.cpp.
-// Letters: B batch, M slots, T tokens, H heads, D width, E = D / H.
+// Letters: B batch, M slots, T tokens, N slots or tokens, H heads, D width, E = D / H.
 #pragma once
 #include <limits>
 

@@ -85,9 +85,9 @@ Tensor without_gradient(const Tensor& tokens, const Tensor& weight, const Sink& 
 
 }  // namespace
 
-Tensor token_embedding(const Tensor& tokens, const Tensor& weight, const Sink& sink) {
-  static const auto op = find_op<Tensor(const Tensor&, const Tensor&, const Sink&)>("memformer::token_embedding");
-  return op.call(tokens, weight, sink);
+Tensor token_embedding(const Tensor& tokens, const Trained& weight) {
+  static const auto op = find_op<decltype(with_gradient)>("memformer::token_embedding");
+  return op.call(tokens, weight.value, weight.sink);
 }
 
 TORCH_LIBRARY_FRAGMENT(memformer, library) {

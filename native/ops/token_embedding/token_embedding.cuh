@@ -1,5 +1,6 @@
 // The contract of token_embedding's kernels: N tokens, each a row of D numbers, all contiguous. A negative token is
 // read as 0; none is V or more. N and V are below 2^31.
+// Letters: N tokens, V vocabulary, D width.
 #pragma once
 #include <cuda_runtime_api.h>
 

@@ -67,9 +67,7 @@ SlotProjection::SlotProjection(Parameters& parameters, const Config& config, dou
 }
 
 at::Tensor SlotProjection::project(const at::Tensor& x, const Projected& by, ForwardContext& ctx) const {
-  if (!by.bias) return ops::linear(ctx.cast(x), ctx.working(by.weight), {}, ctx.sink(by.weight), {});
-  return ops::linear(ctx.cast(x), ctx.working(by.weight), ctx.working(*by.bias), ctx.sink(by.weight),
-                     ctx.sink(*by.bias));
+  return ops::linear(ctx.cast(x), ctx.trained(by.weight), ctx.trained(by.bias));
 }
 
 at::Tensor SlotProjection::of_slots(const MemoryView& view, const at::Tensor& use, size_t number,
@@ -78,9 +76,8 @@ at::Tensor SlotProjection::of_slots(const MemoryView& view, const at::Tensor& us
   if (!view.normed) return project(use, *all[number], ctx);
   std::vector<NormedLinear> normed;
   for (size_t i = 0; i < (own_values_ ? 3 : 2); ++i) normed.push_back({&*norm_, all[i]->weight, all[i]->bias});
-  const auto& [weights, biases, weight_sinks, bias_sinks] = fold_layer_norm(normed, ctx);
-  if (weight_sinks.empty()) return ops::linear(use, weights[number], biases[number], {}, {});
-  return ops::linear(use, weights[number], biases[number], weight_sinks[number], bias_sinks[number]);
+  const auto& folded = fold_layer_norm(normed, ctx);
+  return ops::linear(use, folded.weight(number), folded.bias(number));
 }
 
 at::Tensor SlotProjection::of_heads(const at::Tensor& x) const {

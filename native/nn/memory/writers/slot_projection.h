@@ -7,6 +7,7 @@
 // that the tokens' logits start with that deviation and a slot still holds on to itself. writerValues: v as it is;
 // "centered": less its mean over the segment's tokens, for what all tokens share tells nothing of any; "normed": of
 // norm writerValueGain a token, where that of a slot is 1.
+// Letters: B batch, M slots, T tokens, N slots or tokens, D width, H heads, E = D / H.
 #pragma once
 #include "nn/config.h"
 #include "nn/key_mask.h"

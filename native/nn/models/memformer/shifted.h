@@ -1,4 +1,5 @@
 // Teacher forcing: a causal stack's input is its target, moved right by one behind a first token.
+// Letters: B batch, T tokens of a segment.
 #pragma once
 #include "core/torch.h"
 

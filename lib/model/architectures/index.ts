@@ -1,0 +1,22 @@
+/** The architectures that the engine has, by name: one file each, and its line here. */
+import type { Architecture } from "./architecture.ts";
+import { decoder } from "./decoder.ts";
+import { encoder } from "./encoder.ts";
+import { encoderDecoder } from "./encoder-decoder.ts";
+
+export type { Architecture, SegmentWork, Sizes } from "./architecture.ts";
+
+export const architectures = { "encoder-decoder": encoderDecoder, encoder, decoder } as const satisfies Record<
+  string,
+  Architecture
+>;
+
+export type ArchitectureName = keyof typeof architectures;
+
+/** Those that continue text, as a sentence names them: `"encoder-decoder" or "decoder"`. */
+export function generating(): string {
+  return Object.entries<Architecture>(architectures)
+    .filter(([, { generates }]) => generates)
+    .map(([name]) => `"${name}"`)
+    .join(" or ");
+}

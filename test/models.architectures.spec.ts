@@ -1,0 +1,129 @@
+import { expect } from "chai";
+import { readFileSync } from "node:fs";
+import { cpuConfigurations, configurations } from "../bench/support/configurations.ts";
+import { Memformer, presets, type PresetName } from "../lib/index.ts";
+import { architectures } from "../lib/model/architectures/index.ts";
+import { modelConfig } from "../lib/model/config.ts";
+import { variants, writers } from "./support/models.ts";
+import { failure } from "./support/failure.ts";
+
+/** Matrix products: rows, inner size, columns. */
+type Products = readonly (readonly [number, number, number])[];
+const D = 8,
+  F = 20,
+  M = 3,
+  T = 5,
+  V = 11;
+const config = (options: object): ReturnType<typeof modelConfig> =>
+  modelConfig({
+    width: D,
+    heads: 2,
+    feedForward: F,
+    memorySlots: M,
+    segmentLength: T,
+    vocabulary: V,
+    bos: 0,
+    encoderLayers: 2,
+    decoderLayers: 3,
+    ...options,
+  });
+
+const self: Products = [
+  [T, D, 3 * D],
+  [T, D, D],
+];
+const everyPair: Products = [
+  [T, D, T],
+  [T, T, D],
+];
+const causalPair = 2 * ((T * (T + 1)) / 2) * D;
+const read = (keys: number): Products => [
+  [T, D, D],
+  [keys, D, 2 * D],
+  [T, D, keys],
+  [T, keys, D],
+  [T, D, D],
+];
+const feedForward = (rows: number): Products => [
+  [rows, D, F],
+  [rows, F, D],
+];
+const slots: Products = [
+  [M, D, 2 * D],
+  [T, D, 2 * D],
+  [M, D, T],
+  [M, T, D],
+];
+const gru: Products = [[M, D, D], [M, D, D], [M, D, 3 * D], [M, D, 3 * D], ...feedForward(M)];
+const count = (...products: Products[]): number =>
+  products.flat().reduce((sum, [rows, inner, columns]) => sum + rows * inner * columns, 0);
+
+describe("what a model tells of its work and memory", () => {
+  const writing = { "slot-attention": count(slots) + M * D, gru: count(slots, gru) + M * D };
+  const stack = {
+    "encoder-decoder": 2 * count(self, everyPair, read(M), feedForward(T)),
+    encoder: 2 * count(self, everyPair, read(M), feedForward(T)),
+    decoder: 3 * (count(self, read(M), feedForward(T)) + causalPair),
+  };
+  const beyond = {
+    "encoder-decoder": 3 * (count(self, read(T), feedForward(T)) + causalPair),
+    encoder: 0,
+    decoder: 0,
+  };
+  for (const architecture of ["encoder-decoder", "encoder", "decoder"] as const) {
+    for (const writer of writers) {
+      it(`${architecture} with ${writer}: the products of a step, added up`, () => {
+        const path = stack[architecture] + writing[writer];
+        const whole = path + beyond[architecture] + T * D * V;
+        expect(architectures[architecture].work(config({ architecture, writer }))).to.deep.equal({ path, whole });
+      });
+    }
+
+    it(`${architecture}: activations grow with the layers that it has`, () => {
+      const { activationBytes } = architectures[architecture],
+        few = config({ architecture });
+      const grows = (layers: object): boolean =>
+        activationBytes(config({ architecture, ...layers }), 2, T) > activationBytes(few, 2, T);
+      expect(grows({ encoderLayers: 9 }), "encoder").to.equal(architecture !== "decoder");
+      expect(grows({ decoderLayers: 9 }), "decoder").to.equal(architecture !== "encoder");
+    });
+  }
+
+  for (const architecture of variants) {
+    it(`${architecture}: tells some of each, and a step is no less than its critical path`, () => {
+      const few = config({ architecture }),
+        { work, activationBytes, scoringBytes } = architectures[architecture];
+      expect(work(few).path).to.be.above(0);
+      expect(work(few).whole).to.be.at.least(work(few).path);
+      for (const bytes of [activationBytes, scoringBytes])
+        expect(bytes(few, 6, T)).to.be.closeTo(3 * bytes(few, 2, T), 1e-6);
+    });
+
+    it(`${architecture}: continues text where it says so`, async () => {
+      await using model = await Memformer.create({ preset: "tiny", architecture, device: "cpu" });
+      if (architectures[architecture].generates) return (await model.session()).dispose();
+      const { code, message } = await failure(model.session().then((session) => session.generate().next()));
+      expect(code).to.equal("ERR_MEMFORMER_CONFIG");
+      expect(message).to.include('use "encoder-decoder" or "decoder"');
+    });
+  }
+});
+
+describe("presets", () => {
+  for (const preset of Object.keys(presets) as PresetName[]) {
+    it(`${preset} is a whole model`, () => {
+      expect(modelConfig(presets[preset])).to.include(presets[preset]);
+    });
+  }
+
+  it("are what the demo trains and what benches measure", () => {
+    const demo = JSON.parse(readFileSync(new URL("../configs/demo.json", import.meta.url), "utf8")) as {
+      preset: string;
+      model?: object;
+    };
+    expect(demo.preset).to.equal("demo");
+    expect(demo.model ?? {}).to.not.have.any.keys(...Object.keys(presets.demo));
+    expect(cpuConfigurations.demo).to.include(presets.demo);
+    expect(configurations["wiki"]).to.include(presets.wiki);
+  });
+});
