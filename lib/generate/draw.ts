@@ -137,8 +137,8 @@ export class Drawing implements Disposable {
     const processed = this.#process === undefined ? adjusted : await this.#processed(this.#process, adjusted, where);
     try {
       const { drawn, logprob, top } = tidy(() => this.#drawn(logits, processed, where.position));
-      goAhead?.(drawn);
       const read = [drawn, ...logprob, ...top].map(async (tensor) => tensor.data());
+      goAhead?.(drawn); // behind the read, which would wait for the step
       for (const tensor of [drawn, ...logprob, ...top]) tensor.dispose();
       const [id, chosen, values, ids] = await Promise.all(read);
       if (Number(id![0]) < 0) throw unfitLogits();
