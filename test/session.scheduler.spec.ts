@@ -211,11 +211,11 @@ describe("a scheduled turn", function () {
     const scheduler = new Scheduler(model, { slots: 2, drive: false });
     using session = await Session.open(model),
       other = await Session.open(model);
-    const turn = scheduler.add(session, { maxTokens: 5 });
+    const turn = scheduler.add(session, { maxTokens: 5, seed: 3 });
     for (const call of [async () => session.read("x"), async () => scheduler.read(session, "x")])
       expect((await failure(call())).code).to.equal("ERR_MEMFORMER_BUSY");
     const gone = await Session.open(model),
-      lost = taken(scheduler.add(gone, { maxTokens: 5 }));
+      lost = taken(scheduler.add(gone, { maxTokens: 5, seed: 3 }));
     gone.dispose();
     const error = failure(lost);
     await scheduler.step();
