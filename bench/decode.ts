@@ -39,9 +39,9 @@ async function bySession(model: Memformer, tokens: number): Promise<number> {
   using session = await model.session();
   const generate = async (count: number): Promise<number> => {
     const start = performance.now(),
-      end = (session.pending + count) % model.config.segmentLength;
+      end = session.position + count;
     for await (const piece of session.generate({ maxTokens: count, temperature: 0 })) void piece;
-    if (session.pending !== end) throw new Error("the document ended before its time: give the model another seed");
+    if (session.position !== end) throw new Error("the document ended before its time: give the model another seed");
     return (performance.now() - start) / 1000 / count;
   };
   await generate(model.config.segmentLength);

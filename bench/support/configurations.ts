@@ -2,7 +2,7 @@
  * The models that benches measure, made of the package's presets in their plain form, which is the one that the peers
  * have and that older checkouts know. Whoever measures them says how many rows.
  */
-import { plainOptions, presets, type ModelOptions } from "../../lib/index.ts";
+import { plainOptions, presets, type CreateOptions, type ModelOptions } from "../../lib/index.ts";
 
 export type Configuration = ModelOptions & { readonly horizon: number };
 
@@ -28,9 +28,9 @@ export const cpuConfigurations = {
   },
 } as const satisfies Readonly<Record<string, Configuration>>;
 
-/** Models that generate, by name, in the same form. */
-export const decodeModels: Readonly<Record<string, ModelOptions>> = {
+/** Models that generate, by name, in the same form; by these seeds greedy text does not end. */
+export const decodeModels: Readonly<Record<string, CreateOptions>> = {
   demo: { ...plainOptions, ...presets.demo },
-  small: { ...plainOptions, ...presets.small },
+  small: { ...plainOptions, ...presets.small, seed: 1 },
   wiki: { ...plainOptions, ...presets.wiki },
 };
