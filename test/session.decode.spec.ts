@@ -56,6 +56,37 @@ describe("a session's open segment", function () {
     });
   }
 
+  it("frees every step, also one that went ahead and was not wanted: other weights, another token, the end", async () => {
+    await using model = await made("decoder");
+    const session = await Session.open(model),
+      logitsMade: Tensor[] = [];
+    const decoder = model.decoder.bind(model);
+    model.decoder = (slots) => {
+      const opened = decoder(slots);
+      for (const call of ["begin", "step", "prefill"] as const) {
+        const own = opened[call].bind(opened) as (...given: unknown[]) => Tensor;
+        opened[call] = (...given: unknown[]) => {
+          const logits = own(...given);
+          logitsMade.push(logits);
+          return logits;
+        };
+      }
+      return opened;
+    };
+    const { name, shape } = model.parameters.find((parameter) => parameter.name.endsWith("0.self_attention.qkv.bias"))!;
+    const pieces = session.generate({ maxTokens: 9, seed: 1, temperature: 1.5 });
+    await pieces.next();
+    using value = Tensor.from(new Float32Array(shape[0]!).fill(0.5), shape);
+    model.assign(name, value);
+    await pieces.next();
+    await pieces.return();
+    await session.read("x");
+    await text(session, 3, 2);
+    session.dispose();
+    expect(logitsMade.length).to.be.above(5);
+    for (const logits of logitsMade) expect(() => logits.handle).to.throw(/disposed/);
+  });
+
   it("asks a model whose logits are its own for them", async () => {
     await using model = await made("decoder");
     using session = await Session.open(model);

@@ -52,14 +52,18 @@ export class OpenSegment implements Disposable {
    * freed by it. `revision`: of the weights; when it changes, or after a failure, everything is computed anew.
    */
   logits(tokens: readonly number[], revision: unknown, begin: () => { segment: SegmentTensors; state: State }): Tensor {
+    if (this.#revision !== revision) this.forget();
     const ahead = this.#ahead;
-    if (ahead !== undefined && this.#revision === revision) {
+    if (ahead !== undefined) {
       const before = this.#decoder.position()! - 1;
       if (tokens.length === before) return this.#logits!;
       if (tokens.length !== before + 1 || tokens[before] !== ahead.token) this.forget();
-      else this.#keep(ahead.logits);
+      else {
+        this.#ahead = undefined;
+        this.#keep(ahead.logits);
+      }
     }
-    const made = this.#logits !== undefined && this.#revision === revision ? (this.#decoder.position() ?? -1) : -1;
+    const made = this.#logits === undefined ? -1 : (this.#decoder.position() ?? -1);
     if (made === tokens.length) return this.#logits!;
     if (made < 0 || made > tokens.length) {
       const { segment, state } = begin();
@@ -102,7 +106,6 @@ export class OpenSegment implements Disposable {
   }
 
   #keep(logits: Tensor): void {
-    this.#ahead = undefined;
     this.#logits?.dispose();
     this.#logits = logits;
   }

@@ -142,7 +142,7 @@ export class Session<Model extends SessionModel = SessionModel> {
       let last: Piece | undefined;
       for (let made = 0; made < maxTokens; made++) {
         signal?.throwIfAborted();
-        const drawn = await this.#draw(drawing);
+        const drawn = await this.#draw(drawing, made + 1 < maxTokens);
         signal?.throwIfAborted();
         if (drawn.id === bos) {
           last = turn.finish("end");
@@ -284,9 +284,10 @@ export class Session<Model extends SessionModel = SessionModel> {
     return drawing;
   }
 
-  async #draw(drawing: Drawing): Promise<Drawn> {
+  /** `goesOn`: another token may follow, whose step need not wait until this one has been read. */
+  async #draw(drawing: Drawing, goesOn: boolean): Promise<Drawn> {
     const { logits, owned } = this.#logits(),
-      open = owned ? undefined : this.#open;
+      open = owned || !goesOn ? undefined : this.#open;
     try {
       const drawn = await drawing.draw(logits, this.#document, (token) => open?.goAhead(token));
       open?.wentAhead(drawn.id);

@@ -46,8 +46,7 @@ export class Scheduler<Model extends SessionModel = SessionModel> implements Dis
     checkScheduler(options);
     const { slots = 16, budgetBytes = Infinity, maxWaiting = 1024, maxAhead = 16 } = options;
     const { idleAfter = Infinity, drive = true, policy = fairPolicy() } = options;
-    if (!decodes(model))
-      throw new MemformerError("CONFIG", "scheduler: this model does not decode token by token on this device");
+    if (!decodes(model)) throw new MemformerError("CONFIG", "scheduler: this model does not decode token by token");
     this.model = model;
     this.#sessionBytes = rowBytes(storedLayout(model)) + 4 * 2 * model.config.segmentLength;
     if (budgetBytes < this.#sessionBytes) {
