@@ -25,7 +25,7 @@ import {
 } from "../lib/index.ts";
 import { placed } from "../lib/engine/tensor.ts";
 import { decodeModels } from "./support/configurations.ts";
-import { flag, median, report, words, type Row } from "./support/report.ts";
+import { flag, median, report, wholeWord, words, type Row } from "./support/report.ts";
 
 const greedy = (logits: Tensor, { vocabulary, bos }: Memformer["config"]): Tensor => {
   using draws = placed(Tensor.from(new Float64Array(rowsOf), [rowsOf]), device);
@@ -255,7 +255,7 @@ export async function decoding(flags: readonly string[]): Promise<boolean> {
         ratio: graphed === undefined ? "" : (graphed / step).toFixed(2),
       });
     }
-    const [full = ""] = wordsWhole(flags, "full-cache", onGpu ? "20,16384" : "");
+    const full = wholeWord(flags, "full-cache", onGpu ? "20,16384" : "");
     if (full !== "") {
       const batch = flag(flags, "full-batch", 8),
         count = Math.min(tokens, 256);
@@ -284,10 +284,4 @@ export async function decoding(flags: readonly string[]): Promise<boolean> {
   if (wide.length > 0)
     report(`decode-full-cache${suffix}`, "Beside a decoder that keeps every key and value", wide, { torch });
   return true;
-}
-
-/** A flag whose value may hold commas. */
-function wordsWhole(flags: readonly string[], name: string, fallback: string): [string] {
-  const at = flags.indexOf(`--${name}`);
-  return [at < 0 ? fallback : (flags[at + 1] ?? "")];
 }

@@ -13,7 +13,7 @@ import { appendFileSync, existsSync, mkdirSync, readFileSync, writeFileSync } fr
 import { dirname } from "node:path";
 import { cpus } from "node:os";
 import { modelConfig, trainSchema, type DeviceName } from "../lib/index.ts";
-import { choice, flag, report, words } from "./support/report.ts";
+import { choice, flag, report, wholeWord, words } from "./support/report.ts";
 import { makeAll } from "./worth/jobs.ts";
 import { keyOf, plan, type Experiment, type Run, type Side } from "./worth/plan.ts";
 import { plot } from "./worth/plot.ts";
@@ -26,7 +26,7 @@ export async function worth(flags: readonly string[]): Promise<boolean> {
   const began = performance.now(),
     numbers = (name: string, fallback: readonly string[]): number[] => words(flags, name, fallback).map(Number);
   const [shape] = choice(flags, "shape", Object.keys(shapes), ["small-16"]),
-    [data = ""] = wordsWhole(flags, "data", "moby-dick");
+    data = wholeWord(flags, "data", "moby-dick");
   const experiment: Experiment = {
     shape: shape!,
     data,
@@ -42,7 +42,7 @@ export async function worth(flags: readonly string[]): Promise<boolean> {
   };
   experiment.variants.forEach(optionsOf); // a mistyped one is refused before the first run
   const [name = "worth"] = words(flags, "name", ["worth"]),
-    [file = ""] = wordsWhole(flags, "rows", `bench/results/${name}.jsonl`);
+    file = wholeWord(flags, "rows", `bench/results/${name}.jsonl`);
   const jobs = flag(flags, "jobs", 1),
     deadline = began + 60_000 * flag(flags, "minutes", 1e4);
   const rows = readRows(file),
@@ -70,7 +70,7 @@ export async function worth(flags: readonly string[]): Promise<boolean> {
   if (pairs.length === 0) return false;
   const title = `Worth of the memory at ${shape}, ${experiment.tokens / 1e6} M tokens of ${data}, nats a token (rates, nats, seconds: memory, then twin)`;
   report(name, title, pairs.map(lineOf));
-  const [picture = ""] = wordsWhole(flags, "plot", `bench/results/${name}.svg`);
+  const picture = wholeWord(flags, "plot", `bench/results/${name}.svg`);
   writeFileSync(picture, plot(title, pairs));
   return Math.max(...pairs.map((pair) => mean(pair.worth))) > 0;
 }
@@ -93,9 +93,4 @@ function readRows(file: string): Map<string, Row> {
     .map((line) => JSON.parse(line) as Row);
   // A row older than an option of runs is one of its default.
   return new Map(rows.map((row) => [keyOf({ ...row.run, cut: (row.run.cut as number | undefined) ?? 0 }), row]));
-}
-
-/** The value of a flag that may hold commas. */
-function wordsWhole(flags: readonly string[], name: string, fallback: string): string[] {
-  return [words(flags, name, [fallback]).join(",")];
 }

@@ -71,6 +71,11 @@ export function words(flags: readonly string[], name: string, fallback: readonly
   return given.split(",");
 }
 
+/** The value after `--name`, which may hold commas. */
+export function wholeWord(flags: readonly string[], name: string, fallback: string): string {
+  return words(flags, name, [fallback]).join(",");
+}
+
 /** The values after `--name`, separated by commas. Throws for one that is not in `known`. */
 export function choice<T extends string>(
   flags: readonly string[],
