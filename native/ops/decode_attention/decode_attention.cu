@@ -11,57 +11,48 @@ using namespace cuda;
 constexpr int kThreads = 128, kWarps = kThreads / kWarp;
 constexpr int kHeld = 8;  // keys and values that a thread takes into registers before its query is there
 
+/// Number e of a head's query (part 0), key (1) or value (2), which `head` points to, turned by its position's angle.
 template <typename T>
-__global__ void __launch_bounds__(kThreads) decode_append_kernel(const DecodeAppendParams p) {
+__device__ __forceinline__ accumulate_t<T> turned(const DecodeAppendParams& p, const T* head, int part, int e,
+                                                  int64_t position) {
   using acc_t = accumulate_t<T>;
-  const int64_t r = blockIdx.x;
-  const int64_t slot = p.slots[r], position = p.positions[r];
-  const bool inside = slot >= 0 && slot < p.S && position >= 0 && position < p.T;
-  const int D = p.H * p.E, half = p.E / 2;
-  const auto* qkv = static_cast<const T*>(p.qkv) + r * 3 * D;
-  for (int i = threadIdx.x; i < 3 * D; i += kThreads) {
-    const int part = i / D, d = i % D, h = d / p.E, e = d % p.E;
-    auto x = convert<acc_t>(qkv[i]);
-    if (p.cos != nullptr && part < 2 && inside) {
-      const bool first = e < half;
-      const int64_t angle = position * half + (first ? e : e - half);
-      const auto other = convert<acc_t>(qkv[first ? i + half : i - half]);
-      const acc_t cos = static_cast<const acc_t*>(p.cos)[angle], sin = static_cast<const acc_t*>(p.sin)[angle];
-      x = first ? x * cos - other * sin : x * cos + other * sin;
-    }
-    const int64_t place = ((slot * p.H + h) * p.T + position) * p.E + e;
-    if (part == 0)
-      static_cast<T*>(p.q)[r * D + d] = convert<T>(x);
-    else if (inside)
-      static_cast<T*>(part == 1 ? p.keys : p.values)[place] = convert<T>(x);
-  }
+  const auto x = convert<acc_t>(head[e]);
+  if (p.cos == nullptr || part == 2) return x;
+  const int half = p.E / 2;
+  const bool first = e < half;
+  const int64_t angle = position * half + (first ? e : e - half);
+  const auto other = convert<acc_t>(head[first ? e + half : e - half]);
+  const acc_t cos = static_cast<const acc_t*>(p.cos)[angle], sin = static_cast<const acc_t*>(p.sin)[angle];
+  return first ? x * cos - other * sin : x * cos + other * sin;
 }
 
-/// The row's own token: its key and value into the cache, its query into `query`.
-template <typename T, typename acc_t>
-__device__ __forceinline__ void append_own(const DecodeAppendParams& p, int64_t r, int h, acc_t* query) {
+/// One head of a row's own token: its key and value into the cache, its query to `query` (E). A row that lies outside
+/// the cache is not turned and not written.
+template <typename T, typename query_t>
+__device__ __forceinline__ void append_head(const DecodeAppendParams& p, int64_t r, int h, int thread, int threads,
+                                            query_t* query) {
+  using acc_t = accumulate_t<T>;
   const int64_t slot = p.slots[r], position = p.positions[r];
   const bool inside = slot >= 0 && slot < p.S && position >= 0 && position < p.T;
-  const int half = p.E / 2;
   const auto* qkv = static_cast<const T*>(p.qkv) + (r * 3 * p.H + h) * p.E;
   const int64_t place = ((slot * p.H + h) * p.T + position) * p.E;
-  for (int i = threadIdx.x; i < 3 * p.E; i += kThreads) {
+  for (int i = thread; i < 3 * p.E; i += threads) {
     const int part = i / p.E, e = i % p.E;
-    const auto* from = qkv + int64_t{part} * p.H * p.E;
-    auto x = convert<acc_t>(from[e]);
-    if (p.cos != nullptr && part < 2 && inside) {
-      const bool first = e < half;
-      const int64_t angle = position * half + (first ? e : e - half);
-      const auto other = convert<acc_t>(from[first ? e + half : e - half]);
-      const acc_t cos = static_cast<const acc_t*>(p.cos)[angle], sin = static_cast<const acc_t*>(p.sin)[angle];
-      x = first ? x * cos - other * sin : x * cos + other * sin;
-    }
-    const T rounded = convert<T>(x);
+    const auto* head = qkv + int64_t{part} * p.H * p.E;
+    const auto rounded = convert<T>(inside ? turned(p, head, part, e, position) : convert<acc_t>(head[e]));
     if (part == 0)
-      query[e] = convert<acc_t>(rounded);
+      query[e] = convert<query_t>(rounded);
     else if (inside)
       static_cast<T*>(part == 1 ? p.keys : p.values)[place + e] = rounded;
   }
+}
+
+template <typename T>
+__global__ void __launch_bounds__(kThreads) decode_append_kernel(const DecodeAppendParams p) {
+  const int64_t r = blockIdx.x;
+  const int warp = threadIdx.x / kWarp, lane = threadIdx.x % kWarp;
+  for (int h = warp; h < p.H; h += kWarps)
+    append_head<T>(p, r, h, lane, kWarp, static_cast<T*>(p.q) + (r * p.H + h) * p.E);
 }
 
 /// `packed`: keys and values are read 16 bytes at a time, L = E / numbers lanes a key, which divides a warp.
@@ -106,7 +97,7 @@ __global__ void __launch_bounds__(kThreads) decode_attention_kernel(const Decode
   wait_for_previous();
   let_next_begin();
   if (appends) {
-    append_own<T>(p.append, r, h, query);
+    append_head<T>(p.append, r, h, threadIdx.x, kThreads, query);
   } else {
     const auto* q = static_cast<const T*>(p.q) + (r * p.H + h) * E;
     for (int e = threadIdx.x; e < E; e += kThreads) query[e] = convert<acc_t>(q[e]);

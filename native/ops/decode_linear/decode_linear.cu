@@ -5,6 +5,7 @@
 #include "ops/decode_linear/decode_linear.cuh"
 #include "core/cuda/dependent_launch.cuh"
 #include "core/cuda/mma.cuh"
+#include "ops/common/gelu.cuh"
 
 namespace memformer::ops {
 namespace {
@@ -14,11 +15,6 @@ using namespace cuda;
 constexpr int kWarps = 8, kThreads = kWarps * kWarp;
 constexpr int kChunk = 32;  // of the inner axis: four lanes of 16 bytes, which are two products
 constexpr int kPad = 8;     // numbers behind a row in shared memory, so that eight rows lie in different banks
-
-template <typename acc_t>
-__device__ __forceinline__ acc_t gelu(acc_t h) {
-  return acc_t(0.5) * h * (acc_t(1) + erf(h * acc_t(0.70710678118654752440)));
-}
 
 /// Stream plus branch, normed, into `tile` (rows, K + kPad): a warp a row.
 template <typename T, int rows>
@@ -170,7 +166,7 @@ __global__ void __launch_bounds__(kThreads) decode_linear_mma_kernel(const Decod
 #pragma unroll
     for (int other = 0; other < kWarps; ++other) sum += sums[other * rows * columns + i];
     if (p.bias != nullptr) sum += convert<float>(static_cast<const T*>(p.bias)[column]);
-    static_cast<T*>(p.y)[row * p.N + column] = convert<T>(p.gelu ? gelu(sum) : sum);
+    static_cast<T*>(p.y)[row * p.N + column] = convert<T>(p.gelu ? gelu<float>(sum) : sum);
   }
 }
 
@@ -188,7 +184,7 @@ __global__ void __launch_bounds__(kThreads) decode_linear_kernel(const DecodeLin
   for (int64_t k = threadIdx.x % kWarp; k < p.K; k += kWarp) sum += convert<acc_t>(x[k]) * convert<acc_t>(w[k]);
   sum = warp_sum(sum);
   if (p.bias != nullptr) sum += convert<acc_t>(static_cast<const T*>(p.bias)[column]);
-  if (threadIdx.x % kWarp == 0) static_cast<T*>(p.y)[row * p.N + column] = convert<T>(p.gelu ? gelu(sum) : sum);
+  if (threadIdx.x % kWarp == 0) static_cast<T*>(p.y)[row * p.N + column] = convert<T>(p.gelu ? gelu<acc_t>(sum) : sum);
 }
 
 template <typename T, int row_tiles, int column_tiles, bool normed>

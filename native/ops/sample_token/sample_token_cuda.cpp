@@ -17,15 +17,23 @@ namespace {
 
 using at::Tensor;
 
-/// What a block's shared memory does not hold, and float64, is drawn by ATen's operators.
+/// What a block's shared memory does not hold, and float64: by ATen's operators, which cumulate in an order of their
+/// own; where the same bits are asked for each time, the CPU draws.
+Tensor drawn_elsewhere(const Tensor& logits, const Tensor& draws, double temperature, int64_t top_k, double top_p,
+                       int64_t tokens, int64_t also) {
+  static const auto op = find_op<decltype(sample_token)>("memformer::sample_token");
+  static const auto composed = find_op<decltype(sample_token)>("memformer::sample_token_composed");
+  if (!at::globalContext().deterministicAlgorithms())
+    return composed.call(logits, draws, temperature, top_k, top_p, tokens, also);
+  return op.call(logits.cpu(), draws.cpu(), temperature, top_k, top_p, tokens, also).to(logits.device());
+}
+
 Tensor on_cuda(const Tensor& logits_in, const Tensor& draws, double temperature, int64_t top_k, double top_p,
                int64_t tokens, int64_t also) {
   check_sample_token(logits_in, draws, temperature, top_k, top_p);
   const int64_t B = logits_in.size(0), V = logits_in.size(1);
-  if (logits_in.scalar_type() == at::kDouble || V > kMostSampled || V == 0) {
-    static const auto composed = find_op<decltype(sample_token)>("memformer::sample_token_composed");
-    return composed.call(logits_in, draws, temperature, top_k, top_p, tokens, also);
-  }
+  if (logits_in.scalar_type() == at::kDouble || V > kMostSampled || V == 0)
+    return drawn_elsewhere(logits_in, draws, temperature, top_k, top_p, tokens, also);
   const c10::cuda::CUDAGuard device(logits_in.device());
   const auto logits = logits_in.contiguous(), points = draws.to(logits.device()).contiguous();
   const auto drawn = at::empty({B}, logits.options().dtype(at::kLong));
