@@ -4,7 +4,17 @@
  */
 import { expect } from "chai";
 import { PADDING, Tensor, type CreateOptions } from "../lib/index.ts";
-import { apart, architectures, cached, draw, open, settings, uncached, type Row } from "./support/decoding.ts";
+import {
+  apart,
+  architectures,
+  cached,
+  draw,
+  open,
+  settings,
+  uncached,
+  type Row,
+  expectAsUncached,
+} from "./support/decoding.ts";
 import { bits, numbers, perturb, tinyModel } from "./support/models.ts";
 import { failure } from "./support/failure.ts";
 
@@ -12,20 +22,8 @@ describe("decoding token by token", function () {
   this.timeout(200_000);
 
   for (const setting of settings)
-    it(`gives what computing everything anew gives, over three segments: ${JSON.stringify(setting)}`, async () => {
-      for (const [precision, allowed] of [
-        ["float64", 1e-12],
-        ["float32", 1e-5],
-      ] as const) {
-        await using model = await tinyModel({ segmentLength: 5, ...setting, precision });
-        await perturb(model, 0.2);
-        const tokens = draw(model, 3, 7);
-        const wanted = await uncached(model, tokens),
-          found = await cached(model, tokens);
-        expect(apart(found.logits, wanted.logits), `logits, ${precision}`).to.be.at.most(allowed);
-        expect(apart(found.states, wanted.states), `states, ${precision}`).to.be.at.most(allowed);
-      }
-    });
+    it(`gives what computing everything anew gives, over three segments: ${JSON.stringify(setting)}`, () =>
+      expectAsUncached(setting));
 
   it("computes in bfloat16 as the uncached model does, within its rounding", async () => {
     for (const architecture of architectures) {

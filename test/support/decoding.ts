@@ -1,7 +1,7 @@
 /** Decoding token by token, and the same without a cache: what the specs of decoding compare. */
 import { expect } from "chai";
 import { PADDING, Random, Tensor, type CreateOptions, type Memformer, type State } from "../../lib/index.ts";
-import { numbers, recipeOptions } from "./models.ts";
+import { numbers, perturb, recipeOptions, tinyModel } from "./models.ts";
 
 export const architectures = ["encoder-decoder", "decoder"] as const;
 /** Every architecture, position scheme and writer, and the options that decoding could get wrong. */
@@ -109,4 +109,23 @@ export function apart(found: readonly number[][], wanted: readonly number[][]): 
       size = Math.max(size, Math.abs(value));
     }
   return worst / size;
+}
+
+/**
+ * A tiny model's decoder gives over three segments what computing everything anew gives, in float64 and in float32;
+ * `states`: how many times the bound states may be apart.
+ */
+export async function expectAsUncached(setting: CreateOptions, states = 1): Promise<void> {
+  for (const [precision, allowed] of [
+    ["float64", 1e-12],
+    ["float32", 1e-5],
+  ] as const) {
+    await using model = await tinyModel({ segmentLength: 5, ...setting, precision });
+    await perturb(model, 0.2);
+    const tokens = draw(model, 3, 7);
+    const wanted = await uncached(model, tokens),
+      found = await cached(model, tokens);
+    expect(apart(found.logits, wanted.logits), `logits, ${precision}`).to.be.at.most(allowed);
+    expect(apart(found.states, wanted.states), `states, ${precision}`).to.be.at.most(states * allowed);
+  }
 }
