@@ -192,6 +192,7 @@ describe("memformer evaluate, generate, inspect", function () {
       [40, false],
       [60, true],
     ]);
+    expect((await bench.run("inspect", "run")).stdout).to.match(/^ {2}writerQueryKeyNorm +true$/m);
     expect((await bench.run("inspect", "run")).stdout)
       .to.match(/total +\d+ +\d+ +\d+ kB\n/)
       .and.match(/step-000060 +60 +.*last/);

@@ -4,7 +4,7 @@ import { MemformerError } from "../errors.ts";
 import { pick } from "../run/flags.ts";
 import { addOptions } from "./options.ts";
 import { print } from "./output.ts";
-import { table } from "./table.ts";
+import { optionLines, table } from "./table.ts";
 
 interface Options extends ImportOptions {
   readonly out?: string;
@@ -35,9 +35,7 @@ export function register(program: Command): void {
 /** The configuration and, where nothing was written, the table of tensors. */
 function show({ config, tensors, parameters }: Imported, out: string | undefined): string {
   const rows = tensors.map(({ ours, shape, theirs }) => [ours, `(${shape.join(", ")})`, theirs.join(" + ")]);
-  const options = Object.entries(config)
-    .map(([key, value]) => `  ${key.padEnd(18)}${String(value)}`)
-    .join("\n");
+  const options = optionLines(config);
   const last = out === undefined ? "Nothing was written." : `Written to ${out}.`;
   return `${out === undefined ? `${table([["ours", "shape", "theirs"], ...rows])}\n\n` : ""}${options}\n\n${tensors.length} tensors, ${parameters} parameters. ${last}\n`;
 }

@@ -8,7 +8,7 @@ import { openWeights, readConfig } from "../checkpoint/model-files.ts";
 import { formatBytes } from "../log/format.ts";
 import { CHECKPOINTS, findModel, modelName } from "../run/run-folder.ts";
 import { print } from "./output.ts";
-import { table } from "./table.ts";
+import { optionLines, table } from "./table.ts";
 
 interface Group {
   readonly group: string;
@@ -113,9 +113,7 @@ function show(facts: {
   ];
   const parts = [
     modelName({ folder: facts.model, step: facts.step }),
-    Object.entries(facts.config)
-      .map(([key, value]) => `  ${key.padEnd(18)}${String(value)}`)
-      .join("\n"),
+    optionLines(facts.config),
     table([["parameters", "tensors", "numbers", "bytes"], ...facts.groups.map(line), line(facts.total)]),
     ...(facts.checkpoints.length === 0
       ? []

@@ -10,3 +10,11 @@ export function table(rows: readonly (readonly string[])[]): string {
     )
     .join("\n");
 }
+
+/** A configuration, an option a line. */
+export function optionLines(options: object): string {
+  const width = Math.max(...Object.keys(options).map((key) => key.length));
+  return Object.entries(options)
+    .map(([key, value]) => `  ${key.padEnd(width)}  ${String(value)}`)
+    .join("\n");
+}
