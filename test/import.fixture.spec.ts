@@ -97,7 +97,8 @@ describe("a checkpoint of lucidrains' model, imported", function () {
       /^encoder\.0\.self_attention\.qkv\.weight +\(24, 8\) +encoder\.layer_blocks\.layers\.0\.0\.fn\.fn\.to_q\.weight \+ encoder\.layer_blocks\.layers\.0\.0\.fn\.fn\.to_kv\.weight$/m,
     );
     expect(dry.stdout)
-      .to.match(/^ {2}positionBuckets {3}lucidrains\n/m)
+      .to.match(/^ {2}positionBuckets {6}lucidrains\n/m)
+      .and.match(/^ {2}forgettingBiasLeast {2}0\n/m)
       .and.match(/\n69 tensors, \d+ parameters\. Nothing was written\.\n$/);
     expect(await readdir(bench.folder)).not.to.include("model");
 
