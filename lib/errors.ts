@@ -9,6 +9,7 @@ export type ErrorCode =
   | "CHECKPOINT_VERSION"
   | "CHECKPOINT_MISMATCH"
   | "CONFIG"
+  | "CONFLICT"
   | "DATA"
   | "DEVICE_MISMATCH"
   | "DISPOSED"

@@ -18,6 +18,9 @@ export const floors = [
   ["lib/train/", "lib/evaluate/", "lib/diagnose/"],
   ["lib/run/"],
   ["lib/index.ts"],
+  ["lib/service/store.ts"],
+  ["lib/service/stores/"],
+  ["lib/service/"],
   ["lib/cli/"],
   ["examples/"],
   ["bench/"],
@@ -25,7 +28,7 @@ export const floors = [
 ];
 
 /** Rooms that work without the addon. */
-export const pure = ["lib/files/", "lib/checkpoint/", "lib/data/", "lib/log/", "lib/import/"];
+export const pure = ["lib/files/", "lib/checkpoint/", "lib/data/", "lib/log/", "lib/import/", "lib/service/stores/"];
 
 /** C++: what each layer of native/ may include, beside itself. */
 export const below = {
