@@ -87,7 +87,7 @@ export type { ReadInput, TextOrTokens } from "./generate/read-input.ts";
 export type { FinishReason, GeneratedToken, Piece } from "./generate/turn.ts";
 export { Session } from "./generate/session.ts";
 export { Scheduler } from "./generate/scheduler/scheduler.ts";
-export type { SchedulerOptions, SchedulerReport } from "./generate/scheduler/scheduler-options.ts";
+export type { SchedulerOptions, SchedulerReport, SchedulerStep } from "./generate/scheduler/scheduler-options.ts";
 export {
   fairPolicy,
   type FairPolicyOptions,

@@ -307,6 +307,16 @@ export class Session<Model extends SessionModel = SessionModel> {
     return this.#document.position;
   }
 
+  /** Whether the engine holds its state; else it is in host memory, and comes back with the next call. */
+  get resident(): boolean {
+    return this.#document.resident;
+  }
+
+  /** Whether a call of it is under way. */
+  get busy(): boolean {
+    return this.#running !== undefined;
+  }
+
   /** Bytes that it holds: its state, M x D numbers of a Memformer, and at most two segments of tokens. */
   get bytes(): number {
     return this.#document.bytes;

@@ -56,6 +56,8 @@ export class ScheduledTurn implements AsyncIterable<Piece> {
   #made = 0;
   #complete = false; // the last piece is made
   #over = false;
+  #waited: number | undefined;
+  readonly #added = performance.now();
   #error: { readonly reason: unknown } | undefined;
   readonly #abort = (): void => {
     this.end(this.#request.signal!.reason);
@@ -82,8 +84,24 @@ export class ScheduledTurn implements AsyncIterable<Piece> {
     return this.#over;
   }
 
+  /** Tokens that it has read so far. */
+  get tokensRead(): number {
+    return this.#read;
+  }
+
+  /** Tokens that it has drawn so far, but for a BOS that ended it; more than were handed out, where a text waits. */
+  get tokensDrawn(): number {
+    return this.#made;
+  }
+
+  /** Milliseconds until it was let in; undefined while it waits. */
+  get waited(): number | undefined {
+    return this.#waited;
+  }
+
   /** @internal It was let in: until then it holds nothing of the engine's. */
   start(): void {
+    this.#waited = performance.now() - this.#added;
     if (this.#request.onAbort === "discard" || this.#input !== undefined) this.#begin = this.document.snapshot();
     if (this.#input === undefined) this.generate();
   }

@@ -19,6 +19,8 @@ export interface SchedulerOptions {
   readonly drive?: boolean | undefined;
   /** Default {@link fairPolicy}. */
   readonly policy?: SchedulerPolicy | undefined;
+  /** Called after every step that read or drew something: metrics, say. What it throws ends all turns. */
+  readonly onStep?: ((report: SchedulerStep) => void) | undefined;
 }
 
 const schedulerSchema = optionSchema<SchedulerOptions>({
@@ -28,6 +30,7 @@ const schedulerSchema = optionSchema<SchedulerOptions>({
   maxAhead: optionTypes.count.optional(),
   idleAfter: z.number().nonnegative().optional(),
   drive: z.boolean().optional(),
+  onStep: optionTypes.call.optional(),
   policy: z.custom<SchedulerPolicy>((value) => typeof value === "object" && value !== null).optional(),
 });
 
@@ -45,6 +48,12 @@ export interface SchedulerReport {
   readonly bytes: number;
   /** Memories moved to host memory since it was made. */
   readonly moves: number;
+}
+
+/** A step that read or drew something. */
+export interface SchedulerStep extends SchedulerReport {
+  /** How long it took, waiting for the engine included. */
+  readonly seconds: number;
 }
 
 /** Throws MemformerError CONFIG for unknown options and for those out of range. */

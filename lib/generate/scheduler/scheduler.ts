@@ -15,7 +15,12 @@ import type { SessionModel } from "../session-model.ts";
 import { fairPolicy, type SchedulerPolicy, type TurnView } from "./policy.ts";
 import { Residency } from "./residency.ts";
 import { ScheduledTurn, type TurnRequest } from "./scheduled-turn.ts";
-import { checkScheduler, type SchedulerOptions, type SchedulerReport } from "./scheduler-options.ts";
+import {
+  checkScheduler,
+  type SchedulerOptions,
+  type SchedulerReport,
+  type SchedulerStep,
+} from "./scheduler-options.ts";
 import { drawBatch } from "./draw-batch.ts";
 import { Slots, type SlotLogits } from "./slots.ts";
 
@@ -33,6 +38,7 @@ export class Scheduler<Model extends SessionModel = SessionModel> implements Dis
   readonly #maxAhead: number;
   readonly #drive: boolean;
   readonly #sessionBytes: number;
+  readonly #onStep: ((report: SchedulerStep) => void) | undefined;
   readonly #waiting = new Set<ScheduledTurn>();
   readonly #active = new Set<ScheduledTurn>();
   #arrivals = 0;
@@ -62,6 +68,7 @@ export class Scheduler<Model extends SessionModel = SessionModel> implements Dis
     this.#maxWaiting = maxWaiting;
     this.#maxAhead = maxAhead;
     this.#drive = drive;
+    this.#onStep = options.onStep;
   }
 
   /**
@@ -172,13 +179,16 @@ export class Scheduler<Model extends SessionModel = SessionModel> implements Dis
 
   async #one(): Promise<SchedulerReport> {
     if (this.#disposed) return { generated: 0, read: 0, ...this.report };
+    const start = performance.now();
     this.#admit();
     const ready = [...this.#active].filter((turn) => turn.decodable(this.#maxAhead));
     const read = this.#read(ready.length > 0);
     const chosen = this.#policy.decode(this.#views(ready), this.#slots.count).map(({ of }) => of);
     const generated = chosen.length === 0 ? 0 : await this.#decode(chosen);
     for (const turn of [...this.#active]) turn.deliver();
-    return { generated, read, ...this.report };
+    const report = { generated, read, ...this.report };
+    if (generated + read > 0) this.#onStep?.({ ...report, seconds: (performance.now() - start) / 1000 });
+    return report;
   }
 
   #read(decoding: boolean): number {
