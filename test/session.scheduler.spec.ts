@@ -137,6 +137,20 @@ describe("sessions in one batch", function () {
     const wanted = await taken(alone.generatePieces({ maxTokens: 12 - before, temperature: 0 }));
     expect(idsOf(await pieces).slice(before)).to.deep.equal(idsOf(wanted));
   });
+
+  it("reads a text and draws nothing, also of a session that was restored: its reader does not wait for ever", async () => {
+    await using model = await made();
+    using opened = await Session.open(model);
+    const saved = await opened.save();
+    for (const text of ["abc", "abcdef", "x".repeat(100)]) {
+      using scheduler = new Scheduler(model);
+      using session = await Session.restore(model, saved);
+      const late = wait(5000, "late", { ref: false });
+      expect(await Promise.race([scheduler.read(session, text).then(() => session.position), late])).to.equal(
+        text.length,
+      );
+    }
+  });
 });
 
 describe("a scheduled turn", function () {

@@ -181,9 +181,14 @@ export class ScheduledTurn implements AsyncIterable<Piece> {
     return this.document.complete;
   }
 
+  /** @internal Whether somebody waits for what is made. */
+  get deliverable(): boolean {
+    return this.#waiters.length > 0 && this.#pieces.length > 0 && !this.#over;
+  }
+
   /** @internal Hands out what is made to who waits for it, once segments that are complete have ended. */
   deliver(): void {
-    while (this.#waiters.length > 0 && this.#pieces.length > 0 && !this.#over) {
+    while (this.deliverable) {
       const waiter = this.#waiters.shift()!;
       waiter.resolve({ value: this.#handOut(), done: false });
     }

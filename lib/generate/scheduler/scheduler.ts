@@ -296,7 +296,7 @@ export class Scheduler<Model extends SessionModel = SessionModel> implements Dis
   }
 
   #canGoOn(): boolean {
-    return [...this.#active].some((turn) => turn.decodable(this.#maxAhead) || turn.readable);
+    return [...this.#active].some((turn) => turn.deliverable || turn.decodable(this.#maxAhead) || turn.readable);
   }
 }
 
