@@ -1,7 +1,16 @@
 /** `memformer/service`: sessions over HTTP, as a plugin of Fastify 5. */
 export { memformerService } from "./plugin.ts";
 export type { ServiceOptions } from "./service-options.ts";
-export { SessionHost, type SessionHostOptions, type SessionInfo, type TurnAnswer } from "./session-host.ts";
+export { SessionHost } from "./session-host.ts";
+export type {
+  CallOptions,
+  SessionHostOptions,
+  SessionInfo,
+  SessionStatus,
+  TurnAnswer,
+  TurnCall,
+} from "./host-types.ts";
+export type { TurnInput, TurnResult, TurnSink } from "./turn-run.ts";
 export { ServiceError, type ServiceErrorCode } from "./service-error.ts";
 export type { KeyPage, PutOptions, SessionStore, StoredRecord } from "./store.ts";
 export type { Held, Ownership } from "./ownership.ts";

@@ -35,7 +35,7 @@ const attempts = 5; // to load a session that others write
 export class LiveSessions {
   readonly #options: LiveOptions;
   readonly #live = new Map<string, Live & { used: number }>(); // the longest unused first
-  readonly #claimed = new Set<string>();
+  readonly #claimed = new Map<string, Promise<void>>();
   readonly #leaving = new Set<Promise<void>>();
   #timer: NodeJS.Timeout | undefined;
 
@@ -43,16 +43,18 @@ export class LiveSessions {
     this.#options = options;
   }
 
-  /** Stores a new session. Throws MemformerError CONFLICT where there is one under this key. */
-  async create(key: string, session: Session): Promise<void> {
+  /** Stores a new session, and says what there is to say of it. Throws MemformerError CONFLICT where there is one. */
+  async create<T>(key: string, session: Session, describe: (live: Live) => T): Promise<T> {
     const { store, ownership, ttl } = this.#options;
-    await this.claim(key, async () => {
+    return this.claim(key, async () => {
       try {
         const { fence } = await this.#own(key);
         const now = Date.now(),
           header = { created: now, updated: now, fence, results: [] };
         const version = await store.put(key, packRecord(header, await session.save()), { ifVersion: null, ttl });
-        this.#live.set(key, { key, session, header, version, used: performance.now() });
+        const live = { key, session, header, version, used: performance.now() };
+        this.#live.set(key, live);
+        return describe(live);
       } catch (error) {
         session.dispose();
         await ownership.release(key);
@@ -64,7 +66,8 @@ export class LiveSessions {
   /** Runs `work` with nobody else at this key. Throws ServiceError busy while another call has it. */
   async claim<T>(key: string, work: () => Promise<T>): Promise<T> {
     if (this.#claimed.has(key)) throw new ServiceError("busy", "another call of this session is under way");
-    this.#claimed.add(key);
+    let free = (): void => undefined;
+    this.#claimed.set(key, new Promise((resolve) => (free = resolve)));
     try {
       return await work();
     } finally {
@@ -76,7 +79,14 @@ export class LiveSessions {
         this.#live.set(key, live);
       }
       this.#tidy();
+      free();
     }
+  }
+
+  /** As `claim`, once the call that has it is over. */
+  async claimNext<T>(key: string, work: () => Promise<T>): Promise<T> {
+    for (let held = this.#claimed.get(key); held !== undefined; held = this.#claimed.get(key)) await held;
+    return this.claim(key, work);
   }
 
   /** Runs `work` with the session. Throws ServiceError busy, not_found, owned_elsewhere, invalid_session. */

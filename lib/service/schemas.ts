@@ -9,7 +9,10 @@ export const idParams = z.strictObject({
 export const longestText = 1 << 20;
 
 const token = z.int().nonnegative();
-const text = z.string().max(longestText, `expected at most ${longestText} characters; send longer texts as text/plain`);
+const text = z
+  .string()
+  .max(longestText, `expected at most ${longestText} characters; send longer texts as text/plain`)
+  .refine((value) => !/\p{Surrogate}/u.test(value), "expected a text without half a surrogate pair");
 const tokens = z.array(token).max(longestText);
 const seed = z.int().nonnegative();
 

@@ -4,7 +4,8 @@ import type { IncomingMessage, ServerResponse } from "node:http";
 import type { ZodTypeProvider } from "fastify-type-provider-zod";
 import type { EventStreamOptions } from "./event-stream.ts";
 import { ServiceError } from "./service-error.ts";
-import type { CallOptions, SessionHost } from "./session-host.ts";
+import type { TurnCall } from "./host-types.ts";
+import type { SessionHost } from "./session-host.ts";
 
 /** What every route works with. */
 export interface ServiceContext {
@@ -50,7 +51,7 @@ export type ServiceInstance = FastifyInstance<
 >;
 
 /** What a call that may come twice is known by. Throws ServiceError invalid_request for a key that is none. */
-export function callOf(request: Pick<FastifyRequest, "headers" | "body" | "url">): CallOptions & { request: string } {
+export function callOf(request: Pick<FastifyRequest, "headers" | "body" | "url">): TurnCall {
   const key = request.headers["idempotency-key"];
   if (key !== undefined && (typeof key !== "string" || !/^[\x21-\x7e]{1,255}$/.test(key)))
     throw new ServiceError("invalid_request", "Idempotency-Key: expected 1 to 255 visible characters", {

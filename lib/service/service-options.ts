@@ -4,7 +4,7 @@ import type { Tokenizer } from "../data/tokenizers/tokenizer.ts";
 import type { Memformer } from "../model/memformer.ts";
 import { checkOptions, optionSchema, optionTypes } from "../options.ts";
 import type { HostRegistry } from "./metrics/registry.ts";
-import type { SessionHostOptions } from "./session-host.ts";
+import type { SessionHostOptions } from "./host-types.ts";
 import type { SessionStore } from "./store.ts";
 
 /** Options of {@link memformerService}. */

@@ -2,74 +2,30 @@
  * Sessions of one model as a service offers them: made, spoken to, branched, saved and deleted by an id, each client's
  * apart. A turn is committed to the store before its end is told.
  */
-import { createHash, randomBytes } from "node:crypto";
 import type { Tokenizer } from "../data/tokenizers/tokenizer.ts";
 import { isMemformerError } from "../errors.ts";
 import { Scheduler } from "../generate/scheduler/scheduler.ts";
-import type { SchedulerOptions } from "../generate/scheduler/scheduler-options.ts";
 import { Session } from "../generate/session.ts";
 import type { Memformer } from "../model/memformer.ts";
+import type {
+  CallOptions,
+  SessionHostOptions,
+  SessionInfo,
+  SessionStatus,
+  TurnAnswer,
+  TurnCall,
+} from "./host-types.ts";
 import { LiveSessions, type Live } from "./live-sessions.ts";
-import { ServiceMetrics, type Levels, type Outcome } from "./metrics/service-metrics.ts";
-import type { JsonValue } from "./record.ts";
-import { soleOwner, type Ownership } from "./ownership.ts";
-import { asServiceError, ServiceError } from "./service-error.ts";
+import { ServiceMetrics, type Levels } from "./metrics/service-metrics.ts";
+import { soleOwner } from "./ownership.ts";
+import type { JsonValue, StoredResult } from "./record.ts";
+import { RunningTurns } from "./running-turns.ts";
+import { ServiceError } from "./service-error.ts";
+import { hashOf, keyOf, newId } from "./session-ids.ts";
 import type { SessionStore } from "./store.ts";
 import { timedStore } from "./timed-store.ts";
 import { TurnLimits } from "./turn-limits.ts";
-import { runTurn, type TurnInput, type TurnOutcome, type TurnResult, type TurnSink } from "./turn-run.ts";
-
-/** What a {@link SessionHost} works with. */
-export interface SessionHostOptions {
-  readonly model: Memformer;
-  readonly tokenizer: Tokenizer;
-  readonly store: SessionStore;
-  /** Default: this process has its store alone. */
-  readonly ownership?: Ownership | undefined;
-  readonly scheduler?: Omit<SchedulerOptions, "drive" | "onStep"> | undefined;
-  /** Turns at once, those that wait included. Default 256. */
-  readonly maxTurns?: number | undefined;
-  /** The same of one client. Default: as many. */
-  readonly turnsPerClient?: number | undefined;
-  /** Sessions without a call that stay in memory. Default 1024. */
-  readonly liveSessions?: number | undefined;
-  /** Milliseconds until a session without a call leaves memory. Default 60,000. */
-  readonly idleAfter?: number | undefined;
-  /** Seconds that a session is kept after its last turn. Default: for ever. */
-  readonly sessionTtl?: number | undefined;
-}
-
-/** A session, as a client sees it. */
-export interface SessionInfo {
-  readonly id: string;
-  readonly position: number;
-  /** Tokens that have not reached the memory yet. */
-  readonly pending: number;
-  readonly bytes: number;
-  readonly created: string;
-  readonly updated: string;
-}
-
-/** Of a call that changes a session. */
-export interface CallOptions {
-  /** The same call again gets the same answer, and changes nothing. */
-  readonly idempotencyKey?: string | undefined;
-}
-
-/** A turn's answer. */
-export interface TurnAnswer extends TurnResult {
-  readonly id: string;
-  /** It is the answer of an earlier call with this key; this one changed nothing. */
-  readonly replayed?: true;
-}
-
-interface Running {
-  readonly key: string;
-  readonly abort: AbortController;
-  /** Milliseconds since 1970. */
-  readonly began: number;
-  readonly over: Promise<unknown>;
-}
+import type { TurnInput, TurnResult, TurnSink } from "./turn-run.ts";
 
 export class SessionHost {
   readonly model: Memformer;
@@ -79,7 +35,7 @@ export class SessionHost {
   readonly #store: SessionStore;
   readonly #live: LiveSessions;
   readonly #limits: TurnLimits;
-  readonly #running = new Set<Running>();
+  readonly #turns: RunningTurns;
   readonly #deleted = new Set<string>();
   #closing = false;
 
@@ -96,6 +52,7 @@ export class SessionHost {
         this.metrics.step(step);
       },
     });
+    this.#turns = new RunningTurns(this.#scheduler, this.metrics);
     const restore = async (bytes: Uint8Array): Promise<Session> => Session.restore(model, bytes, tokenizer);
     this.#live = new LiveSessions({ store: this.#store, ownership, restore, limit, idleAfter, ttl });
     this.#limits = new TurnLimits(maxTurns, turnsPerClient);
@@ -122,10 +79,11 @@ export class SessionHost {
   }
 
   /** Throws ServiceError not_found, owned_elsewhere. */
-  async info(client: string, id: string): Promise<SessionInfo & { readonly state: "device" | "host"; busy: boolean }> {
+  async info(client: string, id: string): Promise<SessionStatus> {
     const key = keyOf(client, id),
-      describe = (live: Live, busy: boolean) =>
-        ({ ...infoOf(id, live), state: live.session.resident ? "device" : "host", busy }) as const;
+      describe = (live: Live, busy: boolean): SessionStatus => {
+        return { ...infoOf(id, live), state: live.session.resident ? "device" : "host", busy };
+      };
     const live = this.#live.peek(key);
     if (live !== undefined) return describe(live, this.#live.claimed(key));
     return this.#live.use(key, async (loaded) => describe(loaded, false));
@@ -148,12 +106,8 @@ export class SessionHost {
     const key = keyOf(client, id);
     this.#deleted.add(key);
     try {
-      for (const running of this.#running) {
-        if (running.key !== key) continue;
-        running.abort.abort(new ServiceError("aborted", "this session was deleted"));
-        await running.over;
-      }
-      const existed = await this.#live.claim(key, async () => this.#live.delete(key));
+      await this.#turns.end(key, new ServiceError("aborted", deletion));
+      const existed = await this.#live.claimNext(key, async () => this.#live.delete(key));
       if (!existed) throw new ServiceError("not_found", "there is no such session");
     } finally {
       this.#deleted.delete(key);
@@ -170,7 +124,7 @@ export class SessionHost {
     id: string,
     input: TurnInput,
     sink: TurnSink = {},
-    { idempotencyKey, request = "" }: CallOptions & { readonly request?: string } = {},
+    { idempotencyKey, request = "" }: TurnCall = {},
   ): Promise<TurnAnswer> {
     const key = keyOf(client, id);
     return this.#placed(client, async () =>
@@ -178,8 +132,10 @@ export class SessionHost {
         const call = idempotencyKey === undefined ? undefined : { key: idempotencyKey, request: hashOf(request) };
         const earlier = call && live.header.results.find((result) => result.key === call.key);
         if (earlier !== undefined) return this.#replay(id, earlier, call!.request, sink);
+        this.#expectOpen();
+        if (this.#deleted.has(key)) throw new ServiceError("aborted", deletion);
         const before = live.session.position;
-        const { result, failure } = await this.#run(key, live.session, input, client, sink);
+        const { result, failure } = await this.#turns.run(key, live.session, input, client, sink);
         const changed = live.session.position !== before || (failure === undefined && call !== undefined);
         if (changed && !this.#deleted.has(key))
           await this.#live.commit(live, call && { ...call, body: JSON.parse(JSON.stringify(result)) as JsonValue });
@@ -192,7 +148,7 @@ export class SessionHost {
   /** A turn of a session that no store knows. */
   async turnOf(client: string, session: Session, input: TurnInput, sink: TurnSink = {}): Promise<TurnResult> {
     return this.#placed(client, async () => {
-      const { result, failure } = await this.#run("", session, input, client, sink);
+      const { result, failure } = await this.#turns.run("", session, input, client, sink);
       if (failure !== undefined) throw failure.error;
       return result;
     });
@@ -205,9 +161,7 @@ export class SessionHost {
 
   /** Seconds since the last step while turns wait for one; 0 otherwise. */
   get stalled(): number {
-    if (this.#running.size === 0) return 0;
-    const oldest = Math.min(...Array.from(this.#running, ({ began }) => began));
-    return (Date.now() - Math.max(this.metrics.lastStep ?? 0, oldest)) / 1000;
+    return this.#turns.stalled;
   }
 
   /**
@@ -216,15 +170,8 @@ export class SessionHost {
    */
   async close(grace = 0): Promise<void> {
     this.#closing = true;
-    const over = Promise.allSettled(Array.from(this.#running, (running) => running.over));
-    await Promise.race([over, new Promise((resolve) => setTimeout(resolve, grace).unref())]);
-    for (const { abort } of this.#running)
-      abort.abort(
-        new ServiceError("shutting_down", "this server is shutting down; the session holds what was sent", {
-          retryAfter: 1,
-        }),
-      );
-    await over;
+    const why = "this server is shutting down; the session holds what was sent";
+    await this.#turns.drain(grace, new ServiceError("shutting_down", why, { retryAfter: 1 }));
     while (this.#limits.count > 0) await new Promise((resolve) => setTimeout(resolve, 5)); // commits
     await this.#live.close();
     this.#scheduler.dispose();
@@ -244,28 +191,7 @@ export class SessionHost {
     }
   }
 
-  async #run(
-    key: string,
-    session: Session,
-    { signal, ...input }: TurnInput,
-    client: string,
-    sink: TurnSink,
-  ): Promise<TurnOutcome> {
-    const abort = new AbortController();
-    const stop = signal === undefined ? abort.signal : AbortSignal.any([signal, abort.signal]);
-    const run = runTurn(this.#scheduler, session, { ...input, signal: stop }, client, sink, this.metrics);
-    const running = { key, abort, began: Date.now(), over: run.catch(() => undefined) };
-    this.#running.add(running);
-    try {
-      const outcome = await run;
-      this.metrics.requests.add(1, outcomeOf(outcome));
-      return outcome;
-    } finally {
-      this.#running.delete(running);
-    }
-  }
-
-  #replay(id: string, earlier: { request: string; body: unknown }, request: string, sink: TurnSink): TurnAnswer {
+  #replay(id: string, earlier: StoredResult, request: string, sink: TurnSink): TurnAnswer {
     if (earlier.request !== request)
       throw new ServiceError(
         "idempotency_key_reused",
@@ -273,7 +199,7 @@ export class SessionHost {
       );
     this.metrics.requests.add(1, "replayed");
     sink.admitted?.();
-    return { id, ...(earlier.body as TurnResult), replayed: true };
+    return { id, ...(earlier.body as unknown as TurnResult), replayed: true };
   }
 
   async #made(
@@ -284,14 +210,13 @@ export class SessionHost {
   ): Promise<SessionInfo> {
     const key = keyOf(client, id);
     try {
-      await this.#live.create(key, await make());
+      return await this.#live.create(key, await make(), (live) => infoOf(id, live));
     } catch (error) {
       const repeated =
         isMemformerError(error) && error.code === "ERR_MEMFORMER_CONFLICT" && idempotencyKey !== undefined;
       if (!repeated) throw error;
       return this.#live.use(key, async (live) => infoOf(id, live));
     }
-    return infoOf(id, this.#live.peek(key)!);
   }
 
   #expectOpen(): void {
@@ -310,24 +235,7 @@ export class SessionHost {
   }
 }
 
-/** The store's key of a client's session; 64 characters at most. */
-function keyOf(client: string, id: string): string {
-  return `session.${client}.${id}`;
-}
-
-/** Unguessable; with an idempotency key the same for the same call. */
-function newId(call: string, client: string, idempotencyKey: string | undefined): string {
-  if (idempotencyKey === undefined) return randomBytes(16).toString("base64url");
-  return createHash("sha256")
-    .update(JSON.stringify([call, client, idempotencyKey]))
-    .digest()
-    .subarray(0, 16)
-    .toString("base64url");
-}
-
-function hashOf(request: string): string {
-  return createHash("sha256").update(request).digest("hex");
-}
+const deletion = "this session was deleted";
 
 function infoOf(id: string, { session, header }: Live): SessionInfo {
   return {
@@ -338,12 +246,4 @@ function infoOf(id: string, { session, header }: Live): SessionInfo {
     created: new Date(header.created).toISOString(),
     updated: new Date(header.updated).toISOString(),
   };
-}
-
-function outcomeOf({ result: { finish, usage }, failure }: TurnOutcome): Outcome {
-  if (failure !== undefined) {
-    const { code } = asServiceError(failure.error);
-    return code === "internal" || code === "invalid_request" ? "error" : "abort";
-  }
-  return usage.generated === 0 && finish === "length" ? "read" : finish;
 }

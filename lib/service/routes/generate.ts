@@ -5,7 +5,7 @@ import { clientGone, EventStream } from "../event-stream.ts";
 import { errorBody, generateBody, idParams, turnAnswer, type GenerateBody } from "../schemas.ts";
 import { asServiceError } from "../service-error.ts";
 import { callOf, type ServiceInstance } from "../service-instance.ts";
-import type { TurnAnswer } from "../session-host.ts";
+import type { TurnAnswer } from "../host-types.ts";
 import type { TurnInput } from "../turn-run.ts";
 
 export function generateRoutes(app: ServiceInstance): void {
