@@ -2,9 +2,12 @@
  * A lock file that holds between processes. The holder's process id and start time are inside, so that a lock left by a
  * process that died is taken over, even if its id has gone to another process since.
  */
-import { link, mkdir, open, readFile, rename, rm } from "node:fs/promises";
+import { createHash } from "node:crypto";
+import { constants } from "node:fs";
+import { mkdir, open, readFile, rm } from "node:fs/promises";
+import { createServer, type Server } from "node:net";
 import { hostname } from "node:os";
-import { dirname } from "node:path";
+import { dirname, resolve } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { MemformerError } from "../errors.ts";
 
@@ -19,6 +22,14 @@ export interface LockOptions {
   readonly onWait?: ((pid: number) => void) | undefined;
   /** How long to wait for it, in seconds. Default 3600. */
   readonly patience?: number | undefined;
+  /** Seconds between looks at a lock that another process holds. Default 0.1. */
+  readonly poll?: number | undefined;
+}
+
+/** What is written in a lock file, and which file it is. */
+interface Found {
+  readonly text: string;
+  readonly file: string;
 }
 
 /**
@@ -45,11 +56,11 @@ export async function takeLock(path: string, options: LockOptions): Promise<() =
   const deadline = Date.now() + (options.patience ?? 3600) * 1000;
   let waited = false;
   while (!(await tryTake(path))) {
-    const text = await readFile(path, "utf8").catch(() => undefined);
-    if (text === undefined) continue;
-    const holder = parse(text);
-    if (holder === undefined ? await isOld(path) : await isGone(holder)) {
-      await discard(path, text);
+    const found = await look(path);
+    if (found === undefined) continue;
+    const holder = parse(found.text);
+    if (holder === undefined ? await isOld(path, found) : await isGone(holder)) {
+      await discard(path, found);
       continue;
     }
     if (!waited && holder !== undefined) options.onWait?.(holder.pid);
@@ -59,7 +70,7 @@ export async function takeLock(path: string, options: LockOptions): Promise<() =
       const message = `${path} is held by ${owner}; delete it if that process is gone.`;
       throw new MemformerError("BUSY", message, { details: { path, ...holder } });
     }
-    await sleep(100);
+    await sleep((options.poll ?? 0.1) * 1000);
   }
   return async () => rm(path, { force: true });
 }
@@ -85,10 +96,30 @@ function parse(text: string): Holder | undefined {
   }
 }
 
+/** Undefined: it is gone. Throws what else the file system says; a symbolic link is not followed (ELOOP). */
+async function look(path: string): Promise<Found | undefined> {
+  try {
+    const handle = await open(path, constants.O_RDONLY | constants.O_NOFOLLOW | constants.O_NONBLOCK);
+    try {
+      const { ino, ctimeNs } = await handle.stat({ bigint: true });
+      return { text: await handle.readFile("utf8"), file: `${ino} ${ctimeNs}` };
+    } finally {
+      await handle.close();
+    }
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code === "ENOENT") return undefined;
+    throw error;
+  }
+}
+
+function same(a: Found | undefined, b: Found): boolean {
+  return a !== undefined && a.text === b.text && a.file === b.file;
+}
+
 /** A lock without content: its maker is about to write it, or died before it could. */
-async function isOld(path: string): Promise<boolean> {
+async function isOld(path: string, found: Found): Promise<boolean> {
   await sleep(1000);
-  return (await readFile(path, "utf8").catch(() => "gone")) === "";
+  return found.text === "" && same(await look(path), found);
 }
 
 /** Of a holder on another host nothing can be known; it counts as alive. */
@@ -104,14 +135,30 @@ async function startTime(pid: number): Promise<string | undefined> {
   return text?.slice(text.lastIndexOf(")") + 2).split(" ")[19];
 }
 
-/** Two processes may find the same dead lock: what was moved away is looked at again, and put back if it is alive. */
-async function discard(path: string, dead: string): Promise<void> {
-  const aside = `${path}.${process.pid}`;
+/**
+ * Removes a dead lock. Of processes that find the same one only the first may: the others would remove the lock that
+ * somebody took meanwhile. An abstract socket decides, which goes with its process, and so is never left over.
+ */
+async function discard(path: string, dead: Found): Promise<void> {
+  const guard = await listen(`\0memformer-lock-${createHash("sha256").update(resolve(path)).digest("hex")}`);
+  if (guard === undefined) return;
   try {
-    await rename(path, aside);
-  } catch {
-    return;
+    if (same(await look(path), dead)) await rm(path, { force: true });
+  } finally {
+    guard.close();
   }
-  if ((await readFile(aside, "utf8")) !== dead) await link(aside, path).catch(() => undefined);
-  await rm(aside, { force: true });
+}
+
+/** Undefined: another listens on that name. */
+async function listen(name: string): Promise<Server | undefined> {
+  const server = createServer();
+  return await new Promise((done, failed) => {
+    server.once("error", (error: NodeJS.ErrnoException) => {
+      if (error.code === "EADDRINUSE") done(undefined);
+      else failed(error);
+    });
+    server.listen({ path: name, exclusive: true }, () => {
+      done(server);
+    });
+  });
 }
