@@ -1,6 +1,6 @@
 /**
- * What a service keeps its sessions in: five methods over bytes with versions. Every write is a compare-and-set, so that
- * of two processes that go on from the same session one is told, and no turn is lost.
+ * What a service keeps its sessions in: five methods over bytes with versions. Every write is a compare-and-set, so
+ * that of two processes that go on from the same session one is told, and no turn is lost.
  */
 import { MemformerError } from "../errors.ts";
 
@@ -11,7 +11,7 @@ export interface StoredRecord {
   readonly version: string;
 }
 
-/** Of a `put`. */
+/** Of a `put`. After a `put` that failed with IO the record may be the old one or the new one: read it again. */
 export interface PutOptions {
   /** The version that is to be replaced; null: there must be none. */
   readonly ifVersion: string | null;
@@ -45,9 +45,14 @@ export interface SessionStore {
 
 const KEY = /^[A-Za-z0-9_-][A-Za-z0-9_.-]{0,127}$/;
 
+/** Whether a store takes it as a key. */
+export function isKey(key: unknown): key is string {
+  return typeof key === "string" && KEY.test(key);
+}
+
 /** Throws MemformerError CONFIG for what no store takes as a key. */
 export function checkKey(key: string): void {
-  if (KEY.test(key)) return;
+  if (isKey(key)) return;
   throw new MemformerError(
     "CONFIG",
     `key ${JSON.stringify(key)}: expected 1 to 128 of A-Z, a-z, 0-9, "_", "-", ".", the first no dot`,

@@ -20,7 +20,9 @@ export interface UncheckedStore {
   touch(key: string, ttl: number): Promise<boolean>;
 }
 
-/** `store` with checks before it: each method throws MemformerError CONFIG for an argument that is not what it expects. */
+/**
+ * `store` with checks before it: each method throws MemformerError CONFIG for an argument that is not what it expects.
+ */
 export function checked(store: UncheckedStore): SessionStore {
   return {
     async get(key) {
