@@ -57,7 +57,7 @@ describe("sessions over HTTP", function () {
         if (Math.random() < 0.2) controller.error(new Error("the uploader fell over"));
       },
     });
-    await fetch(path, { ...init, body: broken } as RequestInit).catch(() => undefined);
+    await fetch(path, { ...init, body: broken }).catch(() => undefined);
     for (let i = 0; (await bench.call("GET", `/v1/sessions/${id}`)).body["busy"] === true && i < 1000; i++);
     expect((await bench.call("GET", `/v1/sessions/${id}`)).body).to.include({ position: 70_000 });
   });

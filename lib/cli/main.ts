@@ -13,6 +13,7 @@ import { register as importModel } from "./import.ts";
 import { register as inspect } from "./inspect.ts";
 import { withNewFlag } from "./old-flags.ts";
 import { silenceLostStreams } from "./output.ts";
+import { register as serve } from "./serve.ts";
 import { register as setup } from "./setup.ts";
 import { register as train } from "./train.ts";
 
@@ -31,7 +32,7 @@ program
     },
   })
   .exitOverride();
-for (const register of [doctor, setup, build, train, evaluate, diagnose, generate, importModel, inspect])
+for (const register of [doctor, setup, build, train, evaluate, diagnose, generate, serve, importModel, inspect])
   register(program);
 
 silenceLostStreams();

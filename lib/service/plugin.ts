@@ -19,6 +19,7 @@ import type { ServiceInstance } from "./service-instance.ts";
 import { checkService, type ServiceOptions } from "./service-options.ts";
 import { SessionHost } from "./session-host.ts";
 import { memoryStore } from "./stores/memory.ts";
+import { watchUnused } from "./unused-connections.ts";
 
 /**
  * Registers the routes of docs/service.md under the plugin's prefix. The model stays its owner's: dispose of it after
@@ -58,7 +59,11 @@ export const memformerService: FastifyPluginAsync<ServiceOptions> = async (insta
   if (options.metricsRegistry !== undefined) registerIn(options.metricsRegistry, host.metrics.instruments);
 
   // Streams end before Fastify waits for its connections.
-  app.addHook("preClose", async () => host.close(grace));
+  const closeUnused = watchUnused(app.server);
+  app.addHook("preClose", async () => {
+    await host.close(grace);
+    closeUnused();
+  });
 };
 
 async function addPlugins(app: FastifyInstance, { requestsPerMinute }: ServiceOptions): Promise<void> {

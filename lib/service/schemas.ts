@@ -8,6 +8,9 @@ export const idParams = z.strictObject({
 /** Texts longer than this come as a stream, to `read`. */
 export const longestText = 1 << 20;
 
+/** Bytes of a body of JSON: a text of that length, escaped. */
+export const longestBody = 1 << 23;
+
 const token = z.int().nonnegative();
 const text = z
   .string()

@@ -20,12 +20,12 @@ export class TurnLimits {
   /** Takes a place; what gives it back. Throws ServiceError overloaded, rate_limited. */
   enter(client: string): Disposable {
     const held = this.#byClient.get(client) ?? 0;
-    if (held >= this.#each)
-      throw new ServiceError("rate_limited", `this client has ${held} turns under way, as many as it may`, {
-        retryAfter: 1,
-      });
     if (this.#count >= this.#all)
       throw new ServiceError("overloaded", `${this.#count} turns are under way, as many as this server takes`, {
+        retryAfter: 1,
+      });
+    if (held >= this.#each)
+      throw new ServiceError("rate_limited", `this client has ${held} turns under way, as many as it may`, {
         retryAfter: 1,
       });
     this.#byClient.set(client, held + 1);

@@ -48,6 +48,8 @@ export async function runTurn(
   metrics: ServiceMetrics,
 ): Promise<TurnOutcome> {
   const began = performance.now(),
+    { segmentLength } = scheduler.model.config,
+    start = segmentsOf(session, segmentLength),
     tokens: GeneratedToken[] = [];
   let text = "",
     last: Piece | undefined,
@@ -72,6 +74,7 @@ export async function runTurn(
     failure = { error };
     scheduler.finish(turn);
   }
+  metrics.segments.add(Math.max(0, segmentsOf(session, segmentLength) - start));
   if (turn.waited !== undefined) metrics.queue.observe(turn.waited / 1000);
   const result: TurnResult = {
     text,
@@ -83,4 +86,9 @@ export async function runTurn(
     usage: { read: turn.tokensRead, generated: last === undefined ? tokens.length : turn.tokensDrawn },
   };
   return { result, failure };
+}
+
+/** Segments of a session that have reached its memory. */
+function segmentsOf({ position }: Session, segmentLength: number): number {
+  return Math.floor(position / segmentLength);
 }

@@ -2,7 +2,7 @@
 import type { Piece } from "../../generate/turn.ts";
 import { logFailure } from "../error-answers.ts";
 import { clientGone, EventStream } from "../event-stream.ts";
-import { errorBody, generateBody, idParams, turnAnswer, type GenerateBody } from "../schemas.ts";
+import { errorBody, generateBody, idParams, longestBody, turnAnswer, type GenerateBody } from "../schemas.ts";
 import { asServiceError } from "../service-error.ts";
 import { callOf, type ServiceInstance } from "../service-instance.ts";
 import type { TurnAnswer } from "../host-types.ts";
@@ -14,6 +14,7 @@ export function generateRoutes(app: ServiceInstance): void {
   app.post(
     "/v1/sessions/:id/generate",
     {
+      bodyLimit: longestBody,
       schema: {
         summary: "Reads text or tokens, if there are any, and continues. The session holds what was sent.",
         tags: ["sessions"],

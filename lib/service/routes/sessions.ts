@@ -6,6 +6,7 @@ import {
   errorBody,
   idParams,
   listQuery,
+  longestBody,
   readAnswer,
   readBody,
   sessionInfo,
@@ -66,7 +67,7 @@ export function sessionRoutes(app: ServiceInstance): void {
   app.post(
     "/v1/sessions/:id/read",
     {
-      bodyLimit: Number.MAX_SAFE_INTEGER, // of a stream; JSON has the limit of its schema
+      bodyLimit: longestBody, // of JSON; a stream has none
       schema: {
         summary: "Reads a text, all of it or nothing. As text/plain it may have any length.",
         tags: ["sessions"],
