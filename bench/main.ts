@@ -19,6 +19,7 @@ const benches: Record<string, () => Promise<Bench>> = {
   mrbp: async () => (await import("./mrbp.ts")).mrbpMemory,
   profile: async () => (await import("./profile.ts")).profiled,
   recall: async () => (await import("./recall.ts")).recall,
+  serve: async () => (await import("./serve.ts")).serving,
   service: async () => (await import("./service.ts")).service,
   session: async () => (await import("./session.ts")).sessions,
   tokenize: async () => (await import("./tokenize.ts")).tokenizing,

@@ -1,0 +1,25 @@
+/** Whether each client's texts are those of its own session: the same turns again, each session alone. */
+import { Session, type Memformer } from "../../lib/index.ts";
+import type { Client } from "./client.ts";
+
+/** A sentence for every turn whose text or position is not what its session makes alone. */
+export async function strangers(model: Memformer, clients: readonly Client[]): Promise<string[]> {
+  const wrong: string[] = [];
+  for (const [i, client] of clients.entries()) {
+    using session = await Session.open(model);
+    for (const { prompt, seed, text, position, vanished } of client.turns) {
+      await session.read(prompt);
+      let said = "";
+      const maxTokens = position - session.position;
+      const logitBias = { [model.config.bos]: -Infinity };
+      for await (const piece of session.generate({ maxTokens, seed, logitBias })) said += piece;
+      const same = vanished ? said.startsWith(text) : said === text;
+      if (same && session.position === position) continue;
+      wrong.push(
+        `client ${i}, seed ${seed}: ${JSON.stringify(text)} at ${position}, alone ${JSON.stringify(said)} at ${session.position}`,
+      );
+      break;
+    }
+  }
+  return wrong;
+}
