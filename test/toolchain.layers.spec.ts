@@ -32,6 +32,8 @@ describe("the layer check", () => {
         'import { server } from "../../examples/server.ts";\nimport { b } from "../../bench/b.ts";\n',
       "test/cli.spec.ts": 'import { train } from "../lib/cli/train.ts";\n',
       "examples/server.ts": 'import { x } from "../lib/index.ts";\n',
+      "lib/service/index.ts": "export const x = 1;\n",
+      "examples/service.ts": 'import { x } from "../lib/service/index.ts";\n',
       "bench/b.ts": 'import { x } from "../lib/data/x.ts";\nimport { server } from "../examples/server.ts";\n',
       "lib/gradients/mrbp.ts":
         'import { addon } from "../native/addon.ts";\nimport {\n  log,\n} from "../log/lines.ts";\n',

@@ -58,7 +58,8 @@ function refusal(path, place, target, specifier) {
   if (room !== undefined && /^lib\/(native|engine)\//.test(target)) {
     return `${room.slice(0, -1)} may not import ${specifier}: it works without the addon`;
   }
-  if (path.startsWith("examples/") && target.startsWith("lib/") && target !== "lib/index.ts") {
+  const exported = target === "lib/index.ts" || target === "lib/service/index.ts";
+  if (path.startsWith("examples/") && target.startsWith("lib/") && !exported) {
     return `an example imports what a user has, lib/index.ts, not ${specifier}`;
   }
   // scripts/ and what the package packs beside dist/ are on no floor.
