@@ -54,18 +54,23 @@ export async function withLock<T>(path: string, options: LockOptions, work: () =
 export async function takeLock(path: string, options: LockOptions): Promise<() => Promise<void>> {
   await mkdir(dirname(path), { recursive: true });
   const deadline = Date.now() + (options.patience ?? 3600) * 1000;
-  let waited = false;
+  let waited = false,
+    empty: { readonly found: Found; readonly since: number } | undefined;
   while (!(await tryTake(path))) {
     const found = await look(path);
     if (found === undefined) continue;
     const holder = parse(found.text);
-    if (holder === undefined ? await isOld(path, found) : await isGone(holder)) {
+    // A lock without content: its maker is about to write it, or died before it could.
+    if (found.text !== "") empty = undefined;
+    else if (empty === undefined || !same(empty.found, found)) empty = { found, since: performance.now() };
+    const left = empty !== undefined && performance.now() - empty.since > 1000;
+    if (holder === undefined ? left : await isGone(holder)) {
       await discard(path, found);
       continue;
     }
     if (!waited && holder !== undefined) options.onWait?.(holder.pid);
     waited = true;
-    if (Date.now() > deadline) {
+    if (Date.now() > deadline && empty === undefined) {
       const owner = `process ${holder?.pid ?? "?"} on ${holder?.host ?? "?"}`;
       const message = `${path} is held by ${owner}; delete it if that process is gone.`;
       throw new MemformerError("BUSY", message, { details: { path, ...holder } });
@@ -114,12 +119,6 @@ async function look(path: string): Promise<Found | undefined> {
 
 function same(a: Found | undefined, b: Found): boolean {
   return a !== undefined && a.text === b.text && a.file === b.file;
-}
-
-/** A lock without content: its maker is about to write it, or died before it could. */
-async function isOld(path: string, found: Found): Promise<boolean> {
-  await sleep(1000);
-  return found.text === "" && same(await look(path), found);
 }
 
 /** Of a holder on another host nothing can be known; it counts as alive. */
