@@ -1,6 +1,15 @@
 import { expect } from "chai";
 import { randomBytes } from "node:crypto";
-import { existsSync, mkdirSync, readdirSync, readFileSync, statSync, symlinkSync, writeFileSync } from "node:fs";
+import {
+  existsSync,
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  statSync,
+  symlinkSync,
+  writeFileSync,
+} from "node:fs";
 import { hostname } from "node:os";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
@@ -330,6 +339,7 @@ describe("a store of sessions in files", () => {
     folder = join(scratch(), "sessions");
     store = fileStore(folder);
   });
+  afterEach(() => rmSync(join(folder, ".."), { recursive: true, force: true }));
 
   it("makes a folder and files that only their owner may read", async () => {
     await store.put("secret", Buffer.from("x"), { ifVersion: null });
