@@ -22,6 +22,7 @@ const benches: Record<string, () => Promise<Bench>> = {
   serve: async () => (await import("./serve.ts")).serving,
   service: async () => (await import("./service.ts")).service,
   session: async () => (await import("./session.ts")).sessions,
+  stores: async () => (await import("./stores.ts")).stores,
   tokenize: async () => (await import("./tokenize.ts")).tokenizing,
   training: async () => (await import("./training.ts")).training,
   worth: async () => (await import("./worth.ts")).worth,
