@@ -4,8 +4,8 @@
  * a session makes alone, and every position with the store's.
  *   [--model demo|tiny|small|wiki] [--clients 1,8,64] [--seconds 20] [--tokens 32] [--vanish 0] [--slots 64]
  *   [--device cpu] [--precision float32] [--threads 1] [--name serve]
- * `--vanish`: the share of turns whose client goes before their end. Exits with 1 when a turn failed, a text was not its
- * session's own, or the server's memory grew by more than 5 % from the middle of the longest run to its end.
+ * `--vanish`: the share of turns whose client goes before their end. Exits with 1 when a turn failed, a text was not
+ * its session's own, or the server's memory grew by more than 5 % from the middle of the longest run to its end.
  */
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";

@@ -133,7 +133,7 @@ export class LiveSessions {
     const live = this.#live.get(key);
     if (live !== undefined) this.#drop(live);
     const existed = await store.delete(key);
-    await ownership.release(key);
+    await ownership.release(key, { forget: true });
     return existed;
   }
 

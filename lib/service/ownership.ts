@@ -2,7 +2,7 @@
 
 /** Permission to write a session. */
 export interface Held {
-  /** Counts the owners of this session: 1 for the first. */
+  /** Grows with every owner of this session. */
   readonly fence: number;
   /** Whether another process held it and did not let go: it may still write, until a write of ours shuts it out. */
   readonly takenOver: boolean;
@@ -14,8 +14,8 @@ export interface Ownership {
   acquire(id: string): Promise<Held>;
   /** Whether this process still is, by its own clock. */
   held(id: string): boolean;
-  /** Lets go, so that another may take it at once. */
-  release(id: string): Promise<void>;
+  /** Lets go, so that another may take it at once. `forget`: the session is gone, and nobody will. */
+  release(id: string, options?: { readonly forget?: boolean }): Promise<void>;
   /** Lets go of all. */
   releaseAll(): Promise<void>;
 }

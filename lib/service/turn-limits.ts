@@ -1,4 +1,6 @@
-/** How many turns there may be, in all and of one client: counted where a request comes in, so that none waits unseen. */
+/**
+ * How many turns there may be, in all and of one client: counted where a request comes in, so that none waits unseen.
+ */
 import { ServiceError } from "./service-error.ts";
 
 export class TurnLimits {

@@ -1,6 +1,6 @@
 /**
- * Counters, gauges and histograms, and their text in the exposition format 0.0.4 of Prometheus. Sixty lines instead of a
- * library: prom-client is deprecated, and its heir needs a later Node.
+ * Counters, gauges and histograms, and their text in the exposition format 0.0.4 of Prometheus. Sixty lines instead of
+ * a library: prom-client is deprecated, and its heir needs a later Node.
  */
 
 type Labels = Readonly<Record<string, string>>;
