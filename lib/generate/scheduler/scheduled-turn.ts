@@ -162,6 +162,12 @@ export class ScheduledTurn implements AsyncIterable<Piece> {
     this.#session.advance();
   }
 
+  /** @internal Whether it wants another token after the one being drawn, of the same segment. */
+  get goesOn(): boolean {
+    const { maxTokens = 256 } = this.#request;
+    return !this.#over && this.#made + 1 < maxTokens;
+  }
+
   /** @internal Takes a token that was drawn; returns whether its segment is complete. */
   take(drawn: Drawn, bos: number): boolean {
     const turn = this.#turn!,

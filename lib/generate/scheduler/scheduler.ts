@@ -3,6 +3,7 @@
  * them, `finish` one. What a session makes is what it makes alone; on a CPU to the bit.
  */
 import { MemformerError } from "../../errors.ts";
+import { applyOperator } from "../../engine/tensor.ts";
 import { Turns } from "../../engine/turns.ts";
 import { rowBytes } from "../../model/state.ts";
 import type { Drawn } from "../draw.ts";
@@ -21,8 +22,8 @@ import {
   type SchedulerReport,
   type SchedulerStep,
 } from "./scheduler-options.ts";
-import { drawBatch } from "./draw-batch.ts";
-import { Slots, type SlotLogits } from "./slots.ts";
+import { drawBatch, type Draws } from "./draw-batch.ts";
+import { chosenRows, Slots, type SlotLogits } from "./slots.ts";
 
 /**
  * Batches the turns of many sessions of one model. Each session is lent to it for a turn, and busy until that is over.
@@ -213,7 +214,9 @@ export class Scheduler<Model extends SessionModel = SessionModel> implements Dis
       this.#fail(turn, error);
     };
     const drawn = new Map<ScheduledTurn, Drawn>();
-    await Promise.all(batches.map(async (batch) => drawBatch(batch, this.model.device, drawn, fail)));
+    const draws = batches.map((batch) => drawBatch(batch, this.model.device, drawn, fail));
+    this.#goAhead(draws);
+    await Promise.all(draws.map(async ({ done }) => done));
     const complete: ScheduledTurn[] = [];
     for (const [turn, token] of drawn) {
       if (turn.over || this.#disposed) continue;
@@ -222,6 +225,20 @@ export class Scheduler<Model extends SessionModel = SessionModel> implements Dis
     }
     this.#end(complete);
     return drawn.size;
+  }
+
+  /** Enqueues the step after this one, of tokens that nobody has looked at yet: the engine need not wait for them. */
+  #goAhead(draws: readonly Draws[]): void {
+    const turns = draws.flatMap((draw) => draw.turns),
+      parts = draws.flatMap((draw) => draw.tokens);
+    const some = turns.filter((turn) => turn.goesOn);
+    this.#guard(some, () => {
+      if (some.length === 0) return;
+      using tokens = applyOperator("aten::cat", parts, 0);
+      using chosen = some.length === turns.length ? undefined : chosenRows(tokens, turns, some, this.model.device);
+      this.#slots.goAhead(some, chosen ?? tokens);
+    });
+    for (const part of parts) part.dispose();
   }
 
   /** Segments that are complete: together those whose slots hold all of it. */

@@ -24,6 +24,7 @@ export class Slots<Row extends Seated> implements Disposable {
   readonly #decoder: Decoder;
   readonly #seats: (Row | undefined)[];
   readonly #revisions: unknown[];
+  #ahead: SlotLogits<Row>[] = []; // of tokens that were drawn and taken in before anyone looked at them
 
   constructor(model: SessionModel, decoder: Decoder) {
     this.#model = model;
@@ -49,6 +50,28 @@ export class Slots<Row extends Seated> implements Disposable {
   }
 
   /**
+   * Takes in tokens (R) int64 that rows drew from the logits they got last, before anyone has looked at them; those
+   * whose segment they complete are left out. The next {@link logits} of these rows are under way then.
+   */
+  goAhead(rows: readonly Row[], tokens: Tensor): void {
+    const { segmentLength } = this.#model.config;
+    const some = rows.filter((row) => {
+      const held = this.#held(row);
+      return held >= 0 && held === row.document.current.length && held + 1 < segmentLength;
+    });
+    if (some.length === 0) return;
+    // A row that can draw nothing has -1; it fails by itself, and the others go on.
+    using drawn = applyOperator("aten::clamp_min", tokens, 0);
+    const chosen = some.length === rows.length ? drawn : chosenRows(drawn, rows, some, this.#model.device);
+    const logits = this.#decoder.step(
+      chosen,
+      some.map((row) => this.#seats.indexOf(row)),
+    );
+    if (chosen !== drawn) chosen.dispose();
+    this.#ahead.push({ rows: some, logits });
+  }
+
+  /**
    * The logits of the next token of each row: a segment is begun where it has to be, tokens that wait are taken in, and
    * those of one token each step together. The other rows lose their slots where these need them. Throws what the
    * engine does; rows that are not in a result failed, and have left.
@@ -57,11 +80,13 @@ export class Slots<Row extends Seated> implements Disposable {
     if (rows.length > this.count)
       throw new MemformerError("CONFIG", `${rows.length} rows are more than the ${this.count} slots`);
     this.#seat(rows);
-    const made: SlotLogits<Row>[] = [],
+    const made = this.#taken(rows),
       begun: Row[] = [],
       stepped: Row[] = [],
       filled: Row[] = [];
+    const there = new Set(made.flatMap((batch) => batch.rows));
     for (const row of rows) {
+      if (there.has(row)) continue;
       const ahead = row.document.current.length - this.#held(row);
       if (ahead <= 0 || this.#held(row) < 0) begun.push(row);
       else (ahead === 1 ? stepped : filled).push(row);
@@ -112,7 +137,32 @@ export class Slots<Row extends Seated> implements Disposable {
   }
 
   [Symbol.dispose](): void {
+    for (const { logits } of this.#ahead.splice(0)) logits.dispose();
     this.#decoder.dispose();
+  }
+
+  /** Logits that are under way of these rows; those of others are kept for them. */
+  #taken(rows: readonly Row[]): SlotLogits<Row>[] {
+    const taken: SlotLogits<Row>[] = [],
+      kept: SlotLogits<Row>[] = [],
+      { device } = this.#model;
+    for (const { rows: all, logits } of this.#ahead) {
+      const valid = all.filter((row) => this.#held(row) === row.document.current.length);
+      const wanted = valid.filter((row) => rows.includes(row)),
+        others = valid.filter((row) => !rows.includes(row));
+      const part = (some: readonly Row[]): SlotLogits<Row> => {
+        return { rows: some, logits: chosenRows(logits, all, some, device) };
+      };
+      if (wanted.length === all.length) {
+        taken.push({ rows: wanted, logits });
+        continue;
+      }
+      if (wanted.length > 0) taken.push(part(wanted));
+      if (others.length > 0) kept.push(part(others));
+      logits.dispose();
+    }
+    this.#ahead = kept;
+    return taken;
   }
 
   /** Tokens of the row's open segment in its slot; -1: none, or by weights that have changed. */
