@@ -11,7 +11,8 @@ export type {
   TurnCall,
 } from "./host-types.ts";
 export type { TurnInput, TurnResult, TurnSink } from "./turn-run.ts";
-export { ServiceError, type ServiceErrorCode } from "./service-error.ts";
+export { ServiceError, type ErrorBody, type ServiceErrorCode, type ServiceErrorFacts } from "./service-error.ts";
+export type { HostRegistry } from "./metrics/registry.ts";
 export type { KeyPage, PutOptions, SessionStore, StoredRecord } from "./store.ts";
 export type { Held, Ownership } from "./ownership.ts";
 export { Leases, type Lease, type LeaseOptions } from "./lease.ts";
@@ -20,4 +21,4 @@ export { fileStore } from "./stores/files.ts";
 export { memoryStore } from "./stores/memory.ts";
 export { postgresStore, type PostgresClient, type PostgresStoreOptions } from "./stores/postgres.ts";
 export { redisStore, type IoRedisClient, type NodeRedisClient, type RedisStoreOptions } from "./stores/redis.ts";
-export { s3Store, type S3Client, type S3StoreOptions } from "./stores/s3.ts";
+export { s3Store, type ObjectBody, type S3Client, type S3StoreOptions } from "./stores/s3.ts";

@@ -39,6 +39,7 @@ const statuses: Readonly<Record<ServiceErrorCode, number>> = {
   unauthorized: 401,
 };
 
+/** What a {@link ServiceError} may say beside its sentence. */
 export interface ServiceErrorFacts {
   /** The field of the request that is wrong. */
   readonly param?: string | undefined;
@@ -49,6 +50,7 @@ export interface ServiceErrorFacts {
   readonly cause?: unknown;
 }
 
+/** A refusal, or a failure that is told: a code, a sentence, and what to do about it. */
 export class ServiceError extends Error {
   override readonly name = "ServiceError";
   readonly code: ServiceErrorCode;

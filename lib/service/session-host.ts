@@ -27,9 +27,11 @@ import { timedStore } from "./timed-store.ts";
 import { TurnLimits } from "./turn-limits.ts";
 import type { TurnInput, TurnResult, TurnSink } from "./turn-run.ts";
 
+/** The sessions of one model, without HTTP: the plugin's own, or one for another protocol. */
 export class SessionHost {
   readonly model: Memformer;
   readonly tokenizer: Tokenizer;
+  /** @internal */
   readonly metrics: ServiceMetrics;
   readonly #scheduler: Scheduler;
   readonly #store: SessionStore;

@@ -15,6 +15,7 @@ export interface TurnInput extends Omit<GenerateOptions, "logitsProcessor"> {
 export interface TurnSink {
   /** The turn has been taken on: what is refused with a status has been refused. */
   readonly admitted?: (() => void) | undefined;
+  /** Takes a piece; the next is made when it resolves. */
   readonly piece?: ((piece: Piece) => void | Promise<void>) | undefined;
 }
 

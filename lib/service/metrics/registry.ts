@@ -3,6 +3,7 @@ import type { Instrument } from "./instruments.ts";
 
 /** What prom-client's `Registry`, and that of its successor, have. */
 export interface HostRegistry {
+  /** Takes a metric of prom-client's form. */
   registerMetric(metric: never): unknown;
 }
 

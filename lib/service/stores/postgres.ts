@@ -9,6 +9,7 @@ import { AFTER_KEYS, checked, type PageOptions, type UncheckedStore } from "./ch
 
 /** A pool or client of `pg`, or anything else that answers this way. `bytea` has to come as a Uint8Array. */
 export interface PostgresClient {
+  /** Runs a statement with `$1, $2 …` for the values. */
   query(text: string, values?: unknown[]): Promise<{ rows: Record<string, unknown>[] }>;
 }
 

@@ -9,11 +9,13 @@ import { AFTER_KEYS, checked, type PageOptions, type UncheckedStore } from "./ch
 
 /** A client, pool, cluster or sentinel of node-redis 5 or newer (`redis`, `@redis/client`). */
 export interface NodeRedisClient {
+  /** The same client with other types of replies: this store asks for bytes. */
   withTypeMapping(mapping: never): unknown;
 }
 
 /** A client or cluster of `ioredis`. */
 export interface IoRedisClient {
+  /** Any command, its replies as bytes. */
   callBuffer(command: string, ...args: (string | Buffer | number)[]): Promise<unknown>;
 }
 

@@ -13,13 +13,21 @@ import { conflict, type KeyPage, type PutOptions, type SessionStore, type Stored
 import { Backend, type BackendOptions } from "./backend.ts";
 import { checked, type PageOptions, type UncheckedStore } from "./checked.ts";
 
+/** The body of an object, as the SDK gives it. */
+export interface ObjectBody {
+  /** All of it. */
+  transformToByteArray(): Promise<Uint8Array>;
+}
+
 /** `new S3()` of `@aws-sdk/client-s3`, or another client with these methods of it. */
 export interface S3Client {
+  /** As the SDK's. */
   getObject(input: { Bucket: string; Key: string; Range?: string }): Promise<{
-    Body?: { transformToByteArray(): Promise<Uint8Array> } | undefined;
+    Body?: ObjectBody | undefined;
     ETag?: string | undefined;
     Metadata?: Record<string, string> | undefined;
   }>;
+  /** As the SDK's. */
   putObject(input: {
     Bucket: string;
     Key: string;
@@ -28,7 +36,9 @@ export interface S3Client {
     IfMatch?: string;
     IfNoneMatch?: string;
   }): Promise<{ ETag?: string | undefined }>;
+  /** As the SDK's. */
   deleteObject(input: { Bucket: string; Key: string; IfMatch?: string }): Promise<unknown>;
+  /** As the SDK's. */
   listObjectsV2(input: { Bucket: string; Prefix: string; StartAfter?: string; MaxKeys: number }): Promise<{
     Contents?: { Key?: string | undefined }[] | undefined;
     IsTruncated?: boolean | undefined;
