@@ -10,6 +10,7 @@ import { answerError } from "./error-answers.ts";
 import { modelFacts } from "./model-facts.ts";
 import { openApi } from "./openapi.ts";
 import { registerIn } from "./metrics/registry.ts";
+import { openaiRoutes } from "./openai/index.ts";
 import { generateRoutes } from "./routes/generate.ts";
 import { operationRoutes } from "./routes/operations.ts";
 import { sessionRoutes } from "./routes/sessions.ts";
@@ -55,7 +56,7 @@ export const memformerService: FastifyPluginAsync<ServiceOptions> = async (insta
     reply.header("x-request-id", request.id);
     if (request.routeOptions.url?.includes("/v1/") === true) request.client = clients.of(request.headers.authorization);
   });
-  for (const register of [sessionRoutes, generateRoutes, socketRoute, operationRoutes]) register(app);
+  for (const register of [sessionRoutes, generateRoutes, socketRoute, operationRoutes, openaiRoutes]) register(app);
   if (options.metricsRegistry !== undefined) registerIn(options.metricsRegistry, host.metrics.instruments);
 
   // Streams end before Fastify waits for its connections.

@@ -10,6 +10,7 @@ export type ServiceErrorCode =
   | "internal"
   | "invalid_request"
   | "invalid_session"
+  | "model_not_found"
   | "not_found"
   | "overloaded"
   | "owned_elsewhere"
@@ -28,6 +29,7 @@ const statuses: Readonly<Record<ServiceErrorCode, number>> = {
   internal: 500,
   invalid_request: 400,
   invalid_session: 422,
+  model_not_found: 404,
   not_found: 404,
   overloaded: 503,
   owned_elsewhere: 409,

@@ -25,7 +25,7 @@ import { hashOf, keyOf, newId } from "./session-ids.ts";
 import type { SessionStore } from "./store.ts";
 import { timedStore } from "./timed-store.ts";
 import { TurnLimits } from "./turn-limits.ts";
-import type { TurnInput, TurnResult, TurnSink } from "./turn-run.ts";
+import type { RunTurn, TurnInput, TurnResult, TurnSink } from "./turn-run.ts";
 
 /** The sessions of one model, without HTTP: the plugin's own, or one for another protocol. */
 export class SessionHost {
@@ -39,6 +39,7 @@ export class SessionHost {
   readonly #limits: TurnLimits;
   readonly #turns: RunningTurns;
   readonly #deleted = new Set<string>();
+  readonly #ending = new AbortController();
   #closing = false;
 
   constructor(options: SessionHostOptions) {
@@ -147,13 +148,21 @@ export class SessionHost {
     );
   }
 
-  /** A turn of a session that no store knows. */
-  async turnOf(client: string, session: Session, input: TurnInput, sink: TurnSink = {}): Promise<TurnResult> {
-    return this.#placed(client, async () => {
+  /**
+   * Work on sessions that no store knows: `count` places for turns, taken at once, so that none of them is refused when
+   * others run. `work` is given what runs a turn, and a signal to heed: this host ends.
+   */
+  async together<T>(
+    client: string,
+    count: number,
+    work: (run: RunTurn, closing: AbortSignal) => Promise<T>,
+  ): Promise<T> {
+    const run: RunTurn = async (session, input, sink = {}) => {
       const { result, failure } = await this.#turns.run("", session, input, client, sink);
       if (failure !== undefined) throw failure.error;
       return result;
-    });
+    };
+    return this.#placed(client, async () => work(run, this.#ending.signal), count);
   }
 
   /** Whether new calls are refused. */
@@ -173,17 +182,19 @@ export class SessionHost {
   async close(grace = 0): Promise<void> {
     this.#closing = true;
     const why = "this server is shutting down; the session holds what was sent";
-    await this.#turns.drain(grace, new ServiceError("shutting_down", why, { retryAfter: 1 }));
+    const reason = new ServiceError("shutting_down", why, { retryAfter: 1 });
+    await this.#turns.drain(grace, reason);
+    this.#ending.abort(reason);
     while (this.#limits.count > 0) await new Promise((resolve) => setTimeout(resolve, 5)); // commits
     await this.#live.close();
     this.#scheduler.dispose();
     this.metrics.close();
   }
 
-  async #placed<T>(client: string, work: () => Promise<T>): Promise<T> {
+  async #placed<T>(client: string, work: () => Promise<T>, count = 1): Promise<T> {
     try {
       this.#expectOpen();
-      using place = this.#limits.enter(client);
+      using place = this.#limits.enter(client, count);
       void place;
       return await work();
     } catch (error) {
@@ -200,8 +211,9 @@ export class SessionHost {
         "this idempotency key was used for another request of this session",
       );
     this.metrics.requests.add(1, "replayed");
-    sink.admitted?.();
-    return { id, ...(earlier.body as unknown as TurnResult), replayed: true };
+    const result = earlier.body as unknown as TurnResult;
+    sink.admitted?.(result.position);
+    return { id, ...result, replayed: true };
   }
 
   async #made(

@@ -19,26 +19,32 @@ export class TurnLimits {
     return this.#count;
   }
 
-  /** Takes a place; what gives it back. Throws ServiceError overloaded, rate_limited. */
-  enter(client: string): Disposable {
-    const held = this.#byClient.get(client) ?? 0;
-    if (this.#count >= this.#all)
+  /** Takes places; what gives them back. Throws ServiceError invalid_request, overloaded, rate_limited. */
+  enter(client: string, count = 1): Disposable {
+    const held = this.#byClient.get(client) ?? 0,
+      most = Math.min(this.#all, this.#each);
+    if (count > most && count > 1)
+      throw new ServiceError(
+        "invalid_request",
+        `${count} choices are more than the ${most} turns that a client may have`,
+      );
+    if (this.#count + count > this.#all)
       throw new ServiceError("overloaded", `${this.#count} turns are under way, as many as this server takes`, {
         retryAfter: 1,
       });
-    if (held >= this.#each)
+    if (held + count > this.#each)
       throw new ServiceError("rate_limited", `this client has ${held} turns under way, as many as it may`, {
         retryAfter: 1,
       });
-    this.#byClient.set(client, held + 1);
-    this.#count += 1;
+    this.#byClient.set(client, held + count);
+    this.#count += count;
     let left = false;
     return {
       [Symbol.dispose]: () => {
         if (left) return;
         left = true;
-        this.#count -= 1;
-        const now = this.#byClient.get(client)! - 1;
+        this.#count -= count;
+        const now = this.#byClient.get(client)! - count;
         if (now === 0) this.#byClient.delete(client);
         else this.#byClient.set(client, now);
       },

@@ -13,8 +13,8 @@ export interface TurnInput extends Omit<GenerateOptions, "logitsProcessor"> {
 
 /** Who takes the pieces. What it throws, or rejects with, ends the turn at the piece before. */
 export interface TurnSink {
-  /** The turn has been taken on: what is refused with a status has been refused. */
-  readonly admitted?: (() => void) | undefined;
+  /** The turn has been taken on, at this position: what is refused with a status has been refused. */
+  readonly admitted?: ((position: number) => void) | undefined;
   /** Takes a piece; the next is made when it resolves. */
   readonly piece?: ((piece: Piece) => void | Promise<void>) | undefined;
 }
@@ -31,6 +31,9 @@ export interface TurnResult {
   readonly position: number;
   readonly usage: { readonly read: number; readonly generated: number };
 }
+
+/** Runs a turn of a session that no store knows. */
+export type RunTurn = (session: Session, input: TurnInput, sink?: TurnSink) => Promise<TurnResult>;
 
 /** How a turn went. */
 export interface TurnOutcome {
@@ -58,7 +61,7 @@ export async function runTurn(
     failure: { readonly error: unknown } | undefined;
   const turn = scheduler.add(session, { ...options, input, key: client });
   try {
-    sink.admitted?.();
+    sink.admitted?.(session.position);
     for await (const piece of turn) {
       const now = performance.now();
       if (piece.tokens.length > 0) {

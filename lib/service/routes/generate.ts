@@ -1,11 +1,10 @@
 /** Turns over HTTP: one answer in JSON, or server-sent events. */
 import type { Piece } from "../../generate/turn.ts";
-import { logFailure } from "../error-answers.ts";
-import { clientGone, EventStream } from "../event-stream.ts";
+import { clientGone } from "../event-stream.ts";
 import { errorBody, generateBody, idParams, longestBody, turnAnswer, type GenerateBody } from "../schemas.ts";
-import { asServiceError } from "../service-error.ts";
 import { callOf, type ServiceInstance } from "../service-instance.ts";
 import type { TurnAnswer } from "../host-types.ts";
+import { answerStream } from "../stream-answer.ts";
 import type { TurnInput } from "../turn-run.ts";
 
 export function generateRoutes(app: ServiceInstance): void {
@@ -31,28 +30,20 @@ export function generateRoutes(app: ServiceInstance): void {
         const options = { ...input, onAbort: "discard", signal: clientGone(reply) } as const;
         return host.turn(request.client, id, options, {}, callOf(request));
       }
-      const events = new EventStream(reply, settings);
-      let last: Piece | undefined;
-      const sink = {
-        admitted: () => {
-          events.open({ "memformer-session": id });
-        },
-        piece: async (piece: Piece) => {
-          if (piece.finish === null) await events.send(piece);
-          else last = piece; // its end is told when it is committed
-        },
-      };
-      try {
+      return answerStream(request, reply, settings, async (events) => {
+        let last: Piece | undefined;
+        const sink = {
+          admitted: () => {
+            events.open({ "memformer-session": id });
+          },
+          piece: async (piece: Piece) => {
+            if (piece.finish === null) await events.send(piece);
+            else last = piece; // its end is told when it is committed
+          },
+        };
         const answer = await host.turn(request.client, id, { ...input, signal: events.gone }, sink, callOf(request));
         await events.send(lastEvent(answer, last));
-        events.end("[DONE]");
-      } catch (error) {
-        const refusal = asServiceError(error);
-        if (!events.opened) throw refusal;
-        logFailure(request, refusal);
-        events.end(refusal.body);
-      }
-      return reply;
+      });
     },
   );
 }
@@ -68,6 +59,6 @@ export function lastEvent({ id: _, text, tokens, ...rest }: TurnAnswer, last: Pi
 }
 
 /** JSON has no infinity: a bias below -100 bans a token, as OpenAI's does. */
-function banned(bias: Readonly<Record<string, number>>): Record<number, number> {
+export function banned(bias: Readonly<Record<string, number>>): Record<number, number> {
   return Object.fromEntries(Object.entries(bias).map(([id, value]) => [id, value <= -100 ? -Infinity : value]));
 }
