@@ -50,6 +50,20 @@ function settings(i: number): GenerateOptions {
 describe("sessions in one batch", function () {
   this.timeout(200_000);
 
+  it("is not put to sleep by a reading that ends between a step and the look at who can go on", async () => {
+    await using model = await made();
+    using scheduler = new Scheduler(model, { slots: 2 });
+    using session = await Session.open(model);
+    let read = 0;
+    const reading = (async () => {
+      for (; read < 200; read++) await scheduler.read(session, prompt(read));
+    })();
+    const slow = new AbortController();
+    await Promise.race([reading, wait(20_000, undefined, { signal: slow.signal }).catch(() => undefined)]);
+    slow.abort();
+    expect(read, "readings that ended").to.equal(200);
+  });
+
   for (const architecture of ["encoder-decoder", "decoder"] as const) {
     it(`64 of them make what each makes alone, to the bit: ${architecture}`, async () => {
       await using model = await made({ architecture });

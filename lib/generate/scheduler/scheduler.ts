@@ -45,6 +45,7 @@ export class Scheduler<Model extends SessionModel = SessionModel> implements Dis
   #arrivals = 0;
   #driving = false;
   #asleep: (() => void) | undefined;
+  #woken = false; // since the step under way began
   #step: Promise<unknown> = Promise.resolve();
   #disposed = false;
 
@@ -287,6 +288,7 @@ export class Scheduler<Model extends SessionModel = SessionModel> implements Dis
 
   /** Something may be done that could not be before. */
   #wake(): void {
+    this.#woken = true;
     this.#asleep?.();
     this.#asleep = undefined;
     if (this.#drive && !this.#driving && !this.#disposed) void this.#run();
@@ -298,9 +300,10 @@ export class Scheduler<Model extends SessionModel = SessionModel> implements Dis
     const turns = new Turns();
     try {
       while (!this.#disposed && this.#active.size + this.#waiting.size > 0) {
+        this.#woken = false;
         const { generated, read } = await this.step();
         await turns.take();
-        if (generated + read > 0 || this.#disposed) continue;
+        if (generated + read > 0 || this.#woken || this.#disposed) continue;
         // Everybody waits for tokens to arrive or pieces to be taken.
         if (this.#active.size + this.#waiting.size > 0 && !this.#canGoOn())
           await new Promise<void>((resolve) => (this.#asleep = resolve));
