@@ -14,6 +14,7 @@ import {
   type TurnView,
 } from "../lib/index.ts";
 import { DocumentState } from "../lib/generate/document-state.ts";
+import { memoryAtRest } from "./support/memory-at-rest.ts";
 import { perturb, tinyModel } from "./support/models.ts";
 import { failure } from "./support/failure.ts";
 import { idsOf, script, textOf } from "./support/scripted.ts";
@@ -473,5 +474,22 @@ describe("a fair policy", () => {
     policy.charge(a, 1000, "generated");
     policy.leave(b, [a, c]);
     expect(policy.decode([a, c, view("d", 3)], 2).map(({ key }) => key)).to.deep.equal(["c", "d"]);
+  });
+});
+
+describe("a scheduler with a budget", () => {
+  it("lets go of sessions that were disposed of after their turns", async () => {
+    await using model = await made();
+    using scheduler = new Scheduler(model, { budgetBytes: 1e9 });
+    const gone: WeakRef<DocumentState>[] = [];
+    for (let i = 0; i < 20; i++) {
+      const session = await Session.open(model);
+      const turn = scheduler.add(session, { input: "Call", maxTokens: 1 });
+      gone.push(new WeakRef(turn.document));
+      await taken(turn);
+      session.dispose();
+    }
+    await memoryAtRest();
+    expect(gone.filter((each) => each.deref() !== undefined).length, "kept").to.be.below(5);
   });
 });

@@ -56,7 +56,9 @@ export class Residency {
   /** Its turn is over. */
   leave(document: DocumentState): void {
     this.#active.delete(document);
-    if (document.disposed || (this.#budget === Infinity && this.#idleAfter === Infinity)) return;
+    if (this.#budget === Infinity && this.#idleAfter === Infinity) return;
+    for (const { document: other } of [...this.#idle.values()]) if (other.disposed) this.#idle.delete(other);
+    if (document.disposed) return;
     this.#idle.set(document, { document, since: performance.now() });
     if (this.bytes > this.#budget) this.#moveOut([...this.#idle.keys()][0]!);
     this.#watch();
