@@ -46,7 +46,7 @@ function ofValidation(error: FastifyError, request: FastifyRequest): ServiceErro
   if (issue.params.keys !== undefined) {
     const [key] = issue.params.keys as readonly [string];
     const name = [...path, key].join(".");
-    return new ServiceError("invalid_request", noOption(key, name, knownFields(request)), { param: name });
+    return new ServiceError("invalid_request", noOption(key, name, knownFields(request, path)), { param: name });
   }
   const param = path.join(".");
   const message = issue.message?.replace(/^Invalid input: /, "") ?? "it is not valid";
@@ -55,8 +55,18 @@ function ofValidation(error: FastifyError, request: FastifyRequest): ServiceErro
   });
 }
 
-/** The fields of the request's body, so that a mistyped one can be told. */
-function knownFields(request: FastifyRequest): readonly string[] {
-  const body = request.routeOptions.schema?.body as { shape?: object } | undefined;
-  return Object.keys(body?.shape ?? {});
+/** The fields of the request's body, or of the object at `path` in it, so that a mistyped one can be told. */
+function knownFields(request: FastifyRequest, path: readonly string[]): readonly string[] {
+  let schema = request.routeOptions.schema?.body as Described | undefined;
+  for (const part of path) {
+    schema = schema?.shape?.[part];
+    while (schema?.unwrap !== undefined) schema = schema.unwrap();
+  }
+  return Object.keys(schema?.shape ?? {});
+}
+
+/** What there is to know of a zod schema here. */
+interface Described {
+  readonly shape?: Readonly<Record<string, Described>>;
+  readonly unwrap?: () => Described;
 }
