@@ -19,10 +19,13 @@ export class EventStream {
   #opened = false;
   #ended = false;
   #ping: NodeJS.Timeout | undefined;
+  #draining: Promise<void> | undefined; // one for all who wait
 
   constructor(reply: FastifyReply, options: EventStreamOptions) {
     [this.#reply, this.#options] = [reply, options];
-    reply.raw.once("close", this.#closed);
+    if (reply.raw.destroyed)
+      this.#closed(); // it has closed while the request was read
+    else reply.raw.once("close", this.#closed);
   }
 
   /** Aborts when the client has gone. */
@@ -62,19 +65,23 @@ export class EventStream {
     this.#gone.signal.throwIfAborted();
     this.#ping?.refresh();
     if (!this.#reply.raw.write(`data: ${typeof data === "string" ? data : JSON.stringify(data)}\n\n`))
-      await this.#drained();
+      await (this.#draining ??= this.#drained().finally(() => (this.#draining = undefined)));
   }
 
-  /** The last event, and the end of the stream. */
-  end(data?: unknown): void {
+  /** The last event, and the end of the stream, whose rest a client may leave unread for `patience` milliseconds. */
+  end(data?: unknown, patience = this.#options.readerTimeout): void {
     if (this.#ended) return;
     this.#ended = true;
     clearInterval(this.#ping);
-    this.#reply.raw.off("close", this.#closed);
-    if (this.#reply.raw.destroyed) return;
-    this.#reply.raw.end(
-      data === undefined ? undefined : `data: ${typeof data === "string" ? data : JSON.stringify(data)}\n\n`,
-    );
+    const { raw } = this.#reply;
+    raw.off("close", this.#closed);
+    if (raw.destroyed) return;
+    raw.end(data === undefined ? undefined : `data: ${typeof data === "string" ? data : JSON.stringify(data)}\n\n`);
+    const timer = setTimeout(() => raw.destroy(), patience);
+    timer.unref();
+    raw.once("close", () => {
+      clearTimeout(timer);
+    });
   }
 
   readonly #closed = (): void => {
@@ -111,9 +118,11 @@ export class EventStream {
 
 /** Aborts when the client goes before it has its whole answer. */
 export function clientGone(reply: FastifyReply): AbortSignal {
-  const gone = new AbortController();
-  reply.raw.once("close", () => {
-    if (!reply.raw.writableFinished) gone.abort(new ServiceError("aborted", "the client has gone"));
-  });
+  const gone = new AbortController(),
+    closed = (): void => {
+      if (!reply.raw.writableFinished) gone.abort(new ServiceError("aborted", "the client has gone"));
+    };
+  if (reply.raw.destroyed) closed();
+  else reply.raw.once("close", closed);
   return gone.signal;
 }
