@@ -1,4 +1,5 @@
 /** Completions of a served model, asked for by the client of OpenAI that users have, and by hand. */
+import type { IncomingMessage, ServerResponse } from "node:http";
 import OpenAI from "openai";
 import type { ServiceOptions } from "../../lib/service/index.ts";
 import { ServiceBench } from "./service.ts";
@@ -18,12 +19,22 @@ export class CompletionBench implements AsyncDisposable {
   readonly client: OpenAI;
   /** Requests that arrived at POST /v1/completions. */
   posts = 0;
+  /** What the server has written of the answer to the latest of them, as a stream. */
+  latest = { text: "" };
 
   private constructor(service: ServiceBench, apiKey: string) {
     this.service = service;
     this.client = new OpenAI({ baseURL: `${service.url}/v1`, apiKey, maxRetries: 0 });
-    service.app.server.prependListener("request", ({ url }: { url: string }) => {
-      if (url === "/v1/completions") this.posts += 1;
+    service.app.server.prependListener("request", ({ url }: IncomingMessage, response: ServerResponse) => {
+      if (url !== "/v1/completions") return;
+      this.posts += 1;
+      const sent = (this.latest = { text: "" }),
+        write = response.write.bind(response) as (data: string) => boolean;
+      response.write = (data: string) => {
+        const [, json] = /^data: (\{.*\})/.exec(data) ?? [];
+        if (json !== undefined) sent.text += textOf([JSON.parse(json) as Completion]);
+        return write(data);
+      };
     });
   }
 
