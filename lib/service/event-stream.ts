@@ -68,16 +68,17 @@ export class EventStream {
       await (this.#draining ??= this.#drained().finally(() => (this.#draining = undefined)));
   }
 
-  /** The last event, and the end of the stream, whose rest a client may leave unread for `patience` milliseconds. */
-  end(data?: unknown, patience = this.#options.readerTimeout): void {
+  /** The last event, and the end of the stream; a client that does not read it in time is dropped. */
+  end(data?: unknown): void {
     if (this.#ended) return;
     this.#ended = true;
     clearInterval(this.#ping);
     const { raw } = this.#reply;
     raw.off("close", this.#closed);
+    this.#gone.abort(new ServiceError("aborted", "the stream has ended")); // nobody waits for its reader any more
     if (raw.destroyed) return;
     raw.end(data === undefined ? undefined : `data: ${typeof data === "string" ? data : JSON.stringify(data)}\n\n`);
-    const timer = setTimeout(() => raw.destroy(), patience);
+    const timer = setTimeout(() => raw.destroy(), this.#options.readerTimeout);
     timer.unref();
     raw.once("close", () => {
       clearTimeout(timer);

@@ -6,8 +6,6 @@ import { logFailure } from "./error-answers.ts";
 import { EventStream, type EventStreamOptions } from "./event-stream.ts";
 import { asServiceError } from "./service-error.ts";
 
-const lastRead = 1000; // milliseconds to read the end of a stream when the server shuts down
-
 /** Ends with `[DONE]` what `work` sends; what it throws ends the stream without. */
 export async function answerStream(
   request: FastifyRequest,
@@ -23,7 +21,7 @@ export async function answerStream(
     const refusal = asServiceError(error);
     if (!events.opened) throw refusal;
     logFailure(request, refusal);
-    events.end(refusal.body, refusal.code === "shutting_down" ? lastRead : undefined);
+    events.end(refusal.body);
   }
   return reply;
 }

@@ -69,7 +69,7 @@ export async function runTurn(
         else metrics.betweenTokens.observe((now - before) / 1000);
         before = now;
       }
-      await sink.piece?.(piece);
+      await heeding(options.signal, sink.piece?.(piece));
       text += piece.text;
       tokens.push(...piece.tokens);
       if (piece.finish !== null) last = piece;
@@ -95,4 +95,22 @@ export async function runTurn(
 /** Segments of a session that have reached its memory. */
 function segmentsOf({ position }: Session, segmentLength: number): number {
   return Math.floor(position / segmentLength);
+}
+
+/** Waits for who takes a piece, who may not read; rejects with the signal's reason as soon as it aborts. */
+async function heeding(signal: AbortSignal | undefined, taken: void | Promise<void>): Promise<void> {
+  if (signal === undefined || taken === undefined) return taken;
+  let abort = (): void => undefined;
+  const aborted = new Promise<never>((_, reject) => {
+    abort = () => {
+      reject(signal.reason as Error);
+    };
+    signal.addEventListener("abort", abort, { once: true });
+    if (signal.aborted) abort();
+  });
+  try {
+    await Promise.race([taken, aborted]);
+  } finally {
+    signal.removeEventListener("abort", abort);
+  }
 }
