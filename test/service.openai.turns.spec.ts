@@ -2,9 +2,11 @@
 import { expect } from "chai";
 import Fastify from "fastify";
 import OpenAI from "openai";
+import { get } from "node:http";
 import { setTimeout as wait } from "node:timers/promises";
 import { Session, type Memformer } from "../lib/index.ts";
 import { completion, completionBody } from "../lib/service/openai/completion-schema.ts";
+import { EventStream } from "../lib/service/event-stream.ts";
 import { memformerService } from "../lib/service/index.ts";
 import { errorBody } from "../lib/service/schemas.ts";
 import { ascii, CompletionBench, logprobsOf, taken, textOf, type Completion } from "./support/completions.ts";
@@ -35,12 +37,14 @@ async function running({ service }: CompletionBench, count: number): Promise<voi
 /** More than what lies between a server and a client holds: 64 choices that echo 200,000 characters. */
 const loud = { model: "memformer", ...forever, prompt: "x".repeat(200_000), echo: true, n: 64, stream: true };
 
-/** Takes the first chunk of a stream that has no end, and leaves. */
-async function leave(bench: CompletionBench, body: object): Promise<Completion[]> {
+/** Takes the first chunk of a stream that has no end, or so many, and leaves. */
+async function leave(bench: CompletionBench, body: object, count = 1): Promise<Completion[]> {
   const stream = await bench.stream({ ...forever, ...body }),
     chunks: Completion[] = [];
   for await (const chunk of stream) {
     chunks.push(chunk);
+    if (chunks.length < count) continue;
+    if (count > 1) await wait(50);
     break; // the client drops the connection
   }
   return chunks;
@@ -109,11 +113,14 @@ describe("completions in a session", function () {
     }
   });
 
-  for (const commit of ["commit", "discard"] as const) {
-    it(`that are left after the first chunk ${commit} what was sent, and the next turn may come at once (1)`, async () => {
+  for (const [commit, held] of [["commit"], ["discard"], ["commit", "while text is held back"]] as const) {
+    const what = `${commit} what was sent${held === undefined ? "" : ` ${held}`}`;
+    it(`that are left after the first chunk ${what}, and the next turn may come at once (1)`, async () => {
+      const begun = await bench.ask({ ...plain, prompt: "Call me Ishmael", max_tokens: 600 });
+      const stop = held && `${begun.choices[0]!.text.slice(5)}\u0001`; // from the sixth token on it may be the stop string
       const id = await bench.service.open();
       await bench.ask({ prompt: "Call me", max_tokens: 0, session: { id } });
-      await leave(bench, { prompt: " Ishmael", session: { id, commit } });
+      await leave(bench, { prompt: " Ishmael", session: { id, commit }, stop }, held ? 5 : 1);
       const sent = bench.latest;
       let after: Completion | undefined;
       for (const began = performance.now(); after === undefined;) {
@@ -132,7 +139,8 @@ describe("completions in a session", function () {
       else {
         await session.read(" Ishmael");
         let said = "";
-        for await (const piece of session.generate({ seed: 3, maxTokens: before - 15, logitBias: banned })) said += piece;
+        for await (const piece of session.generate({ seed: 3, maxTokens: before - 15, logitBias: banned }))
+          said += piece;
         expect(said, "what the session holds").to.equal(sent.text).and.have.length.below(10_000);
       }
       let text = "";
@@ -318,12 +326,34 @@ describe("completions without a session", function () {
     expect(warnings).to.deep.equal([]);
   });
 
+  it("keep no connection of a client that does not read the end (33)", async () => {
+    const app = Fastify({ forceCloseConnections: true });
+    let closed = false;
+    app.get("/", async (_, reply) => {
+      const events = new EventStream(reply, { pingAfter: 60_000, readerTimeout: 200 });
+      reply.raw.once("close", () => (closed = true));
+      events.send("x".repeat(32e6)).catch(() => undefined);
+      events.end("[DONE]");
+      return reply;
+    });
+    const request = get(await app.listen({ port: 0, host: "127.0.0.1" }));
+    request.on("error", () => undefined);
+    request.once("response", (response) => response.pause());
+    const began = performance.now();
+    while (!closed) {
+      expect(performance.now() - began, "ms that it is open").to.be.below(3000);
+      await wait(20);
+    }
+    request.destroy();
+    await app.close();
+  });
+
   it("do not hold up the server's end when nobody reads them (34)", async () => {
     await using model = await servedModel({ segmentLength: 512 });
     const service = await ServiceBench.start({ model, readerTimeout: 60_000, scheduler: { slots: 64 } });
     const { request } = await service.deaf("/v1/completions", loud);
-    while ((await service.metric("memformer_requests_running")) < 64) await wait(5);
-    await wait(500);
+    while ((await service.metric('memformer_tokens_total{kind="generated"}')) < 128) await wait(20);
+    await wait(300);
     const began = performance.now();
     await service[Symbol.asyncDispose]();
     expect(performance.now() - began).to.be.below(5000);
