@@ -1,7 +1,7 @@
 /** POST /v1/completions: one answer in JSON, or chunks as server-sent events. */
 import { randomBytes } from "node:crypto";
 import { clientGone } from "../event-stream.ts";
-import { errorBody } from "../schemas.ts";
+import { errorBody, longestBody } from "../schemas.ts";
 import { ServiceError } from "../service-error.ts";
 import { callOf, type ServiceInstance } from "../service-instance.ts";
 import { answerStream } from "../stream-answer.ts";
@@ -16,6 +16,7 @@ export function completionsRoute(app: ServiceInstance): void {
   app.post(
     "/v1/completions",
     {
+      bodyLimit: longestBody,
       schema: {
         summary: "Completes prompts, as OpenAI's API does; with a session, the prompt is read there.",
         tags: ["openai"],
