@@ -20,10 +20,10 @@ const plain = { logit_bias: ascii, seed: 3 };
 const forever = { ...plain, max_tokens: 1_000_000 };
 
 /** Waits until nothing runs, as soon as it does. */
-async function idle(bench: CompletionBench): Promise<number> {
+async function idle(bench: CompletionBench, most = 5000): Promise<number> {
   const began = performance.now();
   while ((await bench.service.metric("memformer_requests_running")) > 0) {
-    expect(performance.now() - began, "ms that something ran").to.be.below(5000);
+    expect(performance.now() - began, "ms that something ran").to.be.below(most);
     await wait(2);
   }
   return performance.now() - began;
@@ -124,7 +124,7 @@ describe("completions in a session", function () {
       const sent = bench.latest;
       let after: Completion | undefined;
       for (const began = performance.now(); after === undefined;) {
-        expect(performance.now() - began, "ms until the place is free").to.be.below(2000);
+        expect(performance.now() - began, "ms until the place is free").to.be.below(5000);
         try {
           after = await bench.ask({ ...plain, temperature: 0, max_tokens: 10, session: { id } });
         } catch (error) {
@@ -232,8 +232,12 @@ describe("completions that are refused", function () {
     expect(busy).to.be.instanceOf(OpenAI.ConflictError).and.include({ code: "busy" });
     expect(bench.posts - posts, "posts of a busy session").to.equal(1);
     const second = await bench.stream({ ...forever, prompt: "y" });
-    setTimeout(() => second.controller.abort(), 300);
-    const { choices } = await eager.completions.create(body);
+    const refusals = async (): Promise<number> => bench.service.metric('memformer_requests_total{outcome="rejected"}');
+    const before = await refusals(),
+      again = eager.completions.create(body);
+    while ((await refusals()) === before) await wait(5);
+    second.controller.abort();
+    const { choices } = await again;
     expect(choices).to.have.length(1);
     expect(bench.posts - posts, "a limit that is free again is tried again").to.be.within(4, 5);
     running.controller.abort();
@@ -243,7 +247,7 @@ describe("completions that are refused", function () {
     await using bench = await CompletionBench.start({ maxTurns: 8 });
     const running = await bench.stream(forever);
     const error = await failure(bench.ask({ prompt: ["a", "b"], n: 4, max_tokens: 1 }));
-    expect(error).to.include({ status: 429 });
+    expect(error).to.include({ status: 503, code: "overloaded" });
     expect((await bench.ask({ prompt: "a", n: 7, max_tokens: 1 })).choices).to.have.length(7);
     running.controller.abort();
     await idle(bench);
@@ -278,8 +282,8 @@ describe("completions without a session", function () {
           await bench.ask({ prompt: "a", n: 16, max_tokens: 1 }); // all places
           break;
         } catch (error) {
-          expect(error, JSON.stringify(body).slice(0, 80)).to.include({ status: 429 });
-          expect(performance.now() - began, "ms until all places are free").to.be.below(1000);
+          expect(error, JSON.stringify(body).slice(0, 80)).to.include({ status: 503, code: "overloaded" });
+          expect(performance.now() - began, "ms until all places are free").to.be.below(5000);
           await wait(5);
         }
       }
@@ -320,7 +324,7 @@ describe("completions without a session", function () {
     await using bench = await CompletionBench.start({ model, readerTimeout: 300, scheduler: { slots: 64 } });
     const { request } = await bench.service.deaf("/v1/completions", loud);
     await running(bench, 64);
-    await idle(bench);
+    await idle(bench, 30_000); // until the reader is known to be one
     request.destroy();
     process.off("warning", warn);
     expect(warnings).to.deep.equal([]);
