@@ -47,6 +47,11 @@ export class Slots<Row extends Seated> implements Disposable {
     if (slot < 0) return;
     this.#seats[slot] = undefined;
     this.#revisions[slot] = undefined;
+    this.#ahead = this.#ahead.filter(({ rows, logits }) => {
+      const wanted = rows.some((other) => this.has(other));
+      if (!wanted) logits.dispose();
+      return wanted;
+    });
   }
 
   /**
