@@ -326,12 +326,14 @@ export class Memformer extends HeldParameters implements TrainableModel, Session
   /**
    * Intermediate tensors of a step over a segment: `<stack>.<layer>.stream` (B, T, D), `<stack>.embedding.stream`,
    * `<layer>.self_attention.logits` and those of memory_read and cross_attention (H, the largest), `writer.self` (B, H,
-   * M, a slot's weight on itself), `writer.logits`, `writer.values` (B, T, D), `hidden` (B, T, D).
+   * M, a slot's weight on itself), `writer.logits`, `writer.values` (B, T, D), `hidden` (B, T, D), and
+   * `memory_read.weights` (B, T, M + C), how much of each slot, then of each constant one, a token reads: the mean of
+   * layers and heads. `wanted`: names, nothing else is computed for the observation; default all.
    */
-  async observe(segment: SegmentTensors, state: State): Promise<Map<string, Observed>> {
+  async observe(segment: SegmentTensors, state: State, wanted: readonly string[] = []): Promise<Map<string, Observed>> {
     const call = nextCall();
     const [names, values] = this.#step(segment, state, {}, (addon, handle, given) =>
-      addon.observe(call, this.handle, handle, given),
+      addon.observe(call, this.handle, handle, given, wanted),
     ) as [Tensor, Tensor];
     const [text, all] = await Promise.all([names.data(), values.data()]);
     names.dispose();

@@ -135,7 +135,13 @@ export interface Addon {
     held: readonly TensorHandle[],
     ablations: readonly string[],
   ): TensorHandle[];
-  observe(call: number, model: ModelHandle, segment: SegmentHandle, state: readonly TensorHandle[]): TensorHandle[];
+  observe(
+    call: number,
+    model: ModelHandle,
+    segment: SegmentHandle,
+    state: readonly TensorHandle[],
+    wanted: readonly string[],
+  ): TensorHandle[];
   setGraphCapture(call: number, model: ModelHandle, enabled: boolean): void;
   capturedGraphs(call: number, model: ModelHandle): Promise<{ steps: number; refusal: string }>;
   decoderGraphs(call: number, decoder: DecoderHandle): Promise<{ steps: number; refusal: string }>;

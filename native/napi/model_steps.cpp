@@ -72,15 +72,18 @@ Napi::Value encode(const Napi::CallbackInfo& info) {
                           });
 }
 
-/// observe(call, model, segment, state): [names, values]: JSON of [name, shape] pairs as uint8, and all their
-/// numbers one behind the other in float32.
+/// observe(call, model, segment, state, wanted): [names, values]: JSON of [name, shape] pairs as uint8, and all their
+/// numbers one behind the other in float32. wanted: names, none for all that there are.
 Napi::Value observe(const Napi::CallbackInfo& info) {
   const StepArguments step(info);
-  return enqueue_on_model(info, step.inputs, 2, [step](ModelHandle& held, const Tensors& tensors) {
-    const auto seen = held.model->observe(step.moved(held, tensors), step.state(held, tensors));
+  std::vector<std::string> wanted;
+  const auto given = info[4].As<Napi::Array>();
+  for (uint32_t i = 0; i < given.Length(); ++i) wanted.push_back(given.Get(i).As<Napi::String>());
+  return enqueue_on_model(info, step.inputs, 2, [step, wanted](ModelHandle& held, const Tensors& tensors) {
+    const auto seen = held.model->observe(step.moved(held, tensors), step.state(held, tensors), wanted);
     std::ostringstream names;
     Tensors values;
-    for (const auto& [name, value] : seen.parts) {
+    for (const auto& [name, value] : seen.parts()) {
       names << (values.empty() ? "[" : ",") << "[\"" << name << "\",[";
       for (int64_t axis = 0; axis < value.dim(); ++axis) names << (axis == 0 ? "" : ",") << value.size(axis);
       names << "]]";
@@ -90,7 +93,7 @@ Napi::Value observe(const Napi::CallbackInfo& info) {
     const auto text = names.str();
     const auto bytes =
         at::from_blob(const_cast<char*>(text.data()), {static_cast<int64_t>(text.size())}, at::kByte).clone();
-    return Tensors{bytes, at::cat(values)};
+    return Tensors{bytes, values.empty() ? at::empty({0}, at::kFloat) : at::cat(values)};
   });
 }
 

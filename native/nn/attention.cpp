@@ -33,7 +33,8 @@ SelfAttention::SelfAttention(Parameters& parameters, const Config& config, const
 
 void SelfAttention::operator()(Residual& stream, const KeyMask& mask, ForwardContext& ctx) const {
   const auto normed = norm_(stream, ctx);
-  if (auto* seen = ctx.observation()) seen->add(name_ + ".logits", qkv_.largest_logits(normed, ctx));
+  if (auto* seen = ctx.observation(); seen != nullptr && seen->wants(name_ + ".logits"))
+    seen->add(name_ + ".logits", qkv_.largest_logits(normed, ctx));
   stream.branch = out_.without_bias((*attention_)(normed, qkv_, mask, causal_, ctx), ctx);
 }
 
@@ -45,6 +46,7 @@ void SelfAttention::decode(Residual& stream, const DecodeRows& rows, const KeyVa
 CrossAttention::CrossAttention(Parameters& parameters, const Config& config, const std::string& prefix, Context context,
                                double residual_gain)
     : name_(prefix),
+      reads_memory_(context == Context::memory),
       heads_(config.integer("heads")),
       normed_(config.flag("queryKeyNorm")),
       norm_(parameters, prefix + ".norm", config.integer("width")),
@@ -92,8 +94,11 @@ void CrossAttention::operator()(Residual& stream, const KeysValues& seen, const 
   const auto normed = norm_(stream, ctx);
   const int64_t B = normed.size(0), T = normed.size(1), H = heads_, E = normed.size(2) / H;
   const auto q = query(normed, ctx).view({B, T, H, E}).transpose(1, 2);  // (B, H, T, E)
-  if (auto* seen_there = ctx.observation())
-    seen_there->add(name_ + ".logits", largest_logits(q, seen.keys, 1.0 / std::sqrt(static_cast<double>(E))));
+  if (auto* observation = ctx.observation()) {
+    const double scale = 1.0 / std::sqrt(static_cast<double>(E));
+    if (observation->wants(name_ + ".logits")) observation->add(name_ + ".logits", largest_logits(q, seen.keys, scale));
+    if (reads_memory_) observation->add_read(q, seen.keys, scale);
+  }
   const auto for_all = [&](const at::Tensor& part) { return part.size(0) == B ? part : part.expand({B, -1, -1, -1}); };
   stream.branch = branch(attend(q, for_all(seen.keys), for_all(seen.values), mask), ctx);
 }

@@ -56,6 +56,7 @@ class CrossAttention {
   Projection branch(const at::Tensor& read, ForwardContext& ctx) const;
 
   std::string name_;
+  bool reads_memory_;
   int64_t heads_;
   bool normed_;  // queries and keys
   LayerNorm norm_;

@@ -21,7 +21,7 @@ double read_gain(const Config& config, int64_t layers) {
 
 /// Notes the stream after a layer, its last branch added: `name`.stream (B, T, D).
 void note(const Residual& stream, const std::string& name, const ForwardContext& ctx) {
-  if (ctx.observation() == nullptr) return;
+  if (ctx.observation() == nullptr || !ctx.observation()->wants(name + ".stream")) return;
   auto sum = stream.x;
   if (stream.branch) sum = sum + stream.branch->product.to(sum.scalar_type());
   if (const auto bias = stream.branch ? stream.branch->bias.value : at::Tensor(); bias.defined())

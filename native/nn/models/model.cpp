@@ -123,13 +123,16 @@ Encoding Model::encode(const SegmentInput& segment, const State& state) const {
   return {multiply_gradient(encoding.hidden, loss_scale()), at_border(std::move(encoding.state), multiply_gradient)};
 }
 
-Observation Model::observe(const SegmentInput& segment, const State& state) const {
+Observation Model::observe(const SegmentInput& segment, const State& state,
+                           const std::vector<std::string>& wanted) const {
   at::NoGradGuard no_grad;
-  Observation seen;
+  Observation seen(wanted);
   auto ctx = start(segment);
   ctx.observe(&seen);
   const auto encoding = encode(segment, state, ctx);
   seen.add("hidden", encoding.hidden);
+  seen.end_reads();
+  if (seen.complete()) return seen;
   decode(segment, encoding.hidden, ctx);
   return seen;
 }

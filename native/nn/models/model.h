@@ -106,8 +106,9 @@ class Model {
   Scores score(
       const std::vector<SegmentInput>& segments, State state, FrozenState held, const std::vector<Ablation>& ablations,
       const std::function<void()>& between = [] {}) const;
-  /// What a whole step lets be seen of itself (observation.h), without gradient.
-  Observation observe(const SegmentInput& segment, const State& state) const;
+  /// What a whole step lets be seen of itself (observation.h), without gradient; `wanted`: of these names, empty: all.
+  Observation observe(const SegmentInput& segment, const State& state,
+                      const std::vector<std::string>& wanted = {}) const;
   /// Logits (B, V) of the token after `prefix` (B, P >= 0), the start of the segment that follows segment.source.
   /// `state` is what forward() would be given. segment.target is not looked at.
   virtual at::Tensor logits(const SegmentInput& segment, const at::Tensor& prefix, const State& state) const = 0;

@@ -119,7 +119,7 @@ void SlotProjection::note(const at::Tensor& q, const at::Tensor& own_key, const 
     tokens = tokens.masked_fill(mask.tokens(k.size(1)).logical_not().view({q.size(0), 1, 1, -1}),
                                 -std::numeric_limits<float>::infinity());
   seen.add("writer.self", at::softmax(at::cat({own, tokens}, 3), 3).select(3, 0));
-  seen.add("writer.logits", largest_logits(split(q), split(k), scale_));
+  if (seen.wants("writer.logits")) seen.add("writer.logits", largest_logits(split(q), split(k), scale_));
   seen.add("writer.values", v);
 }
 
