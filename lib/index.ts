@@ -86,6 +86,7 @@ export type { GenerateOptions, OnAbort, ReadOptions } from "./generate/generate-
 export type { ReadInput, TextOrTokens } from "./generate/read-input.ts";
 export type { FinishReason, GeneratedToken, Piece } from "./generate/turn.ts";
 export { Session } from "./generate/session.ts";
+export type { MemoryWatcher, SegmentReached } from "./generate/memory-watcher.ts";
 export { Scheduler } from "./generate/scheduler/scheduler.ts";
 export type { SchedulerOptions, SchedulerReport, SchedulerStep } from "./generate/scheduler/scheduler-options.ts";
 export {

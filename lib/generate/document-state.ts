@@ -6,6 +6,7 @@ import { PADDING } from "../data/segment.ts";
 import { MemformerError } from "../errors.ts";
 import { typedArray } from "../engine/tensor.ts";
 import { rowBytes, type State } from "../model/state.ts";
+import { Watchers, type MemoryWatcher } from "./memory-watcher.ts";
 import type { SessionModel } from "./session-model.ts";
 import { freeState, storedLayout, storedState, uploadedState, type HostPart } from "./stored-state.ts";
 
@@ -27,6 +28,7 @@ export class DocumentState implements Disposable {
   #committed = 0;
   readonly #ended: Snapshot[] = []; // segments with tokens that are not committed, the oldest first
   #disposed = false;
+  #watchers: Watchers | undefined; // made by the first
 
   constructor(model: SessionModel) {
     this.#model = model;
@@ -80,11 +82,13 @@ export class DocumentState implements Disposable {
   /** Ends the segment under way, which is complete; `next`: the state after it, which is the document's from now on. */
   advance(next: State): void {
     const start = this.#position - this.#current.length,
-      before = this.#resident();
+      before = this.#resident(),
+      after = storedState(this.#model, next);
+    this.#watchers?.reached({ segment: this.segment, position: start, before, after });
     if (this.#committed < this.#position) {
       this.#ended.push({ state: before, previous: this.#previous, current: this.#current, position: start });
     } else freeState(before);
-    this.#state = storedState(this.#model, next);
+    this.#state = after;
     this.#previous = Int32Array.from(this.#current);
     this.#current = [];
   }
@@ -101,11 +105,13 @@ export class DocumentState implements Disposable {
   rollback(): boolean {
     if (this.#position === this.#committed) return false;
     let start = this.#position - this.#current.length;
+    const reached = start;
     while (start > this.#committed) {
       const segment = this.#ended.pop()!;
       this.#become(segment);
       start = segment.position;
     }
+    if (start < reached) this.#watchers?.takenBack(start);
     this.#current = this.#current.slice(0, this.#committed - start);
     this.#position = this.#committed;
     return true;
@@ -119,9 +125,12 @@ export class DocumentState implements Disposable {
 
   /** Goes back to a snapshot, which is used up. */
   returnTo(snapshot: Snapshot): void {
+    const reached = this.#position - this.#current.length;
     for (const { state } of this.#ended.splice(0)) freeState(state);
     this.#become(snapshot);
     this.#position = this.#committed = snapshot.position;
+    const start = snapshot.position - this.#current.length;
+    if (start < reached) this.#watchers?.takenBack(start);
   }
 
   /** Frees a snapshot that is not wanted any more. */
@@ -172,7 +181,12 @@ export class DocumentState implements Disposable {
     this.returnTo({ state, previous: undefined, current: [], position: 0 });
   }
 
-  /** A second one at the same place. */
+  /** Tells `watcher` of every segment from now on; returns what ends that. */
+  watch(watcher: MemoryWatcher): () => void {
+    return (this.#watchers ??= new Watchers()).add(watcher);
+  }
+
+  /** A second one at the same place, which nobody watches. */
   clone(): DocumentState {
     const copy = new DocumentState(this.#model);
     copy.returnTo(this.snapshot());

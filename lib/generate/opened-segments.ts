@@ -12,8 +12,11 @@ export interface OpenedSegments extends Disposable {
   readonly state: State;
 }
 
-/** The segments under way of several documents, as one batch. */
-export function openSegments(model: SessionModel, documents: readonly DocumentState[]): OpenedSegments {
+/** The segments under way of several documents, as one batch; a {@link SegmentReached} has one that is complete. */
+export function openSegments(
+  model: SessionModel,
+  documents: readonly Pick<DocumentState, "segment" | "state">[],
+): OpenedSegments {
   const { segmentLength: T } = model.config,
     B = documents.length;
   const source = new Int32Array(B * T),

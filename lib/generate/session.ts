@@ -10,6 +10,7 @@ import { checkGenerate, checkRead, stopsOf, type GenerateOptions, type ReadOptio
 import { decodes, OpenSegment } from "./open-segment.ts";
 import { openSegments, type OpenedSegments } from "./opened-segments.ts";
 import type { LentSession } from "./lent-session.ts";
+import type { MemoryWatcher } from "./memory-watcher.ts";
 import { abortable, checkTokens, tokensOf, type ReadInput } from "./read-input.ts";
 import { bindingOf, expectTokenizer, expectWeights } from "./session-binding.ts";
 import { packSession, unpackSession } from "./session-format.ts";
@@ -320,6 +321,14 @@ export class Session<Model extends SessionModel = SessionModel> {
   /** Bytes that it holds: its state, M x D numbers of a Memformer, and at most two segments of tokens. */
   get bytes(): number {
     return this.#document.bytes;
+  }
+
+  /**
+   * Tells `watcher` of every segment that reaches the memory, alone and in a scheduler, and of those taken back, until
+   * the function that is returned is called. A clone, and a session restored from this one's bytes, is not watched.
+   */
+  watch(watcher: MemoryWatcher): () => void {
+    return this.#document.watch(watcher);
   }
 
   /** A second session at the same place; from here on each goes its own way. Throws MemformerError BUSY. */
