@@ -89,12 +89,19 @@ export interface SlotClasses {
   readonly overwritten: number;
 }
 
+/** What a slot does, by its weight on itself. */
+export type SlotClass = keyof SlotClasses;
+
+export function slotClass(weight: number): SlotClass {
+  return weight >= 0.9 ? "latching" : weight <= 0.1 ? "overwritten" : "mixing";
+}
+
 /** Shares of all slots; weights (B, H, M). */
 export function slotClasses({ shape, data }: Cube): SlotClasses {
-  const means = slotMeans({ shape, data });
-  const share = (fits: (weight: number) => boolean): number => means.filter(fits).length / means.length;
-  const latching = share((weight) => weight >= 0.9),
-    overwritten = share((weight) => weight <= 0.1);
+  const classes = slotMeans({ shape, data }).map(slotClass);
+  const share = (wanted: SlotClass): number => classes.filter((found) => found === wanted).length / classes.length;
+  const latching = share("latching"),
+    overwritten = share("overwritten");
   return { latching, mixing: 1 - latching - overwritten, overwritten };
 }
 
