@@ -1,7 +1,7 @@
 /** What a view tells of a session's memory, against plain arithmetic; and that the session does not notice it. */
 import { expect } from "chai";
 import {
-  Memformer,
+  type Memformer,
   PADDING,
   Scheduler,
   Session,

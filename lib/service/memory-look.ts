@@ -3,7 +3,7 @@
  * around it alone. The segment is computed once more; nothing of the session's own computation is touched.
  */
 import { norms, slotClass, slotMeans, type SlotClass } from "../diagnose/statistics.ts";
-import { applyOperator, Tensor, tidy } from "../engine/tensor.ts";
+import { applyOperator, type Tensor, tidy } from "../engine/tensor.ts";
 import type { SegmentReached } from "../generate/memory-watcher.ts";
 import { openSegments } from "../generate/opened-segments.ts";
 import { architectures } from "../model/architectures/index.ts";
