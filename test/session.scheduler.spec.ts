@@ -65,6 +65,21 @@ describe("sessions in one batch", function () {
     expect(read, "readings that ended").to.equal(200);
   });
 
+  it("does not enqueue a text faster than it is read", async () => {
+    await using model = await made({ width: 64, feedForward: 256, segmentLength: 32 });
+    using scheduler = new Scheduler(model, { slots: 2 });
+    using session = await Session.open(model);
+    const began = performance.now(),
+      reading = scheduler.read(session, "x".repeat(32 * 1500));
+    while (session.position < 32 * 700) await wait(1);
+    const half = performance.now();
+    await synchronize();
+    const waited = performance.now() - half;
+    await reading;
+    await synchronize();
+    expect(waited / (performance.now() - began), "share of the reading that was enqueued at once").to.be.below(0.2);
+  });
+
   for (const architecture of ["encoder-decoder", "decoder"] as const) {
     it(`64 of them make what each makes alone, to the bit: ${architecture}`, async () => {
       await using model = await made({ architecture });

@@ -3,6 +3,7 @@
  * them, `finish` one. What a session makes is what it makes alone; on a CPU to the bit.
  */
 import { MemformerError } from "../../errors.ts";
+import { synchronize } from "../../engine/runtime.ts";
 import { applyOperator } from "../../engine/tensor.ts";
 import { Turns } from "../../engine/turns.ts";
 import { rowBytes } from "../../model/state.ts";
@@ -45,6 +46,7 @@ export class Scheduler<Model extends SessionModel = SessionModel> implements Dis
   #arrivals = 0;
   #driving = false;
   #asleep: (() => void) | undefined;
+  #behind: Promise<unknown> = Promise.resolve(); // what the step before has enqueued
   #woken = false; // since the step under way began
   #step: Promise<unknown> = Promise.resolve();
   #disposed = false;
@@ -187,10 +189,18 @@ export class Scheduler<Model extends SessionModel = SessionModel> implements Dis
     const read = this.#read(ready.length > 0);
     const chosen = this.#policy.decode(this.#views(ready), this.#slots.count).map(({ of }) => of);
     const generated = chosen.length === 0 ? 0 : await this.#decode(chosen);
+    if (read > 0) await this.#oneStepAhead();
     for (const turn of [...this.#active]) turn.deliver();
     const report = { generated, read, ...this.report };
     if (generated + read > 0) this.#onStep?.({ ...report, seconds: (performance.now() - start) / 1000 });
     return report;
+  }
+
+  /** Waits for what the step before has read: a text of any length is never enqueued but for two steps of it. */
+  async #oneStepAhead(): Promise<void> {
+    const before = this.#behind;
+    this.#behind = synchronize().catch(() => undefined); // who reads the state is told of what failed
+    await before;
   }
 
   #read(decoding: boolean): number {
