@@ -49,7 +49,7 @@ export default eslint.config(
     },
   },
   {
-    files: ["scripts/**/*.mjs", "eslint.config.js"],
+    files: ["scripts/**/*.mjs", "eslint.config.js", "lib/service/page/*.js"],
     extends: [eslint.configs.base],
     rules: { eqeqeq: "error", "no-var": "error", "prefer-const": "error", "no-unused-vars": "error" },
   },

@@ -20,9 +20,10 @@ function compile() {
   } catch {
     fail("dist/ is missing and TypeScript, which makes it, is not installed. Run `npm install` in the clone first.");
   }
-  const args = [compiler, "-p", "tsconfig.build.json"];
-  const run = spawnSync(process.execPath, args, { cwd: root, stdio: ["ignore", 2, 2] });
-  if (run.status !== 0) fail("TypeScript did not compile; see above.");
+  for (const args of [[compiler, "-p", "tsconfig.build.json"], ["scripts/copy-page.mjs"]]) {
+    const run = spawnSync(process.execPath, args, { cwd: root, stdio: ["ignore", 2, 2] });
+    if (run.status !== 0) fail("TypeScript did not compile; see above.");
+  }
 }
 
 /** Prints a sentence and ends with exit code 1. */

@@ -69,7 +69,7 @@ export type MemoryPage =
 /** What is waited for. */
 export interface Waited {
   readonly since?: number;
-  readonly revision?: number;
+  readonly revision?: number | undefined;
   readonly seconds: number;
   readonly signal?: AbortSignal;
 }

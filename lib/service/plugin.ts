@@ -12,7 +12,9 @@ import { openApi } from "./openapi.ts";
 import { registerIn } from "./metrics/registry.ts";
 import { openaiRoutes } from "./openai/index.ts";
 import { generateRoutes } from "./routes/generate.ts";
+import { memoryRoute } from "./routes/memory.ts";
 import { operationRoutes } from "./routes/operations.ts";
+import { pageRoutes } from "./routes/page.ts";
 import { sessionRoutes } from "./routes/sessions.ts";
 import { socketRoute } from "./routes/socket.ts";
 import { ServiceError } from "./service-error.ts";
@@ -56,7 +58,9 @@ export const memformerService: FastifyPluginAsync<ServiceOptions> = async (insta
     reply.header("x-request-id", request.id);
     if (request.routeOptions.url?.includes("/v1/") === true) request.client = clients.of(request.headers.authorization);
   });
-  for (const register of [sessionRoutes, generateRoutes, socketRoute, operationRoutes, openaiRoutes]) register(app);
+  const routes = [sessionRoutes, generateRoutes, socketRoute, memoryRoute, operationRoutes, openaiRoutes];
+  for (const register of routes) register(app);
+  if (options.page !== false) pageRoutes(app);
   if (options.metricsRegistry !== undefined) registerIn(options.metricsRegistry, host.metrics.instruments);
 
   // Streams end before Fastify waits for its connections.

@@ -64,6 +64,30 @@ export type GenerateBody = z.output<typeof generateBody>;
 
 export const listQuery = z.strictObject({ cursor: z.string().max(1024).optional() });
 
+export const memoryQuery = z.strictObject({
+  since: z.coerce.number().int().nonnegative().default(0).describe("The first segment that is wanted."),
+  revision: z.coerce
+    .number()
+    .int()
+    .optional()
+    .describe("That of the answer before: another one is worth an answer at once, for segments were taken back."),
+  wait: z.coerce.number().min(0).max(60).default(0).describe("Seconds to wait where there is nothing new."),
+  limit: z.coerce.number().int().min(1).max(256).default(64).describe("The most segments in an answer."),
+});
+
+export const memoryAnswer = z.looseObject({
+  available: z.boolean().describe("Whether the model's state is one memory of slots; else there is a reason."),
+  reason: z.string().optional(),
+  segments: z
+    .array(z.any())
+    .readonly()
+    .optional()
+    .describe("Classes, change and norm of each slot, and what tokens read."),
+  next: z.int().optional().describe("What to ask for next: since."),
+  more: z.boolean().optional().describe("Whether there is more to be had at once."),
+  revision: z.int().optional().describe("Another one than before: ask for all segments again."),
+});
+
 const infoShape = {
   id: z.string(),
   position: z.int().describe("Tokens read and generated since the start of the document."),

@@ -28,6 +28,8 @@ export interface ServiceOptions extends Omit<SessionHostOptions, "tokenizer" | "
   readonly readerTimeout?: number | undefined;
   /** Milliseconds without a step, while turns wait, until /ready says no. Default 60,000. */
   readonly stallAfter?: number | undefined;
+  /** Whether `/` is the page that shows a session and its memory. Default true. */
+  readonly page?: boolean | undefined;
   /** A registry of prom-client's form that takes the metrics too. */
   readonly metricsRegistry?: HostRegistry | undefined;
 }
@@ -54,6 +56,7 @@ const serviceSchema = optionSchema<ServiceOptions & { prefix?: string; logLevel?
   pingAfter: z.number().positive().optional(),
   readerTimeout: z.number().positive().optional(),
   stallAfter: z.number().positive().optional(),
+  page: z.boolean().optional(),
   metricsRegistry: kind(object, "a registry").optional(),
   prefix: z.string().optional(),
   logLevel: z.any().optional(),

@@ -16,6 +16,8 @@ import type {
   TurnCall,
 } from "./host-types.ts";
 import { LiveSessions, type Live } from "./live-sessions.ts";
+import { MemoryViews, type MemoryQuery } from "./memory-views.ts";
+import type { MemoryPage } from "./memory-page.ts";
 import { ServiceMetrics, type Levels } from "./metrics/service-metrics.ts";
 import { soleOwner } from "./ownership.ts";
 import type { JsonValue, StoredResult } from "./record.ts";
@@ -38,6 +40,7 @@ export class SessionHost {
   readonly #live: LiveSessions;
   readonly #limits: TurnLimits;
   readonly #turns: RunningTurns;
+  readonly #memories = new MemoryViews();
   readonly #deleted = new Set<string>();
   readonly #ending = new AbortController();
   #closing = false;
@@ -92,6 +95,13 @@ export class SessionHost {
     return this.#live.use(key, async (loaded) => describe(loaded, false));
   }
 
+  /** What the session's memory did, since somebody asked first. Throws ServiceError not_found, owned_elsewhere. */
+  async memory(client: string, id: string, query: MemoryQuery): Promise<MemoryPage> {
+    const key = keyOf(client, id);
+    const session = this.#live.peek(key)?.session ?? (await this.#live.use(key, async (live) => live.session));
+    return this.#memories.page(key, session, query);
+  }
+
   /** Ids of a client's sessions, in the store's order. */
   async list(client: string, cursor?: string): Promise<{ ids: string[]; cursor?: string | undefined }> {
     const prefix = keyOf(client, ""),
@@ -111,6 +121,7 @@ export class SessionHost {
     try {
       await this.#turns.end(key, new ServiceError("aborted", deletion));
       const existed = await this.#live.claimNext(key, async () => this.#live.delete(key));
+      this.#memories.end(key);
       if (!existed) throw new ServiceError("not_found", "there is no such session");
     } finally {
       this.#deleted.delete(key);
@@ -138,6 +149,7 @@ export class SessionHost {
         this.#expectOpen();
         if (this.#deleted.has(key)) throw new ServiceError("aborted", deletion);
         const before = live.session.position;
+        this.#memories.follow(key, live.session);
         const { result, failure } = await this.#turns.run(key, live.session, input, client, sink);
         const changed = live.session.position !== before || (failure === undefined && call !== undefined);
         if (changed && !this.#deleted.has(key))
@@ -186,6 +198,7 @@ export class SessionHost {
     await this.#turns.drain(grace, reason);
     this.#ending.abort(reason);
     while (this.#limits.count > 0) await new Promise((resolve) => setTimeout(resolve, 5)); // commits
+    this.#memories.close();
     await this.#live.close();
     this.#scheduler.dispose();
     this.metrics.close();

@@ -1,0 +1,113 @@
+/** Where one writes: a text to be read, whether the model goes on, and how it draws. */
+import { html, useRef, useState } from "./preact.js";
+
+const FIELDS = [
+  { name: "maxTokens", label: "Most tokens", initial: "200", min: 1, step: 1 },
+  { name: "temperature", label: "Temperature", initial: "0.8", min: 0, step: 0.1 },
+  { name: "topP", label: "Top-p", initial: "0.95", min: 0.01, max: 1, step: 0.01 },
+  { name: "seed", label: "Seed (empty: a new one)", initial: "", min: 0, step: 1 },
+];
+const TARGETS = ["Both", "A", "B"];
+
+export function Composer({ app }) {
+  const [text, setText] = useState(""),
+    [settings, setSettings] = useState(Object.fromEntries(FIELDS.map(({ name, initial }) => [name, initial]))),
+    [target, setTarget] = useState("Both"),
+    form = useRef(null);
+  const two = app.futures.length === 2,
+    busy = app.futures.find((future) => future.busy !== undefined)?.busy,
+    numbers = !two ? [0] : target === "Both" ? [0, 1] : [TARGETS.indexOf(target) - 1];
+  const send = async (options, label) => {
+    if (busy !== undefined || !form.current.reportValidity()) return;
+    if (text === "" && options === undefined) return;
+    const sent = text;
+    setText("");
+    if (!(await app.go(numbers, { text: sent, label, options }))) setText((now) => (now === "" ? sent : now));
+  };
+  const goOn = () => {
+    const given = Object.entries(settings).filter(([, value]) => value !== "");
+    void send(Object.fromEntries(given.map(([name, value]) => [name, Number(value)])));
+  };
+  const upload = async (event) => {
+    const [file] = event.target.files;
+    event.target.value = "";
+    if (file !== undefined) void app.go(numbers, { text: await file.text(), label: `Read from ${file.name}` });
+  };
+  const pressed = (event) => {
+    if (event.key !== "Enter" || !(event.ctrlKey || event.metaKey)) return;
+    event.preventDefault();
+    goOn();
+  };
+  const submitted = (event) => {
+    event.preventDefault();
+    goOn();
+  };
+  return html`<form class="panel composer" ref=${form} onSubmit=${submitted} aria-label="Write">
+    <label class="hidden" for="write">Text for the model to read</label>
+    <textarea
+      id="write"
+      placeholder="Write or paste a text; the model reads it and goes on."
+      value=${text}
+      onInput=${(event) => setText(event.target.value)}
+      onKeyDown=${pressed}
+    ></textarea>
+    ${two && html`<${Targets} target=${target} onChange=${setTarget} />`}
+    <div class="row">
+      <button class="primary" disabled=${busy !== undefined}>Continue</button>
+      <button
+        type="button"
+        onClick=${() => void send(undefined, "You wrote")}
+        disabled=${busy !== undefined || text === ""}
+      >
+        Only read
+      </button>
+      <label class="button"
+        >Read a file…<input
+          class="hidden"
+          type="file"
+          accept="text/*,.txt,.md"
+          onChange=${upload}
+          disabled=${busy !== undefined}
+      /></label>
+      ${busy !== undefined && html`<button type="button" class="push" onClick=${app.stop}>Stop</button>`}
+      <span class="muted small" role="status"
+        >${busy && { reading: "Reading…", generating: "Writing…" }[busy.kind]}</span
+      >
+    </div>
+    <${Settings} settings=${settings} onChange=${(name, value) => setSettings({ ...settings, [name]: value })} />
+  </form>`;
+}
+
+function Targets({ target, onChange }) {
+  return html`<fieldset class="choice">
+    <legend>Continue</legend>
+    ${TARGETS.map(
+      (name) =>
+        html`<label>
+          <input type="radio" name="target" checked=${name === target} onChange=${() => onChange(name)} />${name}
+        </label>`,
+    )}
+  </fieldset>`;
+}
+
+function Settings({ settings, onChange }) {
+  return html`<details class="settings">
+    <summary>Settings</summary>
+    <div class="fields">
+      ${FIELDS.map(
+        ({ name, label, initial, ...limits }) =>
+          html`<label>
+            ${label}
+            <input
+              type="number"
+              name=${name}
+              required=${initial !== ""}
+              value=${settings[name]}
+              onInput=${(event) => onChange(name, event.target.value)}
+              ...${limits}
+            />
+          </label>`,
+      )}
+    </div>
+  </details>`;
+}

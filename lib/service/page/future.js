@@ -1,0 +1,110 @@
+/**
+ * One future of the text: a session of the server, what was read and said in it, and what its memory did. `changed` is
+ * called whenever something to be seen has changed.
+ */
+import { align, openTurn } from "./turn.js";
+import { MemoryFeed } from "./memory-feed.js";
+
+export class Future {
+  /** Something under way: `{ kind: "reading" | "generating", abort }`. */
+  busy;
+
+  constructor(api, info, changed, from) {
+    this.api = api;
+    this.changed = changed;
+    this.id = info.id;
+    this.position = info.position;
+    this.bytes = info.bytes;
+    this.turns = from?.turns.map((turn) => ({ ...turn, tokens: [...turn.tokens] })) ?? [];
+    this.memory = new MemoryFeed(api, info.id, from?.memory, () => {
+      for (const turn of this.turns) align(turn, this.memory.rows);
+      this.changed();
+    });
+  }
+
+  /** Reads `text` and, with `options`, goes on. Whatever happens, what has been handed out is the session's. */
+  async run(kind, text, label, options) {
+    const abort = new AbortController();
+    this.busy = { kind, abort };
+    this.changed();
+    const watch = setInterval(() => void this.refresh(), 1000); // a book takes a while
+    try {
+      await this.memory.start(); // it has to be looked at from the first segment on
+      if (options === undefined) await this.#read(text, label, abort.signal);
+      else await this.#generate(text, options, abort.signal);
+    } catch (error) {
+      if (!abort.signal.aborted) throw error;
+    } finally {
+      clearInterval(watch);
+      this.busy = undefined;
+      this.changed();
+      void this.refresh();
+    }
+  }
+
+  stop() {
+    this.busy?.abort.abort();
+  }
+
+  close() {
+    this.stop();
+    this.memory.close();
+  }
+
+  /** How much it has read, from the server. */
+  async refresh() {
+    try {
+      const { position, bytes } = await this.api.info(this.id);
+      this.position = position;
+      this.bytes = bytes;
+      this.changed();
+    } catch {
+      // What the next turn meets is told then.
+    }
+  }
+
+  async #read(text, label, signal) {
+    const turn = openTurn("read", label, text, this.position);
+    this.turns.push(turn);
+    try {
+      const { position } = await this.api.read(this.id, text, signal);
+      turn.end = this.position = position;
+      align(turn, this.memory.rows);
+    } catch (error) {
+      this.turns.splice(this.turns.indexOf(turn), 1); // all is read, or nothing
+      throw error;
+    }
+  }
+
+  async #generate(text, options, signal) {
+    const wrote = text === "" ? undefined : openTurn("read", "You wrote", text, this.position),
+      said = openTurn("model", "The model goes on", "", undefined);
+    if (wrote !== undefined) this.turns.push(wrote);
+    this.turns.push(said);
+    let heard = false;
+    try {
+      const ask = { ...options, ...(text !== "" && { text }) };
+      for await (const piece of this.api.generate(this.id, ask, signal)) {
+        heard = true;
+        said.text += piece.text;
+        if (piece.finish !== null) this.#finish(piece, wrote, said);
+        this.changed();
+      }
+    } catch (error) {
+      if (!heard) this.turns = this.turns.filter((turn) => turn !== wrote && turn !== said);
+      throw error;
+    } finally {
+      said.live = false;
+      if (said.text === "") this.turns = this.turns.filter((turn) => turn !== said);
+    }
+  }
+
+  #finish({ position, usage, seed, finish }, wrote, said) {
+    said.start = position - usage.generated;
+    said.end = this.position = position;
+    if (wrote !== undefined) wrote.end = said.start;
+    said.note = { stop: "stopped at a stop text", length: "", end: "the document ended" }[finish];
+    said.seed = seed;
+    for (const turn of [wrote, said]) if (turn !== undefined) align(turn, this.memory.rows);
+  }
+}

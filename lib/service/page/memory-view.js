@@ -1,0 +1,168 @@
+/** The memory of the future that is shown: legend, grid, scrubber, and what is chosen in it. */
+import { html } from "./preact.js";
+import { Grid } from "./grid-view.js";
+import { CLASSES, Glyph } from "./classes.js";
+import { Tokens } from "./tokens-view.js";
+import { bytes } from "./text-view.js";
+
+export function Memory({ app }) {
+  const { futures, shown } = app,
+    future = futures[shown],
+    feed = future?.memory;
+  return html`<section class="panel watch" aria-label="Memory">
+    <header>
+      <h2>Memory</h2>
+      ${
+        feed?.facts &&
+        html`<span class="muted small number">${bytes(future.bytes)}, whatever the length of the text</span>`
+      }
+    </header>
+    ${futures.length === 2 && html`<${Which} app=${app} />`}
+    ${
+      feed?.reason !== undefined
+        ? html`<p class="muted">${feed.reason}</p>`
+        : feed === undefined || feed.rows.length === 0
+          ? html`<${Legend} />
+              <p class="muted small">${emptyWords(future, app.model)}</p>`
+          : html`<${Seen} app=${app} feed=${feed} />`
+    }
+  </section>`;
+}
+
+function emptyWords(future, model) {
+  const length = model.segmentLength ? `${model.segmentLength} tokens` : "one segment";
+  const start = `A row appears here for every ${length} that the model has read, a column for each slot of its memory.`;
+  return future === undefined || future.position === 0
+    ? start
+    : `${start} ${future.position.toLocaleString("en")} so far: nothing has reached the memory since this page watches it.`;
+}
+
+function Which({ app }) {
+  return html`<fieldset class="choice">
+    <legend>Show the memory of</legend>
+    ${["Future A", "Future B"].map(
+      (name, i) =>
+        html`<label>
+          <input type="radio" name="shown" checked=${i === app.shown} onChange=${() => app.show(i)} />${name}
+        </label>`,
+    )}
+  </fieldset>`;
+}
+
+function Legend() {
+  return html`<div class="legend" aria-label="Legend">
+    ${Object.entries(CLASSES).map(
+      ([letter, { name, does }]) => html`<span title=${does}><${Glyph} letter=${letter} /> ${name}</span>`,
+    )}
+  </div>`;
+}
+
+function Seen({ app, feed }) {
+  const { rows } = feed,
+    at = rowAt(rows, app.place),
+    row = rows[at],
+    slot = Math.min(app.place?.slot ?? 0, feed.slots - 1);
+  const choose = (to, which = slot) =>
+    app.choose(
+      to >= rows.length - 1 && which === slot && app.place?.slot === undefined
+        ? undefined
+        : { segment: rows[Math.max(0, Math.min(rows.length - 1, to))].segment, slot: which },
+    );
+  const other = app.futures.length === 2 ? app.futures[1 - app.shown].memory.rows : [];
+  const token = app.token?.future === app.shown ? app.token.position : undefined,
+    reads = token !== undefined && row.reads && token >= row.start && token < row.end ? readsOf(row, token) : undefined;
+  return html`
+    <${Legend} />
+    <${Grid} feed=${feed} at=${at} slot=${slot} reads=${reads} chosen=${app.place !== undefined} onChoose=${choose} />
+    <div class="scrub">
+      <button onClick=${() => choose(at - 1)} disabled=${at === 0} aria-label="Segment before">‹</button>
+      <input
+        type="range"
+        min="0"
+        max=${rows.length - 1}
+        value=${at}
+        aria-label="Segment"
+        aria-valuetext=${`Segment ${count(row.segment + 1)} of ${count(rows.at(-1).segment + 1)}`}
+        onInput=${(event) => choose(Number(event.target.value))}
+      />
+      <button onClick=${() => choose(at + 1)} disabled=${at === rows.length - 1} aria-label="Segment after">›</button>
+    </div>
+    <p class="cell number" id="cell" role="status">${cellWords(row, slot)}</p>
+    <${Segment} app=${app} feed=${feed} row=${row} reads=${reads} token=${token} other=${other} />
+  `;
+}
+
+function Segment({ app, feed, row, reads, token, other }) {
+  const twin = other.find(({ segment }) => segment === row.segment);
+  const differ =
+    twin?.classes && row.classes ? [...row.classes].filter((letter, m) => letter !== twin.classes[m]).length : 0;
+  const tokens = row.tokens.map((text, n) => ({ position: row.start + n, text, offset: 0 }));
+  return html`<div class="segment">
+    <h3 class="number">
+      Segment
+      ${count(row.segment + 1)}${row.end > row.start && `, tokens ${count(row.start + 1)} to ${count(row.end)}`}${counts(row)}
+    </h3>
+    ${differ > 0 && html`<p class="small">${differ} of ${feed.slots} slots did something else here in the other future.</p>`}
+    ${
+      row.end > row.start
+        ? html`<${Tokens}
+            label="Tokens of this segment"
+            tokens=${tokens}
+            chosen=${token}
+            onChoose=${(position) => app.chooseToken(app.shown, position)}
+          />`
+        : html`<p class="muted small">The start of the document: nothing has been read before it.</p>`
+    }
+    ${
+      reads !== undefined
+        ? html`<${Reads} reads=${reads} slots=${feed.slots} text=${row.tokens[token - row.start]} />`
+        : html`<p class="muted small">Choose a token, here or in the text, to see which slots it read.</p>`
+    }
+    ${feed.facts.dropped > 0 && row === feed.rows[0] && html`<p class="muted small">Older segments are not kept.</p>`}
+  </div>`;
+}
+
+function Reads({ reads, slots, text }) {
+  return html`<h3>What <q>${text}</q> read</h3>
+    <ol class="reads number">
+      ${reads.map(
+        ({ slot, weight }) =>
+          html`<li key=${slot}>
+            <span>${slot < slots ? `slot ${slot + 1}` : `constant ${slot - slots + 1}`}</span>
+            <svg viewBox="0 0 100 8" preserveAspectRatio="none" aria-hidden="true">
+              <rect width=${(100 * weight) / reads[0].weight} height="8" />
+            </svg>
+            <span class="share">${(100 * weight).toFixed(1)} %</span>
+          </li>`,
+      )}
+    </ol>`;
+}
+
+function readsOf({ start, reads }, token) {
+  const { slots, weights } = reads;
+  return slots[token - start].map((slot, k) => ({ slot, weight: weights[token - start][k] }));
+}
+
+function count(number) {
+  return number.toLocaleString("en");
+}
+
+/** The row of the chosen segment; the latest where none is chosen, or it is not kept any more. */
+function rowAt(rows, place) {
+  const found = place === undefined ? -1 : rows.findIndex(({ segment }) => segment >= place.segment);
+  return found < 0 ? rows.length - 1 : found;
+}
+
+function counts({ classes, error }) {
+  if (classes === undefined) return `: ${error}`;
+  const of = (letter) => [...classes].filter((found) => found === letter).length;
+  return `: ${Object.entries(CLASSES)
+    .map(([letter, { past }]) => `${of(letter)} ${past}`)
+    .join(", ")}`;
+}
+
+function cellWords({ classes, change, norm, segment }, slot) {
+  if (classes === undefined) return "";
+  const { did } = CLASSES[classes[slot]];
+  return `Slot ${slot + 1} at segment ${count(segment + 1)} ${did}: changed ${(100 * change[slot]).toFixed(0)} %, norm ${norm[slot].toFixed(2)}.`;
+}
