@@ -13,10 +13,13 @@ const app = {
   branchedAt: 0, // turns that both have in common
   shown: 0, // whose memory
   problem: undefined, // { problem, retry }
-  place: undefined, // { segment, slot }: what is chosen in the memory; undefined: the latest
+  place: undefined, // { segment, slot }: what is chosen in the memory; no segment: the latest
+  draft: "", // what is written and not sent
+  working: undefined, // "reading" or "generating", until the last future is done with it
   token: undefined, // { future, position }: the chosen token
   wantsToken: undefined, // what to do once there is one
   open,
+  write,
   go,
   stop,
   branch,
@@ -86,17 +89,32 @@ function take(info, label) {
 
 /** Reads `text` in the futures of these numbers; with `options` they go on. */
 async function go(numbers, { text, label, options }) {
-  const failed = [];
+  if (app.working !== undefined) return;
+  const kind = options === undefined ? "reading" : "generating",
+    failed = [];
   await attempt(async () => {
-    if (app.futures.length === 0) take(await api.create(), "");
-    const futures = failed.length > 0 ? failed.splice(0) : numbers.map((i) => app.futures[i] ?? app.futures[0]);
-    const kind = options === undefined ? "reading" : "generating";
-    const results = await Promise.allSettled(futures.map((future) => future.run(kind, text, label, options)));
-    const problems = results.filter(({ status }) => status === "rejected");
-    failed.push(...futures.filter((_, i) => results[i].status === "rejected")); // to be tried again, the others not
-    if (problems.length > 0) throw problems[0].reason;
+    app.working = kind;
+    if (app.draft === text) app.draft = "";
+    changed();
+    try {
+      await run(numbers, kind, { text, label, options }, failed);
+    } catch (error) {
+      if (app.draft === "" && label === undefined) app.draft = text; // nothing that was written is lost
+      throw error;
+    } finally {
+      app.working = undefined;
+    }
   });
-  return app.problem === undefined && app.wantsToken === undefined;
+}
+
+/** `failed`: those that are to be tried again, the others not; it is filled with those that fail. */
+async function run(numbers, kind, { text, label, options }, failed) {
+  if (app.futures.length === 0) take(await api.create(), "");
+  const futures = failed.length > 0 ? failed.splice(0) : numbers.map((i) => app.futures[i] ?? app.futures[0]);
+  const results = await Promise.allSettled(futures.map((future) => future.run(kind, text, label, options)));
+  failed.push(...futures.filter((_, i) => results[i].status === "rejected"));
+  const problem = results.find(({ status }) => status === "rejected");
+  if (problem !== undefined) throw problem.reason;
 }
 
 function stop() {
@@ -152,6 +170,11 @@ async function restore(file) {
     for (const future of app.futures) future.close();
     take(info, `Restored from ${file.name}`);
   });
+}
+
+function write(draft) {
+  app.draft = draft;
+  changed();
 }
 
 /** A place in the memory: a segment and a slot; undefined: the latest segment, whichever that is. */

@@ -10,23 +10,20 @@ const FIELDS = [
 const TARGETS = ["Both", "A", "B"];
 
 export function Composer({ app }) {
-  const [text, setText] = useState(""),
-    [settings, setSettings] = useState(Object.fromEntries(FIELDS.map(({ name, initial }) => [name, initial]))),
+  const [settings, setSettings] = useState(Object.fromEntries(FIELDS.map(({ name, initial }) => [name, initial]))),
     [target, setTarget] = useState("Both"),
     form = useRef(null);
-  const two = app.futures.length === 2,
-    busy = app.futures.find((future) => future.busy !== undefined)?.busy,
+  const text = app.draft,
+    two = app.futures.length === 2,
+    busy = app.working,
     numbers = !two ? [0] : target === "Both" ? [0, 1] : [TARGETS.indexOf(target) - 1];
-  const send = async (options, label) => {
-    if (busy !== undefined || !form.current.reportValidity()) return;
-    if (text === "" && options === undefined) return;
-    const sent = text;
-    setText("");
-    if (!(await app.go(numbers, { text: sent, label, options }))) setText((now) => (now === "" ? sent : now));
+  const send = (options) => {
+    if (busy !== undefined || !form.current.reportValidity() || (text === "" && options === undefined)) return;
+    void app.go(numbers, { text, options });
   };
   const goOn = () => {
     const given = Object.entries(settings).filter(([, value]) => value !== "");
-    void send(Object.fromEntries(given.map(([name, value]) => [name, Number(value)])));
+    send(Object.fromEntries(given.map(([name, value]) => [name, Number(value)])));
   };
   const upload = async (event) => {
     const [file] = event.target.files;
@@ -48,17 +45,13 @@ export function Composer({ app }) {
       id="write"
       placeholder="Write or paste a text; the model reads it and goes on."
       value=${text}
-      onInput=${(event) => setText(event.target.value)}
+      onInput=${(event) => app.write(event.target.value)}
       onKeyDown=${pressed}
     ></textarea>
     ${two && html`<${Targets} target=${target} onChange=${setTarget} />`}
     <div class="row">
       <button class="primary" disabled=${busy !== undefined}>Continue</button>
-      <button
-        type="button"
-        onClick=${() => void send(undefined, "You wrote")}
-        disabled=${busy !== undefined || text === ""}
-      >
+      <button type="button" onClick=${() => send(undefined)} disabled=${busy !== undefined || text === ""}>
         Only read
       </button>
       <label class="button"
@@ -70,9 +63,7 @@ export function Composer({ app }) {
           disabled=${busy !== undefined}
       /></label>
       ${busy !== undefined && html`<button type="button" class="push" onClick=${app.stop}>Stop</button>`}
-      <span class="muted small" role="status"
-        >${busy && { reading: "Reading…", generating: "Writing…" }[busy.kind]}</span
-      >
+      <span class="muted small" role="status">${busy && { reading: "Reading…", generating: "Writing…" }[busy]}</span>
     </div>
     <${Settings} settings=${settings} onChange=${(name, value) => setSettings({ ...settings, [name]: value })} />
   </form>`;

@@ -17,7 +17,7 @@ export class Future {
     this.bytes = info.bytes;
     this.turns = from?.turns.map((turn) => ({ ...turn, tokens: [...turn.tokens] })) ?? [];
     this.memory = new MemoryFeed(api, info.id, from?.memory, () => {
-      for (const turn of this.turns) align(turn, this.memory.rows);
+      this.#align();
       this.changed();
     });
   }
@@ -36,9 +36,9 @@ export class Future {
       if (!abort.signal.aborted) throw error;
     } finally {
       clearInterval(watch);
+      await this.#settled();
       this.busy = undefined;
       this.changed();
-      void this.refresh();
     }
   }
 
@@ -51,25 +51,41 @@ export class Future {
     this.memory.close();
   }
 
-  /** How much it has read, from the server. */
+  /** How much it has read, from the server. Whether a turn of it is still under way there. */
   async refresh() {
     try {
-      const { position, bytes } = await this.api.info(this.id);
+      const { position, bytes, busy } = await this.api.info(this.id);
       this.position = position;
       this.bytes = bytes;
       this.changed();
+      return busy === true;
     } catch {
-      // What the next turn meets is told then.
+      return false; // what the next turn meets is told then
+    }
+  }
+
+  /** Waits until the server is done with a turn, also with one that was left. */
+  async #settled() {
+    for (let asked = 0; asked < 50 && (await this.refresh()); asked++)
+      await new Promise((resolve) => setTimeout(resolve, 20 * (1 + asked)));
+  }
+
+  #align() {
+    for (const [i, turn] of this.turns.entries()) {
+      const before = this.turns[i - 1];
+      if (turn.start === undefined && before?.at !== undefined && before.aligned === before.text.length)
+        turn.start = before.at;
+      align(turn, this.memory.rows);
     }
   }
 
   async #read(text, label, signal) {
-    const turn = openTurn("read", label, text, this.position);
+    const turn = openTurn("read", label ?? "You wrote", text, this.position);
     this.turns.push(turn);
     try {
       const { position } = await this.api.read(this.id, text, signal);
       turn.end = this.position = position;
-      align(turn, this.memory.rows);
+      this.#align();
     } catch (error) {
       this.turns.splice(this.turns.indexOf(turn), 1); // all is read, or nothing
       throw error;
@@ -77,8 +93,9 @@ export class Future {
   }
 
   async #generate(text, options, signal) {
-    const wrote = text === "" ? undefined : openTurn("read", "You wrote", text, this.position),
-      said = openTurn("model", "The model goes on", "", undefined);
+    const before = this.position,
+      wrote = text === "" ? undefined : openTurn("read", "You wrote", text, before),
+      said = openTurn("model", "The model goes on", "", text === "" ? before : undefined);
     if (wrote !== undefined) this.turns.push(wrote);
     this.turns.push(said);
     let heard = false;
@@ -91,11 +108,14 @@ export class Future {
         this.changed();
       }
     } catch (error) {
-      if (!heard) this.turns = this.turns.filter((turn) => turn !== wrote && turn !== said);
+      await this.#settled();
+      if (heard) said.end = this.position;
+      else if (this.position === before) this.turns = this.turns.filter((turn) => turn !== wrote);
+      else if (wrote !== undefined) wrote.end = this.position; // it was read; nothing had been said yet
       throw error;
     } finally {
       said.live = false;
-      if (said.text === "") this.turns = this.turns.filter((turn) => turn !== said);
+      if (said.text === "" && said.note === undefined) this.turns = this.turns.filter((turn) => turn !== said);
     }
   }
 
@@ -105,6 +125,6 @@ export class Future {
     if (wrote !== undefined) wrote.end = said.start;
     said.note = { stop: "stopped at a stop text", length: "", end: "the document ended" }[finish];
     said.seed = seed;
-    for (const turn of [wrote, said]) if (turn !== undefined) align(turn, this.memory.rows);
+    this.#align();
   }
 }

@@ -17,7 +17,7 @@ const MOVES = {
 };
 
 /** `at`: the chosen row; `reads`: what the chosen token read; `chosen`: whether somebody chose it. */
-export function Grid({ feed, at, slot, reads, chosen, onChoose }) {
+export function Grid({ feed, at, slot, reads, chosen, onChoose, onMove }) {
   const scroller = useRef(null),
     canvas = useRef(null),
     { rows, slots } = feed;
@@ -45,7 +45,7 @@ export function Grid({ feed, at, slot, reads, chosen, onChoose }) {
     const move = MOVES[event.key];
     if (move === undefined) return;
     event.preventDefault();
-    onChoose(at + move[0], Math.max(0, Math.min(slots - 1, slot + move[1])));
+    onMove(...move);
   };
   const clicked = (event) => {
     const box = scroller.current.getBoundingClientRect(),

@@ -59,23 +59,33 @@ function Legend() {
 
 function Seen({ app, feed }) {
   const { rows } = feed,
-    at = rowAt(rows, app.place),
-    row = rows[at],
-    slot = Math.min(app.place?.slot ?? 0, feed.slots - 1);
-  const choose = (to, which = slot) =>
-    app.choose(
-      to >= rows.length - 1 && which === slot && app.place?.slot === undefined
-        ? undefined
-        : { segment: rows[Math.max(0, Math.min(rows.length - 1, to))].segment, slot: which },
-    );
+    { at, slot } = placeOf(app, feed),
+    row = rows[at];
+  // Keys come faster than pictures: from where it is now, not from where it was drawn.
+  const move = (down, right) => {
+    const now = placeOf(app, feed);
+    choose(now.at + down, within(now.slot + right, feed.slots));
+  };
+  const choose = (to, which = placeOf(app, feed).slot) => {
+    const segment = to >= rows.length - 1 ? undefined : rows[within(to, rows.length)].segment; // the latest, as it comes
+    app.choose({ segment, slot: which });
+  };
   const other = app.futures.length === 2 ? app.futures[1 - app.shown].memory.rows : [];
   const token = app.token?.future === app.shown ? app.token.position : undefined,
     reads = token !== undefined && row.reads && token >= row.start && token < row.end ? readsOf(row, token) : undefined;
   return html`
     <${Legend} />
-    <${Grid} feed=${feed} at=${at} slot=${slot} reads=${reads} chosen=${app.place !== undefined} onChoose=${choose} />
+    <${Grid}
+      feed=${feed}
+      at=${at}
+      slot=${slot}
+      reads=${reads}
+      chosen=${app.place !== undefined}
+      onChoose=${choose}
+      onMove=${move}
+    />
     <div class="scrub">
-      <button onClick=${() => choose(at - 1)} disabled=${at === 0} aria-label="Segment before">‹</button>
+      <button onClick=${() => move(-1, 0)} disabled=${at === 0} aria-label="Segment before">‹</button>
       <input
         type="range"
         min="0"
@@ -85,7 +95,7 @@ function Seen({ app, feed }) {
         aria-valuetext=${`Segment ${count(row.segment + 1)} of ${count(rows.at(-1).segment + 1)}`}
         onInput=${(event) => choose(Number(event.target.value))}
       />
-      <button onClick=${() => choose(at + 1)} disabled=${at === rows.length - 1} aria-label="Segment after">›</button>
+      <button onClick=${() => move(1, 0)} disabled=${at === rows.length - 1} aria-label="Segment after">›</button>
     </div>
     <p class="cell number" id="cell" role="status">${cellWords(row, slot)}</p>
     <${Segment} app=${app} feed=${feed} row=${row} reads=${reads} token=${token} other=${other} />
@@ -94,15 +104,10 @@ function Seen({ app, feed }) {
 
 function Segment({ app, feed, row, reads, token, other }) {
   const twin = other.find(({ segment }) => segment === row.segment);
-  const differ =
-    twin?.classes && row.classes ? [...row.classes].filter((letter, m) => letter !== twin.classes[m]).length : 0;
   const tokens = row.tokens.map((text, n) => ({ position: row.start + n, text, offset: 0 }));
   return html`<div class="segment">
-    <h3 class="number">
-      Segment
-      ${count(row.segment + 1)}${row.end > row.start && `, tokens ${count(row.start + 1)} to ${count(row.end)}`}${counts(row)}
-    </h3>
-    ${differ > 0 && html`<p class="small">${differ} of ${feed.slots} slots did something else here in the other future.</p>`}
+    <h3 class="number">${heading(row)}</h3>
+    ${twin !== undefined && html`<p class="small">${differences(row, twin)}</p>`}
     ${
       row.end > row.start
         ? html`<${Tokens}
@@ -147,10 +152,26 @@ function count(number) {
   return number.toLocaleString("en");
 }
 
-/** The row of the chosen segment; the latest where none is chosen, or it is not kept any more. */
-function rowAt(rows, place) {
-  const found = place === undefined ? -1 : rows.findIndex(({ segment }) => segment >= place.segment);
-  return found < 0 ? rows.length - 1 : found;
+/** What is chosen: the number of a row and a slot; the latest row where no segment is, or it is not kept any more. */
+function placeOf({ place }, { rows, slots }) {
+  const found = place?.segment === undefined ? -1 : rows.findIndex(({ segment }) => segment >= place.segment);
+  return { at: found < 0 ? rows.length - 1 : found, slot: within(place?.slot ?? 0, slots) };
+}
+
+function within(number, length) {
+  return Math.max(0, Math.min(length - 1, number));
+}
+
+function heading(row) {
+  const tokens = row.end > row.start ? `, tokens ${count(row.start + 1)} to ${count(row.end)}` : "";
+  return `Segment ${count(row.segment + 1)}${tokens}${counts(row)}`;
+}
+
+function differences({ classes = "" }, { classes: others = "" }) {
+  const differ = [...classes].filter((letter, m) => letter !== others[m]).length;
+  return differ === 0
+    ? "Every slot did the same here in the other future."
+    : `${differ} of ${classes.length} slots did something else here in the other future.`;
 }
 
 function counts({ classes, error }) {

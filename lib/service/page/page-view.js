@@ -41,7 +41,7 @@ export function Page({ app }) {
 function Top({ app }) {
   const { model, futures } = app,
     [first] = futures,
-    busy = futures.some((future) => future.busy !== undefined);
+    busy = app.working !== undefined;
   const chosen = (event) => {
     const [file] = event.target.files;
     event.target.value = "";

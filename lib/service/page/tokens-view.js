@@ -10,12 +10,12 @@ const STEPS = { ArrowRight: 1, ArrowLeft: -1, ArrowDown: 8, ArrowUp: -8 };
 export function Tokens({ label, tokens, chosen, parted = Infinity, onChoose }) {
   const [current, setCurrent] = useState(0);
   const at = Math.min(current, tokens.length - 1);
-  const go = (to) => setCurrent(Math.max(0, Math.min(tokens.length - 1, to)));
+  const within = (to) => Math.max(0, Math.min(tokens.length - 1, to));
   const pressed = (event) => {
     const { key } = event;
-    if (key in STEPS) go(at + STEPS[key]);
-    else if (key === "Home") go(0);
-    else if (key === "End") go(tokens.length - 1);
+    if (key in STEPS) setCurrent((now) => within(within(now) + STEPS[key]));
+    else if (key === "Home") setCurrent(0);
+    else if (key === "End") setCurrent(tokens.length - 1);
     else if (key === "Enter" || key === " ") onChoose(tokens[at].position === chosen ? undefined : tokens[at].position);
     else return;
     event.preventDefault();
