@@ -42,7 +42,7 @@ describe("the page", function () {
   }
 
   async function done(page: Page): Promise<void> {
-    await page.waitForTimeout(50); // a click shows at the next frame
+    await page.waitForTimeout(40); // a click shows at the next frame
     await page.getByRole("button", { name: "Stop" }).waitFor({ state: "detached" });
     await page.locator(".composer button.primary:enabled").waitFor();
   }

@@ -8,7 +8,7 @@ export const CLASSES = {
     name: "Overwritten",
     past: "overwritten",
     did: "was overwritten",
-    does: "holds something else",
+    does: "now holds something else",
     colour: "--overwritten",
   },
 };

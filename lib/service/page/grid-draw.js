@@ -7,7 +7,7 @@ const LEAST = 7; // width of a column
 const HEIGHT = 12; // of a row
 
 export function sizes(scroller, slots) {
-  return { width: Math.max(LEAST, Math.min(28, scroller.clientWidth / slots)), height: HEIGHT };
+  return { width: Math.max(LEAST, Math.min(40, scroller.clientWidth / slots)), height: HEIGHT };
 }
 
 export function drawGrid(canvas, scroller, { rows, slots, at, slot, reads, chosen }) {

@@ -22,7 +22,7 @@ export function Memory({ app }) {
       feed?.reason !== undefined
         ? html`<p class="muted">${feed.reason}</p>`
         : feed === undefined || feed.rows.length === 0
-          ? html`<${Legend} />
+          ? html`<${Legend} long />
               <p class="muted small">${emptyWords(future, app.model)}</p>`
           : html`<${Seen} app=${app} feed=${feed} />`
     }
@@ -49,10 +49,12 @@ function Which({ app }) {
   </fieldset>`;
 }
 
-function Legend() {
-  return html`<div class="legend" aria-label="Legend">
+/** `long`: with what the words mean. */
+function Legend({ long }) {
+  return html`<div class=${long ? "legend long" : "legend"} role="group" aria-label="Legend">
     ${Object.entries(CLASSES).map(
-      ([letter, { name, does }]) => html`<span title=${does}><${Glyph} letter=${letter} /> ${name}</span>`,
+      ([letter, { name, does }]) =>
+        html`<span title=${does}><${Glyph} letter=${letter} /> ${name}${long && `: it ${does}`}</span>`,
     )}
   </div>`;
 }
@@ -112,6 +114,7 @@ function Segment({ app, feed, row, reads, token, other }) {
       row.end > row.start
         ? html`<${Tokens}
             label="Tokens of this segment"
+            prefix="segment"
             tokens=${tokens}
             chosen=${token}
             onChoose=${(position) => app.chooseToken(app.shown, position)}
@@ -128,7 +131,7 @@ function Segment({ app, feed, row, reads, token, other }) {
 }
 
 function Reads({ reads, slots, text }) {
-  return html`<h3>What <q>${text}</q> read</h3>
+  return html`<h3>What ${nameOf(text)} read</h3>
     <ol class="reads number">
       ${reads.map(
         ({ slot, weight }) =>
@@ -141,6 +144,11 @@ function Reads({ reads, slots, text }) {
           </li>`,
       )}
     </ol>`;
+}
+
+function nameOf(text) {
+  if (text === "") return "this part of a character";
+  return html`<q>${text.replaceAll(" ", "␣").replaceAll("\n", "↵")}</q>`;
 }
 
 function readsOf({ start, reads }, token) {
@@ -184,6 +192,6 @@ function counts({ classes, error }) {
 
 function cellWords({ classes, change, norm, segment }, slot) {
   if (classes === undefined) return "";
-  const { did } = CLASSES[classes[slot]];
-  return `Slot ${slot + 1} at segment ${count(segment + 1)} ${did}: changed ${(100 * change[slot]).toFixed(0)} %, norm ${norm[slot].toFixed(2)}.`;
+  const { did, does } = CLASSES[classes[slot]];
+  return `Slot ${slot + 1} at segment ${count(segment + 1)} ${did} (${does}): changed ${(100 * change[slot]).toFixed(0)} %, norm ${norm[slot].toFixed(2)}.`;
 }

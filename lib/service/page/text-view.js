@@ -17,6 +17,9 @@ export function Text({ app, future, number }) {
     atEnd.current = scrollHeight - scrollTop - clientHeight < 40;
   };
   useLayoutEffect(() => {
+    atEnd.current = true; // who sends something wants to see what comes of it
+  }, [turns.length]);
+  useLayoutEffect(() => {
     if (atEnd.current) scroller.current.scrollTop = scroller.current.scrollHeight;
   });
   const parts = two ? partedAt(app, number) : undefined;
@@ -72,6 +75,7 @@ function turnOf(app, number, turn, parted, chosen) {
         shownTokens.length > 0 &&
         html`<${Tokens}
           label="Tokens of the text"
+          prefix=${NAMES[number]}
           tokens=${shownTokens}
           chosen=${chosen}
           parted=${parted}

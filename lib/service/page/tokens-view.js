@@ -6,8 +6,11 @@ import { html, useState } from "./preact.js";
 
 const STEPS = { ArrowRight: 1, ArrowLeft: -1, ArrowDown: 8, ArrowUp: -8 };
 
-/** `tokens`: `{ position, text, offset }`; `chosen`: a position; `parted`: the offset from which on texts differ. */
-export function Tokens({ label, tokens, chosen, parted = Infinity, onChoose }) {
+/**
+ * `prefix`: of the tokens' ids; `tokens`:
+ * `{ position, text, offset }`; `chosen`: a position; `parted`: the offset from which on texts differ.
+ */
+export function Tokens({ label, prefix, tokens, chosen, parted = Infinity, onChoose }) {
   const [current, setCurrent] = useState(0);
   const at = Math.min(current, tokens.length - 1);
   const within = (to) => Math.max(0, Math.min(tokens.length - 1, to));
@@ -31,14 +34,14 @@ export function Tokens({ label, tokens, chosen, parted = Infinity, onChoose }) {
     role="listbox"
     tabindex="0"
     aria-label=${`${label}: arrow keys move, Enter shows what a token read`}
-    aria-activedescendant=${`token-${tokens[at].position}`}
+    aria-activedescendant=${`${prefix}-${tokens[at].position}`}
     onKeyDown=${pressed}
     onClick=${clicked}
     >${tokens.map(({ position, text, offset }, n) => {
       const classes = [position === chosen && "chosen", n === at && "current", offset >= parted && "parted"];
       return html`<span
         key=${position}
-        id=${`token-${position}`}
+        id=${`${prefix}-${position}`}
         data-n=${n}
         role="option"
         aria-selected=${position === chosen}
