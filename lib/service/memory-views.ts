@@ -27,8 +27,12 @@ export class MemoryViews {
     this.#tidy();
   }, unusedFor / 10).unref();
 
-  /** What the view of this session has to tell; it begins with the first call. */
-  async page(key: string, session: Session, { wait = 0, ...query }: MemoryQuery): Promise<MemoryPage> {
+  has(key: string): boolean {
+    return this.#views.has(key);
+  }
+
+  /** What the view of this session has to tell; it begins with the first call, which needs the session. */
+  async page(key: string, session: Session | undefined, { wait = 0, ...query }: MemoryQuery): Promise<MemoryPage> {
     const { view } = this.#watched(key, session);
     if (wait > 0) await view.changed({ ...query, seconds: wait });
     return view.page(query);
@@ -53,9 +57,9 @@ export class MemoryViews {
     for (const key of [...this.#views.keys()]) this.end(key);
   }
 
-  #watched(key: string, session: Session): Watched {
-    this.follow(key, session);
-    const watched = this.#views.get(key) ?? { view: new MemoryView(session), session, used: 0 };
+  #watched(key: string, session: Session | undefined): Watched {
+    if (session !== undefined) this.follow(key, session);
+    const watched = this.#views.get(key) ?? { view: new MemoryView(session!), session: session!, used: 0 };
     watched.used = performance.now();
     this.#views.delete(key);
     this.#views.set(key, watched);

@@ -98,7 +98,10 @@ export class SessionHost {
   /** What the session's memory did, since somebody asked first. Throws ServiceError not_found, owned_elsewhere. */
   async memory(client: string, id: string, query: MemoryQuery): Promise<MemoryPage> {
     const key = keyOf(client, id);
-    const session = this.#live.peek(key)?.session ?? (await this.#live.use(key, async (live) => live.session));
+    // A view that is there needs no session: nobody's turn is to find it busy with this.
+    const session = this.#live.peek(key)?.session;
+    if (session === undefined && !this.#memories.has(key))
+      return this.#live.use(key, async (live) => this.#memories.page(key, live.session, { ...query, wait: 0 }));
     return this.#memories.page(key, session, query);
   }
 

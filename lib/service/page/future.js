@@ -5,6 +5,8 @@
 import { align, openTurn } from "./turn.js";
 import { MemoryFeed } from "./memory-feed.js";
 
+const LONGEST = 1 << 18; // characters that are sent with the wish to go on; longer texts are streamed before it
+
 export class Future {
   /** Something under way: `{ kind: "reading" | "generating", abort }`. */
   busy;
@@ -30,8 +32,9 @@ export class Future {
     const watch = setInterval(() => void this.refresh(), 1000); // a book takes a while
     try {
       await this.memory.start(); // it has to be looked at from the first segment on
-      if (options === undefined) await this.#read(text, label, abort.signal);
-      else await this.#generate(text, options, abort.signal);
+      const apart = options === undefined || text.length > LONGEST;
+      if (apart) await this.#read(text, label, abort.signal);
+      if (options !== undefined) await this.#generate(apart ? "" : text, options, abort.signal);
     } catch (error) {
       if (!abort.signal.aborted) throw error;
     } finally {
