@@ -196,8 +196,13 @@ describe("a memory view", function () {
   }
 
   it("does not change a bit of what the session makes, alone and in a scheduler", async () => {
-    for (const architecture of ["encoder-decoder", "decoder"] as const) {
-      await using model = await made({ architecture, precision: "float32" });
+    for (const options of [
+      { architecture: "encoder-decoder" },
+      { architecture: "decoder" },
+      { architecture: "decoder", precision: "bfloat16" },
+      { architecture: "encoder-decoder", writerSteps: 2, memory: false, constantSlots: 1 },
+    ] as const) {
+      await using model = await made({ precision: "float32", ...options });
       const turns = async (watched: boolean, scheduled: boolean): Promise<string> => {
         using session = await Session.open(model),
           scheduler = new Scheduler(model, { slots: 2 });

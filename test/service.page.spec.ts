@@ -262,6 +262,12 @@ describe("the page", function () {
       { status: 404, headers: {}, says: "This session is not there any more." },
       { status: 0, headers: {}, says: "The server does not answer." },
     ];
+    await page.getByText("Settings").click();
+    await page.fill("[name=temperature]", "-1");
+    await page.getByText("Settings").click();
+    await page.getByRole("button", { name: "Continue" }).click();
+    await page.locator("[name=temperature]:invalid").waitFor(); // in sight again
+    await page.fill("[name=temperature]", "0.85");
     for (const { status, headers, says } of cases) {
       const refuse = async (route: Route): Promise<void> =>
         status === 0
@@ -349,6 +355,15 @@ describe("the page", function () {
       expect(asset.headers.get("cache-control")).to.contain("immutable");
     }
     expect((await fetch(`${bench.url}/page/0123456789abcdef/app.js`)).status).to.equal(404);
+    await using inside = await ServiceBench.start({ model, ...({ prefix: "/deep/memory" } as object) });
+    const moved = await fetch(`${inside.url}/deep/memory?x=1`, { redirect: "manual" });
+    expect([moved.status, moved.headers.get("location")]).to.deep.equal([308, "memory/?x=1"]);
+    await using seen = await visit(browser, `${inside.url}/deep/memory`);
+    await goOn(seen.page, book, { maxTokens: "5" });
+    await seen.page.locator(".turn.model").waitFor();
+    expect(seen.complaints).to.deep.equal([]);
+    await using without = await ServiceBench.start({ model, page: false });
+    expect((await fetch(`${without.url}/`)).status).to.equal(404);
   });
 
   for (const [scheme, width, height] of [

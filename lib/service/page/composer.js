@@ -3,9 +3,9 @@ import { html, useRef, useState } from "./preact.js";
 
 const FIELDS = [
   { name: "maxTokens", label: "Most tokens", initial: "200", min: 1, step: 1 },
-  { name: "temperature", label: "Temperature", initial: "0.8", min: 0, step: 0.1 },
-  { name: "topP", label: "Top-p", initial: "0.95", min: 0.01, max: 1, step: 0.01 },
-  { name: "seed", label: "Seed (empty: a new one)", initial: "", min: 0, step: 1 },
+  { name: "temperature", label: "Temperature", initial: "0.8", min: 0, step: "any" },
+  { name: "topP", label: "Top-p", initial: "0.95", min: 0.01, max: 1, step: "any" },
+  { name: "seed", label: "Seed (empty: a new one)", initial: "", min: 0, max: Number.MAX_SAFE_INTEGER, step: 1 },
 ];
 const TARGETS = ["Both", "A", "B"];
 
@@ -82,7 +82,8 @@ function Targets({ target, onChange }) {
 }
 
 function Settings({ settings, onChange }) {
-  return html`<details class="settings">
+  const opened = (event) => (event.currentTarget.open = true); // so that one sees what is wrong
+  return html`<details class="settings" onInvalidCapture=${opened}>
     <summary>Settings</summary>
     <div class="fields">
       ${FIELDS.map(

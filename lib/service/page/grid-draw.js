@@ -21,7 +21,8 @@ export function drawGrid(canvas, scroller, { rows, slots, at, slot, reads, chose
     canvas.style.height = `${clientHeight}px`;
   }
   const style = getComputedStyle(canvas),
-    colour = (name) => style.getPropertyValue(name).trim();
+    colour = (name) => style.getPropertyValue(name).trim(),
+    colours = Object.fromEntries(Object.entries(CLASSES).map(([letter, { colour: name }]) => [letter, colour(name)]));
   const context = canvas.getContext("2d");
   context.setTransform(ratio, 0, 0, ratio, 0, 0);
   context.clearRect(0, 0, clientWidth, clientHeight);
@@ -39,7 +40,7 @@ export function drawGrid(canvas, scroller, { rows, slots, at, slot, reads, chose
     }
     if (classes === undefined) continue;
     for (let m = firstSlot; m < lastSlot; m++) {
-      context.fillStyle = colour(CLASSES[classes[m]].colour);
+      context.fillStyle = colours[classes[m]];
       drawCell(context, classes[m], x(m) + 1, y(row) + 1, width - 2, height - 2);
     }
   }

@@ -51,5 +51,5 @@ export function textFrom(turns, from) {
 export function common(a, b) {
   let length = 0;
   while (length < a.length && length < b.length && a[length] === b[length]) length++;
-  return length;
+  return /[\udc00-\udfff]/.test(a[length] ?? "") ? length - 1 : length; // not in the middle of a character
 }
