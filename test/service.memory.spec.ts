@@ -35,10 +35,9 @@ describe("the memory over HTTP", function () {
 
   /** Waits for so many segments to be looked at. */
   async function looked(bench: ServiceBench, id: string, segments: number): Promise<Page> {
-    for (;;) {
-      const page = await memory(bench, id, `?since=${segments - 1}&wait=10`);
-      if (page.segments.length > 0) return memory(bench, id, "?limit=256");
-    }
+    const page = await memory(bench, id, `?since=${segments - 1}&wait=20`);
+    expect(page.segments, `segments from ${segments - 1} on`).not.to.deep.equal([]);
+    return memory(bench, id, "?limit=256");
   }
 
   it("begins with the first call, waits, and pages", async () => {

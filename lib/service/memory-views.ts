@@ -58,7 +58,6 @@ export class MemoryViews {
   }
 
   #watched(key: string, session: Session | undefined): Watched {
-    if (session !== undefined) this.follow(key, session);
     const watched = this.#views.get(key) ?? { view: new MemoryView(session!), session: session!, used: 0 };
     watched.used = performance.now();
     this.#views.delete(key);
