@@ -7,7 +7,8 @@ import { MemformerError } from "../errors.ts";
 import type { SegmentReached } from "../generate/memory-watcher.ts";
 import type { Session } from "../generate/session.ts";
 import { HeldStates, look, notObservable, writtenFrom } from "./memory-look.ts";
-import { memoryPage, type MemoryPage, type Row, type Waited } from "./memory-page.ts";
+import { memoryPage, rowBytesOf, type MemoryPage, type Row, type Waited } from "./memory-page.ts";
+import { Changes } from "./memory-wait.ts";
 import type { Memformer } from "../model/memformer.ts";
 import { rowBytes } from "../model/state.ts";
 import { TokenTexts } from "./memory-texts.ts";
@@ -36,7 +37,7 @@ export class MemoryView implements Disposable {
   readonly #limits: Required<MemoryViewOptions>;
   readonly #rows: Row[] = [];
   readonly #due: Due[] = []; // the oldest first
-  readonly #waiting = new Set<() => void>();
+  readonly #changes = new Changes();
   readonly #texts: TokenTexts;
   #model: Memformer;
   #leave: (() => void) | undefined;
@@ -101,22 +102,9 @@ export class MemoryView implements Disposable {
    * in any case, and when the signal aborts.
    */
   async changed({ since = 0, revision = this.#revision, seconds, signal }: Waited): Promise<void> {
-    const until = Date.now() + 1000 * seconds;
     const there = (): boolean =>
       this.#disposed || this.unavailable !== undefined || this.#revision !== revision || this.#lookedAt(since);
-    while (!there() && signal?.aborted !== true && Date.now() < until) {
-      await new Promise<void>((resolve) => {
-        const timer = setTimeout(resolve, until - Date.now());
-        const wake = (): void => {
-          clearTimeout(timer);
-          this.#waiting.delete(wake);
-          signal?.removeEventListener("abort", wake);
-          resolve();
-        };
-        this.#waiting.add(wake);
-        signal?.addEventListener("abort", wake, { once: true });
-      });
-    }
+    await this.#changes.until(there, { seconds, signal });
   }
 
   /** Waits until every segment so far has been looked at. */
@@ -131,7 +119,7 @@ export class MemoryView implements Disposable {
     for (const row of this.#rows.splice(stays)) this.#forget(row);
     this.#texts.restart();
     this.#revision += 1;
-    this.#wake();
+    this.#changes.wake();
   }
 
   /** Ends watching, and frees what is held. Idempotent. */
@@ -140,7 +128,7 @@ export class MemoryView implements Disposable {
     this.#leave?.();
     this.#leave = undefined;
     for (const row of this.#rows.splice(0)) this.#forget(row);
-    this.#wake();
+    this.#changes.wake();
   }
 
   [Symbol.dispose](): void {
@@ -169,7 +157,7 @@ export class MemoryView implements Disposable {
     const states = new HeldStates(reached, rowBytes(model.stateLayout));
     this.#rows.push(row);
     this.#due.push({ row, segment: reached.segment, states });
-    this.#bytes += states.bytes + bytesOf(row);
+    this.#bytes += states.bytes + rowBytesOf(row);
     this.#trim();
     this.#running ??= this.#run();
   }
@@ -188,9 +176,9 @@ export class MemoryView implements Disposable {
       if (this.#due[0] !== due) continue; // it was given up meanwhile
       this.#due.shift();
       states[Symbol.dispose]();
-      this.#bytes += bytesOf(row) - states.bytes - bytesOf({ ...row, look: undefined });
+      this.#bytes += rowBytesOf(row) - states.bytes - rowBytesOf({ ...row, look: undefined });
       this.#trim();
-      this.#wake();
+      this.#changes.wake();
     }
     this.#running = undefined;
   }
@@ -204,23 +192,11 @@ export class MemoryView implements Disposable {
   }
 
   #forget(row: Row): void {
-    this.#bytes -= bytesOf(row);
+    this.#bytes -= rowBytesOf(row);
     const at = this.#due.findIndex((due) => due.row === row);
     if (at < 0) return;
     const [{ states }] = this.#due.splice(at, 1) as [Due];
     this.#bytes -= states.bytes;
     states[Symbol.dispose]();
   }
-
-  #wake(): void {
-    for (const wake of [...this.#waiting]) wake();
-  }
-}
-
-/** About: a class is a byte in the engine's terms, a string's character two. */
-function bytesOf({ texts, look: seen }: Row): number {
-  const text = texts.reduce((sum, { length }) => sum + 16 + 2 * length, 0);
-  if (seen === undefined) return text;
-  const { classes, change, norm, slots, weights } = seen;
-  return text + 8 * classes.length + change.byteLength + norm.byteLength + slots.byteLength + weights.byteLength;
 }
