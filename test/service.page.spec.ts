@@ -310,7 +310,10 @@ describe("the page", function () {
     const dialog = page.getByRole("dialog", { name: "This server wants a token" });
     await dialog.waitFor();
     await page.fill("[name=token]", "something else than it");
+    const refused = page.waitForResponse((response) => response.status() === 401);
     await page.keyboard.press("Enter");
+    await refused;
+    await page.waitForTimeout(100);
     await dialog.waitFor();
     await page.fill("[name=token]", "0123456789abcdef");
     await page.keyboard.press("Enter");

@@ -36,7 +36,7 @@ function dismiss() {
 }
 
 async function enterToken(token) {
-  const work = app.wantsToken;
+  const work = app.wantsToken ?? app.open; // a second token may come before the answer to the first
   api.token = token;
   app.wantsToken = undefined;
   changed();
