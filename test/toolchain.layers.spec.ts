@@ -130,6 +130,16 @@ describe("the layer check", () => {
       "2: operator x may not call memformer::z of operator y",
     ],
     ["native/ops/x/d.cpp", 'find_op<F>("memformer::w");', "1: no operator defines memformer::w"],
+    [
+      "native/ops/x/e.cpp",
+      'constexpr Registered<"memformer::z", Tensor(const Tensor&)> z;',
+      "1: operator x may not call memformer::z of operator y",
+    ],
+    [
+      "native/ops/x/f.cpp",
+      'constexpr Registered<"memformer::v", F> v;',
+      "1: operator x may not call memformer::v of operator y",
+    ],
     ["native/core/b.h", 'find_op<F>("memformer::z");', "1: native/core may not call memformer::z"],
     ["native/ops/x/x.cu", "#include <ATen/ATen.h>", "1: a .cu or .cuh may not include ATen/ATen.h"],
     ["native/ops/x/x.cuh", "#include <c10/macros/Macros.h>", "1: a .cu or .cuh may not include c10/macros/Macros.h"],
@@ -138,7 +148,10 @@ describe("the layer check", () => {
   ];
   for (const [path, content, sentence] of offences) {
     it(`finds ${path}: ${sentence.slice(3)}`, () => {
-      const definition = { "native/ops/y/definition.cpp": 'library.def("z(Tensor x) -> Tensor");' };
+      const definition = {
+        "native/ops/y/definition.cpp":
+          'library.def("z(Tensor x) -> Tensor");\ndefine<&v>(\n    library, "v(Tensor x) -> Tensor");',
+      };
       const result = check({ ...definition, [path]: content });
       expect(result).to.deep.equal({ status: 1, offences: [`${path}:${sentence}`] });
     });

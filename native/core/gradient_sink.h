@@ -49,4 +49,19 @@ inline at::Tensor accumulate_or_return(const at::Tensor& grad, const std::option
   return at::empty({0}, grad.options().dtype(dtype));
 }
 
+/// Where the gradient of an operator's parameter goes: into its sink, else to autograd; nowhere without the parameter.
+/// It is kept for the backward pass as it is: were the sink a saved variable, no other backward pass could add to it.
+struct Destination {
+  Destination() = default;
+  Destination(const std::optional<at::Tensor>& parameter, const std::optional<at::Tensor>& sink)
+      : given(is_defined(parameter)), sink(sink) {}
+
+  bool to_autograd() const { return given && !is_defined(sink); }
+  /// What autograd gets of what a kernel returned, which is (0) where the gradient goes elsewhere.
+  at::Tensor operator()(at::Tensor&& gradient) const { return to_autograd() ? std::move(gradient) : at::Tensor(); }
+
+  bool given = false;
+  std::optional<at::Tensor> sink = {};
+};
+
 }  // namespace memformer

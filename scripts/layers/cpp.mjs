@@ -31,7 +31,8 @@ function definitions(texts) {
   const folderOf = new Map();
   for (const [path, text] of texts) {
     if (!path.startsWith("native/ops/")) continue;
-    for (const [, name] of matches(text, /\.def\(\s*"(\w+)\(/g)) folderOf.set(name, path.split("/")[2]);
+    for (const [, name] of matches(text, /(?:\.def\(|\bdefine<[^;]*?>\(\s*library,)\s*"(\w+)\(/g))
+      folderOf.set(name, path.split("/")[2]);
   }
   return folderOf;
 }
@@ -61,7 +62,7 @@ function checkFile(root, path, text, operators, offend) {
       edge(line, targetFolder, `operator ${folder} may not include operator ${targetFolder}`);
     }
   }
-  for (const [line, name] of matches(text, /\bfind_op\s*<[^;]*?>\s*\(\s*"memformer::(\w+)"/g)) {
+  for (const [line, name] of matches(text, /\b(?:find_op\s*<[^;]*?>\s*\(|Registered\s*<)\s*"memformer::(\w+)"/g)) {
     const to = operators.folderOf.get(name);
     if (to === undefined) offend(path, line, `no operator defines memformer::${name}`);
     else if (layer === "ops") edge(line, to, `operator ${folder} may not call memformer::${name} of operator ${to}`);
