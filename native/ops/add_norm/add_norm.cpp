@@ -1,7 +1,7 @@
 #include "ops/add_norm/add_norm.h"
 
 #include "core/gradient_sink.h"
-#include "core/op_handle.h"
+#include "core/operator.h"
 #include "ops/common/dropout_seed.h"
 #include "ops/common/layer_norm_eps.h"
 
@@ -65,8 +65,8 @@ void check(const Tensor& x, const Optional& branch, const Optional& branch_bias,
 }
 
 Tensor dropped(const Tensor& branch, double p, const Optional& seed, int64_t site) {
-  static const auto dropout = find_op<Tensor(const Tensor&, double, const Tensor&, int64_t)>("memformer::dropout");
-  return p == 0.0 ? branch : dropout.call(branch, p, *seed, site);
+  constexpr Registered<"memformer::dropout", Tensor(const Tensor&, double, const Tensor&, int64_t)> dropout;
+  return p == 0.0 ? branch : dropout(branch, p, *seed, site);
 }
 
 /// x + dropout(branch + bias), in x's dtype.
@@ -118,117 +118,90 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> backward_cpu(
           accumulate_or_return(grad_bias, bias_sink, weight.scalar_type()), grad_branch_bias};
 }
 
-const auto& forward_op() {
-  static const auto op = find_op<decltype(forward_cpu)>("memformer::add_norm_forward");
-  return op;
-}
+constexpr Registered<"memformer::add_norm_forward", decltype(forward_cpu)> forward_kernel;
+constexpr Registered<"memformer::add_norm_backward", decltype(backward_cpu)> backward_kernel;
 
-const auto& backward_op() {
-  static const auto op = find_op<decltype(backward_cpu)>("memformer::add_norm_backward");
-  return op;
-}
+struct AddNorm {
+  static constexpr bool kMaterializesGradients = false;
 
-class AddNorm : public torch::autograd::Function<AddNorm> {
- public:
-  /// {sum, normed}, or {normed} without a branch: then sum is x, and its gradient takes its own way.
-  static torch::autograd::variable_list forward(torch::autograd::AutogradContext* context, const Tensor& x,
-                                                const Optional& branch, const Optional& branch_bias,
-                                                const Tensor& weight, const Tensor& bias, const Optional& weight_sink,
-                                                const Optional& bias_sink, const Optional& branch_bias_sink, double p,
-                                                const Optional& seed, int64_t site, int64_t dtype) {
-    at::AutoDispatchBelowADInplaceOrView below;
-    auto [sum, normed, mean, rstd] =
-        forward_op().call(x, branch, branch_bias, weight, bias, p, seed, site, static_cast<ScalarType>(dtype));
+  struct Saved {
+    Tensor sum, mean, rstd, weight;
+    Optional seed;
+    double p;
+    int64_t site;
+    bool with_branch;
+    ScalarType branch_dtype;
+    Destination of_branch_bias, of_weight, of_bias;
+    auto variables() { return std::tie(sum, mean, rstd, weight, seed); }
+  };
+
+  /// normed and sum; without a branch there is no sum.
+  static std::tuple<Tensor, Tensor> forward(Saved* saved, const Tensor& x, const Optional& branch,
+                                            const Optional& branch_bias, const Tensor& weight, const Tensor& bias,
+                                            const Optional& weight_sink, const Optional& bias_sink,
+                                            const Optional& branch_bias_sink, double p, const Optional& seed,
+                                            int64_t site, std::optional<ScalarType> asked) {
+    const auto dtype = asked.value_or(x.scalar_type());
+    check(x, branch, branch_bias, weight, bias, {weight_sink, bias_sink, branch_bias_sink}, p, seed, dtype);
     const bool with_branch = is_defined(branch);
-    context->save_for_backward({with_branch ? sum : x, mean, rstd, weight, seed.value_or(Tensor())});
-    context->set_materialize_grads(false);
-    // No saved variables: other backward passes add to the sinks meanwhile.
-    context->saved_data["weight_sink"] = weight_sink;
-    context->saved_data["bias_sink"] = bias_sink;
-    context->saved_data["branch_bias_sink"] = branch_bias_sink;
-    context->saved_data["p"] = p;
-    context->saved_data["site"] = site;
-    context->saved_data["branch_dtype"] = static_cast<int64_t>(with_branch ? branch->scalar_type() : x.scalar_type());
-    context->saved_data["with_branch"] = with_branch;
-    context->saved_data["with_branch_bias"] = is_defined(branch_bias);
-    if (!with_branch) return {normed};
-    return {sum, normed};
+    auto [sum, normed, mean, rstd] = forward_kernel(x, branch, branch_bias, weight, bias, p, seed, site, dtype);
+    if (saved != nullptr)
+      *saved = {.sum = with_branch ? sum : x,
+                .mean = mean,
+                .rstd = rstd,
+                .weight = weight,
+                .seed = seed,
+                .p = p,
+                .site = site,
+                .with_branch = with_branch,
+                .branch_dtype = (with_branch ? *branch : x).scalar_type(),
+                .of_branch_bias = {branch_bias, branch_bias_sink},
+                .of_weight = {weight, weight_sink},
+                .of_bias = {bias, bias_sink}};
+    return {normed, with_branch ? sum : Tensor()};
   }
 
-  static torch::autograd::variable_list backward(torch::autograd::AutogradContext* context,
-                                                 torch::autograd::variable_list grads) {
-    at::AutoDispatchBelowADInplaceOrView below;
-    const auto saved = context->get_saved_variables();
-    auto& data = context->saved_data;
-    const bool with_branch = data["with_branch"].toBool(), with_branch_bias = data["with_branch_bias"].toBool();
-    const auto weight_sink = data["weight_sink"].toOptional<Tensor>(),
-               bias_sink = data["bias_sink"].toOptional<Tensor>();
-    const auto branch_bias_sink = data["branch_bias_sink"].toOptional<Tensor>();
-    const auto branch_dtype = static_cast<ScalarType>(data["branch_dtype"].toInt());
-    const auto optional = [](const Tensor& tensor) { return tensor.defined() ? Optional(tensor) : std::nullopt; };
-    auto [x, branch, weight, bias, branch_bias] =
-        backward_op().call(with_branch ? optional(grads[0]) : std::nullopt, optional(grads.back()), saved[0], saved[1],
-                           saved[2], saved[3], weight_sink, bias_sink, branch_bias_sink, data["p"].toDouble(),
-                           optional(saved[4]), data["site"].toInt(), branch_dtype, with_branch, with_branch_bias);
-    if (!with_branch) branch.reset();
-    if (!with_branch_bias || is_defined(branch_bias_sink)) branch_bias.reset();
-    if (is_defined(weight_sink)) weight.reset();
-    if (is_defined(bias_sink)) bias.reset();
-    return {x, branch, branch_bias, weight, bias, {}, {}, {}, {}, {}, {}, {}};
+  /// sum and normed. Without a branch sum is x itself, whose gradient takes its own way.
+  template <typename... Others>
+  static std::tuple<Tensor, Tensor> results(std::tuple<Tensor, Tensor>&& given, const Tensor& x, const Others&...) {
+    auto& [normed, sum] = given;
+    return {sum.defined() ? std::move(sum) : x, std::move(normed)};
+  }
+
+  static std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> backward(const Saved& s, const BackwardPass& pass) {
+    auto [x, branch, weight, bias, branch_bias] = backward_kernel(
+        pass.optional(1), pass.optional(0), s.sum, s.mean, s.rstd, s.weight, s.of_weight.sink, s.of_bias.sink,
+        s.of_branch_bias.sink, s.p, s.seed, s.site, s.branch_dtype, s.with_branch, s.of_branch_bias.given);
+    return {x, s.with_branch ? branch : Tensor(), s.of_branch_bias(std::move(branch_bias)),
+            s.of_weight(std::move(weight)), s.of_bias(std::move(bias))};
   }
 };
-
-std::tuple<Tensor, Tensor> with_gradient(const Tensor& x, const Optional& branch, const Optional& branch_bias,
-                                         const Tensor& weight, const Tensor& bias, const Optional& weight_sink,
-                                         const Optional& bias_sink, const Optional& branch_bias_sink, double p,
-                                         const Optional& seed, int64_t site, std::optional<ScalarType> asked) {
-  const auto dtype = asked.value_or(x.scalar_type());
-  check(x, branch, branch_bias, weight, bias, {weight_sink, bias_sink, branch_bias_sink}, p, seed, dtype);
-  const auto results = AddNorm::apply(x, branch, branch_bias, weight, bias, weight_sink, bias_sink, branch_bias_sink, p,
-                                      seed, site, static_cast<int64_t>(dtype));
-  return {is_defined(branch) ? results[0] : x, results.back()};
-}
-
-std::tuple<Tensor, Tensor> without_gradient(const Tensor& x, const Optional& branch, const Optional& branch_bias,
-                                            const Tensor& weight, const Tensor& bias, const Optional& weight_sink,
-                                            const Optional& bias_sink, const Optional& branch_bias_sink, double p,
-                                            const Optional& seed, int64_t site, std::optional<ScalarType> asked) {
-  const auto dtype = asked.value_or(x.scalar_type());
-  check(x, branch, branch_bias, weight, bias, {weight_sink, bias_sink, branch_bias_sink}, p, seed, dtype);
-  auto [sum, normed, mean, rstd] = forward_op().call(x, branch, branch_bias, weight, bias, p, seed, site, dtype);
-  return {is_defined(branch) ? sum : x, normed};
-}
 
 }  // namespace
 
 std::tuple<Tensor, Tensor> add_norm(const Tensor& x, const Optional& branch, const Trained& branch_bias,
                                     const Trained& weight, const Trained& bias, double p, const Optional& seed,
                                     int64_t site, std::optional<ScalarType> dtype) {
-  static const auto op = find_op<decltype(without_gradient)>("memformer::add_norm");
-  return op.call(x, branch, branch_bias.optional(), weight.value, bias.value, weight.sink, bias.sink, branch_bias.sink,
-                 p, seed, site, dtype);
+  constexpr Registered<"memformer::add_norm", Signature<AddNorm>> op;
+  return op(x, branch, branch_bias.optional(), weight.value, bias.value, weight.sink, bias.sink, branch_bias.sink, p,
+            seed, site, dtype);
 }
 
 TORCH_LIBRARY_FRAGMENT(memformer, library) {
-  library.def(
-      "add_norm(Tensor x, Tensor? branch, Tensor? branch_bias, Tensor weight, Tensor bias, Tensor? weight_sink, "
-      "Tensor? bias_sink,"
-      " Tensor? branch_bias_sink, float p, Tensor? seed, int site, ScalarType? dtype) -> (Tensor sum, Tensor normed)");
+  define<AddNorm>(library,
+                  "add_norm(Tensor x, Tensor? branch, Tensor? branch_bias, Tensor weight, Tensor bias, Tensor? "
+                  "weight_sink, Tensor? bias_sink, Tensor? branch_bias_sink, float p, Tensor? seed, int site, "
+                  "ScalarType? dtype) -> (Tensor sum, Tensor normed)");
   library.def(
       "add_norm_forward(Tensor x, Tensor? branch, Tensor? branch_bias, Tensor weight, Tensor bias, float p, Tensor? "
-      "seed, int site,"
-      " ScalarType dtype) -> (Tensor sum, Tensor normed, Tensor mean, Tensor rstd)");
+      "seed, int site, ScalarType dtype) -> (Tensor sum, Tensor normed, Tensor mean, Tensor rstd)",
+      on_cpu(&forward_cpu));
   library.def(
-      "add_norm_backward(Tensor? grad_sum, Tensor? grad_normed, Tensor sum, Tensor mean, Tensor rstd, Tensor weight,"
-      " Tensor(a!)? weight_sink, Tensor(b!)? bias_sink, Tensor(c!)? branch_bias_sink, float p, Tensor? seed, int site,"
-      " ScalarType branch_dtype, bool with_branch, bool with_branch_bias)"
-      " -> (Tensor grad_x, Tensor grad_branch, Tensor grad_weight, Tensor grad_bias, Tensor grad_branch_bias)");
+      "add_norm_backward(Tensor? grad_sum, Tensor? grad_normed, Tensor sum, Tensor mean, Tensor rstd, Tensor weight, "
+      "Tensor(a!)? weight_sink, Tensor(b!)? bias_sink, Tensor(c!)? branch_bias_sink, float p, Tensor? seed, int site, "
+      "ScalarType branch_dtype, bool with_branch, bool with_branch_bias) -> (Tensor grad_x, Tensor grad_branch, "
+      "Tensor grad_weight, Tensor grad_bias, Tensor grad_branch_bias)",
+      on_cpu(&backward_cpu));
 }
-TORCH_LIBRARY_IMPL(memformer, CPU, library) {
-  library.impl("add_norm_forward", &forward_cpu);
-  library.impl("add_norm_backward", &backward_cpu);
-}
-TORCH_LIBRARY_IMPL(memformer, CompositeExplicitAutograd, library) { library.impl("add_norm", &without_gradient); }
-TORCH_LIBRARY_IMPL(memformer, Autograd, library) { library.impl("add_norm", &with_gradient); }
 
 }  // namespace memformer::ops
