@@ -2,7 +2,7 @@
 
 #include "core/cuda.h"
 #include "core/gradient_sink.h"
-#include "core/op_handle.h"
+#include "core/operator.h"
 #include "ops/attention/attention_block_size.h"
 #include "ops/attention/attention_checks.h"
 #include "ops/attention/cross_attention.h"
@@ -75,62 +75,47 @@ std::tuple<Tensor, Tensor, Tensor> composed_backward(const Tensor& grad, const T
 using Fused = Tensor(const Tensor&, const Tensor&, const Tensor&, const Optional&, bool, const Optional&);
 using FusedBackward = std::tuple<Tensor, Tensor, Tensor>(const Tensor&, const Tensor&, const Tensor&, const Tensor&,
                                                          const Optional&, bool, const Optional&);
+constexpr Registered<"memformer::attention_forward", decltype(composed_forward)> composed_kernel;
+constexpr Registered<"memformer::attention_backward", decltype(composed_backward)> composed_backward_kernel;
+constexpr Registered<"memformer::attention_fused", Fused> fused_kernel;
+constexpr Registered<"memformer::attention_fused_backward", FusedBackward> fused_backward_kernel;
 
-/// y, and the weights unless the kernel has done it.
-std::tuple<Tensor, Tensor> attend(const Tensor& q, const Tensor& k, const Tensor& v, const Optional& mask, bool causal,
-                                  const Optional& lengths) {
-  static const auto composed = find_op<decltype(composed_forward)>("memformer::attention_forward");
-  if (!is_fused(q, k)) return composed.call(q, k, v, mask, causal, lengths);
-  static const auto fused = find_op<Fused>("memformer::attention_fused");
-  return {fused.call(q, k, v, mask, causal, lengths), Tensor()};
-}
+struct ShortAttention {
+  struct Saved {
+    Tensor q, k, v, weights;  // no weights where one kernel has done it
+    Optional mask, lengths;
+    bool causal;
+    auto variables() { return std::tie(q, k, v, mask, weights, lengths); }
+  };
 
-class Attention : public torch::autograd::Function<Attention> {
- public:
-  static Tensor forward(torch::autograd::AutogradContext* context, const Tensor& q, const Tensor& k, const Tensor& v,
-                        const Optional& mask, bool causal, const Optional& lengths) {
-    at::AutoDispatchBelowADInplaceOrView below;
-    auto [y, weights] = attend(q, k, v, mask, causal, lengths);
-    context->save_for_backward({q, k, v, mask.value_or(Tensor()), weights, lengths.value_or(Tensor())});
-    context->saved_data["causal"] = causal;
+  static Tensor forward(Saved* saved, const Tensor& q, const Tensor& k, const Tensor& v, const Optional& mask,
+                        bool causal, const Optional& lengths) {
+    Tensor y, weights;
+    if (is_fused(q, k))
+      y = fused_kernel(q, k, v, mask, causal, lengths);
+    else
+      std::tie(y, weights) = composed_kernel(q, k, v, mask, causal, lengths);
+    if (saved != nullptr) *saved = {q, k, v, weights, mask, lengths, causal};
     return y;
   }
 
-  static torch::autograd::variable_list backward(torch::autograd::AutogradContext* context,
-                                                 torch::autograd::variable_list grads) {
-    static const auto composed = find_op<decltype(composed_backward)>("memformer::attention_backward");
-    static const auto fused = find_op<FusedBackward>("memformer::attention_fused_backward");
-    const auto saved = context->get_saved_variables();
-    const auto &q = saved[0], &k = saved[1], &v = saved[2], &weights = saved[4];
-    const auto optional = [&](size_t i) { return saved[i].defined() ? Optional(saved[i]) : std::nullopt; };
-    auto [grad_q, grad_k, grad_v] = weights.defined() ? composed.call(grads[0], q, k, v, weights)
-                                                      : fused.call(grads[0], q, k, v, optional(3),
-                                                                   context->saved_data["causal"].toBool(), optional(5));
-    return {grad_q, grad_k, grad_v, {}, {}, {}};
+  static std::tuple<Tensor, Tensor, Tensor> backward(const Saved& s, const BackwardPass& pass) {
+    const auto& grad = pass.gradients[0];
+    return s.weights.defined() ? composed_backward_kernel(grad, s.q, s.k, s.v, s.weights)
+                               : fused_backward_kernel(grad, s.q, s.k, s.v, s.mask, s.causal, s.lengths);
   }
 };
 
-Tensor fused_by_libtorch(const Tensor& q, const Tensor& k, const Tensor& v, const Optional& mask, bool causal,
-                         const Optional& lengths) {
-  const auto seen = mask_of(mask, causal, lengths, k.size(2));
-  return at::scaled_dot_product_attention(q, k, v, seen, 0.0, causal && !is_defined(seen));
-}
-
-Tensor with_gradient(const Tensor& q, const Tensor& k, const Tensor& v, const Optional& mask, bool causal,
-                     const Optional& lengths) {
+/// Of the ways to attend, the best one for these sizes.
+Tensor attend(const Tensor& q, const Tensor& k, const Tensor& v, const Optional& mask, bool causal,
+              const Optional& lengths) {
   check(q, k, v, mask, causal, lengths);
-  if (is_short(q, k)) return Attention::apply(q, k, v, mask, causal, lengths);
+  if (is_short(q, k)) return Operator<ShortAttention>::call(q, k, v, mask, causal, lengths);
   const bool sends_back = at::GradMode::is_enabled() && (q.requires_grad() || k.requires_grad() || v.requires_grad());
   const bool masked = causal || is_defined(mask) || is_defined(lengths);
-  return sends_back && !masked && cross_attention_fits(q, k) ? cross_attention(q, k, v)
-                                                             : fused_by_libtorch(q, k, v, mask, causal, lengths);
-}
-
-Tensor without_gradient(const Tensor& q, const Tensor& k, const Tensor& v, const Optional& mask, bool causal,
-                        const Optional& lengths) {
-  check(q, k, v, mask, causal, lengths);
-  return is_short(q, k) ? std::get<0>(attend(q, k, v, mask, causal, lengths))
-                        : fused_by_libtorch(q, k, v, mask, causal, lengths);
+  if (sends_back && !masked && cross_attention_fits(q, k)) return cross_attention(q, k, v);
+  const auto seen = mask_of(mask, causal, lengths, k.size(2));
+  return at::scaled_dot_product_attention(q, k, v, seen, 0.0, causal && !is_defined(seen));
 }
 
 }  // namespace
@@ -145,27 +130,24 @@ bool attention_is_fused(const Tensor& x, int64_t N, int64_t M, int64_t E) {
 
 Tensor attention(const Tensor& q, const Tensor& k, const Tensor& v, const Optional& mask, bool causal,
                  const Optional& lengths) {
-  static const auto op = find_op<decltype(attention)>("memformer::attention");
-  return op.call(q, k, v, mask, causal, lengths);
+  constexpr Registered<"memformer::attention", decltype(attend)> op;
+  return op(q, k, v, mask, causal, lengths);
 }
 
 TORCH_LIBRARY_FRAGMENT(memformer, library) {
-  library.def("attention(Tensor q, Tensor k, Tensor v, Tensor? mask, bool causal, Tensor? lengths=None) -> Tensor");
+  define<&attend>(library,
+                  "attention(Tensor q, Tensor k, Tensor v, Tensor? mask, bool causal, Tensor? lengths=None) -> Tensor");
   library.def(
       "attention_forward(Tensor q, Tensor k, Tensor v, Tensor? mask, bool causal, Tensor? lengths) -> (Tensor y, "
-      "Tensor weights)");
+      "Tensor weights)",
+      on_every_device(&composed_forward));
   library.def(
-      "attention_backward(Tensor grad, Tensor q, Tensor k, Tensor v, Tensor weights) -> (Tensor, Tensor, Tensor)");
+      "attention_backward(Tensor grad, Tensor q, Tensor k, Tensor v, Tensor weights) -> (Tensor, Tensor, Tensor)",
+      on_every_device(&composed_backward));
   library.def("attention_fused(Tensor q, Tensor k, Tensor v, Tensor? mask, bool causal, Tensor? lengths) -> Tensor");
   library.def(
-      "attention_fused_backward(Tensor grad, Tensor q, Tensor k, Tensor v, Tensor? mask, bool causal, Tensor? lengths)"
-      " -> (Tensor, Tensor, Tensor)");
+      "attention_fused_backward(Tensor grad, Tensor q, Tensor k, Tensor v, Tensor? mask, bool causal, Tensor? lengths) "
+      "-> (Tensor, Tensor, Tensor)");
 }
-TORCH_LIBRARY_IMPL(memformer, CompositeExplicitAutograd, library) {
-  library.impl("attention_forward", &composed_forward);
-  library.impl("attention_backward", &composed_backward);
-  library.impl("attention", &without_gradient);
-}
-TORCH_LIBRARY_IMPL(memformer, Autograd, library) { library.impl("attention", &with_gradient); }
 
 }  // namespace memformer::ops

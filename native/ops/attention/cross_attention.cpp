@@ -1,7 +1,7 @@
 #include "ops/attention/cross_attention.h"
 
 #include "core/cuda.h"
-#include "core/op_handle.h"
+#include "core/operator.h"
 #include "ops/attention/attention_block_size.h"
 
 // Saved for backward: q, k, v, the result y and lse (B, H, N), the logarithms of the softmax's denominators.
@@ -13,23 +13,23 @@ using Forward = std::tuple<Tensor, Tensor>(const Tensor&, const Tensor&, const T
 using Backward = std::tuple<Tensor, Tensor, Tensor>(const Tensor&, const Tensor&, const Tensor&, const Tensor&,
                                                     const Tensor&, const Tensor&);
 
-class CrossAttention : public torch::autograd::Function<CrossAttention> {
- public:
-  static Tensor forward(torch::autograd::AutogradContext* context, const Tensor& q, const Tensor& k, const Tensor& v) {
-    static const auto op = find_op<Forward>("memformer::cross_attention_forward");
-    at::AutoDispatchBelowADInplaceOrView below;
-    auto [y, lse] = op.call(q, k, v);
-    context->save_for_backward({q, k, v, y, lse});
+constexpr Registered<"memformer::cross_attention_forward", Forward> forward_kernel;
+constexpr Registered<"memformer::cross_attention_backward", Backward> backward_kernel;
+
+struct CrossAttention {
+  struct Saved {
+    Tensor q, k, v, y, lse;
+    auto variables() { return std::tie(q, k, v, y, lse); }
+  };
+
+  static Tensor forward(Saved* saved, const Tensor& q, const Tensor& k, const Tensor& v) {
+    auto [y, lse] = forward_kernel(q, k, v);
+    if (saved != nullptr) *saved = {q, k, v, y, lse};
     return y;
   }
 
-  static torch::autograd::variable_list backward(torch::autograd::AutogradContext* context,
-                                                 torch::autograd::variable_list grads) {
-    static const auto op = find_op<Backward>("memformer::cross_attention_backward");
-    at::AutoDispatchBelowADInplaceOrView below;
-    const auto saved = context->get_saved_variables();
-    auto [grad_q, grad_k, grad_v] = op.call(grads[0], saved[0], saved[1], saved[2], saved[3], saved[4]);
-    return {grad_q, grad_k, grad_v};
+  static std::tuple<Tensor, Tensor, Tensor> backward(const Saved& s, const BackwardPass& pass) {
+    return backward_kernel(pass.gradients[0], s.q, s.k, s.v, s.y, s.lse);
   }
 };
 
@@ -48,22 +48,19 @@ bool cross_attention_fits(const Tensor& q, const Tensor& k) {
   return k.size(2) > kShortRows && fits(q, q.size(2), k.size(2));
 }
 
-Tensor cross_attention(const Tensor& q, const Tensor& k, const Tensor& v) { return CrossAttention::apply(q, k, v); }
+Tensor cross_attention(const Tensor& q, const Tensor& k, const Tensor& v) {
+  return Operator<CrossAttention>::call(q, k, v);
+}
 
 TORCH_LIBRARY_FRAGMENT(memformer, library) {
   library.def("cross_attention_forward(Tensor q, Tensor k, Tensor v) -> (Tensor y, Tensor lse)");
   library.def(
       "cross_attention_backward(Tensor grad, Tensor q, Tensor k, Tensor v, Tensor y, Tensor lse) -> (Tensor, Tensor, "
       "Tensor)");
-  library.def("cross_attention_queries_fits(Tensor q, Tensor k) -> bool");
+  library.def("cross_attention_queries_fits(Tensor q, Tensor k) -> bool", on_every_device(&long_queries_fit));
   library.def(
       "cross_attention_queries_backward(Tensor grad, Tensor q, Tensor k, Tensor v, Tensor lse, Tensor delta, "
-      "Tensor(a!) "
-      "grad_q,"
-      " Tensor(b!) grad_k, Tensor(c!) grad_v, float scale, Tensor? lengths) -> ()");
-}
-TORCH_LIBRARY_IMPL(memformer, CompositeExplicitAutograd, library) {
-  library.impl("cross_attention_queries_fits", &long_queries_fit);
+      "Tensor(a!) grad_q, Tensor(b!) grad_k, Tensor(c!) grad_v, float scale, Tensor? lengths) -> ()");
 }
 
 }  // namespace memformer::ops

@@ -1,6 +1,6 @@
 #include "ops/attention/rotary_attention.h"
 
-#include "core/op_handle.h"
+#include "core/operator.h"
 #include "ops/attention/attention.h"
 #include "ops/attention/attention_checks.h"
 #include "ops/common/packed_qkv.h"
@@ -18,8 +18,8 @@ Tensor composed(const Tensor& qkv, const Optional& bias, const Optional& bias_si
                 const Tensor& sin, const Optional& mask, bool causal, int64_t heads, const Optional& lengths) {
   using Rotary = std::tuple<Tensor, Tensor, Tensor>(const Tensor&, const Optional&, const Optional&, const Tensor&,
                                                     const Tensor&, int64_t);
-  static const auto rotary_qkv = find_op<Rotary>("memformer::rotary_qkv");
-  const auto [q, k, v] = rotary_qkv.call(qkv, bias, bias_sink, cos, sin, heads);
+  constexpr Registered<"memformer::rotary_qkv", Rotary> rotary_qkv;
+  const auto [q, k, v] = rotary_qkv(qkv, bias, bias_sink, cos, sin, heads);
   const auto y = attention(q, k, v, mask, causal, lengths);
   return y.transpose(1, 2).reshape({qkv.size(0), qkv.size(1), qkv.size(2) / 3});
 }
@@ -35,86 +35,62 @@ using Backward = std::tuple<Tensor, Tensor>(const Tensor&, const Tensor&, const 
                                             const Tensor&, const Tensor&, const Optional&, bool, int64_t,
                                             const Optional&);
 
-void check(const Tensor& qkv, const Optional& bias, const Optional& bias_sink, const Tensor& cos, const Tensor& sin,
-           const Optional& mask, bool causal, int64_t heads, const Optional& lengths) {
-  check_rotary(kOp, qkv, bias, bias_sink, cos, sin, heads);
-  check_attention_mask(kOp, mask, causal, lengths, qkv.size(0), qkv.size(1), qkv.size(1), "qkv", qkv);
-}
+constexpr Registered<"memformer::rotary_attention_forward", Forward> forward_kernel;
+constexpr Registered<"memformer::rotary_attention_backward", Backward> backward_kernel;
 
-Tensor fused(const Tensor& qkv, const Optional& bias, const Tensor& cos, const Tensor& sin, const Optional& mask,
-             bool causal, int64_t heads, const Optional& lengths) {
-  static const auto op = find_op<Forward>("memformer::rotary_attention_forward");
-  return op.call(qkv, bias, cos, sin, mask, causal, heads, lengths);
-}
+struct FusedAttention {
+  struct Saved {
+    Tensor qkv, cos, sin;
+    Optional bias, mask, lengths;
+    bool causal;
+    int64_t heads;
+    Destination of_bias;
+    auto variables() { return std::tie(qkv, bias, cos, sin, mask, lengths); }
+  };
 
-class RotaryAttention : public torch::autograd::Function<RotaryAttention> {
- public:
-  static Tensor forward(torch::autograd::AutogradContext* context, const Tensor& qkv, const Optional& bias,
-                        const Optional& bias_sink, const Tensor& cos, const Tensor& sin, const Optional& mask,
-                        bool causal, int64_t heads, const Optional& lengths) {
-    at::AutoDispatchBelowADInplaceOrView below;
-    context->save_for_backward(
-        {qkv, bias.value_or(Tensor()), cos, sin, mask.value_or(Tensor()), lengths.value_or(Tensor())});
-    context->saved_data["bias_sink"] = bias_sink;  // no saved variable: other backward passes add to it meanwhile
-    context->saved_data["causal"] = causal;
-    context->saved_data["heads"] = heads;
-    return fused(qkv, bias, cos, sin, mask, causal, heads, lengths);
+  static Tensor forward(Saved* saved, const Tensor& qkv, const Optional& bias, const Optional& bias_sink,
+                        const Tensor& cos, const Tensor& sin, const Optional& mask, bool causal, int64_t heads,
+                        const Optional& lengths) {
+    if (saved != nullptr) *saved = {qkv, cos, sin, bias, mask, lengths, causal, heads, {bias, bias_sink}};
+    return forward_kernel(qkv, bias, cos, sin, mask, causal, heads, lengths);
   }
 
-  static torch::autograd::variable_list backward(torch::autograd::AutogradContext* context,
-                                                 torch::autograd::variable_list grads) {
-    static const auto op = find_op<Backward>("memformer::rotary_attention_backward");
-    at::AutoDispatchBelowADInplaceOrView below;
-    const auto saved = context->get_saved_variables();
-    const auto optional = [&](size_t i) { return saved[i].defined() ? Optional(saved[i]) : std::nullopt; };
-    const auto bias_sink = context->saved_data["bias_sink"].toOptional<Tensor>();
-    auto [qkv, bias] =
-        op.call(grads[0], saved[0], optional(1), bias_sink, saved[2], saved[3], optional(4),
-                context->saved_data["causal"].toBool(), context->saved_data["heads"].toInt(), optional(5));
-    if (!saved[1].defined() || is_defined(bias_sink)) bias.reset();
-    return {qkv, bias, {}, {}, {}, {}, {}, {}, {}};
+  static std::tuple<Tensor, Tensor> backward(const Saved& s, const BackwardPass& pass) {
+    auto [qkv, bias] = backward_kernel(pass.gradients[0], s.qkv, s.bias, s.of_bias.sink, s.cos, s.sin, s.mask, s.causal,
+                                       s.heads, s.lengths);
+    return {qkv, s.of_bias(std::move(bias))};
   }
 };
 
-Tensor with_gradient(const Tensor& qkv, const Optional& bias, const Optional& bias_sink, const Tensor& cos,
-                     const Tensor& sin, const Optional& mask, bool causal, int64_t heads, const Optional& lengths) {
-  check(qkv, bias, bias_sink, cos, sin, mask, causal, heads, lengths);
-  if (!is_fused(qkv, heads)) return composed(qkv, bias, bias_sink, cos, sin, mask, causal, heads, lengths);
-  return RotaryAttention::apply(qkv, bias, bias_sink, cos, sin, mask, causal, heads, lengths);
-}
-
-Tensor without_gradient(const Tensor& qkv, const Optional& bias, const Optional& bias_sink, const Tensor& cos,
-                        const Tensor& sin, const Optional& mask, bool causal, int64_t heads, const Optional& lengths) {
-  check(qkv, bias, bias_sink, cos, sin, mask, causal, heads, lengths);
-  if (!is_fused(qkv, heads)) return composed(qkv, bias, bias_sink, cos, sin, mask, causal, heads, lengths);
-  return fused(qkv, bias, cos, sin, mask, causal, heads, lengths);
+/// By one kernel where it fits, else by two operators.
+Tensor turn_and_attend(const Tensor& qkv, const Optional& bias, const Optional& bias_sink, const Tensor& cos,
+                       const Tensor& sin, const Optional& mask, bool causal, int64_t heads, const Optional& lengths) {
+  check_rotary(kOp, qkv, bias, bias_sink, cos, sin, heads);
+  check_attention_mask(kOp, mask, causal, lengths, qkv.size(0), qkv.size(1), qkv.size(1), "qkv", qkv);
+  return is_fused(qkv, heads)
+             ? Operator<FusedAttention>::call(qkv, bias, bias_sink, cos, sin, mask, causal, heads, lengths)
+             : composed(qkv, bias, bias_sink, cos, sin, mask, causal, heads, lengths);
 }
 
 }  // namespace
 
 Tensor rotary_attention(const Tensor& qkv, const Trained& bias, const Tensor& cos, const Tensor& sin,
                         const Optional& mask, bool causal, int64_t heads, const Optional& lengths) {
-  static const auto op = find_op<decltype(without_gradient)>("memformer::rotary_attention");
-  return op.call(qkv, bias.optional(), bias.sink, cos, sin, mask, causal, heads, lengths);
+  constexpr Registered<"memformer::rotary_attention", decltype(turn_and_attend)> op;
+  return op(qkv, bias.optional(), bias.sink, cos, sin, mask, causal, heads, lengths);
 }
 
 TORCH_LIBRARY_FRAGMENT(memformer, library) {
-  library.def(
+  define<&turn_and_attend>(
+      library,
       "rotary_attention(Tensor qkv, Tensor? bias, Tensor? bias_sink, Tensor cos, Tensor sin, Tensor? mask, bool "
-      "causal, int heads,"
-      " Tensor? lengths=None) -> Tensor");
+      "causal, int heads, Tensor? lengths=None) -> Tensor");
   library.def(
       "rotary_attention_forward(Tensor qkv, Tensor? bias, Tensor cos, Tensor sin, Tensor? mask, bool causal, int "
-      "heads, Tensor? lengths)"
-      " -> Tensor");
+      "heads, Tensor? lengths) -> Tensor");
   library.def(
       "rotary_attention_backward(Tensor grad, Tensor qkv, Tensor? bias, Tensor(a!)? bias_sink, Tensor cos, Tensor sin, "
-      "Tensor? mask,"
-      " bool causal, int heads, Tensor? lengths) -> (Tensor grad_qkv, Tensor grad_bias)");
+      "Tensor? mask, bool causal, int heads, Tensor? lengths) -> (Tensor grad_qkv, Tensor grad_bias)");
 }
-TORCH_LIBRARY_IMPL(memformer, CompositeExplicitAutograd, library) {
-  library.impl("rotary_attention", &without_gradient);
-}
-TORCH_LIBRARY_IMPL(memformer, Autograd, library) { library.impl("rotary_attention", &with_gradient); }
 
 }  // namespace memformer::ops
