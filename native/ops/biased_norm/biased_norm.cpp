@@ -1,7 +1,7 @@
 #include "ops/biased_norm/biased_norm.h"
 
 #include "core/gradient_sink.h"
-#include "core/op_handle.h"
+#include "core/operator.h"
 
 // Saved for backward: the result y and the clamped norm n (B, M). With g = dL/dy:
 //   dL/ds = (g - y (y.g)) / n    where n > eps,    g / eps    where the norm was clamped;    dL/dbias = sum over B of
@@ -121,77 +121,50 @@ std::tuple<at::Tensor, at::Tensor> backward_cpu(const at::Tensor& grad_in, const
   return {kept.defined() ? at::where(kept.view({-1, 1, 1}), grad, sent) : sent, grad_memory.sum(0)};
 }
 
-using Forward = std::tuple<at::Tensor, at::Tensor>(const at::Tensor&, const at::Tensor&, double, const Rows&,
-                                                   const Rows&);
-using Backward = std::tuple<at::Tensor, at::Tensor>(const at::Tensor&, const at::Tensor&, const at::Tensor&, double,
-                                                    const Rows&, const Rows&);
+constexpr Registered<"memformer::biased_norm_forward", decltype(forward_cpu)> forward_kernel;
+constexpr Registered<"memformer::biased_norm_backward", decltype(backward_cpu)> backward_kernel;
 
-const auto& forward_op() {
-  static const auto op = find_op<Forward>("memformer::biased_norm_forward");
-  return op;
-}
+struct BiasedNorm {
+  struct Saved {
+    at::Tensor y, norm;
+    double eps;
+    Rows reset, lengths;
+    auto variables() { return std::tie(y, norm, reset, lengths); }
+  };
 
-const auto& backward_op() {
-  static const auto op = find_op<Backward>("memformer::biased_norm_backward");
-  return op;
-}
-
-class BiasedNorm : public torch::autograd::Function<BiasedNorm> {
- public:
-  static at::Tensor forward(torch::autograd::AutogradContext* context, const at::Tensor& memory, const at::Tensor& bias,
-                            double eps, const Rows& reset, const Rows& lengths) {
-    at::AutoDispatchBelowADInplaceOrView below;
-    auto [y, norm] = forward_op().call(memory, bias, eps, reset, lengths);
-    context->save_for_backward({y, norm, reset.value_or(at::Tensor()), lengths.value_or(at::Tensor())});
-    context->saved_data["eps"] = eps;
+  static at::Tensor forward(Saved* saved, const at::Tensor& memory, const at::Tensor& bias, double eps,
+                            const Rows& reset, const Rows& lengths) {
+    check(memory, bias, reset, lengths);
+    auto [y, norm] = forward_kernel(memory, bias, eps, reset, lengths);
+    if (saved != nullptr) *saved = {y, norm, eps, reset, lengths};
     return y;
   }
 
-  static torch::autograd::variable_list backward(torch::autograd::AutogradContext* context,
-                                                 torch::autograd::variable_list grads) {
-    at::AutoDispatchBelowADInplaceOrView below;
-    const auto saved = context->get_saved_variables();
-    const auto rows = [&](size_t i) { return saved[i].defined() ? Rows(saved[i]) : std::nullopt; };
-    auto [grad_memory, grad_bias] =
-        backward_op().call(grads[0], saved[0], saved[1], context->saved_data["eps"].toDouble(), rows(2), rows(3));
-    return {grad_memory, grad_bias, {}, {}, {}};
+  static std::tuple<at::Tensor, at::Tensor> backward(const Saved& s, const BackwardPass& pass) {
+    return backward_kernel(pass.gradients[0], s.y, s.norm, s.eps, s.reset, s.lengths);
   }
 };
-
-at::Tensor with_gradient(const at::Tensor& memory, const at::Tensor& bias, double eps, const Rows& reset,
-                         const Rows& lengths) {
-  check(memory, bias, reset, lengths);
-  return BiasedNorm::apply(memory, bias, eps, reset, lengths);
-}
-
-at::Tensor without_gradient(const at::Tensor& memory, const at::Tensor& bias, double eps, const Rows& reset,
-                            const Rows& lengths) {
-  check(memory, bias, reset, lengths);
-  return std::get<0>(forward_op().call(memory, bias, eps, reset, lengths));
-}
 
 }  // namespace
 
 at::Tensor biased_norm(const at::Tensor& memory, const at::Tensor& bias, double eps, const Rows& reset,
                        const Rows& lengths) {
-  static const auto op = find_op<decltype(biased_norm)>("memformer::biased_norm");
-  return op.call(memory, bias, eps, reset, lengths);
+  constexpr Registered<"memformer::biased_norm", Signature<BiasedNorm>> op;
+  return op(memory, bias, eps, reset, lengths);
 }
 
 TORCH_LIBRARY_FRAGMENT(memformer, library) {
-  library.def("biased_norm(Tensor memory, Tensor bias, float eps, Tensor? reset=None, Tensor? lengths=None) -> Tensor");
+  define<BiasedNorm>(
+      library,
+      "biased_norm(Tensor memory, Tensor bias, float eps, Tensor? reset=None, Tensor? lengths=None) -> Tensor");
   library.def(
       "biased_norm_forward(Tensor memory, Tensor bias, float eps, Tensor? reset, Tensor? lengths) -> (Tensor y, Tensor "
-      "norm)");
+      "norm)",
+      on_cpu(&forward_cpu));
   library.def(
-      "biased_norm_backward(Tensor grad, Tensor y, Tensor norm, float eps, Tensor? reset, Tensor? lengths)"
-      " -> (Tensor grad_memory, Tensor grad_bias)");
+      "biased_norm_backward(Tensor grad, Tensor y, Tensor norm, float eps, Tensor? reset, Tensor? lengths) -> (Tensor "
+      "grad_memory, Tensor grad_bias)",
+      on_cpu(&backward_cpu));
 }
-TORCH_LIBRARY_IMPL(memformer, CPU, library) {
-  library.impl("biased_norm_forward", &forward_cpu);
-  library.impl("biased_norm_backward", &backward_cpu);
-}
-TORCH_LIBRARY_IMPL(memformer, CompositeExplicitAutograd, library) { library.impl("biased_norm", &without_gradient); }
-TORCH_LIBRARY_IMPL(memformer, Autograd, library) { library.impl("biased_norm", &with_gradient); }
 
 }  // namespace memformer::ops
