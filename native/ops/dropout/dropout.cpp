@@ -1,6 +1,6 @@
 #include "ops/dropout/dropout.h"
 
-#include "core/op_handle.h"
+#include "core/operator.h"
 #include "core/philox.h"
 #include "ops/dropout/dropout_checks.h"
 
@@ -71,44 +71,35 @@ at::Tensor dropout_cpu(const at::Tensor& x_in, double p, const at::Tensor& seed,
   return y;
 }
 
-using Signature = at::Tensor(const at::Tensor&, double, const at::Tensor&, int64_t);
+constexpr Registered<"memformer::dropout", decltype(dropout_cpu)> dispatched;
 
-class Dropout : public torch::autograd::Function<Dropout> {
- public:
-  static at::Tensor forward(torch::autograd::AutogradContext* context, const at::Tensor& x, double p,
-                            const at::Tensor& seed, int64_t site) {
-    at::AutoDispatchBelowADInplaceOrView below;
-    context->save_for_backward({seed});
-    context->saved_data["p"] = p;
-    context->saved_data["site"] = site;
-    return dropout(x, p, seed, site);
+struct Dropout {
+  struct Saved {
+    double p;
+    at::Tensor seed;
+    int64_t site;
+    auto variables() { return std::tie(seed); }
+  };
+
+  static at::Tensor forward(Saved* saved, const at::Tensor& x, double p, const at::Tensor& seed, int64_t site) {
+    if (saved != nullptr) *saved = {p, seed, site};
+    return dispatched(x, p, seed, site);
   }
 
-  static torch::autograd::variable_list backward(torch::autograd::AutogradContext* context,
-                                                 torch::autograd::variable_list grads) {
-    return {dropout(grads[0], context->saved_data["p"].toDouble(), context->get_saved_variables()[0],
-                    context->saved_data["site"].toInt()),
-            {},
-            {},
-            {}};
+  static at::Tensor backward(const Saved& s, const BackwardPass& pass) {
+    return dispatched(pass.gradients[0], s.p, s.seed, s.site);
   }
 };
-
-at::Tensor with_gradient(const at::Tensor& x, double p, const at::Tensor& seed, int64_t site) {
-  return Dropout::apply(x, p, seed, site);
-}
 
 }  // namespace
 
 at::Tensor dropout(const at::Tensor& x, double p, const at::Tensor& seed, int64_t site) {
-  static const auto op = find_op<Signature>("memformer::dropout");
-  return op.call(x, p, seed, site);
+  return dispatched(x, p, seed, site);
 }
 
 TORCH_LIBRARY_FRAGMENT(memformer, library) {
-  library.def("dropout(Tensor x, float p, Tensor seed, int site) -> Tensor");
+  library.def("dropout(Tensor x, float p, Tensor seed, int site) -> Tensor", on_cpu(&dropout_cpu));
+  library.impl("dropout", with_gradient<Dropout>());
 }
-TORCH_LIBRARY_IMPL(memformer, CPU, library) { library.impl("dropout", &dropout_cpu); }
-TORCH_LIBRARY_IMPL(memformer, Autograd, library) { library.impl("dropout", &with_gradient); }
 
 }  // namespace memformer::ops
