@@ -1,7 +1,7 @@
 #include "ops/fold_layer_norm/fold_layer_norm.h"
 
 #include "core/gradient_sink.h"
-#include "core/op_handle.h"
+#include "core/operator.h"
 
 // Saved for backward: the weights, and those and the biases of the norms. With G (R, D) and h (R) the gradients of a
 // folded weight and bias:
@@ -86,96 +86,55 @@ std::vector<Tensor> backward_cpu(const Tensor& grad, const Tensor& grad_bias, Te
   return {};
 }
 
-const auto& forward_op() {
-  static const auto op = find_op<decltype(forward_cpu)>("memformer::fold_layer_norm_forward");
-  return op;
-}
+constexpr Registered<"memformer::fold_layer_norm_forward", decltype(forward_cpu)> forward_kernel;
+constexpr Registered<"memformer::fold_layer_norm_backward", decltype(backward_cpu)> backward_kernel;
 
-class FoldLayerNorm : public torch::autograd::Function<FoldLayerNorm> {
- public:
-  /// tensors: weights, biases if there are any, norm weights, norm biases. Returns weight, bias, and their sinks.
-  static torch::autograd::variable_list forward(torch::autograd::AutogradContext* context, int64_t layers,
-                                                bool with_biases, int64_t dtype, const SinkList& sinks,
-                                                TensorList tensors) {
-    at::AutoDispatchBelowADInplaceOrView below;
-    const auto L = static_cast<size_t>(layers), norms = L * (with_biases ? 2 : 1);
-    const auto weights = tensors.slice(0, L), norm_weights = tensors.slice(norms, L),
-               norm_biases = tensors.slice(norms + L, L);
-    auto [weight, bias] = forward_op().call(weights, tensors.slice(L, norms - L), norm_weights, norm_biases,
-                                            static_cast<ScalarType>(dtype));
-    auto weight_sink = at::zeros(weight.sizes(), weights[0].options()),
-         bias_sink = at::zeros(bias.sizes(), weights[0].options());
-    torch::autograd::variable_list saved = weights.vec();
-    saved.insert(saved.end(), norm_weights.begin(), norm_weights.end());
-    saved.insert(saved.end(), norm_biases.begin(), norm_biases.end());
-    context->save_for_backward(std::move(saved));
-    context->saved_data["with_biases"] = with_biases;
-    context->saved_data["sinks"] = sinks.tensors;
-    context->saved_data["weight_sink"] = weight_sink;  // no saved variables: what reads the folded tensors adds to them
-    context->saved_data["bias_sink"] = bias_sink;
-    context->set_materialize_grads(false);
-    context->mark_non_differentiable({weight_sink, bias_sink});
+struct FoldLayerNorm {
+  static constexpr bool kMaterializesGradients = false;
+  static constexpr size_t kDifferentiableResults = 2;  // weight and bias, without their sinks
+  using List = std::vector<Tensor>;
+
+  struct Saved {
+    List weights, norm_weights, norm_biases;
+    bool with_biases;
+    List sinks;
+    Tensor weight_sink, bias_sink;  // what reads the folded tensors adds to them
+    auto variables() { return std::tie(weights, norm_weights, norm_biases); }
+  };
+
+  /// weight, bias, and their sinks: (0) where no gradient is to come.
+  static std::tuple<Tensor, Tensor, Tensor, Tensor> forward(Saved* saved, TensorList weights, TensorList biases,
+                                                            TensorList norm_weights, TensorList norm_biases,
+                                                            TensorList sinks, ScalarType dtype) {
+    check(weights, biases, norm_weights, norm_biases, sinks, dtype);
+    auto [weight, bias] = forward_kernel(weights, biases, norm_weights, norm_biases, dtype);
+    const auto wide = weights[0].options();
+    if (saved == nullptr) {
+      const auto none = at::empty({0}, wide);
+      return {weight, bias, none, none};
+    }
+    const auto weight_sink = at::zeros(weight.sizes(), wide), bias_sink = at::zeros(bias.sizes(), wide);
+    *saved = {weights.vec(), norm_weights.vec(), norm_biases.vec(), !biases.empty(),
+              sinks.vec(),   weight_sink,        bias_sink};
     return {weight, bias, weight_sink, bias_sink};
   }
 
-  static torch::autograd::variable_list backward(torch::autograd::AutogradContext* context,
-                                                 torch::autograd::variable_list grads) {
-    static const auto op = find_op<decltype(backward_cpu)>("memformer::fold_layer_norm_backward");
-    at::AutoDispatchBelowADInplaceOrView below;
-    const auto saved = context->get_saved_variables();
-    const size_t L = saved.size() / 3;
-    const bool with_biases = context->saved_data["with_biases"].toBool();
-    const auto sinks = context->saved_data["sinks"].toTensorVector();
-    auto grad = context->saved_data["weight_sink"].toTensor(), grad_bias = context->saved_data["bias_sink"].toTensor();
-    if (grads[0].defined()) grad = grad + grads[0];
-    if (grads[1].defined()) grad_bias = grad_bias + grads[1];
-    const TensorList all(saved);
-    auto sent = op.call(grad, grad_bias, all.slice(0, L), all.slice(L, L), all.slice(2 * L, L), with_biases, sinks);
-    sent.resize(L * (with_biases ? 4 : 3));
-    torch::autograd::variable_list result{{}, {}, {}, {}};
-    result.insert(result.end(), sent.begin(), sent.end());
-    return result;
+  /// Those of all four lists, one list after the other.
+  static std::tuple<List, List, List, List> backward(const Saved& s, const BackwardPass& pass) {
+    const auto with = [&](const Tensor& sink, const Tensor& grad) { return grad.defined() ? sink + grad : sink; };
+    auto all = backward_kernel(with(s.weight_sink, pass.gradients[0]), with(s.bias_sink, pass.gradients[1]), s.weights,
+                               s.norm_weights, s.norm_biases, s.with_biases, s.sinks);
+    all.resize(s.weights.size() * (s.with_biases ? 4 : 3));  // undefined where there are sinks
+    return {std::move(all), {}, {}, {}};
   }
 };
-
-std::vector<Tensor> joined(TensorList weights, TensorList biases, TensorList norm_weights, TensorList norm_biases) {
-  std::vector<Tensor> tensors;
-  for (const auto& list : {weights, biases, norm_weights, norm_biases})
-    tensors.insert(tensors.end(), list.begin(), list.end());
-  return tensors;
-}
-
-using Results = std::tuple<Tensor, Tensor, Tensor, Tensor>;
-
-Results without_gradient(TensorList weights, TensorList biases, TensorList norm_weights, TensorList norm_biases,
-                         TensorList sinks, ScalarType dtype) {
-  check(weights, biases, norm_weights, norm_biases, sinks, dtype);
-  const auto none = at::empty({0}, weights[0].options());
-  auto [weight, bias] = forward_op().call(weights, biases, norm_weights, norm_biases, dtype);
-  return {weight, bias, none, none};
-}
-
-Results with_gradient(TensorList weights, TensorList biases, TensorList norm_weights, TensorList norm_biases,
-                      TensorList sinks, ScalarType dtype) {
-  const auto tensors = joined(weights, biases, norm_weights, norm_biases);
-  const bool wanted =
-      std::any_of(tensors.begin(), tensors.end(), [](const Tensor& one) { return one.requires_grad(); });
-  if (!at::GradMode::is_enabled() || !wanted) {
-    at::AutoDispatchBelowADInplaceOrView below;
-    return without_gradient(weights, biases, norm_weights, norm_biases, sinks, dtype);
-  }
-  check(weights, biases, norm_weights, norm_biases, sinks, dtype);
-  auto results = FoldLayerNorm::apply(static_cast<int64_t>(weights.size()), !biases.empty(),
-                                      static_cast<int64_t>(dtype), SinkList{sinks.vec()}, TensorList(tensors));
-  return {results[0], results[1], results[2], results[3]};
-}
 
 }  // namespace
 
 FoldedLinear fold_layer_norm(TensorList weights, TensorList biases, TensorList norm_weights, TensorList norm_biases,
                              TensorList sinks, ScalarType dtype) {
-  static const auto op = find_op<decltype(with_gradient)>("memformer::fold_layer_norm");
-  const auto [weight, bias, weight_sink, bias_sink] = op.call(weights, biases, norm_weights, norm_biases, sinks, dtype);
+  constexpr Registered<"memformer::fold_layer_norm", Signature<FoldLayerNorm>> op;
+  const auto [weight, bias, weight_sink, bias_sink] = op(weights, biases, norm_weights, norm_biases, sinks, dtype);
   const auto layers = static_cast<int64_t>(weights.size());
   FoldedLinear folded{weight.chunk(layers), bias.chunk(layers), {}, {}};
   if (weight_sink.dim() == 2) {
@@ -186,27 +145,18 @@ FoldedLinear fold_layer_norm(TensorList weights, TensorList biases, TensorList n
 }
 
 TORCH_LIBRARY_FRAGMENT(memformer, library) {
-  library.def(
+  define<FoldLayerNorm>(
+      library,
       "fold_layer_norm(Tensor[] weights, Tensor[] biases, Tensor[] norm_weights, Tensor[] norm_biases, Tensor[] sinks, "
-      "ScalarType dtype)"
-      " -> (Tensor weight, Tensor bias, Tensor weight_sink, Tensor bias_sink)");
+      "ScalarType dtype) -> (Tensor weight, Tensor bias, Tensor weight_sink, Tensor bias_sink)");
   library.def(
       "fold_layer_norm_forward(Tensor[] weights, Tensor[] biases, Tensor[] norm_weights, Tensor[] norm_biases, "
-      "ScalarType "
-      "dtype)"
-      " -> (Tensor weight, Tensor bias)");
+      "ScalarType dtype) -> (Tensor weight, Tensor bias)",
+      on_cpu(&forward_cpu));
   library.def(
       "fold_layer_norm_backward(Tensor grad, Tensor grad_bias, Tensor[] weights, Tensor[] norm_weights, Tensor[] "
-      "norm_biases, bool with_biases,"
-      " Tensor(a!)[] sinks) -> Tensor[]");
+      "norm_biases, bool with_biases, Tensor(a!)[] sinks) -> Tensor[]",
+      on_cpu(&backward_cpu));
 }
-TORCH_LIBRARY_IMPL(memformer, CPU, library) {
-  library.impl("fold_layer_norm_forward", &forward_cpu);
-  library.impl("fold_layer_norm_backward", &backward_cpu);
-}
-TORCH_LIBRARY_IMPL(memformer, CompositeExplicitAutograd, library) {
-  library.impl("fold_layer_norm", &without_gradient);
-}
-TORCH_LIBRARY_IMPL(memformer, Autograd, library) { library.impl("fold_layer_norm", &with_gradient); }
 
 }  // namespace memformer::ops
