@@ -1,7 +1,7 @@
 #include "ops/gelu_dropout/gelu_dropout.h"
 
 #include "core/gradient_sink.h"
-#include "core/op_handle.h"
+#include "core/operator.h"
 #include "ops/common/dropout_seed.h"
 
 // h = x + bias.      dL/dx = dropout(dL/dy) (Phi(h) + h phi(h)),  Phi and phi the normal distribution and its density.
@@ -29,8 +29,8 @@ void check(const Tensor& x, const Optional& bias, const Optional& bias_sink, dou
 }
 
 Tensor dropped(const Tensor& x, double p, const Optional& seed, int64_t site) {
-  static const auto dropout = find_op<Tensor(const Tensor&, double, const Tensor&, int64_t)>("memformer::dropout");
-  return p == 0.0 ? x : dropout.call(x, p, *seed, site);
+  constexpr Registered<"memformer::dropout", Tensor(const Tensor&, double, const Tensor&, int64_t)> dropout;
+  return p == 0.0 ? x : dropout(x, p, *seed, site);
 }
 
 Tensor biased(const Tensor& x, const Optional& bias) {
@@ -54,74 +54,48 @@ std::tuple<Tensor, Tensor> backward_cpu(const Tensor& grad, const Tensor& x, con
   return {grad_x.to(x.scalar_type()), accumulate_or_return(grad_bias, bias_sink, bias->scalar_type())};
 }
 
-const auto& forward_op() {
-  static const auto op = find_op<decltype(forward_cpu)>("memformer::gelu_dropout_forward");
-  return op;
-}
+constexpr Registered<"memformer::gelu_dropout_forward", decltype(forward_cpu)> forward_kernel;
+constexpr Registered<"memformer::gelu_dropout_backward", decltype(backward_cpu)> backward_kernel;
 
-const auto& backward_op() {
-  static const auto op = find_op<decltype(backward_cpu)>("memformer::gelu_dropout_backward");
-  return op;
-}
+struct GeluDropout {
+  struct Saved {
+    Tensor x;
+    Optional bias, seed;
+    double p;
+    int64_t site;
+    Destination of_bias;
+    auto variables() { return std::tie(x, bias, seed); }
+  };
 
-class GeluDropout : public torch::autograd::Function<GeluDropout> {
- public:
-  static Tensor forward(torch::autograd::AutogradContext* context, const Tensor& x, const Optional& bias,
-                        const Optional& bias_sink, double p, const Optional& seed, int64_t site) {
-    at::AutoDispatchBelowADInplaceOrView below;
-    context->save_for_backward({x, bias.value_or(Tensor()), seed.value_or(Tensor())});
-    context->saved_data["bias_sink"] = bias_sink;  // no saved variable: other backward passes add to it meanwhile
-    context->saved_data["p"] = p;
-    context->saved_data["site"] = site;
-    return forward_op().call(x, bias, p, seed, site);
+  static Tensor forward(Saved* saved, const Tensor& x, const Optional& bias, const Optional& bias_sink, double p,
+                        const Optional& seed, int64_t site) {
+    check(x, bias, bias_sink, p, seed);
+    if (saved != nullptr) *saved = {x, bias, seed, p, site, {bias, bias_sink}};
+    return forward_kernel(x, bias, p, seed, site);
   }
 
-  static torch::autograd::variable_list backward(torch::autograd::AutogradContext* context,
-                                                 torch::autograd::variable_list grads) {
-    at::AutoDispatchBelowADInplaceOrView below;
-    const auto saved = context->get_saved_variables();
-    const auto optional = [](const Tensor& tensor) { return tensor.defined() ? Optional(tensor) : std::nullopt; };
-    const auto bias_sink = context->saved_data["bias_sink"].toOptional<Tensor>();
-    auto [x, bias] =
-        backward_op().call(grads[0], saved[0], optional(saved[1]), bias_sink, context->saved_data["p"].toDouble(),
-                           optional(saved[2]), context->saved_data["site"].toInt());
-    if (!saved[1].defined() || is_defined(bias_sink)) bias.reset();
-    return {x, bias, {}, {}, {}, {}};
+  static std::tuple<Tensor, Tensor> backward(const Saved& s, const BackwardPass& pass) {
+    auto [x, bias] = backward_kernel(pass.gradients[0], s.x, s.bias, s.of_bias.sink, s.p, s.seed, s.site);
+    return {x, s.of_bias(std::move(bias))};
   }
 };
-
-Tensor with_gradient(const Tensor& x, const Optional& bias, const Optional& bias_sink, double p, const Optional& seed,
-                     int64_t site) {
-  check(x, bias, bias_sink, p, seed);
-  return GeluDropout::apply(x, bias, bias_sink, p, seed, site);
-}
-
-Tensor without_gradient(const Tensor& x, const Optional& bias, const Optional& bias_sink, double p,
-                        const Optional& seed, int64_t site) {
-  check(x, bias, bias_sink, p, seed);
-  return forward_op().call(x, bias, p, seed, site);
-}
 
 }  // namespace
 
 Tensor gelu_dropout(const Tensor& x, const Trained& bias, double p, const Optional& seed, int64_t site) {
-  static const auto op = find_op<decltype(without_gradient)>("memformer::gelu_dropout");
-  return op.call(x, bias.optional(), bias.sink, p, seed, site);
+  constexpr Registered<"memformer::gelu_dropout", Signature<GeluDropout>> op;
+  return op(x, bias.optional(), bias.sink, p, seed, site);
 }
 
 TORCH_LIBRARY_FRAGMENT(memformer, library) {
-  library.def("gelu_dropout(Tensor x, Tensor? bias, Tensor? bias_sink, float p, Tensor? seed, int site) -> Tensor");
-  library.def("gelu_dropout_forward(Tensor x, Tensor? bias, float p, Tensor? seed, int site) -> Tensor");
+  define<GeluDropout>(
+      library, "gelu_dropout(Tensor x, Tensor? bias, Tensor? bias_sink, float p, Tensor? seed, int site) -> Tensor");
+  library.def("gelu_dropout_forward(Tensor x, Tensor? bias, float p, Tensor? seed, int site) -> Tensor",
+              on_cpu(&forward_cpu));
   library.def(
       "gelu_dropout_backward(Tensor grad, Tensor x, Tensor? bias, Tensor(a!)? bias_sink, float p, Tensor? seed, int "
-      "site)"
-      " -> (Tensor grad_x, Tensor grad_bias)");
+      "site) -> (Tensor grad_x, Tensor grad_bias)",
+      on_cpu(&backward_cpu));
 }
-TORCH_LIBRARY_IMPL(memformer, CPU, library) {
-  library.impl("gelu_dropout_forward", &forward_cpu);
-  library.impl("gelu_dropout_backward", &backward_cpu);
-}
-TORCH_LIBRARY_IMPL(memformer, CompositeExplicitAutograd, library) { library.impl("gelu_dropout", &without_gradient); }
-TORCH_LIBRARY_IMPL(memformer, Autograd, library) { library.impl("gelu_dropout", &with_gradient); }
 
 }  // namespace memformer::ops
