@@ -1,7 +1,7 @@
 #include "ops/kv_projection/kv_projection.h"
 
 #include "core/gradient_sink.h"
-#include "core/op_handle.h"
+#include "core/operator.h"
 #include "ops/common/matrix_product.h"
 #include "ops/common/packed_kv.h"
 
@@ -55,8 +55,6 @@ std::vector<Tensor> groups(TensorList parts) {
   return parts.vec();
 }
 
-using Accumulate = void(const Tensor&, const Tensor&, const Tensor&, const std::optional<Tensor>&);
-
 struct Groups {
   Groups(TensorList weights, TensorList biases) : weights(groups(weights)), biases(groups(biases)) {
     if (this->weights.size() == this->biases.size()) return;
@@ -68,16 +66,14 @@ struct Groups {
 
 /// Norms the keys of rows (n, L 2 H E), the values of a layer behind its keys; what they were multiplied by.
 Tensor norm_keys(const Tensor& rows, int64_t heads, int64_t E) {
-  static const auto op =
-      find_op<Tensor(const Tensor&, int64_t, int64_t, int64_t, double)>("memformer::head_norm_in_place");
-  return op.call(rows, E, 2 * heads, heads, 1.0);
+  constexpr Registered<"memformer::head_norm_in_place", Tensor(const Tensor&, int64_t, int64_t, int64_t, double)> op;
+  return op(rows, E, 2 * heads, heads, 1.0);
 }
 
 Tensor norm_keys_backward(const Tensor& grad, const Tensor& rows, const Tensor& scales, int64_t heads, int64_t E) {
-  static const auto op =
-      find_op<Tensor(const Tensor&, const Tensor&, const Tensor&, int64_t, int64_t, int64_t, double)>(
-          "memformer::head_norm_backward");
-  return op.call(grad, rows, scales, E, 2 * heads, heads, 1.0);
+  using Backward = Tensor(const Tensor&, const Tensor&, const Tensor&, int64_t, int64_t, int64_t, double);
+  constexpr Registered<"memformer::head_norm_backward", Backward> op;
+  return op(grad, rows, scales, E, 2 * heads, heads, 1.0);
 }
 
 /// Keys and values as they lie in memory, a matrix (B N, 2 D) a layer, or one of all; what the keys were normed by.
@@ -95,8 +91,8 @@ struct Packed {
   }
 };
 
-std::vector<Tensor> forward(const Tensor& context, TensorList weights, TensorList biases, int64_t heads, bool normed,
-                            Packed* kept = nullptr) {
+std::vector<Tensor> project(const Tensor& context, TensorList weights, TensorList biases, int64_t heads, bool normed,
+                            Packed* kept) {
   const int64_t B = context.size(0), N = context.size(1), rows = weights[0].size(0), E = rows / (2 * heads);
   const Groups group(weights, biases);
   std::vector<Tensor> parts;
@@ -120,11 +116,13 @@ Tensor rows_of(const Tensor& grad) {
   return grad.transpose(1, 2).reshape({grad.size(0) * grad.size(2), grad.size(1) * grad.size(3)});
 }
 
-std::tuple<Tensor, std::vector<Tensor>, std::vector<Tensor>> backward(TensorList grads, const Tensor& context,
-                                                                      TensorList weights, TensorList weight_sinks,
-                                                                      TensorList bias_sinks, TensorList rows,
-                                                                      TensorList scales) {
-  static const auto accumulate = find_op<Accumulate>("memformer::linear_accumulate");
+std::tuple<Tensor, std::vector<Tensor>, std::vector<Tensor>> project_backward(TensorList grads, const Tensor& context,
+                                                                              TensorList weights,
+                                                                              TensorList weight_sinks,
+                                                                              TensorList bias_sinks, TensorList rows,
+                                                                              TensorList scales) {
+  using Accumulate = void(const Tensor&, const Tensor&, const Tensor&, const std::optional<Tensor>&);
+  constexpr Registered<"memformer::linear_accumulate", Accumulate> accumulate;
   const auto x = context.reshape({context.size(0) * context.size(1), context.size(2)});
   Tensor grad_context;
   std::vector<Tensor> grad_weights, grad_biases;
@@ -132,7 +130,7 @@ std::tuple<Tensor, std::vector<Tensor>, std::vector<Tensor>> backward(TensorList
   /// to.
   const auto step = [&](const Tensor& grad, const Tensor& weight, const Tensor& weight_sink, const Tensor& bias_sink) {
     if (weight_sink.defined())
-      accumulate.call(grad, x, weight_sink, bias_sink);
+      accumulate(grad, x, weight_sink, bias_sink);
     else {
       grad_weights.push_back(matrix_product(grad.t(), x));
       grad_biases.push_back(grad.sum(0));
@@ -172,89 +170,51 @@ std::tuple<Tensor, std::vector<Tensor>, std::vector<Tensor>> backward(TensorList
   return {grad_context.view_as(context), grad_weights, grad_biases};
 }
 
-using Backward = std::tuple<Tensor, std::vector<Tensor>, std::vector<Tensor>>(TensorList, const Tensor&, TensorList,
-                                                                              TensorList, TensorList, TensorList,
-                                                                              TensorList);
-using Signature = std::vector<Tensor>(const Tensor&, TensorList, TensorList, TensorList, TensorList, int64_t, bool);
+constexpr Registered<"memformer::kv_projection_backward", decltype(project_backward)> backward_kernel;
 
-class KeysValues : public torch::autograd::Function<KeysValues> {
- public:
-  /// tensors: L weights, L biases, then the sinks, if any: L of weights, L of biases.
-  static torch::autograd::variable_list forward(torch::autograd::AutogradContext* context, const Tensor& x,
-                                                int64_t layers, int64_t heads, bool normed, const SinkList& sinks,
-                                                TensorList tensors) {
-    at::AutoDispatchBelowADInplaceOrView below;
-    const auto weights = tensors.slice(0, layers);
+struct KvProjection {
+  struct Saved {
+    Tensor context;
+    std::vector<Tensor> weights;
     Packed kept;
-    auto parts = ops::forward(x, weights, tensors.slice(layers, layers), heads, normed, &kept);
-    torch::autograd::variable_list saved{x};
-    for (const auto& list : {weights.vec(), kept.rows, kept.scales})
-      saved.insert(saved.end(), list.begin(), list.end());
-    context->save_for_backward(saved);
-    context->saved_data["layers"] = layers;
-    context->saved_data["sinks"] = sinks.tensors;
-    return parts;
+    std::vector<Tensor> weight_sinks, bias_sinks;  // other backward passes add to them meanwhile
+    auto variables() { return std::tie(context, weights, kept.rows, kept.scales); }
+  };
+
+  static std::vector<Tensor> forward(Saved* saved, const Tensor& context, TensorList weights, TensorList biases,
+                                     TensorList weight_sinks, TensorList bias_sinks, int64_t heads, bool normed) {
+    check(context, weights, biases, weight_sinks, bias_sinks, heads);
+    if (saved != nullptr) *saved = {context, weights.vec(), {}, weight_sinks.vec(), bias_sinks.vec()};
+    return project(context, weights, biases, heads, normed, saved != nullptr ? &saved->kept : nullptr);
   }
 
-  static torch::autograd::variable_list backward(torch::autograd::AutogradContext* context,
-                                                 torch::autograd::variable_list grads) {
-    static const auto op = find_op<Backward>("memformer::kv_projection_backward");
-    const auto saved = context->get_saved_variables();
-    const auto sinks = context->saved_data["sinks"].toTensorVector();
-    const auto layers = static_cast<size_t>(context->saved_data["layers"].toInt());
-    const size_t groups = (saved.size() - 1 - layers) / 2;
-    const TensorList all_saved(saved), weights = all_saved.slice(1, layers), all(sinks);
-    auto [grad_context, grad_weights, grad_biases] = op.call(
-        grads, saved[0], weights, sinks.empty() ? all : all.slice(0, layers), sinks.empty() ? all : all.slice(layers),
-        all_saved.slice(1 + layers, groups), all_saved.slice(1 + layers + groups));
-    torch::autograd::variable_list result{grad_context, {}, {}, {}, {}};
-    grad_weights.resize(layers);
-    grad_biases.resize(layers);
-    result.insert(result.end(), grad_weights.begin(), grad_weights.end());
-    result.insert(result.end(), grad_biases.begin(), grad_biases.end());
-    return result;
+  static std::tuple<Tensor, std::vector<Tensor>, std::vector<Tensor>> backward(const Saved& s,
+                                                                               const BackwardPass& pass) {
+    auto all =
+        backward_kernel(pass.gradients, s.context, s.weights, s.weight_sinks, s.bias_sinks, s.kept.rows, s.kept.scales);
+    std::get<1>(all).resize(s.weights.size());  // undefined where there are sinks
+    std::get<2>(all).resize(s.weights.size());
+    return all;
   }
 };
-
-std::vector<Tensor> with_gradient(const Tensor& context, TensorList weights, TensorList biases, TensorList weight_sinks,
-                                  TensorList bias_sinks, int64_t heads, bool normed) {
-  check(context, weights, biases, weight_sinks, bias_sinks, heads);
-  SinkList sinks{weight_sinks.vec()};
-  sinks.tensors.insert(sinks.tensors.end(), bias_sinks.begin(), bias_sinks.end());
-  auto tensors = weights.vec();
-  tensors.insert(tensors.end(), biases.begin(), biases.end());
-  return KeysValues::apply(context, static_cast<int64_t>(weights.size()), heads, normed, sinks, TensorList(tensors));
-}
-
-std::vector<Tensor> without_gradient(const Tensor& context, TensorList weights, TensorList biases,
-                                     TensorList weight_sinks, TensorList bias_sinks, int64_t heads, bool normed) {
-  check(context, weights, biases, weight_sinks, bias_sinks, heads);
-  return forward(context, weights, biases, heads, normed);
-}
 
 }  // namespace
 
 std::vector<Tensor> kv_projection(const Tensor& context, TensorList weights, TensorList biases, TensorList weight_sinks,
                                   TensorList bias_sinks, int64_t heads, bool normed) {
-  static const auto op = find_op<Signature>("memformer::kv_projection");
-  return op.call(context, weights, biases, weight_sinks, bias_sinks, heads, normed);
+  constexpr Registered<"memformer::kv_projection", Signature<KvProjection>> op;
+  return op(context, weights, biases, weight_sinks, bias_sinks, heads, normed);
 }
 
 TORCH_LIBRARY_FRAGMENT(memformer, library) {
-  library.def(
+  define<KvProjection>(
+      library,
       "kv_projection(Tensor context, Tensor[] weights, Tensor[] biases, Tensor[] weight_sinks, Tensor[] bias_sinks, "
-      "int "
-      "heads, bool normed=False) -> Tensor[]");
+      "int heads, bool normed=False) -> Tensor[]");
   library.def(
       "kv_projection_backward(Tensor[] grads, Tensor context, Tensor[] weights, Tensor(a!)[] weight_sinks, "
-      "Tensor(b!)[] "
-      "bias_sinks, Tensor[] rows, Tensor[] scales)"
-      " -> (Tensor, Tensor[], Tensor[])");
+      "Tensor(b!)[] bias_sinks, Tensor[] rows, Tensor[] scales) -> (Tensor, Tensor[], Tensor[])",
+      on_every_device(&project_backward));
 }
-TORCH_LIBRARY_IMPL(memformer, CompositeExplicitAutograd, library) {
-  library.impl("kv_projection", &without_gradient);
-  library.impl("kv_projection_backward", &backward);
-}
-TORCH_LIBRARY_IMPL(memformer, Autograd, library) { library.impl("kv_projection", &with_gradient); }
 
 }  // namespace memformer::ops
