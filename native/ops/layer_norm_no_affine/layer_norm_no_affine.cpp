@@ -1,6 +1,6 @@
 #include "ops/layer_norm_no_affine/layer_norm_no_affine.h"
 
-#include "core/op_handle.h"
+#include "core/operator.h"
 #include "core/tensor_checks.h"
 #include "ops/common/layer_norm_eps.h"
 
@@ -40,73 +40,49 @@ Tensor backward_cpu(const Optional& grad_x, TensorList grads, const Tensor& x, c
   return grad_x.has_value() ? *grad_x + sent : sent;
 }
 
-const auto& forward_op() {
-  static const auto op = find_op<decltype(forward_cpu)>("memformer::layer_norm_no_affine_forward");
-  return op;
-}
+constexpr Registered<"memformer::layer_norm_no_affine_forward", decltype(forward_cpu)> forward_kernel;
+constexpr Registered<"memformer::layer_norm_no_affine_backward", decltype(backward_cpu)> backward_kernel;
 
-std::vector<Tensor> shared(const Tensor& x, const Tensor& z, int64_t readers) {
-  std::vector<Tensor> result{x.detach()};
-  for (int64_t i = 0; i < readers; ++i) result.push_back(z.detach());
-  return result;
-}
+struct LayerNormNoAffine {
+  static constexpr bool kMaterializesGradients = false;
 
-class LayerNormNoAffine : public torch::autograd::Function<LayerNormNoAffine> {
- public:
-  static torch::autograd::variable_list forward(torch::autograd::AutogradContext* context, const Tensor& x,
-                                                int64_t readers, int64_t dtype) {
-    at::AutoDispatchBelowADInplaceOrView below;
-    auto [z, mean, rstd] = forward_op().call(x, static_cast<ScalarType>(dtype));
-    context->save_for_backward({x, mean, rstd});
-    context->set_materialize_grads(false);
-    return shared(x, z, readers);
+  struct Saved {
+    Tensor x, mean, rstd;
+    auto variables() { return std::tie(x, mean, rstd); }
+  };
+
+  /// x, and z for each reader.
+  static std::vector<Tensor> forward(Saved* saved, const Tensor& x, int64_t readers, ScalarType dtype) {
+    check(x, readers, dtype);
+    auto [z, mean, rstd] = forward_kernel(x, dtype);
+    if (saved != nullptr) *saved = {x, mean, rstd};
+    std::vector<Tensor> results{x.detach()};
+    for (int64_t i = 0; i < readers; ++i) results.push_back(z.detach());
+    return results;
   }
 
-  static torch::autograd::variable_list backward(torch::autograd::AutogradContext* context,
-                                                 torch::autograd::variable_list grads) {
-    static const auto op = find_op<decltype(backward_cpu)>("memformer::layer_norm_no_affine_backward");
-    at::AutoDispatchBelowADInplaceOrView below;
-    const auto saved = context->get_saved_variables();
+  static Tensor backward(const Saved& s, const BackwardPass& pass) {
     std::vector<Tensor> of_readers;
-    for (size_t i = 1; i < grads.size(); ++i)
-      if (grads[i].defined()) of_readers.push_back(grads[i]);
-    if (of_readers.empty()) return {grads[0], {}, {}};
-    return {op.call(grads[0].defined() ? Optional(grads[0]) : std::nullopt, of_readers, saved[0], saved[1], saved[2]),
-            {},
-            {}};
+    for (size_t i = 1; i < pass.gradients.size(); ++i)
+      if (pass.gradients[i].defined()) of_readers.push_back(pass.gradients[i]);
+    return of_readers.empty() ? pass.gradients[0] : backward_kernel(pass.optional(0), of_readers, s.x, s.mean, s.rstd);
   }
 };
-
-std::vector<Tensor> with_gradient(const Tensor& x, int64_t readers, ScalarType dtype) {
-  check(x, readers, dtype);
-  return LayerNormNoAffine::apply(x, readers, static_cast<int64_t>(dtype));
-}
-
-std::vector<Tensor> without_gradient(const Tensor& x, int64_t readers, ScalarType dtype) {
-  check(x, readers, dtype);
-  return shared(x, std::get<0>(forward_op().call(x, dtype)), readers);
-}
 
 }  // namespace
 
 std::vector<Tensor> layer_norm_no_affine(const Tensor& x, int64_t readers, ScalarType dtype) {
-  static const auto op = find_op<decltype(layer_norm_no_affine)>("memformer::layer_norm_no_affine");
-  return op.call(x, readers, dtype);
+  constexpr Registered<"memformer::layer_norm_no_affine", Signature<LayerNormNoAffine>> op;
+  return op(x, readers, dtype);
 }
 
 TORCH_LIBRARY_FRAGMENT(memformer, library) {
-  library.def("layer_norm_no_affine(Tensor x, int readers, ScalarType dtype) -> Tensor[]");
-  library.def("layer_norm_no_affine_forward(Tensor x, ScalarType dtype) -> (Tensor z, Tensor mean, Tensor rstd)");
+  define<LayerNormNoAffine>(library, "layer_norm_no_affine(Tensor x, int readers, ScalarType dtype) -> Tensor[]");
+  library.def("layer_norm_no_affine_forward(Tensor x, ScalarType dtype) -> (Tensor z, Tensor mean, Tensor rstd)",
+              on_cpu(&forward_cpu));
   library.def(
-      "layer_norm_no_affine_backward(Tensor? grad_x, Tensor[] grads, Tensor x, Tensor mean, Tensor rstd) -> Tensor");
+      "layer_norm_no_affine_backward(Tensor? grad_x, Tensor[] grads, Tensor x, Tensor mean, Tensor rstd) -> Tensor",
+      on_cpu(&backward_cpu));
 }
-TORCH_LIBRARY_IMPL(memformer, CPU, library) {
-  library.impl("layer_norm_no_affine_forward", &forward_cpu);
-  library.impl("layer_norm_no_affine_backward", &backward_cpu);
-}
-TORCH_LIBRARY_IMPL(memformer, CompositeExplicitAutograd, library) {
-  library.impl("layer_norm_no_affine", &without_gradient);
-}
-TORCH_LIBRARY_IMPL(memformer, Autograd, library) { library.impl("layer_norm_no_affine", &with_gradient); }
 
 }  // namespace memformer::ops
