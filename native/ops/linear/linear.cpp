@@ -1,7 +1,7 @@
 #include "ops/linear/linear.h"
 
 #include "core/gradient_sink.h"
-#include "core/op_handle.h"
+#include "core/operator.h"
 #include "ops/common/matrix_product.h"
 
 // Saved for backward: x and W.      dL/dx = g W      dL/dW = g^T x      dL/db = sum of g over the rows
@@ -49,55 +49,36 @@ void accumulate_cpu(const Tensor& grad_in, const Tensor& x_in, const Tensor& wei
 
 void join_cpu(const Tensor&) {}
 
-Tensor dispatched(const Tensor& x, const Tensor& weight, const Optional& bias, const Optional& weight_sink,
-                  const Optional& bias_sink) {
-  static const auto op = find_op<decltype(forward_cpu)>("memformer::linear");
-  return op.call(x, weight, bias, weight_sink, bias_sink);
-}
+constexpr Registered<"memformer::linear", decltype(forward_cpu)> dispatched;
 
-class Linear : public torch::autograd::Function<Linear> {
- public:
-  static Tensor forward(torch::autograd::AutogradContext* context, const Tensor& x, const Tensor& weight,
-                        const Optional& bias, const Optional& weight_sink, const Optional& bias_sink) {
-    at::AutoDispatchBelowADInplaceOrView below;
-    context->save_for_backward({x, weight});
-    context->saved_data["bias"] = is_defined(bias);
-    context->saved_data["weight_sink"] =
-        weight_sink;  // no saved variables: other backward passes add to them meanwhile
-    context->saved_data["bias_sink"] = bias_sink;
+struct Linear {
+  struct Saved {
+    Tensor x, weight;
+    Destination of_weight, of_bias;
+    auto variables() { return std::tie(x, weight); }
+  };
+
+  static Tensor forward(Saved* saved, const Tensor& x, const Tensor& weight, const Optional& bias,
+                        const Optional& weight_sink, const Optional& bias_sink) {
+    check(x, weight, bias);
+    check_sinks(weight, weight_sink, bias_sink);
+    if (saved != nullptr) *saved = {x, weight, {weight, weight_sink}, {bias, bias_sink}};
     return dispatched(x, weight, bias, weight_sink, bias_sink);
   }
 
-  static torch::autograd::variable_list backward(torch::autograd::AutogradContext* context,
-                                                 torch::autograd::variable_list grads) {
-    at::AutoDispatchBelowADInplaceOrView below;
-    const auto saved = context->get_saved_variables();
-    const auto &x = saved[0], &weight = saved[1];
-    const auto weight_sink = context->saved_data["weight_sink"].toOptional<Tensor>();
-    const auto bias_sink = context->saved_data["bias_sink"].toOptional<Tensor>();
-    const bool biased = context->saved_data["bias"].toBool();
-    const int64_t n = c10::multiply_integers(x.sizes().slice(0, x.dim() - 1));
-    const auto grad = grads[0].reshape({n, weight.size(0)});  // (n, out)
-    const auto rows = x.reshape({n, weight.size(1)});         // (n, in)
+  static std::tuple<Tensor, Tensor, Tensor> backward(const Saved& s, const BackwardPass& pass) {
+    const int64_t n = c10::multiply_integers(s.x.sizes().slice(0, s.x.dim() - 1));
+    const auto grad = pass.gradients[0].reshape({n, s.weight.size(0)});  // (n, out)
+    const auto rows = s.x.reshape({n, s.weight.size(1)});                // (n, in)
     Tensor grad_weight;
-    if (is_defined(weight_sink))
-      linear_accumulate(grad, rows, *weight_sink, bias_sink);
-    else if (context->needs_input_grad(1))
+    if (is_defined(s.of_weight.sink))
+      linear_accumulate(grad, rows, *s.of_weight.sink, s.of_bias.sink);
+    else if (pass.needs(1))
       grad_weight = matrix_product(grad.t(), rows);
-    return {context->needs_input_grad(0) ? matrix_product(grad, weight).view_as(x) : Tensor(),
-            grad_weight,
-            biased && !is_defined(bias_sink) ? grad.sum(0) : Tensor(),
-            {},
-            {}};
+    return {pass.needs(0) ? matrix_product(grad, s.weight).view_as(s.x) : Tensor(), grad_weight,
+            s.of_bias.to_autograd() ? grad.sum(0) : Tensor()};
   }
 };
-
-Tensor with_gradient(const Tensor& x, const Tensor& weight, const Optional& bias, const Optional& weight_sink,
-                     const Optional& bias_sink) {
-  check(x, weight, bias);
-  check_sinks(weight, weight_sink, bias_sink);
-  return Linear::apply(x, weight, bias, weight_sink, bias_sink);
-}
 
 }  // namespace
 
@@ -106,27 +87,24 @@ Tensor linear(const Tensor& x, const Trained& weight, const Trained& bias) {
 }
 
 void linear_accumulate(const Tensor& grad, const Tensor& x, const Tensor& weight_sink, const Optional& bias_sink) {
-  static const auto op = find_op<decltype(linear_accumulate)>("memformer::linear_accumulate");
+  constexpr Registered<"memformer::linear_accumulate", decltype(linear_accumulate)> op;
   at::AutoDispatchBelowADInplaceOrView below;
-  op.call(grad, x, weight_sink, bias_sink);
+  op(grad, x, weight_sink, bias_sink);
 }
 
 void synchronize_side_stream(const Tensor& like) {
-  static const auto op = find_op<decltype(synchronize_side_stream)>("memformer::synchronize_side_stream");
+  constexpr Registered<"memformer::synchronize_side_stream", decltype(synchronize_side_stream)> op;
   at::AutoDispatchBelowADInplaceOrView below;
-  op.call(like);
+  op(like);
 }
 
 TORCH_LIBRARY_FRAGMENT(memformer, library) {
-  library.def("linear(Tensor x, Tensor weight, Tensor? bias, Tensor? weight_sink, Tensor? bias_sink) -> Tensor");
-  library.def("linear_accumulate(Tensor grad, Tensor x, Tensor(a!) weight_sink, Tensor(b!)? bias_sink) -> ()");
-  library.def("synchronize_side_stream(Tensor like) -> ()");
+  library.def("linear(Tensor x, Tensor weight, Tensor? bias, Tensor? weight_sink, Tensor? bias_sink) -> Tensor",
+              on_cpu(&forward_cpu));
+  library.impl("linear", with_gradient<Linear>());
+  library.def("linear_accumulate(Tensor grad, Tensor x, Tensor(a!) weight_sink, Tensor(b!)? bias_sink) -> ()",
+              on_cpu(&accumulate_cpu));
+  library.def("synchronize_side_stream(Tensor like) -> ()", on_cpu(&join_cpu));
 }
-TORCH_LIBRARY_IMPL(memformer, CPU, library) {
-  library.impl("linear", &forward_cpu);
-  library.impl("linear_accumulate", &accumulate_cpu);
-  library.impl("synchronize_side_stream", &join_cpu);
-}
-TORCH_LIBRARY_IMPL(memformer, Autograd, library) { library.impl("linear", &with_gradient); }
 
 }  // namespace memformer::ops
