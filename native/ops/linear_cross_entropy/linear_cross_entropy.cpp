@@ -1,7 +1,7 @@
 #include "ops/linear_cross_entropy/linear_cross_entropy.h"
 
 #include "core/gradient_sink.h"
-#include "core/op_handle.h"
+#include "core/operator.h"
 #include "ops/common/matrix_product.h"
 
 // Saved for backward: dtotal/dhidden (N, D) and either dtotal/dweight (V, D) and, with a bias, dtotal/dbias (V), both
@@ -87,100 +87,62 @@ std::tuple<Tensor, Tensor, Tensor> backward_cpu(const Tensor& grad, at::TensorLi
           grad_bias};
 }
 
-const auto& forward_op() {
-  static const auto op = find_op<decltype(forward_cpu)>("memformer::linear_cross_entropy_forward");
-  return op;
-}
+constexpr Registered<"memformer::linear_cross_entropy_forward", decltype(forward_cpu)> forward_kernel;
+constexpr Registered<"memformer::linear_cross_entropy_backward", decltype(backward_cpu)> backward_kernel;
 
-const auto& backward_op() {
-  static const auto op = find_op<decltype(backward_cpu)>("memformer::linear_cross_entropy_backward");
-  return op;
-}
+struct LinearCrossEntropy {
+  static constexpr size_t kDifferentiableResults = 1;  // total, without loss and count
 
-class LinearCrossEntropy : public torch::autograd::Function<LinearCrossEntropy> {
- public:
-  static torch::autograd::variable_list forward(torch::autograd::AutogradContext* context, const Tensor& hidden,
-                                                const Tensor& weight, const Optional& bias, const Tensor& target,
-                                                const Tensor& loss_weights, const Optional& sink,
-                                                const Optional& bias_sink, int64_t chunk, bool with_grad) {
-    at::AutoDispatchBelowADInplaceOrView below;
-    auto [total, loss, count, kept] = forward_op().call(hidden, weight, bias, target, loss_weights, with_grad, chunk);
-    if (with_grad) {
-      torch::autograd::variable_list saved{hidden, weight, bias.value_or(Tensor())};
-      saved.insert(saved.end(), kept.begin(), kept.end());
-      context->save_for_backward(std::move(saved));
-      context->saved_data["sink"] = sink;  // no saved variables: other backward passes add to them meanwhile
-      context->saved_data["bias_sink"] = bias_sink;
-      context->saved_data["chunk"] = chunk;
-    }
-    context->mark_non_differentiable({loss, count});
+  struct Saved {
+    Tensor hidden, weight;
+    Optional bias;
+    std::vector<Tensor> kept;
+    int64_t chunk;
+    Destination of_weight, of_bias;
+    auto variables() { return std::tie(hidden, weight, bias, kept); }
+  };
+
+  static std::tuple<Tensor, Tensor, Tensor> forward(Saved* saved, const Tensor& hidden, const Tensor& weight,
+                                                    const Optional& bias, const Tensor& target,
+                                                    const Tensor& loss_weights, const Optional& sink,
+                                                    const Optional& bias_sink, int64_t chunk) {
+    check(hidden, weight, bias, target, loss_weights, sink, bias_sink, chunk);
+    auto [total, loss, count, kept] =
+        forward_kernel(hidden, weight, bias, target, loss_weights, saved != nullptr, chunk);
+    if (saved != nullptr) *saved = {hidden, weight, bias, std::move(kept), chunk, {weight, sink}, {bias, bias_sink}};
     return {total, loss, count};
   }
 
-  static torch::autograd::variable_list backward(torch::autograd::AutogradContext* context,
-                                                 torch::autograd::variable_list grads) {
-    at::AutoDispatchBelowADInplaceOrView below;
-    const auto saved = context->get_saved_variables();
-    const auto sink = context->saved_data["sink"].toOptional<Tensor>(),
-               bias_sink = context->saved_data["bias_sink"].toOptional<Tensor>();
-    const auto bias = saved[2].defined() ? Optional(saved[2]) : std::nullopt;
-    auto [grad_hidden, grad_weight, grad_bias] =
-        backward_op().call(grads[0], at::TensorList(saved).slice(3), saved[0], saved[1], bias, sink, bias_sink,
-                           context->saved_data["chunk"].toInt());
-    if (is_defined(sink)) grad_weight.reset();
-    if (!bias || is_defined(bias_sink)) grad_bias.reset();
-    return {grad_hidden, grad_weight, grad_bias, {}, {}, {}, {}, {}, {}};
+  static std::tuple<Tensor, Tensor, Tensor> backward(const Saved& s, const BackwardPass& pass) {
+    auto [hidden, weight, bias] = backward_kernel(pass.gradients[0], s.kept, s.hidden, s.weight, s.bias,
+                                                  s.of_weight.sink, s.of_bias.sink, s.chunk);
+    return {hidden, s.of_weight(std::move(weight)), s.of_bias(std::move(bias))};
   }
 };
-
-std::tuple<Tensor, Tensor, Tensor> with_gradient(const Tensor& hidden, const Tensor& weight, const Optional& bias,
-                                                 const Tensor& target, const Tensor& loss_weights, const Optional& sink,
-                                                 const Optional& bias_sink, int64_t chunk) {
-  check(hidden, weight, bias, target, loss_weights, sink, bias_sink, chunk);
-  const bool wanted = hidden.requires_grad() || weight.requires_grad() || (is_defined(bias) && bias->requires_grad());
-  auto results = LinearCrossEntropy::apply(hidden, weight, bias, target, loss_weights, sink, bias_sink, chunk,
-                                           at::GradMode::is_enabled() && wanted);
-  return {results[0], results[1], results[2]};
-}
-
-std::tuple<Tensor, Tensor, Tensor> without_gradient(const Tensor& hidden, const Tensor& weight, const Optional& bias,
-                                                    const Tensor& target, const Tensor& loss_weights,
-                                                    const Optional& sink, const Optional& bias_sink, int64_t chunk) {
-  check(hidden, weight, bias, target, loss_weights, sink, bias_sink, chunk);
-  auto [total, loss, count, kept] = forward_op().call(hidden, weight, bias, target, loss_weights, false, chunk);
-  return {total, loss, count};
-}
 
 }  // namespace
 
 std::tuple<Tensor, Tensor, Tensor> linear_cross_entropy(const Tensor& hidden, const Trained& weight,
                                                         const Trained& bias, const Tensor& target,
                                                         const Tensor& loss_weights, int64_t chunk) {
-  static const auto op = find_op<decltype(without_gradient)>("memformer::linear_cross_entropy");
-  return op.call(hidden, weight.value, bias.optional(), target, loss_weights, weight.sink, bias.sink, chunk);
+  constexpr Registered<"memformer::linear_cross_entropy", Signature<LinearCrossEntropy>> op;
+  return op(hidden, weight.value, bias.optional(), target, loss_weights, weight.sink, bias.sink, chunk);
 }
 
 TORCH_LIBRARY_FRAGMENT(memformer, library) {
-  library.def(
+  define<LinearCrossEntropy>(
+      library,
       "linear_cross_entropy(Tensor hidden, Tensor weight, Tensor? bias, Tensor target, Tensor loss_weights, Tensor? "
-      "sink, Tensor? bias_sink,"
-      " int chunk) -> (Tensor total, Tensor loss, Tensor count)");
+      "sink, Tensor? bias_sink, int chunk) -> (Tensor total, Tensor loss, Tensor count)");
   library.def(
       "linear_cross_entropy_forward(Tensor hidden, Tensor weight, Tensor? bias, Tensor target, Tensor loss_weights, "
-      "bool with_grad, int chunk)"
-      " -> (Tensor total, Tensor loss, Tensor count, Tensor[] saved)");
+      "bool with_grad, int chunk) -> (Tensor total, Tensor loss, Tensor count, Tensor[] saved)",
+      on_cpu(&forward_cpu));
   library.def(
       "linear_cross_entropy_backward(Tensor grad, Tensor[] saved, Tensor hidden, Tensor weight, Tensor? bias, "
-      "Tensor(a!)? sink,"
-      " Tensor(b!)? bias_sink, int chunk) -> (Tensor grad_hidden, Tensor grad_weight, Tensor grad_bias)");
+      "Tensor(a!)? sink, Tensor(b!)? bias_sink, int chunk) -> (Tensor grad_hidden, Tensor grad_weight, Tensor "
+      "grad_bias)",
+      on_cpu(&backward_cpu));
 }
-TORCH_LIBRARY_IMPL(memformer, CPU, library) {
-  library.impl("linear_cross_entropy_forward", &forward_cpu);
-  library.impl("linear_cross_entropy_backward", &backward_cpu);
-}
-TORCH_LIBRARY_IMPL(memformer, CompositeExplicitAutograd, library) {
-  library.impl("linear_cross_entropy", &without_gradient);
-}
-TORCH_LIBRARY_IMPL(memformer, Autograd, library) { library.impl("linear_cross_entropy", &with_gradient); }
 
 }  // namespace memformer::ops
