@@ -1,6 +1,6 @@
 #include "ops/rotary_qkv/rotary_qkv.h"
 
-#include "core/op_handle.h"
+#include "core/operator.h"
 #include "ops/common/packed_qkv.h"
 
 // Saved for backward: cos and sin alone; the gradient is the same rotation by the opposite angles, that of the bias its
@@ -108,43 +108,29 @@ std::tuple<Tensor, Tensor> backward_cpu(const Tensor& grad_q_in, const Tensor& g
                                      bias_sink, grad.scalar_type())};
 }
 
-std::tuple<Tensor, Tensor, Tensor> dispatched(const Tensor& qkv, const Optional& bias, const Optional& bias_sink,
-                                              const Tensor& cos, const Tensor& sin, int64_t heads) {
-  static const auto op = find_op<decltype(forward_cpu)>("memformer::rotary_qkv");
-  return op.call(qkv, bias, bias_sink, cos, sin, heads);
-}
+constexpr Registered<"memformer::rotary_qkv", decltype(forward_cpu)> dispatched;
+constexpr Registered<"memformer::rotary_qkv_backward", decltype(backward_cpu)> backward_kernel;
 
-class RotaryQkv : public torch::autograd::Function<RotaryQkv> {
- public:
-  static torch::autograd::variable_list forward(torch::autograd::AutogradContext* context, const Tensor& qkv,
-                                                const Optional& bias, const Optional& bias_sink, const Tensor& cos,
-                                                const Tensor& sin, int64_t heads) {
-    at::AutoDispatchBelowADInplaceOrView below;
-    context->save_for_backward({cos, sin});
-    context->saved_data["bias_sink"] = bias_sink;  // no saved variable: other backward passes add to it meanwhile
-    context->saved_data["with_bias"] = is_defined(bias);
-    auto [q, k, v] = dispatched(qkv, bias, bias_sink, cos, sin, heads);
-    return {q, k, v};
+struct RotaryQkv {
+  struct Saved {
+    Tensor cos, sin;
+    Destination of_bias;
+    auto variables() { return std::tie(cos, sin); }
+  };
+
+  static std::tuple<Tensor, Tensor, Tensor> forward(Saved* saved, const Tensor& qkv, const Optional& bias,
+                                                    const Optional& bias_sink, const Tensor& cos, const Tensor& sin,
+                                                    int64_t heads) {
+    if (saved != nullptr) *saved = {cos, sin, {bias, bias_sink}};
+    return dispatched(qkv, bias, bias_sink, cos, sin, heads);
   }
 
-  static torch::autograd::variable_list backward(torch::autograd::AutogradContext* context,
-                                                 torch::autograd::variable_list grads) {
-    static const auto op = find_op<decltype(backward_cpu)>("memformer::rotary_qkv_backward");
-    at::AutoDispatchBelowADInplaceOrView below;
-    const auto saved = context->get_saved_variables();
-    const auto bias_sink = context->saved_data["bias_sink"].toOptional<Tensor>();
-    const bool with_bias = context->saved_data["with_bias"].toBool();
-    auto [qkv, bias] = op.call(grads[0], grads[1], grads[2], bias_sink, saved[0], saved[1], with_bias);
-    if (!with_bias || is_defined(bias_sink)) bias.reset();
-    return {qkv, bias, {}, {}, {}, {}};
+  static std::tuple<Tensor, Tensor> backward(const Saved& s, const BackwardPass& pass) {
+    const auto& grads = pass.gradients;
+    auto [qkv, bias] = backward_kernel(grads[0], grads[1], grads[2], s.of_bias.sink, s.cos, s.sin, s.of_bias.given);
+    return {qkv, s.of_bias(std::move(bias))};
   }
 };
-
-std::tuple<Tensor, Tensor, Tensor> with_gradient(const Tensor& qkv, const Optional& bias, const Optional& bias_sink,
-                                                 const Tensor& cos, const Tensor& sin, int64_t heads) {
-  auto parts = RotaryQkv::apply(qkv, bias, bias_sink, cos, sin, heads);
-  return {parts[0], parts[1], parts[2]};
-}
 
 }  // namespace
 
@@ -156,16 +142,13 @@ std::tuple<Tensor, Tensor, Tensor> rotary_qkv(const Tensor& qkv, const Trained& 
 TORCH_LIBRARY_FRAGMENT(memformer, library) {
   library.def(
       "rotary_qkv(Tensor qkv, Tensor? bias, Tensor? bias_sink, Tensor cos, Tensor sin, int heads) -> (Tensor q, Tensor "
-      "k, Tensor v)");
+      "k, Tensor v)",
+      on_cpu(&forward_cpu));
+  library.impl("rotary_qkv", with_gradient<RotaryQkv>());
   library.def(
       "rotary_qkv_backward(Tensor grad_q, Tensor grad_k, Tensor grad_v, Tensor(a!)? bias_sink, Tensor cos, Tensor sin, "
-      "bool with_bias)"
-      " -> (Tensor grad_qkv, Tensor grad_bias)");
+      "bool with_bias) -> (Tensor grad_qkv, Tensor grad_bias)",
+      on_cpu(&backward_cpu));
 }
-TORCH_LIBRARY_IMPL(memformer, CPU, library) {
-  library.impl("rotary_qkv", &forward_cpu);
-  library.impl("rotary_qkv_backward", &backward_cpu);
-}
-TORCH_LIBRARY_IMPL(memformer, Autograd, library) { library.impl("rotary_qkv", &with_gradient); }
 
 }  // namespace memformer::ops
