@@ -1,7 +1,7 @@
 #include "ops/token_embedding/token_embedding.h"
 
 #include "core/gradient_sink.h"
-#include "core/op_handle.h"
+#include "core/operator.h"
 
 // Saved for backward: the tokens.      dL/dweight[v] = sum of dL/dy_bt over the places (b, t) of token v
 namespace memformer::ops {
@@ -41,67 +41,40 @@ Tensor backward_cpu(const Tensor& grad, const Tensor& tokens, const Sink& sink, 
   return at::empty({0}, grad.options());
 }
 
-const auto& forward_op() {
-  static const auto op = find_op<decltype(forward_cpu)>("memformer::token_embedding_forward");
-  return op;
-}
+constexpr Registered<"memformer::token_embedding_forward", decltype(forward_cpu)> forward_kernel;
+constexpr Registered<"memformer::token_embedding_backward", decltype(backward_cpu)> backward_kernel;
 
-const auto& backward_op() {
-  static const auto op = find_op<decltype(backward_cpu)>("memformer::token_embedding_backward");
-  return op;
-}
+struct TokenEmbedding {
+  struct Saved {
+    Tensor tokens;
+    int64_t vocabulary;
+    Destination of_weight;
+    auto variables() { return std::tie(tokens); }
+  };
 
-class TokenEmbedding : public torch::autograd::Function<TokenEmbedding> {
- public:
-  static Tensor forward(torch::autograd::AutogradContext* context, const Tensor& tokens, const Tensor& weight,
-                        const Sink& sink) {
-    at::AutoDispatchBelowADInplaceOrView below;
-    context->save_for_backward({tokens});
-    context->saved_data["sink"] = sink;  // no saved variable: other backward passes add to it meanwhile
-    context->saved_data["vocabulary"] = weight.size(0);
-    return forward_op().call(tokens, weight);
+  static Tensor forward(Saved* saved, const Tensor& tokens, const Tensor& weight, const Sink& sink) {
+    check(tokens, weight, sink);
+    if (saved != nullptr) *saved = {tokens, weight.size(0), {weight, sink}};
+    return forward_kernel(tokens, weight);
   }
 
-  static torch::autograd::variable_list backward(torch::autograd::AutogradContext* context,
-                                                 torch::autograd::variable_list grads) {
-    at::AutoDispatchBelowADInplaceOrView below;
-    const auto sink = context->saved_data["sink"].toOptional<Tensor>();
-    auto grad_weight = backward_op().call(grads[0], context->get_saved_variables()[0], sink,
-                                          context->saved_data["vocabulary"].toInt());
-    if (is_defined(sink)) grad_weight.reset();
-    return {{}, grad_weight, {}};
+  static std::tuple<Tensor, Tensor> backward(const Saved& s, const BackwardPass& pass) {
+    return {Tensor(), s.of_weight(backward_kernel(pass.gradients[0], s.tokens, s.of_weight.sink, s.vocabulary))};
   }
 };
-
-Tensor with_gradient(const Tensor& tokens, const Tensor& weight, const Sink& sink) {
-  check(tokens, weight, sink);
-  return TokenEmbedding::apply(tokens, weight, sink);
-}
-
-Tensor without_gradient(const Tensor& tokens, const Tensor& weight, const Sink& sink) {
-  check(tokens, weight, sink);
-  return forward_op().call(tokens, weight);
-}
 
 }  // namespace
 
 Tensor token_embedding(const Tensor& tokens, const Trained& weight) {
-  static const auto op = find_op<decltype(with_gradient)>("memformer::token_embedding");
-  return op.call(tokens, weight.value, weight.sink);
+  constexpr Registered<"memformer::token_embedding", Signature<TokenEmbedding>> op;
+  return op(tokens, weight.value, weight.sink);
 }
 
 TORCH_LIBRARY_FRAGMENT(memformer, library) {
-  library.def("token_embedding(Tensor tokens, Tensor weight, Tensor? sink) -> Tensor");
-  library.def("token_embedding_forward(Tensor tokens, Tensor weight) -> Tensor");
-  library.def("token_embedding_backward(Tensor grad, Tensor tokens, Tensor(a!)? sink, int vocabulary) -> Tensor");
+  define<TokenEmbedding>(library, "token_embedding(Tensor tokens, Tensor weight, Tensor? sink) -> Tensor");
+  library.def("token_embedding_forward(Tensor tokens, Tensor weight) -> Tensor", on_cpu(&forward_cpu));
+  library.def("token_embedding_backward(Tensor grad, Tensor tokens, Tensor(a!)? sink, int vocabulary) -> Tensor",
+              on_cpu(&backward_cpu));
 }
-TORCH_LIBRARY_IMPL(memformer, CPU, library) {
-  library.impl("token_embedding_forward", &forward_cpu);
-  library.impl("token_embedding_backward", &backward_cpu);
-}
-TORCH_LIBRARY_IMPL(memformer, CompositeExplicitAutograd, library) {
-  library.impl("token_embedding", &without_gradient);
-}
-TORCH_LIBRARY_IMPL(memformer, Autograd, library) { library.impl("token_embedding", &with_gradient); }
 
 }  // namespace memformer::ops
