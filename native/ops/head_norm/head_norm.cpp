@@ -2,7 +2,7 @@
 
 #include <ATen/OpMathType.h>
 
-#include "core/op_handle.h"
+#include "core/operator.h"
 #include "core/tensor_checks.h"
 #include "ops/head_norm/head_norm_eps.h"
 
@@ -120,78 +120,45 @@ Tensor backward_cpu(const Tensor& grad_in, const Tensor& y, const Tensor& r, int
   return sent;
 }
 
-const auto& forward_op() {
-  static const auto op = find_op<decltype(forward_cpu)>("memformer::head_norm_forward");
-  return op;
-}
+constexpr Registered<"memformer::head_norm_forward", decltype(forward_cpu)> forward_kernel;
+constexpr Registered<"memformer::head_norm_backward", decltype(backward_cpu)> backward_kernel;
 
-class Normed : public torch::autograd::Function<Normed> {
- public:
-  static Tensor forward(torch::autograd::AutogradContext* context, const Tensor& x, int64_t width, int64_t group,
-                        int64_t normed, double gain) {
-    at::AutoDispatchBelowADInplaceOrView below;
-    auto [y, r] = forward_op().call(x, width, group, normed, gain);
-    context->save_for_backward({y, r});
-    context->saved_data["width"] = width;
-    context->saved_data["group"] = group;
-    context->saved_data["normed"] = normed;
-    context->saved_data["gain"] = gain;
+struct Normed {
+  struct Saved {
+    Tensor y, r;
+    HeadNorm norm;
+    auto variables() { return std::tie(y, r); }
+  };
+
+  static Tensor forward(Saved* saved, const Tensor& x, int64_t width, int64_t group, int64_t normed, double gain) {
+    check(x, width, group, normed, gain);
+    auto [y, r] = forward_kernel(x, width, group, normed, gain);
+    if (saved != nullptr) *saved = {y, r, {width, group, normed, gain}};
     return y;
   }
 
-  static torch::autograd::variable_list backward(torch::autograd::AutogradContext* context,
-                                                 torch::autograd::variable_list grads) {
-    static const auto op = find_op<decltype(backward_cpu)>("memformer::head_norm_backward");
-    at::AutoDispatchBelowADInplaceOrView below;
-    const auto saved = context->get_saved_variables();
-    const auto whole = [&](const char* name) { return context->saved_data[name].toInt(); };
-    const auto sent = op.call(grads[0], saved[0], saved[1], whole("width"), whole("group"), whole("normed"),
-                              context->saved_data["gain"].toDouble());
-    return {sent, {}, {}, {}, {}};
+  static Tensor backward(const Saved& s, const BackwardPass& pass) {
+    const auto& norm = s.norm;
+    return backward_kernel(pass.gradients[0], s.y, s.r, norm.width, norm.group, norm.normed, norm.gain);
   }
 };
-
-Tensor with_gradient(const Tensor& x, int64_t width, int64_t group, int64_t normed, double gain) {
-  check(x, width, group, normed, gain);
-  return Normed::apply(x, width, group, normed, gain);
-}
-
-Tensor without_gradient(const Tensor& x, int64_t width, int64_t group, int64_t normed, double gain) {
-  check(x, width, group, normed, gain);
-  return std::get<0>(forward_op().call(x, width, group, normed, gain));
-}
 
 }  // namespace
 
 Tensor head_norm(const Tensor& x, const HeadNorm& norm) {
-  static const auto op = find_op<decltype(without_gradient)>("memformer::head_norm");
-  return op.call(x, norm.width, norm.group, norm.normed, norm.gain);
-}
-
-Tensor head_norm_in_place(const Tensor& x, const HeadNorm& norm) {
-  static const auto op = find_op<decltype(in_place_cpu)>("memformer::head_norm_in_place");
-  check(x, norm.width, norm.group, norm.normed, norm.gain);
-  return op.call(x, norm.width, norm.group, norm.normed, norm.gain);
-}
-
-Tensor head_norm_backward(const Tensor& grad, const Tensor& y, const Tensor& r, const HeadNorm& norm) {
-  static const auto op = find_op<decltype(backward_cpu)>("memformer::head_norm_backward");
-  return op.call(grad, y, r, norm.width, norm.group, norm.normed, norm.gain);
+  constexpr Registered<"memformer::head_norm", Signature<Normed>> op;
+  return op(x, norm.width, norm.group, norm.normed, norm.gain);
 }
 
 TORCH_LIBRARY_FRAGMENT(memformer, library) {
-  library.def("head_norm(Tensor x, int width, int group, int normed, float gain=1.0) -> Tensor");
-  library.def("head_norm_forward(Tensor x, int width, int group, int normed, float gain) -> (Tensor y, Tensor r)");
-  library.def("head_norm_in_place(Tensor(a!) x, int width, int group, int normed, float gain) -> Tensor r");
+  define<Normed>(library, "head_norm(Tensor x, int width, int group, int normed, float gain=1.0) -> Tensor");
+  library.def("head_norm_forward(Tensor x, int width, int group, int normed, float gain) -> (Tensor y, Tensor r)",
+              on_cpu(&forward_cpu));
+  library.def("head_norm_in_place(Tensor(a!) x, int width, int group, int normed, float gain) -> Tensor r",
+              on_cpu(&in_place_cpu));
   library.def(
-      "head_norm_backward(Tensor grad, Tensor y, Tensor r, int width, int group, int normed, float gain) -> Tensor");
+      "head_norm_backward(Tensor grad, Tensor y, Tensor r, int width, int group, int normed, float gain) -> Tensor",
+      on_cpu(&backward_cpu));
 }
-TORCH_LIBRARY_IMPL(memformer, CPU, library) {
-  library.impl("head_norm_forward", &forward_cpu);
-  library.impl("head_norm_in_place", &in_place_cpu);
-  library.impl("head_norm_backward", &backward_cpu);
-}
-TORCH_LIBRARY_IMPL(memformer, CompositeExplicitAutograd, library) { library.impl("head_norm", &without_gradient); }
-TORCH_LIBRARY_IMPL(memformer, Autograd, library) { library.impl("head_norm", &with_gradient); }
 
 }  // namespace memformer::ops
