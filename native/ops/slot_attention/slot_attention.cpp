@@ -1,7 +1,7 @@
 #include "ops/slot_attention/slot_attention.h"
 
 #include "core/gradient_sink.h"
-#include "core/op_handle.h"
+#include "core/operator.h"
 #include "core/tensor_checks.h"
 #include "ops/slot_attention/slot_attention_composed.h"
 
@@ -47,91 +47,56 @@ void check(const Tensor& query, const Tensor& self_key, const Tensor& own, const
   }
 }
 
-using Signature = Tensor(const Tensor&, const Tensor&, const Tensor&, const Tensor&, const Tensor&, const Optional&,
-                         int64_t, double, const Optional&);
-using Forward = std::tuple<Tensor, Tensor>(const Tensor&, const Tensor&, const Tensor&, const Tensor&, const Tensor&,
-                                           const Optional&, int64_t, double, const Optional&);
-using Backward = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor>(const Tensor&, const Tensor&, const Tensor&,
-                                                                    const Tensor&, const Tensor&, const Tensor&,
-                                                                    const Optional&, const Tensor&, const Tensor&,
-                                                                    int64_t, double, const Optional&);
+namespace composed = slot_attention_composed;
+constexpr Registered<"memformer::slot_attention_forward", decltype(composed::forward)> forward_kernel;
+constexpr Registered<"memformer::slot_attention_backward", decltype(composed::backward)> backward_kernel;
 
-const auto& forward_op() {
-  static const auto op = find_op<Forward>("memformer::slot_attention_forward");
-  return op;
-}
+struct SlotAttention {
+  struct Saved {
+    Tensor query, self_key, own, key, value, y, lse;
+    Optional mask, lengths;
+    int64_t heads;
+    double scale;
+    auto variables() { return std::tie(query, self_key, own, key, value, mask, y, lse, lengths); }
+  };
 
-const auto& backward_op() {
-  static const auto op = find_op<Backward>("memformer::slot_attention_backward");
-  return op;
-}
-
-class SlotAttention : public torch::autograd::Function<SlotAttention> {
- public:
-  static Tensor forward(torch::autograd::AutogradContext* context, const Tensor& query, const Tensor& self_key,
-                        const Tensor& own, const Tensor& key, const Tensor& value, const Optional& mask, int64_t heads,
-                        double scale, const Optional& lengths) {
-    at::AutoDispatchBelowADInplaceOrView below;
-    auto [y, lse] = forward_op().call(query, self_key, own, key, value, mask, heads, scale, lengths);
-    context->save_for_backward(
-        {query, self_key, own, key, value, mask.value_or(Tensor()), y, lse, lengths.value_or(Tensor())});
-    context->saved_data["heads"] = heads;
-    context->saved_data["scale"] = scale;
+  static Tensor forward(Saved* saved, const Tensor& query, const Tensor& self_key, const Tensor& own, const Tensor& key,
+                        const Tensor& value, const Optional& mask, int64_t heads, double scale,
+                        const Optional& lengths) {
+    check(query, self_key, own, key, value, mask, heads, lengths);
+    auto [y, lse] = forward_kernel(query, self_key, own, key, value, mask, heads, scale, lengths);
+    if (saved != nullptr) *saved = {query, self_key, own, key, value, y, lse, mask, lengths, heads, scale};
     return y;
   }
 
-  static torch::autograd::variable_list backward(torch::autograd::AutogradContext* context,
-                                                 torch::autograd::variable_list grads) {
-    at::AutoDispatchBelowADInplaceOrView below;
-    const auto saved = context->get_saved_variables();
-    const auto optional = [&](size_t i) { return saved[i].defined() ? Optional(saved[i]) : std::nullopt; };
-    auto [query, self_key, own, key, value] =
-        backward_op().call(grads[0], saved[0], saved[1], saved[2], saved[3], saved[4], optional(5), saved[6], saved[7],
-                           context->saved_data["heads"].toInt(), context->saved_data["scale"].toDouble(), optional(8));
-    return {query, self_key, own, key, value, {}, {}, {}, {}};
+  static std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> backward(const Saved& s, const BackwardPass& pass) {
+    return backward_kernel(pass.gradients[0], s.query, s.self_key, s.own, s.key, s.value, s.mask, s.y, s.lse, s.heads,
+                           s.scale, s.lengths);
   }
 };
-
-Tensor with_gradient(const Tensor& query, const Tensor& self_key, const Tensor& own, const Tensor& key,
-                     const Tensor& value, const Optional& mask, int64_t heads, double scale, const Optional& lengths) {
-  check(query, self_key, own, key, value, mask, heads, lengths);
-  return SlotAttention::apply(query, self_key, own, key, value, mask, heads, scale, lengths);
-}
-
-Tensor without_gradient(const Tensor& query, const Tensor& self_key, const Tensor& own, const Tensor& key,
-                        const Tensor& value, const Optional& mask, int64_t heads, double scale,
-                        const Optional& lengths) {
-  check(query, self_key, own, key, value, mask, heads, lengths);
-  return std::get<0>(forward_op().call(query, self_key, own, key, value, mask, heads, scale, lengths));
-}
 
 }  // namespace
 
 Tensor slot_attention(const Tensor& query, const Tensor& self_key, const Tensor& own, const Tensor& key,
                       const Tensor& value, const Optional& mask, int64_t heads, double scale, const Optional& lengths) {
-  static const auto op = find_op<Signature>("memformer::slot_attention");
-  return op.call(query, self_key, own, key, value, mask, heads, scale, lengths);
+  constexpr Registered<"memformer::slot_attention", Signature<SlotAttention>> op;
+  return op(query, self_key, own, key, value, mask, heads, scale, lengths);
 }
 
 TORCH_LIBRARY_FRAGMENT(memformer, library) {
-  library.def(
+  define<SlotAttention>(
+      library,
       "slot_attention(Tensor query, Tensor self_key, Tensor own, Tensor key, Tensor value, Tensor? mask, int heads, "
-      "float scale,"
-      " Tensor? lengths=None) -> Tensor");
+      "float scale, Tensor? lengths=None) -> Tensor");
   library.def(
       "slot_attention_forward(Tensor query, Tensor self_key, Tensor own, Tensor key, Tensor value, Tensor? mask, int "
-      "heads, float scale,"
-      " Tensor? lengths) -> (Tensor y, Tensor lse)");
+      "heads, float scale, Tensor? lengths) -> (Tensor y, Tensor lse)",
+      on_cpu(&composed::forward));
   library.def(
       "slot_attention_backward(Tensor grad, Tensor query, Tensor self_key, Tensor own, Tensor key, Tensor value, "
-      "Tensor? mask, Tensor y,"
-      " Tensor lse, int heads, float scale, Tensor? lengths) -> (Tensor, Tensor, Tensor, Tensor, Tensor)");
+      "Tensor? mask, Tensor y, Tensor lse, int heads, float scale, Tensor? lengths) -> (Tensor, Tensor, Tensor, "
+      "Tensor, Tensor)",
+      on_cpu(&composed::backward));
 }
-TORCH_LIBRARY_IMPL(memformer, CPU, library) {
-  library.impl("slot_attention_forward", &slot_attention_composed::forward);
-  library.impl("slot_attention_backward", &slot_attention_composed::backward);
-}
-TORCH_LIBRARY_IMPL(memformer, CompositeExplicitAutograd, library) { library.impl("slot_attention", &without_gradient); }
-TORCH_LIBRARY_IMPL(memformer, Autograd, library) { library.impl("slot_attention", &with_gradient); }
 
 }  // namespace memformer::ops
