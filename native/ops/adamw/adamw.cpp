@@ -77,16 +77,16 @@ Tensor norm_cpu(const Tensor& gradients, const Optional& grad_scale) {
 void adamw_step(const Tensor& parameters, const Tensor& gradients, const Tensor& exp_avg, const Tensor& exp_avg_sq,
                 const Optional& working, const Tensor& step, const Tensor& norm, const Tensor& rate, int64_t decayed,
                 double beta1, double beta2, double eps, double weight_decay, double clip, const Optional& grad_scale) {
-  static const auto op = find_op<decltype(adamw_step)>("memformer::adamw_step");
+  constexpr Registered<"memformer::adamw_step", decltype(adamw_step)> op;
   at::AutoDispatchBelowADInplaceOrView below;
-  op.call(parameters, gradients, exp_avg, exp_avg_sq, working, step, norm, rate, decayed, beta1, beta2, eps,
-          weight_decay, clip, grad_scale);
+  op(parameters, gradients, exp_avg, exp_avg_sq, working, step, norm, rate, decayed, beta1, beta2, eps, weight_decay,
+     clip, grad_scale);
 }
 
 Tensor gradient_norm(const Tensor& gradients, const Optional& grad_scale) {
-  static const auto op = find_op<decltype(gradient_norm)>("memformer::gradient_norm");
+  constexpr Registered<"memformer::gradient_norm", decltype(gradient_norm)> op;
   at::AutoDispatchBelowADInplaceOrView below;
-  return op.call(gradients, grad_scale);
+  return op(gradients, grad_scale);
 }
 
 TORCH_LIBRARY_FRAGMENT(memformer, library) {

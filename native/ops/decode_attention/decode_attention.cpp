@@ -156,26 +156,26 @@ Tensor rows_cpu(const Tensor& slots_in, const Tensor& positions, const Tensor& c
 
 Tensor decode_append(const Tensor& qkv, const Optional& cos, const Optional& sin, const Tensor& slots,
                      const Tensor& positions, const Tensor& keys, const Tensor& values) {
-  static const auto op = find_op<decltype(decode_append)>("memformer::decode_append");
-  return op.call(qkv, cos, sin, slots, positions, keys, values);
+  constexpr Registered<"memformer::decode_append", decltype(decode_append)> op;
+  return op(qkv, cos, sin, slots, positions, keys, values);
 }
 
 Tensor decode_attention(const Tensor& q, const Tensor& keys, const Tensor& values, const Optional& slots,
                         const Optional& lengths, const Optional& bias, bool settled) {
-  static const auto op = find_op<decltype(decode_attention)>("memformer::decode_attention");
-  return op.call(q, keys, values, slots, lengths, bias, settled);
+  constexpr Registered<"memformer::decode_attention", decltype(decode_attention)> op;
+  return op(q, keys, values, slots, lengths, bias, settled);
 }
 
 Tensor decode_self_attention(const Tensor& qkv, const Optional& cos, const Optional& sin, const Tensor& slots,
                              const Tensor& positions, const Tensor& keys, const Tensor& values, bool settled) {
-  static const auto op = find_op<decltype(decode_self_attention)>("memformer::decode_self_attention");
-  return op.call(qkv, cos, sin, slots, positions, keys, values, settled);
+  constexpr Registered<"memformer::decode_self_attention", decltype(decode_self_attention)> op;
+  return op(qkv, cos, sin, slots, positions, keys, values, settled);
 }
 
 Tensor decode_rows(const Tensor& slots, const Tensor& positions, const Tensor& context_lengths, const Optional& ahead,
                    int64_t last) {
-  static const auto op = find_op<decltype(decode_rows)>("memformer::decode_rows");
-  return op.call(slots, positions, context_lengths, ahead, last);
+  constexpr Registered<"memformer::decode_rows", decltype(decode_rows)> op;
+  return op(slots, positions, context_lengths, ahead, last);
 }
 
 TORCH_LIBRARY_FRAGMENT(memformer, library) {

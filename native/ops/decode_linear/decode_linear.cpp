@@ -93,15 +93,15 @@ std::tuple<Tensor, Tensor> composed(const Tensor& x, const Optional& branch, con
 }  // namespace
 
 Tensor decode_linear(const Tensor& x, const Tensor& weight, const Optional& bias, bool gelu, bool settled) {
-  static const auto op = find_op<decltype(decode_linear)>("memformer::decode_linear");
-  return op.call(x, weight, bias, gelu, settled);
+  constexpr Registered<"memformer::decode_linear", decltype(decode_linear)> op;
+  return op(x, weight, bias, gelu, settled);
 }
 
 std::tuple<Tensor, Tensor> decode_normed_linear(const Tensor& x, const Optional& branch, const Optional& branch_bias,
                                                 const Tensor& norm_weight, const Tensor& norm_bias,
                                                 const Tensor& weight, const Optional& bias, bool gelu, bool settled) {
-  static const auto op = find_op<decltype(decode_normed_linear)>("memformer::decode_normed_linear");
-  return op.call(x, branch, branch_bias, norm_weight, norm_bias, weight, bias, gelu, settled);
+  constexpr Registered<"memformer::decode_normed_linear", decltype(decode_normed_linear)> op;
+  return op(x, branch, branch_bias, norm_weight, norm_bias, weight, bias, gelu, settled);
 }
 
 TORCH_LIBRARY_FRAGMENT(memformer, library) {

@@ -81,9 +81,9 @@ std::tuple<Tensor, Tensor> normed_linear_cuda(const Tensor& x_in, const Optional
       return {sum.defined() ? sum : x_in, y};
     }
   }
-  static const auto add_norm_op = find_op<AddNorm>("memformer::add_norm");
-  const auto [added, normed] = add_norm_op.call(x, branch_in, branch_bias_in, norm_weight, norm_bias, {}, {}, {}, 0.0,
-                                                {}, 0, weight.scalar_type());
+  constexpr Registered<"memformer::add_norm", AddNorm> add_norm_op;
+  const auto [added, normed] =
+      add_norm_op(x, branch_in, branch_bias_in, norm_weight, norm_bias, {}, {}, {}, 0.0, {}, 0, weight.scalar_type());
   return {added, linear_cuda(normed, weight, bias_in, gelu, settled)};
 }
 

@@ -151,8 +151,8 @@ Tensor composed(const Tensor& logits, const Tensor& draws, double temperature, i
 
 Tensor sample_token(const Tensor& logits, const Tensor& draws, double temperature, int64_t top_k, double top_p,
                     int64_t tokens, int64_t also) {
-  static const auto op = find_op<decltype(on_cpu)>("memformer::sample_token");
-  return op.call(logits, draws, temperature, top_k, top_p, tokens, also);
+  constexpr Registered<"memformer::sample_token", decltype(on_cpu)> op;
+  return op(logits, draws, temperature, top_k, top_p, tokens, also);
 }
 
 TORCH_LIBRARY_FRAGMENT(memformer, library) {

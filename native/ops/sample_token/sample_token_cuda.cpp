@@ -21,11 +21,11 @@ using at::Tensor;
 /// own; where the same bits are asked for each time, the CPU draws.
 Tensor drawn_elsewhere(const Tensor& logits, const Tensor& draws, double temperature, int64_t top_k, double top_p,
                        int64_t tokens, int64_t also) {
-  static const auto op = find_op<decltype(sample_token)>("memformer::sample_token");
-  static const auto composed = find_op<decltype(sample_token)>("memformer::sample_token_composed");
+  constexpr Registered<"memformer::sample_token", decltype(sample_token)> op;
+  constexpr Registered<"memformer::sample_token_composed", decltype(sample_token)> composed;
   if (!at::globalContext().deterministicAlgorithms())
-    return composed.call(logits, draws, temperature, top_k, top_p, tokens, also);
-  return op.call(logits.cpu(), draws.cpu(), temperature, top_k, top_p, tokens, also).to(logits.device());
+    return composed(logits, draws, temperature, top_k, top_p, tokens, also);
+  return op(logits.cpu(), draws.cpu(), temperature, top_k, top_p, tokens, also).to(logits.device());
 }
 
 Tensor on_cuda(const Tensor& logits_in, const Tensor& draws, double temperature, int64_t top_k, double top_p,

@@ -123,8 +123,8 @@ std::tuple<Tensor, Tensor> forward_cuda(const Tensor& query_in, const Tensor& se
 }
 
 bool fits_long_queries(const Tensor& query, const Tensor& key) {
-  static const auto op = find_op<bool(const Tensor&, const Tensor&)>("memformer::cross_attention_queries_fits");
-  return op.call(query, key);
+  constexpr Registered<"memformer::cross_attention_queries_fits", bool(const Tensor&, const Tensor&)> op;
+  return op(query, key);
 }
 
 using LongQueries = void(const Tensor&, const Tensor&, const Tensor&, const Tensor&, const Tensor&, const Tensor&,
@@ -174,10 +174,10 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> backward_cuda(const Tensor& g
   launch_slot_self_backward(params, c10::cuda::getCurrentCUDAStream());
   C10_CUDA_KERNEL_LAUNCH_CHECK();
   if (fused) {
-    static const auto op = find_op<LongQueries>("memformer::cross_attention_queries_backward");
+    constexpr Registered<"memformer::cross_attention_queries_backward", LongQueries> op;
     const auto grad_key = like(key), grad_value = like(value);
-    op.call(heads_of(narrow_grad, heads), query_heads, key_heads, value_heads, lse, delta,
-            heads_of(self_grad_query, heads), heads_of(grad_key, heads), heads_of(grad_value, heads), scale, lengths);
+    op(heads_of(narrow_grad, heads), query_heads, key_heads, value_heads, lse, delta, heads_of(self_grad_query, heads),
+       heads_of(grad_key, heads), heads_of(grad_value, heads), scale, lengths);
     return {self_grad_query, grad_self_key, grad_own, grad_key, grad_value};
   }
   // Without dropout the random state is not read; undefined cumulative lengths: every row has all its tokens.
