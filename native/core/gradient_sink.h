@@ -35,12 +35,6 @@ inline void require_sinks(const char* op, at::TensorList weights, at::TensorList
   require_each("bias_sinks", bias_sinks, "biases", biases);
 }
 
-/// Sinks on their way through torch::autograd::Function::apply, which would take the tensors of a plain list for
-/// differentiable inputs.
-struct SinkList {
-  std::vector<at::Tensor> tensors;
-};
-
 /// Adds the gradient to the sink and returns nothing, (0), or without a sink returns it in the parameter's dtype.
 inline at::Tensor accumulate_or_return(const at::Tensor& grad, const std::optional<at::Tensor>& sink,
                                        at::ScalarType dtype) {
