@@ -27,6 +27,14 @@ export interface MemoryMeasure extends SlotClasses {
   readonly textShare: number;
 }
 
+/** What a slot does at the last segment. */
+export interface SlotMeasure {
+  /** Its weight on itself: the mean over texts and heads. */
+  readonly selfWeight: number;
+  /** Its ||v||; 0 without bmn. */
+  readonly biasNorm: number;
+}
+
 /** Gradients of the loss of a segment, that many segments after the memory it comes back to. Norms. */
 export interface LagMeasure {
   readonly lag: number;
@@ -71,6 +79,8 @@ export interface Diagnosis {
   readonly biasNorm: number;
   readonly halfLife: number;
   readonly memory: readonly MemoryMeasure[];
+  /** One per slot. */
+  readonly slots: readonly SlotMeasure[];
   readonly lags: readonly LagMeasure[];
 }
 
@@ -145,9 +155,21 @@ export async function measure(
     selfWeight: median(self),
     biasNorm: median(bias),
     memory,
+    slots: slotMeasures(self, bias, model.config.memorySlots),
     halfLife: median(self.map((weight, i) => halfLife(weight, bias[i % bias.length]!))),
     lags: await gradientsByLag(model, read),
   };
+}
+
+/** `self` (B M): weights of slots on themselves; `bias` (M), or one number for all. */
+function slotMeasures(self: readonly number[], bias: readonly number[], slots: number): SlotMeasure[] {
+  return Array.from({ length: slots }, (_, slot) => {
+    const own = self.filter((_, i) => i % slots === slot);
+    return {
+      selfWeight: own.reduce((sum, weight) => sum + weight, 0) / own.length,
+      biasNorm: bias[slot % bias.length]!,
+    };
+  });
 }
 
 async function firstSegments(
