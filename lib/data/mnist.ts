@@ -36,8 +36,7 @@ export const pixels: Tokenizer = byteTokenizer(
  * @throws MemformerError `DATA` for a missing file, or one that differs from the published one.
  */
 export async function openMnist(spec: string, folder: string): Promise<Dataset> {
-  const train = await images(folder, "train-images-idx3-ubyte");
-  const test = await images(folder, "t10k-images-idx3-ubyte");
+  const { train, test } = await mnistImages(folder);
   const split = train.documents - validImages;
   return new Dataset(
     spec,
@@ -49,6 +48,16 @@ export async function openMnist(spec: string, folder: string): Promise<Dataset> 
     },
     [`images have the published MD5s; the last ${validImages} training images are held out`],
   );
+}
+
+/** All 60,000 training images and the 10,000 test images of such a folder. @throws MemformerError as `openMnist`. */
+export async function mnistImages(
+  folder: string,
+): Promise<{ readonly train: TokenSource; readonly test: TokenSource }> {
+  return {
+    train: await images(folder, "train-images-idx3-ubyte"),
+    test: await images(folder, "t10k-images-idx3-ubyte"),
+  };
 }
 
 async function images(folder: string, name: keyof typeof published): Promise<TokenSource> {
