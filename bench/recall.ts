@@ -1,15 +1,13 @@
 /**
- * What only a memory can do: a key is shown k segments before it is asked for, k drawn from 1 to 8. MRBP over a horizon
- * that spans it must learn it (at least 99 %), zeroing the memory must leave chance, and so must training with horizon
- * 1.
- *   npm run bench -- recall [--steps 400] [--variants default,plain] [--seeds 0,1,2,3,4] [--train-lag 8] [--lags
- *   8,16,32,64]
- * With `--lags`: how far beyond the lags it was trained on a memory carries, for each variant of
- * bench/worth/variants.ts and seed; the first variant must name 99 % right at four times its greatest training lag,
+ * How far beyond the lags of its training a memory carries, by variant of bench/worth/variants.ts and seed, on the task
+ * of `memformer experiment recall`; the first variant must name 99 % right at four times its greatest training lag,
  * with every seed.
+ *   npm run bench -- recall [--lags 8,16,32,64] [--variants default,plain] [--steps 400] [--seeds 0,1,2,3,4]
+ *   [--train-lag 8]
  */
 import { Memformer, type TrainOptions } from "../lib/index.ts";
-import { recallAccuracy, type RecallRun, recallModel, trainRecall } from "./support/recall-task.ts";
+import { recallAccuracy, type RecallRun, recallModel, trainRecall } from "../lib/experiments/recall-task.ts";
+import { percent } from "../lib/experiments/report/table.ts";
 import { flag, report, type Row, words } from "./support/report.ts";
 import { optionsOf } from "./worth/variants.ts";
 
@@ -18,34 +16,6 @@ const training: TrainOptions = { learningRate: 1e-3, warmup: 50, weightDecay: 0.
 const HORIZON = 16;
 
 export async function recall(flags: readonly string[]): Promise<boolean> {
-  return flags.includes("--lags") ? await reach(flags) : await learned(flag(flags, "steps", 400));
-}
-
-async function learned(steps: number): Promise<boolean> {
-  const rows: Row[] = [];
-  for (const horizon of [HORIZON, 1]) {
-    const began = performance.now();
-    await using model = await Memformer.create(recallModel(run));
-    // As many segments in all, whatever the horizon.
-    await trainRecall(model, run, { ...training, horizon, steps: (steps * HORIZON) / horizon });
-    rows.push({
-      horizon,
-      "whole memory": percent(await recallAccuracy(model, run, 200)),
-      "memory zeroed": percent(await recallAccuracy(model, run, 200, true)),
-      chance: percent(1 / run.keys),
-      seconds: Math.round((performance.now() - began) / 1000),
-    });
-  }
-  report("recall", "Keys named right, 1 to 8 segments after they were shown", rows, {
-    segments: steps * HORIZON,
-    lanes: run.lanes,
-  });
-  const [spanning, short] = rows.map((row) => parseFloat(String(row["whole memory"])));
-  const zeroed = parseFloat(String(rows[0]!["memory zeroed"]));
-  return spanning! >= 99 && zeroed < 12.5 && short! < 25;
-}
-
-async function reach(flags: readonly string[]): Promise<boolean> {
   const numbers = (name: string, fallback: string): number[] => words(flags, name, fallback.split(",")).map(Number);
   const lags = numbers("lags", "8,16,32,64"),
     seeds = numbers("seeds", "0,1,2,3,4"),
@@ -80,8 +50,4 @@ async function reach(flags: readonly string[]): Promise<boolean> {
     { steps, horizon: HORIZON },
   );
   return kept;
-}
-
-function percent(share: number): string {
-  return `${(100 * share).toFixed(1)} %`;
 }

@@ -24,6 +24,7 @@ export {
   type LagMeasure,
   type LayerMeasure,
   type MemoryMeasure,
+  type SlotMeasure,
 } from "./diagnose/measure.ts";
 export { MemformerError, isMemformerError, type ErrorCode } from "./errors.ts";
 export {

@@ -1,7 +1,7 @@
-/** The recall task in a small form; `npm run bench -- recall` is the whole one. */
+/** The recall task in a small form; `memformer experiment recall` is the whole one. */
 import { expect } from "chai";
 import { Memformer } from "../lib/index.ts";
-import { recallAccuracy, recallModel, type RecallRun, trainRecall } from "../bench/support/recall-task.ts";
+import { recallAccuracy, recallModel, type RecallRun, trainRecall } from "../lib/experiments/recall-task.ts";
 
 describe("recall: a key shown segments before it is asked for", function () {
   this.timeout(300_000);

@@ -1,40 +1,24 @@
-/** Windows of random tokens, and the time of training steps over them. */
+/** Windows as benches cut them into steps, and where the model computes; their tokens are the experiments'. */
 import {
-  type AdamW,
   applyOperator,
-  disposeSegment,
-  gradientMethods,
-  type GradientMethodName,
   type Memformer,
   type Segment,
   type SegmentTensors,
-  type State,
-  synchronize,
   type Tensor,
   tidy,
-  type WindowOptions,
 } from "../../lib/index.ts";
-import { Random } from "../../lib/data/random.ts";
+import type { Cut } from "../../lib/experiments/windows.ts";
 import { flag } from "./report.ts";
 
-/** S segments of B rows of the model's T random tokens, none padded; with `fresh` the first starts documents. */
-export function randomSegments({ config }: Memformer, batch: number, horizon: number, fresh = true): Segment[] {
-  const { vocabulary, segmentLength: length } = config,
-    random = new Random(0);
-  const tokens = (): Int32Array => Int32Array.from({ length: batch * length }, () => random.below(vocabulary));
-  let source = tokens();
-  return Array.from({ length: horizon }, (_, t) => {
-    const target = tokens(),
-      reset = new Uint8Array(batch).fill(fresh && t === 0 ? 1 : 0);
-    const segment = { batch, length, source, target, reset };
-    source = target;
-    return segment;
-  });
-}
-
-export function randomWindow(model: Memformer, batch: number, horizon: number): SegmentTensors[] {
-  return randomSegments(model, batch, horizon).map((segment) => model.upload(segment));
-}
+export {
+  disposeWindow,
+  enqueueWindow,
+  randomSegments,
+  randomWindow,
+  timeSteps,
+  type Cut,
+  type EnqueuedWindow,
+} from "../../lib/experiments/windows.ts";
 
 /** The segments where the model computes. */
 export function resident(model: Memformer, segments: readonly Segment[]): SegmentTensors[] {
@@ -53,9 +37,6 @@ export function resident(model: Memformer, segments: readonly Segment[]): Segmen
   );
 }
 
-/** How the batch and the window are cut into steps: what of {@link WindowOptions} is asked for, else what is best. */
-export type Cut = Pick<WindowOptions, "segmentsPerStep" | "microBatch">;
-
 /** The segments that a step of MRBP goes over, cut so. */
 export function segmentsAStep(
   model: Memformer,
@@ -73,59 +54,4 @@ export function segmentsAStep(
 export function cutFlags(flags: readonly string[]): Cut {
   const given = (name: string): number | undefined => (flags.includes(`--${name}`) ? flag(flags, name, 1) : undefined);
   return { segmentsPerStep: given("segments-per-step"), microBatch: given("micro-batch") };
-}
-
-export function disposeWindow(window: readonly SegmentTensors[]): void {
-  window.forEach(disposeSegment);
-}
-
-export interface EnqueuedWindow {
-  readonly state: State;
-  readonly losses: readonly Tensor[];
-  readonly norm: Tensor;
-}
-
-/**
- * One training step from `state`, which it disposes of: gradient, clipping to 1, AdamW; without an optimizer the
- * gradient is dropped.
- */
-export function enqueueWindow(
-  model: Memformer,
-  window: readonly SegmentTensors[],
-  method: GradientMethodName,
-  state: State,
-  seed: number,
-  optimizer?: AdamW,
-  cut: Cut = {},
-): EnqueuedWindow {
-  return tidy(() => {
-    const { state: next, losses } = gradientMethods[method](model, window, state, { seed, ...cut });
-    const norm = model.clipGradients(0);
-    if (optimizer === undefined) model.zeroGradients();
-    else optimizer.step(3e-4, norm, 1);
-    for (const tensor of state) tensor.dispose();
-    return { state: next, losses, norm };
-  });
-}
-
-/** Seconds of each of `count` steps; every step is waited for. */
-export async function timeSteps(
-  model: Memformer,
-  window: readonly SegmentTensors[],
-  method: GradientMethodName,
-  count: number,
-  optimizer?: AdamW,
-): Promise<number[]> {
-  let state = model.initialState(window[0]!.batch);
-  const seconds: number[] = [];
-  for (let i = 0; i < count; i++) {
-    const began = performance.now();
-    const made = enqueueWindow(model, window, method, state, i, optimizer);
-    await synchronize();
-    seconds.push((performance.now() - began) / 1000);
-    for (const tensor of [made.norm, ...made.losses]) tensor.dispose();
-    state = made.state;
-  }
-  for (const tensor of state) tensor.dispose();
-  return seconds;
 }

@@ -8,6 +8,7 @@ import { register as build } from "./build.ts";
 import { register as diagnose } from "./diagnose.ts";
 import { register as doctor } from "./doctor.ts";
 import { register as evaluate } from "./evaluate.ts";
+import { register as experiment } from "./experiment.ts";
 import { register as generate } from "./generate.ts";
 import { register as importModel } from "./import.ts";
 import { register as inspect } from "./inspect.ts";
@@ -32,7 +33,19 @@ program
     },
   })
   .exitOverride();
-for (const register of [doctor, setup, build, train, evaluate, diagnose, generate, serve, importModel, inspect])
+for (const register of [
+  doctor,
+  setup,
+  build,
+  train,
+  evaluate,
+  diagnose,
+  experiment,
+  generate,
+  serve,
+  importModel,
+  inspect,
+])
   register(program);
 
 silenceLostStreams();

@@ -18,6 +18,7 @@ export const floors = [
   ["lib/train/", "lib/evaluate/", "lib/diagnose/"],
   ["lib/run/"],
   ["lib/index.ts"],
+  ["lib/experiments/"],
   ["lib/service/store.ts"],
   ["lib/service/stores/"],
   ["lib/service/"],

@@ -1,15 +1,11 @@
 /** The recall task as an experiment: train on it, then measure how often the key is named right. */
-import {
-  applyOperator,
-  type CreateOptions,
-  disposeSegment,
-  type Memformer,
-  RecallStream,
-  type State,
-  Tensor,
-  Trainer,
-  type TrainOptions,
-} from "../../lib/index.ts";
+import { RecallStream } from "../data/index.ts";
+import { applyOperator, Tensor } from "../engine/tensor.ts";
+import type { CreateOptions, Memformer } from "../model/memformer.ts";
+import type { State } from "../model/recurrence.ts";
+import { disposeSegment } from "../model/segment-tensors.ts";
+import type { TrainOptions } from "../train/config.ts";
+import { Trainer } from "../train/trainer.ts";
 
 export interface RecallRun {
   readonly lanes: number;
@@ -19,15 +15,16 @@ export interface RecallRun {
   readonly maxLag: number;
 }
 
-/** Trains `model` on endless documents of the task; `watch` sees every step. */
-export async function trainRecall(
-  model: Memformer,
-  run: RecallRun,
-  options: TrainOptions,
-  watch?: (step: number, loss: number) => void,
-): Promise<void> {
-  const trainer = new Trainer(model, options);
-  for await (const { step, loss } of trainer.run(new RecallStream({ ...run, seed: 1 }))) watch?.(step, loss);
+/** Endless documents of the task to train on; {@link recallAccuracy} reads others. */
+export function recallText(run: RecallRun): RecallStream {
+  return new RecallStream({ ...run, seed: 1 });
+}
+
+/** Trains `model` on them. */
+export async function trainRecall(model: Memformer, run: RecallRun, options: TrainOptions): Promise<void> {
+  using trainer = new Trainer(model, options);
+  const steps = trainer.run(recallText(run));
+  while ((await steps.next()).done !== true); // to the last
 }
 
 /** The share of keys named right over `segments` segments of unseen documents, whole or with the memory zeroed. */

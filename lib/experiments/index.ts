@@ -1,0 +1,23 @@
+/** The experiments by name: one file each, and its line here. */
+import { MemformerError, nearest } from "../errors.ts";
+import { attention } from "./attention.ts";
+import type { Experiment } from "./experiment.ts";
+import { mnist } from "./mnist.ts";
+import { mrbp } from "./mrbp.ts";
+import { recall } from "./recall.ts";
+import { slots } from "./slots.ts";
+
+export const experiments: readonly Experiment[] = [recall, mrbp, mnist, slots, attention];
+
+/** The experiment of that name. Throws MemformerError CONFIG, naming the nearest. */
+export function experimentOf(name: string): Experiment {
+  const found = experiments.find((experiment) => experiment.name === name);
+  if (found !== undefined) return found;
+  const names = experiments.map((experiment) => experiment.name),
+    meant = nearest(name, names);
+  throw new MemformerError(
+    "CONFIG",
+    `there is no experiment "${name}"${meant === undefined ? "" : `; did you mean "${meant}"?`} known: ${names.join(", ")}`,
+    { details: { name, known: names } },
+  );
+}

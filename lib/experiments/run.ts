@@ -1,0 +1,147 @@
+/**
+ * Makes the runs of an experiment that have no row yet, one after the other, and writes its report: after every row, so
+ * that it is there whenever the work is stopped.
+ */
+import { rm, writeFile } from "node:fs/promises";
+import { join } from "node:path";
+import { isMemformerError, MemformerError } from "../errors.ts";
+import { writeFileAtomic } from "../files/atomic.ts";
+import { takeLock } from "../files/lock.ts";
+import { makeFolder } from "../files/make-folder.ts";
+import { withIoErrors } from "../io-error.ts";
+import { resolveDevice, type DeviceName } from "../native/cuda.ts";
+import type { Budget, Experiment, Result, Row, Settings } from "./experiment.ts";
+import { machineOf } from "./machine.ts";
+import { svg } from "./report/chart.ts";
+import { page, type Report } from "./report/page.ts";
+import { keyOf, RowFile, shortKey } from "./rows.ts";
+
+export interface ExperimentOptions {
+  /** The folder of rows.jsonl, report.html, figures/ and unfinished runs. */
+  readonly out: string;
+  readonly budget: Budget;
+  readonly seeds: readonly number[];
+  readonly device: DeviceName;
+  readonly data?: string | undefined;
+  /** No run is begun after so many minutes, or where one as long as the longest so far would end later. */
+  readonly minutes?: number | undefined;
+  /** Ends the run that is under way; its checkpoint, if it has one, is what the next call goes on from. */
+  readonly signal?: AbortSignal | undefined;
+  readonly note?: ((text: string) => void) | undefined;
+}
+
+/** The report, and what is left to be run. */
+export interface Outcome extends Report {
+  /** The page. */
+  readonly path: string;
+  readonly left: number;
+}
+
+/**
+ * Runs what `options.out` has no row of. A loss that is not a number makes a row that says so; every other failure of a
+ * run rejects, and the rows before it stay. Rejects with MemformerError DATA for data that is not there, BUSY when
+ * another process works in the folder, IO.
+ */
+export async function runExperiment(experiment: Experiment, options: ExperimentOptions): Promise<Outcome> {
+  const { out, note = (): void => undefined, signal } = options;
+  await withIoErrors("make", out, () => makeFolder(out));
+  const release = await withIoErrors("lock", out, () => takeLock(join(out, ".lock"), { patience: 0 }));
+  try {
+    const file = await RowFile.open(join(out, "rows.jsonl")),
+      runs = await planned(experiment, options);
+    const missing = runs.filter((run) => file.find(experiment.name, run) === undefined);
+    if (missing.length < runs.length) note(`${runs.length - missing.length} of ${runs.length} runs are there already`);
+    const deadline = performance.now() + 60_000 * (options.minutes ?? Infinity);
+    let outcome = await report(experiment, options, runs, file),
+      longest = 0;
+    for (const settings of missing) {
+      if (signal?.aborted === true || performance.now() + longest > deadline) break;
+      const began = performance.now();
+      note(`run ${outcome.rows.length + 1} of ${runs.length}: ${JSON.stringify(settings)}`);
+      const row = await made(experiment, settings, options, note);
+      if (row === undefined) break;
+      longest = Math.max(longest, performance.now() - began);
+      await file.append(row);
+      await rm(checkpointsOf(out, experiment, settings), { recursive: true, force: true });
+      outcome = await report(experiment, options, runs, file);
+    }
+    return outcome;
+  } finally {
+    await release();
+  }
+}
+
+/** Every run once. */
+async function planned(experiment: Experiment, options: ExperimentOptions): Promise<Settings[]> {
+  const { out, budget, seeds, data, device } = options;
+  const runs = await experiment.plan({
+    budget,
+    seeds,
+    data,
+    device: resolveDevice(device) === "cpu" ? "cpu" : "cuda",
+    folder: join(out, "data"),
+  });
+  return [...new Map(runs.map((run) => [keyOf(experiment.name, run), run])).values()];
+}
+
+/** Undefined when the signal ended it. */
+async function made(
+  experiment: Experiment,
+  settings: Settings,
+  { out, device, data, signal }: ExperimentOptions,
+  note: (text: string) => void,
+): Promise<Row | undefined> {
+  const began = performance.now();
+  let result: Result | undefined, error: string | undefined;
+  try {
+    const checkpoints = checkpointsOf(out, experiment, settings);
+    result = await experiment.run(settings, { data, device, folder: join(out, "data"), checkpoints, signal, note });
+  } catch (failure) {
+    if (signal?.aborted === true && isMemformerError(failure) && failure.code === "ERR_MEMFORMER_ABORTED")
+      return undefined;
+    if (!isMemformerError(failure) || failure.code !== "ERR_MEMFORMER_NAN_LOSS") throw failure;
+    error = failure.message;
+  }
+  return {
+    experiment: experiment.name,
+    settings,
+    ...(result !== undefined && { result }),
+    ...(error !== undefined && { error }),
+    seconds: (performance.now() - began) / 1000,
+    machine: machineOf(device),
+  };
+}
+
+function checkpointsOf(out: string, { name }: Experiment, settings: Settings): string {
+  return join(out, "unfinished", shortKey(keyOf(name, settings)));
+}
+
+/** Writes report.html and figures/NAME.svg. */
+async function report(
+  experiment: Experiment,
+  { out, budget }: ExperimentOptions,
+  runs: readonly Settings[],
+  file: RowFile,
+): Promise<Outcome> {
+  const rows = runs.flatMap((run) => file.find(experiment.name, run) ?? []),
+    sections = experiment.report(runs, (settings) => file.find(experiment.name, settings));
+  const written: Report = { experiment, budget, sections, rows, planned: runs.length },
+    path = join(out, "report.html"),
+    figures = join(out, "figures");
+  await writeFileAtomic(path, (handle) => handle.writeFile(page(written)));
+  await withIoErrors("write", figures, async () => {
+    await makeFolder(figures);
+    for (const chart of sections.flatMap(({ charts = [] }) => charts))
+      await writeFile(join(figures, `${chart.name}.svg`), `${svg(chart)}\n`);
+  });
+  return { ...written, path, left: runs.length - rows.length };
+}
+
+/** `0,1,2`: seeds of runs. Throws MemformerError CONFIG for anything else. */
+export function seedsOf(text: string): number[] {
+  const seeds = text.split(",").map((word) => (/^\s*\d+\s*$/.test(word) ? Number(word) : NaN));
+  if (seeds.every(Number.isSafeInteger)) return [...new Set(seeds)];
+  throw new MemformerError("CONFIG", `seeds must be whole numbers separated by commas, got "${text}"`, {
+    details: { seeds: text },
+  });
+}

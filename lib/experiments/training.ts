@@ -1,0 +1,69 @@
+/** Training inside a run: with checkpoints where it is long, so that a run that was killed goes on where it was. */
+import type { SegmentStream } from "../data/segment-stream.ts";
+import { CheckpointStore } from "../checkpoint/store.ts";
+import { median } from "../diagnose/statistics.ts";
+import { MemformerError } from "../errors.ts";
+import type { TrainableModel } from "../model/recurrence.ts";
+import type { TrainOptions } from "../train/config.ts";
+import { Trainer } from "../train/trainer.ts";
+import type { RunContext } from "./experiment.ts";
+
+/** How a training went. */
+export interface Trained {
+  readonly steps: number;
+  readonly tokens: number;
+  /** Mean loss of the last tenth of the steps that this process made, nats a token. */
+  readonly loss: number;
+  /** The middle one of its steps. */
+  readonly tokensPerSecond: number;
+}
+
+/** A shorter training is begun again. */
+const CHECKPOINTS = 10,
+  SHORT = 200;
+
+/** Rejects with MemformerError NAN_LOSS, and with ABORTED when the context's signal ends it. */
+export async function trained<Model extends TrainableModel>(
+  model: Model,
+  stream: SegmentStream,
+  options: TrainOptions & { readonly steps: number },
+  { checkpoints, signal, note }: RunContext,
+): Promise<Trained> {
+  const long = options.steps >= SHORT;
+  using trainer = new Trainer(model, {
+    ...options,
+    ...(long && { saveEvery: Math.ceil(options.steps / CHECKPOINTS), keep: 1 }),
+  });
+  const resume = long && (await new CheckpointStore(checkpoints).last()) !== undefined;
+  const stop = (): void => {
+    trainer.stop();
+  };
+  if (signal?.aborted === true) throw stopped();
+  signal?.addEventListener("abort", stop);
+  const losses: number[] = [],
+    rates: number[] = [];
+  let tokens = 0;
+  try {
+    for await (const step of trainer.run(stream, { ...(long && { checkpoints, resume }) })) {
+      losses.push(step.loss);
+      rates.push(step.tokensPerSecond);
+      tokens = step.tokens;
+      if (long && step.step % Math.ceil(options.steps / CHECKPOINTS) === 0)
+        note(`step ${step.step} of ${options.steps}: loss ${step.loss.toFixed(3)}`);
+    }
+  } finally {
+    signal?.removeEventListener("abort", stop);
+  }
+  if (trainer.step < options.steps) throw stopped();
+  const last = losses.slice(-Math.ceil(options.steps / 10));
+  return {
+    steps: trainer.step,
+    tokens,
+    loss: last.reduce((sum, loss) => sum + loss, 0) / last.length,
+    tokensPerSecond: median(rates),
+  };
+}
+
+function stopped(): MemformerError {
+  return new MemformerError("ABORTED", "the run was stopped");
+}
