@@ -16,7 +16,7 @@ class Decoding {
 
   int64_t slots() const { return slots_; }
   /// Tokens of a segment.
-  int64_t length() const { return state_.length(); }
+  int64_t length() const { return state_.length; }
 
   /// Begins a segment in each of these slots, from the row of `segment` and `state` of the same number, which may be as
   /// on_device() takes them. Returns logits (B, V) of the first tokens.

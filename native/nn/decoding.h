@@ -17,17 +17,19 @@ struct KeyValueCache {
 
 /// The open segments of S slots. Model::open_slots makes one, Model::begin_segment fills a slot.
 struct DecodeState {
-  std::vector<KeyValueCache> layers;   ///< of self-attention, a layer each: N = T
+  int64_t length;                      ///< T
+  std::vector<KeyValueCache> layers;   ///< of self-attention, a layer each: N = T; none in a model without attention
   std::vector<KeyValueCache> context;  ///< of the memory, or of the encoder's output, projected once a segment
   at::Tensor context_lengths;          ///< (S) int32, keys of the context
   at::Tensor positions;                ///< (S) int32, tokens fed: the next one's position
   at::Tensor
       hidden;  ///< (S, T, D), the last layer's normed output, where the memory is written from it; else undefined
   std::shared_ptr<const ForwardContext> weights;  ///< as they are computed with, narrowed when a segment last began
-  State carried;  ///< what end_segment makes the next state of, (S, ...) each; empty before the first segment
+  /// What end_segment makes the next state of, (S, ...) each; empty before the first segment. A model that keeps more
+  /// than keys and values of the tokens fed moves it on in place.
+  State carried;
 
   int64_t slots() const { return positions.size(0); }
-  int64_t length() const { return layers.front().keys.size(2); }
 };
 
 /// The rows of one step, several of one slot where tokens are known ahead. All (R) int32, on the device.

@@ -1,17 +1,16 @@
 #include "nn/stacks.h"
 
 namespace memformer::nn {
-namespace {
 
-/// "scaled": the sum of a stack's 3 L residual branches keeps the variance of one. "balanced": it has that of the
-/// embeddings, so that no branch drowns the token. "zero": tokens start as they are.
-double residual_gain(const Config& config, const std::string& start, int64_t layers) {
+double residual_gain(const Config& config, const std::string& start, int64_t layers, int64_t branches) {
   require(start == "scaled" || start == "balanced" || start == "zero", "CONFIG", "there is no residual start '", start,
           "'; known: scaled, balanced, zero");
   const double token = config.flag("embeddingNorm") ? 1.0 : config.number("embeddingDeviation");
   const double sum = start == "scaled" ? 1.0 : start == "balanced" ? token : 0.0;
-  return sum / std::sqrt(3.0 * static_cast<double>(layers));
+  return sum / std::sqrt(static_cast<double>(branches * layers));
 }
+
+namespace {
 
 /// Of the branches that read the memory or the encoder.
 double read_gain(const Config& config, int64_t layers) {

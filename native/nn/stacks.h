@@ -5,6 +5,11 @@
 
 namespace memformer::nn {
 
+/// The gain of the last weights of a stack's residual branches, `branches` in each layer, by `residualStart`. "scaled":
+/// their sum keeps the variance of one. "balanced": it has that of the embeddings, so that no branch drowns the token.
+/// "zero": tokens start as they are.
+double residual_gain(const Config& config, const std::string& start, int64_t layers, int64_t branches = 3);
+
 /// Layers that read the memory: self-attention, memory read, feed-forward. Bidirectional: the encoder; causal: the
 /// decoder of the "decoder" architecture.      `name`.`i`.{self_attention, memory_read, feed_forward}, `name`.norm
 class MemoryStack {

@@ -48,6 +48,7 @@ DecodeState Model::open_slots(int64_t slots) const {
     return made;
   };
   DecodeState made;
+  made.length = shape.segment;
   made.context = caches(shape.context);
   made.layers = caches(shape.segment);
   made.context_lengths = at::ones({slots}, counts);
@@ -65,14 +66,16 @@ at::Tensor Model::begin_segment(DecodeState& decoding, const at::Tensor& slots, 
   auto ctx = start(segment);
   const auto begun = start_segment(segment, state, ctx);
   decoding.weights = std::make_shared<const ForwardContext>(ctx);
-  const int64_t N = begun.context[0].keys.size(2), most = decoding.context[0].keys.size(2);
-  require(N <= most, "SHAPE", "decoding takes sources of at most ", most, " tokens, got ", N);
-  const auto [lengths, order] = visible_keys(begun.mask, B, N, decoding.positions.options());
-  for (size_t i = 0; i < begun.context.size(); ++i) {
-    put_rows(decoding.context[i].keys, slots, in_order(begun.context[i].keys, order));
-    put_rows(decoding.context[i].values, slots, in_order(begun.context[i].values, order));
+  if (!begun.context.empty()) {
+    const int64_t N = begun.context[0].keys.size(2), most = decoding.context[0].keys.size(2);
+    require(N <= most, "SHAPE", "decoding takes sources of at most ", most, " tokens, got ", N);
+    const auto [lengths, order] = visible_keys(begun.mask, B, N, decoding.positions.options());
+    for (size_t i = 0; i < begun.context.size(); ++i) {
+      put_rows(decoding.context[i].keys, slots, in_order(begun.context[i].keys, order));
+      put_rows(decoding.context[i].values, slots, in_order(begun.context[i].values, order));
+    }
+    decoding.context_lengths.index_copy_(0, slots, lengths);
   }
-  decoding.context_lengths.index_copy_(0, slots, lengths);
   decoding.positions.index_fill_(0, slots, 0);
   for (size_t i = 0; i < begun.carried.size(); ++i) {
     const auto& part = begun.carried[i];
@@ -94,7 +97,7 @@ ForwardContext Model::step_pass(const DecodeState& decoding) const {
 
 at::Tensor Model::decode_hidden(DecodeState& decoding, const at::Tensor& tokens, const at::Tensor& slots,
                                 const at::Tensor& ahead, ForwardContext& ctx) const {
-  const int64_t T = decoding.length();
+  const int64_t T = decoding.length;
   const auto places = ops::decode_rows(slots, decoding.positions, decoding.context_lengths, ahead, T - 1);
   const auto positions = places.select(0, 0);
   const DecodeRows rows{slots, positions, places.select(0, 1), places.select(0, 2), !ahead.defined()};

@@ -1,8 +1,8 @@
 // The "Memformer decoder" of the paper's MRBP table: causal layers that read the memory, the writer on top of the last.
 //   input = [last token of source, target without its last]      x = decoder(input, m)      m' = write(m, x)
 #include "nn/memory/memory.h"
-#include "nn/models/memformer/shifted.h"
 #include "nn/models/model.h"
+#include "nn/models/teacher_forcing.h"
 #include "nn/stacks.h"
 
 namespace memformer::nn {
@@ -27,7 +27,7 @@ class Decoder final : public Model {
 
   Tensor logits(const SegmentInput& segment, const Tensor& prefix, const State& state) const override {
     auto ctx = start(segment);
-    const auto input = at::cat({last_token(segment.source), prefix}, 1);
+    const auto input = at::cat({last_token(segment.source, bos_), prefix}, 1);
     const auto view = memory_.read(state, segment.reset, ctx);
     const auto hidden = decoder_(embedding_(input, ctx), view, KeyMask(), ctx);
     return project(hidden.select(1, input.size(1) - 1), ctx);
@@ -41,7 +41,7 @@ class Decoder final : public Model {
     const auto view = memory_.read(state, segment.reset, ctx);
     return {decoder_.project_keys_values(view, ctx),
             KeyMask(),
-            last_token(segment.source).squeeze(1).to(at::kLong),
+            last_token(segment.source, bos_).squeeze(1).to(at::kLong),
             {view.raw}};
   }
   Tensor decode_rows(const Tensor& tokens, const DecodeState& decoding, const DecodeRows& rows,
@@ -64,17 +64,10 @@ class Decoder final : public Model {
   }
 
   Tensor read_tokens(const SegmentInput& segment) const override {
-    return shifted(last_token(segment.source), segment.target);
+    return shifted(last_token(segment.source, bos_), segment.target);
   }
 
   at::Tensor decode(const SegmentInput&, const at::Tensor& hidden, ForwardContext&) const override { return hidden; }
-
-  /// The last token of each row that is no padding, BOS where there is none: (B, 1).
-  Tensor last_token(const Tensor& source) const {
-    const auto position = at::arange(1, source.size(1) + 1, source.options());
-    const auto last = (source.ge(0).to(at::kLong) * position).amax(1, true);  // 1-based, 0: none
-    return at::where(last.gt(0), source.gather(1, (last - 1).clamp_min(0)), at::full_like(last, bos_));
-  }
 
   Embedding embedding_;
   MemoryStack decoder_;

@@ -2,8 +2,8 @@
 // with the next segment and reaches the memory only through the encoder's output.
 //   x = encoder(source, m)      m' = write(m, x)      P(target) = decoder([BOS, target without its last], x)
 #include "nn/memory/memory.h"
-#include "nn/models/memformer/shifted.h"
 #include "nn/models/model.h"
+#include "nn/models/teacher_forcing.h"
 #include "nn/stacks.h"
 
 namespace memformer::nn {
