@@ -67,13 +67,12 @@ async function byHand(model: Memformer, stream: TokenStream): Promise<Record<Abl
     const before = Uint8Array.from(holds, (flag, b) => (flag && !reset[b] ? 1 : 0)),
       mask = (i: number): Tensor => Tensor.from(before, flagShape(lanes, model.stateLayout[i]!), "bool");
     held = next.map((part, i) => applyOperator("aten::where.self", mask(i), held[i]!, part));
-    // Text: anything real but BOS in what the memory is written from. A decoder's is its target without the last,
-    // behind one token.
+    // Text: anything real but BOS in what the memory is written from. Without an encoder it is the target without the
+    // last, behind one token.
     holds = Uint8Array.from(before, (flag, b) => {
-      const read =
-        architecture === "decoder"
-          ? target.subarray(b * length, (b + 1) * length - 1)
-          : source.subarray(b * length, (b + 1) * length);
+      const read = architecture.startsWith("encoder")
+        ? source.subarray(b * length, (b + 1) * length)
+        : target.subarray(b * length, (b + 1) * length - 1);
       return flag === 1 || read.some((token) => token !== PADDING && token !== bos) ? 1 : 0;
     });
     state = next;

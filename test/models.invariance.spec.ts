@@ -1,8 +1,8 @@
 import { expect } from "chai";
 import { mrbp, PADDING, Tensor, tidy, type Memformer, type Segment } from "../lib/index.ts";
-import { bits, numbers, perturb, positions, randomWindow, tinyModel, variants, writers } from "./support/models.ts";
+import { bits, numbers, perturb, positions, randomWindow, tinyModel, memformers, writers } from "./support/models.ts";
 
-const settings = variants.flatMap((architecture) =>
+const settings = memformers.flatMap((architecture) =>
   writers.flatMap((writer) => positions.map((position) => ({ architecture, writer, position }))),
 );
 

@@ -7,13 +7,13 @@ import { fileURLToPath } from "node:url";
 import { openSafetensors, tensorEntry, writeSafetensors } from "../lib/checkpoint/safetensors.ts";
 import { bptt, disposeSegment, type CreateOptions, type Segment } from "../lib/index.ts";
 import {
+  memformers,
   numbers,
   perturb,
   positions,
   randomWindow,
   takeGradients,
   tinyModel,
-  variants,
   writers,
 } from "./support/models.ts";
 import { python, runPython } from "./support/python.ts";
@@ -34,7 +34,7 @@ const ported = {
  * Every architecture, writer and position; forgettings and tied embeddings take turns. With T5's positions also as
  * ported.
  */
-const models = variants
+const models = memformers
   .flatMap((architecture, v) =>
     writers.flatMap((writer, w) =>
       positions.map((position, p): CreateOptions & { T: number } => ({

@@ -1,6 +1,7 @@
 /** Sessions that decode token by token: what is restored goes on as what was saved, and new weights are noticed. */
 import { expect } from "chai";
 import { Session, Tensor, type Memformer } from "../lib/index.ts";
+import { architectures } from "./support/decoding.ts";
 import { perturb, tinyModel } from "./support/models.ts";
 
 async function text(session: Session, maxTokens: number, seed: number): Promise<string> {
@@ -18,7 +19,7 @@ async function made(architecture: Memformer["config"]["architecture"]): Promise<
 describe("a session's open segment", function () {
   this.timeout(120_000);
 
-  for (const architecture of ["encoder-decoder", "decoder"] as const) {
+  for (const architecture of architectures) {
     it(`goes on to the bit from where it was saved, wherever that is: ${architecture}`, async () => {
       await using model = await made(architecture);
       using session = await Session.open(model);
@@ -44,7 +45,7 @@ describe("a session's open segment", function () {
       await session.read("ab");
       const before = [...(await session.logits())];
       const { name, shape } = model.parameters.find((parameter) =>
-        parameter.name.endsWith("0.self_attention.qkv.bias"),
+        /0\.(self_attention\.(qkv|query)|input)\.bias$/.test(parameter.name),
       )!;
       using value = Tensor.from(new Float32Array(shape[0]!).fill(0.7), shape);
       model.assign(name, value);

@@ -14,6 +14,7 @@ import {
   type TurnView,
 } from "../lib/index.ts";
 import { DocumentState } from "../lib/generate/document-state.ts";
+import { architectures } from "./support/decoding.ts";
 import { memoryAtRest } from "./support/memory-at-rest.ts";
 import { perturb, tinyModel } from "./support/models.ts";
 import { failure } from "./support/failure.ts";
@@ -80,7 +81,7 @@ describe("sessions in one batch", function () {
     expect(waited / (performance.now() - began), "share of the reading that was enqueued at once").to.be.below(0.2);
   });
 
-  for (const architecture of ["encoder-decoder", "decoder"] as const) {
+  for (const architecture of architectures) {
     it(`64 of them make what each makes alone, to the bit: ${architecture}`, async () => {
       await using model = await made({ architecture });
       using scheduler = new Scheduler(model, { slots: 64, drive: false });

@@ -12,6 +12,7 @@ import {
   type Tokenizer,
 } from "../lib/index.ts";
 import { run } from "./support/children.ts";
+import { architectures } from "./support/decoding.ts";
 import { perturb, tinyModel } from "./support/models.ts";
 import { failure } from "./support/failure.ts";
 import { temporary } from "./support/runs.ts";
@@ -36,7 +37,7 @@ describe("a session", function () {
   this.timeout(120_000);
 
   it("fed in pieces is one fed at once, to the bit, wherever the cuts are", async () => {
-    for (const architecture of ["encoder-decoder", "decoder"] as const) {
+    for (const architecture of architectures) {
       await using model = await reader({ architecture });
       const whole = await logitsAfter(model, [text]),
         tokens = [...new TextEncoder().encode(text)];
@@ -48,7 +49,9 @@ describe("a session", function () {
         ),
       ).to.deep.equal(whole);
       expect(await logitsAfter(model, [tokens.slice(0, 12), tokens.slice(12)])).to.deep.equal(whole);
-      expect(await logitsAfter(model, ["X", text.slice(1)]), "what lies far back counts").to.not.deep.equal(whole);
+      // But for a cache that the text has outgrown.
+      if (architecture !== "transformer-xl")
+        expect(await logitsAfter(model, ["X", text.slice(1)]), "what lies far back counts").to.not.deep.equal(whole);
     }
   });
 

@@ -3,21 +3,28 @@ import { expect } from "chai";
 import { PADDING, Random, Tensor, type CreateOptions, type Memformer, type State } from "../../lib/index.ts";
 import { numbers, perturb, recipeOptions, tinyModel } from "./models.ts";
 
-export const architectures = ["encoder-decoder", "decoder"] as const;
+/** Those that generate: of a Memformer, then the baselines. */
+const memformers = ["encoder-decoder", "decoder"] as const;
+export const architectures = [...memformers, "lstm", "transformer-xl"] as const;
 /** Every architecture, position scheme and writer, and the options that decoding could get wrong. */
 export const settings: CreateOptions[] = [
-  ...architectures.flatMap((architecture) =>
+  ...memformers.flatMap((architecture) =>
     (["rotary", "relative", "t5"] as const).flatMap((position) =>
       (["slot-attention", "gru"] as const).map((writer) => ({ architecture, position, writer })),
     ),
   ),
-  ...architectures.flatMap((architecture) => recipeOptions.map((options) => ({ architecture, ...options }))),
+  ...memformers.flatMap((architecture) => recipeOptions.map((options) => ({ architecture, ...options }))),
   { architecture: "encoder-decoder", shareEmbedding: false, tieEmbedding: false, outputBias: true },
   { architecture: "decoder", tieEmbedding: false, outputBias: true, writerSteps: 2 },
   { architecture: "decoder", memoryNorm: false },
   { architecture: "encoder-decoder", position: "t5", positionBuckets: "lucidrains" },
   { architecture: "decoder", forgetting: "normalize-only" },
   { architecture: "encoder-decoder", forgetting: "none", heads: 1 },
+  { architecture: "lstm" },
+  { architecture: "lstm", memory: false, tieEmbedding: false },
+  { architecture: "transformer-xl" },
+  { architecture: "transformer-xl", cacheLength: 2, queryKeyNorm: true },
+  { architecture: "transformer-xl", cacheLength: 40, embeddingNorm: true },
 ];
 
 /** One row's document, as a session sees it: its segments one after the other. */

@@ -21,6 +21,11 @@ const { architecture: variant, writer, position } = modelSchema.shape;
 export const variants = variant.unwrap().options;
 /** Those whose state is a memory of slots, with a writer and its options. */
 export const memformers = variants.filter((name) => architectures[name].writesFrom !== undefined);
+/** Those whose state is something else: test/models.baselines.spec.ts proves each against a plain program. */
+export const baselines = variants.filter((name) => !memformers.includes(name)) as Exclude<
+  (typeof variants)[number],
+  "encoder-decoder" | "encoder" | "decoder"
+>[];
 export const writers = writer.unwrap().options;
 export const positions = position.unwrap().options;
 
@@ -36,6 +41,7 @@ export async function tinyModel(options: CreateOptions = {}): Promise<Memformer>
     encoderLayers: 2,
     decoderLayers: 2,
     memorySlots: 3,
+    cacheLength: 9,
     segmentLength: 6,
     precision: "float64",
     ...plainOptions,
@@ -154,7 +160,7 @@ export function relativeError(a: ReadonlyMap<string, Float64Array>, b: ReadonlyM
       size += value ** 2;
     });
   }
-  return Math.sqrt(difference / size);
+  return difference === 0 ? 0 : Math.sqrt(difference / size);
 }
 
 /** The numbers of tensors, which are freed. */

@@ -2,12 +2,15 @@
 import type { WriterName } from "../writers.ts";
 
 /**
- * The options that work and memory follow from. D width, F feedForward, M memorySlots, T segmentLength, V vocabulary.
+ * The options that work and memory follow from. D width, F feedForward, M memorySlots, C cacheLength, T segmentLength,
+ * V vocabulary.
  */
 export interface Sizes {
   readonly width: number;
   readonly feedForward: number;
   readonly memorySlots: number;
+  readonly heads: number;
+  readonly cacheLength: number;
   readonly segmentLength: number;
   readonly vocabulary: number;
   readonly encoderLayers: number;

@@ -3,13 +3,18 @@ import type { Architecture } from "./architecture.ts";
 import { decoder } from "./decoder.ts";
 import { encoder } from "./encoder.ts";
 import { encoderDecoder } from "./encoder-decoder.ts";
+import { lstm } from "./lstm.ts";
+import { transformerXl } from "./transformer-xl.ts";
 
 export type { Architecture, SegmentWork, Sizes } from "./architecture.ts";
 
-export const architectures = { "encoder-decoder": encoderDecoder, encoder, decoder } as const satisfies Record<
-  string,
-  Architecture
->;
+export const architectures = {
+  "encoder-decoder": encoderDecoder,
+  encoder,
+  decoder,
+  lstm,
+  "transformer-xl": transformerXl,
+} as const satisfies Record<string, Architecture>;
 
 export type ArchitectureName = keyof typeof architectures;
 

@@ -195,7 +195,7 @@ class Model {
   std::optional<at::Tensor> output_bias_;
 };
 
-/// Models by name: "encoder-decoder" (the paper's), "encoder", "decoder".
+/// Models by name: "encoder-decoder" (the paper's), "encoder", "decoder"; the baselines "lstm", "transformer-xl".
 Registry<std::unique_ptr<Model>, const Config&, uint64_t>& models();
 
 }  // namespace memformer::nn

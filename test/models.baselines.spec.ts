@@ -1,0 +1,137 @@
+/** Each baseline against a plain program: losses, state and gradients; and what MRBP, BPTT and sessions make of it. */
+import { expect } from "chai";
+import { bptt, disposeSegment, mrbp, openTokenizer, Session, type CreateOptions, type Segment } from "../lib/index.ts";
+import type { Memformer } from "../lib/index.ts";
+import { Random } from "../lib/data/random.ts";
+import {
+  baselines,
+  numbers,
+  perturb,
+  randomWindow,
+  takeGradients,
+  tinyModel,
+  type WindowShape,
+} from "./support/models.ts";
+import { plainLstm, plainTransformerXl, type PlainModel, type Weights } from "./support/plain-baselines.ts";
+
+/** The plain program of each: test/models.registry.spec.ts refuses a baseline without one. */
+const plain: Readonly<Record<(typeof baselines)[number], PlainModel>> = {
+  lstm: plainLstm,
+  "transformer-xl": plainTransformerXl,
+};
+
+async function weightsOf(model: Memformer): Promise<Map<string, Float64Array>> {
+  const weights = new Map<string, Float64Array>();
+  for (const { name } of model.parameters) {
+    using value = model.parameter(name);
+    weights.set(name, Float64Array.from((await value.data()) as Float64Array));
+  }
+  return weights;
+}
+
+function window(model: Memformer, shape: WindowShape): Segment[] {
+  const made = randomWindow(model, { batch: 4, segments: 3, ...shape });
+  made[0]!.reset.fill(1);
+  return made;
+}
+
+const shapes: Readonly<Record<string, WindowShape>> = {
+  "no padding": { ragged: false },
+  "padding behind the tokens": { ragged: "behind" },
+  "padding anywhere, rows that restart": {},
+};
+
+describe("baselines: what a plain program computes", function () {
+  this.timeout(120_000);
+  for (const architecture of baselines)
+    for (const [name, shape] of Object.entries(shapes)) {
+      it(`${architecture}, ${name}: losses and state`, async () => {
+        await using model = await tinyModel({ architecture });
+        await perturb(model);
+        const segments = window(model, shape),
+          wanted = plain[architecture](await weightsOf(model), model.config, segments);
+        const uploaded = segments.map((segment) => model.upload(segment));
+        const { losses, state } = bptt(model, uploaded, model.initialState(4), {
+          training: false,
+          weights: "segments",
+        });
+        uploaded.forEach(disposeSegment);
+        model.zeroGradients();
+        const [found, left] = [(await numbers(losses)).flat(), await numbers(state)];
+        found.forEach((loss, t) => expect(loss, `loss ${t}`).to.be.closeTo(wanted.losses[t]!, 1e-11));
+        expect(left.length).to.equal(wanted.state.length);
+        left.forEach((part, p) => {
+          expect(part.length).to.equal(wanted.state[p]!.length);
+          part.forEach((value, i) => expect(value, `state ${p}, ${i}`).to.be.closeTo(wanted.state[p]![i]!, 1e-11));
+        });
+      });
+
+      it(`${architecture}, ${name}: the gradient of every parameter, by differences of the plain program`, async () => {
+        await using model = await tinyModel({ architecture });
+        await perturb(model);
+        const segments = window(model, shape),
+          weights = await weightsOf(model),
+          { before } = plain[architecture](weights, model.config, segments);
+        for (const method of [bptt, mrbp]) {
+          const uploaded = segments.map((segment) => model.upload(segment));
+          const made = method(model, uploaded, model.initialState(4), { training: false, weights: "segments" });
+          await Promise.all([made.losses, made.counts, made.state, made.gradient].map(numbers));
+          uploaded.forEach(disposeSegment);
+          const gradients = await takeGradients(model),
+            random = new Random(3);
+          for (const [parameter, values] of weights) {
+            const direction = values.map(() => random.next() / 2 ** 31 - 1);
+            const at = (step: number): number => {
+              const moved: Weights = new Map([...weights, [parameter, values.map((v, i) => v + step * direction[i]!)]]);
+              const { losses } = plain[architecture](moved, model.config, segments, before);
+              return losses.reduce((sum, loss) => sum + loss, 0) / losses.length;
+            };
+            const wanted = (8 * (at(1e-4) - at(-1e-4)) - (at(2e-4) - at(-2e-4))) / 12e-4; // of fourth order
+            const found = gradients.get(parameter)!.reduce((sum, g, i) => sum + g * direction[i]!, 0);
+            expect(Math.abs(found - wanted), `${method.name}, ${parameter}: ${found} ${wanted}`).to.be.below(
+              1e-8 + 1e-7 * Math.abs(wanted),
+            );
+          }
+        }
+      });
+    }
+});
+
+describe("baselines: a twin", () => {
+  for (const architecture of baselines) {
+    it(`${architecture} keeps nothing from segment to segment with memory false`, async () => {
+      const run = async (options: CreateOptions, resets: boolean): Promise<number[]> => {
+        await using model = await tinyModel({ architecture, ...options });
+        const segments = window(model, { ragged: false });
+        if (resets) for (const segment of segments) segment.reset.fill(1);
+        const uploaded = segments.map((segment) => model.upload(segment));
+        const { losses, state } = bptt(model, uploaded, model.initialState(4), { training: false });
+        uploaded.forEach(disposeSegment);
+        for (const tensor of state) tensor.dispose();
+        return (await numbers(losses)).flat();
+      };
+      expect(await run({ memory: false }, false)).to.deep.equal(await run({}, true));
+      expect(await run({ memory: false }, false)).to.not.deep.equal(await run({}, false));
+    });
+  }
+});
+
+describe("baselines: sessions", function () {
+  this.timeout(120_000);
+  for (const architecture of baselines) {
+    it(`${architecture}: token by token the logits that logits() gives, and the same text after a restore`, async () => {
+      await using model = await tinyModel({ architecture, vocabulary: 257, bos: 256, precision: "float32" });
+      const tokenizer = await openTokenizer("bytes");
+      using session = await model.session(tokenizer);
+      await session.read("a text longer than one segment of six");
+      const saved = await session.save();
+      const options = { maxTokens: 20, temperature: 0.9, seed: 4 };
+      let once = "",
+        again = "";
+      for await (const piece of session.generate(options)) once += piece;
+      using restored = await Session.restore(model, saved, tokenizer);
+      for await (const piece of restored.generate(options)) again += piece;
+      expect(again).to.equal(once).and.not.equal("");
+    });
+  }
+});
