@@ -61,12 +61,11 @@ export const recall = experiment<RecallSettings, RecallResult>({
     "the memory keeps important information through many timesteps, and MRBP learns it from gradients over a long horizon. The paper has no number for this task.",
   async plan({ budget, seeds }) {
     const { horizon, steps, ...size } = sizes[budget];
-    return seeds.flatMap((seed) =>
-      [
-        { horizon, steps },
-        { horizon: 1, steps: steps * horizon },
-      ].map((length) => ({ ...size, ...length, model: {}, train: {}, seed })),
-    );
+    const runs: readonly Pick<RecallSettings, "horizon" | "steps" | "model">[] = [
+      { horizon, steps, model: {} },
+      { horizon: 1, steps: steps * horizon, model: {} },
+    ];
+    return seeds.flatMap((seed) => runs.map((run) => ({ ...size, ...run, train: {}, seed })));
   },
   async run(settings, context) {
     const { lanes, segmentLength, keys, trainLag, lags, horizon, steps, seed } = settings;
@@ -100,9 +99,16 @@ export const recall = experiment<RecallSettings, RecallResult>({
     const lags = [...new Set(runs.flatMap((run) => run.lags))];
     const table: Table = {
       title: "Keys named right, unseen documents",
-      columns: ["trained over", "at the lags of training", "memory zeroed", ...lags.map((lag) => `lag ${lag}`)],
+      columns: [
+        "trained over",
+        "state bytes",
+        "at the lags of training",
+        "state zeroed",
+        ...lags.map((lag) => `lag ${lag}`),
+      ],
       rows: groups.map(({ kind, rows: own }) => [
         nameOf(kind),
+        cell(own.slice(0, 1), ({ stateBytes }) => stateBytes, String),
         cell(own, ({ whole }) => whole, percent),
         cell(own, ({ zeroed }) => zeroed, percent),
         ...lags.map((lag) => cell(own, ({ byLag }) => byLag[lag], percent)),
@@ -121,7 +127,9 @@ export const recall = experiment<RecallSettings, RecallResult>({
 });
 
 function nameOf({ horizon, model, train }: RecallSettings): string {
-  const options = Object.entries({ ...model, ...train }).map(([name, value]) => `${name} ${JSON.stringify(value)}`);
+  const options = Object.entries({ ...model, ...train }).map(([name, value]) =>
+    name === "architecture" ? String(value as string) : `${name} ${JSON.stringify(value)}`,
+  );
   return [`horizon ${horizon}`, ...options].join(", ");
 }
 
