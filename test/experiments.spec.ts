@@ -101,6 +101,7 @@ describe("experiments: rows", () => {
     expect(again.find("e", { n: 2 })).to.equal(undefined);
     await again.append(row(3));
     expect((await readFile(path, "utf8")).trim().split("\n")).to.have.length(2);
+    expect((await RowFile.open(path)).find("e", { n: 3 })).to.deep.equal(row(3));
   });
 
   it("are refused where a line is none, by its number", async () => {
@@ -179,7 +180,14 @@ describe("experiments: a run that is stopped", function () {
         expect(code).to.equal("ERR_MEMFORMER_ABORTED");
       }
       await using model = await Memformer.create({ ...recallModel(task), device: "cpu" });
-      await trained(model, text(), options, context());
+      const notes: string[] = [];
+      await trained(
+        model,
+        text(),
+        options,
+        context(undefined, (note) => notes.push(note)),
+      );
+      expect(notes.length, "tenths that were made anew").to.equal(10 - stopAt / 20);
       using weight = model.parameter("embedding.weight");
       return Buffer.from((await weight.read()).data).toString("hex");
     };
