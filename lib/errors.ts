@@ -13,6 +13,7 @@ export type ErrorCode =
   | "DATA"
   | "DEVICE_MISMATCH"
   | "DISPOSED"
+  | "DISTRIBUTED"
   | "DTYPE"
   | "IO"
   | "LIBTORCH_HASH"

@@ -16,6 +16,9 @@ export interface OptimizerHandle {
 export interface DecoderHandle {
   readonly [brand]: "decoder";
 }
+export interface GroupHandle {
+  readonly [brand]: "group";
+}
 export interface CancelHandle {
   readonly [brand]: "cancel";
 }
@@ -65,6 +68,28 @@ export interface SegmentHandle {
   readonly lengths: TensorHandle;
   /** Whether dropout is on. */
   readonly training: boolean;
+}
+
+/** Where a group's ranks meet, and how patient it is (seconds). */
+export interface NativeMembership {
+  readonly rank: number;
+  readonly world: number;
+  readonly host: string;
+  readonly port: number;
+  readonly prefix: string;
+  readonly hostsStore: boolean;
+  readonly device: string;
+  readonly startLimit: number;
+  readonly limit: number;
+  readonly period: number;
+}
+
+/** Seconds since the store last answered, since each rank's last sign of life, and what the rank said with it. */
+export interface NativePulses {
+  readonly storeAge: number;
+  /** Why the store never will again; "" while it may. */
+  readonly storeFailure: string;
+  readonly ranks: readonly { readonly age: number; readonly says: string }[];
 }
 
 export interface Addon {
@@ -200,4 +225,23 @@ export interface Addon {
   adamwStep(call: number, optimizer: OptimizerHandle, learningRate: number, norm: TensorHandle, clip: number): void;
   adamwState(call: number, optimizer: OptimizerHandle, name: string): TensorHandle[];
   adamwAssign(call: number, optimizer: OptimizerHandle, name: string, value: TensorHandle): void;
+
+  joinGroup(membership: NativeMembership): Promise<GroupHandle>;
+  groupSet(group: GroupHandle, key: string, value: string): Promise<void>;
+  /** Waits for the key; null: it did not come within `seconds`. */
+  groupGet(group: GroupHandle, key: string, seconds: number): Promise<string | null>;
+  groupAdd(group: GroupHandle, key: string, number: number): Promise<number>;
+  groupPulses(group: GroupHandle): NativePulses;
+  groupSay(group: GroupHandle, words: string): void;
+  groupAbort(group: GroupHandle, reason: string): void;
+  groupLeave(group: GroupHandle): void;
+  allReduce(call: number, group: GroupHandle, tensor: TensorHandle): TensorHandle[];
+  broadcast(call: number, group: GroupHandle, tensor: TensorHandle, root: number): TensorHandle[];
+  gatherRows(call: number, group: GroupHandle, tensor: TensorHandle, first: number, total: number): TensorHandle[];
+  reduceGradients(
+    call: number,
+    group: GroupHandle,
+    models: readonly ModelHandle[],
+    extras: TensorHandle,
+  ): TensorHandle[];
 }

@@ -6,6 +6,7 @@
 #include <memory>
 #include <string>
 
+#include "core/collectives.h"
 #include "core/torch.h"
 
 namespace memformer {
@@ -63,10 +64,12 @@ class Cuda {
   virtual GraphPool new_pool() = 0;
   virtual std::unique_ptr<Graph> graph(GraphPool pool) = 0;
   virtual Shortage shortage() = 0;
+  /// NCCL between the GPUs of a group's ranks, on a stream of its own. All ranks call it; blocks until all have.
+  virtual std::unique_ptr<Collectives> nccl(int device, const Seat& seat) = 0;
 };
 
 /// Changes whenever Cuda, Recording or an operator's schema does: both halves must have been built from the same.
-constexpr int kCudaInterface = 7;
+constexpr int kCudaInterface = 8;
 
 /// The CUDA half; null until it has been opened.
 Cuda* cuda();

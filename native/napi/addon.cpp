@@ -12,6 +12,7 @@ Napi::Object initialize(Napi::Env env, Napi::Object exports) {
   memformer::napi::export_model_steps(env, exports);
   memformer::napi::export_decoding(env, exports);
   memformer::napi::export_optimizers(env, exports);
+  memformer::napi::export_distributed(env, exports);
   memformer::napi::export_profile(env, exports);
   return exports;
 }

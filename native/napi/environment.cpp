@@ -9,10 +9,15 @@ void Environment::attach(Napi::Env env) {
   environment->to_loop_ =
       decltype(to_loop_)::New(env, "memformer", /*maxQueueSize=*/0, /*initialThreadCount=*/1, environment);
   environment->to_loop_.Unref(env);
+  environment->door_->environment_ = environment;
   env.SetInstanceData<Environment>(environment);
   // Runs when a worker ends and when the program ends by itself; process.exit() skips it, so lib/ calls stop() there.
   env.AddCleanupHook([environment] {
     environment->stop();
+    {
+      std::lock_guard lock(environment->door_->mutex_);
+      environment->door_->environment_ = nullptr;
+    }
     environment->to_loop_.Release();
   });
 }
@@ -27,7 +32,13 @@ engine::Engine& Environment::engine() {
 
 void Environment::stop() {
   stopped_ = true;
+  for (const auto& step : before_stop_) step();
   if (engine_) engine_->stop();
+}
+
+void Environment::Door::settle(Settlement settlement) {
+  std::lock_guard lock(mutex_);
+  if (environment_ != nullptr) environment_->settle(std::move(settlement));
 }
 
 void Environment::begin(Napi::Env env) {

@@ -26,6 +26,21 @@ class Environment {
   void begin(Napi::Env env);
   void settle(std::function<void(Napi::Env)> settle);
 
+  /// The way to the event loop for a thread that may outlive the environment: what it settles then reaches nobody.
+  class Door {
+   public:
+    void settle(std::function<void(Napi::Env)> settle);
+
+   private:
+    friend class Environment;
+    std::mutex mutex_;
+    Environment* environment_ = nullptr;
+  };
+  std::shared_ptr<Door> door() const { return door_; }
+
+  /// Called by stop() before it waits for the engine's thread, which may be waiting for something else.
+  void before_stop(std::function<void()> step) { before_stop_.push_back(std::move(step)); }
+
   engine::CancelFlag cancel;
 
  private:
@@ -33,6 +48,8 @@ class Environment {
   static void deliver(Napi::Env env, Napi::Function, Environment* environment, Settlement* settlement);
 
   std::shared_ptr<engine::Engine> engine_;
+  std::shared_ptr<Door> door_ = std::make_shared<Door>();
+  std::vector<std::function<void()>> before_stop_;
   Napi::TypedThreadSafeFunction<Environment, Settlement, &Environment::deliver> to_loop_;
   int threads_ = 0;
   int64_t waiting_ = 0;

@@ -11,6 +11,7 @@ void export_models(Napi::Env env, Napi::Object exports);       ///< models, thei
 void export_model_steps(Napi::Env env, Napi::Object exports);  ///< the steps of a model
 void export_decoding(Napi::Env env, Napi::Object exports);     ///< a model's decoding, token by token
 void export_optimizers(Napi::Env env, Napi::Object exports);   ///< the optimizer
+void export_distributed(Napi::Env env, Napi::Object exports);  ///< ranks that train together
 void export_profile(Napi::Env env, Napi::Object exports);      ///< LibTorch's profiler
 
 using Body = Napi::Value (*)(const Napi::CallbackInfo&);

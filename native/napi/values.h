@@ -9,7 +9,7 @@
 namespace memformer::napi {
 
 /// Kinds of handle; a wrong or foreign handle is a TypeError, not a crash.
-enum class Kind : uint64_t { tensor = 1, model, optimizer, cancel, decoder };
+enum class Kind : uint64_t { tensor = 1, model, optimizer, cancel, decoder, group };
 
 template <typename T>
 Napi::Value wrap(Napi::Env env, Kind kind, std::shared_ptr<T> object) {

@@ -13,6 +13,7 @@ export const floors = [
   ["lib/native/"],
   ["lib/engine/"],
   ["lib/model/"],
+  ["lib/distributed/"],
   ["lib/gradients/", "lib/generate/", "lib/import/"],
   ["lib/model/memformer.ts"],
   ["lib/train/", "lib/evaluate/", "lib/diagnose/"],
@@ -36,8 +37,9 @@ export const below = {
   core: [],
   ops: ["core"],
   nn: ["ops", "core"],
-  engine: ["nn", "ops", "core"],
-  napi: ["engine", "nn", "ops", "core"],
+  distributed: ["core"],
+  engine: ["distributed", "nn", "ops", "core"],
+  napi: ["engine", "distributed", "nn", "ops", "core"],
   loader: [],
 };
 

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "core/cuda.h"
+#include "core/cuda/nccl.h"
 #include "core/failure.h"
 
 namespace memformer {
@@ -141,6 +142,11 @@ class Half final : public Cuda {
   std::unique_ptr<Graph> graph(GraphPool pool) override { return std::make_unique<CapturedGraph>(pool); }
 
   Shortage shortage() override { return {requested_.load(), free_.load()}; }
+
+  std::unique_ptr<Collectives> nccl(int device, const Seat& seat) override {
+    prepare(device);
+    return memformer::nccl(device, seat);
+  }
 
  private:
   /// Those of this thread, by device: whatever it computes goes to one of them.

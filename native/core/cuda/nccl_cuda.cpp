@@ -1,0 +1,92 @@
+// One communicator and one stream a rank. LibTorch's own functions over NCCL rather than its ProcessGroupNCCL, whose
+// watchdog asks for events while a step is being captured, and which needs NCCL's headers.
+#include "core/cuda/nccl.h"
+
+#include <ATen/cuda/CUDAEvent.h>
+#include <c10/cuda/CUDAGuard.h>
+#include <c10/cuda/CUDAStream.h>
+#include <dlfcn.h>
+#include <torch/csrc/cuda/nccl.h>
+
+#include <cstring>
+
+#include "core/failure.h"
+
+namespace memformer {
+namespace {
+
+namespace torch_nccl = torch::cuda::nccl;
+
+class Nccl final : public Collectives {
+ public:
+  Nccl(int device, const Seat& seat)
+      : device_(static_cast<c10::DeviceIndex>(device)),
+        rank_(seat.rank),
+        stream_(c10::cuda::getStreamFromPool(/*isHighPriority=*/true, device_)) {
+    const c10::cuda::CUDAGuard guard(device_);
+    torch_nccl::ncclUniqueId id;
+    std::string bytes;
+    if (seat.rank == 0) {
+      torch_nccl::get_unique_id(id);
+      bytes.assign(id.internal, sizeof id.internal);
+    }
+    bytes = seat.share(bytes);
+    require(bytes.size() == sizeof id.internal, "DISTRIBUTED", "the name of an NCCL communicator has ",
+            sizeof id.internal, " bytes, got ", bytes.size());
+    std::memcpy(id.internal, bytes.data(), bytes.size());
+    communicator_ = torch_nccl::comm_init_rank(seat.world, id, seat.rank);
+  }
+
+  // Not destroyed: that would wait for the other ranks, and a process has one communicator until it ends.
+
+  void all_reduce(at::Tensor tensor, Done done) override {
+    const c10::cuda::CUDAGuard guard(device_);
+    const auto current = c10::cuda::getCurrentCUDAStream(device_);
+    order(current, stream_);
+    std::vector<at::Tensor> tensors{tensor};
+    torch_nccl::all_reduce(tensors, tensors, static_cast<int>(torch_nccl::ncclRedOp::Sum), {stream_}, {communicator_});
+    order(stream_, current);  // whoever frees the tensor on the current stream does so after this
+    done("");
+  }
+
+  /// As a sum of one rank's numbers and zeros: LibTorch's broadcast takes its root in other places in other versions.
+  void broadcast(at::Tensor tensor, int root, Done done) override {
+    if (rank_ != root) tensor.zero_();
+    all_reduce(tensor, std::move(done));
+  }
+
+  /// Ends the kernels that wait for a rank that is gone.
+  void abort() override {
+    void* library = dlopen("libnccl.so.2", RTLD_LAZY | RTLD_NOLOAD);
+    auto* give_up =
+        reinterpret_cast<int (*)(void*)>(dlsym(library == nullptr ? RTLD_DEFAULT : library, "ncclCommAbort"));
+    if (give_up != nullptr) give_up(communicator_);
+  }
+
+ private:
+  /// What `after` is given from now on runs when `before` has done what it has been given.
+  static void order(const c10::cuda::CUDAStream& before, const c10::cuda::CUDAStream& after) {
+    at::cuda::CUDAEvent event;
+    event.record(before);
+    event.block(after);
+  }
+
+  c10::DeviceIndex device_;
+  int rank_;
+  c10::cuda::CUDAStream stream_;
+  torch_nccl::ncclComm_t communicator_ = nullptr;
+};
+
+}  // namespace
+
+std::unique_ptr<Collectives> nccl(int device, const Seat& seat) {
+  try {
+    return std::make_unique<Nccl>(device, seat);
+  } catch (const c10::Error& error) {
+    require(false, "DISTRIBUTED", "rank ", seat.rank,
+            " cannot reach the others over NCCL: ", error.what_without_backtrace());
+  }
+  return nullptr;
+}
+
+}  // namespace memformer
