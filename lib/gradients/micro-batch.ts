@@ -37,7 +37,9 @@ export function inMicroBatches(method: GradientMethod): GradientMethod {
             {
               ...others,
               weights: weights.map((weight, t) => weight * share[t]!),
-              seed: segmentSeed(options.seed ?? 0, parts.length),
+              ...(options.firstRow === undefined
+                ? { seed: segmentSeed(options.seed ?? 0, parts.length) }
+                : { firstRow: options.firstRow + row }),
             },
           ),
         );

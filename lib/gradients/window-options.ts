@@ -5,6 +5,7 @@ import type { WindowOptions } from "./window.ts";
 
 const names = optionNames<WindowOptions>({
   seed: true,
+  firstRow: true,
   weights: true,
   scale: true,
   carry: true,

@@ -1,6 +1,7 @@
 /** A window of consecutive segments, and what every gradient method over one takes and gives. */
 import { MemformerError } from "../errors.ts";
 import type { Recurrence, State, StepOptions } from "../model/recurrence.ts";
+import { mixedSeed } from "../model/row-seeds.ts";
 import { scoredTargets, type SegmentTensors } from "../model/segment-tensors.ts";
 import type { Tensor } from "../engine/tensor.ts";
 
@@ -18,6 +19,12 @@ export type LossWeights = "tokens" | "segments" | "uniform" | "doubling" | reado
 export interface WindowOptions {
   /** Seed of the window; each segment's own follows from it. Default 0. */
   readonly seed?: number | undefined;
+  /**
+   * The number of the first row among the lanes of a larger batch: dropout's masks then follow from the seed and each
+   * row's own number, so that they are the same however the batch is divided. Default: they follow from the seed and
+   * the place in the batch.
+   */
+  readonly firstRow?: number | undefined;
   /** Default "tokens". */
   readonly weights?: LossWeights | undefined;
   /** Multiplies the window's loss, 1 / n to accumulate over n windows. Default 1. */
@@ -34,8 +41,8 @@ export interface WindowOptions {
   /**
    * How many rows of the batch the method goes over at once, one group of so many after the other. Losses, state and
    * gradient are those of the whole batch, a segment's loss being the mean over all its scored targets; activations and
-   * the memories that are kept are of so many rows only. Only dropout draws other masks: each group has a seed of its
-   * own. Default: all rows.
+   * the memories that are kept are of so many rows only. Only dropout draws other masks, unless `firstRow` is given:
+   * each group has a seed of its own. Default: all rows.
    */
   readonly microBatch?: number | undefined;
 }
@@ -95,19 +102,20 @@ export function windowWeights(window: readonly SegmentTensors[], weights: LossWe
 
 /**
  * The weights of every window of one optimizer step: by "tokens" every scored target of the step weighs alike, else
- * every window does. A list is divided by its sum.
+ * every window does. A list is divided by its sum. scored: the targets scored in each segment of each window.
  */
 export function stepWeights(
   windows: readonly (readonly SegmentTensors[])[],
   weights: LossWeights,
+  scored: readonly (readonly number[])[] = windows.map((window) => window.map(scoredTargets)),
 ): readonly (readonly number[])[] {
   if (weights === "tokens") {
-    const all = lossWeights("tokens", total(windows.map(({ length }) => length)), windows.flat().map(scoredTargets));
+    const all = lossWeights("tokens", total(windows.map(({ length }) => length)), scored.flat());
     let first = 0;
     return windows.map(({ length }) => all.slice(first, (first += length)));
   }
-  return windows.map((window) => {
-    const given = windowWeights(window, weights),
+  return windows.map((window, i) => {
+    const given = lossWeights(weights, window.length, scored[i]),
       sum = total(given);
     return given.map((weight) => weight / sum / windows.length);
   });
@@ -134,15 +142,16 @@ export function planWindow(
   const training = options.training ?? true;
   return {
     weights: windowWeights(window, options.weights).map((weight) => weight * scale),
-    steps: window.map((_, t) => ({ seed: segmentSeed(options.seed ?? 0, t), training })),
+    steps: window.map((_, t) => ({
+      seed: segmentSeed(options.seed ?? 0, t),
+      ...(options.firstRow !== undefined && { firstRow: options.firstRow }),
+      training,
+    })),
     carry,
   };
 }
 
 /** A seed of its own for segment t: a 53-bit mix, so that neighbouring windows and segments share no masks. */
 export function segmentSeed(seed: number, t: number): number {
-  let hash = BigInt.asUintN(64, BigInt(seed) * 0x9e3779b97f4a7c15n + BigInt(t + 1) * 0xbf58476d1ce4e5b9n);
-  hash = BigInt.asUintN(64, (hash ^ (hash >> 30n)) * 0xbf58476d1ce4e5b9n);
-  hash = BigInt.asUintN(64, (hash ^ (hash >> 27n)) * 0x94d049bb133111ebn);
-  return Number((hash ^ (hash >> 31n)) >> 11n);
+  return mixedSeed(seed, t);
 }

@@ -12,6 +12,7 @@ import type { ComposedParameters } from "./composed.ts";
 import { filledSpecs, type ParameterSpec } from "./parameter-spec.ts";
 import { HeldParameters, type MadeModel } from "./held-parameters.ts";
 import type { Replayed, State, StatePart, Step, StepOptions, TrainableModel } from "./recurrence.ts";
+import { seedTensor } from "./row-seeds.ts";
 import { segmentHandle, uploadSegment, type SegmentTensors } from "./segment-tensors.ts";
 import type { Segment } from "../data/segment.ts";
 import type { Ablation, Scored, ScoringState } from "./scoring.ts";
@@ -47,7 +48,12 @@ const beside = { preset: true, seed: true, device: true, threads: true } as cons
 >;
 const createNames = [...Object.keys(modelSchema.shape), ...Object.keys(beside)];
 const loadNames = optionNames<LoadOptions>({ device: true, threads: true, precision: true });
-const stepNames = optionNames<StepOptions & { readonly graph?: boolean }>({ seed: true, training: true, graph: true });
+const stepNames = optionNames<StepOptions & { readonly graph?: boolean }>({
+  seed: true,
+  firstRow: true,
+  training: true,
+  graph: true,
+});
 
 /**
  * A Memformer. Make one with {@link Memformer.create} or {@link Memformer.load}; free it with `await using` or
@@ -225,7 +231,7 @@ export class Memformer extends HeldParameters implements TrainableModel, Session
   ): Replayed {
     this.#checkState(state);
     const call = nextCall(),
-      seeds = options.map(seedTensor);
+      seeds = options.map((option, g) => this.#seed(option, segments[g]!));
     const handles = segments.map((segment, g) => segmentHandle(segment, seeds[g]!, options[g]));
     const [loss, count, ...rest] = tensors(
       guarded((addon) =>
@@ -261,7 +267,7 @@ export class Memformer extends HeldParameters implements TrainableModel, Session
   score(segments: readonly SegmentTensors[], { memory, held }: ScoringState, ablations: readonly Ablation[]): Scored {
     this.#checkState(memory);
     const call = nextCall(),
-      seed = seedTensor({});
+      seed = seedTensor({}, 1);
     const handles = segments.map((segment) => segmentHandle(segment, seed));
     const [losses, counts, ...rest] = tensors(
       guarded((addon) =>
@@ -377,6 +383,12 @@ export class Memformer extends HeldParameters implements TrainableModel, Session
     return segmentsPerStep(purpose, { config, parameters, batch, length, deviceBytes: gpuBytes(device) });
   }
 
+  /** Without dropout nothing is drawn. */
+  #seed({ firstRow, ...options }: StepOptions, { batch }: SegmentTensors): Tensor {
+    const drawn = options.training === true && this.config.dropout > 0 && firstRow !== undefined;
+    return seedTensor(drawn ? { ...options, firstRow } : options, batch);
+  }
+
   #checkState(state: State): void {
     if (state.length === this.stateLayout.length) return;
     throw new MemformerError(
@@ -397,7 +409,7 @@ export class Memformer extends HeldParameters implements TrainableModel, Session
   ): Tensor[] {
     this.#checkState(state);
     knownOptions(stepNames, options, "step");
-    const seed = seedTensor(options);
+    const seed = this.#seed(options, segment);
     try {
       return tensors(
         guarded((addon) =>
@@ -412,11 +424,6 @@ export class Memformer extends HeldParameters implements TrainableModel, Session
       seed.dispose();
     }
   }
-}
-
-function seedTensor({ seed = 0 }: StepOptions): Tensor {
-  wholeSeed(seed, "step");
-  return Tensor.from(BigInt64Array.of(BigInt(seed)), []);
 }
 
 function tensors(handles: readonly Tensor["handle"][]): Tensor[] {

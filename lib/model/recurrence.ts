@@ -19,6 +19,11 @@ export interface StepOptions {
    * Decides every random draw of the step: the same seed, the same draws. A whole number, 0 <= seed < 2^53. Default 0.
    */
   readonly seed?: number;
+  /**
+   * The number of the step's first row among the lanes of a larger batch: each row's draws then follow from `seed` and
+   * its own number (see {@link seedTensor}), whoever computes it. Default: from `seed` and the place in the batch.
+   */
+  readonly firstRow?: number;
   /** Whether dropout is on. Default false. */
   readonly training?: boolean;
 }

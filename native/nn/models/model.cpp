@@ -34,7 +34,8 @@ SegmentInput joined(const std::vector<SegmentInput>& segments) {
   const auto above = [&](at::Tensor SegmentInput::* part) {
     std::vector<at::Tensor> parts;
     for (const auto& segment : segments) parts.push_back(segment.*part);
-    return part == &SegmentInput::seed ? at::stack(parts) : at::cat(parts, part == &SegmentInput::lengths ? 1 : 0);
+    if (part == &SegmentInput::seed) return at::stack(parts).flatten();
+    return at::cat(parts, part == &SegmentInput::lengths ? 1 : 0);
   };
   const bool anywhere =
       std::any_of(segments.begin(), segments.end(), [](const auto& one) { return one.lengths.numel() == 0; });

@@ -20,9 +20,10 @@ namespace memformer::nn {
 struct SegmentInput {
   at::Tensor
       source;  ///< (B, T) int64, the segment before; negative: padding. Encoders also take (B, T, D): embedded already
-  at::Tensor target;   ///< (B, T) int64, this segment, to be predicted; negative: padding, not scored
-  at::Tensor reset;    ///< (B) bool, rows that start a document; undefined: the state is restarted already
-  at::Tensor seed;     ///< () int64, decides every dropout mask; (G) for the rows of G segments above each other
+  at::Tensor target;  ///< (B, T) int64, this segment, to be predicted; negative: padding, not scored
+  at::Tensor reset;   ///< (B) bool, rows that start a document; undefined: the state is restarted already
+  at::Tensor seed;  ///< () or (B) int64, decides every dropout mask, or each row's; of G segments above each other (G)
+                    ///< or (G B)
   at::Tensor lengths;  ///< (2, B) int32, tokens before the padding of source and of target; empty, (0): padding may lie
                        ///< anywhere
   bool training;       ///< whether dropout is on
