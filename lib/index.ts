@@ -107,6 +107,7 @@ export {
   type DType,
   type NumberArray,
 } from "./engine/tensor.ts";
+export * as distributed from "./distributed/index.ts";
 export { trainSchema, type TrainConfig, type TrainOptions } from "./train/config.ts";
 export { Trainer, type RunOptions, type TrainStep } from "./train/trainer.ts";
 export {

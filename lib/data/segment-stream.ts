@@ -10,6 +10,11 @@ export interface SegmentStream<Position = unknown> {
   readonly bos: number;
   /** The next segment of every lane; undefined when the stream is over. */
   next(): Promise<Segment | undefined>;
+  /**
+   * As `next`, but `count` lanes alone, from lane `first` on, with `scoredOfAll`: for ranks that share the stream.
+   * Default: `next`, of which the other lanes are left out.
+   */
+  nextLanes?(first: number, count: number): Promise<Segment | undefined>;
   /** Lanes that have nothing more to read, as the next call of `next` will find them. Absent: not known of any. */
   ended?(): readonly boolean[];
   /** Where the next call of `next` stands. */

@@ -16,4 +16,6 @@ export interface Segment {
   readonly target: Int32Array;
   /** (B) 1 where this segment starts a document: the row's memory restarts from its learned initial state. */
   readonly reset: Uint8Array;
+  /** Where these are some lanes of a larger batch: the targets scored in all of its lanes. */
+  readonly scoredOfAll?: number;
 }

@@ -177,8 +177,24 @@ export class TokenStream implements SegmentStream<StreamPosition> {
    */
   async next(): Promise<Segment | undefined> {
     const rows = this.#advance();
+    return rows.every((row) => row === undefined) ? undefined : this.#read(rows);
+  }
+
+  /**
+   * As `next`, but only lanes `first` to `first + count - 1`, with the targets scored in all lanes: ranks that train
+   * together read their own lanes of one stream, and each knows what the others score.
+   * @throws MemformerError as `next`.
+   */
+  async nextLanes(first: number, count: number): Promise<Segment | undefined> {
+    const rows = this.#advance();
     if (rows.every((row) => row === undefined)) return undefined;
-    const { lanes: B, segmentLength: T } = this;
+    const scoredOfAll = rows.reduce((sum, row) => sum + (row === undefined ? 0 : scoredOf(row)), 0);
+    return { ...(await this.#read(rows.slice(first, first + count))), scoredOfAll };
+  }
+
+  async #read(rows: readonly (Row | undefined)[]): Promise<Segment> {
+    const B = rows.length,
+      T = this.segmentLength;
     const source = new Int32Array(B * T).fill(PADDING);
     const target = new Int32Array(B * T).fill(PADDING);
     const reset = Uint8Array.from(rows, (row) => (row === undefined || row.start ? 1 : 0));
@@ -243,8 +259,9 @@ export class TokenStream implements SegmentStream<StreamPosition> {
       const to = Math.min(offset + this.segmentLength, piece.to);
       this.#lanes[b] = to < piece.to ? { piece, offset: to } : undefined;
       const end = this.#ends && to - offset < this.segmentLength && to === this.#source.documentLength(piece.document);
-      this.#tokens += to - offset + (end ? 1 : 0);
-      return { document: piece.document, from: offset, to, start: offset === piece.from, end };
+      const row = { document: piece.document, from: offset, to, start: offset === piece.from, end };
+      this.#tokens += scoredOf(row);
+      return row;
     });
     if (rows.some((row) => row !== undefined)) this.#segments++;
     return rows;
@@ -273,6 +290,11 @@ export class TokenStream implements SegmentStream<StreamPosition> {
       ...(this.#longestFirst && { longestFirst: true }),
     };
   }
+}
+
+/** The targets of a lane's part of a segment. */
+function scoredOf({ from, to, end }: Row): number {
+  return to - from + (end ? 1 : 0);
 }
 
 function textOf(source: TokenSource): string | null {

@@ -7,11 +7,14 @@ import type { FileWriter } from "../files/atomic.ts";
 import type { TokenizerTexts } from "../checkpoint/model-files.ts";
 import type { SegmentStream } from "../data/segment-stream.ts";
 import { MemformerError } from "../errors.ts";
+import type { Group } from "../distributed/group.ts";
+import { lanesOf, streamOfLanes, type Lanes } from "../distributed/share.ts";
 import { horizonOf } from "./horizon.ts";
 import { AdamW } from "./optimizer.ts";
 import { checkOptions, optionSchema, optionTypes, parseOptions } from "../options.ts";
 import type { State, TrainableModel } from "../model/recurrence.ts";
 import { memoryUsage, synchronize, type MemoryUsage } from "../engine/runtime.ts";
+import { agreeOnWeights, agreeToTrain, COMPARE_EVERY, onFirstRank, rowsOfState } from "./ranks.ts";
 import { checkpointFiles, readCheckpoint } from "./checkpoint.ts";
 import { trainSchema, type TrainConfig, type TrainOptions } from "./config.ts";
 import {
@@ -20,6 +23,7 @@ import {
   enqueueUpdate,
   readStep,
   type EnqueuedGradient,
+  type Ranks,
   type StepPlan,
   type StepResult,
 } from "./step.ts";
@@ -92,16 +96,25 @@ export class Trainer<Model extends TrainableModel = TrainableModel> implements D
   readonly model: Model;
   readonly config: TrainConfig;
   readonly #optimizer: AdamW;
+  readonly #group: Group | undefined;
   #state: State | undefined;
+  #lanes: Lanes | undefined;
   #step = 0;
   #tokens = 0;
   #best = Infinity;
   #stopping = new AbortController();
   #disposed = false;
+  #stops = false; // asked for by this rank, not yet agreed on
   #ahead: Ahead | undefined;
 
-  constructor(model: Model, options: TrainOptions = {}) {
+  /**
+   * `group`: the ranks that train together. Every rank makes a model of the same seed and a trainer with the same
+   * options, and gives {@link run} the same stream: of its lanes each takes its own, and the weights stay the same to
+   * the bit on all.
+   */
+  constructor(model: Model, options: TrainOptions = {}, { group }: { readonly group?: Group | undefined } = {}) {
     this.model = model;
+    this.#group = group;
     this.config = parseOptions(trainSchema, options, "train");
     const { optimizer, beta1, beta2, eps, weightDecay } = this.config;
     this.#optimizer = new AdamW(model, { beta1, beta2, eps, weightDecay, muon: optimizer === "muon" });
@@ -114,9 +127,15 @@ export class Trainer<Model extends TrainableModel = TrainableModel> implements D
 
   /**
    * Finishes the step that is under way, writes a checkpoint if there is a folder for them, and ends the run. An
-   * evaluation that is under way is told to end by its signal.
+   * evaluation that is under way is told to end by its signal. With a group all ranks end after the same step, the
+   * one that is under way or the next.
    */
   stop(): void {
+    this.#stops = true;
+    if (this.#group === undefined) this.#stopAll();
+  }
+
+  #stopAll(): void {
     this.#stopping.abort(new MemformerError("ABORTED", "the run was stopped"));
   }
 
@@ -125,9 +144,25 @@ export class Trainer<Model extends TrainableModel = TrainableModel> implements D
    * memory are exactly what the last step left, while the gradient of the next one is being computed; what changes
    * weights or drops gradients there ({@link Memformer.assign}, another optimizer's step) makes it start anew. It does
    * not run ahead of an evaluation or a checkpoint. Throws MemformerError NAN_LOSS (nothing was updated by that step;
-   * the last checkpoint is whole), DATA when the stream ends early, IO for the disk, and `signal.reason`.
+   * the last checkpoint is whole), DATA when the stream ends early, IO for the disk, and `signal.reason`. With a group
+   * DISTRIBUTED, on every rank, when one of them ends before the others, or differs in configuration or weights.
    */
   async *run(stream: SegmentStream, options: RunOptions<Model> = {}): AsyncGenerator<TrainStep, void, void> {
+    const group = this.#group;
+    if (group === undefined) return yield* this.#run(stream, options);
+    let left: unknown = new MemformerError("ABORTED", `rank ${group.rank} has left the training loop`);
+    try {
+      yield* this.#run(stream, options);
+      left = undefined;
+    } catch (error) {
+      left = undefined;
+      throw await group.fail(error);
+    } finally {
+      if (left !== undefined) await group.fail(left);
+    }
+  }
+
+  async *#run(stream: SegmentStream, options: RunOptions<Model>): AsyncGenerator<TrainStep, void, void> {
     checkOptions(runSchema, options, "run");
     const { signal } = options;
     signal?.throwIfAborted();
@@ -137,10 +172,23 @@ export class Trainer<Model extends TrainableModel = TrainableModel> implements D
         ? undefined
         : new CheckpointStore(options.checkpoints, { keep: this.config.keep });
     this.#stopping = new AbortController();
+    this.#stops = false;
     await this.#dropAhead();
-    if (options.resume === true) await this.#resume(store, stream);
-    this.#state ??= this.model.initialState(stream.lanes);
-    const reader = new WindowReader(stream, this.config.horizon, this.config.overlap);
+    const group = this.#group,
+      lanes = lanesOf(stream.lanes, group?.rank ?? 0, group?.world ?? 1);
+    const ranks: Ranks | undefined = group === undefined ? undefined : { group, lanes };
+    if (options.resume === true) await this.#resume(store, stream, lanes);
+    this.#lanes = lanes;
+    this.#state ??= this.model.initialState(lanes.count);
+    if (group !== undefined) {
+      group.step = this.#step;
+      await agreeToTrain(group, this, stream, options);
+    }
+    const reader = new WindowReader(
+      ranks === undefined ? stream : streamOfLanes(stream, lanes),
+      this.config.horizon,
+      this.config.overlap,
+    );
     let position: unknown,
       written = true; // whether the last step made has a checkpoint
     let ended = false;
@@ -154,7 +202,7 @@ export class Trainer<Model extends TrainableModel = TrainableModel> implements D
       began = 0;
     const begin = (step: number, current: readonly Window[], state: State): void => {
       const halt = new AbortController(),
-        plan = { config: this.config, step, windows: current, overlap: this.config.overlap };
+        plan = { config: this.config, step, windows: current, overlap: this.config.overlap, ranks };
       const gradient = enqueueGradient(this.model, state, { ...plan, signal: halt.signal });
       this.#ahead = { plan: { ...plan, signal }, gradient, revision: this.model.revision, halt };
     };
@@ -185,8 +233,10 @@ export class Trainer<Model extends TrainableModel = TrainableModel> implements D
           windows = readAhead(step + 1); // while the engine works
         }
         const { plan, gradient } = this.#ahead!;
-        const made = enqueueUpdate(this.model, this.#optimizer, gradient, plan),
-          reading = readStep(made);
+        const made = enqueueUpdate(this.model, this.#optimizer, gradient, plan, this.#stops),
+          read = readStep(made, plan);
+        if (group !== undefined) group.step = step;
+        const reading = group?.guard("the sum of the gradients", read) ?? read;
         this.#ahead = undefined;
         let result: StepResult;
         try {
@@ -210,7 +260,8 @@ export class Trainer<Model extends TrainableModel = TrainableModel> implements D
           if (!this.model.disposed) this.model.zeroGradients();
           throw signal?.aborted === true ? signal.reason : error;
         }
-        const { scored, loss, norm, memoryNorm } = result;
+        const { scored, loss, norm, memoryNorm, stops } = result;
+        if (stops) this.#stopAll();
         if (!Number.isFinite(loss) || !Number.isFinite(norm)) {
           const last = await store?.last();
           for (const tensor of made.state) tensor.dispose();
@@ -251,7 +302,7 @@ export class Trainer<Model extends TrainableModel = TrainableModel> implements D
       await this.#dropAhead();
     }
     // Stopped too late for the last step's own checkpoint: while it was evaluated, or yielded; or the stream has ended.
-    if (!written) await store?.write(this.#step, this.#files(position, options));
+    if (!written) await this.#save(store, position, options);
     if (ended)
       throw new MemformerError(
         "DATA",
@@ -293,6 +344,7 @@ export class Trainer<Model extends TrainableModel = TrainableModel> implements D
     return (
       step < this.config.steps &&
       !this.#stopping.signal.aborted &&
+      (this.#group === undefined || this.config.statePassing === 0) && // ranks could not take back what they passed
       !this.#evaluates(step, options) &&
       !this.#saves(step, store)
     );
@@ -351,17 +403,21 @@ export class Trainer<Model extends TrainableModel = TrainableModel> implements D
     const { step } = record;
     let evaluation: number | undefined,
       best = false;
+    if (this.#group !== undefined && step % COMPARE_EVERY === 0) await agreeOnWeights(this.#group, this.model);
     if (this.#evaluates(step, options)) {
       const stopping = this.#stopping.signal;
-      try {
-        evaluation = await options.evaluate!(
+      const asked = async (): Promise<number> =>
+        options.evaluate!(
           this.model,
           step,
           options.signal === undefined ? stopping : AbortSignal.any([stopping, options.signal]),
         );
+      try {
+        evaluation = await (this.#group === undefined ? asked() : onFirstRank(this.#group, "the evaluation", asked));
       } catch (error) {
         if (!stopping.aborted) {
-          await store?.write(step, this.#files(position, options)); // an evaluation that fails costs no step
+          // An evaluation that fails costs no step.
+          if (this.#group?.failure === undefined) await this.#save(store, position, options);
           throw error;
         }
       }
@@ -369,9 +425,8 @@ export class Trainer<Model extends TrainableModel = TrainableModel> implements D
       if (best) this.#best = evaluation!;
     }
     let checkpoint: string | undefined;
-    if (store !== undefined && (best || this.#saves(step, store))) {
-      checkpoint = await store.write(step, this.#files(position, options), { best });
-    }
+    if (store !== undefined && (best || this.#saves(step, store)))
+      checkpoint = await this.#save(store, position, options, best);
     return {
       ...record,
       ...(evaluation === undefined ? {} : { evaluation }),
@@ -379,22 +434,44 @@ export class Trainer<Model extends TrainableModel = TrainableModel> implements D
     };
   }
 
-  #files(position: unknown, { tokenizer, tokenizerConfig }: TokenizerTexts): Record<string, FileWriter> {
+  /** Writes a checkpoint, rank 0 alone: it gathers all rows' state first, and the others wait until it is written. */
+  async #save(
+    store: CheckpointStore | undefined,
+    position: unknown,
+    options: RunOptions<Model>,
+    best = false,
+  ): Promise<string | undefined> {
+    if (store === undefined) return undefined;
     this.#refuseDisposed();
+    const group = this.#group,
+      write = async (state: State): Promise<string> =>
+        store.write(this.#step, this.#files(state, position, options), { best });
+    if (group === undefined) return write(this.#state!);
+    const { first, total } = this.#lanes!,
+      whole = this.#state!.map((tensor) => group.gatherRows(tensor, first, total));
+    try {
+      await group.guard("gathering the states", synchronize());
+      return await onFirstRank(group, "the checkpoint", async () => write(whole));
+    } finally {
+      for (const tensor of whole) tensor.dispose();
+    }
+  }
+
+  #files(state: State, position: unknown, { tokenizer, tokenizerConfig }: TokenizerTexts): Record<string, FileWriter> {
     const best = Number.isFinite(this.#best) ? this.#best : null;
     const progress = { step: this.#step, tokens: this.#tokens, best, position, train: this.config };
     return checkpointFiles({
       model: this.model,
       optimizer: this.#optimizer,
-      state: this.#state!,
+      state,
       progress,
       tokenizer: { tokenizer, tokenizerConfig },
     });
   }
 
-  async #resume(store: CheckpointStore | undefined, stream: SegmentStream): Promise<void> {
+  async #resume(store: CheckpointStore | undefined, stream: SegmentStream, lanes: Lanes): Promise<void> {
     const { state, progress } = await readCheckpoint(store, this.model, this.#optimizer, stream);
-    this.#replaceState(state);
+    this.#replaceState(lanes.count === lanes.total ? state : rowsOfState(state, lanes));
     this.#step = progress.step;
     this.#tokens = progress.tokens;
     this.#best = progress.best ?? Infinity;
