@@ -1,6 +1,6 @@
 /** `memformer train`: text in, a run's folder out. */
 import { join } from "node:path";
-import type { Command } from "commander";
+import { InvalidArgumentError, Option, type Command } from "commander";
 import { CheckpointStore } from "../checkpoint/store.ts";
 import { withIoErrors } from "../io-error.ts";
 import { makeFolder } from "../files/make-folder.ts";
@@ -11,6 +11,11 @@ import { createProgress, type Progress } from "../log/progress.ts";
 import { RunLog } from "../log/run-log.ts";
 import { Memformer } from "../model/memformer.ts";
 import { takeLock } from "../files/lock.ts";
+import { join as joinGroup } from "../distributed/index.ts";
+import type { Group } from "../distributed/group.ts";
+import { endWithLauncher, launch } from "../distributed/launch.ts";
+import { launchedWorld, membershipOf } from "../distributed/membership.ts";
+import { resolveDevice, type Device, type DeviceName } from "../native/cuda.ts";
 import { configureRuntime } from "../engine/runtime.ts";
 import { Trainer, type RunOptions } from "../train/trainer.ts";
 import { trainSchema } from "../train/config.ts";
@@ -37,16 +42,40 @@ export function register(program: Command): void {
       "[file]",
       "a JSON file of the options below: {data, lanes, …, model: {…}, train: {…}}; options on the command line override it",
     )
-    .option("--resume", "continue from the last checkpoint of the run in --out, with its settings");
+    .option("--resume", "continue from the last checkpoint of the run in --out, with its settings")
+    .addOption(ranksOption("gpus", "train on so many GPUs of this machine, a process each, which share the lanes"))
+    .addOption(
+      ranksOption(
+        "processes",
+        "train in so many processes on the CPU of this machine, which share the lanes",
+      ).conflicts("gpus"),
+    );
   addOptions(command, runSchema, "Run");
   addOptions(command, shapeSchema, "Model");
   addOptions(command, trainSchema, "Training");
   command.action(
-    async (file: string | undefined, { resume = false, ...flags }: { resume?: boolean } & Record<string, unknown>) => {
+    async (
+      file: string | undefined,
+      { resume = false, gpus, processes, ...flags }: Given & Record<string, unknown>,
+    ) => {
+      const isRank = (launchedWorld() ?? 1) > 1;
+      if (!isRank && (gpus ?? processes ?? 1) > 1) {
+        process.exitCode = await launch((gpus ?? processes)!, process.argv.slice(1));
+        return;
+      }
+      if (isRank) endWithLauncher();
       const interruption = catchInterrupts();
+      let group: Group | undefined;
       try {
-        await train(await runSettings(file, flags, resume), resume, interruption);
-      } catch (error) {
+        const settings = await runSettings(file, flags, resume);
+        const placed =
+          processes === undefined ? settings : { ...settings, run: { ...settings.run, device: "cpu" as const } };
+        // After the settings are read: once all have joined, rank 0 writes them anew.
+        group = isRank ? await joinRanks(placed.run) : undefined;
+        await train(placed, resume, interruption, group);
+        await group?.leave();
+      } catch (cause) {
+        const error = group === undefined ? cause : await group.fail(cause);
         const abandoned = isMemformerError(error) && error.code === "ERR_MEMFORMER_ABORTED";
         if (!abandoned || interruption.exitCode === undefined) throw error;
       } finally {
@@ -57,18 +86,48 @@ export function register(program: Command): void {
   );
 }
 
+interface Given {
+  readonly resume?: boolean;
+  readonly gpus?: number;
+  readonly processes?: number;
+}
+
+function ranksOption(name: string, help: string): Option {
+  return new Option(`--${name} <n>`, help).argParser((text: string) => {
+    const count = Number(text);
+    if (!Number.isInteger(count) || count < 1) throw new InvalidArgumentError("expected a whole number of at least 1");
+    return count;
+  });
+}
+
+/** This process' place among those that a launcher has started; each takes the GPU of its number on the host. */
+async function joinRanks({ device, threads }: RunSettings["run"]): Promise<Group> {
+  configureRuntime({ threads });
+  return joinGroup({ device: deviceOfRank(device, membershipOf().localRank) });
+}
+
+function deviceOfRank(device: DeviceName, localRank: number): Device {
+  const isFree = device === "auto" || device === "cuda";
+  return resolveDevice(isFree && resolveDevice(device) !== "cpu" ? `cuda:${localRank}` : device);
+}
+
 async function train(
   { run, model: shape, train: options }: RunSettings,
   resume: boolean,
   interruption: Interruption,
+  group: Group | undefined,
 ): Promise<void> {
-  if (!resume) await refuseRun(run.out); // early: tokenizing may take long
+  const isFirst = group === undefined || group.rank === 0; // alone it writes; the others only compute
+  if (!resume && isFirst) await refuseRun(run.out); // early: tokenizing may take long
   // A run of memformer 0.1 goes on with its own division of the text.
   const division = resume && (await readIdentity(run.out))?.splits === undefined ? "order" : "content";
+  // One process a host tokenizes what is new; the others find it done.
+  if (group !== undefined && group.localRank > 0) await group.barrier("the data");
   await using data = await openRunData(run, await openTokenizer(run.tokenizer), {
     signal: interruption.signal,
     division,
   });
+  if (group?.localRank === 0) await group.barrier("the data");
   const { vocabulary, bos } = data.tokenizer;
   await using model = await Memformer.create({
     preset: run.preset,
@@ -77,7 +136,7 @@ async function train(
     bos,
     seed: options.seed,
     threads: run.threads,
-    device: run.device,
+    device: group?.device ?? run.device,
   });
   configureRuntime({ tf32: run.tf32, deterministic: run.deterministic });
   const stream = new TokenStream(data.train, {
@@ -87,13 +146,19 @@ async function train(
     ends: run.ends,
     ...(run.documentLimit !== undefined && { documentLimit: run.documentLimit }),
   });
-  const trainer = new Trainer(model, options);
+  const trainer = new Trainer(model, options, { group });
   const settled = { run, model: fromFlags(model.config).model as RunSettings["model"], train: trainer.config };
+  const prepared = { data, model, stream, trainer, settled, resume, interruption, group };
+  if (!isFirst) {
+    await group.barrier("the run's folder");
+    return await trainBeside(prepared); // the model is disposed of after it
+  }
   await withIoErrors("make", run.out, () => makeFolder(run.out));
   const release = await withIoErrors("lock", run.out, () => takeLock(join(run.out, LOCK), { patience: 0 }));
   try {
     if (!resume) await refuseRun(run.out);
-    await trainLocked({ data, model, stream, trainer, settled, resume, interruption });
+    await group?.barrier("the run's folder");
+    await trainLocked(prepared);
   } finally {
     await release();
   }
@@ -115,10 +180,35 @@ interface Prepared {
   readonly settled: RunSettings;
   readonly resume: boolean;
   readonly interruption: Interruption;
+  readonly group: Group | undefined;
+}
+
+/** What every rank but the first does: the same steps, of which the first tells. */
+async function trainBeside({ data, stream, trainer, settled, resume, interruption }: Prepared): Promise<void> {
+  const { run, train: options } = settled;
+  interruption.signal.addEventListener("abort", () => {
+    trainer.stop();
+  });
+  if (interruption.signal.aborted) throw new MemformerError("ABORTED", "stopped before the first step");
+  const steps = trainer.run(stream, {
+    checkpoints: join(run.out, CHECKPOINTS),
+    resume,
+    ...(options.evaluateEvery > 0 && { evaluate: heldOutScore(data, run) }),
+  });
+  while ((await steps.next()).done !== true);
 }
 
 /** The run itself, while no other process has its folder. */
-async function trainLocked({ data, model, stream, trainer, settled, resume, interruption }: Prepared): Promise<void> {
+async function trainLocked({
+  data,
+  model,
+  stream,
+  trainer,
+  settled,
+  resume,
+  interruption,
+  group,
+}: Prepared): Promise<void> {
   const { run, train: options } = settled;
   const store = new CheckpointStore(join(run.out, CHECKPOINTS));
   const last = await store.last();
@@ -146,7 +236,8 @@ async function trainLocked({ data, model, stream, trainer, settled, resume, inte
     `${data.spec}: ${data.train.tokens} tokens to train on${data.notes.map((note) => `; ${note}`).join("")}`,
   );
   const [size, state] = [`${formatNumber(model.parameterCount / 1e6, 3)} M parameters`, formatBytes(model.stateBytes)];
-  const whence = start > 0 ? `; resumed after step ${start}` : "";
+  const whence =
+    (start > 0 ? `; resumed after step ${start}` : "") + (group === undefined ? "" : `; ${group.world} ranks`);
   progress.note(`${model.config.architecture}, ${size}, memory of ${state} a document${whence}`);
   for (const note of notes) progress.note(note);
   interruption.signal.addEventListener("abort", () => {
