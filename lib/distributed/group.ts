@@ -37,22 +37,22 @@ export class Group implements AsyncDisposable {
   readonly #keys = new Map<string, number>();
   readonly #ended: Promise<never>;
   #reject!: (failure: MemformerError) => void;
-  #words: Words = { host: hostname(), pid: process.pid };
+  #words: Words;
   #collective: string | undefined;
   #suspicious = false;
   #failure: MemformerError | undefined;
   #left = false;
 
-  private constructor(membership: Membership, handle: GroupHandle) {
+  private constructor(membership: Membership, words: Words, handle: GroupHandle) {
     const { rank, world, localRank, device } = membership;
     [this.rank, this.world, this.localRank, this.device] = [rank, world, localRank, device as Device];
     this.#membership = membership;
+    this.#words = words;
     this.#handle = handle;
     this.#ended = new Promise((_, reject) => {
       this.#reject = reject;
     });
     this.#ended.catch(() => undefined); // whoever waits hears of it; nobody may be waiting
-    this.#say({});
     this.#watch = setInterval(() => {
       this.#look();
     }, GLANCE);
@@ -62,12 +62,16 @@ export class Group implements AsyncDisposable {
   /** @internal Meets the others. */
   static async open(membership: Membership): Promise<Group> {
     const { rank, world, address: host, port, prefix, hostsStore, device, startLimit, limit, silence } = membership;
+    const words: Words = { host: hostname(), pid: process.pid };
     try {
       const period = silence / BEATS;
       const handle = await waited((addon) =>
-        addon.joinGroup({ rank, world, host, port, prefix, hostsStore, device, startLimit, limit, period }),
+        addon.joinGroup({
+          ...{ rank, world, host, port, prefix, hostsStore, device, startLimit, limit, period },
+          says: JSON.stringify(words),
+        }),
       );
-      return new Group(membership, handle);
+      return new Group(membership, words, handle);
     } catch (error) {
       throw withDetails(error, { rank, step: 0, collective: "joining" });
     }

@@ -6,7 +6,7 @@ import { availableParallelism, constants } from "node:os";
 import { createInterface } from "node:readline";
 import { MemformerError } from "../errors.ts";
 
-const GRACE = 10_000; // milliseconds in which the others may end by themselves, saying why, after the first failure
+const GRACE = 20_000; // milliseconds in which the others may end by themselves, saying why, after the first failure
 const FORWARDED = ["SIGINT", "SIGTERM", "SIGHUP"] as const;
 
 /** How a rank has ended. */
@@ -87,7 +87,8 @@ async function ended(children: readonly ChildProcess[]): Promise<number> {
   return code ?? 128 + constants.signals[signal!];
 }
 
-async function freePort(): Promise<number> {
+/** A port of this machine that nobody uses now. */
+export async function freePort(): Promise<number> {
   const server = createServer();
   server.listen(0, "127.0.0.1");
   await once(server, "listening");

@@ -82,6 +82,8 @@ export interface NativeMembership {
   readonly startLimit: number;
   readonly limit: number;
   readonly period: number;
+  /** What goes with this rank's signs of life, until `groupSay`. */
+  readonly says: string;
 }
 
 /** Seconds since the store last answered, since each rank's last sign of life, and what the rank said with it. */

@@ -39,8 +39,8 @@ struct Group::Heart {
   };
   std::vector<Last> last;
 
-  /// One sign of life, "<number> <words>", and a look at all others'.
-  void beat(int64_t number) {
+  /// One sign of life, "<number> <words>", and a look at all others'. Returns the words.
+  std::string beat(int64_t number) {
     std::string words;
     {
       std::lock_guard lock(mutex);
@@ -59,14 +59,14 @@ struct Group::Heart {
       last[other].number = std::move(counted);
       last[other].says = values[other].substr(space + 1);
     }
+    return words;
   }
 
   void loop() {
     try {
       for (int64_t number = 1;; ++number) {
-        beat(number);
+        const auto before = beat(number);
         std::unique_lock lock(mutex);
-        const auto before = says;
         wake.wait_for(lock, std::chrono::duration<double>(period), [&] { return stopped || says != before; });
         if (stopped) return;
       }
@@ -106,7 +106,7 @@ std::shared_ptr<Store> Group::meet() {
 }
 
 void Group::join() {
-  const auto& [rank, world, address, hosts, device, start_limit, limit, period] = membership_;
+  const auto& [rank, world, address, hosts, device, start_limit, limit, period, says] = membership_;
   const auto began = Clock::now();
   std::shared_ptr<Store> hosted;
   if (hosts) hosted = host_store(address);
@@ -120,7 +120,7 @@ void Group::join() {
           size, ": WORLD_SIZE must be the same on all");
   require(store->add(key_of("seat", rank), 1) == 1, "DISTRIBUTED", "two processes call themselves rank ", rank, " of ",
           world, ": RANK must differ");
-  store->set(key_of("pulse", rank), "0 ");
+  store->set(key_of("pulse", rank), "0 " + says);
   for (int other = 0; other < world; ++other) {
     const double left = std::max(0.0, start_limit - seconds_since(began));
     require(get(key_of("pulse", other), left).has_value(), "DISTRIBUTED", "rank ", other, " of ", world,
@@ -132,6 +132,7 @@ void Group::join() {
   heart->rank = rank;
   heart->world = world;
   heart->period = period;
+  heart->says = says;
   heart->last.resize(static_cast<size_t>(world));
   std::thread([heart] { heart->loop(); }).detach();
   {
@@ -145,7 +146,7 @@ void Group::join() {
 }
 
 std::unique_ptr<Collectives> Group::connect() {
-  const auto& [rank, world, address, hosts, device, start_limit, limit, period] = membership_;
+  const auto& [rank, world, address, hosts, device, start_limit, limit, period, says] = membership_;
   if (device.is_cpu()) return gloo(*store_, rank, world, local_address(address.host), start_limit + limit);
   compute_on(device);
   return cuda()->nccl(device.has_index() ? device.index() : 0,

@@ -19,6 +19,7 @@ struct Membership {
   double start_limit = 300;  ///< seconds until all have met, and the first collective is through
   double limit = 100;        ///< seconds that any later collective may take
   double period = 2;         ///< seconds between two signs of life
+  std::string says;          ///< what goes with them, until say() changes it
 };
 
 /// What is known of a rank: seconds since its last sign of life, and what it said with it.

@@ -82,7 +82,7 @@ Napi::Value promised(const Napi::CallbackInfo& info, Work work, Resolved resolve
   return pending->promise();
 }
 
-/// joinGroup({ rank, world, host, port, prefix, hostsStore, device, startLimit, limit, period }): Promise<group>
+/// joinGroup({ rank, world, host, port, prefix, hostsStore, device, startLimit, limit, period, says }): Promise<group>
 Napi::Value join_group(const Napi::CallbackInfo& info) {
   const auto given = info[0].As<Napi::Object>();
   const auto number = [&](const char* name) { return given.Get(name).As<Napi::Number>().DoubleValue(); };
@@ -96,9 +96,13 @@ Napi::Value join_group(const Napi::CallbackInfo& info) {
   membership.start_limit = number("startLimit");
   membership.limit = number("limit");
   membership.period = number("period");
+  membership.says = text("says");
   auto group = std::make_shared<Group>(std::move(membership));
   Environment::of(info.Env()).before_stop([weak = std::weak_ptr(group)] {
-    if (const auto left = weak.lock()) left->abort("the process is ending");
+    const auto left = weak.lock();
+    if (!left) return;
+    left->abort("the process is ending");
+    left->leave();
   });
   const auto pending = std::make_shared<Pending>(info.Env());
   run_apart(

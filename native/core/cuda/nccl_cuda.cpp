@@ -2,20 +2,41 @@
 // watchdog asks for events while a step is being captured, and which needs NCCL's headers.
 #include "core/cuda/nccl.h"
 
-#include <ATen/cuda/CUDAEvent.h>
 #include <c10/cuda/CUDAGuard.h>
 #include <c10/cuda/CUDAStream.h>
+#include <cuda_runtime_api.h>
 #include <dlfcn.h>
-#include <torch/csrc/cuda/nccl.h>
 
 #include <cstring>
+#include <optional>
+#include <vector>
 
 #include "core/failure.h"
+
+// The part of torch/csrc/cuda/nccl.h that is used here. That header includes those of cuBLAS, cuSPARSE and cuSOLVER,
+// which a CUDA toolkit need not have. It is the same in LibTorch 2.11 to 2.14; loading the CUDA half would fail in one
+// where it is not.
+namespace torch::cuda::nccl {
+
+typedef void* ncclComm_t;
+typedef struct {
+  char internal[128];
+} ncclUniqueId;
+
+void get_unique_id(ncclUniqueId& id);
+ncclComm_t comm_init_rank(int nranks, const ncclUniqueId& comm_id, int rank);
+void all_reduce(const std::vector<at::Tensor>& inputs, std::vector<at::Tensor>& outputs, int32_t op,
+                const std::vector<std::optional<c10::cuda::CUDAStream>>& streams,
+                const std::vector<ncclComm_t>& user_comms);
+
+}  // namespace torch::cuda::nccl
 
 namespace memformer {
 namespace {
 
 namespace torch_nccl = torch::cuda::nccl;
+
+constexpr int32_t kSum = 0;  // ncclSum
 
 class Nccl final : public Collectives {
  public:
@@ -44,7 +65,7 @@ class Nccl final : public Collectives {
     const auto current = c10::cuda::getCurrentCUDAStream(device_);
     order(current, stream_);
     std::vector<at::Tensor> tensors{tensor};
-    torch_nccl::all_reduce(tensors, tensors, static_cast<int>(torch_nccl::ncclRedOp::Sum), {stream_}, {communicator_});
+    torch_nccl::all_reduce(tensors, tensors, kSum, {stream_}, {communicator_});
     order(stream_, current);  // whoever frees the tensor on the current stream does so after this
     done("");
   }
@@ -66,9 +87,11 @@ class Nccl final : public Collectives {
  private:
   /// What `after` is given from now on runs when `before` has done what it has been given.
   static void order(const c10::cuda::CUDAStream& before, const c10::cuda::CUDAStream& after) {
-    at::cuda::CUDAEvent event;
-    event.record(before);
-    event.block(after);
+    cudaEvent_t event = nullptr;
+    C10_CUDA_CHECK(cudaEventCreateWithFlags(&event, cudaEventDisableTiming));
+    C10_CUDA_CHECK(cudaEventRecord(event, before));
+    C10_CUDA_CHECK(cudaStreamWaitEvent(after, event, 0));
+    C10_CUDA_CHECK(cudaEventDestroy(event));  // freed by the driver once it has happened
   }
 
   c10::DeviceIndex device_;
