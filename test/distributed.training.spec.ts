@@ -1,0 +1,136 @@
+import { expect } from "chai";
+import { join } from "node:path";
+import { plainOptions, type TrainOptions } from "../lib/index.ts";
+import { runRanks, type RankEnd, type RankJob } from "./support/ranks.ts";
+import { temporary } from "./support/runs.ts";
+
+const model = {
+  preset: "tiny",
+  ...plainOptions,
+  vocabulary: 257,
+  bos: 256,
+  width: 16,
+  heads: 2,
+  feedForward: 24,
+  memorySlots: 3,
+  segmentLength: 6,
+  dropout: 0.1,
+} as const;
+const train: TrainOptions = {
+  steps: 50,
+  horizon: 3,
+  accumulate: 2,
+  learningRate: 1e-3,
+  schedule: "constant",
+  warmup: 0,
+};
+const job: RankJob = { model: { ...model, precision: "float64" }, train, lanes: 5, join: { silence: 15 } };
+
+function healthy(ends: readonly RankEnd[]): void {
+  for (const { code, error, stderr } of ends) expect(code, JSON.stringify(error) + stderr).to.equal(0);
+}
+
+function numbersOf(text: string, precision: string): Float32Array | Float64Array {
+  const { buffer } = Uint8Array.from(Buffer.from(text, "base64"));
+  return precision === "float64" ? new Float64Array(buffer) : new Float32Array(buffer);
+}
+
+/** The L2 norm of the difference of two gradients, and of the second. */
+function distance(
+  found: RankEnd,
+  expected: RankEnd,
+  precision: string,
+): { readonly difference: number; readonly norm: number } {
+  let [difference, norm] = [0, 0];
+  for (const [name, text] of Object.entries(expected.gradient!)) {
+    const of = numbersOf(found.gradient![name]!, precision);
+    for (const [i, value] of numbersOf(text, precision).entries()) {
+      difference += (of[i]! - value) ** 2;
+      norm += value ** 2;
+    }
+  }
+  return { difference: Math.sqrt(difference), norm: Math.sqrt(norm) };
+}
+
+describe("ranks that train together", function () {
+  this.timeout(180_000);
+
+  for (const [precision, limit] of [
+    ["float64", 1e-12],
+    ["float32", 1e-6],
+  ] as const)
+    for (const options of [
+      { weights: "tokens" },
+      { weights: "segments", microBatch: 2 },
+    ] satisfies TrainOptions[]) {
+      if (precision === "float32" && options.weights === "segments") continue;
+      it(`have the gradient of one process with all lanes: ${precision}, ${JSON.stringify(options)}, padded and reset rows, dropout`, async () => {
+        const given = { ...job, gradient: true, model: { ...model, precision }, train: { ...train, ...options } };
+        const [[one], ...several] = (await Promise.all([0, 2, 3].map(async (world) => runRanks(world, given)))) as [
+          RankEnd[],
+          ...RankEnd[][],
+        ];
+        healthy([one!, ...several.flat()]);
+        for (const end of several.flat()) {
+          const { difference, norm } = distance(end, one!, precision);
+          expect(norm).to.be.above(0.1);
+          expect(difference / norm).to.be.at.most(limit);
+        }
+      });
+    }
+
+  it("end 50 steps on weights equal to the bit, on the curve of one process, states passed between rows included", async () => {
+    const given = { ...job, train: { ...train, statePassing: 0.3 } };
+    const [[one], three] = await Promise.all([runRanks(0, given), runRanks(3, given)]);
+    healthy([one!, ...three]);
+    expect(new Set(three.map(({ weights }) => weights)).size).to.equal(1);
+    for (const { steps } of three) {
+      expect(steps).to.have.length(50);
+      for (const [i, { loss, memoryGradientNorm, tokens }] of steps.entries()) {
+        expect(loss, `step ${i + 1}`).to.be.closeTo(one!.steps[i]!.loss, 1e-9);
+        expect(memoryGradientNorm, `step ${i + 1}`).to.be.closeTo(one!.steps[i]!.memoryGradientNorm, 1e-9);
+        expect(tokens).to.equal(one!.steps[i]!.tokens);
+      }
+    }
+    expect(three[0]!.steps.at(-1)!.loss).to.be.below(three[0]!.steps[0]!.loss - 0.5);
+  });
+
+  it("go on as 3 from what 2 have saved, and as one from what 3 have, on one curve", async () => {
+    const folder = await temporary();
+    try {
+      const checkpoints = join(folder.path, "checkpoints");
+      const steps: RankEnd["steps"] = [];
+      for (const [world, last] of [
+        [2, 8],
+        [3, 16],
+        [0, 24],
+      ] as const) {
+        const ends = await runRanks(world, {
+          ...job,
+          checkpoints,
+          resume: last > 8,
+          evaluates: true,
+          train: { ...train, steps: last, saveEvery: 5, evaluateEvery: 4 },
+        });
+        healthy(ends);
+        steps.push(...ends[0]!.steps);
+      }
+      const [one] = await runRanks(0, { ...job, train: { ...train, steps: 24 } });
+      expect(steps.map(({ step }) => step)).to.deep.equal(one!.steps.map(({ step }) => step));
+      for (const [i, { loss, tokens }] of steps.entries()) {
+        expect(loss, `step ${i + 1}`).to.be.closeTo(one!.steps[i]!.loss, 1e-9);
+        expect(tokens).to.equal(one!.steps[i]!.tokens);
+      }
+    } finally {
+      await folder.remove();
+    }
+  });
+
+  it("stop after the same step when one of them is told to", async () => {
+    const ends = await runRanks(2, { ...job, train: { ...train, steps: 10_000 }, stopAt: { rank: 1, step: 4 } });
+    healthy(ends);
+    const [first, second] = ends.map(({ steps }) => steps.at(-1)!.step);
+    expect(first).to.equal(second).and.be.within(5, 6);
+    expect(ends[0]!.weights).to.equal(ends[1]!.weights);
+  });
+});

@@ -1,0 +1,68 @@
+/**
+ * One rank of several: joins, then trains as its first argument says, a JSON {@link RankJob}, and prints a JSON line
+ * per step, and at last its weights' hash or its error. Run by `startRanks`.
+ */
+import { distributed, isMemformerError, Memformer, Trainer } from "../../lib/index.ts";
+import { enqueueGradient } from "../../lib/train/step.ts";
+import { WindowReader } from "../../lib/train/window-reader.ts";
+import { lanesOf, streamOfLanes } from "../../lib/distributed/share.ts";
+import { weightsHash } from "../../lib/model/weights-hash.ts";
+import type { Group } from "../../lib/distributed/group.ts";
+import { perturb } from "./models.ts";
+import { raggedStream, type RankJob } from "./ranks.ts";
+
+const job = JSON.parse(process.argv[2]!) as RankJob;
+
+function tell(line: unknown): void {
+  process.stdout.write(`${JSON.stringify(line)}\n`);
+}
+
+/** The gradient of three steps' windows, reduced at the end: every number of every parameter. */
+async function gradient(model: Memformer, group: Group | undefined): Promise<void> {
+  const { config } = new Trainer(model, job.train);
+  const stream = raggedStream(job.lanes),
+    lanes = lanesOf(job.lanes, group?.rank ?? 0, group?.world ?? 1);
+  const reader = new WindowReader(group === undefined ? stream : streamOfLanes(stream, lanes), config.horizon, 0);
+  let state = model.initialState(lanes.count);
+  for (let step = 1; step <= 3; step++) {
+    const windows = [(await reader.next())!, (await reader.next())!];
+    const ranks = group === undefined ? undefined : { group, lanes };
+    const made = enqueueGradient(model, state, { config, step, windows, overlap: 0, signal: undefined, ranks });
+    if (step === 3) group?.reduceGradients(model.held, made.losses);
+    state = made.state;
+  }
+  const numbers: Record<string, string> = {};
+  for (const { name } of model.parameters)
+    numbers[name] = Buffer.from((await model.gradient(name).read()).data).toString("base64");
+  tell({ gradient: numbers });
+}
+
+async function train(model: Memformer, group: Group | undefined): Promise<void> {
+  const trainer = new Trainer(model, job.train, { group });
+  const run = trainer.run(raggedStream(job.lanes), {
+    ...(job.checkpoints !== undefined && { checkpoints: job.checkpoints }),
+    ...(job.resume !== undefined && { resume: job.resume }),
+    ...(job.evaluates === true && { evaluate: async (_model, step) => Promise.resolve(1 / step) }),
+  });
+  for await (const { step, loss, gradientNorm, memoryGradientNorm, tokens } of run) {
+    tell({ step, loss, gradientNorm, memoryGradientNorm, tokens });
+    if (job.stopAt?.rank === (group?.rank ?? 0) && job.stopAt.step === step) trainer.stop();
+    if (job.spoilAt?.rank === group?.rank && job.spoilAt?.step === step) await perturb(model);
+  }
+  tell({ weights: await weightsHash(model), step: trainer.step });
+}
+
+let group: Group | undefined;
+try {
+  if (job.alone !== true) group = await distributed.join({ ...job.join });
+  await using model = await Memformer.create({ ...job.model, device: "cpu" });
+  if (job.gradient === true) {
+    await perturb(model);
+    await gradient(model, group);
+  } else await train(model, group);
+  await group?.leave();
+} catch (error) {
+  const { message, code, details } = error as { message: string; code?: string; details?: unknown };
+  tell({ error: { message, code, details, known: isMemformerError(error) } });
+  process.exit(1);
+}

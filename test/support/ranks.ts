@@ -1,0 +1,154 @@
+/** Ranks as processes of their own, on this machine, and what they said. */
+import { spawn, type ChildProcess } from "node:child_process";
+import { once } from "node:events";
+import { createInterface } from "node:readline";
+import { fileURLToPath } from "node:url";
+import {
+  openTokenizer,
+  tokensInMemory,
+  TokenStream,
+  type CreateOptions,
+  type distributed,
+  type TokenSource,
+  type TrainOptions,
+} from "../../lib/index.ts";
+import { freePort } from "../../lib/distributed/launch.ts";
+
+/** What every rank does. */
+export interface RankJob {
+  readonly model: CreateOptions;
+  readonly train: TrainOptions;
+  /** Of all ranks. */
+  readonly lanes: number;
+  readonly join?: distributed.JoinOptions;
+  readonly checkpoints?: string;
+  readonly resume?: boolean;
+  readonly evaluates?: boolean;
+  /** Prints gradients instead of training. */
+  readonly gradient?: boolean;
+  /** Without a group. */
+  readonly alone?: boolean;
+  /** Which rank asks for the end after which step; which one changes its weights. */
+  readonly stopAt?: { readonly rank: number; readonly step: number };
+  readonly spoilAt?: { readonly rank: number; readonly step: number };
+}
+
+export interface RankStep {
+  readonly step: number;
+  readonly loss: number;
+  readonly gradientNorm: number;
+  readonly memoryGradientNorm: number;
+  readonly tokens: number;
+}
+
+export interface RankError {
+  readonly code: string;
+  readonly message: string;
+  readonly details?: {
+    readonly rank: number;
+    readonly peer?: number;
+    readonly step: number;
+    readonly collective: string;
+  };
+}
+
+/** How a rank ended. */
+export interface RankEnd {
+  readonly code: number | null;
+  readonly signal: NodeJS.Signals | null;
+  readonly steps: RankStep[];
+  readonly weights?: string;
+  readonly gradient?: Readonly<Record<string, string>>;
+  readonly error?: RankError;
+  readonly stderr: string;
+  /** Seconds from `since`, or from its start. */
+  readonly seconds: number;
+}
+
+export interface Rank {
+  readonly process: ChildProcess;
+  /** Resolves once it has made that step. */
+  reached(step: number): Promise<void>;
+  readonly ended: Promise<RankEnd>;
+}
+
+const program = fileURLToPath(new URL("rank-process.ts", import.meta.url));
+
+/** Documents of every length from 1 to 40 tokens, cut into segments of 6: rows are padded and reset at any place. */
+export function raggedStream(lanes: number): TokenStream {
+  return new TokenStream(ragged, { lanes, segmentLength: 6, seed: 3 });
+}
+
+const tokenizer = await openTokenizer("bytes");
+const ragged: TokenSource = tokensInMemory(
+  Array.from({ length: 40 }, (_, n) => Int32Array.from({ length: n + 1 }, (_token, i) => (7 * n + 3 * i) % 28)),
+  tokenizer,
+);
+
+export function startRank(job: RankJob, env: NodeJS.ProcessEnv): Rank {
+  const began = performance.now();
+  const child = spawn(process.execPath, ["--import", "tsx", program, JSON.stringify(job)], {
+    stdio: ["ignore", "pipe", "pipe"],
+    env: { ...process.env, OMP_NUM_THREADS: "1", NODE_NO_WARNINGS: "1", ...env },
+  });
+  const steps: RankStep[] = [],
+    waiting: (() => void)[] = [];
+  let last: Partial<RankEnd> = {},
+    stderr = "";
+  child.stderr.on("data", (piece) => (stderr += String(piece)));
+  createInterface(child.stdout).on("line", (line) => {
+    const said = JSON.parse(line) as RankStep & Partial<RankEnd>;
+    if (typeof said.loss === "number") steps.push(said);
+    else last = { ...last, ...said };
+    for (const wake of waiting.splice(0)) wake();
+  });
+  const ended = once(child, "close").then(([code, signal]): RankEnd => {
+    for (const wake of waiting.splice(0)) wake();
+    const seconds = (performance.now() - began) / 1000;
+    return { ...last, code: code as number | null, signal: signal as NodeJS.Signals | null, steps, stderr, seconds };
+  });
+  let over = false;
+  void ended.then(() => (over = true));
+  return {
+    process: child,
+    ended,
+    async reached(step) {
+      while (!steps.some((one) => one.step >= step)) {
+        if (over) throw new Error(`the rank ended before step ${step}: ${JSON.stringify(last)} ${stderr}`);
+        await new Promise<void>((resolve) => waiting.push(resolve));
+      }
+    },
+  };
+}
+
+/** Starts `world` ranks with the variables that torchrun sets; `differs`: what one of them does otherwise. */
+export async function startRanks(
+  world: number,
+  job: RankJob,
+  differs: (rank: number) => Partial<RankJob> = () => ({}),
+): Promise<Rank[]> {
+  const port = await freePort();
+  return Array.from({ length: world }, (_, rank) =>
+    startRank({ ...job, ...differs(rank) }, ranksEnvironment(rank, world, port)),
+  );
+}
+
+export function ranksEnvironment(rank: number, world: number, port: number): NodeJS.ProcessEnv {
+  return {
+    RANK: String(rank),
+    LOCAL_RANK: String(rank),
+    WORLD_SIZE: String(world),
+    MASTER_ADDR: "127.0.0.1",
+    MASTER_PORT: String(port),
+  };
+}
+
+/** Runs them to their ends. */
+export async function runRanks(
+  world: number,
+  job: RankJob,
+  differs?: (rank: number) => Partial<RankJob>,
+): Promise<RankEnd[]> {
+  const ranks = world === 0 ? [startRank({ ...job, alone: true }, {})] : await startRanks(world, job, differs);
+  return Promise.all(ranks.map(async ({ ended }) => ended));
+}
