@@ -17,6 +17,7 @@ const benches: Record<string, () => Promise<Bench>> = {
   evaluate: async () => (await import("./evaluate.ts")).evaluation,
   horizon: async () => (await import("./horizon.ts")).horizonMemory,
   mrbp: async () => (await import("./mrbp.ts")).mrbpMemory,
+  parallel: async () => (await import("./parallel.ts")).parallel,
   profile: async () => (await import("./profile.ts")).profiled,
   recall: async () => (await import("./recall.ts")).recall,
   serve: async () => (await import("./serve.ts")).serving,

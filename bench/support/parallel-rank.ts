@@ -1,0 +1,75 @@
+/**
+ * One rank of `npm run bench -- parallel`: trains as its first argument says, and prints seconds per step and per
+ * reduction.
+ */
+import {
+  distributed,
+  Memformer,
+  RecallStream,
+  Tensor,
+  Trainer,
+  type CreateOptions,
+  type TrainOptions,
+} from "../../lib/index.ts";
+import { median } from "./report.ts";
+
+export interface ParallelJob {
+  readonly model: CreateOptions;
+  readonly horizon: number;
+  readonly lanes: number;
+  readonly warmup: number;
+  readonly steps: number;
+  readonly gpus: boolean;
+}
+
+export interface ParallelTimes {
+  /** Of a step, and of the sum of as many numbers as the model has parameters. */
+  readonly step: number;
+  readonly reduction: number;
+  readonly tokensPerStep: number;
+  readonly parameters: number;
+}
+
+const { model: shape, horizon, lanes, warmup, steps, gpus } = JSON.parse(process.argv[2]!) as ParallelJob;
+await using group = await distributed.join({
+  device: gpus ? `cuda:${process.env["LOCAL_RANK"]}` : "cpu",
+});
+await using model = await Memformer.create({ ...shape, device: group.device });
+const { vocabulary, segmentLength } = model.config;
+const stream = new RecallStream({
+  lanes,
+  segmentLength,
+  keys: 64,
+  fillers: Math.min(512, vocabulary - 256),
+  maxLag: 2,
+  seed: 1,
+});
+const options: TrainOptions = { steps: warmup + steps, horizon, schedule: "constant", warmup: 0 };
+const seconds: number[] = [];
+let before = performance.now(),
+  tokens = 0;
+for await (const step of new Trainer(model, options, { group }).run(stream)) {
+  const now = performance.now();
+  if (step.step > warmup) seconds.push((now - before) / 1000);
+  tokens = step.tokens;
+  before = now;
+}
+const reductions: number[] = [];
+using numbers = Tensor.from(new Float32Array(model.parameterCount), [model.parameterCount]);
+for (let i = 0; i < 5; i++) {
+  await group.barrier("the start of a reduction");
+  const start = performance.now();
+  using sum = group.allReduce(numbers);
+  using one = sum.detach();
+  await one.read();
+  reductions.push((performance.now() - start) / 1000);
+}
+if (group.rank === 0) {
+  const times: ParallelTimes = {
+    step: median(seconds),
+    reduction: median(reductions),
+    tokensPerStep: tokens / (warmup + steps),
+    parameters: model.parameterCount,
+  };
+  process.stdout.write(`${JSON.stringify(times)}\n`);
+}
