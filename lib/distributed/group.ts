@@ -295,7 +295,12 @@ export class Group implements AsyncDisposable {
     }
     for (const [rank, { age, says }] of ranks.entries()) {
       const words = readWords(says);
-      if (rank === this.rank || words?.left === true || age - storeAge <= patience) continue;
+      if (rank === this.rank || (words?.left !== true && age - storeAge <= patience)) continue;
+      if (words?.left === true) {
+        if (!this.#suspicious) continue; // it is done, and so may all be
+        this.#end(`${rankName(rank, words)} has left the others`, rank);
+        return;
+      }
       this.#end(`${rankName(rank, words)} has given no sign of life for ${Math.round(age)} s`, rank);
       return;
     }
