@@ -52,7 +52,11 @@ describe("a rank that fails", function () {
   }
 
   for (const [signal, rank, sentence] of [
-    ["SIGKILL", 1, /^rank 1 \(process \d+ on .+\) has given no sign of life for \d+ s; rank \d of 3 was at step \d+, in /],
+    [
+      "SIGKILL",
+      1,
+      /^rank 1 \(process \d+ on .+\) has given no sign of life for \d+ s; rank \d of 3 was at step \d+, in /,
+    ],
     ["SIGSTOP", 1, /^rank 1 \(process \d+ on .+\) has given no sign of life for \d+ s/],
     ["SIGKILL", 0, /^rank 0 \(process \d+ on .+\) (has gone|has given no sign of life for \d+ s)/],
     ["SIGSTOP", 0, /^rank 0 \(process \d+ on .+\) has given no sign of life for \d+ s/],
@@ -147,7 +151,9 @@ describe("a rank that fails", function () {
     expect(messages[1]).to.match(/^rank 1 of 2: nothing answers at 127\.0\.0\.1:\d+ within 4 s, .*is rank 0 running/);
     expect(messages[2]).to.equal("rank 1 of 2 has not joined within 4 s");
     expect(messages.slice(3, 6)).to.include("two processes call themselves rank 1 of 3: RANK must differ");
-    expect(messages.slice(6).join()).to.match(/rank \d was told of \d ranks, another of \d: WORLD_SIZE must be the same/);
+    expect(messages.slice(6).join()).to.match(
+      /rank \d was told of \d ranks, another of \d: WORLD_SIZE must be the same/,
+    );
     for (const { error } of ends) expect(error?.code).to.equal("ERR_MEMFORMER_DISTRIBUTED");
   });
 });

@@ -50,7 +50,10 @@ describe("memformer train in several processes", function () {
     const one = await bench.run(...args("one", ...more, "--steps", "24")),
       three = await bench.run(...args("three", ...more, "--processes", "3"));
     expect(one.code, one.stderr).to.equal(0);
-    expect({ code: three.code, stdout: three.stdout }, three.stderr).to.deep.equal({ code: 0, stdout: "three/model\n" });
+    expect({ code: three.code, stdout: three.stdout }, three.stderr).to.deep.equal({
+      code: 0,
+      stdout: "three/model\n",
+    });
     expect(three.stderr).to.include("3 ranks").and.not.include("[rank");
     const two = await bench.run("train", "--resume", "--out", "three", "--steps", "18", "--processes", "2");
     expect(two.code, two.stderr).to.equal(0);
@@ -78,7 +81,9 @@ describe("memformer train in several processes", function () {
   });
 
   it("ends all when one is killed, says which, and ends with a code; the run goes on from its checkpoint", async () => {
-    const { child, ended } = bench.start(...args("killed", "--steps", "100000", "--save-every", "5", "--processes", "2"));
+    const { child, ended } = bench.start(
+      ...args("killed", "--steps", "100000", "--save-every", "5", "--processes", "2"),
+    );
     running.push(child);
     while (!existsSync(bench.path("killed/checkpoints/last.json"))) await sleep(100);
     const ranks = [await rankProcess(child.pid!, 0), await rankProcess(child.pid!, 1)];

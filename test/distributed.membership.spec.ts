@@ -104,7 +104,11 @@ describe("lanes of a rank", () => {
       for (const kind of [0, 1]) {
         const ofKind = parts.filter((_, n) => n % 2 === kind);
         const joined = (name: "source" | "target" | "reset"): number[] => ofKind.flatMap((part) => [...part[name]]);
-        expect([joined("source"), joined("target"), joined("reset")]).to.deep.equal([[...source], [...target], [...reset]]);
+        expect([joined("source"), joined("target"), joined("reset")]).to.deep.equal([
+          [...source],
+          [...target],
+          [...reset],
+        ]);
       }
       for (const stream of streams) expect(stream.position()).to.deep.equal(whole.position());
     }

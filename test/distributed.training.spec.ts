@@ -59,10 +59,7 @@ describe("ranks that train together", function () {
     ["float64", 1e-12],
     ["float32", 1e-6],
   ] as const)
-    for (const options of [
-      { weights: "tokens" },
-      { weights: "segments", microBatch: 2 },
-    ] satisfies TrainOptions[]) {
+    for (const options of [{ weights: "tokens" }, { weights: "segments", microBatch: 2 }] satisfies TrainOptions[]) {
       if (precision === "float32" && options.weights === "segments") continue;
       it(`have the gradient of one process with all lanes: ${precision}, ${JSON.stringify(options)}, padded and reset rows, dropout`, async () => {
         const given = { ...job, gradient: true, model: { ...model, precision }, train: { ...train, ...options } };

@@ -46,12 +46,10 @@ const stream = new RecallStream({
 });
 const options: TrainOptions = { steps: warmup + steps, horizon, schedule: "constant", warmup: 0 };
 const seconds: number[] = [];
-let before = performance.now(),
-  tokens = 0;
+let before = performance.now();
 for await (const step of new Trainer(model, options, { group }).run(stream)) {
   const now = performance.now();
   if (step.step > warmup) seconds.push((now - before) / 1000);
-  tokens = step.tokens;
   before = now;
 }
 const reductions: number[] = [];
@@ -68,7 +66,7 @@ if (group.rank === 0) {
   const times: ParallelTimes = {
     step: median(seconds),
     reduction: median(reductions),
-    tokensPerStep: tokens / (warmup + steps),
+    tokensPerStep: lanes * segmentLength * horizon,
     parameters: model.parameterCount,
   };
   process.stdout.write(`${JSON.stringify(times)}\n`);

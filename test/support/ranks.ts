@@ -102,6 +102,11 @@ export function startRank(job: RankJob, env: NodeJS.ProcessEnv): Rank {
     else last = { ...last, ...said };
     for (const wake of waiting.splice(0)) wake();
   });
+  const end = (): void => {
+    child.kill("SIGKILL");
+  };
+  process.once("exit", end); // whatever becomes of the test
+  child.once("exit", () => process.off("exit", end));
   const ended = once(child, "close").then(([code, signal]): RankEnd => {
     for (const wake of waiting.splice(0)) wake();
     const seconds = (performance.now() - began) / 1000;
