@@ -1,4 +1,5 @@
 // The gradients of a model that several ranks train, each on its rows: their sum over the ranks.
+// Letters: K numbers that go along.
 #pragma once
 #include "distributed/group.h"
 #include "engine/future.h"
