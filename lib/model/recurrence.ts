@@ -21,7 +21,7 @@ export interface StepOptions {
   readonly seed?: number;
   /**
    * The number of the step's first row among the lanes of a larger batch: each row's draws then follow from `seed` and
-   * its own number (see {@link seedTensor}), whoever computes it. Default: from `seed` and the place in the batch.
+   * its own number (see `seedTensor`), whoever computes it. Default: from `seed` and the place in the batch.
    */
   readonly firstRow?: number;
   /** Whether dropout is on. Default false. */

@@ -10,7 +10,9 @@ export type {
   TurnAnswer,
   TurnCall,
 } from "./host-types.ts";
-export type { TurnInput, TurnResult, TurnSink } from "./turn-run.ts";
+export type { MemoryFacts, MemoryPage, MemoryRow } from "./memory-page.ts";
+export type { MemoryQuery } from "./memory-views.ts";
+export type { RunTurn, TurnInput, TurnResult, TurnSink } from "./turn-run.ts";
 export { ServiceError, type ErrorBody, type ServiceErrorCode, type ServiceErrorFacts } from "./service-error.ts";
 export type { HostRegistry } from "./metrics/registry.ts";
 export type { KeyPage, PutOptions, SessionStore, StoredRecord } from "./store.ts";

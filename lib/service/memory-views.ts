@@ -5,7 +5,7 @@ import type { Session } from "../generate/session.ts";
 import { MemoryView } from "./memory-view.ts";
 import type { MemoryPage, Waited } from "./memory-page.ts";
 
-/** What somebody asks for: see {@link MemoryView.page} and {@link MemoryView.changed}. */
+/** What somebody asks for: see `MemoryView.page` and `MemoryView.changed`. */
 export interface MemoryQuery extends Omit<Waited, "seconds"> {
   readonly limit?: number;
   /** Seconds to wait for what is not there yet. Default 0. */
