@@ -18,6 +18,9 @@ await main(async () => {
       ".",
       "--ignore-rules",
       ...knowingly,
+      // Without "exports" there is no memformer/service: what resolved so (Node 10) is none of our `engines`.
+      "--profile",
+      "node16",
       "--format",
       "ascii",
     ]),
