@@ -43,7 +43,7 @@ export const generateShape = {
   topK: z.int().positive().optional().describe("Only the k likeliest tokens."),
   topP: z.number().positive().max(1).optional().describe("Only the fewest tokens that hold this share."),
   minP: z.number().min(0).max(1).optional().describe("Only tokens at least this share as likely as the likeliest."),
-  repetitionPenalty: z.number().positive().max(100).optional().describe("Discourages the latest tokens. Default 1."),
+  repetitionPenalty: z.number().min(0.01).max(100).optional().describe("Discourages the latest tokens. Default 1."),
   repetitionWindow: z.int().nonnegative().optional().describe("How many of the latest tokens. Default 64."),
   logitBias: biasSchema
     .optional()

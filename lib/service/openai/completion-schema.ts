@@ -55,7 +55,7 @@ export const completionBody = z
     suffix: z.literal("", "not done here; leave it out").nullish().describe("Only empty."),
     top_k: z.int().positive().nullish().describe("Only the k likeliest tokens."),
     min_p: z.number().min(0).max(1).nullish().describe("Only tokens at least this share as likely as the likeliest."),
-    repetition_penalty: z.number().positive().max(100).nullish().describe("Discourages the latest tokens. Default 1."),
+    repetition_penalty: z.number().min(0.01).max(100).nullish().describe("Discourages the latest tokens. Default 1."),
     session: z
       .strictObject({
         id: idParams.shape.id,
