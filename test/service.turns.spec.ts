@@ -2,7 +2,7 @@
 import { expect } from "chai";
 import { setTimeout as wait } from "node:timers/promises";
 import { Session, type GenerateOptions } from "../lib/index.ts";
-import type { SessionStore } from "../lib/service/index.ts";
+import type { Ownership, SessionStore } from "../lib/service/index.ts";
 import { memoryStore } from "../lib/service/stores/memory.ts";
 import { servedModel, ServiceBench, type StreamEvent } from "./support/service.ts";
 
@@ -100,6 +100,38 @@ describe("turns of a service", function () {
       { maxTokens: 20, seed: 2 },
     ]);
     expect((await bench.generate(id, { maxTokens: 20, seed: 2 })).body["text"]).to.equal(after);
+  });
+
+  it("let go of a session that they leave out of memory, so that another process may have it", async () => {
+    const owned = new Set<string>(),
+      store = memoryStore();
+    let failing = "";
+    const ownership: Ownership = {
+      acquire: async (id) => {
+        owned.add(id);
+        return { fence: 1, takenOver: false };
+      },
+      held: (id) => owned.has(id),
+      release: async (id) => void owned.delete(id),
+      releaseAll: async () => owned.clear(),
+    };
+    const failsAt = <Call extends "put" | "delete">(call: Call): SessionStore[Call] =>
+      (async (...args: never[]) => {
+        if (failing === call) throw new Error("the store is gone");
+        return (store[call] as (...given: never[]) => Promise<unknown>)(...args);
+      }) as unknown as SessionStore[Call];
+    await using bench = await ServiceBench.start({
+      ownership,
+      store: { ...store, put: failsAt("put"), delete: failsAt("delete") },
+    });
+    const id = await bench.open();
+    expect(owned.size).to.equal(1);
+    failing = "put";
+    expect((await bench.generate(id, { text: "abc", maxTokens: 1 })).status).to.equal(503);
+    expect(owned.size, "after a turn that could not be committed").to.equal(0);
+    failing = "delete";
+    expect((await bench.call("DELETE", `/v1/sessions/${id}`)).status).to.equal(503);
+    expect(owned.size, "after a session that could not be deleted").to.equal(0);
   });
 
   it("of one session come one after the other: another meanwhile is refused, and not to be repeated", async () => {

@@ -45,7 +45,7 @@ export class LiveSessions {
 
   /** Stores a new session, and says what there is to say of it. Throws MemformerError CONFLICT where there is one. */
   async create<T>(key: string, session: Session, describe: (live: Live) => T): Promise<T> {
-    const { store, ownership, ttl } = this.#options;
+    const { store, ttl } = this.#options;
     return this.claim(key, async () => {
       try {
         const { fence } = await this.#own(key);
@@ -57,7 +57,6 @@ export class LiveSessions {
         return describe(live);
       } catch (error) {
         session.dispose();
-        await ownership.release(key);
         throw error;
       }
     });
@@ -71,13 +70,15 @@ export class LiveSessions {
     try {
       return await work();
     } finally {
-      this.#claimed.delete(key);
       const live = this.#live.get(key);
-      if (live !== undefined) {
+      if (live === undefined)
+        await this.#release(key); // what is not in memory is not owned
+      else {
         live.used = performance.now();
         this.#live.delete(key);
         this.#live.set(key, live);
       }
+      this.#claimed.delete(key);
       this.#tidy();
       free();
     }
@@ -171,13 +172,7 @@ export class LiveSessions {
     if (held !== undefined && this.#options.ownership.held(key)) return held;
     if (held !== undefined) this.#drop(held); // another may have written meanwhile
     const { fence, takenOver } = await this.#own(key);
-    try {
-      if (takenOver) return await this.#takeOver(key, fence);
-      return await this.#fetch(key);
-    } catch (error) {
-      await this.#options.ownership.release(key).catch(() => undefined);
-      throw error;
-    }
+    return takenOver ? this.#takeOver(key, fence) : this.#fetch(key);
   }
 
   /** Writes before anything else, so that from here on a write of the owner before is refused. */
@@ -205,6 +200,11 @@ export class LiveSessions {
     return live;
   }
 
+  /** Lets go of it; where that fails, the lease runs out by itself. */
+  async #release(key: string): Promise<void> {
+    await this.#options.ownership.release(key).catch(() => undefined);
+  }
+
   #drop(live: Live): void {
     if (this.#live.get(live.key)?.session === live.session) this.#live.delete(live.key);
     live.session.dispose();
@@ -212,13 +212,13 @@ export class LiveSessions {
 
   /** Lets sessions go that are idle, or too many. */
   #tidy(): void {
-    const { limit, idleAfter, ownership } = this.#options,
+    const { limit, idleAfter } = this.#options,
       now = performance.now();
     for (const live of [...this.#live.values()]) {
       if (this.#claimed.has(live.key)) continue;
       if (this.#live.size <= limit && now - live.used < idleAfter) continue;
       this.#drop(live);
-      const leaving = ownership.release(live.key).catch(() => undefined); // it runs out by itself
+      const leaving = this.#release(live.key);
       this.#leaving.add(leaving);
       void leaving.then(() => this.#leaving.delete(leaving));
     }
