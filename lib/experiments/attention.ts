@@ -1,6 +1,7 @@
 /** Figure 6: what slots do with each segment of a document, and how fast those forget that are overwritten. */
 import { measure } from "../diagnose/measure.ts";
 import { median, slotClass, type SlotClasses } from "../diagnose/statistics.ts";
+import { presets } from "../model/config.ts";
 import { experiment, type Budget } from "./experiment.ts";
 import { languageModel, type LanguageSettings } from "./language-model.ts";
 import { cell, mean, percent, valuesOf, type Table } from "./report/table.ts";
@@ -21,15 +22,7 @@ export interface AttentionResult {
 }
 
 const kinds = ["latching", "mixing", "overwritten"] as const satisfies readonly (keyof SlotClasses)[];
-const base = {
-  width: 512,
-  heads: 8,
-  feedForward: 2048,
-  encoderLayers: 4,
-  decoderLayers: 8,
-  memorySlots: 128,
-  precision: "bfloat16",
-};
+const base = { ...presets.base, segmentLength: 32, precision: "bfloat16" } as const;
 
 const sizes: Readonly<Record<Budget, Omit<AttentionSettings, "text" | "seed">>> = {
   smoke: {
@@ -51,7 +44,7 @@ const sizes: Readonly<Record<Budget, Omit<AttentionSettings, "text" | "seed">>> 
     texts: 4,
   },
   minutes: {
-    model: { ...base, segmentLength: 32 },
+    model: base,
     lanes: 64,
     horizon: 16,
     steps: 610,
@@ -61,7 +54,7 @@ const sizes: Readonly<Record<Budget, Omit<AttentionSettings, "text" | "seed">>> 
     texts: 16,
   },
   full: {
-    model: { ...base, segmentLength: 32 },
+    model: base,
     lanes: 64,
     horizon: 16,
     steps: 3000,

@@ -1,5 +1,6 @@
 /** What more memory slots are worth: a model of each size, and the twin that keeps none from segment to segment. */
 import { evaluateSource } from "../evaluate/source.ts";
+import { presets } from "../model/config.ts";
 import { experiment, type Budget, type Rows } from "./experiment.ts";
 import { languageModel, type LanguageSettings } from "./language-model.ts";
 import { cell, mean, valuesOf, type Table } from "./report/table.ts";
@@ -26,16 +27,9 @@ export interface SlotsResult {
 type Size = Pick<SlotsSettings, "model" | "lanes" | "horizon" | "steps" | "rate" | "cut" | "scored"> & {
   readonly slots: readonly number[];
 };
-
-const base = {
-  width: 512,
-  heads: 8,
-  feedForward: 2048,
-  encoderLayers: 4,
-  decoderLayers: 8,
-  segmentLength: 32,
-  precision: "bfloat16",
-};
+/** The number of slots is what differs. */
+const { memorySlots: _, ...sizesOfBase } = presets.base;
+const base = { ...sizesOfBase, segmentLength: 32, precision: "bfloat16" } as const;
 const sizes: Readonly<Record<Budget, Size>> = {
   smoke: {
     model: { width: 32, heads: 2, feedForward: 64, encoderLayers: 1, decoderLayers: 1, segmentLength: 16 },
