@@ -65,6 +65,26 @@ describe("the page", function () {
     return body.segments;
   }
 
+  it("sends all that was typed, however soon the key that sends it comes", async () => {
+    await using seen = await visit(browser, `${bench.url}/`);
+    const { page } = seen;
+    await page.getByText("Settings").click();
+    await page.evaluate(
+      `for (const [selector, value] of [["#write", "Call me"], ["[name=maxTokens]", "3"], ["[name=seed]", "5"]]) {
+        const field = document.querySelector(selector);
+        field.value = value;
+        field.dispatchEvent(new InputEvent("input", { bubbles: true }));
+      }
+      const key = { key: "Enter", ctrlKey: true, bubbles: true, cancelable: true };
+      document.querySelector("#write").dispatchEvent(new KeyboardEvent("keydown", key));`,
+    );
+    await done(page);
+    await page.getByText("seed 5").waitFor();
+    const { body } = await bench.call<{ position: number }>("GET", `/v1/sessions/${await idOf(page)}`);
+    expect([body.position, await page.inputValue("#write")]).to.deep.equal([10, ""]);
+    expect(seen.complaints).to.deep.equal([]);
+  });
+
   it("shows a newcomer the first token and the first picture of the memory", async () => {
     const began = performance.now();
     await using seen = await visit(browser, `${bench.url}/`);

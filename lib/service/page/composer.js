@@ -17,13 +17,14 @@ export function Composer({ app }) {
     two = app.futures.length === 2,
     busy = app.working,
     numbers = !two ? [0] : target === "Both" ? [0, 1] : [TARGETS.indexOf(target) - 1];
+  // What was typed since the last frame counts too: it is in `app` and in the form, not yet in what this call closes over.
   const send = (options) => {
-    if (busy !== undefined || !form.current.reportValidity() || (text === "" && options === undefined)) return;
-    void app.go(numbers, { text, options });
+    if (app.working !== undefined || !form.current.reportValidity()) return;
+    if (app.draft !== "" || options !== undefined) void app.go(numbers, { text: app.draft, options });
   };
   const goOn = () => {
-    const given = Object.entries(settings).filter(([, value]) => value !== "");
-    send(Object.fromEntries(given.map(([name, value]) => [name, Number(value)])));
+    const given = FIELDS.map(({ name }) => [name, form.current.elements[name].value]);
+    send(Object.fromEntries(given.filter(([, value]) => value !== "").map(([name, value]) => [name, Number(value)])));
   };
   const upload = async (event) => {
     const [file] = event.target.files;
