@@ -10,8 +10,9 @@ import { service } from "../examples/fastify/server.ts";
 import type { Progress } from "../examples/fastify/training.ts";
 import { MemformerModule } from "../examples/nest/memformer.module.ts";
 import { Memformer } from "../lib/index.ts";
-import { temporary } from "./support/runs.ts";
 import { memoryAtRest } from "./support/memory-at-rest.ts";
+import { neverEnds } from "./support/models.ts";
+import { temporary } from "./support/runs.ts";
 
 const json = (body: object): RequestInit => ({
   method: "POST",
@@ -31,6 +32,7 @@ async function saved(folder: string): Promise<string> {
     memorySlots: 3,
     segmentLength: 16,
   });
+  await neverEnds(model);
   await model.save(join(folder, "model"));
   return join(folder, "model");
 }

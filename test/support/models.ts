@@ -92,6 +92,25 @@ export async function perturb(model: Memformer, deviation = 0.3, seed = 5): Prom
   }
 }
 
+/**
+ * Makes the token that ends a document as good as impossible to draw, so that what draws by a new seed is as long as it
+ * was asked to be. A tied head has no bias: a direction that the last normalization always adds is that token's alone to
+ * be against.
+ */
+export async function neverEnds(model: Memformer): Promise<void> {
+  const { width, bos } = model.config;
+  const adds = async (name: string, by: (at: number) => number): Promise<void> => {
+    using now = model.parameter(name);
+    const { shape } = model.parameters.find((parameter) => parameter.name === name)!;
+    const values = Float64Array.from((await now.data()) as Float64Array, (value, at) => value + by(at));
+    using moved = Tensor.from(values, shape);
+    model.assign(name, moved);
+  };
+  const along = (at: number): number => (at % 2 === 0 ? 1 : -1) / Math.sqrt(width);
+  await adds(`${model.config.architecture === "encoder" ? "encoder" : "decoder"}.norm.bias`, (at) => 8 * along(at));
+  await adds("embedding.weight", (at) => along(at) * (Math.floor(at / width) === bos ? -1 : 1));
+}
+
 export interface WindowShape {
   readonly batch?: number;
   readonly segments?: number;

@@ -3,12 +3,13 @@ import Fastify, { type FastifyInstance } from "fastify";
 import { request as httpRequest, type ClientRequest, type IncomingMessage } from "node:http";
 import type { Memformer } from "../../lib/index.ts";
 import { memformerService, type ServiceOptions } from "../../lib/service/index.ts";
-import { perturb, tinyModel } from "./models.ts";
+import { neverEnds, perturb, tinyModel } from "./models.ts";
 
-/** Bytes in, bytes out. */
+/** Bytes in, bytes out, without an end unless it is asked for. */
 export async function servedModel(options: Parameters<typeof tinyModel>[0] = {}): Promise<Memformer> {
   const model = await tinyModel({ vocabulary: 257, bos: 256, precision: "float32", ...options });
   await perturb(model, 0.2);
+  await neverEnds(model);
   return model;
 }
 
