@@ -94,8 +94,8 @@ export async function perturb(model: Memformer, deviation = 0.3, seed = 5): Prom
 
 /**
  * Makes the token that ends a document as good as impossible to draw, so that what draws by a new seed is as long as it
- * was asked to be. A tied head has no bias: a direction that the last normalization always adds is that token's alone to
- * be against.
+ * was asked to be. A tied head has no bias: a direction that the last normalization always adds is that token's alone
+ * to be against.
  */
 export async function neverEnds(model: Memformer): Promise<void> {
   const { width, bos } = model.config;

@@ -17,7 +17,8 @@ export function Composer({ app }) {
     two = app.futures.length === 2,
     busy = app.working,
     numbers = !two ? [0] : target === "Both" ? [0, 1] : [TARGETS.indexOf(target) - 1];
-  // What was typed since the last frame counts too: it is in `app` and in the form, not yet in what this call closes over.
+  // What was typed since the last frame counts too: it is in `app` and in the form, not yet in what this call closes
+  // over.
   const send = (options) => {
     if (app.working !== undefined || !form.current.reportValidity()) return;
     if (app.draft !== "" || options !== undefined) void app.go(numbers, { text: app.draft, options });
