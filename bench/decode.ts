@@ -253,6 +253,7 @@ export async function decoding(flags: readonly string[]): Promise<boolean> {
         "PyTorch ms/step": graphed === undefined ? "skipped" : ms(graphed),
         ...(onGpu && { "PyTorch eager": plain === undefined ? "" : ms(plain) }),
         ratio: graphed === undefined ? "" : (graphed / step).toFixed(2),
+        "session's ratio": graphed === undefined || batch > 1 ? "" : (graphed / session).toFixed(2),
       });
     }
     const full = wholeWord(flags, "full-cache", onGpu ? "20,16384" : "");

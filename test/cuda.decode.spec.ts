@@ -11,6 +11,7 @@ import {
   uncached,
   type Row,
   expectAsUncached,
+  expectRuns,
 } from "./support/decoding.ts";
 import { describeOnGpu, GPU } from "./support/gpu.ts";
 import { numbers, perturb, tinyModel } from "./support/models.ts";
@@ -50,6 +51,10 @@ describeOnGpu("decoding on a GPU, token by token", function () {
         expect(many.logits.at(-1)).to.deep.equal(one.logits.at(-1));
       }
     }
+  });
+
+  it("draws a run as one token at a time, to the bit, each row in its own place", async () => {
+    for (const architecture of architectures) await expectRuns({ architecture, device: GPU, precision: "float32" });
   });
 
   it("records a step by its rows, a segment's begin and its end, and replays them", async () => {

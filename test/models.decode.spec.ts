@@ -14,6 +14,7 @@ import {
   uncached,
   type Row,
   expectAsUncached,
+  expectRuns,
 } from "./support/decoding.ts";
 import { bits, numbers, perturb, randomWindow, tinyModel } from "./support/models.ts";
 import { failure } from "./support/failure.ts";
@@ -70,6 +71,25 @@ describe("decoding token by token", function () {
       expect((await failure(decoder.step(wrong, [0, 1]).read())).message).to.match(message);
       for (const slot of [0, 1]) decoder.begin(open(model, row), row.state, [slot]).dispose();
     }
+  });
+
+  for (const architecture of architectures)
+    it(`draws a run as one token at a time, to the bit, each row in its own place: ${architecture}`, () =>
+      expectRuns({ architecture, precision: "float32" }));
+
+  it("of a run in which a row can draw nothing says so, and the others go on", async () => {
+    await using model = await tinyModel();
+    const { bos, vocabulary } = model.config,
+      row: Row = { previous: undefined, state: model.initialState(1), tokens: [] };
+    using decoder = model.decoder(2);
+    decoder.begin(open(model, row), row.state, [0]).dispose();
+    const [good] = await numbers([decoder.begin(open(model, row), row.state, [1])]);
+    const both = Tensor.from(Float64Array.of(...good!.map(() => NaN), ...good!), [2, vocabulary]),
+      sampling = { temperature: 0, topK: 0, topP: 1, tokens: bos, gaps: null };
+    const { tokens } = decoder.run(both, new Float64Array(4), sampling, [0, 1]);
+    const [first, beside, , after] = (await numbers([tokens]))[0]!;
+    expect([first, beside]).to.deep.equal([-1, good!.indexOf(Math.max(...good!.slice(0, bos)))]);
+    expect(after).to.be.within(0, bos);
   });
 
   it("reads a source with padding anywhere as the uncached model does", async () => {
@@ -231,6 +251,18 @@ describe("a decoder", function () {
     await refused(() => decoder.step([-1]), "TOKEN_RANGE", /token -1/);
     await refused(() => decoder.step([1, 2]), "SHAPE", /got 2 for 1 slots/);
     await refused(() => decoder.prefill([]), "SHAPE", /at least one token/);
+    const sampling = { temperature: 1, topK: 0, topP: 1, tokens: 28, gaps: null },
+      of = (rows: number): Tensor => Tensor.from(new Float64Array(29 * rows), [rows, 29]);
+    for (const [points, logits, code, message] of [
+      [0, of(1), "SHAPE", /a point a draw and slot, got 0 for 1 slots/],
+      [T, of(1), "SHAPE", /slot 0 holds 0 of its segment's 6 tokens; 6 more/],
+    ] as const)
+      await refused(() => decoder.run(logits, new Float64Array(points), sampling), code, message);
+    const wide = decoder.run(of(2), new Float64Array(1), sampling);
+    expect((await failure(wide.tokens.read())).message).to.match(
+      /a run of 1 slots takes logits \(R, V\) of as many rows/,
+    );
+    decoder.begin(open(model, row), row.state).dispose();
     await refused(
       () => decoder.prefill(new Array<number>(T).fill(1)),
       "SHAPE",

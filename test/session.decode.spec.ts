@@ -1,8 +1,9 @@
 /** Sessions that decode token by token: what is restored goes on as what was saved, and new weights are noticed. */
 import { expect } from "chai";
-import { Session, Tensor, type Memformer } from "../lib/index.ts";
-import { architectures } from "./support/decoding.ts";
-import { perturb, tinyModel } from "./support/models.ts";
+import { Session, Tensor, type Memformer, type Piece } from "../lib/index.ts";
+import { OpenSegment } from "../lib/generate/open-segment.ts";
+import { architectures, open } from "./support/decoding.ts";
+import { numbers, perturb, tinyModel } from "./support/models.ts";
 
 async function text(session: Session, maxTokens: number, seed: number): Promise<string> {
   let words = "";
@@ -72,6 +73,12 @@ describe("a session's open segment", function () {
           return logits;
         };
       }
+      const run = opened.run.bind(opened);
+      opened.run = (...given) => {
+        const drawn = run(...given);
+        logitsMade.push(drawn.tokens, drawn.logits);
+        return drawn;
+      };
       return opened;
     };
     const { name, shape } = model.parameters.find((parameter) => parameter.name.endsWith("0.self_attention.qkv.bias"))!;
@@ -86,6 +93,65 @@ describe("a session's open segment", function () {
     session.dispose();
     expect(logitsMade.length).to.be.above(5);
     for (const logits of logitsMade) expect(() => logits.handle).to.throw(/disposed/);
+  });
+
+  for (const architecture of architectures)
+    it(`draws the same in one call and in many, whatever runs ahead and is left: ${architecture}`, async () => {
+      await using model = await made(architecture);
+      const options = { seed: 7, temperature: 1.5 },
+        idsOf = async (pieces: AsyncIterable<Piece>, left = Infinity): Promise<number[]> => {
+          const ids: number[] = [];
+          for await (const { tokens } of pieces) {
+            ids.push(...tokens.map(({ id }) => id));
+            if (ids.length >= left) break;
+          }
+          return ids;
+        };
+      using whole = await Session.open(model);
+      const wanted = await idsOf(whole.generatePieces({ ...options, maxTokens: 40 }));
+      for (const [maxTokens, left, more] of [
+        [1, 1, {}],
+        [7, 7, {}],
+        [40, 3, {}], // left in the middle of a run
+        [5, 5, { logprobs: 0 }], // one at a time
+      ] as const) {
+        using session = await Session.open(model);
+        const ids: number[] = [];
+        while (ids.length < wanted.length) {
+          const next = await idsOf(session.generatePieces({ ...options, ...more, maxTokens }), left);
+          if (next.length === 0) break; // of a character that is not complete
+          ids.push(...next);
+        }
+        expect(ids.slice(0, wanted.length), `${maxTokens}, ${left}`).to.deep.equal(wanted);
+      }
+    });
+
+  it("takes nothing for its own that ran ahead of another text", async () => {
+    await using model = await made("decoder");
+    const row = { previous: undefined, state: model.initialState(1), tokens: [] },
+      begin = () => ({ segment: open(model, row), state: row.state }),
+      sampling = { temperature: 1, topK: 0, topP: 1, tokens: 256, gaps: null };
+    using fresh = new OpenSegment(model.decoder());
+    const same = async (ran: OpenSegment, tokens: number[], what: string): Promise<void> => {
+      fresh.forget();
+      const [wanted] = await numbers([fresh.logits(tokens, 0, begin)]);
+      expect((await numbers([ran.logits(tokens, 0, begin)]))[0], what).to.deep.equal(wanted);
+    };
+    for (const known of [true, false])
+      for (const follow of [
+        (t: number[]) => t,
+        () => [],
+        (t: number[]) => t.slice(0, 1),
+        (t: number[]) => [...t, 5],
+        (t: number[]) => [t[0]!, t[1]! ^ 1],
+        (t: number[]) => [t[0]! ^ 1, t[1]!, 9],
+      ]) {
+        using ran = new OpenSegment(model.decoder());
+        ran.logits([], 0, begin);
+        const [tokens] = await numbers([ran.run(Float64Array.of(0.3, 0.6), sampling, true)]);
+        if (known) ran.wentAhead(tokens!);
+        await same(ran, follow(tokens!), `${known}, ${String(follow)}`);
+      }
   });
 
   it("asks a model whose logits are its own for them", async () => {

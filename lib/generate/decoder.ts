@@ -15,8 +15,24 @@ export interface DecoderOptions {
   /** Tokens of a segment. */
   readonly length: number;
   readonly vocabulary: number;
+  /** The token that ends a document. */
+  readonly bos: number;
   /** Parts of the state. */
   readonly stateParts: number;
+}
+
+/** How a run draws; see {@link Decoder.run}. */
+export interface RunSampling {
+  /** 0: the likeliest token. */
+  readonly temperature: number;
+  /** Of the likeliest tokens so many; 0: all. */
+  readonly topK: number;
+  /** Of the likeliest tokens those that hold so much of the probability; 1: all. */
+  readonly topP: number;
+  /** Ids from here on are never drawn, but BOS. */
+  readonly tokens: number;
+  /** (1, V), added to the logits; null: nothing is. */
+  readonly gaps: Tensor | null;
 }
 
 /**
@@ -103,6 +119,38 @@ export class Decoder implements Disposable {
     const [logits] = guarded((addon) => addon.decodeStep(call, this.#decoder, given, slots, positions));
     slots.forEach((slot, r) => (this.#positions[slot] = positions[r]! + 1));
     return new Tensor(logits!);
+  }
+
+  /**
+   * Draws N tokens in each of `slots`, the first from `logits` (R, V), and takes in each that another follows; the last
+   * too with `takeLast`. `points`: N x R numbers of [0, 1), the rows of a draw beside each other, where each draw falls
+   * in the cumulated probabilities, the likeliest token first. Returns the tokens (N, R) int64, -1 where a row could
+   * draw nothing, and the logits (R, V) after those taken in. All of it is under way before anyone looks at a token;
+   * rows draw the same, to the bit, as by {@link step}, one at a time. Throws MemformerError CONFIG, SHAPE.
+   */
+  run(
+    logits: Tensor,
+    points: Float64Array,
+    { gaps, ...sampling }: RunSampling,
+    slots: readonly number[] = [0],
+    takeLast = true,
+  ): { tokens: Tensor; logits: Tensor } {
+    this.#checkSlots(slots);
+    const R = slots.length,
+      N = points.length / R,
+      { bos } = this.#model;
+    if (N < 1 || !Number.isInteger(N))
+      throw new MemformerError("SHAPE", `run() takes a point a draw and slot, got ${points.length} for ${R} slots`);
+    const taken = takeLast ? N : N - 1,
+      positions = slots.map((slot) => this.#room(slot, taken)),
+      call = nextCall();
+    using at = Tensor.from(points, [N, R]);
+    const given = [logits.handle, at.handle, ...(gaps === null ? [] : [gaps.handle])];
+    const [tokens, after] = guarded((addon) =>
+      addon.decodeRun(call, this.#decoder, given, { ...sampling, also: bos }, slots, positions, takeLast),
+    );
+    slots.forEach((slot, r) => (this.#positions[slot] = positions[r]! + taken));
+    return { tokens: new Tensor(tokens!), logits: new Tensor(after!) };
   }
 
   /** The same tokens as so many steps of one slot, at once: the logits (1, V) after the last. */

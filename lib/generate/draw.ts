@@ -7,6 +7,7 @@ import { z } from "zod";
 import { MemformerError } from "../errors.ts";
 import { applyOperator, callOperator, placed, Tensor, tidy } from "../engine/tensor.ts";
 import { optionTypes } from "../options.ts";
+import type { RunSampling } from "./decoder.ts";
 import {
   drawingPoint,
   minPFloor,
@@ -127,6 +128,24 @@ export class Drawing implements Disposable {
     this.#bias?.dispose();
   }
 
+  /** Whether its draws need nothing but logits and {@link points}: {@link Decoder.run} can make them. */
+  get runs(): boolean {
+    return this.batchKey !== undefined;
+  }
+
+  /** As {@link Decoder.run} takes it. */
+  get sampling(): RunSampling {
+    const { temperature, topK, topP } = this.settings,
+      { tokens, gaps } = this.facts;
+    return { temperature, topK: topK === Infinity ? 0 : topK, topP, tokens, gaps };
+  }
+
+  /** Where the draws of `count` places of a document fall, from `position` on. */
+  points(position: number, count: number): Float64Array {
+    const { temperature, seed } = this.settings;
+    return Float64Array.from({ length: count }, (_, i) => (temperature === 0 ? 0 : drawingPoint(seed, position + i)));
+  }
+
   /**
    * Draws from logits (1, V), which stay the caller's. `goAhead` is given the token (1) int64 as soon as it is
    * enqueued, before anyone knows which it is; the tensor stays this method's. Rejects with MemformerError NOT_FINITE
@@ -191,7 +210,7 @@ export class Drawing implements Disposable {
   }
 
   #drawn(logits: Tensor, processed: Tensor, position: number): { drawn: Tensor; logprob: Tensor[]; top: Tensor[] } {
-    const drawn = sampleRows(this.#cut(processed), this, [position], [this.settings.seed]);
+    const drawn = sampleRows(this.#cut(processed), this, this.points(position, 1));
     if (this.#logprobs === undefined) return { drawn, logprob: [], top: [] };
     const all = applyOperator("aten::log_softmax.int", logits, -1, "float64");
     const at = applyOperator("aten::unsqueeze", applyOperator("aten::clamp_min", drawn, 0), 1);
@@ -216,25 +235,20 @@ export class Drawing implements Disposable {
  * ({@link Drawing.batchKey}); -1 where none can be drawn.
  */
 export function drawRows(logits: Tensor, drawings: readonly Drawing[], positions: readonly number[]): Tensor {
-  const first = drawings[0]!;
-  const seeds = drawings.map(({ settings }) => settings.seed);
-  return tidy(() => sampleRows(withGaps(logits, first.facts), first, positions, seeds));
+  const first = drawings[0]!,
+    points = Float64Array.from(drawings, (drawing, row) => drawing.points(positions[row]!, 1)[0]!);
+  return tidy(() => sampleRows(withGaps(logits, first.facts), first, points));
 }
 
 function withGaps(rows: Tensor, { gaps }: DrawFacts): Tensor {
   return gaps === null ? rows : applyOperator("aten::add.Tensor", rows, gaps);
 }
 
-function sampleRows(
-  logits: Tensor,
-  { settings: { temperature, topK, topP }, facts: { device, tokens, bos } }: Pick<Drawing, "settings" | "facts">,
-  positions: readonly number[],
-  seeds: readonly number[],
-): Tensor {
-  const points = positions.map((position, row) => (temperature === 0 ? 0 : drawingPoint(seeds[row]!, position)));
-  const at = placed(Tensor.from(Float64Array.from(points), [points.length]), device);
-  const k = topK === Infinity ? 0 : topK;
-  return applyOperator("memformer::sample_token", logits, at, temperature, k, topP, tokens, bos);
+function sampleRows(logits: Tensor, drawing: Drawing, points: Float64Array): Tensor {
+  const { temperature, topK, topP, tokens } = drawing.sampling,
+    { device, bos } = drawing.facts;
+  const at = placed(Tensor.from(points, [points.length]), device);
+  return applyOperator("memformer::sample_token", logits, at, temperature, topK, topP, tokens, bos);
 }
 
 function outside(sentence: string, found: number): MemformerError {

@@ -2,7 +2,7 @@
 import type { Tensor } from "../engine/tensor.ts";
 import type { State } from "../model/recurrence.ts";
 import { disposeSegment, type SegmentTensors } from "../model/segment-tensors.ts";
-import type { Decoder } from "./decoder.ts";
+import type { Decoder, RunSampling } from "./decoder.ts";
 import type { SessionModel } from "./session-model.ts";
 
 /**
@@ -19,32 +19,56 @@ export function decodes(model: SessionModel): model is SessionModel & Required<P
   return true;
 }
 
+/** Tokens that were taken in before anyone had looked at them. */
+interface Ahead {
+  readonly count: number;
+  /** After the last of them. */
+  readonly logits: Tensor;
+  /** Which they were; undefined: nobody knows yet. */
+  tokens: readonly number[] | undefined;
+}
+
 /**
- * The open segment of one session: a decoder of one slot that catches up with what the session holds. A token that was
- * drawn may go ahead: its step is under way while JavaScript still waits to learn which it is. If the session then goes
- * on with another, the segment is computed anew.
+ * The open segment of one session: a decoder of one slot that catches up with what the session holds. Tokens that were
+ * drawn may go ahead: their steps are under way while JavaScript still waits to learn which they are. If the session
+ * then goes on with another, the segment is computed anew.
  */
 export class OpenSegment implements Disposable {
   readonly #decoder: Decoder;
   #revision: unknown;
   #logits: Tensor | undefined;
-  #ahead: { readonly logits: Tensor; token: number | undefined } | undefined;
+  readonly #ahead: Ahead[] = []; // after #logits, in their order
 
   constructor(decoder: Decoder) {
     this.#decoder = decoder;
   }
 
-  /** Takes a token (1) int64, drawn from the logits that were asked for last, that nobody has looked at yet. */
-  goAhead(token: Tensor): void {
-    const { length } = this.#decoder,
-      position = this.#decoder.position();
-    if (this.#ahead !== undefined || position === undefined || position + 1 >= length) return;
-    this.#ahead = { logits: this.#decoder.step(token), token: undefined };
+  /** How many tokens may be drawn after all that went ahead: the segment's last is taken in by nobody. */
+  get room(): number {
+    return this.#logits === undefined ? 0 : this.#decoder.length - (this.#decoder.position() ?? 0);
   }
 
-  /** Which token it was. */
-  wentAhead(token: number): void {
-    if (this.#ahead !== undefined) this.#ahead.token = token;
+  /** Takes in a token (1) int64, drawn from the logits that were asked for last, that nobody has looked at yet. */
+  goAhead(token: Tensor): void {
+    if (this.room < 2) return;
+    this.#ahead.push({ count: 1, logits: this.#decoder.step(token), tokens: undefined });
+  }
+
+  /**
+   * Draws a token for each of `points` after all that went ahead, and takes them in, the last with `takeLast`; at most
+   * {@link room}. Returns the tokens (N, 1) int64.
+   */
+  run(points: Float64Array, sampling: RunSampling, takeLast: boolean): Tensor {
+    const before = this.#ahead.at(-1)?.logits ?? this.#logits!;
+    const { tokens, logits } = this.#decoder.run(before, points, sampling, [0], takeLast);
+    this.#ahead.push({ count: takeLast ? points.length : points.length - 1, logits, tokens: undefined });
+    return tokens;
+  }
+
+  /** Which the first were of those that went ahead unknown, with the one that was not taken in, if there is. */
+  wentAhead(tokens: readonly number[]): void {
+    const first = this.#ahead.find((ahead) => ahead.tokens === undefined);
+    if (first !== undefined) first.tokens = tokens;
   }
 
   /**
@@ -52,17 +76,7 @@ export class OpenSegment implements Disposable {
    * freed by it. `revision`: of the weights; when it changes, or after a failure, everything is computed anew.
    */
   logits(tokens: readonly number[], revision: unknown, begin: () => { segment: SegmentTensors; state: State }): Tensor {
-    if (this.#revision !== revision) this.forget();
-    const ahead = this.#ahead;
-    if (ahead !== undefined) {
-      const before = this.#decoder.position()! - 1;
-      if (tokens.length === before) return this.#logits!;
-      if (tokens.length !== before + 1 || tokens[before] !== ahead.token) this.forget();
-      else {
-        this.#ahead = undefined;
-        this.#keep(ahead.logits);
-      }
-    }
+    this.#catchUp(tokens, revision);
     const made = this.#logits === undefined ? -1 : (this.#decoder.position() ?? -1);
     if (made === tokens.length) return this.#logits!;
     if (made < 0 || made > tokens.length) {
@@ -86,16 +100,16 @@ export class OpenSegment implements Disposable {
    * was not. The segment is closed.
    */
   end(tokens: readonly number[], revision: unknown): State | undefined {
-    const drawn = this.#logits !== undefined && this.#ahead === undefined && this.#revision === revision;
-    const state = drawn && this.#decoder.position() === tokens.length - 1 ? this.#decoder.end() : undefined;
+    this.#catchUp(tokens, revision);
+    const there = this.#logits !== undefined && this.#decoder.position() === tokens.length - 1;
+    const state = there ? this.#decoder.end() : undefined;
     this.forget();
     return state;
   }
 
   /** The next call begins anew. */
   forget(): void {
-    this.#ahead?.logits.dispose();
-    this.#ahead = undefined;
+    for (const { logits } of this.#ahead.splice(0)) logits.dispose();
     this.#logits?.dispose();
     this.#logits = undefined;
   }
@@ -103,6 +117,19 @@ export class OpenSegment implements Disposable {
   [Symbol.dispose](): void {
     this.forget();
     this.#decoder.dispose();
+  }
+
+  /** Takes the steps that went ahead of these tokens for theirs; forgets everything where they were of others. */
+  #catchUp(tokens: readonly number[], revision: unknown): void {
+    if (this.#revision !== revision) this.forget();
+    let at = (this.#decoder.position() ?? 0) - this.#ahead.reduce((sum, { count }) => sum + count, 0);
+    while (this.#ahead.length > 0) {
+      const { count, logits, tokens: those } = this.#ahead[0]!;
+      for (let i = 0; i < count; i++) if (those?.[i] !== tokens[at + i]) return this.forget();
+      this.#ahead.shift();
+      this.#keep(logits);
+      at += count;
+    }
   }
 
   #keep(logits: Tensor): void {

@@ -5,7 +5,8 @@ import { MemformerError } from "../errors.ts";
 import { synchronize } from "../engine/runtime.ts";
 import { Tensor } from "../engine/tensor.ts";
 import { DocumentState } from "./document-state.ts";
-import { Drawing, type DrawFacts, type Drawn, type DrawOptions, type SamplerSettings } from "./draw.ts";
+import { DrawQueue } from "./draw-queue.ts";
+import { Drawing, type DrawFacts, type DrawOptions, type SamplerSettings } from "./draw.ts";
 import { checkGenerate, checkRead, stopsOf, type GenerateOptions, type ReadOptions } from "./generate-options.ts";
 import { decodes, OpenSegment } from "./open-segment.ts";
 import { openSegments, type OpenedSegments } from "./opened-segments.ts";
@@ -130,20 +131,22 @@ export class Session<Model extends SessionModel = SessionModel> {
     checkGenerate(options);
     this.#begin("generate");
     const { maxTokens = 256, signal, stop, onAbort = "commit" } = options;
-    let drawing: Drawing | undefined, before: ReturnType<DocumentState["snapshot"]> | undefined, turn: Turn | undefined;
+    let drawing: Drawing | undefined, turn: Turn | undefined;
+    let before: ReturnType<DocumentState["snapshot"]> | undefined;
     const document = this.#document,
       start = document.position,
       { bos } = this.model.config;
     try {
       signal?.throwIfAborted();
       drawing = this.#drawing(options);
+      const draws = this.#draws(drawing);
       if (onAbort === "discard") before = document.snapshot();
       document.commit();
       turn = new Turn(this.tokenizer, document.context, this.#unfinished, stopsOf(stop));
       let last: Piece | undefined;
       for (let made = 0; made < maxTokens; made++) {
         signal?.throwIfAborted();
-        const drawn = await this.#draw(drawing, made + 1 < maxTokens);
+        const drawn = await draws.next(maxTokens - made);
         signal?.throwIfAborted();
         if (drawn.id === bos) {
           last = turn.finish("end");
@@ -285,17 +288,14 @@ export class Session<Model extends SessionModel = SessionModel> {
     return drawing;
   }
 
-  /** `goesOn`: another token may follow, whose step need not wait until this one has been read. */
-  async #draw(drawing: Drawing, goesOn: boolean): Promise<Drawn> {
-    const { logits, owned } = this.#logits(),
-      open = owned || !goesOn ? undefined : this.#open;
-    try {
-      const drawn = await drawing.draw(logits, this.#document, (token) => open?.goAhead(token));
-      open?.wentAhead(drawn.id);
-      return drawn;
-    } finally {
-      if (owned) logits.dispose();
-    }
+  #draws(drawing: Drawing): DrawQueue {
+    return new DrawQueue(drawing, this.#document, {
+      logits: () => {
+        const { logits, owned } = this.#logits();
+        return { logits, open: owned ? undefined : this.#open };
+      },
+      revision: () => this.model.revision,
+    });
   }
 
   /** Tokens read or generated that have not reached the memory yet. */

@@ -366,7 +366,7 @@ export class Memformer extends HeldParameters implements TrainableModel, Session
    * does not generate.
    */
   decoder(slots = 1): Decoder {
-    const { architecture, segmentLength, vocabulary } = this.config;
+    const { architecture, segmentLength, vocabulary, bos } = this.config;
     if (!architectures[architecture].generates) {
       throw new MemformerError(
         "CONFIG",
@@ -374,7 +374,7 @@ export class Memformer extends HeldParameters implements TrainableModel, Session
       );
     }
     const stateParts = this.stateLayout.length;
-    return new Decoder({ handle: this.handle, length: segmentLength, vocabulary, stateParts }, slots);
+    return new Decoder({ handle: this.handle, length: segmentLength, vocabulary, bos, stateParts }, slots);
   }
 
   #perStep(purpose: Purpose, batch: number, length: number): number {

@@ -195,6 +195,15 @@ export interface Addon {
     slots: readonly number[],
     positions: readonly number[],
   ): TensorHandle[];
+  decodeRun(
+    call: number,
+    decoder: DecoderHandle,
+    logitsPointsGaps: readonly TensorHandle[],
+    sampling: { temperature: number; topK: number; topP: number; tokens: number; also: number },
+    slots: readonly number[],
+    positions: readonly number[],
+    takeLast: boolean,
+  ): TensorHandle[];
   decodePrefill(
     call: number,
     decoder: DecoderHandle,

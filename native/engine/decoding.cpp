@@ -2,6 +2,7 @@
 
 #include "engine/segment_inputs.h"
 #include "engine/threads.h"
+#include "ops/sample_token/sample_token.h"
 
 namespace memformer::engine {
 namespace {
@@ -71,6 +72,22 @@ at::Tensor Decoding::step(const at::Tensor& tokens, const std::vector<int64_t>& 
     return Tensors{model_->decode_step(state_, given[0], given[1])};
   })[0];
   return logits.narrow(0, 0, rows);
+}
+
+Drawn Decoding::run(const at::Tensor& logits, const at::Tensor& points, const Sampling& sampling,
+                    const std::vector<int64_t>& slots, bool take_last) {
+  const auto draws = points.to(model_->device(), /*non_blocking=*/true);
+  const auto count = draws.size(0);
+  auto last = logits;
+  Tensors tokens;
+  for (int64_t n = 0; n < count; ++n) {
+    const auto open = sampling.gaps.defined() ? last.add(sampling.gaps) : last;
+    tokens.push_back(ops::sample_token(open, draws[n], sampling.temperature, sampling.top_k, sampling.top_p,
+                                       sampling.tokens, sampling.also));
+    // A row that could draw nothing fails by itself, and the others go on.
+    if (n + 1 < count || take_last) last = step(tokens.back().clamp_min(0), slots);
+  }
+  return {at::stack(tokens), last};
 }
 
 at::Tensor Decoding::prefill(const std::vector<int64_t>& tokens, int64_t slot) {

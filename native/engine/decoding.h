@@ -2,12 +2,27 @@
 // and replayed: a segment's begin and its end for one row, a step for 1, 2, 4, ... rows, filled up with rows of a slot
 // that nobody has. Rows are begun and ended one at a time, on every device: a row's numbers do not depend on the
 // others, to the bit.
-// Letters: B segments that begin, R rows of a step, V vocabulary.
+// Letters: B segments that begin, N draws of a run, R rows of a step, V vocabulary.
 #pragma once
 #include "engine/graph_cache.h"
 #include "nn/models/model.h"
 
 namespace memformer::engine {
+
+/// How the rows of a run draw: as ops::sample_token takes it.
+struct Sampling {
+  double temperature;
+  int64_t top_k;
+  double top_p;
+  int64_t tokens, also;
+  at::Tensor gaps;  ///< (1, V), added to the logits; undefined: nothing is
+};
+
+/// What a run has drawn.
+struct Drawn {
+  at::Tensor tokens;  ///< (N, R) int64, on the device; -1 where a row could draw nothing
+  at::Tensor logits;  ///< (R, V), after the last token that was taken in
+};
 
 class Decoding {
  public:
@@ -24,6 +39,11 @@ class Decoding {
   /// One more token in each of R slots, no two the same: tokens (R) int64, on the host or the device. Returns logits
   /// (R, V).
   at::Tensor step(const at::Tensor& tokens, const std::vector<int64_t>& slots);
+  /// Draws N tokens in each of R slots, the first from `logits` (R, V), and takes in each that another follows; the
+  /// last too where `take_last`. points (N, R) float64, on the host or the device: where each draw falls. Nobody has to
+  /// look at a token before the next is under way.
+  Drawn run(const at::Tensor& logits, const at::Tensor& points, const Sampling& sampling,
+            const std::vector<int64_t>& slots, bool take_last);
   /// The same tokens as so many steps of one slot. Returns logits (1, V).
   at::Tensor prefill(const std::vector<int64_t>& tokens, int64_t slot);
   /// The state after the segments of these slots.

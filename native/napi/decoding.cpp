@@ -123,6 +123,34 @@ Napi::Value decode_step(const Napi::CallbackInfo& info) {
                  });
 }
 
+/// decodeRun(call, decoder, [logits, points, gaps?], sampling, slots, positions, takeLast): [tokens (N, R), logits
+/// (R, V)], N draws in each of R slots; sampling: { temperature, topK, topP, tokens, also }. See engine::Decoding::run.
+Napi::Value decode_run(const Napi::CallbackInfo& info) {
+  const auto options = info[3].As<Napi::Object>();
+  const auto number = [&](const char* name) { return options.Get(name).As<Napi::Number>(); };
+  const engine::Sampling asked{number("temperature").DoubleValue(), number("topK").Int64Value(),
+                               number("topP").DoubleValue(),        number("tokens").Int64Value(),
+                               number("also").Int64Value(),         {}};
+  const auto slots = integers(info[4]), positions = integers(info[5]);
+  const bool take_last = info[6].As<Napi::Boolean>();
+  return enqueue(info, futures(info[2], "logits, points and gaps"), 2, [=](HeldDecoder& decoder, const Tensors& given) {
+    const auto &logits = given.at(0), &points = given.at(1);
+    const auto rows = static_cast<int64_t>(slots.size());
+    require(logits.dim() == 2 && logits.size(0) == rows, "SHAPE", "a run of ", rows,
+            " slots takes logits (R, V) of as many rows, got ", logits.sizes());
+    require(points.dim() == 2 && points.size(0) > 0 && points.size(1) == rows, "SHAPE", "a run of ", rows,
+            " slots takes draws (N, R), got ", points.sizes());
+    const auto taken = points.size(0) - (take_last ? 0 : 1);
+    for (int64_t r = 0; r < rows; ++r) decoder.require_at(slots[r], positions[r], taken);
+    auto sampling = asked;
+    if (given.size() > 2) sampling.gaps = given[2];
+    for (const auto slot : slots) decoder.fed[slot] = -1;
+    const auto drawn = decoder.decoding->run(logits, points, sampling, slots, take_last);
+    for (int64_t r = 0; r < rows; ++r) decoder.fed[slots[r]] = positions[r] + taken;
+    return Tensors{drawn.tokens, drawn.logits};
+  });
+}
+
 /// decodePrefill(call, decoder, tokens, slot, position): [logits (1, V)] after these tokens of one slot.
 Napi::Value decode_prefill(const Napi::CallbackInfo& info) {
   const auto tokens = integers(info[2]);
@@ -162,6 +190,7 @@ void export_decoding(Napi::Env env, Napi::Object exports) {
   export_function<drop_decoder>(env, exports, "dropDecoder");
   export_function<begin_segment>(env, exports, "beginSegment");
   export_function<decode_step>(env, exports, "decodeStep");
+  export_function<decode_run>(env, exports, "decodeRun");
   export_function<decode_prefill>(env, exports, "decodePrefill");
   export_function<end_segment>(env, exports, "endSegment");
   export_function<decoder_graphs>(env, exports, "decoderGraphs");

@@ -1,6 +1,15 @@
 /** Decoding token by token, and the same without a cache: what the specs of decoding compare. */
 import { expect } from "chai";
-import { PADDING, Random, Tensor, type CreateOptions, type Memformer, type State } from "../../lib/index.ts";
+import {
+  applyOperator,
+  PADDING,
+  Random,
+  Tensor,
+  type CreateOptions,
+  type Memformer,
+  type State,
+} from "../../lib/index.ts";
+import { placed } from "../../lib/engine/tensor.ts";
 import { numbers, perturb, recipeOptions, tinyModel } from "./models.ts";
 
 /** Those that generate: of a Memformer, then the baselines. */
@@ -135,4 +144,43 @@ export async function expectAsUncached(setting: CreateOptions, states = 1): Prom
     expect(apart(found.logits, wanted.logits), `logits, ${precision}`).to.be.at.most(allowed);
     expect(apart(found.states, wanted.states), `states, ${precision}`).to.be.at.most(states * allowed);
   }
+}
+
+/** A run draws what the same draws give one after the other, to the bit, each row in its own place. */
+export async function expectRuns(options: CreateOptions): Promise<void> {
+  await using model = await tinyModel(options);
+  await perturb(model, 0.2);
+  const { bos, vocabulary } = model.config,
+    row: Row = { previous: undefined, state: model.initialState(1), tokens: [] },
+    slots = [1, 0];
+  using decoder = model.decoder(2);
+  const here = (values: Float32Array | Float64Array, shape: number[]): Tensor =>
+    placed(Tensor.from(values, shape), model.device);
+  using gaps = here(new Float32Array(vocabulary).fill(-Infinity, 3, 9), [1, vocabulary]);
+  const begin = (): Tensor => {
+    const logits = slots.map((slot) => decoder.begin(open(model, row), row.state, [slot]));
+    logits[1] = decoder.prefill([4, 7], 0);
+    return applyOperator("aten::cat", logits, 0);
+  };
+  const sampling = { temperature: 0.9, topK: 5, topP: 0.95, tokens: bos, gaps },
+    points = Float64Array.of(0.1, 0.9, 0.5, 0.4, 0.8, 0.2);
+  const tokens: number[] = [];
+  let logits = begin();
+  for (let n = 0; n < 3; n++) {
+    const at = here(points.slice(2 * n, 2 * n + 2), [2]),
+      allowed = applyOperator("aten::add.Tensor", logits, gaps);
+    const drawn = applyOperator("memformer::sample_token", allowed, at, 0.9, 5, 0.95, bos, bos);
+    tokens.push(...(await numbers([drawn]))[0]!);
+    if (n < 2) logits = decoder.step(tokens.slice(-2), slots);
+  }
+  const [before] = await numbers([logits]);
+  let run = decoder.run(begin(), points, sampling, slots, false);
+  expect(await numbers([run.tokens, run.logits])).to.deep.equal([tokens, before]);
+  expect(slots.map((slot) => decoder.position(slot))).to.deep.equal([2, 4]);
+  expect(tokens.every((token) => token >= 0 && (token < 3 || token >= 9))).to.be.true;
+  // The same in two runs.
+  run = decoder.run(begin(), points.slice(0, 2), sampling, slots);
+  const [first] = await numbers([run.tokens]);
+  run = decoder.run(run.logits, points.slice(2), sampling, slots, false);
+  expect([...first!, ...(await numbers([run.tokens]))[0]!]).to.deep.equal(tokens);
 }
