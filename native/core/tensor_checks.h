@@ -53,8 +53,9 @@ inline void require_like(const char* op, const char* argument, const at::Tensor&
                          const at::Tensor& other) {
   require(tensor.scalar_type() == other.scalar_type(), "DTYPE", op, ": ", argument, " must have ", other_name,
           "'s dtype ", c10::toString(other.scalar_type()), ", got ", c10::toString(tensor.scalar_type()));
-  require(tensor.device() == other.device(), "DEVICE_MISMATCH", op, ": ", argument, " must be on ", other_name,
-          "'s device ", other.device().str(), ", got ", tensor.device().str());
+  if (tensor.device() == other.device()) return;  // the sentence below is made of strings
+  require(false, "DEVICE_MISMATCH", op, ": ", argument, " must be on ", other_name, "'s device ", other.device().str(),
+          ", got ", tensor.device().str());
 }
 
 /// `lengths` (rows) int32 on the device of `like`: how many of each row's first tokens are real. None: all are.
