@@ -1,11 +1,11 @@
 #include "core/host_allocator.h"
 
 #include <algorithm>
+#include <array>
 #include <atomic>
 #include <cstdlib>
 #include <mutex>
 #include <new>
-#include <unordered_map>
 #include <vector>
 
 #include "core/failure.h"
@@ -20,6 +20,11 @@ constexpr size_t kAlignment = 64;
 constexpr size_t kSmallest = 512;                  // below it malloc is as good
 constexpr int64_t kMostCached = int64_t{4} << 30;  // beyond it freed blocks go back to the system at once
 
+/// Before each block, so that it knows its size when it comes back.
+struct alignas(kAlignment) Header {
+  size_t size;
+};
+
 /// Sizes are rounded up to 1/8 of their power of two, so that a block can serve its near neighbours and wastes at
 /// most 12.5 %.
 size_t round_up(size_t bytes) {
@@ -28,27 +33,32 @@ size_t round_up(size_t bytes) {
   return (bytes + step - 1) / step * step;
 }
 
+/// Which of the sizes that round_up() gives: 8 to a power of two.
+size_t shelf_of(size_t size) {
+  const int power = 63 - __builtin_clzll(size);
+  return static_cast<size_t>(power) * 8 + ((size >> (power - 3)) & 7);
+}
+
 class Pool {
  public:
   void* take(size_t bytes) {
     const size_t size = round_up(bytes);
     std::lock_guard lock(mutex_);
     void* block = nullptr;
-    auto& shelf = free_[size];
+    auto& shelf = free_[shelf_of(size)];
     if (!shelf.empty()) {
       block = shelf.back();
       shelf.pop_back();
       memory_.cached -= static_cast<int64_t>(size);
     } else {
-      block = std::aligned_alloc(kAlignment, size);
+      block = made(size);
       if (block == nullptr) {
         release_cached();
-        block = std::aligned_alloc(kAlignment, size);
+        block = made(size);
       }
       require(block != nullptr, "OUT_OF_MEMORY", "out of host memory: a tensor asked for ", bytes, " bytes while ",
               memory_.live, " were in use");
     }
-    sizes_[block] = size;
     memory_.live += static_cast<int64_t>(size);
     memory_.peak = std::max(memory_.peak, memory_.live);
     return block;
@@ -56,16 +66,13 @@ class Pool {
 
   void give(void* block) {
     std::lock_guard lock(mutex_);
-    const auto found = sizes_.find(block);
-    if (found == sizes_.end()) return;  // never: every pointer given was taken
-    const size_t size = found->second;
-    sizes_.erase(found);
+    const size_t size = header_of(block)->size;
     memory_.live -= static_cast<int64_t>(size);
     if (memory_.cached + static_cast<int64_t>(size) > kMostCached) {
-      std::free(block);
+      std::free(header_of(block));
       return;
     }
-    free_[size].push_back(block);
+    free_[shelf_of(size)].push_back(block);
     memory_.cached += static_cast<int64_t>(size);
   }
 
@@ -85,16 +92,24 @@ class Pool {
   }
 
  private:
+  static Header* header_of(void* block) { return static_cast<Header*>(block) - 1; }
+
+  /// Null where there is no memory left.
+  static void* made(size_t size) {
+    void* memory = std::aligned_alloc(kAlignment, sizeof(Header) + size);
+    return memory == nullptr ? nullptr : new (memory) Header{size} + 1;
+  }
+
   void release_cached() {
-    for (auto& [size, shelf] : free_)
-      for (void* block : shelf) std::free(block);
-    free_.clear();
+    for (auto& shelf : free_) {
+      for (void* block : shelf) std::free(header_of(block));
+      shelf.clear();
+    }
     memory_.cached = 0;
   }
 
   std::mutex mutex_;
-  std::unordered_map<size_t, std::vector<void*>> free_;
-  std::unordered_map<void*, size_t> sizes_;
+  std::array<std::vector<void*>, 64 * 8> free_;
   HostMemory memory_;
 };
 
@@ -104,7 +119,10 @@ Pool& pool() {
   return *instance;
 }
 
-void give_back(void* block) { pool().give(block); }
+/// Null too: oneDNN gives back what it asked for with no bytes.
+void give_back(void* block) {
+  if (block != nullptr) pool().give(block);
+}
 
 class HostAllocator final : public c10::Allocator {
  public:
