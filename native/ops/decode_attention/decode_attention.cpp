@@ -87,8 +87,9 @@ void attend(const sum_t<scalar_t>* q, const scalar_t* keys, int64_t key_stride, 
   for (int64_t e = 0; e < E; ++e) sums[e] *= by;
 }
 
-Tensor attention_cpu(const Tensor& q_in, const Tensor& keys_in, const Tensor& values_in, const Optional& slots_in,
-                     const Optional& lengths_in, const Optional& bias_in, bool) {
+/// decode_attention, of lengths that are `more` than they say.
+Tensor attended(const Tensor& q_in, const Tensor& keys_in, const Tensor& values_in, const Optional& slots_in,
+                const Optional& lengths_in, int32_t more, const Optional& bias_in) {
   check_decode_attention(q_in, keys_in, values_in, slots_in, lengths_in, bias_in);
   const auto rows = [](const Tensor& x) { return x.stride(3) == 1 ? x : x.contiguous(); };
   const auto keys = rows(keys_in), values = rows(values_in);
@@ -114,7 +115,7 @@ Tensor attention_cpu(const Tensor& q_in, const Tensor& keys_in, const Tensor& va
       std::vector<acc_t> scratch(N + E);
       for (int64_t rh = begin; rh < end; ++rh) {
         const int64_t r = rh / H, h = rh % H, at = slot == nullptr ? r : slot[r];
-        const int64_t n = length == nullptr ? N : std::clamp<int64_t>(length[r], 1, N);
+        const int64_t n = length == nullptr ? N : std::clamp<int64_t>(length[r] + more, 1, N);
         attend(of_q + rh * E, of_keys + at * keys.stride(0) + h * keys.stride(1), keys.stride(2),
                of_values + at * values.stride(0) + h * values.stride(1), values.stride(2),
                of_bias == nullptr ? nullptr : of_bias + rh * N, n, E, scratch.data(), scratch.data() + N);
@@ -125,10 +126,15 @@ Tensor attention_cpu(const Tensor& q_in, const Tensor& keys_in, const Tensor& va
   return y;
 }
 
+Tensor attention_cpu(const Tensor& q, const Tensor& keys, const Tensor& values, const Optional& slots,
+                     const Optional& lengths, const Optional& bias, bool) {
+  return attended(q, keys, values, slots, lengths, 0, bias);
+}
+
 Tensor self_attention_cpu(const Tensor& qkv, const Optional& cos, const Optional& sin, const Tensor& slots,
-                          const Tensor& positions, const Tensor& keys, const Tensor& values, bool settled) {
+                          const Tensor& positions, const Tensor& keys, const Tensor& values, bool) {
   const auto q = append_cpu(qkv, cos, sin, slots, positions, keys, values);
-  return attention_cpu(q, keys, values, slots, positions + 1, {}, settled);
+  return attended(q, keys, values, slots, positions, 1, {});
 }
 
 Tensor rows_cpu(const Tensor& slots_in, const Tensor& positions, const Tensor& context_lengths_in,

@@ -93,8 +93,25 @@ int64_t draw(std::vector<Candidate>& kept, double u, const Settings& settings) {
   return drawn == nullptr ? walk(kept, u, settings.top_p) : drawn->id;
 }
 
+/// The likeliest token, the first of several; -1 where there is none.
+template <typename Number>
+int64_t likeliest_of(const Number* logits, int64_t V, const Settings& settings) {
+  int64_t best = -1;
+  double most = -kInfinity;
+  for (int64_t id = 0; id < V; ++id) {
+    const double logit = logits[id];
+    if (!(logit < kInfinity)) return -1;
+    if (logit > most && (id < settings.tokens || id == settings.also)) {
+      most = logit;
+      best = id;
+    }
+  }
+  return best;
+}
+
 template <typename Number>
 int64_t token_of(const Number* logits, int64_t V, double u, const Settings& settings, std::vector<Candidate>& kept) {
+  if (settings.temperature == 0) return likeliest_of(logits, V, settings);
   kept.clear();
   for (int64_t id = 0; id < V; ++id) {
     const double logit = logits[id];
@@ -104,7 +121,7 @@ int64_t token_of(const Number* logits, int64_t V, double u, const Settings& sett
   if (kept.empty()) return -1;
   const auto best = std::min_element(kept.begin(), kept.end(), likelier);
   if (best->logit == -kInfinity) return -1;
-  return settings.temperature == 0 ? best->id : draw(kept, u, settings);
+  return draw(kept, u, settings);
 }
 
 Tensor on_cpu(const Tensor& logits, const Tensor& draws, double temperature, int64_t top_k, double top_p,
