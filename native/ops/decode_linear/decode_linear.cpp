@@ -2,7 +2,9 @@
 
 #include "core/op_handle.h"
 #include "ops/add_norm/add_norm.h"
+#include "ops/common/gelu_lanes.h"
 #include "ops/common/lanes.h"
+#include "ops/common/layer_norm_eps.h"
 #include "ops/decode_linear/decode_linear_checks.h"
 
 namespace memformer::ops {
@@ -12,12 +14,6 @@ using at::Tensor;
 using Optional = std::optional<Tensor>;
 constexpr const char* kOp = "decode_linear";
 constexpr int64_t kProductsOfAThread = 1 << 20;  // fewer are over before a second thread has woken up
-
-/// Not LibTorch's: its vectors and what they leave over differ in the last bit.
-template <typename acc_t>
-acc_t activated(acc_t h) {
-  return acc_t(0.5) * h * (acc_t(1) + std::erf(h * acc_t(M_SQRT1_2)));
-}
 
 /// x (R, in), w (out, in), b (out) or null; columns first to last of y (R, out).
 template <typename scalar_t>
@@ -43,16 +39,62 @@ struct Product {
     }
   }
 
+  /// By itself: inlined, the sums of its inner loop go through memory.
   template <int rows, int across>
-  void tile(int64_t r, int64_t o) const {
+  __attribute__((noinline)) void tile(int64_t r, int64_t o) const {
     acc_t sums[rows * across];
     dot_products<rows, across>(x + r * in, in, w + o * in, in, in, sums, across);
-    for (int i = 0; i < rows; ++i)
-      for (int c = 0; c < across; ++c) {
-        const acc_t bias = b == nullptr ? acc_t(0) : static_cast<acc_t>(b[o + c]);
-        const acc_t sum = sums[i * across + c] + bias;
-        y[(r + i) * out + o + c] = static_cast<scalar_t>(gelu ? activated(sum) : sum);
-      }
+    if (b != nullptr)
+      for (int i = 0; i < rows * across; ++i) sums[i] += static_cast<acc_t>(b[o + i % across]);
+    if (gelu) gelu_in_place(sums, rows * across);
+    for (int i = 0; i < rows * across; ++i) y[(r + i / across) * out + o + i % across] = static_cast<scalar_t>(sums[i]);
+  }
+
+  void all() const {
+    const int64_t grain = std::max<int64_t>(8, kProductsOfAThread / std::max<int64_t>(R * in, 1));
+    at::parallel_for(0, out, grain, [&](int64_t begin, int64_t end) { columns(begin, end); });
+  }
+};
+
+/// sum = x + branch + branch_bias and (sum - mean) rstd weight + bias, of rows of D numbers. x, branch (R, D), the
+/// others (D); branch and branch_bias may be null, sum with them.
+template <typename acc_t>
+struct AddNormRows {
+  const acc_t *x, *branch, *branch_bias, *weight, *bias;
+  acc_t* sum;
+  int64_t D;
+
+  void row(int64_t r, acc_t* normed) const {
+    const acc_t* of = x + r * D;
+    if (branch != nullptr) {
+      acc_t* to = sum + r * D;
+      const acc_t* added = branch + r * D;
+      for (int64_t d = 0; d < D; ++d) to[d] = of[d] + added[d];
+      if (branch_bias != nullptr)
+        for (int64_t d = 0; d < D; ++d) to[d] += branch_bias[d];
+      of = to;
+    }
+    const acc_t mean = total(of, [](lanes_t<acc_t> v, lanes_t<acc_t> to, acc_t) { return to + v; }, 0) / D;
+    const acc_t square = total(
+        of, [](lanes_t<acc_t> v, lanes_t<acc_t> to, acc_t about) { return fused<acc_t>(v - about, v - about, to); },
+        mean);
+    const acc_t rstd = acc_t(1) / std::sqrt(square / D + static_cast<acc_t>(kLayerNormEps));
+    for (int64_t d = 0; d < D; ++d) normed[d] = std::fma((of[d] - mean) * rstd, weight[d], bias[d]);
+  }
+
+ private:
+  /// Vectors first, then what they leave over: the order depends on D alone.
+  template <typename Add>
+  acc_t total(const acc_t* of, Add add, acc_t about) const {
+    lanes_t<acc_t> sums{};
+    const int64_t whole = D / kLanes<acc_t> * kLanes<acc_t>;
+    for (int64_t d = 0; d < whole; d += kLanes<acc_t>) sums = add(load_lanes(of + d), sums, about);
+    acc_t all = sum_lanes<acc_t>(sums);
+    for (int64_t d = whole; d < D; ++d) {
+      const lanes_t<acc_t> one = add(lanes_t<acc_t>{of[d]}, lanes_t<acc_t>{}, about);
+      all += one[0];
+    }
+    return all;
   }
 };
 
@@ -75,8 +117,7 @@ Tensor on_cpu(const Tensor& x_in, const Tensor& weight_in, const Optional& bias_
                                     in,
                                     out,
                                     gelu};
-    const int64_t grain = std::max<int64_t>(8, kProductsOfAThread / std::max<int64_t>(R * in, 1));
-    at::parallel_for(0, out, grain, [&](int64_t begin, int64_t end) { product.columns(begin, end); });
+    product.all();
   });
   return y;
 }
@@ -88,6 +129,51 @@ std::tuple<Tensor, Tensor> composed(const Tensor& x, const Optional& branch, con
   const auto [sum, normed] = add_norm(x, branch, {branch_bias.value_or(Tensor())}, {norm_weight}, {norm_bias}, 0.0, {},
                                       0, weight.scalar_type());
   return {sum, decode_linear(normed, weight, bias, gelu, settled)};
+}
+
+/// One pass over everything where all is of one dtype in which sums are carried.
+std::tuple<Tensor, Tensor> normed_on_cpu(const Tensor& x_in, const Optional& branch_in, const Optional& branch_bias_in,
+                                         const Tensor& norm_weight, const Tensor& norm_bias, const Tensor& weight,
+                                         const Optional& bias, bool gelu, bool settled) {
+  const auto dtype = x_in.scalar_type();
+  const auto fits = [&](const Optional& part) {
+    return !is_defined(part) || (part->scalar_type() == dtype && part->is_contiguous());
+  };
+  if ((dtype != at::kFloat && dtype != at::kDouble) || weight.scalar_type() != dtype || !x_in.is_contiguous() ||
+      !weight.is_contiguous() || !fits(branch_in) || !fits(branch_bias_in) || !fits(bias))
+    return composed(x_in, branch_in, branch_bias_in, norm_weight, norm_bias, weight, bias, gelu, settled);
+  check_decode_normed_linear(x_in, branch_in, branch_bias_in, norm_weight, norm_bias, weight, bias);
+  const auto of_norm = norm_weight.contiguous(), norm_shift = norm_bias.contiguous();
+  const int64_t D = x_in.size(-1), R = D == 0 ? 0 : x_in.numel() / D;
+  auto shape = x_in.sizes().vec();
+  shape.back() = weight.size(0);
+  auto y = at::empty(shape, weight.options());
+  const auto sum = is_defined(branch_in) ? at::empty_like(x_in) : x_in;
+  if (R == 0) return {sum, y};
+  AT_DISPATCH_FLOATING_TYPES(dtype, kOp, [&] {
+    const auto numbers = [](const Optional& part) {
+      return is_defined(part) ? part->const_data_ptr<scalar_t>() : nullptr;
+    };
+    const AddNormRows<scalar_t> rows{x_in.const_data_ptr<scalar_t>(),
+                                     numbers(branch_in),
+                                     numbers(branch_bias_in),
+                                     of_norm.const_data_ptr<scalar_t>(),
+                                     norm_shift.const_data_ptr<scalar_t>(),
+                                     is_defined(branch_in) ? sum.mutable_data_ptr<scalar_t>() : nullptr,
+                                     D};
+    std::vector<scalar_t> normed(R * D);
+    for (int64_t r = 0; r < R; ++r) rows.row(r, normed.data() + r * D);
+    const Product<scalar_t> product{normed.data(),
+                                    weight.const_data_ptr<scalar_t>(),
+                                    numbers(bias),
+                                    y.mutable_data_ptr<scalar_t>(),
+                                    R,
+                                    D,
+                                    weight.size(0),
+                                    gelu};
+    product.all();
+  });
+  return {sum, y};
 }
 
 }  // namespace
@@ -113,7 +199,7 @@ TORCH_LIBRARY_FRAGMENT(memformer, library) {
 }
 TORCH_LIBRARY_IMPL(memformer, CPU, library) {
   library.impl("decode_linear", &on_cpu);
-  library.impl("decode_normed_linear", &composed);
+  library.impl("decode_normed_linear", &normed_on_cpu);
 }
 
 }  // namespace memformer::ops

@@ -100,6 +100,20 @@ describe("memformer::decode_linear", function () {
     });
   });
 
+  it("activates in float32 to rounding, from end to end", async () => {
+    const sweep = Array.from({ length: 4001 }, (_, i) => (i - 2000) / 250),
+      values = Float64Array.of(...sweep, 1e-30, -1e-30, 50, -50, 1e30, -1e30, Infinity, NaN);
+    const x = tensor(values, [values.length, 1], "float32"),
+      one = tensor(Float64Array.of(1), [1, 1], "float32");
+    const found = await rounded(applyOperator("memformer::decode_linear", x, one, null, true));
+    const wanted = await rounded(applyOperator("aten::gelu", applyOperator("aten::to.dtype", x, CODE.float64), "none"));
+    found.forEach((value, i) => {
+      const near = Number.isFinite(wanted[i]!) && Math.abs(wanted[i]!) < 1e20;
+      if (near) expect(value, `gelu(${values[i]})`).to.be.closeTo(wanted[i]!, 4e-7 * Math.abs(values[i]!));
+      else expect(value, `gelu(${values[i]})`).to.deep.equal(Math.fround(wanted[i]!));
+    });
+  });
+
   it("takes any leading axes and strides", async () => {
     const data = drawn(8, 2 * 3 * 8);
     using x = Tensor.from(data, [8, 3, 2]);
