@@ -12,13 +12,7 @@ import {
   tinyModel,
   type WindowShape,
 } from "./support/models.ts";
-import { plainLstm, plainTransformerXl, type PlainModel, type Weights } from "./support/plain-baselines.ts";
-
-/** The plain program of each: test/models.registry.spec.ts refuses a baseline without one. */
-const plain: Readonly<Record<(typeof baselines)[number], PlainModel>> = {
-  lstm: plainLstm,
-  "transformer-xl": plainTransformerXl,
-};
+import { plain, type Weights } from "./support/plain/index.ts";
 
 async function weightsOf(model: Memformer): Promise<Map<string, Float64Array>> {
   const weights = new Map<string, Float64Array>();
@@ -83,7 +77,9 @@ describe("baselines: what a plain program computes", function () {
             const direction = values.map(() => random.next() / 2 ** 31 - 1);
             const at = (step: number): number => {
               const moved: Weights = new Map([...weights, [parameter, values.map((v, i) => v + step * direction[i]!)]]);
-              const { losses } = plain[architecture](moved, model.config, segments, before);
+              const run = plain[architecture](moved, model.config, segments, before),
+                losses =
+                  run.beside !== undefined && parameter.includes(run.beside.trains) ? run.beside.losses : run.losses;
               return losses.reduce((sum, loss) => sum + loss, 0) / losses.length;
             };
             const wanted = (8 * (at(1e-4) - at(-1e-4)) - (at(2e-4) - at(-2e-4))) / 12e-4; // of fourth order

@@ -28,6 +28,14 @@ export const baselines = variants.filter((name) => !memformers.includes(name)) a
 >[];
 export const writers = writer.unwrap().options;
 export const positions = position.unwrap().options;
+/** Every architecture with the writers and position schemes that it has. */
+export const compositions = variants.flatMap((architecture) => {
+  const written = memformers.includes(architecture),
+    positioned = written;
+  return (written ? writers : writers.slice(0, 1)).flatMap((writer) =>
+    (positioned ? positions : positions.slice(0, 1)).map((position) => ({ architecture, writer, position })),
+  );
+});
 
 /** A model small enough to be trained thousands of times: D 16, M 3, T 6, two layers where two can differ from one. */
 export async function tinyModel(options: CreateOptions = {}): Promise<Memformer> {

@@ -1,0 +1,12 @@
+/** The plain program of each baseline, which proves the engine's: losses, state, and gradients by differences. */
+import type { baselines } from "../models.ts";
+import { plainLstm } from "./lstm.ts";
+import type { PlainModel } from "./parts.ts";
+import { plainTransformerXl } from "./transformer-xl.ts";
+
+export type { PlainModel, Weights } from "./parts.ts";
+
+export const plain: Readonly<Record<(typeof baselines)[number], PlainModel>> = {
+  lstm: plainLstm,
+  "transformer-xl": plainTransformerXl,
+};
