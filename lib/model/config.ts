@@ -31,7 +31,7 @@ export const modelSchema = z.strictObject({
   feedForward: count(1024, "width inside the feed-forward layers"),
   encoderLayers: count(4, "layers that read the memory (encoder and encoder-decoder)"),
   decoderLayers: count(4, "layers of the decoder"),
-  memorySlots: count(64, "M, memory slots; the state is M x D numbers per row"),
+  memorySlots: count(64, "M, memory slots; the state is M x D numbers per row; of rmt, its memory tokens"),
   segmentLength: count(64, "T, tokens of a segment"),
   writer: z
     .enum(Object.keys(writers) as [WriterName, ...WriterName[]])

@@ -25,7 +25,15 @@ class KeyMask {
     }
   }
 
-  bool none() const { return !lengths_ && !real_; }
+  /// visible (B or 1, 1, T, T) bool, true where query i may see key j, whatever `causal` is: for sequences that are
+  /// more than a segment's tokens. It is asked for attention() alone.
+  static KeyMask of_pairs(at::Tensor visible) {
+    KeyMask mask;
+    mask.pairs_ = std::move(visible);
+    return mask;
+  }
+
+  bool none() const { return !lengths_ && !real_ && !pairs_; }
   /// (B) int32, for operators that take lengths.
   const Optional& lengths() const { return lengths_; }
   /// (B, T) bool where padding may lie anywhere, for operators that take a mask beside lengths.
@@ -42,6 +50,7 @@ class KeyMask {
   /// For attention's operators where padding may lie anywhere, true where query i may see key j: (B, 1, 1, T), with
   /// `causal` (B, 1, T, T).
   Optional attention(bool causal) const {
+    if (pairs_) return pairs_;
     if (!real_) return std::nullopt;
     const int64_t T = real_->size(1);
     // A row of padding alone has no key at all: it sees its first one, and nobody looks at the result.
@@ -55,7 +64,7 @@ class KeyMask {
   }
 
  private:
-  Optional lengths_, real_;
+  Optional lengths_, real_, pairs_;
 };
 
 }  // namespace memformer::nn

@@ -10,11 +10,11 @@ import {
   type State,
 } from "../../lib/index.ts";
 import { placed } from "../../lib/engine/tensor.ts";
-import { numbers, perturb, recipeOptions, tinyModel } from "./models.ts";
+import { baselines, numbers, perturb, recipeOptions, tinyModel } from "./models.ts";
 
 /** Those that generate: of a Memformer, then the baselines. */
 const memformers = ["encoder-decoder", "decoder"] as const;
-export const architectures = [...memformers, "lstm", "transformer-xl"] as const;
+export const architectures = [...memformers, ...baselines] as const;
 /** Every architecture, position scheme and writer, and the options that decoding could get wrong. */
 export const settings: CreateOptions[] = [
   ...memformers.flatMap((architecture) =>
@@ -34,6 +34,10 @@ export const settings: CreateOptions[] = [
   { architecture: "transformer-xl" },
   { architecture: "transformer-xl", cacheLength: 2, queryKeyNorm: true },
   { architecture: "transformer-xl", cacheLength: 40, embeddingNorm: true },
+  { architecture: "rmt" },
+  { architecture: "rmt", position: "relative", embeddingNorm: true },
+  { architecture: "rmt", position: "t5", memorySlots: 7, queryKeyNorm: true },
+  { architecture: "rmt", memory: false, memorySlots: 1 },
 ];
 
 /** One row's document, as a session sees it: its segments one after the other. */

@@ -31,7 +31,7 @@ export const positions = position.unwrap().options;
 /** Every architecture with the writers and position schemes that it has. */
 export const compositions = variants.flatMap((architecture) => {
   const written = memformers.includes(architecture),
-    positioned = written;
+    positioned = written || architecture === "rmt";
   return (written ? writers : writers.slice(0, 1)).flatMap((writer) =>
     (positioned ? positions : positions.slice(0, 1)).map((position) => ({ architecture, writer, position })),
   );

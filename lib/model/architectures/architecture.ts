@@ -34,7 +34,7 @@ export interface Architecture {
   readonly help: string;
   /** Whether it continues text: sessions, decoding. */
   readonly generates: boolean;
-  /** The tokens that the memory's slots are written from. None: its state is no memory of slots. */
+  /** The tokens that a writer writes the memory's slots from. None: it has no writer. */
   readonly writesFrom?: "source" | "target";
   /** Whether the decoder is a stack of its own, which sees the memory only through the encoder's output. */
   readonly separateDecoder: boolean;

@@ -4,6 +4,7 @@ import { decoder } from "./decoder.ts";
 import { encoder } from "./encoder.ts";
 import { encoderDecoder } from "./encoder-decoder.ts";
 import { lstm } from "./lstm.ts";
+import { rmt } from "./rmt.ts";
 import { transformerXl } from "./transformer-xl.ts";
 
 export type { Architecture, SegmentWork, Sizes } from "./architecture.ts";
@@ -14,6 +15,7 @@ export const architectures = {
   decoder,
   lstm,
   "transformer-xl": transformerXl,
+  rmt,
 } as const satisfies Record<string, Architecture>;
 
 export type ArchitectureName = keyof typeof architectures;

@@ -50,7 +50,7 @@ DecodeState Model::open_slots(int64_t slots) const {
   DecodeState made;
   made.length = shape.segment;
   made.context = caches(shape.context);
-  made.layers = caches(shape.segment);
+  made.layers = caches(shape.segment + shape.beside);
   made.context_lengths = at::ones({slots}, counts);
   made.positions = at::zeros({slots}, counts);
   if (writes_from_decoder()) made.hidden = at::zeros({slots, shape.segment, shape.width}, options);
@@ -86,6 +86,8 @@ at::Tensor Model::begin_segment(DecodeState& decoding, const at::Tensor& slots, 
     }
     decoding.carried[i].index_copy_(0, slots, part);
   }
+  auto rows = step_pass(decoding);
+  begin_rows(decoding, slots.to(at::kInt), rows);
   return decode_step(decoding, begun.first, slots.to(at::kInt));
 }
 
@@ -126,6 +128,11 @@ at::Tensor Model::prefill(DecodeState& decoding, const at::Tensor& tokens, int64
 
 State Model::end_segment(const DecodeState& decoding, const at::Tensor& slots) const {
   const at::NoGradGuard guard;
+  auto ctx = step_pass(decoding);
+  return end_rows(decoding, slots, ctx);
+}
+
+State Model::end_rows(const DecodeState& decoding, const at::Tensor& slots, ForwardContext&) const {
   ForwardContext ctx(parameters_, compute_, 0.0, {});
   State carried;
   for (const auto& part : decoding.carried) carried.push_back(part.index_select(0, slots));

@@ -76,8 +76,9 @@ struct SegmentStart {
 /// Sizes of a decoder's caches.
 struct DecoderShape {
   int64_t layers, heads, width;
-  int64_t segment;  ///< tokens
-  int64_t context;  ///< keys that each layer reads beside them, at most
+  int64_t segment;     ///< tokens
+  int64_t context;     ///< keys that each layer reads beside them, at most
+  int64_t beside = 0;  ///< further places of the layers' own caches: of a memory that is read as tokens
 };
 
 struct Encoding {
@@ -154,6 +155,11 @@ class Model {
   virtual at::Tensor decode_rows(const at::Tensor&, const DecodeState&, const DecodeRows&, ForwardContext&) const {
     throw no_decoding();
   }
+  /// What goes into the layers' caches of these slots (B) int32 before the segment's first token.
+  virtual void begin_rows(const DecodeState&, const at::Tensor&, ForwardContext&) const {}
+  /// The state after the segments of these slots (B) int64: next_state() of what they carry, unless a model makes it
+  /// of their caches.
+  virtual State end_rows(const DecodeState& decoding, const at::Tensor& slots, ForwardContext& ctx) const;
   /// From what start_segment() carried, and hidden (B, n, D) where writes_from_decoder().
   virtual State next_state(const State&, const at::Tensor&, const KeyMask&, ForwardContext&) const {
     throw no_decoding();
@@ -196,7 +202,8 @@ class Model {
   std::optional<at::Tensor> output_bias_;
 };
 
-/// Models by name: "encoder-decoder" (the paper's), "encoder", "decoder"; the baselines "lstm", "transformer-xl".
+/// Models by name: "encoder-decoder" (the paper's), "encoder", "decoder"; the baselines "lstm", "transformer-xl",
+/// "rmt".
 Registry<std::unique_ptr<Model>, const Config&, uint64_t>& models();
 
 }  // namespace memformer::nn

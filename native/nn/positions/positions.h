@@ -28,6 +28,7 @@ struct LayerPlace {
   std::string stack;  ///< "encoder" or "decoder"
   int64_t layer;
   bool causal;
+  int64_t beside = 0;  ///< tokens of its sequences that are not the segment's: of a memory that is read as tokens
 };
 
 /// Schemes by name: "rotary", "relative" (the paper's first version), "t5".

@@ -14,7 +14,7 @@ class Relative final : public PositionedAttention {
  public:
   Relative(Parameters& parameters, const Config& config, const LayerPlace& place)
       : heads_(config.integer("heads")),
-        reach_(config.integer("segmentLength")),
+        reach_(config.integer("segmentLength") + place.beside),
         table_(parameters.normal(place.stack + "." + std::to_string(place.layer) + ".self_attention.relative",
                                  {2 * reach_ - 1, config.integer("width")}, 0.02, Parameters::Decay::no)) {}
 

@@ -10,7 +10,8 @@ using at::Tensor;
 
 class Rotary final : public PositionedAttention {
  public:
-  explicit Rotary(const Config& config) : heads_(config.integer("heads")), longest_(config.integer("segmentLength")) {}
+  Rotary(const Config& config, const LayerPlace& place)
+      : heads_(config.integer("heads")), longest_(config.integer("segmentLength") + place.beside) {}
 
   Tensor operator()(const Tensor& x, const QueryKeyValue& project, const KeyMask& mask, bool causal,
                     ForwardContext& ctx) const override {
@@ -33,7 +34,7 @@ class Rotary final : public PositionedAttention {
   }
 
  private:
-  /// (T, E / 2) each: angle of position t in frequency e is t / 10000^(2 e / E). Made once, for the longest segment: a
+  /// (T, E / 2) each: angle of position t in frequency e is t / 10000^(2 e / E). Made once, for the longest sequence: a
   /// recorded step goes on reading the table that it was recorded with.
   std::pair<Tensor, Tensor> angles(int64_t T, const Tensor& qkv) const {
     const int64_t half = qkv.size(2) / (6 * heads_);
@@ -53,8 +54,8 @@ class Rotary final : public PositionedAttention {
 };
 
 const bool registered = position_schemes().add(
-    "rotary", [](Parameters&, const Config& config, const LayerPlace&) -> std::unique_ptr<PositionedAttention> {
-      return std::make_unique<Rotary>(config);
+    "rotary", [](Parameters&, const Config& config, const LayerPlace& place) -> std::unique_ptr<PositionedAttention> {
+      return std::make_unique<Rotary>(config, place);
     });
 
 }  // namespace

@@ -36,7 +36,7 @@ class T5 final : public PositionedAttention {
 
   T5(Parameters& parameters, const Config& config, const LayerPlace& place)
       : heads_(config.integer("heads")),
-        longest_(config.integer("segmentLength")),
+        longest_(config.integer("segmentLength") + place.beside),
         looks_both_ways_(looks_both_ways(config.text("positionBuckets"), place.causal)) {
     const auto name = place.stack + ".relative_bias";
     bias_ = parameters.has(name) ? parameters.at(name)
@@ -65,7 +65,7 @@ class T5 final : public PositionedAttention {
   }
 
  private:
-  /// (T, T), the corner of a table that is made once, for the longest segment: a recorded step goes on reading the one
+  /// (T, T), the corner of a table that is made once, for the longest sequence: a recorded step goes on reading the one
   /// that it was recorded with.
   Tensor buckets(int64_t T, at::Device device) const {
     if (!buckets_.defined() || buckets_.size(0) < T || buckets_.device() != device)

@@ -2,6 +2,7 @@
 import type { baselines } from "../models.ts";
 import { plainLstm } from "./lstm.ts";
 import type { PlainModel } from "./parts.ts";
+import { plainRmt } from "./rmt.ts";
 import { plainTransformerXl } from "./transformer-xl.ts";
 
 export type { PlainModel, Weights } from "./parts.ts";
@@ -9,4 +10,5 @@ export type { PlainModel, Weights } from "./parts.ts";
 export const plain: Readonly<Record<(typeof baselines)[number], PlainModel>> = {
   lstm: plainLstm,
   "transformer-xl": plainTransformerXl,
+  rmt: plainRmt,
 };
