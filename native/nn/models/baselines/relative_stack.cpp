@@ -1,0 +1,200 @@
+#include "nn/models/baselines/relative_stack.h"
+
+#include "nn/positions/heads.h"
+#include "nn/stacks.h"
+#include "ops/decode_attention/decode_attention.h"
+#include "ops/decode_linear/decode_linear.h"
+
+namespace memformer::nn {
+namespace {
+
+using at::Tensor;
+
+/// (B, T, D) -> (B, H, T, E)
+Tensor heads_of(const Tensor& x, int64_t H) { return x.unflatten(-1, {H, -1}).transpose(1, 2); }
+
+/// Divided by the root mean square of each head.
+Tensor rms(const Tensor& x) {
+  return x * at::rsqrt(x.to(accumulate_type(x.scalar_type())).square().mean(-1, true) + 1e-6).to(x.scalar_type());
+}
+
+/// R (N, D) of the distances 0 to N - 1: sines, then cosines.
+Tensor distances(int64_t N, int64_t D, const at::TensorOptions& options) {
+  const auto exact = options.dtype(at::kDouble);
+  const auto rate = at::pow(10000.0, at::arange(0, D, 2, exact) / static_cast<double>(-D));
+  const auto angle = at::arange(N, exact).unsqueeze(1) * rate;
+  return at::cat({angle.sin(), angle.cos()}, 1).narrow(1, 0, D).to(options.dtype());
+}
+
+}  // namespace
+
+RelativeAttention::RelativeAttention(Parameters& parameters, const Config& config, const std::string& prefix,
+                                     double gain)
+    : heads_(config.integer("heads")),
+      normed_(config.flag("queryKeyNorm")),
+      norm_(parameters, prefix + ".norm", config.integer("width")),
+      query_(parameters, prefix + ".query", config.integer("width"), config.integer("width")),
+      key_value_(parameters, prefix + ".key_value", config.integer("width"), 2 * config.integer("width"), 1.0, 2),
+      out_(parameters, prefix + ".out", config.integer("width"), config.integer("width"), gain) {
+  const int64_t D = config.integer("width");
+  relative_ = parameters.normal(prefix + ".relative.weight", {D, D}, 1.0 / std::sqrt(2.0 * static_cast<double>(D)),
+                                Parameters::Decay::yes);
+  content_bias_ = parameters.constant(prefix + ".content_bias", {D}, 0.0);
+  position_bias_ = parameters.constant(prefix + ".position_bias", {D}, 0.0);
+}
+
+Tensor RelativeAttention::operator()(Residual& stream, const Tensor& cache, const Tensor& seen,
+                                     ForwardContext& ctx) const {
+  const auto normed = norm_(stream, ctx);
+  const int64_t T = normed.size(1), C = cache.size(1), N = C + T;
+  const auto before = norm_(cache, ctx);
+  const auto [k, v] = keys_values(at::cat({before, normed}, 1), ctx);
+  const auto q = norm_if(heads_of(query_(normed, ctx), heads_));
+  const auto r = of_distances(N, ctx);                                                    // (H, N, E)
+  const auto by_distance = at::matmul(q + bias(position_bias_, ctx), r.transpose(1, 2));  // (B, H, T, N)
+  const auto place = at::arange(N, seen.options().dtype(at::kLong));
+  const auto distance = (place.narrow(0, C, T).unsqueeze(1) - place.unsqueeze(0)).clamp_min(0);  // (T, N)
+  const auto scores = (at::matmul(q + bias(content_bias_, ctx), k.transpose(2, 3)) +
+                       by_distance.gather(3, distance.expand(by_distance.sizes()))) /
+                      std::sqrt(static_cast<double>(q.size(3)));
+  const auto hidden = -std::numeric_limits<double>::infinity();
+  const auto weights = at::softmax(scores.masked_fill(seen.logical_not(), hidden), -1);
+  stream.branch = out_.without_bias(merge(at::matmul(weights, v)), ctx);
+  return stream.x;
+}
+
+CrossAttention::KeysValues RelativeAttention::of_cache(const Tensor& cache, ForwardContext& ctx) const {
+  const auto [k, v] = keys_values(norm_(cache, ctx), ctx);
+  return {k, v};
+}
+
+Tensor RelativeAttention::decode(Residual& stream, const DecodeRows& rows, const KeyValueCache& own,
+                                 const KeyValueCache& context, const Tensor& filled, ForwardContext& ctx) const {
+  const auto query = norm_.then(query_, stream, ctx);  // (R, 1, D); the branch is added to the stream
+  const auto key_value = norm_.then(key_value_, stream, ctx).chunk(2, -1);
+  const int64_t R = query.size(0), T = own.keys.size(2), C = context.keys.size(2), D = query.size(2);
+  const auto split = [&](const Tensor& x) { return x.reshape({R, heads_, D / heads_}); };
+  const auto key = norm_if(split(key_value[0])).reshape({R, D});
+  const auto packed = at::cat({query.view({R, D}), key, key_value[1].reshape({R, D})}, 1);
+  ops::decode_append(packed, {}, {}, rows.slots, rows.positions, own.keys, own.values);
+  // A row sees its own tokens, nearest first, then the cached ones: place n is at distance n.
+  const auto n = at::arange(C + T, rows.positions.options().dtype(at::kLong)).unsqueeze(0);
+  const auto position = rows.positions.to(at::kLong).unsqueeze(1);
+  const auto at_place = (C + position - n).clamp_min(0).view({R, 1, -1, 1}).expand({R, heads_, C + T, D / heads_});
+  const auto slots = rows.slots.to(at::kLong);
+  const auto gathered = [&](const Tensor& before, const Tensor& here) {
+    return at::cat({before.index_select(0, slots), here.index_select(0, slots)}, 2).gather(2, at_place);
+  };
+  const auto k = gathered(context.keys, own.keys), v = gathered(context.values, own.values);
+  const auto q = norm_if(split(query));
+  const auto content = q + ctx.cast(content_bias_).view({heads_, -1}),
+             by_place = q + ctx.cast(position_bias_).view({heads_, -1});
+  // (q + u).k + (q + v).r as one product of heads twice as wide, whose scale decode_attention takes from their width.
+  const auto wide_q = (at::cat({content, by_place}, -1) * std::sqrt(2.0)).reshape({R, 2 * D});
+  const auto r = of_distances(C + T, ctx, true).unsqueeze(0).expand_as(k);
+  const auto lengths = (position.squeeze(1) + 1 + filled).to(at::kInt);
+  const auto read =
+      ops::decode_attention(wide_q, at::cat({k, r}, -1), at::cat({v, at::zeros_like(v)}, -1), {}, lengths, {});
+  const auto merged = read.view({R, heads_, -1}).narrow(2, 0, D / heads_).reshape({R, 1, D});
+  stream.branch = out_.without_bias(merged, ctx);
+  return stream.x;
+}
+
+Tensor RelativeAttention::content_read(const Tensor& h, const Tensor& others, const Tensor& there) const {
+  const auto normed = [&](const Tensor& x) {
+    const auto [weight, bias] = norm_.parameters();
+    return at::layer_norm(x, {x.size(2)}, weight.detach(), bias.detach(), 1e-5);
+  };
+  const auto projected = [&](const Linear& linear, const Tensor& x) {
+    const auto [weight, bias] = linear.parameters();
+    return at::linear(normed(x), weight.detach(), bias.detach());
+  };
+  const auto q = norm_if(heads_of(projected(query_, h), heads_));
+  const auto parts = projected(key_value_, others).chunk(2, -1);
+  const auto k = norm_if(heads_of(parts[0], heads_)), v = heads_of(parts[1], heads_);
+  const auto scores = at::matmul(q, k.transpose(2, 3)) / std::sqrt(static_cast<double>(q.size(3)));
+  const auto hidden = there.logical_not().view({there.size(0), 1, 1, -1});
+  return at::matmul(at::softmax(scores.masked_fill(hidden, -std::numeric_limits<double>::infinity()), -1), v);
+}
+
+std::pair<Tensor, Tensor> RelativeAttention::keys_values(const Tensor& normed, ForwardContext& ctx) const {
+  const auto parts = key_value_(normed, ctx).chunk(2, -1);
+  return {norm_if(heads_of(parts[0], heads_)), heads_of(parts[1], heads_)};
+}
+
+Tensor RelativeAttention::norm_if(const Tensor& x) const { return normed_ ? rms(x) : x; }
+
+Tensor RelativeAttention::bias(const Tensor& parameter, ForwardContext& ctx) const {
+  return ctx.cast(parameter).view({heads_, 1, -1});
+}
+
+Tensor RelativeAttention::of_distances(int64_t N, ForwardContext& ctx, bool settled) const {
+  const auto R = distances(N, relative_.size(0), relative_.options().dtype(ctx.compute()));
+  const auto product =
+      settled ? ops::decode_linear(R, ctx.working(relative_), {}, false) : at::matmul(R, ctx.cast(relative_).t());
+  return product.view({N, heads_, -1}).transpose(0, 1);
+}
+
+RelativeStack::RelativeStack(Parameters& parameters, const Config& config)
+    : layers_([&] {
+        std::vector<Layer> made;
+        const int64_t count = config.integer("decoderLayers"), D = config.integer("width");
+        const double gain = residual_gain(config, config.text("residualStart"), count, 2);
+        for (int64_t i = 0; i < count; ++i) {
+          const auto prefix = "decoder." + std::to_string(i);
+          made.push_back({RelativeAttention(parameters, config, prefix + ".self_attention", gain),
+                          FeedForward(parameters, prefix + ".feed_forward", D, config.integer("feedForward"), gain)});
+        }
+        return made;
+      }()),
+      norm_(parameters, "decoder.norm", config.integer("width")) {}
+
+std::pair<Tensor, Tensor> RelativeStack::operator()(Tensor x, const Tensor& real, const RelativeCache& cache,
+                                                    ForwardContext& ctx) const {
+  const int64_t C = cache.inputs.size(2), T = x.size(1), N = C + T;
+  const auto place = at::arange(N, cache.filled.options());
+  const auto own = place.narrow(0, C, T).unsqueeze(1);  // (T, 1)
+  const auto causal = place.unsqueeze(0).le(own);       // (T, N)
+  const auto cached = right_aligned(cache.filled, C);   // (B, C)
+  const auto here = real.defined() ? real : at::ones({x.size(0), T}, cached.options());
+  const auto self = place.unsqueeze(0).eq(own);  // a padded query has a key
+  const auto seen = at::cat({cached, here}, 1).unsqueeze(1).logical_and(causal).logical_or(self).unsqueeze(1);
+  Residual stream{std::move(x), std::nullopt};
+  std::vector<Tensor> inputs;
+  for (size_t i = 0; i < layers_.size(); ++i) {
+    const auto of_layer = cache.inputs.select(1, static_cast<int64_t>(i));
+    inputs.push_back(layers_[i].attention(stream, of_layer, seen, ctx).detach());
+    layers_[i].feed_forward(stream, ctx);
+  }
+  return {norm_(stream, ctx), at::stack(inputs, 1)};
+}
+
+std::vector<CrossAttention::KeysValues> RelativeStack::project_keys_values(const RelativeCache& cache,
+                                                                           ForwardContext& ctx) const {
+  std::vector<CrossAttention::KeysValues> context;
+  for (size_t i = 0; i < layers_.size(); ++i)
+    context.push_back(layers_[i].attention.of_cache(cache.inputs.select(1, static_cast<int64_t>(i)), ctx));
+  return context;
+}
+
+std::pair<Tensor, Tensor> RelativeStack::decode(Tensor x, const DecodeState& state, const DecodeRows& rows,
+                                                const Tensor& filled, ForwardContext& ctx) const {
+  Residual stream{std::move(x), std::nullopt};
+  std::vector<Tensor> inputs;
+  for (size_t i = 0; i < layers_.size(); ++i) {
+    inputs.push_back(layers_[i].attention.decode(stream, rows, state.layers[i], state.context[i], filled, ctx));
+    layers_[i].feed_forward(stream, ctx);
+  }
+  return {norm_(stream, ctx), at::stack(inputs, 1)};
+}
+
+Tensor right_aligned(const Tensor& filled, int64_t places) {
+  return at::arange(places, filled.options()).unsqueeze(0).ge(places - filled.unsqueeze(1));
+}
+
+Tensor moved_right(const Tensor& x, const Tensor& there) {
+  const auto order = there.to(at::kByte).argsort(/*stable=*/true, 1);
+  return x.gather(2, order.view({order.size(0), 1, -1, 1}).expand_as(x));
+}
+
+}  // namespace memformer::nn

@@ -1,0 +1,82 @@
+// Transformer-XL's layers (Dai et al., 2019), pre-LayerNorm: causal, over their own inputs of C tokens before the
+// segment and the segment's. No gradient flows into the former.
+//   h~ = [cache, h]      A_ij = ((q_i + u) . k_j + (q_i + v) . W_r R_{i-j}) / sqrt(E)      R: sines, then cosines
+// Letters: B batch, T tokens, C places of the cache, N = C + T, n pieces to attend to, L layers, D width, H heads, E =
+// D / H, R rows that are decoded, S slots.
+#pragma once
+#include "nn/attention.h"
+
+namespace memformer::nn {
+
+/// `prefix`.self_attention.{norm, query, key_value, out}, .relative.weight (D, D), .content_bias and .position_bias (D)
+class RelativeAttention {
+ public:
+  RelativeAttention(Parameters& parameters, const Config& config, const std::string& prefix, double gain);
+
+  /// cache (B, C, D): this layer's inputs; seen (B, 1, T, N). Returns the layer's input (B, T, D).
+  at::Tensor operator()(Residual& stream, const at::Tensor& cache, const at::Tensor& seen, ForwardContext& ctx) const;
+
+  /// Keys and values (B, H, C, E) of cached inputs.
+  CrossAttention::KeysValues of_cache(const at::Tensor& cache, ForwardContext& ctx) const;
+
+  /// One token a row, x (R, 1, D), behind the C cached ones, of which filled (R) are there. Returns the layer's input.
+  at::Tensor decode(Residual& stream, const DecodeRows& rows, const KeyValueCache& own, const KeyValueCache& context,
+                    const at::Tensor& filled, ForwardContext& ctx) const;
+
+  /// What h (B, T, D), inputs of this layer, read of others (B, n, D), there (B, n) bool, by content alone, in the
+  /// parameters' dtype: (B, H, T, E). No gradient reaches this layer's weights; it does reach `others`.
+  at::Tensor content_read(const at::Tensor& h, const at::Tensor& others, const at::Tensor& there) const;
+
+ private:
+  std::pair<at::Tensor, at::Tensor> keys_values(const at::Tensor& normed, ForwardContext& ctx) const;
+  at::Tensor norm_if(const at::Tensor& x) const;
+  at::Tensor bias(const at::Tensor& parameter, ForwardContext& ctx) const;
+  /// W_r R: (H, N, E). When decoding, with the products that do not depend on how many rows there are.
+  at::Tensor of_distances(int64_t N, ForwardContext& ctx, bool settled = false) const;
+
+  int64_t heads_;
+  bool normed_;  // queries and keys
+  LayerNorm norm_;
+  Linear query_, key_value_, out_;
+  at::Tensor relative_, content_bias_, position_bias_;
+};
+
+/// Tokens before the segment, as the layers met them, at the end of C places.
+struct RelativeCache {
+  at::Tensor inputs;  ///< (B, L, C, D)
+  at::Tensor filled;  ///< (B) int64, how many there are
+};
+
+/// `decoder`.`i`.{self_attention, feed_forward}, decoder.norm
+class RelativeStack {
+ public:
+  RelativeStack(Parameters& parameters, const Config& config);
+
+  /// x (B, T, D) embedded tokens, real (B, T) bool or undefined: all. Returns (B, T, D), normed, and the layers' inputs
+  /// (B, L, T, D) without gradient.
+  std::pair<at::Tensor, at::Tensor> operator()(at::Tensor x, const at::Tensor& real, const RelativeCache& cache,
+                                               ForwardContext& ctx) const;
+  /// What each layer sees of the cache.
+  std::vector<CrossAttention::KeysValues> project_keys_values(const RelativeCache& cache, ForwardContext& ctx) const;
+  /// One embedded token a row, x (R, 1, D), filled (R) of whose cache are there. Returns (R, 1, D), normed, and the
+  /// layers' inputs (R, L, 1, D).
+  std::pair<at::Tensor, at::Tensor> decode(at::Tensor x, const DecodeState& state, const DecodeRows& rows,
+                                           const at::Tensor& filled, ForwardContext& ctx) const;
+  const RelativeAttention& attention(size_t layer) const { return layers_[layer].attention; }
+
+ private:
+  struct Layer {
+    RelativeAttention attention;
+    FeedForward feed_forward;
+  };
+  std::vector<Layer> layers_;
+  LayerNorm norm_;
+};
+
+/// (B, P) bool: the places of right-aligned rows of which filled (B) are there.
+at::Tensor right_aligned(const at::Tensor& filled, int64_t places);
+
+/// The pieces of x (B, L, P, D) that are there (B, P), moved to the end, in their order.
+at::Tensor moved_right(const at::Tensor& x, const at::Tensor& there);
+
+}  // namespace memformer::nn
