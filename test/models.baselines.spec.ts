@@ -35,6 +35,64 @@ const shapes: Readonly<Record<string, WindowShape>> = {
   "padding anywhere, rows that restart": {},
 };
 
+type Baseline = (typeof baselines)[number];
+
+async function expectLossesAndState(architecture: Baseline, model: Memformer, segments: Segment[]): Promise<void> {
+  const wanted = plain[architecture](await weightsOf(model), model.config, segments);
+  const uploaded = segments.map((segment) => model.upload(segment));
+  const { losses, state } = bptt(model, uploaded, model.initialState(segments[0]!.batch), {
+    training: false,
+    weights: "segments",
+  });
+  uploaded.forEach(disposeSegment);
+  model.zeroGradients();
+  const [found, left] = [(await numbers(losses)).flat(), await numbers(state)];
+  found.forEach((loss, t) => expect(loss, `loss ${t}`).to.be.closeTo(wanted.losses[t]!, 1e-11));
+  expect(left.length).to.equal(wanted.state.length);
+  left.forEach((part, p) => {
+    expect(part.length).to.equal(wanted.state[p]!.length);
+    part.forEach((value, i) => expect(value, `state ${p}, ${i}`).to.be.closeTo(wanted.state[p]![i]!, 1e-11));
+  });
+}
+
+/** Along a random direction of each parameter, against differences of the plain program. */
+async function expectGradients(architecture: Baseline, model: Memformer, segments: Segment[]): Promise<void> {
+  const weights = await weightsOf(model),
+    { before } = plain[architecture](weights, model.config, segments),
+    random = new Random(3);
+  const directions = new Map(
+    [...weights].map(([name, values]) => [name, values.map(() => random.next() / 2 ** 31 - 1)] as const),
+  );
+  const wanted = new Map(
+    [...weights].map(([parameter, values]) => {
+      const direction = directions.get(parameter)!;
+      const at = (step: number): number => {
+        const moved: Weights = new Map([...weights, [parameter, values.map((v, i) => v + step * direction[i]!)]]);
+        const { losses, beside } = plain[architecture](moved, model.config, segments, before);
+        const own = beside !== undefined && parameter.includes(beside.trains) ? beside.losses : losses;
+        return own.reduce((sum, loss) => sum + loss, 0) / own.length;
+      };
+      const slope = (8 * (at(2e-5) - at(-2e-5)) - (at(4e-5) - at(-4e-5))) / 24e-5; // of fourth order
+      return [parameter, slope] as const;
+    }),
+  );
+  for (const method of [bptt, mrbp]) {
+    const uploaded = segments.map((segment) => model.upload(segment));
+    const made = method(model, uploaded, model.initialState(segments[0]!.batch), {
+      training: false,
+      weights: "segments",
+    });
+    await Promise.all([made.losses, made.counts, made.state, made.gradient].map(numbers));
+    uploaded.forEach(disposeSegment);
+    for (const [parameter, gradient] of await takeGradients(model)) {
+      const slope = wanted.get(parameter)!,
+        direction = directions.get(parameter)!,
+        found = gradient.reduce((sum, g, i) => sum + g * direction[i]!, 0);
+      expect(Math.abs(found - slope), `${parameter}: ${found} ${slope}`).to.be.below(1e-8 + 1e-7 * Math.abs(slope));
+    }
+  }
+}
+
 describe("baselines: what a plain program computes", function () {
   this.timeout(120_000);
   for (const architecture of baselines)
@@ -42,55 +100,29 @@ describe("baselines: what a plain program computes", function () {
       it(`${architecture}, ${name}: losses and state`, async () => {
         await using model = await tinyModel({ architecture });
         await perturb(model);
-        const segments = window(model, shape),
-          wanted = plain[architecture](await weightsOf(model), model.config, segments);
-        const uploaded = segments.map((segment) => model.upload(segment));
-        const { losses, state } = bptt(model, uploaded, model.initialState(4), {
-          training: false,
-          weights: "segments",
-        });
-        uploaded.forEach(disposeSegment);
-        model.zeroGradients();
-        const [found, left] = [(await numbers(losses)).flat(), await numbers(state)];
-        found.forEach((loss, t) => expect(loss, `loss ${t}`).to.be.closeTo(wanted.losses[t]!, 1e-11));
-        expect(left.length).to.equal(wanted.state.length);
-        left.forEach((part, p) => {
-          expect(part.length).to.equal(wanted.state[p]!.length);
-          part.forEach((value, i) => expect(value, `state ${p}, ${i}`).to.be.closeTo(wanted.state[p]![i]!, 1e-11));
-        });
+        await expectLossesAndState(architecture, model, window(model, shape));
       });
 
       it(`${architecture}, ${name}: the gradient of every parameter, by differences of the plain program`, async () => {
         await using model = await tinyModel({ architecture });
         await perturb(model);
-        const segments = window(model, shape),
-          weights = await weightsOf(model),
-          { before } = plain[architecture](weights, model.config, segments);
-        for (const method of [bptt, mrbp]) {
-          const uploaded = segments.map((segment) => model.upload(segment));
-          const made = method(model, uploaded, model.initialState(4), { training: false, weights: "segments" });
-          await Promise.all([made.losses, made.counts, made.state, made.gradient].map(numbers));
-          uploaded.forEach(disposeSegment);
-          const gradients = await takeGradients(model),
-            random = new Random(3);
-          for (const [parameter, values] of weights) {
-            const direction = values.map(() => random.next() / 2 ** 31 - 1);
-            const at = (step: number): number => {
-              const moved: Weights = new Map([...weights, [parameter, values.map((v, i) => v + step * direction[i]!)]]);
-              const run = plain[architecture](moved, model.config, segments, before),
-                losses =
-                  run.beside !== undefined && parameter.includes(run.beside.trains) ? run.beside.losses : run.losses;
-              return losses.reduce((sum, loss) => sum + loss, 0) / losses.length;
-            };
-            const wanted = (8 * (at(1e-4) - at(-1e-4)) - (at(2e-4) - at(-2e-4))) / 12e-4; // of fourth order
-            const found = gradients.get(parameter)!.reduce((sum, g, i) => sum + g * direction[i]!, 0);
-            expect(Math.abs(found - wanted), `${method.name}, ${parameter}: ${found} ${wanted}`).to.be.below(
-              1e-8 + 1e-7 * Math.abs(wanted),
-            );
-          }
-        }
+        await expectGradients(architecture, model, window(model, shape));
       });
     }
+});
+
+describe("baselines: a gated delta rule over several chunks", function () {
+  this.timeout(120_000);
+  for (const [name, shape] of Object.entries(shapes))
+    it(`${name}: the losses, state and gradients of the recurrence`, async () => {
+      // Two whole chunks of 64 tokens and a part of a third.
+      const sizes = { segmentLength: 150, decoderLayers: 1, width: 8, feedForward: 8 };
+      await using model = await tinyModel({ architecture: "gated-delta", ...sizes });
+      await perturb(model);
+      const segments = window(model, { ...shape, batch: 2, segments: 2 });
+      await expectLossesAndState("gated-delta", model, segments);
+      await expectGradients("gated-delta", model, segments);
+    });
 });
 
 describe("baselines: a twin", () => {

@@ -29,11 +29,14 @@ describe("decoding token by token", function () {
   it("computes in bfloat16 as the uncached model does, within its rounding", async () => {
     for (const architecture of architectures) {
       await using model = await tinyModel({ architecture, precision: "bfloat16" });
-      await perturb(model, 0.2);
+      await using exact = await tinyModel({ architecture, precision: "float32" });
+      for (const one of [model, exact]) await perturb(one, 0.2);
       const tokens = draw(model, 3, 7);
       const wanted = await uncached(model, tokens),
         found = await cached(model, tokens);
-      expect(apart(found.logits, wanted.logits), architecture).to.be.at.most(0.03);
+      // Where bfloat16 rounds further than that, by as much as the uncached model does, and a half.
+      const rounding = apart(wanted.logits, (await uncached(exact, tokens)).logits);
+      expect(apart(found.logits, wanted.logits), architecture).to.be.at.most(Math.max(0.03, 1.5 * rounding));
     }
   });
 

@@ -46,7 +46,7 @@ describe("a session's open segment", function () {
       await session.read("ab");
       const before = [...(await session.logits())];
       const { name, shape } = model.parameters.find((parameter) =>
-        /0\.(self_attention\.(qkv|query)|input)\.bias$/.test(parameter.name),
+        /0\.(self_attention\.(qkv|query)|delta_rule\.qkv|input)\.bias$/.test(parameter.name),
       )!;
       using value = Tensor.from(new Float32Array(shape[0]!).fill(0.7), shape);
       model.assign(name, value);

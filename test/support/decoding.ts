@@ -38,6 +38,9 @@ export const settings: CreateOptions[] = [
   { architecture: "rmt", position: "relative", embeddingNorm: true },
   { architecture: "rmt", position: "t5", memorySlots: 7, queryKeyNorm: true },
   { architecture: "rmt", memory: false, memorySlots: 1 },
+  { architecture: "gated-delta" },
+  { architecture: "gated-delta", heads: 1, embeddingNorm: true },
+  { architecture: "gated-delta", memory: false, tieEmbedding: false, decoderLayers: 1 },
 ];
 
 /** One row's document, as a session sees it: its segments one after the other. */

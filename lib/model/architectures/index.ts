@@ -3,6 +3,7 @@ import type { Architecture } from "./architecture.ts";
 import { decoder } from "./decoder.ts";
 import { encoder } from "./encoder.ts";
 import { encoderDecoder } from "./encoder-decoder.ts";
+import { gatedDelta } from "./gated-delta.ts";
 import { lstm } from "./lstm.ts";
 import { rmt } from "./rmt.ts";
 import { transformerXl } from "./transformer-xl.ts";
@@ -16,6 +17,7 @@ export const architectures = {
   lstm,
   "transformer-xl": transformerXl,
   rmt,
+  "gated-delta": gatedDelta,
 } as const satisfies Record<string, Architecture>;
 
 export type ArchitectureName = keyof typeof architectures;

@@ -1,5 +1,6 @@
 /** The plain program of each baseline, which proves the engine's: losses, state, and gradients by differences. */
 import type { baselines } from "../models.ts";
+import { plainGatedDelta } from "./gated-delta.ts";
 import { plainLstm } from "./lstm.ts";
 import type { PlainModel } from "./parts.ts";
 import { plainRmt } from "./rmt.ts";
@@ -11,4 +12,5 @@ export const plain: Readonly<Record<(typeof baselines)[number], PlainModel>> = {
   lstm: plainLstm,
   "transformer-xl": plainTransformerXl,
   rmt: plainRmt,
+  "gated-delta": plainGatedDelta,
 };
