@@ -53,7 +53,7 @@ describe("a batch a few rows at a time", function () {
       });
     }
 
-  for (const architecture of ["encoder", "decoder"] as const)
+  for (const architecture of ["encoder", "decoder", "compressive-transformer", "rmt", "gated-delta"] as const)
     it(`has those of the whole for ${architecture}`, async () => {
       await using model = await tinyModel({ architecture, dropout: 0 });
       const start = await carried(model, batch),

@@ -147,7 +147,12 @@ export const modelSchema = z.strictObject({
     .describe(
       "how position t5 assigns its buckets: as T5 does, or with encoder and decoder interchanged, as in lucidrains' port",
     ),
-  cacheLength: count(64, "tokens before the segment whose layers' inputs transformer-xl keeps"),
+  cacheLength: count(
+    64,
+    "tokens before the segment whose layers' inputs transformer-xl and compressive-transformer keep",
+  ),
+  compressionRate: count(3, "tokens that compressive-transformer makes one compressed place of"),
+  compressedLength: count(64, "compressed places that compressive-transformer keeps"),
   dropout: z.number().min(0).lt(1).default(0).describe("dropout rate, replayed exactly by MRBP"),
   shareEmbedding: z.boolean().default(true).describe("share one embedding between encoder and decoder"),
   tieEmbedding: z

@@ -334,7 +334,8 @@ export class Memformer extends HeldParameters implements TrainableModel, Session
    * `<layer>.self_attention.logits` and those of memory_read and cross_attention (H, the largest), `writer.self` (B, H,
    * M, a slot's weight on itself), `writer.logits`, `writer.values` (B, T, D), `hidden` (B, T, D), and
    * `memory_read.weights` (B, T, M + C), how much of each slot, then of each constant one, a token reads: the mean of
-   * layers and heads. `wanted`: names, nothing else is computed for the observation; default all.
+   * layers and heads; of "compressive-transformer" `compression.loss` (). `wanted`: names, nothing else is computed for
+   * the observation; default all.
    */
   async observe(segment: SegmentTensors, state: State, wanted: readonly string[] = []): Promise<Map<string, Observed>> {
     const call = nextCall();

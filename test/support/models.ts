@@ -50,6 +50,8 @@ export async function tinyModel(options: CreateOptions = {}): Promise<Memformer>
     decoderLayers: 2,
     memorySlots: 3,
     cacheLength: 9,
+    compressionRate: 2,
+    compressedLength: 4,
     segmentLength: 6,
     precision: "float64",
     ...plainOptions,

@@ -3,7 +3,7 @@ import type { WriterName } from "../writers.ts";
 
 /**
  * The options that work and memory follow from. D width, F feedForward, M memorySlots, C cacheLength, T segmentLength,
- * V vocabulary.
+ * V vocabulary, c compressionRate, K compressedLength.
  */
 export interface Sizes {
   readonly width: number;
@@ -11,6 +11,8 @@ export interface Sizes {
   readonly memorySlots: number;
   readonly heads: number;
   readonly cacheLength: number;
+  readonly compressionRate: number;
+  readonly compressedLength: number;
   readonly segmentLength: number;
   readonly vocabulary: number;
   readonly encoderLayers: number;

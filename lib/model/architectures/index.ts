@@ -1,5 +1,6 @@
 /** The architectures that the engine has, by name: one file each, and its line here. */
 import type { Architecture } from "./architecture.ts";
+import { compressiveTransformer } from "./compressive-transformer.ts";
 import { decoder } from "./decoder.ts";
 import { encoder } from "./encoder.ts";
 import { encoderDecoder } from "./encoder-decoder.ts";
@@ -16,6 +17,7 @@ export const architectures = {
   decoder,
   lstm,
   "transformer-xl": transformerXl,
+  "compressive-transformer": compressiveTransformer,
   rmt,
   "gated-delta": gatedDelta,
 } as const satisfies Record<string, Architecture>;

@@ -85,7 +85,7 @@ Outputs Model::forward(const std::vector<SegmentInput>& segments, State state, c
   const auto G = static_cast<int64_t>(segments.size());
   const auto scale = loss_scale();
   state = at_border(std::move(state), divide_gradient);
-  std::vector<at::Tensor> hiddens;
+  std::vector<at::Tensor> hiddens, beside;
   std::optional<ForwardContext> last;
   for (size_t g = 0; g < segments.size(); ++g) {
     auto segment = segments[g];
@@ -94,6 +94,7 @@ Outputs Model::forward(const std::vector<SegmentInput>& segments, State state, c
     auto ctx = start(segment, last ? &*last : nullptr);
     auto encoding = encode(segment, state, ctx);
     hiddens.push_back(encoding.hidden);
+    if (encoding.beside.defined()) beside.push_back(encoding.beside);
     state = std::move(encoding.state);
     last.emplace(ctx);
   }
@@ -103,7 +104,12 @@ Outputs Model::forward(const std::vector<SegmentInput>& segments, State state, c
   // Its gradients are formed on the way forward, and have to be large enough for float16 there.
   const auto wide = hidden.options().dtype(accumulate_type(compute_));
   const auto given = weights.defined() ? weights.to(accumulate_type(compute_)) : at::ones({G}, wide);
-  const auto [total, loss, count] = losses(all, hidden, scale.defined() ? given * scale : given, ctx);
+  const auto scaled = scale.defined() ? given * scale : given;
+  auto [total, loss, count] = losses(all, hidden, scaled, ctx);
+  if (!beside.empty()) {
+    const auto others = at::stack(beside);  // (G)
+    total = total + (scaled * (others - others.detach())).sum();
+  }
   return {multiply_gradient(scale.defined() ? total / scale : total, scale), loss, count,
           at_border(std::move(state), multiply_gradient)};
 }

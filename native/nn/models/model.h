@@ -40,7 +40,7 @@ SegmentInput joined(const std::vector<SegmentInput>& segments);
 
 /// What a run of G consecutive segments gives.
 struct Outputs {
-  at::Tensor total;  ///< (), the weighted sum of the losses: what has a gradient
+  at::Tensor total;  ///< (), the weighted sum of the losses: what has a gradient, those beside the tokens' included
   at::Tensor loss;   ///< (G), mean negative log-likelihood of each segment's scored targets, nats
   at::Tensor count;  ///< (G) int64, how many were scored
   State state;       ///< after the last
@@ -84,6 +84,9 @@ struct DecoderShape {
 struct Encoding {
   at::Tensor hidden;  ///< (B, T, D), the normed output of the stack that writes the memory
   State state;
+  /// (), a loss beside that of the tokens, of parameters that no other loss reaches, a mean over the scored targets;
+  /// undefined: none. Its gradient is taken with the segment's weight, its value is part of no loss.
+  at::Tensor beside = {};
 };
 
 class Model {
@@ -203,7 +206,7 @@ class Model {
 };
 
 /// Models by name: "encoder-decoder" (the paper's), "encoder", "decoder"; the baselines "lstm", "transformer-xl",
-/// "rmt".
+/// "compressive-transformer", "rmt", "gated-delta".
 Registry<std::unique_ptr<Model>, const Config&, uint64_t>& models();
 
 }  // namespace memformer::nn

@@ -1,5 +1,6 @@
 /** The plain program of each baseline, which proves the engine's: losses, state, and gradients by differences. */
 import type { baselines } from "../models.ts";
+import { plainCompressiveTransformer } from "./compressive-transformer.ts";
 import { plainGatedDelta } from "./gated-delta.ts";
 import { plainLstm } from "./lstm.ts";
 import type { PlainModel } from "./parts.ts";
@@ -11,6 +12,7 @@ export type { PlainModel, Weights } from "./parts.ts";
 export const plain: Readonly<Record<(typeof baselines)[number], PlainModel>> = {
   lstm: plainLstm,
   "transformer-xl": plainTransformerXl,
+  "compressive-transformer": plainCompressiveTransformer,
   rmt: plainRmt,
   "gated-delta": plainGatedDelta,
 };
