@@ -4,10 +4,11 @@ import { attention } from "./attention.ts";
 import type { Experiment } from "./experiment.ts";
 import { mnist } from "./mnist.ts";
 import { mrbp } from "./mrbp.ts";
+import { rates } from "./rates.ts";
 import { recall } from "./recall.ts";
 import { slots } from "./slots.ts";
 
-export const experiments: readonly Experiment[] = [recall, mrbp, mnist, slots, attention];
+export const experiments: readonly Experiment[] = [recall, mrbp, mnist, rates, slots, attention];
 
 /** The experiment of that name. Throws MemformerError CONFIG, naming the nearest. */
 export function experimentOf(name: string): Experiment {

@@ -1,77 +1,15 @@
 /** Table 1: images as sequences of pixels, the model's sizes, and what is lost without each of its parts. */
-import { TokenStream } from "../data/index.ts";
-import { evaluateSource } from "../evaluate/source.ts";
-import { architectures } from "../model/architectures/index.ts";
-import { modelConfig, type ModelOptions } from "../model/config.ts";
-import { Memformer } from "../model/memformer.ts";
-import { experiment, type Budget, type Json, type Rows } from "./experiment.ts";
-import { generatedImages, publishedImages, type Images } from "./mnist-images.ts";
+import { experiment, type Rows } from "./experiment.ts";
+import { publishedImages } from "./mnist-images.ts";
+import {
+  mnistRun,
+  mnistSettings,
+  mnistSizes,
+  mnistVariants,
+  type MnistResult,
+  type MnistSettings,
+} from "./mnist-runs.ts";
 import { cell, type Table } from "./report/table.ts";
-import { trained } from "./training.ts";
-
-/** What is shown, and at what cost. */
-interface Size {
-  /** Of a model, beside what a variant changes. */
-  readonly model: { readonly [option in keyof ModelOptions]?: Json };
-  readonly lanes: number;
-  readonly horizon: number;
-  readonly epochs: number;
-  readonly rate: number;
-  /** Sides of a generated image, and how many to train and to test on; null: the published ones. */
-  readonly generated: { readonly side: number; readonly train: number; readonly test: number } | null;
-}
-
-export interface MnistSettings extends Size {
-  readonly variant: string;
-  readonly options: { readonly [option in keyof ModelOptions]?: Json };
-  readonly seed: number;
-}
-
-export interface MnistResult {
-  /** Of the test images, per pixel. */
-  readonly perplexity: number;
-  readonly nats: number;
-  readonly parameters: number;
-  /** Multiply-adds of a test image, forward, times two. */
-  readonly flopsPerImage: number;
-  readonly stateBytes: number;
-  readonly tokens: number;
-  readonly tokensPerSecond: number | null;
-}
-
-/** Transformer-XL's perplexity by the tokens it keeps, which are 1/14, 4/14 and all of an image. */
-const published = { "56": "1.650", "224": "1.618", "784": "1.611" };
-
-/** The paper's rows: what we change for each, and its perplexity. */
-const variants: readonly {
-  readonly name: string;
-  readonly options: { readonly [option in keyof ModelOptions]?: Json };
-  readonly paper: string;
-}[] = [
-  { name: "Memformer 4 + 8", options: { encoderLayers: 4, decoderLayers: 8 }, paper: "1.555" },
-  { name: "Memformer 4 + 4", options: { encoderLayers: 4, decoderLayers: 4 }, paper: "1.628" },
-  ...[
-    { name: "2 + 6, memory 64", options: {}, paper: "1.594" },
-    { name: "2 + 6, memory 32", options: { memorySlots: 32 }, paper: "1.600" },
-    { name: "2 + 6, memory 16", options: { memorySlots: 16 }, paper: "1.604" },
-    { name: "2 + 6, memory 1", options: { memorySlots: 1 }, paper: "1.627" },
-    { name: "2 + 6, temperature 1", options: { writerTemperature: 1 }, paper: "1.612" },
-    { name: "2 + 6, without forgetting", options: { forgetting: "none" }, paper: "1.630" },
-    { name: "2 + 6, one head in the writer", options: { writerHeads: 1 }, paper: "1.626" },
-    { name: "2 + 6, without memory", options: { memory: false }, paper: "1.745" },
-  ].map(({ name, options, paper }) => ({
-    name,
-    options: { encoderLayers: 2, decoderLayers: 6, ...options },
-    paper,
-  })),
-  // The paper does not say how many layers its LSTM has; ours has four.
-  { name: "LSTM", options: { architecture: "lstm", decoderLayers: 4 }, paper: "1.698" },
-  ...Object.entries(published).map(([cacheLength, paper]) => ({
-    name: `Transformer-XL, memory ${cacheLength}`,
-    options: { architecture: "transformer-xl" as const, decoderLayers: 8, cacheLength: Number(cacheLength) },
-    paper,
-  })),
-];
 
 /** What Table 1 has besides perplexities. */
 const others: Table = {
@@ -88,20 +26,6 @@ const others: Table = {
   note: "The paper does not say how it counts FLOPs: compare ratios.",
 };
 
-const paper = { width: 128, heads: 4, feedForward: 256, memorySlots: 64, segmentLength: 56, precision: "bfloat16" };
-const sizes: Readonly<Record<Budget, Size>> = {
-  smoke: {
-    model: { width: 32, heads: 2, feedForward: 64, memorySlots: 64, segmentLength: 14 },
-    lanes: 8,
-    horizon: 7,
-    epochs: 1,
-    rate: 2e-3,
-    generated: { side: 14, train: 16, test: 4 },
-  },
-  minutes: { model: paper, lanes: 64, horizon: 14, epochs: 4, rate: 2e-3, generated: null },
-  full: { model: paper, lanes: 64, horizon: 14, epochs: 40, rate: 2e-3, generated: null },
-};
-
 export const mnist = experiment<MnistSettings, MnistResult>({
   name: "mnist",
   title: "MNIST as pixels, with ablations",
@@ -109,42 +33,11 @@ export const mnist = experiment<MnistSettings, MnistResult>({
     "4 + 8 layers reach a perplexity of 1.555, a Transformer decoder 1.569, the best Transformer-XL 1.611; each part of the memory contributes (Table 1).",
   needs: "the IDX files of MNIST (--data mnist:FOLDER); smoke: nothing, its images are generated",
   async plan({ budget, seeds, data }) {
-    const size = sizes[budget];
+    const size = mnistSizes[budget];
     if (size.generated === null) await publishedImages(data); // said before the first run
-    return seeds.flatMap((seed) =>
-      variants.map(({ name, options }) => ({ ...size, variant: name, options: scaled(options, size), seed })),
-    );
+    return seeds.flatMap((seed) => mnistVariants.map((variant) => mnistSettings(variant, size, seed)));
   },
-  async run(settings, context) {
-    const { model: shape, options, lanes, horizon, epochs, rate, generated, seed } = settings;
-    const { train, test } = await imagesOf(generated, context);
-    const config: ModelOptions = {
-      ...(shape as ModelOptions),
-      ...(options as ModelOptions),
-      vocabulary: 257,
-      bos: 256,
-    };
-    await using model = await Memformer.create({ ...config, seed, device: context.device });
-    const { segmentLength } = model.config,
-      steps = Math.max(1, Math.round((epochs * train.tokens) / (lanes * segmentLength * horizon)));
-    const made = await trained(
-      model,
-      new TokenStream(train, { lanes, segmentLength, seed }),
-      { steps, horizon, learningRate: rate, warmup: Math.min(100, Math.ceil(steps / 10)), seed },
-      context,
-    );
-    const score = await evaluateSource(model, test, { lanes, ablations: [], signal: context.signal });
-    const segments = Math.ceil(test.documentLength(0) / segmentLength);
-    return {
-      perplexity: score.perplexity,
-      nats: score.nats / score.tokens,
-      parameters: model.parameterCount,
-      flopsPerImage: 2 * segments * architectures[model.config.architecture].work(modelConfig(config)).whole,
-      stateBytes: model.stateBytes,
-      tokens: made.tokens,
-      tokensPerSecond: Number.isFinite(made.tokensPerSecond) ? made.tokensPerSecond : null,
-    };
-  },
+  run: mnistRun,
   report(runs, rows) {
     const of = (name: string): ReturnType<Rows<MnistSettings, MnistResult>>[] =>
       runs.filter(({ variant }) => variant === name).map(rows);
@@ -152,7 +45,7 @@ export const mnist = experiment<MnistSettings, MnistResult>({
     const ours: Table = {
       title: "Test perplexity per pixel",
       columns: ["model", "ours", "the paper", "parameters", "MFLOP an image", "state bytes", "M tokens"],
-      rows: variants.map(({ name, paper: value }) => [
+      rows: mnistVariants.map(({ name, paper: value }) => [
         name,
         cell(of(name), ({ perplexity }) => perplexity),
         value,
@@ -177,17 +70,3 @@ export const mnist = experiment<MnistSettings, MnistResult>({
     return [{ title: "Table 1", tables: [ours, others] }];
   },
 });
-
-/** Smaller images have as much smaller caches. */
-function scaled(options: MnistSettings["options"], { generated }: Size): MnistSettings["options"] {
-  if (generated === null || typeof options.cacheLength !== "number") return options;
-  return { ...options, cacheLength: Math.round((options.cacheLength * generated.side ** 2) / 784) };
-}
-
-async function imagesOf(
-  generated: Size["generated"],
-  { data, folder }: { readonly data: string | undefined; readonly folder: string },
-): Promise<Images> {
-  if (generated === null) return publishedImages(data);
-  return generatedImages(folder, generated.side, [generated.train, generated.test]);
-}

@@ -41,6 +41,9 @@ export function relativeSegment(
     const name = `decoder.${layer}.self_attention`;
     x.forEach((input, t) => kept[t]!.push(input));
     const [u, v] = [w.get(`${name}.content_bias`)!, w.get(`${name}.position_bias`)!];
+    const byDistance = Array.from({ length: before.length + x.length }, (_, n) =>
+      times(w.get(`${name}.relative.weight`)!, distance(n)),
+    );
     // Keys: those before, the nearest at distance 1 from the first of the segment; then the segment's own.
     const keys = [
       ...before.map((token, i) => ({ from: token[layer]!, at: i - before.length })),
@@ -52,10 +55,9 @@ export function relativeSegment(
     x = x.map((input, i) => {
       const q = rmsIf(linear(`${name}.query`, norm(`${name}.norm`, input)));
       const seen = keys.filter(({ at }) => at <= i && (at < 0 || at === i || wanted[at]! >= 0));
-      const byPlace = seen.map(({ at }) => times(w.get(`${name}.relative.weight`)!, distance(i - at)));
       const sum = readAll(
         seen.map(({ value }) => value),
-        (h, k) => dot(plus(q, u), seen[k]!.key, h) + dot(plus(q, v), byPlace[k]!, h),
+        (h, k) => dot(plus(q, u), seen[k]!.key, h) + dot(plus(q, v), byDistance[i - seen[k]!.at]!, h),
       );
       return feedForward(`decoder.${layer}.feed_forward`, plus(input, linear(`${name}.out`, sum)));
     });
