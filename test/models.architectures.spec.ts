@@ -89,6 +89,57 @@ describe("what a model tells of its work and memory", () => {
     });
   }
 
+  const C = 4,
+    c = 2,
+    K = 3,
+    E = D / 2;
+  const relative = (keys: number): number =>
+    count(
+      [
+        [T, D, 2 * D], // queries, output
+        [keys + T, D, 3 * D], // keys, values, distances
+      ],
+      feedForward(T),
+    ) +
+    3 * (T * keys + (T * (T + 1)) / 2) * D; // by content and by distance, sums
+  const baselines = {
+    "transformer-xl": { path: 3 * relative(C), beside: 0 },
+    "compressive-transformer": {
+      path: 3 * (relative(C + c - 1 + K) + T * D * D),
+      beside: 3 * (2 * T * D * D + 2 * (T + T / c) * D * D + 2 * T * (T + T / c) * D),
+    },
+    rmt: {
+      path:
+        3 *
+        (count([[T + 2 * M, D, 4 * D]], feedForward(T + 2 * M)) +
+          2 * (M * M + T * M + M * (T + 2 * M)) * D +
+          causalPair),
+      beside: 0,
+    },
+    "gated-delta": {
+      path:
+        3 *
+        (count([[T, D, 5 * D + 4]], feedForward(T)) + // projections, two gates of two heads
+          2 *
+            count([
+              [T, E, E],
+              [T, E, E],
+              [T, E, E],
+              [T, E, T],
+              [T, T, E],
+              [T, E, T],
+              [T, T, E],
+            ])),
+      beside: 0,
+    },
+  };
+  for (const [architecture, { path, beside }] of Object.entries(baselines))
+    it(`${architecture}: the products of a step, added up`, () => {
+      const sizes = config({ architecture, cacheLength: C, compressionRate: c, compressedLength: K });
+      const whole = path + beside + T * D * V;
+      expect(architectures[sizes.architecture].work(sizes)).to.deep.equal({ path, whole });
+    });
+
   for (const architecture of variants) {
     it(`${architecture}: tells some of each, and a step is no less than its critical path`, () => {
       const few = config({ architecture }),

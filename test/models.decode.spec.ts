@@ -133,6 +133,11 @@ describe("rows that decode together", function () {
       { architecture: "encoder-decoder", position: "t5", constantSlots: 2 },
       { architecture: "encoder-decoder", precision: "bfloat16" },
       { architecture: "decoder", precision: "float64", readGate: true },
+      { architecture: "transformer-xl" },
+      { architecture: "compressive-transformer" },
+      { architecture: "rmt" },
+      { architecture: "rmt", position: "t5" },
+      { architecture: "gated-delta" },
     ] as const satisfies CreateOptions[]) {
       await using model = await tinyModel({ precision: "float32", segmentLength: 7, width: 24, ...setting });
       await perturb(model, 0.2);

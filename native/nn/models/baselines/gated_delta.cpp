@@ -1,124 +1,17 @@
-// Gated DeltaNet (Yang et al., 2024), pre-LayerNorm: layers whose memory is a matrix per head, each followed by a
-// feed-forward layer. Its state is these matrices, and the last inputs of the convolutions.
-//   q, k, v = silu(convolution(W x))      q and k divided by their norm per head      convolution: causal, width 4
-//   a = exp(-e^A softplus(W_a x + b_a))      b = sigmoid(W_b x + b_b)      one each per head and token
-//   branch = W_o (weight rms(o) silu(W_g x))      o: of the gated delta rule (nn/gated_delta.h)
-// Input as in the decoder: [last token of source, target without its last]. Padding is as if it were not there. The
-// rule and the convolution are computed in the parameters' dtype, the projections in the pass's. Letters: B batch, T
-// tokens, L layers, D width, H heads, E = D / H, R rows that are decoded, S slots.
-#include "nn/gated_delta.h"
+// Gated DeltaNet (Yang et al., 2024), pre-LayerNorm: layers whose memory is a matrix per head (delta_rule.h), each
+// followed by a feed-forward layer. Its state is these matrices, and the last inputs of the layers' convolutions.
+// Input as in the decoder: [last token of source, target without its last]. Padding is as if it were not there.
+// Letters: B batch, T tokens, L layers, D width, E = D / heads.
+#include "nn/models/baselines/delta_rule.h"
 #include "nn/models/baselines/real_first.h"
 #include "nn/models/model.h"
 #include "nn/models/teacher_forcing.h"
-#include "nn/positions/heads.h"
 #include "nn/stacks.h"
-#include "ops/head_norm/head_norm.h"
 
 namespace memformer::nn {
 namespace {
 
 using at::Tensor;
-
-/// Of the convolution: as many tokens it reads, all but one of them earlier.
-constexpr int64_t kWidth = 4;
-
-/// `prefix`.{norm, qkv, gates, output_gate, out}, .convolution.weight (3 D, 4), .decay (H), .output_norm.weight (E)
-class DeltaRule {
- public:
-  DeltaRule(Parameters& parameters, const Config& config, const std::string& prefix, double gain)
-      : heads_(config.integer("heads")),
-        norm_(parameters, prefix + ".norm", config.integer("width")),
-        qkv_(parameters, prefix + ".qkv", config.integer("width"), 3 * config.integer("width"), 1.0, /*matrices=*/3),
-        gates_(parameters, prefix + ".gates", config.integer("width"), 2 * heads_, 1.0, /*matrices=*/2),
-        output_gate_(parameters, prefix + ".output_gate", config.integer("width"), config.integer("width")),
-        out_(parameters, prefix + ".out", config.integer("width"), config.integer("width"), gain) {
-    const int64_t D = config.integer("width"), H = heads_;
-    // The deviation of a depthwise convolution's usual start, uniform in +-1 / sqrt(width).
-    convolution_ = parameters.normal(prefix + ".convolution.weight", {3 * D, kWidth},
-                                     1.0 / std::sqrt(3.0 * static_cast<double>(kWidth)), Parameters::Decay::no);
-    // Heads forget at rates e^A softplus(b_a) per token from about 0.001 to 1.6, the published range, evenly spaced.
-    const auto place = (at::arange(H, at::kDouble) + 0.5) / static_cast<double>(H);
-    decay_ =
-        parameters.add(prefix + ".decay", (1.0 + 15.0 * place).log().to(parameters.dtype()), Parameters::Decay::no);
-    scale_ = parameters.constant(prefix + ".output_norm.weight", {D / H}, 1.0);
-    const auto step = 0.001 * at::pow(100.0, place);
-    at::NoGradGuard no_grad;
-    auto bias = gates_.parameters().second.narrow(0, 0, H);
-    bias.copy_(at::expm1(step).log());  // softplus(b_a) = step
-  }
-
-  /// lengths (B) int32 or undefined: T. S (B, H, E, E) and tail (B, 3, 3 D) are moved on.
-  void operator()(Residual& stream, const Tensor& lengths, Tensor& S, Tensor& tail, ForwardContext& ctx) const {
-    const auto normed = norm_(stream, ctx);
-    const int64_t T = normed.size(1);
-    const auto window = at::cat({tail, qkv_(normed, ctx).to(tail.scalar_type())}, 1);  // (B, 3 + T, 3 D)
-    auto inputs = of_window(window, gates_(normed, ctx));
-    if (lengths.defined()) {
-      const auto padding = first_tokens(lengths, T).logical_not().unsqueeze(1);  // (B, 1, T)
-      inputs.log_decay = inputs.log_decay.masked_fill(padding, 0.0);
-      inputs.rate = inputs.rate.masked_fill(padding, 0.0);
-      const auto last = lengths.to(at::kLong).unsqueeze(1) + at::arange(kWidth - 1, lengths.options().dtype(at::kLong));
-      tail = window.gather(1, last.unsqueeze(2).expand({-1, -1, window.size(2)}));
-    } else {
-      tail = window.narrow(1, T, kWidth - 1);
-    }
-    const auto made = gated_delta_chunks(inputs, S);
-    S = made.S;
-    stream.branch = out_.without_bias(gated(made.o, output_gate_(normed, ctx)), ctx);
-  }
-
-  /// One token a row, x (R, 1, D), of these slots (R); S (S, H, E, E) and tail (S, 3, 3 D) are moved on in place. On a
-  /// CPU row by row: what a vector unit computes of a number depends on where among others it lies.
-  void decode(Residual& stream, const DecodeRows& rows, const Tensor& S, const Tensor& tail,
-              ForwardContext& ctx) const {
-    const auto qkv = norm_.then(qkv_, stream, ctx), gates = norm_.then(gates_, stream, ctx),
-               output_gate = norm_.then(output_gate_, stream, ctx);
-    const auto slots = rows.slots.to(at::kLong);
-    const auto moved = [&](int64_t from, int64_t count) {
-      const auto some = [&](const Tensor& x) { return x.narrow(0, from, count); };
-      const auto at = some(slots);
-      const auto window = at::cat({tail.index_select(0, at), some(qkv).to(tail.scalar_type())}, 1);
-      const auto made = gated_delta_step(of_window(window, some(gates)), S.index_select(0, at));
-      S.index_copy_(0, at, made.S);
-      tail.index_copy_(0, at, window.narrow(1, 1, kWidth - 1));
-      return gated(made.o, some(output_gate));
-    };
-    const int64_t R = qkv.size(0);
-    std::vector<Tensor> outputs;
-    if (rows.of_different_slots && !qkv.is_cpu())
-      outputs.push_back(moved(0, R));
-    else
-      for (int64_t r = 0; r < R; ++r) outputs.push_back(moved(r, 1));
-    stream.branch = out_.without_bias(at::cat(outputs), ctx);
-  }
-
- private:
-  /// window (B, 3 + T, 3 D), the last T of which are the tokens'; gates (B, T, 2 H).
-  DeltaInputs of_window(const Tensor& window, const Tensor& gates) const {
-    const int64_t T = window.size(1) - (kWidth - 1), H = heads_, E = window.size(2) / (3 * H);
-    const auto weight = convolution_.to(window.scalar_type());
-    auto sum = window.narrow(1, 0, T) * weight.select(1, 0);
-    for (int64_t j = 1; j < kWidth; ++j) sum = sum + window.narrow(1, j, T) * weight.select(1, j);
-    const auto normed =
-        ops::head_norm(at::silu(sum), {E, 3 * H, 2 * H, 1.0 / std::sqrt(static_cast<double>(E))});  // q and k
-    const auto parts = normed.unflatten(2, {3, H, E}).permute({2, 0, 3, 1, 4});                     // (3, B, H, T, E)
-    const auto by_head = gates.to(window.scalar_type()).transpose(1, 2).chunk(2, 1);                // (B, H, T)
-    const auto decay = decay_.to(window.scalar_type()).exp().view({H, 1}) * at::softplus(by_head[0]);
-    return {parts[0], parts[1], parts[2], -decay, at::sigmoid(by_head[1])};
-  }
-
-  /// o (B, H, T, E), gate (B, T, D) -> (B, T, D).
-  Tensor gated(const Tensor& o, const Tensor& gate) const {
-    const int64_t E = o.size(3);
-    const auto normed = ops::head_norm(merge(o), {E, 1, 1}) * scale_.to(o.scalar_type()).repeat({heads_});
-    return (normed * at::silu(gate.to(o.scalar_type()))).to(gate.scalar_type());
-  }
-
-  int64_t heads_;
-  LayerNorm norm_;
-  Linear qkv_, gates_, output_gate_, out_;
-  Tensor convolution_, decay_, scale_;
-};
 
 struct Layer {
   DeltaRule delta_rule;
@@ -153,7 +46,7 @@ class GatedDelta final : public Model {
   StateLayout state_layout() const override {
     const auto L = static_cast<int64_t>(layers_.size()), E = width_ / heads_;
     return {{"matrices", {L, heads_, E, E}, parameters_.dtype(), true},
-            {"tail", {L, kWidth - 1, 3 * width_}, parameters_.dtype(), true}};
+            {"tail", {L, DeltaRule::kWidth - 1, 3 * width_}, parameters_.dtype(), true}};
   }
   State initial_state(int64_t rows) const override {
     State state;
