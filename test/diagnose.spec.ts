@@ -14,6 +14,7 @@ import {
 } from "../lib/index.ts";
 import { page } from "../lib/diagnose/page.ts";
 import { halfLife, norms, shares, slotClasses } from "../lib/diagnose/statistics.ts";
+import { failure } from "./support/failure.ts";
 
 const T = 4;
 
@@ -111,6 +112,15 @@ describe("diagnose", function () {
         using norm = one.clipGradients(0);
         expect(await norm.item()).to.equal(0);
       }
+  });
+
+  it("refuses an architecture without a memory writer, by name", async () => {
+    for (const architecture of ["lstm", "rmt", "gated-delta", "compressive-transformer"] as const) {
+      await using one = await model({ architecture });
+      const { code, message } = await failure(keys().then((texts) => diagnose(one, texts)));
+      expect(code).to.equal("ERR_MEMFORMER_CONFIG");
+      expect(message).to.include(`architecture "${architecture}" has no memory writer to diagnose`);
+    }
   });
 
   it("refuses fewer than two texts, which have no neighbour", async () => {

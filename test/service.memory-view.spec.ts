@@ -339,7 +339,7 @@ describe("a memory view", function () {
     await session.read("x".repeat(2 * T));
     expect(view.page()).to.deep.equal({
       available: false,
-      reason: "This model's state (hidden) is not one memory of slots, so there is nothing to show.",
+      reason: "This model's state (hidden) is not one memory of slots with a writer, so there is nothing to show.",
     });
     await view.changed({ seconds: 30 });
   });

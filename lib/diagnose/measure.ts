@@ -94,7 +94,7 @@ export interface DiagnoseOptions {
 
 /**
  * Reads the beginnings of `source`'s documents. Rejects with MemformerError DATA when there is nothing to score, CONFIG
- * for fewer than 2 lanes. The model's gradients are dropped.
+ * for fewer than 2 lanes and for an architecture without a memory writer. The model's gradients are dropped.
  */
 export async function measure(
   model: Memformer,
@@ -103,6 +103,14 @@ export async function measure(
 ): Promise<Diagnosis> {
   if (!Number.isInteger(lanes) || lanes < 2)
     throw new MemformerError("CONFIG", `lanes must be a whole number of at least 2, got ${lanes}`);
+  const { architecture } = model.config;
+  if (architectures[architecture].writesFrom === undefined) {
+    throw new MemformerError(
+      "CONFIG",
+      `architecture "${architecture}" has no memory writer to diagnose; \`evaluate\` tells what its state is worth`,
+      { details: { architecture } },
+    );
+  }
   const read = await firstSegments(model, source, lanes, segments);
   let state = model.initialState(lanes);
   const kinds = ["whole", "shuffled", "initial", "otherSource", "noSource"] as const,

@@ -33,7 +33,7 @@ export interface Look {
 export function notObservable(model: SessionModel): string | undefined {
   if (model instanceof Memformer && architectures[model.config.architecture].writesFrom !== undefined) return undefined;
   const parts = model.stateLayout.map(({ name }) => name).join(", ");
-  return `This model's state (${parts === "" ? "none" : parts}) is not one memory of slots, so there is nothing to show.`;
+  return `This model's state (${parts === "" ? "none" : parts}) is not one memory of slots with a writer, so there is nothing to show.`;
 }
 
 /** The tokens of a segment that the memory is written from, and how many before them in the document. */
