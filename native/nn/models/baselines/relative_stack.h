@@ -1,8 +1,8 @@
 // Transformer-XL's layers (Dai et al., 2019), pre-LayerNorm: causal, over their own inputs of C tokens before the
 // segment and the segment's. No gradient flows into the former.
 //   h~ = [cache, h]      A_ij = ((q_i + u) . k_j + (q_i + v) . W_r R_{i-j}) / sqrt(E)      R: sines, then cosines
-// Letters: B batch, T tokens, C places of the cache, N = C + T, n pieces to attend to, L layers, D width, H heads, E =
-// D / H, R rows that are decoded, S slots.
+// Letters: B batch, T tokens, C places of the cache, N = C + T, P places of any row, n others to attend to, L layers,
+// D width, H heads, E = D / H, R rows that are decoded, S slots.
 #pragma once
 #include "nn/attention.h"
 
@@ -76,7 +76,7 @@ class RelativeStack {
 /// (B, P) bool: the places of right-aligned rows of which filled (B) are there.
 at::Tensor right_aligned(const at::Tensor& filled, int64_t places);
 
-/// The pieces of x (B, L, P, D) that are there (B, P), moved to the end, in their order.
+/// Those of x (B, L, P, D) that are there (B, P), moved to the end, in their order.
 at::Tensor moved_right(const at::Tensor& x, const at::Tensor& there);
 
 }  // namespace memformer::nn
