@@ -1,13 +1,14 @@
 /** The experiments by name: one file each, and its line here. */
 import { MemformerError, nearest } from "../errors.ts";
 import { attention } from "./attention.ts";
+import { cost } from "./cost.ts";
 import type { Experiment } from "./experiment.ts";
 import { mnist } from "./mnist.ts";
 import { mrbp } from "./mrbp.ts";
 import { recall } from "./recall.ts";
 import { slots } from "./slots.ts";
 
-export const experiments: readonly Experiment[] = [recall, mrbp, mnist, slots, attention];
+export const experiments: readonly Experiment[] = [recall, mrbp, cost, mnist, slots, attention];
 
 /** The experiment of that name. Throws MemformerError CONFIG, naming the nearest. */
 export function experimentOf(name: string): Experiment {

@@ -38,9 +38,9 @@ export interface Outcome extends Report {
 }
 
 /**
- * Runs what `options.out` has no row of. A loss that is not a number makes a row that says so; every other failure of a
- * run rejects, and the rows before it stay. Rejects with MemformerError DATA for data that is not there, BUSY when
- * another process works in the folder, IO.
+ * Runs what `options.out` has no row of. A loss that is not a number and memory that does not suffice make a row that
+ * says so; every other failure of a run rejects, and the rows before it stay. Rejects with MemformerError DATA for data
+ * that is not there, BUSY when another process works in the folder, IO.
  */
 export async function runExperiment(experiment: Experiment, options: ExperimentOptions): Promise<Outcome> {
   const { out, note = (): void => undefined, signal } = options;
@@ -84,6 +84,9 @@ async function planned(experiment: Experiment, options: ExperimentOptions): Prom
   return [...new Map(runs.map((run) => [keyOf(experiment.name, run), run])).values()];
 }
 
+/** What is a finding, not a fault: the same run would end so again. */
+const rowErrors: ReadonlySet<string> = new Set(["ERR_MEMFORMER_NAN_LOSS", "ERR_MEMFORMER_OUT_OF_MEMORY"]);
+
 /** Undefined when the signal ended it. */
 async function made(
   experiment: Experiment,
@@ -99,7 +102,7 @@ async function made(
   } catch (failure) {
     if (signal?.aborted === true && isMemformerError(failure) && failure.code === "ERR_MEMFORMER_ABORTED")
       return undefined;
-    if (!isMemformerError(failure) || failure.code !== "ERR_MEMFORMER_NAN_LOSS") throw failure;
+    if (!isMemformerError(failure) || !rowErrors.has(failure.code)) throw failure;
     error = failure.message;
   }
   return {
