@@ -28,6 +28,11 @@ const schema = z.strictObject({
       "folder for rows.jsonl, report.html and figures; default: runs/experiments/NAME. A row that is there is not run again",
     ),
   data: z.string().min(1).optional().describe("what to read, where the experiment reads something (--list)"),
+  tokenizer: z
+    .string()
+    .min(1)
+    .optional()
+    .describe("of an experiment that reads text: bytes (the default), gpt2, or the path of a tokenizer.json"),
   minutes: z.number().positive().optional().describe("begin no run that would probably end later"),
   device: runSchema.shape.device,
   threads: runSchema.shape.threads,

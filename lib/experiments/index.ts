@@ -7,8 +7,9 @@ import { mnist } from "./mnist.ts";
 import { mrbp } from "./mrbp.ts";
 import { recall } from "./recall.ts";
 import { slots } from "./slots.ts";
+import { wiki } from "./wiki.ts";
 
-export const experiments: readonly Experiment[] = [recall, mrbp, cost, mnist, slots, attention];
+export const experiments: readonly Experiment[] = [recall, mrbp, cost, mnist, wiki, slots, attention];
 
 /** The experiment of that name. Throws MemformerError CONFIG, naming the nearest. */
 export function experimentOf(name: string): Experiment {

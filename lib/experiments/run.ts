@@ -23,6 +23,7 @@ export interface ExperimentOptions {
   readonly seeds: readonly number[];
   readonly device: DeviceName;
   readonly data?: string | undefined;
+  readonly tokenizer?: string | undefined;
   /** No run is begun after so many minutes, or where one as long as the longest so far would end later. */
   readonly minutes?: number | undefined;
   /** Ends the run that is under way; its checkpoint, if it has one, is what the next call goes on from. */
@@ -73,11 +74,12 @@ export async function runExperiment(experiment: Experiment, options: ExperimentO
 
 /** Every run once. */
 async function planned(experiment: Experiment, options: ExperimentOptions): Promise<Settings[]> {
-  const { out, budget, seeds, data, device } = options;
+  const { out, budget, seeds, data, tokenizer, device } = options;
   const runs = await experiment.plan({
     budget,
     seeds,
     data,
+    tokenizer,
     device: resolveDevice(device) === "cpu" ? "cpu" : "cuda",
     folder: join(out, "data"),
   });
@@ -91,14 +93,15 @@ const rowErrors: ReadonlySet<string> = new Set(["ERR_MEMFORMER_NAN_LOSS", "ERR_M
 async function made(
   experiment: Experiment,
   settings: Settings,
-  { out, device, data, signal }: ExperimentOptions,
+  { out, device, data, tokenizer, signal }: ExperimentOptions,
   note: (text: string) => void,
 ): Promise<Row | undefined> {
   const began = performance.now();
   let result: Result | undefined, error: string | undefined;
   try {
     const checkpoints = checkpointsOf(out, experiment, settings);
-    result = await experiment.run(settings, { data, device, folder: join(out, "data"), checkpoints, signal, note });
+    const folder = join(out, "data");
+    result = await experiment.run(settings, { data, tokenizer, device, folder, checkpoints, signal, note });
   } catch (failure) {
     if (signal?.aborted === true && isMemformerError(failure) && failure.code === "ERR_MEMFORMER_ABORTED")
       return undefined;
