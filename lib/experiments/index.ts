@@ -8,8 +8,9 @@ import { mrbp } from "./mrbp.ts";
 import { recall } from "./recall.ts";
 import { slots } from "./slots.ts";
 import { wiki } from "./wiki.ts";
+import { worth } from "./worth.ts";
 
-export const experiments: readonly Experiment[] = [recall, mrbp, cost, mnist, wiki, slots, attention];
+export const experiments: readonly Experiment[] = [recall, mrbp, cost, mnist, wiki, worth, slots, attention];
 
 /** The experiment of that name. Throws MemformerError CONFIG, naming the nearest. */
 export function experimentOf(name: string): Experiment {

@@ -14,6 +14,8 @@ export interface LanguageSettings {
   readonly model: { readonly [option in keyof ModelOptions]?: Json };
   readonly lanes: number;
   readonly horizon: number;
+  /** Windows of a step; absent: one. */
+  readonly accumulate?: number;
   readonly steps: number;
   readonly rate: number;
   /** Tokens after which a document is cut in training, so that memories start anew. */
@@ -54,7 +56,7 @@ export async function* stepSeconds(
 }
 
 async function begun(
-  { model: options, lanes, horizon, steps, rate, cut, seed }: LanguageSettings,
+  { model: options, lanes, horizon, accumulate = 1, steps, rate, cut, seed }: LanguageSettings,
   text: Dataset,
   { device }: RunContext,
 ): Promise<{ model: Memformer; stream: TokenStream; train: TrainOptions & { steps: number } }> {
@@ -64,7 +66,7 @@ async function begun(
     const { segmentLength } = model.config,
       stream = new TokenStream(text.train, { lanes, segmentLength, documentLimit: cut, seed });
     const warmup = Math.min(100, Math.ceil(steps / 10));
-    return { model, stream, train: { steps, horizon, learningRate: rate, warmup, seed } };
+    return { model, stream, train: { steps, horizon, accumulate, learningRate: rate, warmup, seed } };
   } catch (error) {
     await model.dispose();
     throw error;

@@ -1,16 +1,18 @@
 /**
- * Makes the runs of an experiment that have no row yet, one after the other, and writes its report: after every row, so
- * that it is there whenever the work is stopped.
+ * Makes the runs of an experiment that have no row yet, one after the other or side by side, and writes its report:
+ * after every row, so that it is there whenever the work is stopped.
  */
 import { rm, writeFile } from "node:fs/promises";
+import { availableParallelism } from "node:os";
 import { join } from "node:path";
-import { isMemformerError, MemformerError } from "../errors.ts";
+import { isMemformerError, MemformerError, type ErrorCode } from "../errors.ts";
 import { writeFileAtomic } from "../files/atomic.ts";
 import { takeLock } from "../files/lock.ts";
 import { makeFolder } from "../files/make-folder.ts";
 import { withIoErrors } from "../io-error.ts";
 import { resolveDevice, type DeviceName } from "../native/cuda.ts";
 import type { Budget, Experiment, Result, Row, Settings } from "./experiment.ts";
+import { makeAll } from "./jobs.ts";
 import { machineOf } from "./machine.ts";
 import { svg } from "./report/chart.ts";
 import { page, type Report } from "./report/page.ts";
@@ -22,6 +24,8 @@ export interface ExperimentOptions {
   readonly budget: Budget;
   readonly seeds: readonly number[];
   readonly device: DeviceName;
+  /** Several, all GPUs or all CPUs: runs side by side, in a process for each, in place of `device`. */
+  readonly devices?: readonly DeviceName[] | undefined;
   readonly data?: string | undefined;
   readonly tokenizer?: string | undefined;
   /** No run is begun after so many minutes, or where one as long as the longest so far would end later. */
@@ -44,7 +48,8 @@ export interface Outcome extends Report {
  * that is not there, BUSY when another process works in the folder, IO.
  */
 export async function runExperiment(experiment: Experiment, options: ExperimentOptions): Promise<Outcome> {
-  const { out, note = (): void => undefined, signal } = options;
+  const { out, note = (): void => undefined, signal } = options,
+    devices = devicesOf(options);
   await withIoErrors("make", out, () => makeFolder(out));
   const release = await withIoErrors("lock", out, () => takeLock(join(out, ".lock"), { patience: 0 }));
   try {
@@ -53,18 +58,24 @@ export async function runExperiment(experiment: Experiment, options: ExperimentO
     const missing = runs.filter((run) => file.find(experiment.name, run) === undefined);
     if (missing.length < runs.length) note(`${runs.length - missing.length} of ${runs.length} runs are there already`);
     const deadline = performance.now() + 60_000 * (options.minutes ?? Infinity);
-    let outcome = await report(experiment, options, runs, file),
-      longest = 0;
-    for (const settings of missing) {
-      if (signal?.aborted === true || performance.now() + longest > deadline) break;
-      const began = performance.now();
-      note(`run ${outcome.rows.length + 1} of ${runs.length}: ${JSON.stringify(settings)}`);
-      const row = await made(experiment, settings, options, note);
-      if (row === undefined) break;
-      longest = Math.max(longest, performance.now() - began);
+    let outcome = await report(experiment, options, runs, file);
+    const keep = async (row: Row): Promise<void> => {
       await file.append(row);
-      await rm(checkpointsOf(out, experiment, settings), { recursive: true, force: true });
+      await rm(checkpointsOf(out, experiment.name, row.settings), { recursive: true, force: true });
       outcome = await report(experiment, options, runs, file);
+    };
+    if (devices.length > 1) await sideBySide(experiment, missing, { ...options, devices }, deadline, keep);
+    else {
+      let longest = 0;
+      for (const settings of missing) {
+        if (signal?.aborted === true || performance.now() + longest > deadline) break;
+        const began = performance.now();
+        note(`run ${outcome.rows.length + 1} of ${runs.length}: ${JSON.stringify(settings)}`);
+        const row = await made(experiment, settings, options, note);
+        if (row === undefined) break;
+        longest = Math.max(longest, performance.now() - began);
+        await keep(row);
+      }
     }
     return outcome;
   } finally {
@@ -72,15 +83,75 @@ export async function runExperiment(experiment: Experiment, options: ExperimentO
   }
 }
 
+/** Where to compute, at least one. Throws MemformerError CONFIG for GPUs and CPUs together, NO_CUDA. */
+function devicesOf({ device, devices = [device] }: ExperimentOptions): readonly [DeviceName, ...DeviceName[]] {
+  const [first = device, ...others] = devices;
+  if (new Set([first, ...others].map(kindOf)).size > 1) {
+    const found = devices.join(",");
+    throw new MemformerError("CONFIG", `devices must be all GPUs or all CPUs, got "${found}"`, {
+      details: { argument: "devices", got: found },
+    });
+  }
+  return [first, ...others];
+}
+
+function kindOf(device: DeviceName): "cpu" | "cuda" {
+  return resolveDevice(device) === "cpu" ? "cpu" : "cuda";
+}
+
+/** What a process beside gets of a run. */
+export interface BesideRun extends Pick<ExperimentOptions, "out" | "data" | "tokenizer"> {
+  readonly experiment: string;
+  readonly settings: Settings;
+}
+
+/**
+ * Makes `missing` in a process for each device. Rejects with the first failure, when the runs beside it have stopped.
+ */
+async function sideBySide(
+  { name }: Experiment,
+  missing: readonly Settings[],
+  { out, data, tokenizer, devices = [], signal, note = () => undefined }: ExperimentOptions,
+  deadline: number,
+  keep: (row: Row) => Promise<void>,
+): Promise<void> {
+  const failed = new AbortController();
+  let last = Promise.resolve(),
+    failure: Error | undefined;
+  const cores = Math.max(1, Math.floor(availableParallelism() / devices.length));
+  await makeAll<BesideRun, Row>(
+    missing.map((settings) => ({ experiment: name, settings, out, data, tokenizer })),
+    {
+      worker: new URL(import.meta.url.endsWith(".ts") ? "./worker.ts" : "./worker.js", import.meta.url),
+      jobs: devices.length,
+      devices,
+      threads: cores,
+      deadline,
+      signal: signal === undefined ? failed.signal : AbortSignal.any([signal, failed.signal]),
+      onRow: (row) => (last = last.then(() => keep(row))),
+      onNote: (text, { device }) => {
+        note(`${device}: ${text}`);
+      },
+      onFailure: (_, message, code) => {
+        const kind = code?.slice("ERR_MEMFORMER_".length) as ErrorCode | undefined;
+        failure ??= kind === undefined ? new Error(message) : new MemformerError(kind, message);
+        failed.abort();
+      },
+    },
+  );
+  if (failure !== undefined) throw failure;
+}
+
 /** Every run once. */
 async function planned(experiment: Experiment, options: ExperimentOptions): Promise<Settings[]> {
-  const { out, budget, seeds, data, tokenizer, device } = options;
+  const { out, budget, seeds, data, tokenizer } = options,
+    [device] = devicesOf(options);
   const runs = await experiment.plan({
     budget,
     seeds,
     data,
     tokenizer,
-    device: resolveDevice(device) === "cpu" ? "cpu" : "cuda",
+    device: kindOf(device),
     folder: join(out, "data"),
   });
   return [...new Map(runs.map((run) => [keyOf(experiment.name, run), run])).values()];
@@ -90,16 +161,16 @@ async function planned(experiment: Experiment, options: ExperimentOptions): Prom
 const rowErrors: ReadonlySet<string> = new Set(["ERR_MEMFORMER_NAN_LOSS", "ERR_MEMFORMER_OUT_OF_MEMORY"]);
 
 /** Undefined when the signal ended it. */
-async function made(
+export async function made(
   experiment: Experiment,
   settings: Settings,
-  { out, device, data, tokenizer, signal }: ExperimentOptions,
+  { out, device, data, tokenizer, signal }: Pick<ExperimentOptions, "out" | "device" | "data" | "tokenizer" | "signal">,
   note: (text: string) => void,
 ): Promise<Row | undefined> {
   const began = performance.now();
   let result: Result | undefined, error: string | undefined;
   try {
-    const checkpoints = checkpointsOf(out, experiment, settings);
+    const checkpoints = checkpointsOf(out, experiment.name, settings);
     const folder = join(out, "data");
     result = await experiment.run(settings, { data, tokenizer, device, folder, checkpoints, signal, note });
   } catch (failure) {
@@ -118,7 +189,7 @@ async function made(
   };
 }
 
-function checkpointsOf(out: string, { name }: Experiment, settings: Settings): string {
+function checkpointsOf(out: string, name: string, settings: Settings): string {
   return join(out, "unfinished", shortKey(keyOf(name, settings)));
 }
 

@@ -1,5 +1,5 @@
 /** The text of an experiment, named by its content, so that rows of another text are not its own. */
-import { openDataset, openTokenizer, sourceHash, type Dataset } from "../data/index.ts";
+import { openDataset, openTokenizer, sourceHash, type Dataset, type TokenSource } from "../data/index.ts";
 
 /** What to read, and by which tokenizer: of a plan's options, or of a run's context. */
 export interface TextSpec {
@@ -24,11 +24,16 @@ export async function textName(spec: TextSpec): Promise<string> {
 export async function textFacts(spec: TextSpec): Promise<{ readonly text: string; readonly vocabulary: number }> {
   const data = await openText(spec);
   try {
-    const name = data.spec.split(/[:/]/).find((part) => part !== "") ?? "text",
-      hash = (sourceHash(data.train) ?? `${data.train.tokens} tokens`).slice(0, 8),
-      { name: tokenizer, vocabulary } = data.tokenizer;
-    return { text: `${name}#${hash}${tokenizer === "bytes" ? "" : ` ${tokenizer}`}`, vocabulary };
+    const { name: tokenizer, vocabulary } = data.tokenizer,
+      name = sourceName(data.spec, data.train);
+    return { text: tokenizer === "bytes" ? name : `${name} ${tokenizer}`, vocabulary };
   } finally {
     await data.close();
   }
+}
+
+/** `moby-dick#1f2e3d4c` of what `spec` names and its training text. */
+export function sourceName(spec: string, train: TokenSource): string {
+  const name = spec.split(/[:/]/).find((part) => part !== "") ?? "text";
+  return `${name}#${(sourceHash(train) ?? `${train.tokens} tokens`).slice(0, 8)}`;
 }

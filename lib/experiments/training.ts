@@ -5,7 +5,7 @@ import { median } from "../diagnose/statistics.ts";
 import { MemformerError } from "../errors.ts";
 import type { TrainableModel } from "../model/recurrence.ts";
 import type { TrainOptions } from "../train/config.ts";
-import { Trainer } from "../train/trainer.ts";
+import { Trainer, type TrainStep } from "../train/trainer.ts";
 import type { RunContext } from "./experiment.ts";
 
 /** How a training went. */
@@ -22,14 +22,21 @@ export interface Trained {
 const CHECKPOINTS = 10,
   SHORT = 200;
 
-/** Rejects with MemformerError NAN_LOSS, and with ABORTED when the context's signal ends it. */
+/** What of a run's context a training needs; without a folder for checkpoints it is not continued. */
+export type TrainingContext = Pick<RunContext, "signal" | "note"> & { readonly checkpoints: string | undefined };
+
+/**
+ * Rejects with MemformerError NAN_LOSS, and with ABORTED when the context's signal ends it. `onStep` sees the steps
+ * that this process makes.
+ */
 export async function trained<Model extends TrainableModel>(
   model: Model,
   stream: SegmentStream,
   options: TrainOptions & { readonly steps: number },
-  { checkpoints, signal, note }: RunContext,
+  { checkpoints, signal, note }: TrainingContext,
+  onStep?: (step: TrainStep) => void,
 ): Promise<Trained> {
-  const long = options.steps >= SHORT;
+  const long = checkpoints !== undefined && options.steps >= SHORT;
   using trainer = new Trainer(model, {
     ...options,
     ...(long && { saveEvery: Math.ceil(options.steps / CHECKPOINTS), keep: 1 }),
@@ -48,6 +55,7 @@ export async function trained<Model extends TrainableModel>(
       losses.push(step.loss);
       rates.push(step.tokensPerSecond);
       tokens = step.tokens;
+      onStep?.(step);
       if (long && step.step % Math.ceil(options.steps / CHECKPOINTS) === 0)
         note(`step ${step.step} of ${options.steps}: loss ${step.loss.toFixed(3)}`);
     }
