@@ -3,14 +3,27 @@ import { MemformerError, nearest } from "../errors.ts";
 import { attention } from "./attention.ts";
 import { cost } from "./cost.ts";
 import type { Experiment } from "./experiment.ts";
+import { horizon } from "./horizon.ts";
 import { mnist } from "./mnist.ts";
 import { mrbp } from "./mrbp.ts";
+import { position } from "./position.ts";
 import { recall } from "./recall.ts";
 import { slots } from "./slots.ts";
 import { wiki } from "./wiki.ts";
 import { worth } from "./worth.ts";
 
-export const experiments: readonly Experiment[] = [recall, mrbp, cost, mnist, wiki, worth, slots, attention];
+export const experiments: readonly Experiment[] = [
+  recall,
+  mrbp,
+  cost,
+  mnist,
+  wiki,
+  worth,
+  horizon,
+  position,
+  slots,
+  attention,
+];
 
 /** The experiment of that name. Throws MemformerError CONFIG, naming the nearest. */
 export function experimentOf(name: string): Experiment {
