@@ -1,10 +1,13 @@
 /** The experiments by name: one file each, and its line here. */
 import { MemformerError, nearest } from "../errors.ts";
 import { attention } from "./attention.ts";
+import { babilong } from "./babilong.ts";
 import { cost } from "./cost.ts";
 import type { Experiment } from "./experiment.ts";
 import { horizon } from "./horizon.ts";
+import { listops } from "./listops.ts";
 import { mnist } from "./mnist.ts";
+import { mqar } from "./mqar.ts";
 import { mrbp } from "./mrbp.ts";
 import { position } from "./position.ts";
 import { recall } from "./recall.ts";
@@ -21,6 +24,9 @@ export const experiments: readonly Experiment[] = [
   worth,
   horizon,
   position,
+  mqar,
+  listops,
+  babilong,
   slots,
   attention,
 ];
