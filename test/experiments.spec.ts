@@ -40,10 +40,11 @@ describe("experiments: the smoke form of each", function () {
       expect(html)
         .to.include(experiment.title)
         .and.not.match(/<td>(not run|failed|NaN|undefined|null)/);
-      expect(html.match(/<(script|link|img)/g)).to.equal(null, "needs no other file");
+      expect(html.match(/<(script|link|img (?!src="data:))/g)).to.equal(null, "needs no other file");
       const figures = existsSync(join(out, "figures")) ? await readdir(join(out, "figures")) : [];
-      const charts = outcome.sections.flatMap(({ charts = [] }) => charts.map(({ name }) => `${name}.svg`));
-      expect(figures).to.have.members(charts);
+      const charts = outcome.sections.flatMap(({ charts = [] }) => charts.map(({ name }) => `${name}.svg`)),
+        pictures = outcome.sections.flatMap(({ pictures = [] }) => pictures.map(({ name }) => `${name}.png`));
+      expect(figures).to.have.members([...charts, ...charts.map((name) => name.replace("svg", "png")), ...pictures]);
       expect(html.match(/<svg/g)?.length ?? 0).to.equal(charts.length);
       // What is there is not run again.
       const notes: string[] = [];

@@ -40,12 +40,22 @@ export interface RunContext {
   readonly note: (text: string) => void;
 }
 
+/** Pixels in a report, and in a file of its own. */
+export interface Picture {
+  /** A name for its file: letters, digits and hyphens. */
+  readonly name: string;
+  readonly title: string;
+  /** A PNG in base64. */
+  readonly png: string;
+}
+
 /** A part of a report. */
 export interface Section {
   readonly title: string;
   readonly text?: string;
   readonly tables?: readonly Table[];
   readonly charts?: readonly Chart[];
+  readonly pictures?: readonly Picture[];
 }
 
 export interface Experiment<S extends object = Settings, R extends object = Result> {

@@ -4,8 +4,9 @@ import { evaluateSource } from "../evaluate/source.ts";
 import { architectures } from "../model/architectures/index.ts";
 import { modelConfig, type ModelOptions } from "../model/config.ts";
 import { Memformer } from "../model/memformer.ts";
-import { experiment, type Budget, type Json, type Rows } from "./experiment.ts";
+import { experiment, type Budget, type Json, type Picture, type Rows } from "./experiment.ts";
 import { generatedImages, publishedImages, type Images } from "./mnist-images.ts";
+import { pictures, type Pictures } from "./mnist-pictures.ts";
 import { cell, type Table } from "./report/table.ts";
 import { trained } from "./training.ts";
 
@@ -37,6 +38,8 @@ export interface MnistResult {
   readonly stateBytes: number;
   readonly tokens: number;
   readonly tokensPerSecond: number | null;
+  /** Of the first model of a table; null of others. */
+  readonly pictures?: Pictures | null;
 }
 
 /** Transformer-XL's perplexity by the tokens it keeps, which are 1/14, 4/14 and all of an image. */
@@ -143,6 +146,10 @@ export const mnist = experiment<MnistSettings, MnistResult>({
       stateBytes: model.stateBytes,
       tokens: made.tokens,
       tokensPerSecond: Number.isFinite(made.tokensPerSecond) ? made.tokensPerSecond : null,
+      pictures:
+        settings.variant === variants[0]!.name
+          ? await pictures(model, test, generated === null ? 64 : 9, seed, context.signal)
+          : null,
     };
   },
   report(runs, rows) {
@@ -174,9 +181,19 @@ export const mnist = experiment<MnistSettings, MnistResult>({
           ? `${first?.epochs ?? 0} epochs of all 60,000 training images; the 10,000 test images. One learning rate for all.`
           : "Generated images, a few steps: this shows that the experiment runs, and nothing about the paper.",
     };
-    return [{ title: "Table 1", tables: [ours, others] }];
+    const { name } = variants[0]!;
+    return [{ title: "Table 1", tables: [ours, others], pictures: shown(name, of(name)[0]?.result?.pictures) }];
   },
 });
+
+function shown(model: string, drawn: Pictures | null | undefined): Picture[] {
+  if (drawn === null || drawn === undefined) return [];
+  const completed = "of each line a test image, its upper half, and three completions of that half";
+  return [
+    { name: "mnist-digits", title: `Drawn by ${model}, pixel by pixel`, png: drawn.digits },
+    { name: "mnist-completions", title: `Completed by ${model}: ${completed}`, png: drawn.completions },
+  ];
+}
 
 /** Smaller images have as much smaller caches. */
 function scaled(options: MnistSettings["options"], { generated }: Size): MnistSettings["options"] {

@@ -16,6 +16,7 @@ import { makeAll } from "./jobs.ts";
 import { machineOf } from "./machine.ts";
 import { svg } from "./report/chart.ts";
 import { page, type Report } from "./report/page.ts";
+import { figurePng } from "./report/png.ts";
 import { keyOf, RowFile, shortKey } from "./rows.ts";
 
 export interface ExperimentOptions {
@@ -77,6 +78,7 @@ export async function runExperiment(experiment: Experiment, options: ExperimentO
         await keep(row);
       }
     }
+    await figuresAsPng(outcome, join(out, "figures"));
     return outcome;
   } finally {
     await release();
@@ -193,7 +195,7 @@ function checkpointsOf(out: string, name: string, settings: Settings): string {
   return join(out, "unfinished", shortKey(keyOf(name, settings)));
 }
 
-/** Writes report.html and figures/NAME.svg. */
+/** Writes report.html, and in figures/ NAME.svg and the pictures. */
 async function report(
   experiment: Experiment,
   { out, budget }: ExperimentOptions,
@@ -210,8 +212,21 @@ async function report(
     await makeFolder(figures);
     for (const chart of sections.flatMap(({ charts = [] }) => charts))
       await writeFile(join(figures, `${chart.name}.svg`), `${svg(chart)}\n`);
+    for (const { name, png } of sections.flatMap(({ pictures = [] }) => pictures))
+      await writeFile(join(figures, `${name}.png`), Buffer.from(png, "base64"));
   });
   return { ...written, path, left: runs.length - rows.length };
+}
+
+/** Once, at the end: figures/NAME.png beside NAME.svg, where that can be made. */
+async function figuresAsPng({ sections }: Report, figures: string): Promise<void> {
+  await withIoErrors("write", figures, async () => {
+    for (const chart of sections.flatMap(({ charts = [] }) => charts)) {
+      const png = await figurePng(svg(chart));
+      if (png === undefined) return;
+      await writeFile(join(figures, `${chart.name}.png`), png);
+    }
+  });
 }
 
 /** `0,1,2`: seeds of runs. Throws MemformerError CONFIG for anything else. */
