@@ -18,7 +18,10 @@ export interface CostResult {
   /** Median of the rounds, and the least and greatest. */
   readonly seconds: number;
   readonly range: readonly [number, number];
-  /** Greatest bytes of tensors above weights and given tokens; a state and a decoder's caches count. */
+  /**
+   * Greatest bytes of tensors above weights and given tokens: gradients, states, a decoder's caches and what a GPU
+   * holds of recorded steps count.
+   */
   readonly peakBytes: number;
   readonly stateBytes: number;
   /** Tokens of all rows that the work is of. */
@@ -36,8 +39,6 @@ export async function measureCost(settings: CostSettings, { device, signal }: Ru
     segments = context / segmentLength;
   const window = randomWindow(model, batch, segments);
   try {
-    const round = works[work](model, window, batch);
-    for (let i = 0; i < WARM; i++) await round();
     await synchronize();
     trimMemory();
     const key =
@@ -45,11 +46,15 @@ export async function measureCost(settings: CostSettings, { device, signal }: Ru
         ? (["hostBytes", "peakHostBytes"] as const)
         : (["deviceBytes", "peakDeviceBytes"] as const);
     const before = memoryUsage()[key[0]];
+    using prepared = works[work](model, window, batch);
+    for (let i = 0; i < WARM; i++) await prepared.round();
+    await synchronize();
+    trimMemory();
     resetPeakMemory();
     const seconds: number[] = [];
     for (let i = 0; i < rounds; i++) {
       signal?.throwIfAborted();
-      seconds.push(await round());
+      seconds.push(await prepared.round());
     }
     const flops = segmentFlops(model.config),
       generated = generatedOf(model);
@@ -76,21 +81,34 @@ function generatedOf({ config: { segmentLength } }: Memformer): number {
   return Math.min(segmentLength, 128);
 }
 
-type Round = () => Promise<number>;
+/** Work that is done again and again. */
+interface Prepared extends Disposable {
+  /** Once; the seconds that it took. */
+  readonly round: () => Promise<number>;
+}
+
 const works: Readonly<
-  Record<CostSettings["work"], (model: Memformer, window: readonly SegmentTensors[], batch: number) => Round>
+  Record<CostSettings["work"], (model: Memformer, window: readonly SegmentTensors[], batch: number) => Prepared>
 > = {
-  read: (model, window, batch) => async () => timed(() => free(read(model, window, batch))),
-  train: (model, window) => async () => (await timeSteps(model, window, "mrbp", 1))[0]!,
+  read: (model, window, batch) => ({
+    round: async () =>
+      timed(() => {
+        free(read(model, window, batch));
+      }),
+    [Symbol.dispose]: () => undefined,
+  }),
+  train: (model, window) => ({
+    round: async () => (await timeSteps(model, window, "mrbp", 1, undefined, { segmentsPerStep: 1 }))[0]!,
+    [Symbol.dispose]: () => undefined,
+  }),
   generate: generation,
 };
 
-/** Scores every segment, and returns the state behind them. */
+/** Scores every segment, one a step, so that memory does not follow the context; returns the state behind them. */
 function read(model: Memformer, window: readonly SegmentTensors[], batch: number): State {
-  const group = Math.min(window.length, model.scoringSegmentsPerStep(batch, window[0]!.length));
   let state = model.initialState(batch);
-  for (let at = 0; at < window.length; at += group) {
-    const next = tidy(() => model.score(window.slice(at, at + group), { memory: state, held: [] }, []).state.memory);
+  for (const segment of window) {
+    const next = tidy(() => model.score([segment], { memory: state, held: [] }, []).state.memory);
     free(state);
     state = next;
   }
@@ -98,40 +116,46 @@ function read(model: Memformer, window: readonly SegmentTensors[], batch: number
 }
 
 /** Rounds that generate a segment behind the window; reading it is not timed. */
-function generation(model: Memformer, window: readonly SegmentTensors[], batch: number): Round {
+function generation(model: Memformer, window: readonly SegmentTensors[], batch: number): Prepared {
   const { segmentLength, memory, architecture } = model.config,
     slots = Array.from({ length: batch }, (_, slot) => slot),
     tokens = slots.map((slot) => slot + 1);
   const count = generatedOf(model),
+    behind = segmentLength - count,
     whole = architecture === "transformer-xl" && !memory; // the context is the segment's own beginning
-  return async () => {
-    const state = whole ? model.initialState(batch) : read(model, window, batch);
-    const segment = model.upload({
+  const decoder = model.decoder(batch), // one for all rounds: a GPU records its steps
+    segment = model.upload({
       batch,
       length: segmentLength,
       source: new Int32Array(batch * segmentLength).fill(1),
       target: new Int32Array(batch * segmentLength).fill(PADDING),
       reset: new Uint8Array(batch),
     });
-    using decoder = model.decoder(batch);
+  const round = async (): Promise<number> => {
+    const state = whole ? model.initialState(batch) : read(model, window, batch);
     const begin = (): void => {
       decoder.begin(segment, state, slots).dispose();
     };
+    if (behind > 0) {
+      begin();
+      for (const slot of slots) decoder.prefill(new Array<number>(behind).fill(1), slot).dispose();
+    }
+    await synchronize();
     try {
-      const behind = segmentLength - count;
-      if (behind > 0) {
-        begin();
-        for (const slot of slots) decoder.prefill(new Array<number>(behind).fill(1), slot).dispose();
-      }
-      await synchronize();
       return await timed(() => {
         if (behind === 0) begin();
         for (let i = behind === 0 ? 1 : 0; i < count; i++) decoder.step(tokens, slots).dispose();
       });
     } finally {
-      disposeSegment(segment);
       free(state);
     }
+  };
+  return {
+    round,
+    [Symbol.dispose]: () => {
+      decoder.dispose();
+      disposeSegment(segment);
+    },
   };
 }
 

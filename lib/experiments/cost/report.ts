@@ -77,7 +77,7 @@ function sectionOf(axis: Axis, work: Work, runs: readonly CostSettings[], rows: 
         name === FULL ? NONE : cell(at(name, size), ({ stateBytes }) => stateBytes, String),
       ]),
     ),
-    note: `${setting} FLOPs by each model's formula, products of matrices alone${work === "generate" ? "; a token's are its segment's mean" : ""}.`,
+    note: `${setting} One segment a step. FLOPs by each model's formula, products of matrices alone${work === "generate" ? "; a token's are its segment's mean. Full attention generates the last tokens of its context" : ""}.`,
   };
   const lines: Table = {
     title: `Straight lines through them (${x}: ${label})`,
@@ -107,7 +107,7 @@ function ratios(runs: readonly CostSettings[], rows: Found): Table {
     title: "A rival's cost over Memformer's, for the same batch and tokens",
     columns: ["rival", "work", "Memformer keeps", "context", "batch", "peak memory", "time", "FLOPs", "state bytes"],
     rows: lines,
-    note: "At the greatest size that both were measured at. Memory: peak above the weights. A ratio below 1 means that the rival takes less.",
+    note: "At the greatest size that both were measured at. Memory: peak above the weights, gradients, states and caches with it. A ratio below 1 means that the rival takes less.",
   };
 }
 
