@@ -285,6 +285,7 @@ describe("experiments: the command line", function () {
     ["a name that is none", ["recal"], /no experiment "recal"; did you mean "recall"\?/],
     ["no name", [], /name an experiment: recall, /],
     ["seeds that are no numbers", ["recall", "--seeds", "0,x"], /seeds must be whole numbers.*got "0,x"/],
+    ["devices of no kind", ["recall", "--devices", "cpu,gpu"], /device must be .*got "gpu"/],
     ["a budget that is none", ["recall", "--budget", "huge"], /smoke/],
   ] as const) {
     it(`refuses ${what} as misuse`, async () => {

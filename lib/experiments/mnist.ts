@@ -42,6 +42,9 @@ export interface MnistResult {
   readonly pictures?: Pictures | null;
 }
 
+/** Of an image. */
+const PIXELS = 784;
+
 /** Transformer-XL's perplexity by the tokens it keeps, which are 1/14, 4/14 and all of an image. */
 const published = { "56": "1.650", "224": "1.618", "784": "1.611" };
 
@@ -67,7 +70,20 @@ const variants: readonly {
     options: { encoderLayers: 2, decoderLayers: 6, ...options },
     paper,
   })),
-  // The paper does not say how many layers its LSTM has; ours has four.
+  // The paper does not say how many layers its decoder has; ours has as many as Transformer-XL, and reads an image
+  // whole.
+  {
+    name: "Transformer decoder",
+    options: {
+      architecture: "transformer-xl" as const,
+      memory: false,
+      decoderLayers: 8,
+      cacheLength: 1,
+      segmentLength: PIXELS,
+    },
+    paper: "1.569",
+  },
+  // Nor how many its LSTM has; ours has four.
   { name: "LSTM", options: { architecture: "lstm", decoderLayers: 4 }, paper: "1.698" },
   ...Object.entries(published).map(([cacheLength, paper]) => ({
     name: `Transformer-XL, memory ${cacheLength}`,
@@ -115,7 +131,13 @@ export const mnist = experiment<MnistSettings, MnistResult>({
     const size = sizes[budget];
     if (size.generated === null) await publishedImages(data); // said before the first run
     return seeds.flatMap((seed) =>
-      variants.map(({ name, options }) => ({ ...size, variant: name, options: scaled(options, size), seed })),
+      variants.map(({ name, options }) => ({
+        ...size,
+        ...windowOf(options, size),
+        variant: name,
+        options: scaled(options, size),
+        seed,
+      })),
     );
   },
   async run(settings, context) {
@@ -195,10 +217,20 @@ function shown(model: string, drawn: Pictures | null | undefined): Picture[] {
   ];
 }
 
-/** Smaller images have as much smaller caches. */
+/** Smaller images have as much smaller caches, and segments as large as they are. */
 function scaled(options: MnistSettings["options"], { generated }: Size): MnistSettings["options"] {
-  if (generated === null || typeof options.cacheLength !== "number") return options;
-  return { ...options, cacheLength: Math.round((options.cacheLength * generated.side ** 2) / 784) };
+  if (generated === null) return options;
+  const share = generated.side ** 2 / PIXELS;
+  return {
+    ...options,
+    ...(typeof options.cacheLength === "number" && { cacheLength: Math.ceil(options.cacheLength * share) }),
+    ...(typeof options.segmentLength === "number" && { segmentLength: Math.round(options.segmentLength * share) }),
+  };
+}
+
+/** What reads an image in one segment has windows of one: in the published sizes as many tokens a step as all. */
+function windowOf(options: MnistSettings["options"], { horizon }: Size): Pick<Size, "horizon"> {
+  return { horizon: options.segmentLength === PIXELS ? 1 : horizon };
 }
 
 async function imagesOf(
