@@ -19,7 +19,7 @@ began=$SECONDS
 mkdir -p "$out" "$work"
 gpus=$(nvidia-smi --list-gpus 2>/dev/null | wc -l)
 devices=${DEVICE:-$(seq -s, -f 'cuda:%g' 0 $((gpus > 0 ? gpus - 1 : 0)))}
-if [ "$devices" != cpu ]; then
+if [[ $devices != cpu* ]]; then
   export MEMFORMER_LIBTORCH=${MEMFORMER_LIBTORCH:-python} MEMFORMER_PYTHON=${MEMFORMER_PYTHON:-python3} PYTHONUNBUFFERED=1
 fi
 

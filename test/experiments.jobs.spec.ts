@@ -57,17 +57,18 @@ describe("experiments: runs side by side", function () {
     ]);
   });
 
-  it("stop when they are told to, and are left", async () => {
-    const { options } = seen(),
+  it("stop when they are told to, wherever they are, and are left", async () => {
+    const { options, failures } = seen(),
       stop = new AbortController();
-    const left = await makeAll(["waits", "waits", "a"], {
+    const left = await makeAll(["reads", "waits", "a"], {
       ...options,
       signal: stop.signal,
       onNote: () => {
         stop.abort();
       },
     });
-    expect(left.sort()).to.deep.equal(["a", "waits", "waits"]);
+    expect(left.sort()).to.deep.equal(["a", "reads", "waits"]);
+    expect(failures).to.deep.equal([]);
   });
 
   it("are killed at the deadline where that is asked for", async () => {

@@ -25,7 +25,7 @@ describe("scripts/gpu-experiments.sh", function () {
       env: {
         ...process.env,
         NODE: process.execPath,
-        DEVICE: "cpu",
+        DEVICE: "cpu,cpu", // a process each
         BUDGET: "smoke",
         OUT: join(folder, name, "out"),
         WORK: join(folder, name, "work"),

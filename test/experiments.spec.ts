@@ -126,6 +126,25 @@ describe("experiments: rows", () => {
     expect(await readFile(whole.path, "utf8")).to.include("<td>2</td><td>4</td>");
   });
 
+  it("are left, not failed, where the signal ends what reads or measures", async () => {
+    const stop = new AbortController(),
+      of = counting([]);
+    const reading: Experiment = {
+      ...of,
+      run: async (settings, context) => {
+        if (settings["n"] === 2) stop.abort();
+        context.signal!.throwIfAborted();
+        return of.run(settings, context);
+      },
+    };
+    const { left, rows } = await runExperiment(reading, {
+      ...smoke,
+      out: join(folder, "stopped"),
+      signal: stop.signal,
+    });
+    expect([left, rows.length]).to.deep.equal([2, 1]);
+  });
+
   it("keep what was done when a run fails", async () => {
     const out = join(folder, "failing"),
       made: number[] = [],

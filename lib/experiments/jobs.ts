@@ -137,7 +137,8 @@ export function serveOrders<Run, Row>(
         answer(row === undefined ? { stopped: true } : { row });
       },
       (error: unknown) => {
-        if (isMemformerError(error)) answer({ failure: error.message, code: error.code });
+        if (stop.signal.aborted && error === stop.signal.reason) answer({ stopped: true });
+        else if (isMemformerError(error)) answer({ failure: error.message, code: error.code });
         else answer({ failure: error instanceof Error ? (error.stack ?? error.message) : String(error) });
       },
     );

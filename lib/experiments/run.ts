@@ -176,8 +176,8 @@ export async function made(
     const folder = join(out, "data");
     result = await experiment.run(settings, { data, tokenizer, device, folder, checkpoints, signal, note });
   } catch (failure) {
-    if (signal?.aborted === true && isMemformerError(failure) && failure.code === "ERR_MEMFORMER_ABORTED")
-      return undefined;
+    const ended = isMemformerError(failure) && failure.code === "ERR_MEMFORMER_ABORTED";
+    if (signal?.aborted === true && (ended || failure === signal.reason)) return undefined;
     if (!isMemformerError(failure) || !rowErrors.has(failure.code)) throw failure;
     error = failure.message;
   }

@@ -11,5 +11,11 @@ serveOrders<string, string>(async (run, { device }, signal, note) => {
     while (!signal.aborted) await sleep(5);
     return undefined;
   }
+  if (run === "reads") {
+    for (;;) {
+      signal.throwIfAborted(); // as an evaluation does
+      await sleep(5);
+    }
+  }
   return `${run} on ${device} in ${process.pid}`;
 });
