@@ -3,21 +3,20 @@
  * after every row, so that it is there whenever the work is stopped.
  */
 import { rm, writeFile } from "node:fs/promises";
-import { availableParallelism } from "node:os";
 import { join } from "node:path";
-import { isMemformerError, MemformerError, type ErrorCode } from "../errors.ts";
+import { isMemformerError, MemformerError } from "../errors.ts";
 import { writeFileAtomic } from "../files/atomic.ts";
 import { takeLock } from "../files/lock.ts";
 import { makeFolder } from "../files/make-folder.ts";
 import { withIoErrors } from "../io-error.ts";
 import { resolveDevice, type DeviceName } from "../native/cuda.ts";
 import type { Budget, Experiment, Result, Row, Settings } from "./experiment.ts";
-import { makeAll } from "./jobs.ts";
 import { machineOf } from "./machine.ts";
 import { svg } from "./report/chart.ts";
 import { page, type Report } from "./report/page.ts";
 import { figurePng } from "./report/png.ts";
 import { keyOf, RowFile, shortKey } from "./rows.ts";
+import { sideBySide } from "./side-by-side.ts";
 
 export interface ExperimentOptions {
   /** The folder of rows.jsonl, report.html, figures/ and unfinished runs. */
@@ -99,49 +98,6 @@ function devicesOf({ device, devices = [device] }: ExperimentOptions): readonly 
 
 function kindOf(device: DeviceName): "cpu" | "cuda" {
   return resolveDevice(device) === "cpu" ? "cpu" : "cuda";
-}
-
-/** What a process beside gets of a run. */
-export interface BesideRun extends Pick<ExperimentOptions, "out" | "data" | "tokenizer"> {
-  readonly experiment: string;
-  readonly settings: Settings;
-}
-
-/**
- * Makes `missing` in a process for each device. Rejects with the first failure, when the runs beside it have stopped.
- */
-async function sideBySide(
-  { name }: Experiment,
-  missing: readonly Settings[],
-  { out, data, tokenizer, devices = [], signal, note = () => undefined }: ExperimentOptions,
-  deadline: number,
-  keep: (row: Row) => Promise<void>,
-): Promise<void> {
-  const failed = new AbortController();
-  let last = Promise.resolve(),
-    failure: Error | undefined;
-  const cores = Math.max(1, Math.floor(availableParallelism() / devices.length));
-  await makeAll<BesideRun, Row>(
-    missing.map((settings) => ({ experiment: name, settings, out, data, tokenizer })),
-    {
-      worker: new URL(import.meta.url.endsWith(".ts") ? "./worker.ts" : "./worker.js", import.meta.url),
-      jobs: devices.length,
-      devices,
-      threads: cores,
-      deadline,
-      signal: signal === undefined ? failed.signal : AbortSignal.any([signal, failed.signal]),
-      onRow: (row) => (last = last.then(() => keep(row))),
-      onNote: (text, { device }) => {
-        note(`${device}: ${text}`);
-      },
-      onFailure: (_, message, code) => {
-        const kind = code?.slice("ERR_MEMFORMER_".length) as ErrorCode | undefined;
-        failure ??= kind === undefined ? new Error(message) : new MemformerError(kind, message);
-        failed.abort();
-      },
-    },
-  );
-  if (failure !== undefined) throw failure;
 }
 
 /** Every run once. */

@@ -3,7 +3,8 @@ import { configureRuntime } from "../engine/runtime.ts";
 import { experimentOf } from "./index.ts";
 import { serveOrders } from "./jobs.ts";
 import type { Row } from "./row.ts";
-import { made, type BesideRun } from "./run.ts";
+import { made } from "./run.ts";
+import type { BesideRun } from "./side-by-side.ts";
 
 serveOrders<BesideRun, Row>(async ({ experiment, settings, ...options }, { device, threads }, signal, note) => {
   if (device === "cpu") configureRuntime({ threads });
