@@ -1,7 +1,7 @@
 /**
- * How far beyond the lags of its training a memory carries, by variant of bench/worth/variants.ts and seed, on the task
- * of `memformer experiment recall`; the first variant must name 99 % right at four times its greatest training lag,
- * with every seed.
+ * How far beyond the lags of its training a memory carries, by variant of lib/experiments/worth/variants.ts and seed,
+ * on the task of `memformer experiment recall`; the first variant must name 99 % right at four times its greatest
+ * training lag, with every seed.
  *   npm run bench -- recall [--lags 8,16,32,64] [--variants default,plain] [--steps 400] [--seeds 0,1,2,3,4]
  *   [--train-lag 8]
  */
@@ -9,7 +9,7 @@ import { Memformer, type TrainOptions } from "../lib/index.ts";
 import { recallAccuracy, type RecallRun, recallModel, trainRecall } from "../lib/experiments/recall-task.ts";
 import { percent } from "../lib/experiments/report/table.ts";
 import { flag, report, type Row, words } from "./support/report.ts";
-import { optionsOf } from "./worth/variants.ts";
+import { optionsOf } from "../lib/experiments/worth/variants.ts";
 
 const run: RecallRun = { lanes: 32, segmentLength: 8, keys: 16, minLag: 1, maxLag: 8 };
 const training: TrainOptions = { learningRate: 1e-3, warmup: 50, weightDecay: 0.01, schedule: "linear" };

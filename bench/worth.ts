@@ -6,21 +6,22 @@
  *     [--rates 1e-3,2e-3] [--seeds 0,1] [--sides memory,twin] [--tokens 2e6] [--lanes 16] [--depth TOKENS] [--cut
  *     TOKENS] [--minutes 30] [--jobs 1] [--device auto | cuda:0,cuda:1] [--precision bfloat16] [--rows FILE] [--plot
  *     FILE] [--name worth]
- * A run whose row is in the file of rows is not made again. Variants are those of worth/variants.ts. Target: the best
- * variant's memory pays.
+ * A run whose row is in the file of rows is not made again. Variants are those of lib/experiments/worth/variants.ts.
+ * Target: the best variant's memory pays.
  */
 import { appendFileSync, existsSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { dirname } from "node:path";
 import { cpus } from "node:os";
 import { modelConfig, trainSchema, type DeviceName } from "../lib/index.ts";
 import { choice, flag, report, wholeWord, words } from "./support/report.ts";
-import { makeAll } from "./worth/jobs.ts";
-import { keyOf, plan, type Experiment, type Run, type Side } from "./worth/plan.ts";
-import { plot } from "./worth/plot.ts";
-import { shapes } from "./worth/shapes.ts";
-import { lineOf, mean, natsOf, pairsOf } from "./worth/summary.ts";
-import type { Row } from "./worth/train-and-score.ts";
-import { optionsOf } from "./worth/variants.ts";
+import { makeAll } from "../lib/experiments/jobs.ts";
+import { keyOf, plan, type Experiment, type Run, type Side } from "../lib/experiments/worth/plan.ts";
+import { plot } from "./worth-plot.ts";
+import { rowsOf } from "../lib/experiments/worth/rows.ts";
+import { shapes } from "../lib/experiments/worth/shapes.ts";
+import { lineOf, mean, natsOf, pairsOf } from "../lib/experiments/worth/summary.ts";
+import type { Row } from "../lib/experiments/worth/train-and-score.ts";
+import { optionsOf } from "../lib/experiments/worth/variants.ts";
 
 export async function worth(flags: readonly string[]): Promise<boolean> {
   const began = performance.now(),
@@ -45,13 +46,15 @@ export async function worth(flags: readonly string[]): Promise<boolean> {
     file = wholeWord(flags, "rows", `bench/results/${name}.jsonl`);
   const jobs = flag(flags, "jobs", 1),
     deadline = began + 60_000 * flag(flags, "minutes", 1e4);
-  const rows = readRows(file),
+  const rows = existsSync(file) ? rowsOf(readFileSync(file, "utf8")) : new Map<string, Row>(),
     runs = plan(experiment).filter((run) => !rows.has(keyOf(run)));
   mkdirSync(dirname(file), { recursive: true });
   console.log(`${runs.length} of ${plan(experiment).length} runs to make`);
-  const unmade = await makeAll(runs, {
+  const unmade = await makeAll<Run, Row>(runs, {
+    worker: new URL("worth-worker.ts", import.meta.url),
     jobs,
     deadline,
+    kill: true,
     devices: words(flags, "device", ["auto"]) as DeviceName[],
     threads: jobs === 1 ? 0 : Math.max(1, Math.floor(cpus().length / jobs)),
     onRow: (row) => {
@@ -83,14 +86,4 @@ function labelOf({ shape, side, model, train, rate, seed }: Run): string {
     ([key, value]) => key !== "memory" && usual[key] !== value,
   );
   return `${shape} ${side} ${differing.map(([key, value]) => `${key}=${value}`).join("+") || "default"} rate ${rate} seed ${seed}`;
-}
-
-function readRows(file: string): Map<string, Row> {
-  if (!existsSync(file)) return new Map();
-  const rows = readFileSync(file, "utf8")
-    .split("\n")
-    .filter((line) => line.endsWith("}"))
-    .map((line) => JSON.parse(line) as Row);
-  // A row older than an option of runs is one of its default.
-  return new Map(rows.map((row) => [keyOf({ ...row.run, cut: (row.run.cut as number | undefined) ?? 0 }), row]));
 }

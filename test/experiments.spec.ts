@@ -40,10 +40,11 @@ describe("experiments: the smoke form of each", function () {
       expect(html)
         .to.include(experiment.title)
         .and.not.match(/<td>(not run|failed|NaN|undefined|null)/);
-      expect(html.match(/<(script|link|img)/g)).to.equal(null, "needs no other file");
+      expect(html.match(/<(script|link|img (?!src="data:))/g)).to.equal(null, "needs no other file");
       const figures = existsSync(join(out, "figures")) ? await readdir(join(out, "figures")) : [];
-      const charts = outcome.sections.flatMap(({ charts = [] }) => charts.map(({ name }) => `${name}.svg`));
-      expect(figures).to.have.members(charts);
+      const charts = outcome.sections.flatMap(({ charts = [] }) => charts.map(({ name }) => `${name}.svg`)),
+        pictures = outcome.sections.flatMap(({ pictures = [] }) => pictures.map(({ name }) => `${name}.png`));
+      expect(figures).to.have.members([...charts, ...charts.map((name) => name.replace("svg", "png")), ...pictures]);
       expect(html.match(/<svg/g)?.length ?? 0).to.equal(charts.length);
       // What is there is not run again.
       const notes: string[] = [];
@@ -123,6 +124,25 @@ describe("experiments: rows", () => {
     const whole = await runExperiment(counting(made), { ...smoke, out });
     expect([made, whole.left]).to.deep.equal([[1, 3], 0]);
     expect(await readFile(whole.path, "utf8")).to.include("<td>2</td><td>4</td>");
+  });
+
+  it("are left, not failed, where the signal ends what reads or measures", async () => {
+    const stop = new AbortController(),
+      of = counting([]);
+    const reading: Experiment = {
+      ...of,
+      run: async (settings, context) => {
+        if (settings["n"] === 2) stop.abort();
+        context.signal!.throwIfAborted();
+        return of.run(settings, context);
+      },
+    };
+    const { left, rows } = await runExperiment(reading, {
+      ...smoke,
+      out: join(folder, "stopped"),
+      signal: stop.signal,
+    });
+    expect([left, rows.length]).to.deep.equal([2, 1]);
   });
 
   it("keep what was done when a run fails", async () => {
@@ -284,6 +304,7 @@ describe("experiments: the command line", function () {
     ["a name that is none", ["recal"], /no experiment "recal"; did you mean "recall"\?/],
     ["no name", [], /name an experiment: recall, /],
     ["seeds that are no numbers", ["recall", "--seeds", "0,x"], /seeds must be whole numbers.*got "0,x"/],
+    ["devices of no kind", ["recall", "--devices", "cpu,gpu"], /device must be .*got "gpu"/],
     ["a budget that is none", ["recall", "--budget", "huge"], /smoke/],
   ] as const) {
     it(`refuses ${what} as misuse`, async () => {

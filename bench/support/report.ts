@@ -4,6 +4,8 @@ import { mkdirSync, writeFileSync } from "node:fs";
 import { cpus, totalmem } from "node:os";
 import { configureRuntime } from "../../lib/index.ts";
 
+export { median, quartiles } from "../../lib/diagnose/statistics.ts";
+
 export type Row = Readonly<Record<string, string | number>>;
 
 /** What a number was measured on. */
@@ -46,13 +48,6 @@ export function report(name: string, title: string, rows: readonly Row[], facts:
   writeFileSync(new URL(`${name}.json`, folder), `${JSON.stringify({ title, measuredOn, rows }, null, 2)}\n`);
 }
 
-/** The middle of the numbers. */
-export function median(numbers: readonly number[]): number {
-  const sorted = [...numbers].sort((a, b) => a - b),
-    half = sorted.length >> 1;
-  return sorted.length % 2 === 1 ? sorted[half]! : (sorted[half - 1]! + sorted[half]!) / 2;
-}
-
 /** The value after `--name`, as a number. Throws for anything else. */
 export function flag(flags: readonly string[], name: string, fallback: number): number {
   const at = flags.indexOf(`--${name}`);
@@ -90,15 +85,4 @@ export function choice<T extends string>(
   const few = known.length > 8 ? `${known[0]} to ${known.at(-1)}` : known.join(", ");
   if (unknown !== undefined) throw new TypeError(`--${name} takes ${few}, separated by commas, got "${unknown}"`);
   return given as T[];
-}
-
-/** The lower quartile, the middle and the upper quartile. */
-export function quartiles(numbers: readonly number[]): [number, number, number] {
-  const sorted = [...numbers].sort((a, b) => a - b);
-  const at = (share: number): number => {
-    const place = share * (sorted.length - 1),
-      below = Math.floor(place);
-    return sorted[below]! + (place - below) * (sorted[Math.min(below + 1, sorted.length - 1)]! - sorted[below]!);
-  };
-  return [at(0.25), at(0.5), at(0.75)];
 }

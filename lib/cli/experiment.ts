@@ -4,6 +4,7 @@ import type { Command } from "commander";
 import { z } from "zod";
 import { MemformerError } from "../errors.ts";
 import { configureRuntime } from "../engine/runtime.ts";
+import type { DeviceName } from "../native/cuda.ts";
 import { budgets } from "../experiments/experiment.ts";
 import { experimentOf, experiments } from "../experiments/index.ts";
 import { text } from "../experiments/report/page.ts";
@@ -28,8 +29,18 @@ const schema = z.strictObject({
       "folder for rows.jsonl, report.html and figures; default: runs/experiments/NAME. A row that is there is not run again",
     ),
   data: z.string().min(1).optional().describe("what to read, where the experiment reads something (--list)"),
+  tokenizer: z
+    .string()
+    .min(1)
+    .optional()
+    .describe("of an experiment that reads text: bytes (the default), gpt2, or the path of a tokenizer.json"),
   minutes: z.number().positive().optional().describe("begin no run that would probably end later"),
   device: runSchema.shape.device,
+  devices: z
+    .string()
+    .min(1)
+    .optional()
+    .describe("several, comma-separated, in place of device: runs side by side, in a process for each (cuda:0,cuda:1)"),
   threads: runSchema.shape.threads,
 });
 
@@ -58,7 +69,7 @@ export function register(program: Command): void {
       throw new MemformerError("CONFIG", `name an experiment: ${known}; --list says what they show`);
     }
     const experiment = experimentOf(name),
-      { seeds, out, device, threads, ...others } = schema.parse(pick(schema, flags));
+      { seeds, out, device, devices, threads, ...others } = schema.parse(pick(schema, flags));
     configureRuntime({ threads });
     const interruption = catchInterrupts();
     try {
@@ -67,6 +78,7 @@ export function register(program: Command): void {
         seeds: seedsOf(seeds),
         out: out ?? join("runs", "experiments", name),
         device,
+        devices: devices?.split(",").map((of) => of.trim() as DeviceName),
         signal: interruption.signal,
         note: (line) => process.stderr.write(`${line}\n`),
       });

@@ -4,7 +4,7 @@ import { InvalidArgumentError, Option, type Command } from "commander";
 import { CheckpointStore } from "../checkpoint/store.ts";
 import { withIoErrors } from "../io-error.ts";
 import { makeFolder } from "../files/make-folder.ts";
-import { openTokenizer, TokenStream, type Dataset } from "../data/index.ts";
+import { AUXILIARY_TOKENS, openTokenizer, TokenStream, type Dataset } from "../data/index.ts";
 import { isMemformerError, MemformerError } from "../errors.ts";
 import { formatBytes, formatNumber } from "../log/format.ts";
 import { createProgress, type Progress } from "../log/progress.ts";
@@ -128,22 +128,32 @@ async function train(
     division,
   });
   if (group?.localRank === 0) await group.barrier("the data");
-  const { vocabulary, bos } = data.tokenizer;
+  const { vocabulary, bos } = data.tokenizer,
+    auxiliary = run.infilling + run.recallPrevious > 0;
   await using model = await Memformer.create({
     preset: run.preset,
     ...shape,
-    vocabulary,
+    vocabulary: auxiliary ? vocabulary + AUXILIARY_TOKENS : vocabulary,
     bos,
     seed: options.seed,
     threads: run.threads,
     device: group?.device ?? run.device,
   });
+  if (auxiliary && model.config.architecture !== "encoder-decoder") {
+    throw new MemformerError(
+      "CONFIG",
+      `infilling and recallPrevious need architecture "encoder-decoder", whose memory is written from what is read and not from what is predicted; got "${model.config.architecture}"`,
+      { details: { argument: "architecture", found: model.config.architecture, expected: "encoder-decoder" } },
+    );
+  }
   configureRuntime({ tf32: run.tf32, deterministic: run.deterministic });
   const stream = new TokenStream(data.train, {
     lanes: run.lanes,
     segmentLength: model.config.segmentLength,
     seed: options.seed,
     ends: run.ends,
+    infilling: run.infilling,
+    recallPrevious: run.recallPrevious,
     ...(run.documentLimit !== undefined && { documentLimit: run.documentLimit }),
   });
   const trainer = new Trainer(model, options, { group });

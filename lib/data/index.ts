@@ -1,3 +1,4 @@
+export { AUXILIARY_TOKENS, type AuxiliaryShares } from "./auxiliary.ts";
 export type { TokenDecoder } from "./tokenizers/byte-decoder.ts";
 export type { CorpusOptions, HeldOutTexts, PreparedCorpus } from "./corpus.ts";
 export { Dataset, type Split } from "./dataset.ts";

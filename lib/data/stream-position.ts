@@ -16,6 +16,8 @@ const schema = z.strictObject({
       documentLimit: whole.nullable(),
       ends: z.boolean().optional(),
       longestFirst: z.boolean().optional(),
+      infilling: z.number().optional(),
+      recallPrevious: z.number().optional(),
       /**
        * The tokenizer's name and the hash of the documents; null where a source has none, absent in positions of 0.1.
        */
@@ -36,6 +38,14 @@ const schema = z.strictObject({
  */
 export type StreamPosition = z.infer<typeof schema>;
 
+/** What positions leave out where it is not on. */
+const notOn = [
+  "ends",
+  "longestFirst",
+  "infilling",
+  "recallPrevious",
+] as const satisfies readonly (keyof StreamPosition["stream"])[];
+
 /** @throws MemformerError `DATA` unless `position` is one of the stream described by `stream`. */
 export function checkPosition(
   position: unknown,
@@ -48,8 +58,7 @@ export function checkPosition(
     const issue = parsed.error.issues[0]!;
     throw bad(`This is not a position of a token stream: ${issue.path.join(".")} ${issue.message}.`);
   }
-  for (const key of [...Object.keys(stream), "ends", "longestFirst"] as (keyof typeof stream)[]) {
-    // Positions leave out what is not on.
+  for (const key of [...Object.keys(stream), ...notOn] as (keyof typeof stream)[]) {
     const [found, expected] = [parsed.data.stream[key] ?? null, stream[key] ?? null];
     const isUnknown = key === "text" && !(found && expected);
     if (found === expected || isUnknown) continue;

@@ -2,6 +2,7 @@
 import { MemformerError } from "../errors.ts";
 import { PADDING, type Segment } from "./segment.ts";
 import { knownOptions, optionNames } from "../options.ts";
+import { AUXILIARY_TOKENS, AuxiliaryTasks, type AuxiliaryShares, type SegmentTask } from "./auxiliary.ts";
 import { flag, wholeNumber } from "./arguments.ts";
 import { limitForLanes, DocumentChunks, type DocumentChunk } from "./document-chunks.ts";
 import type { SegmentStream } from "./segment-stream.ts";
@@ -9,8 +10,8 @@ import { checkPosition, type StreamPosition } from "./stream-position.ts";
 import { sourceHash } from "./source-hash.ts";
 import type { TokenSource } from "./token-source.ts";
 
-/** Shape, order and place of a stream. */
-export interface TokenStreamOptions {
+/** Shape, order and place of a stream; {@link AuxiliaryShares} for training alone. */
+export interface TokenStreamOptions extends AuxiliaryShares {
   /** B, documents read side by side. */
   readonly lanes: number;
   /** T, tokens of a segment. */
@@ -53,6 +54,8 @@ const streamNames = optionNames<TokenStreamOptions>({
   documentLimit: true,
   ends: true,
   longestFirst: true,
+  infilling: true,
+  recallPrevious: true,
 });
 /** Options of {@link evaluationPass}. */
 export type EvaluationPassOptions = Pick<
@@ -90,6 +93,9 @@ interface Row {
   readonly start: boolean;
   /** Whether BOS follows, to be predicted. */
   readonly end: boolean;
+  readonly task: SegmentTask;
+  /** In which it was drawn. */
+  readonly epoch: number;
 }
 
 /**
@@ -112,6 +118,7 @@ export class TokenStream implements SegmentStream<StreamPosition> {
   readonly #repeat: boolean;
   readonly #ends: boolean;
   readonly #longestFirst: boolean;
+  readonly #auxiliary: AuxiliaryTasks;
   readonly #targets: number; // of an epoch
   readonly #pieces: DocumentChunks;
   #lanes: (Lane | undefined)[];
@@ -127,8 +134,10 @@ export class TokenStream implements SegmentStream<StreamPosition> {
     this.lanes = wholeNumber(options.lanes, "lanes", 1);
     this.segmentLength = wholeNumber(options.segmentLength, "segmentLength", 1);
     this.bos = wholeNumber(options.bos ?? source.tokenizer.bos, "bos", 0);
-    this.vocabulary = Math.max(source.tokenizer.vocabulary, this.bos + 1);
     this.#seed = wholeNumber(options.seed ?? 0, "seed", 0);
+    const tokens = Math.max(source.tokenizer.vocabulary, this.bos + 1);
+    this.#auxiliary = new AuxiliaryTasks(options, tokens, this.#seed);
+    this.vocabulary = tokens + (this.#auxiliary.any ? AUXILIARY_TOKENS : 0);
     this.#shuffle = flag(options.shuffle ?? true, "shuffle");
     this.#repeat = flag(options.repeat ?? true, "repeat");
     this.documentLimit =
@@ -205,6 +214,10 @@ export class TokenStream implements SegmentStream<StreamPosition> {
         if (row === undefined || row.start) source[at] = this.bos;
         if (row === undefined) return;
         const { document, from, to } = row;
+        if (row.task !== "continuation") {
+          await this.#readTask(row, source.subarray(at, at + T), target.subarray(at, at + T));
+          return;
+        }
         if (row.start) await this.#source.read(document, from, to, target.subarray(at, at + T));
         else {
           const place = 2 * at;
@@ -216,6 +229,20 @@ export class TokenStream implements SegmentStream<StreamPosition> {
       }),
     );
     return { batch: B, length: T, source, target, reset };
+  }
+
+  /** Source and target (T) of a segment that is not to be continued. */
+  async #readTask({ task, document, from, epoch }: Row, source: Int32Array, target: Int32Array): Promise<void> {
+    const T = this.segmentLength,
+      auxiliary = this.#auxiliary;
+    await this.#source.read(document, from - T, from, source);
+    if (task === "infilling") {
+      target.set(source);
+      auxiliary.maskSpans(source, epoch, document, from);
+    } else {
+      await this.#source.read(document, from - 2 * T, from - T, target);
+      source[T - 1] = auxiliary.recall;
+    }
   }
 
   /** Lanes without anything more to read; none, if the stream repeats. */
@@ -259,7 +286,20 @@ export class TokenStream implements SegmentStream<StreamPosition> {
       const to = Math.min(offset + this.segmentLength, piece.to);
       this.#lanes[b] = to < piece.to ? { piece, offset: to } : undefined;
       const end = this.#ends && to - offset < this.segmentLength && to === this.#source.documentLength(piece.document);
-      const row = { document: piece.document, from: offset, to, start: offset === piece.from, end };
+      // Of a segment that is not whole another number of tokens would be scored: it is continued.
+      const auxiliary = this.#auxiliary.any && offset > piece.from && to - offset === this.segmentLength;
+      const task = auxiliary
+        ? this.#auxiliary.taskOf(this.#epoch, piece.document, offset, offset - 2 * this.segmentLength >= piece.from)
+        : "continuation";
+      const row = {
+        document: piece.document,
+        from: offset,
+        to,
+        start: offset === piece.from,
+        end,
+        task,
+        epoch: this.#epoch,
+      } as const;
       this.#tokens += scoredOf(row);
       return row;
     });
@@ -288,6 +328,8 @@ export class TokenStream implements SegmentStream<StreamPosition> {
       text: (this.#text ??= textOf(this.#source)),
       ...(this.#ends && { ends: true }),
       ...(this.#longestFirst && { longestFirst: true }),
+      ...(this.#auxiliary.infilling > 0 && { infilling: this.#auxiliary.infilling }),
+      ...(this.#auxiliary.recallPrevious > 0 && { recallPrevious: this.#auxiliary.recallPrevious }),
     };
   }
 }

@@ -79,6 +79,17 @@ export function median(numbers: readonly number[]): number {
   return sorted.length === 0 ? NaN : sorted.length % 2 === 1 ? sorted[half]! : (sorted[half - 1]! + sorted[half]!) / 2;
 }
 
+/** The lower quartile, the middle and the upper quartile. */
+export function quartiles(numbers: readonly number[]): [number, number, number] {
+  const sorted = [...numbers].sort((a, b) => a - b);
+  const at = (share: number): number => {
+    const place = share * (sorted.length - 1),
+      below = Math.floor(place);
+    return sorted[below]! + (place - below) * (sorted[Math.min(below + 1, sorted.length - 1)]! - sorted[below]!);
+  };
+  return [at(0.25), at(0.5), at(0.75)];
+}
+
 /**
  * What slots do with a segment, by their weight on themselves (the mean of their heads): keep (0.9 and more), are
  * overwritten (0.1 and less), or mix.

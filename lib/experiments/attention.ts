@@ -83,12 +83,12 @@ export const attention = experiment<AttentionSettings, AttentionResult>({
   claim:
     "in mid-document 60 to 80 % of the slots keep what they hold, 5 to 10 % are overwritten; the latter have the larger ||v||.",
   needs: "text (--data; default: moby-dick)",
-  async plan({ budget, seeds, data }) {
-    const text = await textName(data);
+  async plan({ budget, seeds, ...spec }) {
+    const text = await textName(spec);
     return seeds.map((seed) => ({ ...sizes[budget], text, seed }));
   },
   async run(settings, context) {
-    const text = await openText(context.data);
+    const text = await openText(context);
     try {
       const made = await languageModel(settings, text, context);
       await using model = made.model;

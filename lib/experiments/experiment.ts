@@ -19,6 +19,8 @@ export interface PlanOptions {
   readonly seeds: readonly number[];
   /** Text or files to read, as `memformer train --data` takes them; undefined: the experiment's own. */
   readonly data: string | undefined;
+  /** Of text: `bytes`, which is the default, `gpt2`, or the path of a tokenizer.json. */
+  readonly tokenizer?: string | undefined;
   /** Where the runs will compute. */
   readonly device: "cpu" | "cuda";
   /** A folder of the experiment's own, for data that it makes. */
@@ -28,6 +30,7 @@ export interface PlanOptions {
 /** What a run may use beside its settings: nothing here changes its numbers, times and bytes apart. */
 export interface RunContext {
   readonly data: string | undefined;
+  readonly tokenizer?: string | undefined;
   readonly device: DeviceName;
   readonly folder: string;
   /** A folder for this run's checkpoints, from which it goes on when it was killed. */
@@ -37,12 +40,22 @@ export interface RunContext {
   readonly note: (text: string) => void;
 }
 
+/** Pixels in a report, and in a file of its own. */
+export interface Picture {
+  /** A name for its file: letters, digits and hyphens. */
+  readonly name: string;
+  readonly title: string;
+  /** A PNG in base64. */
+  readonly png: string;
+}
+
 /** A part of a report. */
 export interface Section {
   readonly title: string;
   readonly text?: string;
   readonly tables?: readonly Table[];
   readonly charts?: readonly Chart[];
+  readonly pictures?: readonly Picture[];
 }
 
 export interface Experiment<S extends object = Settings, R extends object = Result> {

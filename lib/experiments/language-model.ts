@@ -3,6 +3,7 @@ import { TokenStream, type Dataset } from "../data/index.ts";
 import type { ModelOptions } from "../model/config.ts";
 import { Memformer } from "../model/memformer.ts";
 import type { TrainOptions } from "../train/config.ts";
+import { Trainer } from "../train/trainer.ts";
 import type { Json, RunContext } from "./experiment.ts";
 import { trained, type Trained } from "./training.ts";
 
@@ -13,6 +14,8 @@ export interface LanguageSettings {
   readonly model: { readonly [option in keyof ModelOptions]?: Json };
   readonly lanes: number;
   readonly horizon: number;
+  /** Windows of a step; absent: one. */
+  readonly accumulate?: number;
   readonly steps: number;
   readonly rate: number;
   /** Tokens after which a document is cut in training, so that memories start anew. */
@@ -22,33 +25,48 @@ export interface LanguageSettings {
 
 /** The trained model, which the caller disposes of. */
 export async function languageModel(
-  { model: options, lanes, horizon, steps, rate, cut, seed }: LanguageSettings,
+  settings: LanguageSettings,
   text: Dataset,
   context: RunContext,
 ): Promise<{ readonly model: Memformer; readonly trained: Trained }> {
-  const { vocabulary, bos } = text.tokenizer;
-  const model = await Memformer.create({
-    ...(options as ModelOptions),
-    vocabulary,
-    bos,
-    seed,
-    device: context.device,
-  });
+  const { model, stream, train } = await begun(settings, text, context);
   try {
-    const stream = new TokenStream(text.train, {
-      lanes,
-      segmentLength: model.config.segmentLength,
-      documentLimit: cut,
-      seed,
-    });
-    const train: TrainOptions & { steps: number } = {
-      steps,
-      horizon,
-      learningRate: rate,
-      warmup: Math.min(100, Math.ceil(steps / 10)),
-      seed,
-    };
     return { model, trained: await trained(model, stream, train, context) };
+  } catch (error) {
+    await model.dispose();
+    throw error;
+  }
+}
+
+/** Trains a model that nobody keeps: the seconds of each of its steps. */
+export async function* stepSeconds(
+  settings: LanguageSettings,
+  text: Dataset,
+  context: RunContext,
+): AsyncGenerator<number, void, void> {
+  const { model: made, stream, train } = await begun(settings, text, context);
+  await using model = made;
+  using trainer = new Trainer(model, train);
+  const run = trainer.run(stream);
+  let began = performance.now();
+  while ((await run.next()).done !== true) {
+    yield (performance.now() - began) / 1000;
+    began = performance.now();
+  }
+}
+
+async function begun(
+  { model: options, lanes, horizon, accumulate = 1, steps, rate, cut, seed }: LanguageSettings,
+  text: Dataset,
+  { device }: RunContext,
+): Promise<{ model: Memformer; stream: TokenStream; train: TrainOptions & { steps: number } }> {
+  const { vocabulary, bos } = text.tokenizer;
+  const model = await Memformer.create({ ...(options as ModelOptions), vocabulary, bos, seed, device });
+  try {
+    const { segmentLength } = model.config,
+      stream = new TokenStream(text.train, { lanes, segmentLength, documentLimit: cut, seed });
+    const warmup = Math.min(100, Math.ceil(steps / 10));
+    return { model, stream, train: { steps, horizon, accumulate, learningRate: rate, warmup, seed } };
   } catch (error) {
     await model.dispose();
     throw error;

@@ -6,6 +6,7 @@ import { modelConfig, type ModelOptions } from "../model/config.ts";
 import { Memformer } from "../model/memformer.ts";
 import type { Budget, Json, RunContext } from "./experiment.ts";
 import { generatedImages, publishedImages, type Images } from "./mnist-images.ts";
+import { pictures, type Pictures } from "./mnist-pictures.ts";
 import { NONE } from "./report/table.ts";
 import { trained } from "./training.ts";
 
@@ -37,6 +38,8 @@ export interface MnistResult {
   readonly stateBytes: number;
   readonly tokens: number;
   readonly tokensPerSecond: number | null;
+  /** Where they were asked for. */
+  readonly pictures?: Pictures | null;
 }
 
 /** Transformer-XL's perplexity by the tokens it keeps, which are 1/14, 4/14 and all of an image. */
@@ -124,8 +127,8 @@ export function mnistSettings({ name, options, whole = false }: Variant, size: M
   return { ...size, horizon: 1, variant: name, options: { ...scaled, segmentLength: pixels }, seed };
 }
 
-/** Trains a model and scores the test images. Rejects with MemformerError DATA, NAN_LOSS, ABORTED. */
-export async function mnistRun(settings: MnistSettings, context: RunContext): Promise<MnistResult> {
+/** Trains a model, scores the test images, and draws some. Rejects with MemformerError DATA, NAN_LOSS, ABORTED. */
+export async function mnistRun(settings: MnistSettings, context: RunContext, draws = false): Promise<MnistResult> {
   const { model: shape, options, lanes, horizon, epochs, rate, generated, seed } = settings;
   const { train, test } = await imagesOf(generated, context);
   const config: ModelOptions = {
@@ -153,6 +156,7 @@ export async function mnistRun(settings: MnistSettings, context: RunContext): Pr
     stateBytes: model.stateBytes,
     tokens: made.tokens,
     tokensPerSecond: Number.isFinite(made.tokensPerSecond) ? made.tokensPerSecond : null,
+    pictures: draws ? await pictures(model, test, generated === null ? 64 : 9, seed, context.signal) : null,
   };
 }
 

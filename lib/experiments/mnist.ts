@@ -1,5 +1,5 @@
 /** Table 1: images as sequences of pixels, the model's sizes, and what is lost without each of its parts. */
-import { experiment, type Rows } from "./experiment.ts";
+import { experiment, type Picture, type Rows } from "./experiment.ts";
 import { publishedImages } from "./mnist-images.ts";
 import {
   mnistRun,
@@ -9,7 +9,11 @@ import {
   type MnistResult,
   type MnistSettings,
 } from "./mnist-runs.ts";
+import type { Pictures } from "./mnist-pictures.ts";
 import { cell, type Table } from "./report/table.ts";
+
+/** The model that draws. */
+const artist = mnistVariants[0]!.name;
 
 /** What Table 1 has besides perplexities. */
 const others: Table = {
@@ -37,7 +41,7 @@ export const mnist = experiment<MnistSettings, MnistResult>({
     if (size.generated === null) await publishedImages(data); // said before the first run
     return seeds.flatMap((seed) => mnistVariants.map((variant) => mnistSettings(variant, size, seed)));
   },
-  run: mnistRun,
+  run: async (settings, context) => mnistRun(settings, context, settings.variant === artist),
   report(runs, rows) {
     const of = (name: string): ReturnType<Rows<MnistSettings, MnistResult>>[] =>
       runs.filter(({ variant }) => variant === name).map(rows);
@@ -67,6 +71,15 @@ export const mnist = experiment<MnistSettings, MnistResult>({
           ? `${first?.epochs ?? 0} epochs of all 60,000 training images; the 10,000 test images. One learning rate for all.`
           : "Generated images, a few steps: this shows that the experiment runs, and nothing about the paper.",
     };
-    return [{ title: "Table 1", tables: [ours, others] }];
+    return [{ title: "Table 1", tables: [ours, others], pictures: shown(of(artist)[0]?.result?.pictures) }];
   },
 });
+
+function shown(drawn: Pictures | null | undefined): Picture[] {
+  if (drawn === null || drawn === undefined) return [];
+  const completed = "of each line a test image, its upper half, and three completions of that half";
+  return [
+    { name: "mnist-digits", title: `Drawn by ${artist}, pixel by pixel`, png: drawn.digits },
+    { name: "mnist-completions", title: `Completed by ${artist}: ${completed}`, png: drawn.completions },
+  ];
+}

@@ -10,7 +10,7 @@ export type Result = Readonly<Record<string, Json>>;
 export interface Row<S = Settings, R = Result> {
   readonly experiment: string;
   readonly settings: S;
-  /** Undefined where the run failed as a run may: its loss was not a number. */
+  /** Undefined where the run failed as a run may: its loss was not a number, or memory did not suffice. */
   readonly result?: R | undefined;
   readonly error?: string | undefined;
   readonly seconds: number;

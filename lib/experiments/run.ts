@@ -1,6 +1,6 @@
 /**
- * Makes the runs of an experiment that have no row yet, one after the other, and writes its report: after every row, so
- * that it is there whenever the work is stopped.
+ * Makes the runs of an experiment that have no row yet, one after the other or side by side, and writes its report:
+ * after every row, so that it is there whenever the work is stopped.
  */
 import { rm, writeFile } from "node:fs/promises";
 import { join } from "node:path";
@@ -14,7 +14,9 @@ import type { Budget, Experiment, Result, Row, Settings } from "./experiment.ts"
 import { machineOf } from "./machine.ts";
 import { svg } from "./report/chart.ts";
 import { page, type Report } from "./report/page.ts";
+import { figurePng } from "./report/png.ts";
 import { keyOf, RowFile, shortKey } from "./rows.ts";
+import { sideBySide } from "./side-by-side.ts";
 
 export interface ExperimentOptions {
   /** The folder of rows.jsonl, report.html, figures/ and unfinished runs. */
@@ -22,7 +24,10 @@ export interface ExperimentOptions {
   readonly budget: Budget;
   readonly seeds: readonly number[];
   readonly device: DeviceName;
+  /** Several, all GPUs or all CPUs: runs side by side, in a process for each, in place of `device`. */
+  readonly devices?: readonly DeviceName[] | undefined;
   readonly data?: string | undefined;
+  readonly tokenizer?: string | undefined;
   /** No run is begun after so many minutes, or where one as long as the longest so far would end later. */
   readonly minutes?: number | undefined;
   /** Ends the run that is under way; its checkpoint, if it has one, is what the next call goes on from. */
@@ -38,12 +43,13 @@ export interface Outcome extends Report {
 }
 
 /**
- * Runs what `options.out` has no row of. A loss that is not a number makes a row that says so; every other failure of a
- * run rejects, and the rows before it stay. Rejects with MemformerError DATA for data that is not there, BUSY when
- * another process works in the folder, IO.
+ * Runs what `options.out` has no row of. A loss that is not a number and memory that does not suffice make a row that
+ * says so; every other failure of a run rejects, and the rows before it stay. Rejects with MemformerError DATA for data
+ * that is not there, BUSY when another process works in the folder, IO.
  */
 export async function runExperiment(experiment: Experiment, options: ExperimentOptions): Promise<Outcome> {
-  const { out, note = (): void => undefined, signal } = options;
+  const { out, note = (): void => undefined, signal } = options,
+    devices = devicesOf(options);
   await withIoErrors("make", out, () => makeFolder(out));
   const release = await withIoErrors("lock", out, () => takeLock(join(out, ".lock"), { patience: 0 }));
   try {
@@ -52,54 +58,83 @@ export async function runExperiment(experiment: Experiment, options: ExperimentO
     const missing = runs.filter((run) => file.find(experiment.name, run) === undefined);
     if (missing.length < runs.length) note(`${runs.length - missing.length} of ${runs.length} runs are there already`);
     const deadline = performance.now() + 60_000 * (options.minutes ?? Infinity);
-    let outcome = await report(experiment, options, runs, file),
-      longest = 0;
-    for (const settings of missing) {
-      if (signal?.aborted === true || performance.now() + longest > deadline) break;
-      const began = performance.now();
-      note(`run ${outcome.rows.length + 1} of ${runs.length}: ${JSON.stringify(settings)}`);
-      const row = await made(experiment, settings, options, note);
-      if (row === undefined) break;
-      longest = Math.max(longest, performance.now() - began);
+    let outcome = await report(experiment, options, runs, file);
+    const keep = async (row: Row): Promise<void> => {
       await file.append(row);
-      await rm(checkpointsOf(out, experiment, settings), { recursive: true, force: true });
+      await rm(checkpointsOf(out, experiment.name, row.settings), { recursive: true, force: true });
       outcome = await report(experiment, options, runs, file);
+    };
+    if (devices.length > 1) await sideBySide(experiment, missing, { ...options, devices }, deadline, keep);
+    else {
+      let longest = 0;
+      for (const settings of missing) {
+        if (signal?.aborted === true || performance.now() + longest > deadline) break;
+        const began = performance.now();
+        note(`run ${outcome.rows.length + 1} of ${runs.length}: ${JSON.stringify(settings)}`);
+        const row = await made(experiment, settings, options, note);
+        if (row === undefined) break;
+        longest = Math.max(longest, performance.now() - began);
+        await keep(row);
+      }
     }
+    await figuresAsPng(outcome, join(out, "figures"));
     return outcome;
   } finally {
     await release();
   }
 }
 
+/** Where to compute, at least one. Throws MemformerError CONFIG for GPUs and CPUs together, NO_CUDA. */
+function devicesOf({ device, devices = [device] }: ExperimentOptions): readonly [DeviceName, ...DeviceName[]] {
+  const [first = device, ...others] = devices;
+  if (new Set([first, ...others].map(kindOf)).size > 1) {
+    const found = devices.join(",");
+    throw new MemformerError("CONFIG", `devices must be all GPUs or all CPUs, got "${found}"`, {
+      details: { argument: "devices", got: found },
+    });
+  }
+  return [first, ...others];
+}
+
+function kindOf(device: DeviceName): "cpu" | "cuda" {
+  return resolveDevice(device) === "cpu" ? "cpu" : "cuda";
+}
+
 /** Every run once. */
 async function planned(experiment: Experiment, options: ExperimentOptions): Promise<Settings[]> {
-  const { out, budget, seeds, data, device } = options;
+  const { out, budget, seeds, data, tokenizer } = options,
+    [device] = devicesOf(options);
   const runs = await experiment.plan({
     budget,
     seeds,
     data,
-    device: resolveDevice(device) === "cpu" ? "cpu" : "cuda",
+    tokenizer,
+    device: kindOf(device),
     folder: join(out, "data"),
   });
   return [...new Map(runs.map((run) => [keyOf(experiment.name, run), run])).values()];
 }
 
+/** What is a finding, not a fault: the same run would end so again. */
+const rowErrors: ReadonlySet<string> = new Set(["ERR_MEMFORMER_NAN_LOSS", "ERR_MEMFORMER_OUT_OF_MEMORY"]);
+
 /** Undefined when the signal ended it. */
-async function made(
+export async function made(
   experiment: Experiment,
   settings: Settings,
-  { out, device, data, signal }: ExperimentOptions,
+  { out, device, data, tokenizer, signal }: Pick<ExperimentOptions, "out" | "device" | "data" | "tokenizer" | "signal">,
   note: (text: string) => void,
 ): Promise<Row | undefined> {
   const began = performance.now();
   let result: Result | undefined, error: string | undefined;
   try {
-    const checkpoints = checkpointsOf(out, experiment, settings);
-    result = await experiment.run(settings, { data, device, folder: join(out, "data"), checkpoints, signal, note });
+    const checkpoints = checkpointsOf(out, experiment.name, settings);
+    const folder = join(out, "data");
+    result = await experiment.run(settings, { data, tokenizer, device, folder, checkpoints, signal, note });
   } catch (failure) {
-    if (signal?.aborted === true && isMemformerError(failure) && failure.code === "ERR_MEMFORMER_ABORTED")
-      return undefined;
-    if (!isMemformerError(failure) || failure.code !== "ERR_MEMFORMER_NAN_LOSS") throw failure;
+    const ended = isMemformerError(failure) && failure.code === "ERR_MEMFORMER_ABORTED";
+    if (signal?.aborted === true && (ended || failure === signal.reason)) return undefined;
+    if (!isMemformerError(failure) || !rowErrors.has(failure.code)) throw failure;
     error = failure.message;
   }
   return {
@@ -112,11 +147,11 @@ async function made(
   };
 }
 
-function checkpointsOf(out: string, { name }: Experiment, settings: Settings): string {
+function checkpointsOf(out: string, name: string, settings: Settings): string {
   return join(out, "unfinished", shortKey(keyOf(name, settings)));
 }
 
-/** Writes report.html and figures/NAME.svg. */
+/** Writes report.html, and in figures/ NAME.svg and the pictures. */
 async function report(
   experiment: Experiment,
   { out, budget }: ExperimentOptions,
@@ -133,8 +168,21 @@ async function report(
     await makeFolder(figures);
     for (const chart of sections.flatMap(({ charts = [] }) => charts))
       await writeFile(join(figures, `${chart.name}.svg`), `${svg(chart)}\n`);
+    for (const { name, png } of sections.flatMap(({ pictures = [] }) => pictures))
+      await writeFile(join(figures, `${name}.png`), Buffer.from(png, "base64"));
   });
   return { ...written, path, left: runs.length - rows.length };
+}
+
+/** Once, at the end: figures/NAME.png beside NAME.svg, where that can be made. */
+async function figuresAsPng({ sections }: Report, figures: string): Promise<void> {
+  await withIoErrors("write", figures, async () => {
+    for (const chart of sections.flatMap(({ charts = [] }) => charts)) {
+      const png = await figurePng(svg(chart));
+      if (png === undefined) return;
+      await writeFile(join(figures, `${chart.name}.png`), png);
+    }
+  });
 }
 
 /** `0,1,2`: seeds of runs. Throws MemformerError CONFIG for anything else. */

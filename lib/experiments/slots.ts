@@ -88,9 +88,9 @@ export const slots = experiment<SlotsSettings, SlotsResult>({
   title: "What more memory slots are worth",
   claim: "more slots give a lower perplexity, with less and less gain, and no memory at all is much worse.",
   needs: "text (--data; default: moby-dick)",
-  async plan({ budget, seeds, data }) {
+  async plan({ budget, seeds, ...spec }) {
     const { slots: counts, ...size } = sizes[budget],
-      text = await textName(data);
+      text = await textName(spec);
     return seeds.flatMap((seed) => [
       { ...size, text, seed, slots: counts.at(-1)!, memory: false },
       ...counts.map((count) => ({ ...size, text, seed, slots: count, memory: true })),
@@ -98,7 +98,7 @@ export const slots = experiment<SlotsSettings, SlotsResult>({
   },
   async run(settings, context) {
     const { slots: memorySlots, memory, lanes, scored } = settings,
-      text = await openText(context.data);
+      text = await openText(context);
     try {
       const made = await languageModel(
         { ...settings, model: { ...settings.model, memorySlots, memory } },

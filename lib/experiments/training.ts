@@ -1,11 +1,14 @@
 /** Training inside a run: with checkpoints where it is long, so that a run that was killed goes on where it was. */
+import { readFile } from "node:fs/promises";
+import { dirname, join } from "node:path";
 import type { SegmentStream } from "../data/segment-stream.ts";
 import { CheckpointStore } from "../checkpoint/store.ts";
 import { median } from "../diagnose/statistics.ts";
 import { MemformerError } from "../errors.ts";
+import { writeFileAtomic } from "../files/atomic.ts";
 import type { TrainableModel } from "../model/recurrence.ts";
 import type { TrainOptions } from "../train/config.ts";
-import { Trainer } from "../train/trainer.ts";
+import { Trainer, type TrainStep } from "../train/trainer.ts";
 import type { RunContext } from "./experiment.ts";
 
 /** How a training went. */
@@ -22,14 +25,21 @@ export interface Trained {
 const CHECKPOINTS = 10,
   SHORT = 200;
 
-/** Rejects with MemformerError NAN_LOSS, and with ABORTED when the context's signal ends it. */
+/** What of a run's context a training needs; without a folder for checkpoints it is not continued. */
+export type TrainingContext = Pick<RunContext, "signal" | "note"> & { readonly checkpoints: string | undefined };
+
+/**
+ * Rejects with MemformerError NAN_LOSS, and with ABORTED when the context's signal ends it. `onStep` sees the steps
+ * that this process makes.
+ */
 export async function trained<Model extends TrainableModel>(
   model: Model,
   stream: SegmentStream,
   options: TrainOptions & { readonly steps: number },
-  { checkpoints, signal, note }: RunContext,
+  { checkpoints, signal, note }: TrainingContext,
+  onStep?: (step: TrainStep) => void,
 ): Promise<Trained> {
-  const long = options.steps >= SHORT;
+  const long = checkpoints !== undefined && options.steps >= SHORT;
   using trainer = new Trainer(model, {
     ...options,
     ...(long && { saveEvery: Math.ceil(options.steps / CHECKPOINTS), keep: 1 }),
@@ -48,6 +58,7 @@ export async function trained<Model extends TrainableModel>(
       losses.push(step.loss);
       rates.push(step.tokensPerSecond);
       tokens = step.tokens;
+      onStep?.(step);
       if (long && step.step % Math.ceil(options.steps / CHECKPOINTS) === 0)
         note(`step ${step.step} of ${options.steps}: loss ${step.loss.toFixed(3)}`);
     }
@@ -55,13 +66,31 @@ export async function trained<Model extends TrainableModel>(
     signal?.removeEventListener("abort", stop);
   }
   if (trainer.step < options.steps) throw stopped();
+  const path = long ? join(checkpoints, "trained.json") : undefined;
+  // All steps were made before: the run ended while its model was scored.
+  if (losses.length === 0 && path !== undefined) return kept(path);
   const last = losses.slice(-Math.ceil(options.steps / 10));
-  return {
+  const made = {
     steps: trainer.step,
     tokens,
     loss: last.reduce((sum, loss) => sum + loss, 0) / last.length,
     tokensPerSecond: median(rates),
   };
+  if (path !== undefined) await writeFileAtomic(path, (handle) => handle.writeFile(JSON.stringify(made)));
+  return made;
+}
+
+/** What a training gave that was over when its process ended. */
+async function kept(path: string): Promise<Trained> {
+  try {
+    return JSON.parse(await readFile(path, "utf8")) as Trained;
+  } catch (cause) {
+    throw new MemformerError(
+      "DATA",
+      `the training of ${dirname(path)} is over, but what it gave was not written down: delete that folder to make it anew`,
+      { details: { path }, cause },
+    );
+  }
 }
 
 function stopped(): MemformerError {

@@ -42,6 +42,18 @@ export const runSchema = z.strictObject({
     .boolean()
     .default(true)
     .describe("predict BOS after a document's last token, which teaches a model where to end"),
+  infilling: z
+    .number()
+    .min(0)
+    .lt(1)
+    .default(0)
+    .describe("share of segments to be filled in: spans of what is read are masked (encoder-decoder)"),
+  recallPrevious: z
+    .number()
+    .min(0)
+    .lt(1)
+    .default(0)
+    .describe("share of segments to be recalled: the one before what is read, from the memory (encoder-decoder)"),
   skipEmpty: z.boolean().default(false).describe("leave out empty documents instead of refusing them"),
   heldOut: z
     .number()

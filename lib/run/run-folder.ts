@@ -5,7 +5,7 @@ import { dirname, join } from "node:path";
 import { CheckpointStore } from "../checkpoint/store.ts";
 import { withIoErrors } from "../io-error.ts";
 import { findModelFolder, type TokenizerTexts } from "../checkpoint/model-files.ts";
-import { openTokenizer, type Tokenizer } from "../data/index.ts";
+import { AUXILIARY_TOKENS, openTokenizer, type Tokenizer } from "../data/index.ts";
 import { MemformerError } from "../errors.ts";
 import { Memformer } from "../model/memformer.ts";
 import { writeModel } from "../model/weights-files.ts";
@@ -96,7 +96,8 @@ export async function openModel(
   let name: string | undefined;
   for (const spec of specs) {
     const tokenizer = await openTokenizer(spec);
-    const fits = tokenizer.vocabulary === model.config.vocabulary && tokenizer.bos === model.config.bos;
+    const more = model.config.vocabulary - tokenizer.vocabulary, // those of auxiliary tasks, if it was trained with them
+      fits = (more === 0 || more === AUXILIARY_TOKENS) && tokenizer.bos === model.config.bos;
     if (fits && (spec !== given || tokenizer.name === name)) return { model, tokenizer };
     name = tokenizer.name;
   }

@@ -39,11 +39,23 @@ export async function runSettings(
 }
 
 /** Options of a run that came later than some runs, with the values that these had: they are not in their run.json. */
-const runOptions = { ends: false };
+const runOptions = { ends: false, infilling: 0, recallPrevious: 0 };
 
 /** Options that resuming must not change: they decide what was learned so far and where the stream stands. */
 const fixed = {
-  run: ["data", "tokenizer", "lanes", "documents", "field", "documentLimit", "ends", "skipEmpty", "heldOut"],
+  run: [
+    "data",
+    "tokenizer",
+    "lanes",
+    "documents",
+    "field",
+    "documentLimit",
+    "ends",
+    "infilling",
+    "recallPrevious",
+    "skipEmpty",
+    "heldOut",
+  ],
   model: Object.keys(shapeSchema.shape),
   train: ["seed"],
 } as const satisfies Record<keyof PartialRunConfig, readonly string[]>;

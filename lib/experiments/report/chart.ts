@@ -19,6 +19,8 @@ export interface Chart {
   readonly x: Axis;
   readonly y: Axis;
   readonly series: readonly Series[];
+  /** Places on the x axis that are named: a dashed line each, drawn where points lie around it. */
+  readonly marks?: readonly { readonly at: number; readonly label: string }[];
 }
 
 /** Told apart by people who see few colours (Okabe and Ito), and by their marks. */
@@ -30,7 +32,7 @@ const width = 720,
   box = { left: 70, right: 190, top: 40, bottom: 50 };
 
 /** Points that are no numbers, or not positive on a logarithmic axis, are left out. */
-export function svg({ title, x, y, series }: Chart): string {
+export function svg({ title, x, y, series, marks = [] }: Chart): string {
   const fits = ({ scale }: Axis, value: number): boolean => Number.isFinite(value) && (scale !== "log" || value > 0);
   const drawn = series.map(({ name, points }) => ({
     name,
@@ -64,6 +66,12 @@ export function svg({ title, x, y, series }: Chart): string {
       (at) =>
         `<text x="${fixed(across(at))}" y="${height - box.bottom + 18}" text-anchor="middle">${x.scale === "log" ? String(at) : format(at)}</text>`,
     ),
+    ...marks
+      .filter(({ at }) => points.some(([of]) => of <= at) && points.some(([of]) => of >= at))
+      .map(({ at, label }) => {
+        const place = fixed(across(at));
+        return `<path d="M${place} ${box.top}V${height - box.bottom}" stroke="#555" stroke-dasharray="4 4"/><text x="${place}" y="${box.top - 4}" text-anchor="middle">${escaped(label)}</text>`;
+      }),
     `<path d="M${box.left} ${box.top}V${height - box.bottom}H${width - box.right}" fill="none" stroke="#555"/>`,
     `<text x="${(box.left + width - box.right) / 2}" y="${height - 10}" text-anchor="middle">${escaped(x.label)}</text>`,
     `<text transform="translate(16 ${(box.top + height - box.bottom) / 2}) rotate(-90)" text-anchor="middle">${escaped(y.label)}</text>`,

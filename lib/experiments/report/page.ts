@@ -15,7 +15,7 @@ export interface Report {
 const style = `body{font:15px/1.5 sans-serif;max-width:64em;margin:2em auto;padding:0 1em;color:#222}
 table{border-collapse:collapse;margin:1em 0}caption{text-align:left;font-weight:bold}
 td,th{padding:.2em .8em;border-bottom:1px solid #ddd;text-align:right}td:first-child,th:first-child{text-align:left}
-svg{max-width:100%;height:auto}.note{color:#555}`;
+svg,img{max-width:100%;height:auto}.note{color:#555}`;
 
 /** `2 of 12 runs made; budget minutes` */
 export function progressOf({ rows, planned, budget }: Report): string {
@@ -48,12 +48,16 @@ export function text(report: Report): string {
   return [`${report.experiment.title} (${progressOf(report)})`, ...parts].join("\n\n");
 }
 
-function sectionOf({ title, text: words, tables = [], charts = [] }: Section): string {
+function sectionOf({ title, text: words, tables = [], charts = [], pictures = [] }: Section): string {
   return [
     `<h2>${escaped(title)}</h2>`,
     ...(words === undefined ? [] : [`<p>${escaped(words)}</p>`]),
     ...tables.map(tableOf),
     ...charts.map((chart) => `<figure>${svg(chart)}</figure>`),
+    ...pictures.map(
+      ({ title: of, png }) =>
+        `<figure><img src="data:image/png;base64,${png}" alt="${escaped(of)}"><figcaption>${escaped(of)}</figcaption></figure>`,
+    ),
   ].join("\n");
 }
 

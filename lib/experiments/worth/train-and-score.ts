@@ -1,6 +1,8 @@
 /** One run: a model trained on its tokens, then scored on what was held out. */
-import { isMemformerError, Memformer, Trainer, TokenStream, type DeviceName, type TokenSource } from "./lib.ts";
-import { quartiles } from "../support/report.ts";
+import { isMemformerError, Memformer, TokenStream, type TokenSource } from "../../index.ts";
+import { quartiles } from "../../diagnose/statistics.ts";
+import type { Place } from "../jobs.ts";
+import { trained, type TrainingContext } from "../training.ts";
 import { keyOf, type Run } from "./plan.ts";
 import { score, type Scores } from "./score.ts";
 
@@ -24,16 +26,12 @@ export interface Row {
   readonly bytes: number;
 }
 
-export interface Place {
-  readonly device: DeviceName;
-  readonly threads: number;
-}
-
 export async function trainAndScore(
   run: Run,
   train: TokenSource,
   valid: TokenSource,
   { device, threads }: Place,
+  context: TrainingContext = { checkpoints: undefined, signal: undefined, note: () => undefined },
 ): Promise<Row> {
   const { vocabulary, bos } = train.tokenizer;
   await using model = await Memformer.create({
@@ -48,13 +46,13 @@ export async function trainAndScore(
   const { segmentLength } = model.config,
     horizon = run.train.horizon ?? 8;
   const steps = Math.max(10, Math.round(run.tokens / (run.lanes * segmentLength * horizon)));
-  using trainer = new Trainer(model, {
+  const options = {
     warmup: Math.min(200, Math.ceil(steps / 10)),
     ...run.train,
     steps,
     learningRate: run.rate,
     seed: run.seed,
-  });
+  };
   const stream = new TokenStream(train, {
     lanes: run.lanes,
     segmentLength,
@@ -64,14 +62,15 @@ export async function trainAndScore(
   const losses: number[] = [],
     norms: number[] = [],
     began = performance.now();
-  let trained = 0,
+  let tokens = 0,
     error: string | undefined;
   try {
-    for await (const { loss, gradientNorm, tokens } of trainer.run(stream)) {
+    const made = await trained(model, stream, options, context, ({ loss, gradientNorm, tokens: so }) => {
       losses.push(loss);
       norms.push(gradientNorm);
-      trained = tokens;
-    }
+      tokens = so;
+    });
+    tokens = made.tokens;
   } catch (failure) {
     if (!isMemformerError(failure) || failure.code !== "ERR_MEMFORMER_NAN_LOSS") throw failure;
     error = failure.message;
@@ -80,10 +79,10 @@ export async function trainAndScore(
   const facts = {
     key: keyOf(run),
     run,
-    trained,
+    trained: tokens,
     steps,
     seconds,
-    tokensPerSecond: trained / seconds,
+    tokensPerSecond: tokens / seconds,
     curve: tenths(losses),
     norms: [...quartiles(norms), Math.max(...norms)],
     bytes: run.depth === 0 ? valid.bytes : 0,

@@ -1,5 +1,5 @@
 /** The text of an experiment: token files that are there, or a data set by name, read as bytes. */
-import { openDataset, openTokenFile, openTokenizer, type TokenSource } from "./lib.ts";
+import { openDataset, openTokenFile, openTokenizer, type TokenSource } from "../../index.ts";
 
 export interface Texts extends AsyncDisposable {
   readonly train: TokenSource;

@@ -6,12 +6,12 @@
 import {
   MemformerError,
   modelSchema,
-  nearest,
   plainOptions,
   trainSchema,
   type ModelOptions,
   type TrainOptions,
-} from "./lib.ts";
+} from "../../index.ts";
+import { nearest } from "../../errors.ts";
 
 export interface Options {
   readonly model: ModelOptions;

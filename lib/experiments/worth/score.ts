@@ -13,7 +13,7 @@ import {
   tidy,
   type Tensor,
   type TokenSource,
-} from "./lib.ts";
+} from "../../index.ts";
 
 /** Where a token stands in its document: among the first 1,024, the next 3,072, or beyond. */
 export const depths = ["first", "middle", "beyond"] as const;

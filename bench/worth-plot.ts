@@ -1,6 +1,6 @@
 /** The pairs as a picture: worth by depth, a group of bars a variant, in plain SVG. */
-import { depths } from "./score.ts";
-import type { Pair } from "./summary.ts";
+import { depths } from "../lib/experiments/worth/score.ts";
+import type { Pair } from "../lib/experiments/worth/summary.ts";
 
 const colours = ["#9ecae1", "#4292c6", "#08519c"];
 

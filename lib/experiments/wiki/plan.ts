@@ -1,0 +1,184 @@
+/** Table 2's models, and three budgets for each: equal tokens, equal FLOPs, equal wall-clock. */
+import { presets } from "../../model/config.ts";
+import type { Budget } from "../experiment.ts";
+import { segmentFlops } from "../flops.ts";
+import type { LanguageSettings } from "../language-model.ts";
+
+export interface WikiSettings extends Omit<LanguageSettings, "steps"> {
+  readonly budget: Budget;
+  readonly name: string;
+  /** V, of the text's tokenizer. */
+  readonly vocabulary: number;
+  /** Steps of training; null: as many as `seconds` have time for. */
+  readonly steps: number | null;
+  readonly seconds: number | null;
+  /** Segments that each lane of the evaluation reads; 0: all held-out text. */
+  readonly scored: number;
+}
+
+interface Model {
+  readonly name: string;
+  readonly model: LanguageSettings["model"];
+  /** The paper's perplexity by the word, on WikiText-103. */
+  readonly paper: string;
+}
+
+interface Size {
+  readonly models: readonly Model[];
+  readonly shape: LanguageSettings["model"];
+  readonly lanes: number;
+  readonly horizon: number;
+  readonly cut: number;
+  readonly rates: readonly number[];
+  readonly tokens: number;
+  readonly seconds: number;
+  readonly scored: number;
+}
+
+const NONE = "–";
+
+/** Transformer-XL's perplexity in Table 2, by the tokens it keeps. */
+const publishedXl: Readonly<Record<number, string>> = {
+  1600: "23.95",
+  1024: "23.67",
+  512: "23.94",
+  256: "25.39",
+  128: "25.60",
+  32: "27.22",
+};
+
+function memformer(layers: readonly [number, number], slots: number, paper: string, memory = true): Model {
+  const [encoderLayers, decoderLayers] = layers;
+  return {
+    name: `Memformer ${encoderLayers} + ${decoderLayers}, ${memory ? `M ${slots}` : "without memory"}`,
+    model: { encoderLayers, decoderLayers, memorySlots: slots, ...(!memory && { memory }) },
+    paper,
+  };
+}
+
+function xl(layers: number, cacheLength: number): Model {
+  return {
+    name: `Transformer-XL ${layers}, cache ${cacheLength}`,
+    model: { architecture: "transformer-xl", decoderLayers: layers, cacheLength },
+    paper: layers === 16 ? (publishedXl[cacheLength] ?? NONE) : NONE,
+  };
+}
+
+function lstm(layers: number): Model {
+  return { name: `LSTM ${layers}`, model: { architecture: "lstm", decoderLayers: layers }, paper: NONE };
+}
+
+const { width, heads, feedForward, segmentLength } = presets.wiki;
+const shape = { width, heads, feedForward, segmentLength, precision: "bfloat16" } as const;
+
+export const wikiSizes: Readonly<Record<Budget, Size>> = {
+  smoke: {
+    models: [
+      memformer([1, 1], 4, NONE),
+      memformer([1, 1], 2, NONE),
+      memformer([1, 1], 4, NONE, false),
+      xl(2, 16),
+      xl(2, 32),
+      lstm(2),
+    ],
+    shape: { width: 32, heads: 2, feedForward: 64, segmentLength: 16 },
+    lanes: 8,
+    horizon: 2,
+    cut: 1024,
+    rates: [2e-3],
+    tokens: 8 * 16 * 2 * 6,
+    seconds: 0.05,
+    scored: 8,
+  },
+  minutes: {
+    models: [
+      memformer([2, 6], 256, NONE),
+      memformer([2, 6], 64, NONE),
+      memformer([2, 6], 256, NONE, false),
+      xl(8, 256),
+      xl(8, 128),
+      xl(8, 32),
+      lstm(4),
+    ],
+    shape,
+    lanes: 32,
+    horizon: 8,
+    cut: 8192,
+    rates: [2e-3],
+    tokens: 4e6,
+    seconds: 20,
+    scored: 0,
+  },
+  full: {
+    models: [
+      memformer([4, 16], 1024, "22.74"),
+      memformer([4, 12], 1024, "23.91"),
+      memformer([4, 12], 512, "23.30 (layers not stated)"),
+      memformer([4, 12], 1024, "25.57 (layers not stated)", false),
+      ...[1600, 1024, 512, 256, 128, 32].map((cache) => xl(16, cache)),
+      lstm(4),
+    ],
+    shape,
+    lanes: 32,
+    horizon: 8,
+    cut: 16_384,
+    rates: [1e-3, 2e-3, 4e-3],
+    tokens: 100e6,
+    seconds: 1800,
+    scored: 0,
+  },
+};
+
+/** What is equal for all models of a table. */
+export const kinds = ["tokens", "FLOPs", "wall-clock"] as const;
+export type Kind = (typeof kinds)[number];
+
+/** What a run's text and draws are. */
+type Place = Pick<WikiSettings, "text" | "vocabulary" | "seed">;
+
+/** Equal FLOPs are those that a budget's first model has at equal tokens. */
+export function wikiRun(
+  budget: Budget,
+  kind: Kind,
+  model: Model,
+  rate: number,
+  { text, vocabulary, seed }: Place,
+): WikiSettings {
+  const { shape: of, lanes, horizon, cut, tokens, seconds, scored, models } = wikiSizes[budget];
+  const options = { ...of, ...model.model },
+    steps = Math.max(1, Math.round(tokens / (lanes * horizon * Number(of.segmentLength))));
+  const cost = (given: Model): number => segmentFlops({ ...of, ...given.model, vocabulary, bos: 0 } as object).training;
+  const ofKind = {
+    tokens: { steps, seconds: null },
+    FLOPs: { steps: Math.max(1, Math.round((steps * cost(models[0]!)) / cost(model))), seconds: null },
+    "wall-clock": { steps: null, seconds },
+  }[kind];
+  return {
+    budget,
+    name: model.name,
+    model: options,
+    lanes,
+    horizon,
+    ...ofKind,
+    rate,
+    cut,
+    scored,
+    text,
+    vocabulary,
+    seed,
+  };
+}
+
+/** By seed, kind, rate, model; a run that two tables share is one. */
+export function wikiPlan(
+  budget: Budget,
+  seeds: readonly number[],
+  text: Pick<WikiSettings, "text" | "vocabulary">,
+): WikiSettings[] {
+  const { models, rates } = wikiSizes[budget];
+  return seeds.flatMap((seed) =>
+    kinds.flatMap((kind) =>
+      rates.flatMap((rate) => models.map((model) => wikiRun(budget, kind, model, rate, { ...text, seed }))),
+    ),
+  );
+}
