@@ -112,7 +112,9 @@ export const mnistSizes: Readonly<Record<Budget, MnistSize>> = {
   full: { model: paper, lanes: 64, horizon: 14, epochs: 40, rate: 2e-3, generated: null },
 };
 
-/** A variant at a size: smaller images have as much smaller caches; where a segment is an image, a step is one of each. */
+/**
+ * A variant at a size: smaller images have as much smaller caches; where a segment is an image, a step is one of each.
+ */
 export function mnistSettings({ name, options, whole = false }: Variant, size: MnistSize, seed: number): MnistSettings {
   const pixels = (size.generated?.side ?? 28) ** 2;
   const scaled = Object.fromEntries(
