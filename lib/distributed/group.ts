@@ -77,6 +77,11 @@ export class Group implements AsyncDisposable {
     }
   }
 
+  /** @internal The engine's end of it. */
+  get handle(): GroupHandle {
+    return this.#handle;
+  }
+
   /** Why the group has ended; undefined while all is well. */
   get failure(): MemformerError | undefined {
     return this.#failure;

@@ -231,6 +231,7 @@ export interface Addon {
     eps: number,
     weightDecay: number,
     muon: boolean,
+    group: GroupHandle | null,
   ): OptimizerHandle;
   dropAdamW(optimizer: OptimizerHandle): void;
   adamwStep(call: number, optimizer: OptimizerHandle, learningRate: number, norm: TensorHandle, clip: number): void;

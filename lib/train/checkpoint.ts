@@ -35,6 +35,8 @@ export interface TrainProgress {
 export interface TrainParts {
   readonly model: TrainableModel;
   readonly optimizer: AdamW;
+  /** How one of the optimizer's tensors is read, where it is not all here. */
+  readonly moments?: ((name: string) => Promise<Uint8Array>) | undefined;
   readonly state: State;
   readonly progress: TrainProgress;
   readonly tokenizer: TokenizerTexts;
@@ -44,13 +46,14 @@ export interface TrainParts {
 export function checkpointFiles({
   model,
   optimizer,
+  moments,
   state,
   progress,
   tokenizer,
 }: TrainParts): Record<string, FileWriter> {
   return {
     ...modelWriters(model, tokenizer),
-    "optimizer.safetensors": async (path) => writeSafetensors(path, optimizer.entries()),
+    "optimizer.safetensors": async (path) => writeSafetensors(path, optimizer.entries(moments)),
     "state.safetensors": async (path) => {
       const entries = await Promise.all(
         state.map(async (tensor, i) => {

@@ -53,6 +53,12 @@ export const trainSchema = z.strictObject({
     .enum(["adamw", "muon"])
     .default("muon")
     .describe("adamw, or muon: orthogonalized momentum for the layers' matrices, AdamW for everything else"),
+  shardOptimizer: z
+    .boolean()
+    .default(false)
+    .describe(
+      "share out the optimizer's moments among the ranks (ZeRO-1): each keeps 1/N of them; the run stays the same to the bit",
+    ),
   learningRate: z.number().positive().default(2e-3).describe("peak learning rate"),
   schedule: z
     .enum(["cosine", "linear", "constant"])

@@ -3,6 +3,7 @@ import { z } from "zod";
 import type { TensorEntry } from "../checkpoint/safetensors.ts";
 import { MemformerError } from "../errors.ts";
 import { engineEntry, masterType } from "../model/weights-files.ts";
+import type { Group } from "../distributed/group.ts";
 import type { OptimizerHandle } from "../native/addon.ts";
 import { guarded, nextCall } from "../native/calls.ts";
 import { checkOptions, optionSchema } from "../options.ts";
@@ -41,21 +42,35 @@ interface OptimizerPart {
   readonly handle: OptimizerHandle;
 }
 
-/** AdamW over all parameters of a model; matrices decay, nothing else does. */
+/**
+ * AdamW over all parameters of a model; matrices decay, nothing else does. With a `group` its ranks share out the
+ * moments (ZeRO-1, Rajbhandari et al. 2020): each keeps those of its share of the parameters, updates these, and gets
+ * the others' updated parameters. Every rank then makes the same calls of {@link step} and {@link tensor}, with the
+ * same gradients.
+ */
 export class AdamW implements Disposable {
   /** @internal */
   readonly threadBound = threadBound;
   /** One per part of the parameters that the engine holds together. */
   #parts: readonly OptimizerPart[] | undefined;
   readonly #model: TrainableModel;
+  /** The ranks that share out its moments; undefined: all are here. */
+  readonly group: Group | undefined;
 
-  constructor(model: TrainableModel, options: AdamWOptions = {}) {
+  constructor(
+    model: TrainableModel,
+    options: AdamWOptions = {},
+    { group }: { readonly group?: Group | undefined } = {},
+  ) {
     checkOptions(optimizerSchema, options, "AdamW");
     const { beta1 = 0.9, beta2 = 0.95, eps = 1e-8, weightDecay = 0.1, muon = false } = options;
     this.#model = model;
+    this.group = group;
     this.#parts = model.held.map(({ prefix, handle }) => ({
       prefix,
-      handle: guarded((addon) => addon.createAdamW(handle, beta1, beta2, eps, weightDecay, muon)),
+      handle: guarded((addon) =>
+        addon.createAdamW(handle, beta1, beta2, eps, weightDecay, muon, group?.handle ?? null),
+      ),
     }));
   }
 
@@ -104,17 +119,20 @@ export class AdamW implements Disposable {
     ];
   }
 
-  /** What it carries, as entries of a safetensors file. */
-  entries(): TensorEntry[] {
+  /** What it carries, as entries of a safetensors file; `read`: reads one of them otherwise than by {@link tensor}. */
+  entries(read?: (name: string) => Promise<Uint8Array>): TensorEntry[] {
     const dtypes: Record<string, DType> = { step: "float32", loss_scale: "float32", good_steps: "int32" };
-    return this.tensors.map(({ name, shape }) =>
-      engineEntry(name, dtypes[name.split(".").at(-1)!] ?? masterType(this.#model.config), shape, () =>
-        this.tensor(name),
-      ),
-    );
+    return this.tensors.map(({ name, shape }) => {
+      const dtype = dtypes[name.split(".").at(-1)!] ?? masterType(this.#model.config);
+      if (read !== undefined) return { name, dtype, shape, read: async () => read(name) };
+      return engineEntry(name, dtype, shape, () => this.tensor(name));
+    });
   }
 
-  /** One of them, copied when it is read. Throws MemformerError CONFIG for an unknown name, once it is read. */
+  /**
+   * One of them, copied when it is read; with a group of all ranks' numbers. Throws MemformerError CONFIG for an
+   * unknown name, once it is read.
+   */
   tensor(name: string): Tensor {
     const [handle, own] = this.#partOf(name);
     return new Tensor(guarded((addon) => addon.adamwState(nextCall(), handle, own))[0]!);

@@ -9,6 +9,7 @@ import type { SegmentStream } from "../data/segment-stream.ts";
 import { MemformerError } from "../errors.ts";
 import type { Group } from "../distributed/group.ts";
 import { lanesOf, streamOfLanes, type Lanes } from "../distributed/share.ts";
+import { GatheredMoments } from "./gathered-moments.ts";
 import { horizonOf } from "./horizon.ts";
 import { AdamW } from "./optimizer.ts";
 import { checkOptions, optionSchema, optionTypes, parseOptions } from "../options.ts";
@@ -116,8 +117,12 @@ export class Trainer<Model extends TrainableModel = TrainableModel> implements D
     this.model = model;
     this.#group = group;
     this.config = parseOptions(trainSchema, options, "train");
-    const { optimizer, beta1, beta2, eps, weightDecay } = this.config;
-    this.#optimizer = new AdamW(model, { beta1, beta2, eps, weightDecay, muon: optimizer === "muon" });
+    const { optimizer, beta1, beta2, eps, weightDecay, shardOptimizer } = this.config;
+    this.#optimizer = new AdamW(
+      model,
+      { beta1, beta2, eps, weightDecay, muon: optimizer === "muon" },
+      { group: shardOptimizer ? group : undefined },
+    );
   }
 
   /** Steps made so far. */
@@ -444,25 +449,39 @@ export class Trainer<Model extends TrainableModel = TrainableModel> implements D
     if (store === undefined) return undefined;
     this.#refuseDisposed();
     const group = this.#group,
-      write = async (state: State): Promise<string> =>
-        store.write(this.#step, this.#files(state, position, options), { best });
+      write = async (state: State, moments?: (name: string) => Promise<Uint8Array>): Promise<string> =>
+        store.write(this.#step, this.#files(state, position, options, moments), { best });
     if (group === undefined) return write(this.#state!);
     const { first, total } = this.#lanes!,
       whole = this.#state!.map((tensor) => group.gatherRows(tensor, first, total));
+    const moments = this.#optimizer.group === undefined ? undefined : new GatheredMoments(group, this.#optimizer);
     try {
       await group.guard("gathering the states", synchronize());
-      return await onFirstRank(group, "the checkpoint", async () => write(whole));
+      await moments?.giveFirstRank();
+      return await onFirstRank(group, "the checkpoint", async () => {
+        try {
+          return await write(whole, moments?.read);
+        } finally {
+          await moments?.end();
+        }
+      });
     } finally {
       for (const tensor of whole) tensor.dispose();
     }
   }
 
-  #files(state: State, position: unknown, { tokenizer, tokenizerConfig }: TokenizerTexts): Record<string, FileWriter> {
+  #files(
+    state: State,
+    position: unknown,
+    { tokenizer, tokenizerConfig }: TokenizerTexts,
+    moments?: (name: string) => Promise<Uint8Array>,
+  ): Record<string, FileWriter> {
     const best = Number.isFinite(this.#best) ? this.#best : null;
     const progress = { step: this.#step, tokens: this.#tokens, best, position, train: this.config };
     return checkpointFiles({
       model: this.model,
       optimizer: this.#optimizer,
+      moments,
       state,
       progress,
       tokenizer: { tokenizer, tokenizerConfig },

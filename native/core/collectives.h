@@ -3,6 +3,7 @@
 #pragma once
 #include <functional>
 #include <string>
+#include <vector>
 
 #include "core/torch.h"
 
@@ -20,6 +21,9 @@ class Collectives {
   virtual void all_reduce(at::Tensor tensor, Done done) = 0;
   /// Copies rank `root`'s tensor into that of the others.
   virtual void broadcast(at::Tensor tensor, int root, Done done) = 0;
+  /// Copies each rank's part of a contiguous tensor (n) into that of the others, to the bit: rank r's ends before
+  /// number ends[r], where the next rank's begins. Parts may be empty.
+  virtual void all_gather(at::Tensor tensor, const std::vector<int64_t>& ends, Done done) = 0;
   /// Gives up what is under way, on any thread; nothing may follow. May block where the transport hangs.
   virtual void abort() = 0;
 };

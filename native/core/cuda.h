@@ -68,8 +68,9 @@ class Cuda {
   virtual std::unique_ptr<Collectives> nccl(int device, const Seat& seat) = 0;
 };
 
-/// Changes whenever Cuda, Recording or an operator's schema does: both halves must have been built from the same.
-constexpr int kCudaInterface = 8;
+/// Changes whenever Cuda, Collectives, Recording or an operator's schema does: both halves must have been built from
+/// the same.
+constexpr int kCudaInterface = 9;
 
 /// The CUDA half; null until it has been opened.
 Cuda* cuda();

@@ -5,6 +5,8 @@
 #include <torch/csrc/distributed/c10d/ProcessGroupGloo.hpp>
 #include <torch/csrc/distributed/c10d/TCPStore.hpp>
 
+#include <mutex>
+
 #include "core/failure.h"
 #include "distributed/store.h"
 
@@ -103,6 +105,32 @@ class Gloo final : public Collectives {
     c10d::BroadcastOptions options;
     options.rootRank = root;
     finish(group_->broadcast(tensors, options), std::move(done));
+  }
+
+  void all_gather(at::Tensor tensor, const std::vector<int64_t>& ends, Done done) override {
+    struct Parts {
+      std::mutex mutex;
+      size_t open = 1;  // the last one closes when all have been started
+      std::string failure;
+    };
+    const auto parts = std::make_shared<Parts>();
+    const auto close = [parts, done = std::move(done)](const std::string& failure) {
+      std::unique_lock lock(parts->mutex);
+      if (!failure.empty()) parts->failure = failure;
+      if (--parts->open > 0) return;
+      lock.unlock();
+      done(parts->failure);
+    };
+    int64_t begin = 0;
+    for (size_t rank = 0; rank < ends.size(); begin = ends[rank++]) {
+      if (ends[rank] == begin) continue;
+      {
+        std::lock_guard lock(parts->mutex);
+        ++parts->open;
+      }
+      broadcast(tensor.narrow(0, begin, ends[rank] - begin), static_cast<int>(rank), close);
+    }
+    close("");
   }
 
   /// A thread of Gloo's may stay in a read until its limit, and whoever frees the group waits for that: nobody does.

@@ -222,6 +222,14 @@ void Group::broadcast(const at::Tensor& tensor, int root, const std::string& col
       [&](Collectives& transport, Collectives::Done done) { transport.broadcast(tensor, root, std::move(done)); });
 }
 
+void Group::all_gather(const at::Tensor& tensor, const std::vector<int64_t>& ends, const std::string& collective) {
+  require(tensor.is_contiguous() && tensor.dim() == 1 && ends.size() == static_cast<size_t>(membership_.world) &&
+              ends.back() <= tensor.numel(),
+          "NATIVE", collective, " takes a contiguous list, and where each rank's part of it ends");
+  run(collective,
+      [&](Collectives& transport, Collectives::Done done) { transport.all_gather(tensor, ends, std::move(done)); });
+}
+
 void Group::say(const std::string& words) {
   std::lock_guard lock(mutex_);
   if (!heart_) return;

@@ -53,6 +53,8 @@ class Group : public std::enable_shared_from_this<Group> {
   void all_reduce(const at::Tensor& tensor, const std::string& collective);
   /// Copies rank root's into everybody's, in place.
   void broadcast(const at::Tensor& tensor, int root, const std::string& collective);
+  /// Copies every rank's part of a tensor (n) into everybody's, in place; see Collectives::all_gather.
+  void all_gather(const at::Tensor& tensor, const std::vector<int64_t>& ends, const std::string& collective);
 
   /// What goes with every sign of life from now on.
   void say(const std::string& words);

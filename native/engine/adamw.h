@@ -5,7 +5,9 @@
 #pragma once
 #include <map>
 
+#include "distributed/group.h"
 #include "engine/muon.h"
+#include "engine/shares.h"
 #include "nn/parameters.h"
 
 namespace memformer::engine {
@@ -15,32 +17,49 @@ class AdamW {
   struct Options {
     double beta1 = 0.9, beta2 = 0.95, eps = 1e-8, weight_decay = 0.1;
     bool muon = false;  ///< the matrices of layers by Muon, whose momentum stands in their exp_avg
+    std::shared_ptr<distributed::Group> group;  ///< ranks that share out the moments; null: all are here
   };
 
   AdamW(const nn::Parameters& parameters, Options options);
 
   /// One update at `rate` from the gradients, scaled to a norm of at most `clip` (0: as they are), which are then
-  /// dropped. `norm` () : their norm; not finite: nothing is updated.
+  /// dropped. `norm` () : their norm; not finite: nothing is updated. With a group every rank calls it with the same
+  /// gradients, updates its share, and gets the others': the parameters are then those of an update without shares.
+  /// Throws DISTRIBUTED, after which the parameters may be of neither step.
   void step(double rate, const at::Tensor& norm, double clip);
 
   /// exp_avg and exp_avg_sq of a parameter, and the steps made, by name; in float16 also loss_scale and good_steps: to
-  /// be saved, and to be copied into when loaded.
-  std::map<std::string, at::Tensor> state() const;
+  /// be saved. With a group every rank calls it, and gets all ranks' numbers. Throws CONFIG for an unknown name,
+  /// DISTRIBUTED.
+  at::Tensor state(const std::string& name) const;
+  /// Copies one of them back; with a group this rank's numbers of it. Throws CONFIG, SHAPE.
+  void assign(const std::string& name, const at::Tensor& value);
 
  private:
+  struct Slot {
+    at::Tensor values;                ///< in the parameter's shape, or (n) where this rank has a share of it
+    std::optional<size_t> parameter;  ///< in parameters.all(), of what is shared out
+  };
   struct Group {
-    Tensors parameters, exp_avgs, exp_avg_sqs, steps;
+    Tensors parameters, pieces, exp_avgs, exp_avg_sqs, steps;
+    std::vector<Piece> places;
     double decay;
   };
   void make_state();
+  void make_flat_state();
   void step(Group& group, double rate, const at::Tensor& found_inf, const std::optional<at::Tensor>& divisor);
   void step_flat(double rate, const at::Tensor& norm, double clip);
+  void gather_parameters();
+  /// This rank's piece of a tensor in a parameter's shape.
+  at::Tensor own(const at::Tensor& tensor, Piece piece) const;
+  const Slot& slot(const std::string& name) const;
 
   Options options_;
   const nn::Parameters& parameters_;
+  Shares shares_;
   std::vector<Group> groups_;                            // where parameters are apart
-  at::Tensor exp_avg_, exp_avg_sq_, steps_made_, rate_;  // where they are flat
-  std::map<std::string, at::Tensor> state_;
+  at::Tensor exp_avg_, exp_avg_sq_, steps_made_, rate_;  // where they are flat; (n) of this rank's share
+  std::map<std::string, Slot> state_;
   std::optional<Muon> muon_;
 };
 

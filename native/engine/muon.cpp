@@ -1,5 +1,7 @@
 #include "engine/muon.h"
 
+#include <map>
+
 namespace memformer::engine {
 namespace {
 
@@ -22,19 +24,21 @@ at::Tensor orthogonalized(const at::Tensor& matrices) {
   return tall ? x.transpose(1, 2) : x;
 }
 
-Muon::Muon(const nn::Parameters& parameters, Options options, const std::map<std::string, at::Tensor>& momenta)
-    : parameters_(parameters), options_(options) {
+Muon::Muon(const std::vector<Part>& parts, Options options) : options_(options) {
   std::map<std::pair<int64_t, int64_t>, Matrices> by_shape;
-  for (const auto& parameter : parameters.all()) {
-    if (!moves(parameter)) continue;
+  for (const auto& [parameter, piece, momentum] : parts) {
+    parameters_.push_back(parameter.value);
+    if (piece.size() == 0) continue;
     const auto rows = parameter.value.size(0) / parameter.matrices, columns = parameter.value.size(1);
+    const auto matrices = [&](const at::Tensor& tensor) { return tensor.view({-1, rows, columns}); };
+    const auto first = piece.begin / (rows * columns), count = piece.size() / (rows * columns);
     auto& group = by_shape[{rows, columns}];
     group.rows = rows;
     group.columns = columns;
     group.parameters.push_back(parameter.value);
-    group.each.push_back(parameter.matrices);
-    group.values.push_back(parameter.value.detach());
-    group.momenta.push_back(momenta.at(parameter.name));
+    group.first.push_back(first);
+    group.values.push_back(matrices(parameter.value.detach()).narrow(0, first, count));
+    group.momenta.push_back(matrices(momentum));
   }
   for (auto& [shape, group] : by_shape) groups_.push_back(std::move(group));
 }
@@ -45,29 +49,29 @@ void Muon::step(double rate, const at::Tensor& norm, double clip, const std::opt
   auto factor = clip > 0 ? (clip / (norm + 1e-6)).clamp_max(1.0) : at::ones_like(norm);
   if (grad_scale) factor = factor / *grad_scale;
   for (auto& group : groups_) step(group, rate, finite, factor);
+  Tensors used;
+  for (auto& parameter : parameters_) {
+    auto& gradient = parameter.mutable_grad();
+    if (gradient.defined()) used.push_back(gradient);
+    if (!options_.keeps_gradients) gradient.reset();
+  }
+  if (options_.keeps_gradients && !used.empty()) at::_foreach_zero_(used);
 }
 
 void Muon::step(Matrices& group, double rate, const at::Tensor& finite, const at::Tensor& factor) {
-  const std::vector<int64_t> shape{-1, group.rows, group.columns};
-  const auto joined = [&](const Tensors& pieces) {
-    Tensors views;
-    for (const auto& piece : pieces) views.push_back(piece.reshape(shape));
-    return at::cat(views);
-  };
   Tensors values, momenta, gradients;
   std::vector<int64_t> each;
   for (size_t i = 0; i < group.parameters.size(); ++i) {
-    auto& gradient = group.parameters[i].mutable_grad();
+    const auto& gradient = group.parameters[i].grad();
     if (!gradient.defined()) continue;
-    values.push_back(group.values[i].view(shape));
-    momenta.push_back(group.momenta[i].view(shape));
-    gradients.push_back(gradient);
-    each.push_back(group.each[i]);
-    if (!parameters_.flat()) gradient.reset();
+    each.push_back(group.values[i].size(0));
+    values.push_back(group.values[i]);
+    momenta.push_back(group.momenta[i]);
+    gradients.push_back(gradient.reshape({-1, group.rows, group.columns}).narrow(0, group.first[i], each.back()));
   }
   if (values.empty()) return;
 
-  const auto g = joined(gradients) * factor, before = at::cat(momenta), w = at::cat(values);
+  const auto g = at::cat(gradients) * factor, before = at::cat(momenta), w = at::cat(values);
   const auto m = at::where(finite, before.lerp(g, 1.0 - options_.momentum), before);
   const auto u = at::where(finite, g.lerp(m, options_.momentum), at::zeros_like(g));
   const bool narrow = u.is_cuda() && u.scalar_type() == at::kFloat;
@@ -77,7 +81,6 @@ void Muon::step(Matrices& group, double rate, const at::Tensor& finite, const at
   const auto next = at::where(moved, w * (1.0 - rate * options_.weight_decay) - direction * size, w);
   at::_foreach_copy_(values, next.split_with_sizes(each));
   at::_foreach_copy_(momenta, m.split_with_sizes(each));
-  if (parameters_.flat()) at::_foreach_zero_(gradients);
 }
 
 }  // namespace memformer::engine

@@ -8,6 +8,7 @@
 // serve both. A joint projection's matrices, those of queries, keys and values say, are orthogonalized each for itself.
 #pragma once
 #include "engine/future.h"
+#include "engine/shares.h"
 #include "nn/parameters.h"
 
 namespace memformer::engine {
@@ -16,10 +17,17 @@ class Muon {
  public:
   struct Options {
     double momentum = 0.95, weight_decay = 0.1;
+    bool keeps_gradients = false;  ///< whether a gradient that is used up becomes zeros, as in a flat buffer, or goes
+  };
+  /// A parameter that takes part: which of its numbers, matrices as a whole, and m of these.
+  struct Part {
+    nn::Parameter parameter;
+    Piece piece;
+    at::Tensor momentum;
   };
 
-  /// momenta: m of every parameter that takes part, in the parameter's shape, by parameters.all()'s order.
-  Muon(const nn::Parameters& parameters, Options options, const std::map<std::string, at::Tensor>& momenta);
+  /// parts: in parameters.all()'s order, those of which this rank has no matrix too.
+  Muon(const std::vector<Part>& parts, Options options);
 
   /// Whether Muon moves a parameter.
   static bool moves(const nn::Parameter& parameter) { return parameter.matrices > 0; }
@@ -30,15 +38,16 @@ class Muon {
   void step(double rate, const at::Tensor& norm, double clip, const std::optional<at::Tensor>& grad_scale);
 
  private:
-  struct Matrices {  ///< of one shape, (r, s) each
-    std::vector<at::Tensor> values, momenta, parameters;
-    std::vector<int64_t> each;  ///< how many of them a parameter holds
+  struct Matrices {           ///< of one shape, (r, s) each
+    Tensors values, momenta;  ///< (n, r, s) of each parameter
+    Tensors parameters;
+    std::vector<int64_t> first;  ///< of a parameter's matrices, the first that takes part
     int64_t rows, columns;
   };
   void step(Matrices& group, double rate, const at::Tensor& finite, const at::Tensor& factor);
 
-  const nn::Parameters& parameters_;
   Options options_;
+  Tensors parameters_;
   std::vector<Matrices> groups_;
 };
 

@@ -3,9 +3,9 @@
 #include <thread>
 
 #include "core/cuda.h"
-#include "distributed/group.h"
 #include "engine/reduction.h"
 #include "napi/exports.h"
+#include "napi/group_handle.h"
 #include "napi/model_handle.h"
 
 namespace memformer::napi {
@@ -13,41 +13,6 @@ namespace {
 
 using distributed::Group;
 using engine::Tensors;
-
-/// A promise that a thread of its own settles, or an abort, whichever comes first.
-class Pending {
- public:
-  explicit Pending(Napi::Env env) : deferred_(Napi::Promise::Deferred::New(env)), door_(Environment::of(env).door()) {
-    Environment::of(env).begin(env);
-  }
-  Napi::Promise promise() const { return deferred_.Promise(); }
-
-  /// Any thread. `settle` resolves or rejects, on the event loop.
-  void settle(std::function<void(Napi::Env, const Napi::Promise::Deferred&)> settle) {
-    if (settled_.exchange(true)) return;
-    door_->settle([deferred = deferred_, settle = std::move(settle)](Napi::Env env) { settle(env, deferred); });
-  }
-  void fail(const engine::CallFailure& failure) {
-    settle([failure](Napi::Env env, const auto& deferred) { deferred.Reject(error(env, failure)); });
-  }
-
- private:
-  Napi::Promise::Deferred deferred_;
-  std::shared_ptr<Environment::Door> door_;
-  std::atomic<bool> settled_{false};
-};
-
-/// What JavaScript holds: a group, and who waits for its store.
-struct GroupHandle {
-  std::shared_ptr<Group> group;
-  std::vector<std::weak_ptr<Pending>> pending;  // of JavaScript's thread
-};
-
-std::shared_ptr<GroupHandle> handle_of(const Napi::Value& value) {
-  return unwrap<GroupHandle>(value, Kind::group, "group");
-}
-
-std::shared_ptr<Group> group_of(const Napi::Value& value) { return handle_of(value)->group; }
 
 /// Runs `work` on a thread that nobody waits for; `resolved` makes JavaScript's value of its result.
 template <typename Work, typename Resolved>
@@ -73,7 +38,7 @@ void run_apart(const std::shared_ptr<Pending>& pending, Work work, Resolved reso
 /// A promise of work(group), which an abort rejects even where the store stands still.
 template <typename Work, typename Resolved>
 Napi::Value promised(const Napi::CallbackInfo& info, Work work, Resolved resolved) {
-  const auto handle = handle_of(info[0]);
+  const auto handle = group_handle_of(info[0]);
   const auto pending = std::make_shared<Pending>(info.Env());
   auto& waiting = handle->pending;
   std::erase_if(waiting, [](const auto& one) { return one.expired(); });
@@ -175,7 +140,7 @@ Napi::Value group_say(const Napi::CallbackInfo& info) {
 
 /// groupAbort(group, reason)
 Napi::Value group_abort(const Napi::CallbackInfo& info) {
-  const auto handle = handle_of(info[0]);
+  const auto handle = group_handle_of(info[0]);
   engine::CallFailure failure;
   failure.code = "DISTRIBUTED";
   failure.message = info[1].As<Napi::String>().Utf8Value();

@@ -3,6 +3,7 @@
 #include "napi/devices.h"
 #include "napi/environment.h"
 #include "napi/exports.h"
+#include "napi/group_handle.h"
 #include "napi/optimizer_handle.h"
 
 namespace memformer::napi {
@@ -11,10 +12,18 @@ namespace {
 using engine::Futures;
 using engine::Tensors;
 
-/// createAdamW(model, beta1, beta2, eps, weightDecay, muon)
+/// createAdamW(model, beta1, beta2, eps, weightDecay, muon, group | null): with a group its ranks share out the
+/// moments.
 Napi::Value create_adamw(const Napi::CallbackInfo& info) {
   const auto number = [&](size_t i) { return info[i].As<Napi::Number>().DoubleValue(); };
-  const engine::AdamW::Options options{number(1), number(2), number(3), number(4), info[5].As<Napi::Boolean>().Value()};
+  const engine::AdamW::Options options{
+      number(1),
+      number(2),
+      number(3),
+      number(4),
+      info[5].As<Napi::Boolean>().Value(),
+      info[6].IsNull() ? nullptr : group_of(info[6]),
+  };
   return wrap(info.Env(), Kind::optimizer,
               std::make_shared<OptimizerHandle>(OptimizerHandle{model_of(info[0]), options, std::nullopt}));
 }
@@ -51,30 +60,19 @@ Napi::Value adamw_step(const Napi::CallbackInfo& info) {
                            });
 }
 
-at::Tensor state_of(const engine::AdamW& adamw, const std::string& name) {
-  const auto state = adamw.state();
-  const auto found = state.find(name);
-  require(found != state.end(), "CONFIG", "the optimizer has no state '", name, "'");
-  return found->second;
-}
-
 /// adamwState(call, optimizer, name): [tensor]
 Napi::Value adamw_state(const Napi::CallbackInfo& info) {
   const std::string name = info[2].As<Napi::String>();
   return enqueue_optimizer(info, {}, 1,
-                           [name](engine::AdamW& adamw, const Tensors&) { return Tensors{state_of(adamw, name)}; });
+                           [name](engine::AdamW& adamw, const Tensors&) { return Tensors{adamw.state(name)}; });
 }
 
 /// adamwAssign(call, optimizer, name, tensor)
 Napi::Value adamw_assign(const Napi::CallbackInfo& info) {
   const std::string name = info[2].As<Napi::String>();
   return enqueue_optimizer(info, {future(info[3], "tensor")}, 0, [name](engine::AdamW& adamw, const Tensors& tensors) {
-    at::NoGradGuard no_grad;
-    auto target = state_of(adamw, name);
-    require(target.sizes() == tensors[0].sizes(), "SHAPE", "'", name, "' has shape ", target.sizes(), ", got ",
-            tensors[0].sizes());
     require_numbers(tensors[0], "'", name, "'");
-    target.copy_(tensors[0]);
+    adamw.assign(name, tensors[0]);
     return Tensors();
   });
 }

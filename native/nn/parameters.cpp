@@ -80,7 +80,7 @@ void Parameters::to(at::Device device, at::ScalarType compute) {
 }
 
 at::Tensor Parameters::piece(const at::Tensor& buffer, const at::Tensor& parameter) const {
-  return buffer.narrow(0, offsets_.at(parameter.unsafeGetTensorImpl()), parameter.numel()).view(parameter.sizes());
+  return buffer.narrow(0, offset(parameter), parameter.numel()).view(parameter.sizes());
 }
 
 const Parameters::Storage& Parameters::storage(const at::Tensor& parameter) const {

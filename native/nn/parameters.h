@@ -46,6 +46,8 @@ class Parameters {
   const std::optional<Flat>& flat() const { return flat_; }
   /// A parameter's piece of such a buffer, in its shape.
   at::Tensor piece(const at::Tensor& buffer, const at::Tensor& parameter) const;
+  /// Where it begins there.
+  int64_t offset(const at::Tensor& parameter) const { return offsets_.at(parameter.unsafeGetTensorImpl()); }
 
   /// What an operator with a gradient sink computes with, and the sink: its gradient buffer. Both undefined before
   /// to().

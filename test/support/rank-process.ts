@@ -2,7 +2,14 @@
  * One rank of several: joins, then trains as its first argument says, a JSON {@link RankJob}, and prints a JSON line
  * per step, and at last its weights' hash or its error. Run by `startRanks`.
  */
-import { distributed, isMemformerError, Memformer, Trainer } from "../../lib/index.ts";
+import {
+  distributed,
+  isMemformerError,
+  Memformer,
+  memoryUsage,
+  synchronize,
+  Trainer,
+} from "../../lib/index.ts";
 import { enqueueGradient } from "../../lib/train/step.ts";
 import { WindowReader } from "../../lib/train/window-reader.ts";
 import { lanesOf, streamOfLanes } from "../../lib/distributed/share.ts";
@@ -49,7 +56,13 @@ async function train(model: Memformer, group: Group | undefined): Promise<void> 
     if (job.stopAt?.rank === (group?.rank ?? 0) && job.stopAt.step === step) trainer.stop();
     if (job.spoilAt?.rank === group?.rank && job.spoilAt?.step === step) await perturb(model);
   }
-  tell({ weights: await weightsHash(model), step: trainer.step });
+  const weights = await weightsHash(model);
+  for (let i = 0; i < 3; i++) {
+    await synchronize();
+    globalThis.gc!(); // of what has been read
+  }
+  const { hostBytes } = memoryUsage();
+  tell({ weights, step: trainer.step, hostBytes, parameters: model.parameterCount });
 }
 
 let group: Group | undefined;

@@ -58,6 +58,9 @@ export interface RankEnd {
   readonly signal: NodeJS.Signals | null;
   readonly steps: RankStep[];
   readonly weights?: string;
+  /** Bytes that tensors hold at the end, and how many numbers are learned. */
+  readonly hostBytes?: number;
+  readonly parameters?: number;
   readonly gradient?: Readonly<Record<string, string>>;
   readonly error?: RankError;
   readonly stderr: string;
@@ -87,7 +90,7 @@ const ragged: TokenSource = tokensInMemory(
 
 export function startRank(job: RankJob, env: NodeJS.ProcessEnv): Rank {
   const began = performance.now();
-  const child = spawn(process.execPath, ["--import", "tsx", program, JSON.stringify(job)], {
+  const child = spawn(process.execPath, ["--expose-gc", "--import", "tsx", program, JSON.stringify(job)], {
     stdio: ["ignore", "pipe", "pipe"],
     env: { ...process.env, OMP_NUM_THREADS: "1", NODE_NO_WARNINGS: "1", ...env },
   });

@@ -76,6 +76,16 @@ class Nccl final : public Collectives {
     all_reduce(tensor, std::move(done));
   }
 
+  /// As a sum of every rank's part and zeros, over whole numbers, which no sum rounds: LibTorch's all_gather checks
+  /// sizes for the GPUs of one process.
+  void all_gather(at::Tensor tensor, const std::vector<int64_t>& ends, Done done) override {
+    int64_t begin = 0;
+    for (size_t rank = 0; rank < ends.size(); begin = ends[rank++])
+      if (static_cast<int>(rank) != rank_) tensor.narrow(0, begin, ends[rank] - begin).zero_();
+    const auto size = tensor.element_size();
+    all_reduce(tensor.view(size == 4 ? at::kInt : size == 8 ? at::kLong : at::kByte), std::move(done));
+  }
+
   /// Ends the kernels that wait for a rank that is gone.
   void abort() override {
     void* library = dlopen("libnccl.so.2", RTLD_LAZY | RTLD_NOLOAD);
