@@ -4,6 +4,7 @@ import { once } from "node:events";
 import { setTimeout as sleep } from "node:timers/promises";
 import { existsSync } from "node:fs";
 import { readdir, readFile } from "node:fs/promises";
+import type { Evaluation } from "../lib/index.ts";
 import { freePort } from "../lib/distributed/launch.ts";
 import { ranksEnvironment } from "./support/ranks.ts";
 import { Bench, tiny } from "./support/run-cli.ts";
@@ -45,10 +46,10 @@ describe("memformer train in several processes", function () {
     ...more,
   ];
 
-  it("--processes 3 logs what one process does; resumed as 2, and by torchrun's variables, it goes on", async () => {
+  it("--processes 3 logs what one process does; resumed as 2, and by torchrun's variables, it goes on; two score it as one does", async () => {
     const more = ["--steps", "12", "--evaluate-every", "6", "--save-every", "6"];
     const one = await bench.run(...args("one", ...more, "--steps", "24")),
-      three = await bench.run(...args("three", ...more, "--processes", "3"));
+      three = await bench.run(...args("three", ...more, "--processes", "3", "--shard-optimizer"));
     expect(one.code, one.stderr).to.equal(0);
     expect({ code: three.code, stdout: three.stdout }, three.stderr).to.deep.equal({
       code: 0,
@@ -78,6 +79,27 @@ describe("memformer train in several processes", function () {
       if ("valid/bits-per-byte" in line)
         expect(found[i]!["valid/bits-per-byte"]).to.be.closeTo(line["valid/bits-per-byte"] as number, 1e-2);
     }
+
+    const [alone, shared] = await Promise.all(
+      [[], ["--processes", "2"]].map(async (ranks) => {
+        const { code, stdout, stderr } = await bench.run(
+          "evaluate",
+          "three",
+          "--json",
+          "--split",
+          "train",
+          "--segments",
+          "12",
+          ...ranks,
+        );
+        expect(code, stderr).to.equal(0);
+        return JSON.parse(stdout) as Evaluation;
+      }),
+    );
+    expect(shared).to.have.all.keys(Object.keys(alone!));
+    expect(shared!.tokens).to.equal(alone!.tokens);
+    expect(shared!.nats / alone!.nats).to.be.closeTo(1, 1e-6);
+    expect(shared!.ablations.shuffled!.nats / alone!.ablations.shuffled!.nats).to.be.closeTo(1, 1e-6);
   });
 
   it("ends all when one is killed, says which, and ends with a code; the run goes on from its checkpoint", async () => {

@@ -2,14 +2,19 @@
 import type { Command } from "commander";
 import { z } from "zod";
 import type { Dataset } from "../data/index.ts";
+import type { Group } from "../distributed/group.ts";
+import { MemformerError } from "../errors.ts";
 import { ABLATIONS, type Ablation, type Score } from "../evaluate/evaluate.ts";
 import { formatDuration, formatNumber } from "../log/format.ts";
 import { evaluateSource, type Scored } from "../evaluate/source.ts";
+import { weightsHash } from "../model/weights-hash.ts";
+import type { DeviceName } from "../native/cuda.ts";
 import { catchInterrupts } from "../run/interrupt.ts";
 import { findModel, openModel, runOf } from "../run/run-folder.ts";
 import { pick } from "../run/flags.ts";
 import { addOptions } from "./options.ts";
 import { print } from "./output.ts";
+import { addRanksOptions, isRank, joinRanks, launchRanks, onceAHost, type RanksFlags } from "./ranks.ts";
 import { fromFlags, runSchema, mergeSettings, type PartialRunConfig } from "../run/config.ts";
 import { identityOfRun } from "../run/identity.ts";
 import { openHeldOutOf } from "../run/text.ts";
@@ -60,62 +65,94 @@ export function register(program: Command): void {
       `score a model in bits per byte and perplexity: whole, and with ${ABLATIONS.join(", ")} in place of its memory`,
     )
     .argument("<folder>", "a model, a checkpoint or a run; options default to what the run was given");
+  addRanksOptions(command, ["score", "the lanes"]);
   addOptions(command, dataSchema, "Data");
   addOptions(command, passSchema, "Pass");
   command.addHelpText("after", `\nMemory:\n${meaningLines(["whole", ...ABLATIONS])}\n\n${caution}`);
-  command.action(async (path: string, flags: Record<string, unknown>) => {
-    const {
-      split,
-      segments,
-      documentLimit,
-      ablations: names,
-      device,
-      json,
-    } = passSchema.parse(pick(passSchema, flags));
-    const found = await findModel(path),
-      { folder } = found;
-    const [before, given] = [await runOf(folder), fromFlags(flags)];
-    const { run } = mergeSettings(...(before === undefined ? [] : [dataOf(before)]), given);
-    const opened = await openModel(folder, {
-      tokenizer: given.run["tokenizer"] as string | undefined,
-      device,
-      threads: run.threads,
-    });
-    await using model = opened.model;
-    const identity = await identityOfRun(folder),
-      notes: string[] = [];
-    await using data = await openUnlessInterrupted((signal) =>
-      openHeldOutOf(identity, { run, before, given, split }, opened.tokenizer, notes, signal),
-    );
-    if (data === undefined) return;
-    for (const note of notes) process.stderr.write(`${note}\n`);
-    const result = await evaluateSource(model, data.split(split), {
-      lanes: run.lanes,
-      segments,
-      documentLimit,
-      ablations: (names === "none" ? [] : names.split(",").map((name) => name.trim())) as Ablation[],
-    });
-    const { ablations, ...whole } = result;
-    const facts = { model: folder, step: found.step ?? null, data: data.spec, split, lanes: run.lanes, notes };
-    if (json) {
-      await print(`${JSON.stringify({ ...facts, ...whole, ablations }, null, 2)}\n`);
+  command.action(async (path: string, { gpus, processes, ...flags }: RanksFlags & Record<string, unknown>) => {
+    const code = await launchRanks({ gpus, processes });
+    if (code !== undefined) {
+      process.exitCode = code;
       return;
     }
-    const line = (name: string, { bitsPerByte, bitsPerToken, perplexity }: Score): string[] => [
-      name,
-      ...[bitsPerByte, bitsPerToken, perplexity].map((value) => formatNumber(value)),
-    ];
-    await print(
-      `${table([
-        ["memory", "bits per byte", "bits per token", "perplexity"],
-        line("whole", whole),
-        ...Object.entries(ablations).map(([name, score]) => line(name, score)),
-      ])}\n${whole.tokens} tokens, ${whole.bytes} bytes of ${data.spec} (${split}), ${parts(whole)}, ` +
-        `${found.step === undefined ? "" : `step ${found.step}, `}${formatDuration(whole.seconds)}\n${
-          names === "none" ? "" : `\n${meaningLines(Object.keys(ablations) as Ablation[])}\n${caution}\n`
-        }`,
-    );
+    const asked = await askedOf(path, flags);
+    const device = processes === undefined ? asked.pass.device : "cpu";
+    let group: Group | undefined;
+    try {
+      group = isRank() ? await joinRanks({ device, threads: asked.run.threads }) : undefined;
+      await evaluateModel(asked, group?.device ?? device, group);
+      await group?.leave();
+    } catch (error) {
+      throw group === undefined ? error : await group.fail(error);
+    }
   });
+}
+
+/** What is asked for: the options, those left out as the model's run was given them. */
+async function askedOf(path: string, flags: Record<string, unknown>) {
+  const pass = passSchema.parse(pick(passSchema, flags)),
+    found = await findModel(path);
+  const [before, given] = [await runOf(found.folder), fromFlags(flags)];
+  const { run } = mergeSettings(...(before === undefined ? [] : [dataOf(before)]), given);
+  return { pass, found, before, given, run };
+}
+
+/** Scores a model, with several ranks each its part; the first prints. */
+async function evaluateModel(
+  { pass, found, before, given, run }: Awaited<ReturnType<typeof askedOf>>,
+  device: DeviceName,
+  group: Group | undefined,
+): Promise<void> {
+  const isFirst = group === undefined || group.rank === 0,
+    { split, segments, documentLimit, ablations: names, json } = pass,
+    { folder } = found;
+  const opened = await openModel(folder, {
+    tokenizer: given.run["tokenizer"] as string | undefined,
+    device,
+    threads: run.threads,
+  });
+  await using model = opened.model;
+  const identity = await identityOfRun(folder),
+    notes: string[] = [];
+  await using data = await onceAHost(group, "the data", async () =>
+    openUnlessInterrupted((signal) =>
+      openHeldOutOf(identity, { run, before, given, split }, opened.tokenizer, notes, signal),
+    ),
+  );
+  if (data === undefined) {
+    await group?.fail(new MemformerError("ABORTED", "interrupted before the first segment"));
+    return;
+  }
+  if (isFirst) for (const note of notes) process.stderr.write(`${note}\n`);
+  await group?.agree("the weights' hash", await weightsHash(model));
+  const result = await evaluateSource(model, data.split(split), {
+    lanes: run.lanes,
+    segments,
+    documentLimit,
+    ablations: (names === "none" ? [] : names.split(",").map((name) => name.trim())) as Ablation[],
+    group,
+  });
+  if (!isFirst) return;
+  const { ablations, ...whole } = result;
+  const facts = { model: folder, step: found.step ?? null, data: data.spec, split, lanes: run.lanes, notes };
+  if (json) {
+    await print(`${JSON.stringify({ ...facts, ...whole, ablations }, null, 2)}\n`);
+    return;
+  }
+  const line = (name: string, { bitsPerByte, bitsPerToken, perplexity }: Score): string[] => [
+    name,
+    ...[bitsPerByte, bitsPerToken, perplexity].map((value) => formatNumber(value)),
+  ];
+  await print(
+    `${table([
+      ["memory", "bits per byte", "bits per token", "perplexity"],
+      line("whole", whole),
+      ...Object.entries(ablations).map(([name, score]) => line(name, score)),
+    ])}\n${whole.tokens} tokens, ${whole.bytes} bytes of ${data.spec} (${split}), ${parts(whole)}, ` +
+      `${found.step === undefined ? "" : `step ${found.step}, `}${formatDuration(whole.seconds)}\n${
+        names === "none" ? "" : `\n${meaningLines(Object.keys(ablations) as Ablation[])}\n${caution}\n`
+      }`,
+  );
 }
 
 function meaningLines(names: readonly (Ablation | "whole")[]): string {

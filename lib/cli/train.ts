@@ -1,6 +1,6 @@
 /** `memformer train`: text in, a run's folder out. */
 import { join } from "node:path";
-import { InvalidArgumentError, Option, type Command } from "commander";
+import type { Command } from "commander";
 import { CheckpointStore } from "../checkpoint/store.ts";
 import { withIoErrors } from "../io-error.ts";
 import { makeFolder } from "../files/make-folder.ts";
@@ -11,11 +11,7 @@ import { createProgress, type Progress } from "../log/progress.ts";
 import { RunLog } from "../log/run-log.ts";
 import { Memformer } from "../model/memformer.ts";
 import { takeLock } from "../files/lock.ts";
-import { join as joinGroup } from "../distributed/index.ts";
 import type { Group } from "../distributed/group.ts";
-import { endWithLauncher, launch } from "../distributed/launch.ts";
-import { launchedWorld, membershipOf } from "../distributed/membership.ts";
-import { resolveDevice, type Device, type DeviceName } from "../native/cuda.ts";
 import { configureRuntime } from "../engine/runtime.ts";
 import { Trainer, type RunOptions } from "../train/trainer.ts";
 import { trainSchema } from "../train/config.ts";
@@ -23,6 +19,7 @@ import { evaluateSource } from "../evaluate/source.ts";
 import { catchInterrupts, type Interruption } from "../run/interrupt.ts";
 import { CHECKPOINTS, LOCK, MODEL, RUN, saveModel, tokenizerTexts, writeRun } from "../run/run-folder.ts";
 import { addOptions } from "./options.ts";
+import { addRanksOptions, isRank, joinRanks, launchRanks, onceAHost, type RanksFlags } from "./ranks.ts";
 import { resumeNotes } from "../run/resume-notes.ts";
 import { fromFile, fromFlags, runSchema, shapeSchema, type RunSettings } from "../run/config.ts";
 import { openRunData } from "../run/data.ts";
@@ -42,14 +39,8 @@ export function register(program: Command): void {
       "[file]",
       "a JSON file of the options below: {data, lanes, …, model: {…}, train: {…}}; options on the command line override it",
     )
-    .option("--resume", "continue from the last checkpoint of the run in --out, with its settings")
-    .addOption(ranksOption("gpus", "train on so many GPUs of this machine, a process each, which share the lanes"))
-    .addOption(
-      ranksOption(
-        "processes",
-        "train in so many processes on the CPU of this machine, which share the lanes",
-      ).conflicts("gpus"),
-    );
+    .option("--resume", "continue from the last checkpoint of the run in --out, with its settings");
+  addRanksOptions(command, ["train", "the lanes"]);
   addOptions(command, runSchema, "Run");
   addOptions(command, shapeSchema, "Model");
   addOptions(command, trainSchema, "Training");
@@ -58,12 +49,11 @@ export function register(program: Command): void {
       file: string | undefined,
       { resume = false, gpus, processes, ...flags }: Given & Record<string, unknown>,
     ) => {
-      const isRank = (launchedWorld() ?? 1) > 1;
-      if (!isRank && (gpus ?? processes ?? 1) > 1) {
-        process.exitCode = await launch((gpus ?? processes)!, process.argv.slice(1));
+      const code = await launchRanks({ gpus, processes });
+      if (code !== undefined) {
+        process.exitCode = code;
         return;
       }
-      if (isRank) endWithLauncher();
       const interruption = catchInterrupts();
       let group: Group | undefined;
       try {
@@ -71,7 +61,7 @@ export function register(program: Command): void {
         const placed =
           processes === undefined ? settings : { ...settings, run: { ...settings.run, device: "cpu" as const } };
         // After the settings are read: once all have joined, rank 0 writes them anew.
-        group = isRank ? await joinRanks(placed.run) : undefined;
+        group = isRank() ? await joinRanks(placed.run) : undefined;
         await train(placed, resume, interruption, group);
         await group?.leave();
       } catch (cause) {
@@ -86,29 +76,8 @@ export function register(program: Command): void {
   );
 }
 
-interface Given {
+interface Given extends RanksFlags {
   readonly resume?: boolean;
-  readonly gpus?: number;
-  readonly processes?: number;
-}
-
-function ranksOption(name: string, help: string): Option {
-  return new Option(`--${name} <n>`, help).argParser((text: string) => {
-    const count = Number(text);
-    if (!Number.isInteger(count) || count < 1) throw new InvalidArgumentError("expected a whole number of at least 1");
-    return count;
-  });
-}
-
-/** This process' place among those that a launcher has started; each takes the GPU of its number on the host. */
-async function joinRanks({ device, threads }: RunSettings["run"]): Promise<Group> {
-  configureRuntime({ threads });
-  return joinGroup({ device: deviceOfRank(device, membershipOf().localRank) });
-}
-
-function deviceOfRank(device: DeviceName, localRank: number): Device {
-  const isFree = device === "auto" || device === "cuda";
-  return resolveDevice(isFree && resolveDevice(device) !== "cpu" ? `cuda:${localRank}` : device);
 }
 
 async function train(
@@ -121,13 +90,9 @@ async function train(
   if (!resume && isFirst) await refuseRun(run.out); // early: tokenizing may take long
   // A run of memformer 0.1 goes on with its own division of the text.
   const division = resume && (await readIdentity(run.out))?.splits === undefined ? "order" : "content";
-  // One process a host tokenizes what is new; the others find it done.
-  if (group !== undefined && group.localRank > 0) await group.barrier("the data");
-  await using data = await openRunData(run, await openTokenizer(run.tokenizer), {
-    signal: interruption.signal,
-    division,
-  });
-  if (group?.localRank === 0) await group.barrier("the data");
+  await using data = await onceAHost(group, "the data", async () =>
+    openRunData(run, await openTokenizer(run.tokenizer), { signal: interruption.signal, division }),
+  );
   const { vocabulary, bos } = data.tokenizer,
     auxiliary = run.infilling + run.recallPrevious > 0;
   await using model = await Memformer.create({
@@ -194,7 +159,7 @@ interface Prepared {
 }
 
 /** What every rank but the first does: the same steps, of which the first tells. */
-async function trainBeside({ data, stream, trainer, settled, resume, interruption }: Prepared): Promise<void> {
+async function trainBeside({ data, stream, trainer, settled, resume, interruption, group }: Prepared): Promise<void> {
   const { run, train: options } = settled;
   interruption.signal.addEventListener("abort", () => {
     trainer.stop();
@@ -203,7 +168,7 @@ async function trainBeside({ data, stream, trainer, settled, resume, interruptio
   const steps = trainer.run(stream, {
     checkpoints: join(run.out, CHECKPOINTS),
     resume,
-    ...(options.evaluateEvery > 0 && { evaluate: heldOutScore(data, run) }),
+    ...(options.evaluateEvery > 0 && { evaluate: heldOutScore(data, run, group) }),
   });
   while ((await steps.next()).done !== true);
 }
@@ -261,7 +226,7 @@ async function trainLocked({
       checkpoints: store.root,
       resume,
       ...tokenizer,
-      ...(options.evaluateEvery > 0 && { evaluate: heldOutScore(data, run) }),
+      ...(options.evaluateEvery > 0 && { evaluate: heldOutScore(data, run, group) }),
     });
     for await (const step of steps) {
       reportStep(step, data.train, log, progress);
@@ -287,7 +252,11 @@ async function noteRefusal(model: Memformer, progress: Progress): Promise<void> 
   if (refusal !== "") progress.note(`steps cannot be recorded, so they run kernel by kernel: ${refusal}`);
 }
 
-function heldOutScore(data: Dataset, run: RunSettings["run"]): NonNullable<RunOptions<Memformer>["evaluate"]> {
+function heldOutScore(
+  data: Dataset,
+  run: RunSettings["run"],
+  group: Group | undefined,
+): NonNullable<RunOptions<Memformer>["evaluate"]> {
   const source = data.valid; // throws here, before the first step, if there is none
   return async (model, _step, signal) => {
     const { bitsPerByte } = await evaluateSource(model, source, {
@@ -295,6 +264,7 @@ function heldOutScore(data: Dataset, run: RunSettings["run"]): NonNullable<RunOp
       segments: run.evaluateSegments,
       ablations: [],
       signal,
+      group,
     });
     return bitsPerByte;
   };

@@ -3,14 +3,14 @@ import { z } from "zod";
 import type { SegmentStream } from "../data/segment-stream.ts";
 import { MemformerError, nearest } from "../errors.ts";
 import { parseOptions } from "../options.ts";
-import type { EvaluatedModel, State } from "../model/recurrence.ts";
+import type { Group } from "../distributed/group.ts";
+import { Meetings } from "../distributed/together.ts";
+import type { EvaluatedModel } from "../model/recurrence.ts";
 import { cancellable } from "../engine/runtime.ts";
-import { ABLATIONS, type Ablation, type Scored, type ScoringState } from "../model/scoring.ts";
-import { composedScore } from "./composed-score.ts";
-import { LiveRows } from "./live-rows.ts";
-import { disposeSegment } from "../model/segment-tensors.ts";
-import type { Segment } from "../data/segment.ts";
-import { applyOperator, tidy, type Tensor } from "../engine/tensor.ts";
+import { ABLATIONS, type Ablation } from "../model/scoring.ts";
+import { scoreSegments } from "./score-segments.ts";
+import { disposeState, SharedRows, type Ranks, type SharedSegment } from "./shared-rows.ts";
+import type { Tensor } from "../engine/tensor.ts";
 import { Turns } from "../engine/turns.ts";
 
 export { ABLATIONS, type Ablation } from "../model/scoring.ts";
@@ -51,6 +51,11 @@ export interface EvaluateOptions {
    */
   readonly segmentsPerStep?: number | undefined;
   readonly signal?: AbortSignal | undefined;
+  /**
+   * Ranks that share out the lanes: each gives the same weights, stream and options, scores its part, and gets the whole
+   * text's result, equal to one process' but for rounding.
+   */
+  readonly group?: Group | undefined;
 }
 
 const schema = z.strictObject({
@@ -59,6 +64,7 @@ const schema = z.strictObject({
   segments: z.number().int().min(0).or(z.literal(Infinity)).optional(),
   segmentsPerStep: z.number().int().min(1).optional(),
   signal: z.custom<AbortSignal>().optional(),
+  group: z.custom<Group>().optional(),
 });
 
 /** Steps whose losses have not been read: a device has work while the host reads text and losses. */
@@ -68,6 +74,8 @@ const AHEAD = 2;
 interface Pending {
   /** The first of its segments, counted from 0. */
   readonly segment: number;
+  /** Whether they are of rows that count here. */
+  readonly counted: boolean;
   /** (1 + A, G) mean nats, row by row, and (G) targets scored. */
   readonly numbers: Promise<readonly [ArrayLike<number | bigint>, ArrayLike<number | bigint>]>;
 }
@@ -75,81 +83,22 @@ interface Pending {
 /**
  * Reads `stream` to its end, memory carried from segment to segment. Rejects with `signal.reason` when aborted, with
  * MemformerError DATA when no token of it is to be predicted, NAN_LOSS when a loss is not a finite number, CONFIG for
- * an unknown option or ablation.
+ * an unknown option or ablation. With a group every rank rejects where one does: the others with DISTRIBUTED.
  */
 export async function evaluate(
   model: EvaluatedModel,
   stream: SegmentStream,
   options: EvaluateOptions = {},
 ): Promise<Evaluation> {
-  const {
-    bytes = NaN,
-    segments: most = Infinity,
-    segmentsPerStep,
-    signal,
-    ablations,
-  } = parseOptions(schema, options, "evaluate") as EvaluateOptions;
+  const given = parseOptions(schema, options, "evaluate") as EvaluateOptions,
+    { bytes = NaN, ablations, group } = given;
   const wanted = known(ablations ?? ABLATIONS).filter((name) => name !== "shuffled" || stream.lanes > 1);
   const names = ["whole", ...wanted] as const,
-    totals = names.map(() => 0);
-  const began = performance.now(),
-    rows = new LiveRows(stream, wanted.includes("shuffled") ? 2 : 1);
-  const pending: Pending[] = [],
-    turns = new Turns();
-  let tokens = 0,
-    read = 0,
-    state: ScoringState = { memory: model.initialState(stream.lanes), held: [] };
-  const settle = async ({ segment, numbers }: Pending): Promise<void> => {
-    const [losses, counts] = await numbers;
-    names.forEach((name, i) => {
-      for (let g = 0; g < counts.length; g++) {
-        const loss = Number(losses[i * counts.length + g]),
-          count = Number(counts[g]);
-        if (!Number.isFinite(loss)) throw notFinite(name, segment + g, loss);
-        totals[i]! += loss * count;
-        if (i === 0) tokens += count;
-      }
-    });
-  };
-  try {
-    for (let over = false; !over;) {
-      const kept = rows.drop();
-      if (kept !== undefined) state = narrowed(state, kept);
-      const perStep = Math.min(
-          segmentsPerStep ?? model.scoringSegmentsPerStep?.(rows.count, stream.segmentLength) ?? 1,
-          most - read,
-        ),
-        segments: Segment[] = [];
-      // Rows are dropped between steps: one ends where some are to be, so that scores do not depend on its length.
-      while (segments.length < perStep && (segments.length === 0 || !rows.due())) {
-        await turns.take();
-        const segment = await stream.next();
-        over = segment === undefined;
-        if (segment === undefined) break;
-        segments.push(rows.of(segment));
-      }
-      over ||= segments.length === 0;
-      if (segments.length > 0) {
-        const {
-          losses,
-          counts,
-          state: next,
-        } = cancellable(signal, () => scoreSegments(model, segments, state, wanted));
-        disposeState(state);
-        state = next;
-        const numbers = numbersOf(losses, counts);
-        numbers.catch(() => undefined); // awaited later: it may have failed by then
-        pending.push({ segment: read, numbers });
-        read += segments.length;
-      }
-      while (pending.length > (over ? 0 : AHEAD)) await settle(pending.shift()!);
-    }
-  } catch (error) {
-    throw signal?.aborted === true ? signal.reason : error;
-  } finally {
-    disposeState(state);
-    await Promise.allSettled(pending.map(({ numbers }) => numbers));
-  }
+    began = performance.now();
+  const { totals, tokens, read } =
+    group === undefined
+      ? await pass(model, stream, wanted, given, undefined)
+      : await sharedPass(model, stream, wanted, given, group);
   if (tokens === 0) {
     throw new MemformerError(
       "DATA",
@@ -165,8 +114,112 @@ export async function evaluate(
     ...scores[0]!,
     tokens,
     seconds: (performance.now() - began) / 1000,
-    ablations: Object.fromEntries(wanted.map((name, i) => [name, scores[i + 1]!])),
+    ablations: Object.fromEntries(names.slice(1).map((name, i) => [name, scores[i + 1]!])),
   };
+}
+
+/** What a pass comes to. */
+interface Sums {
+  /** Nats: with the memory, then with each ablation. */
+  readonly totals: readonly number[];
+  /** Scored. */
+  readonly tokens: number;
+  /** Segments. */
+  readonly read: number;
+}
+
+/** The sums of all ranks' passes, on every rank to the same bits. */
+async function sharedPass(
+  model: EvaluatedModel,
+  stream: SegmentStream,
+  wanted: readonly Ablation[],
+  options: EvaluateOptions,
+  group: Group,
+): Promise<Sums> {
+  const { lanes, segmentLength } = stream,
+    { segments = null } = options;
+  await group.agree("what is evaluated", { lanes, segmentLength, position: stream.position(), wanted, segments });
+  const meetings = new Meetings(group, "the evaluation");
+  try {
+    const all = await meetings.meet(await pass(model, stream, wanted, options, { group, meetings }));
+    return {
+      totals: all[0]!.totals.map((_, i) => all.reduce((sum, { totals }) => sum + totals[i]!, 0)),
+      tokens: all.reduce((sum, { tokens }) => sum + tokens, 0),
+      read: all[0]!.read,
+    };
+  } catch (error) {
+    throw await meetings.fail(error);
+  }
+}
+
+/** Scores the rows of this process to the stream's end. */
+async function pass(
+  model: EvaluatedModel,
+  stream: SegmentStream,
+  wanted: readonly Ablation[],
+  { segments: most = Infinity, segmentsPerStep, signal }: EvaluateOptions,
+  ranks: Ranks | undefined,
+): Promise<Sums> {
+  const names = ["whole", ...wanted] as const,
+    totals = names.map(() => 0);
+  const rows = new SharedRows(stream, wanted.includes("shuffled"), ranks);
+  const pending: Pending[] = [],
+    turns = new Turns();
+  let tokens = 0,
+    read = 0,
+    state = rows.start(model);
+  const settle = async ({ segment, counted, numbers }: Pending): Promise<void> => {
+    const [losses, counts] = await numbers;
+    names.forEach((name, i) => {
+      for (let g = 0; g < counts.length && counted; g++) {
+        const loss = Number(losses[i * counts.length + g]),
+          count = Number(counts[g]);
+        if (!Number.isFinite(loss)) throw notFinite(name, segment + g, loss);
+        totals[i]! += loss * count;
+        if (i === 0) tokens += count;
+      }
+    });
+  };
+  try {
+    for (let over = false; !over;) {
+      state = await rows.drop(state);
+      const perStep = Math.min(
+          rows.neighbour !== undefined ? 1 : (segmentsPerStep ?? scoringSegments(model, rows.count, stream)),
+          most - read,
+        ),
+        segments: SharedSegment[] = [];
+      // Rows are dropped between steps: one ends where some are to be, so that scores do not depend on its length.
+      while (segments.length < perStep && (segments.length === 0 || !rows.due())) {
+        await turns.take();
+        const segment = await stream.next();
+        over = segment === undefined;
+        if (segment === undefined) break;
+        segments.push(rows.of(segment));
+      }
+      over ||= segments.length === 0;
+      if (segments.length > 0) {
+        const before = state;
+        const scored = cancellable(signal, () => scoreSegments(model, segments, before, wanted));
+        disposeState(before);
+        state = scored.state;
+        const numbers = numbersOf(scored.losses, scored.counts);
+        numbers.catch(() => undefined); // awaited later: it may have failed by then
+        pending.push({ segment: read, counted: rows.counts, numbers });
+        read += segments.length;
+      }
+      while (pending.length > (over ? 0 : AHEAD)) await settle(pending.shift()!);
+    }
+  } catch (error) {
+    throw signal?.aborted === true ? signal.reason : error;
+  } finally {
+    disposeState(state);
+    await Promise.allSettled(pending.map(({ numbers }) => numbers));
+  }
+  return { totals, tokens, read };
+}
+
+function scoringSegments(model: EvaluatedModel, rows: number, { segmentLength }: SegmentStream): number {
+  return model.scoringSegmentsPerStep?.(rows, segmentLength) ?? 1;
 }
 
 /** `names` without repetitions. Throws MemformerError CONFIG for one that is not an ablation. */
@@ -181,20 +234,6 @@ function known(names: readonly string[]): Ablation[] {
     );
   }
   return [...new Set(names)] as Ablation[];
-}
-
-function scoreSegments(
-  model: EvaluatedModel,
-  segments: readonly Segment[],
-  state: ScoringState,
-  ablations: readonly Ablation[],
-): Scored {
-  return tidy(() => {
-    const given = segments.map((segment) => model.upload(segment));
-    const made = model.score?.(given, state, ablations) ?? composedScore(model, given, state, ablations);
-    for (const segment of given) disposeSegment(segment);
-    return made;
-  });
 }
 
 /** The numbers of both, which are freed once they have been read. */
@@ -212,23 +251,4 @@ function notFinite(memory: string, segment: number, loss: number): MemformerErro
     `evaluate: the loss of segment ${segment}${where} is ${loss}; the model's weights may not be finite`,
     { details: { memory, segment, loss } },
   );
-}
-
-/** The state of these rows alone; the whole one is freed. */
-function narrowed(state: ScoringState, rows: readonly number[]): ScoringState {
-  const only = (tensors: State): State =>
-    tensors.map((tensor) =>
-      applyOperator(
-        "aten::cat",
-        rows.map((row) => applyOperator("aten::narrow", tensor, 0, row, 1)),
-        0,
-      ),
-    );
-  const kept = tidy(() => ({ memory: only(state.memory), held: only(state.held) }));
-  disposeState(state);
-  return kept;
-}
-
-function disposeState({ memory, held }: ScoringState): void {
-  for (const tensor of [...memory, ...held]) tensor.dispose();
 }

@@ -36,21 +36,7 @@ export class LiveRows {
 
   /** The rows of a segment that are kept. */
   of(segment: Segment): Segment {
-    if (this.count === segment.batch) return segment;
-    const { length: T } = segment,
-      source = new Int32Array(this.count * T),
-      target = new Int32Array(this.count * T);
-    this.#rows.forEach((row, place) => {
-      source.set(segment.source.subarray(row * T, (row + 1) * T), place * T);
-      target.set(segment.target.subarray(row * T, (row + 1) * T), place * T);
-    });
-    return {
-      ...segment,
-      batch: this.count,
-      source,
-      target,
-      reset: Uint8Array.from(this.#rows, (row) => segment.reset[row]!),
-    };
+    return this.count === segment.batch ? segment : rowsOfSegment(segment, this.#rows);
   }
 
   #kept(): number[] | undefined {
@@ -63,4 +49,22 @@ export class LiveRows {
     const kept = [...live, ...spare].sort((a, b) => a - b);
     return kept.length < this.count ? kept : undefined;
   }
+}
+
+/** Some rows of a segment. */
+export function rowsOfSegment(segment: Segment, rows: readonly number[]): Segment {
+  const { length: T } = segment,
+    source = new Int32Array(rows.length * T),
+    target = new Int32Array(rows.length * T);
+  rows.forEach((row, place) => {
+    source.set(segment.source.subarray(row * T, (row + 1) * T), place * T);
+    target.set(segment.target.subarray(row * T, (row + 1) * T), place * T);
+  });
+  return {
+    ...segment,
+    batch: rows.length,
+    source,
+    target,
+    reset: Uint8Array.from(rows, (row) => segment.reset[row]!),
+  };
 }

@@ -4,7 +4,7 @@ import { evaluate, type EvaluateOptions, type Evaluation } from "./evaluate.ts";
 import type { ModelConfig } from "../model/config.ts";
 import type { EvaluatedModel } from "../model/recurrence.ts";
 
-export interface PassOptions extends Pick<EvaluateOptions, "ablations" | "signal"> {
+export interface PassOptions extends Pick<EvaluateOptions, "ablations" | "signal" | "group"> {
   readonly lanes: number;
   /** How many segments each lane reads. Default: to the end. */
   readonly segments?: number | undefined;

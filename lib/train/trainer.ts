@@ -9,6 +9,7 @@ import type { SegmentStream } from "../data/segment-stream.ts";
 import { MemformerError } from "../errors.ts";
 import type { Group } from "../distributed/group.ts";
 import { lanesOf, streamOfLanes, type Lanes } from "../distributed/share.ts";
+import { together } from "../distributed/together.ts";
 import { GatheredMoments } from "./gathered-moments.ts";
 import { horizonOf } from "./horizon.ts";
 import { AdamW } from "./optimizer.ts";
@@ -65,7 +66,8 @@ export interface RunOptions<Model extends TrainableModel = TrainableModel> exten
   /**
    * Measures the model every `evaluateEvery` steps; lower is better, the best checkpoint is kept. `signal` aborts when
    * the run is stopped or aborted, and the evaluation may then reject: a stopped run ends without it. Whatever it fails
-   * by, the step before it gets its checkpoint.
+   * by, the step before it gets its checkpoint. With a group every rank calls it, at the same steps, and the number of
+   * rank 0 counts: {@link evaluate} with the `group` shares out the text.
    */
   readonly evaluate?: (model: Model, step: number, signal: AbortSignal) => Promise<number>;
 }
@@ -418,7 +420,7 @@ export class Trainer<Model extends TrainableModel = TrainableModel> implements D
           options.signal === undefined ? stopping : AbortSignal.any([stopping, options.signal]),
         );
       try {
-        evaluation = await (this.#group === undefined ? asked() : onFirstRank(this.#group, "the evaluation", asked));
+        evaluation = this.#group === undefined ? await asked() : (await together(this.#group, "the evaluation", asked))[0]!;
       } catch (error) {
         if (!stopping.aborted) {
           // An evaluation that fails costs no step.

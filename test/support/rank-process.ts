@@ -8,15 +8,17 @@ import {
   Memformer,
   memoryUsage,
   synchronize,
+  Tensor,
   Trainer,
 } from "../../lib/index.ts";
+import { evaluateSource } from "../../lib/evaluate/source.ts";
 import { enqueueGradient } from "../../lib/train/step.ts";
 import { WindowReader } from "../../lib/train/window-reader.ts";
 import { lanesOf, streamOfLanes } from "../../lib/distributed/share.ts";
 import { weightsHash } from "../../lib/model/weights-hash.ts";
 import type { Group } from "../../lib/distributed/group.ts";
 import { perturb } from "./models.ts";
-import { raggedStream, type RankJob } from "./ranks.ts";
+import { ragged, raggedStream, type EvaluationJob, type RankJob } from "./ranks.ts";
 
 const job = JSON.parse(process.argv[2]!) as RankJob;
 
@@ -65,11 +67,28 @@ async function train(model: Memformer, group: Group | undefined): Promise<void> 
   tell({ weights, step: trainer.step, hostBytes, parameters: model.parameterCount });
 }
 
+/** Scores the ragged text, all ablations included, by a model for each of the job's evaluations. */
+async function evaluations(asked: readonly EvaluationJob[], group: Group | undefined): Promise<void> {
+  const found = [];
+  for (const { model: options, segments, spoiled } of asked) {
+    await using model = await Memformer.create({ ...options, device: "cpu" });
+    await perturb(model);
+    if (spoiled !== undefined && spoiled === group?.rank) {
+      const { name, shape } = model.parameters[0]!;
+      using numbers = Tensor.from(new Float32Array(shape.reduce((a, b) => a * b, 1)).fill(NaN), shape);
+      model.assign(name, numbers);
+    }
+    found.push(await evaluateSource(model, ragged, { lanes: job.lanes, segments, group }));
+  }
+  tell({ evaluations: found });
+}
+
 let group: Group | undefined;
 try {
   if (job.alone !== true) group = await distributed.join({ ...job.join });
   await using model = await Memformer.create({ ...job.model, device: "cpu" });
-  if (job.gradient === true) {
+  if (job.evaluations !== undefined) await evaluations(job.evaluations, group);
+  else if (job.gradient === true) {
     await perturb(model);
     await gradient(model, group);
   } else await train(model, group);

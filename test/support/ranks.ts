@@ -9,10 +9,19 @@ import {
   TokenStream,
   type CreateOptions,
   type distributed,
+  type Evaluation,
   type TokenSource,
   type TrainOptions,
 } from "../../lib/index.ts";
+import type { Scored } from "../../lib/evaluate/source.ts";
 import { freePort } from "../../lib/distributed/launch.ts";
+
+/** One pass over the ragged text; `spoiled`: the rank whose weights are not numbers. */
+export interface EvaluationJob {
+  readonly model: CreateOptions;
+  readonly segments?: number;
+  readonly spoiled?: number;
+}
 
 /** What every rank does. */
 export interface RankJob {
@@ -24,6 +33,8 @@ export interface RankJob {
   readonly checkpoints?: string;
   readonly resume?: boolean;
   readonly evaluates?: boolean;
+  /** Scores the ragged text by models of these options, one after the other, instead of training. */
+  readonly evaluations?: readonly EvaluationJob[];
   /** Prints gradients instead of training. */
   readonly gradient?: boolean;
   /** Without a group. */
@@ -62,6 +73,7 @@ export interface RankEnd {
   readonly hostBytes?: number;
   readonly parameters?: number;
   readonly gradient?: Readonly<Record<string, string>>;
+  readonly evaluations?: readonly (Evaluation & Scored)[];
   readonly error?: RankError;
   readonly stderr: string;
   /** Seconds from `since`, or from its start. */
@@ -83,7 +95,7 @@ export function raggedStream(lanes: number): TokenStream {
 }
 
 const tokenizer = await openTokenizer("bytes");
-const ragged: TokenSource = tokensInMemory(
+export const ragged: TokenSource = tokensInMemory(
   Array.from({ length: 40 }, (_, n) => Int32Array.from({ length: n + 1 }, (_token, i) => (7 * n + 3 * i) % 28)),
   tokenizer,
 );
