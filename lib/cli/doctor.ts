@@ -1,4 +1,5 @@
 import type { Command } from "commander";
+import { distributedRows } from "../distributed/doctor.ts";
 import { doctor, isHealthy, type Row } from "../native/doctor.ts";
 import { print } from "./output.ts";
 
@@ -18,9 +19,13 @@ export function register(program: Command): void {
   program
     .command("doctor")
     .description("check what this machine has and lacks, and print the command that fixes each gap")
+    .option(
+      "--distributed",
+      "check what several processes or hosts need too: address, port, interfaces, NCCL, a sum of two processes",
+    )
     .option("--json", "print the rows as JSON")
-    .action(async ({ json }: { json?: boolean }) => {
-      const rows = doctor();
+    .action(async ({ json, distributed }: { json?: boolean; distributed?: boolean }) => {
+      const rows = [...doctor(), ...(distributed === true ? await distributedRows() : [])];
       const ok = isHealthy(rows);
       const text = json === true ? JSON.stringify({ ok, rows }, null, 2) : show(rows);
       await print(`${text}\n`);

@@ -8,13 +8,18 @@ export interface ChildAnswer {
   readonly said: string;
 }
 
+/** Node's arguments for a program text in a process of its own. */
+export function childArguments(program: string): string[] {
+  // `-e` of this process, if it was started so, must not reach the child; loaders given with --import must.
+  const loaders = process.execArgv.filter((arg, at, all) => arg.startsWith("--import") || all[at - 1] === "--import");
+  return [...loaders, "-e", program];
+}
+
 /** Evaluates `expression` over the module `name` of this folder, `m`. */
 export function inChild(name: string, expression: string, env: NodeJS.ProcessEnv): ChildAnswer {
   const module = new URL(import.meta.url.endsWith(".ts") ? `./${name}.ts` : `./${name}.js`, import.meta.url).href;
   const program = `import(${JSON.stringify(module)}).then((m) => { ${expression} })`;
-  // `-e` of this process, if it was started so, must not reach the child; loaders given with --import must.
-  const loaders = process.execArgv.filter((arg, at, all) => arg.startsWith("--import") || all[at - 1] === "--import");
-  const run = spawnSync(process.execPath, [...loaders, "-e", program], {
+  const run = spawnSync(process.execPath, childArguments(program), {
     env: { ...env, ELECTRON_RUN_AS_NODE: "1" },
     encoding: "utf8",
     timeout: 60_000,
