@@ -100,9 +100,11 @@ export const ragged: TokenSource = tokensInMemory(
   tokenizer,
 );
 
-export function startRank(job: RankJob, env: NodeJS.ProcessEnv): Rank {
+/** `inside`: a command that runs the rest of its line somewhere, such as `ip netns exec NAME`. */
+export function startRank(job: RankJob, env: NodeJS.ProcessEnv, inside: readonly string[] = []): Rank {
   const began = performance.now();
-  const child = spawn(process.execPath, ["--expose-gc", "--import", "tsx", program, JSON.stringify(job)], {
+  const [command, ...args] = [...inside, process.execPath, "--expose-gc", "--import", "tsx", program];
+  const child = spawn(command, [...args, JSON.stringify(job)], {
     stdio: ["ignore", "pipe", "pipe"],
     env: { ...process.env, OMP_NUM_THREADS: "1", NODE_NO_WARNINGS: "1", ...env },
   });
@@ -153,12 +155,12 @@ export async function startRanks(
   );
 }
 
-export function ranksEnvironment(rank: number, world: number, port: number): NodeJS.ProcessEnv {
+export function ranksEnvironment(rank: number, world: number, port: number, address = "127.0.0.1"): NodeJS.ProcessEnv {
   return {
     RANK: String(rank),
     LOCAL_RANK: String(rank),
     WORLD_SIZE: String(world),
-    MASTER_ADDR: "127.0.0.1",
+    MASTER_ADDR: address,
     MASTER_PORT: String(port),
   };
 }
