@@ -76,6 +76,24 @@ describe("ranks that train together", function () {
       });
     }
 
+  it("limit the memory's gradient as one process does whose micro-batches are the ranks' rows", async () => {
+    const limited = { ...job.model, memoryGradientLimit: 0.5 };
+    const given = { ...job, lanes: 4, gradient: true, model: limited },
+      micro = { ...given, train: { ...train, microBatch: 2 } };
+    const [[whole], [parts], ranks] = (await Promise.all([
+      runRanks(0, given),
+      runRanks(0, micro),
+      runRanks(2, given),
+    ])) as [RankEnd[], RankEnd[], RankEnd[]];
+    healthy([whole!, parts!, ...ranks]);
+    const off = (found: RankEnd, expected: RankEnd): number => {
+      const { difference, norm } = distance(found, expected, "float64");
+      return difference / norm;
+    };
+    for (const end of ranks) expect(off(end, parts!)).to.be.at.most(1e-12);
+    expect(off(ranks[0]!, whole!)).to.be.above(1e-6);
+  });
+
   it("end 50 steps on weights equal to the bit, on the curve of one process, states passed between rows included", async () => {
     const given = { ...job, train: { ...train, statePassing: 0.3 } };
     const [[one], three] = await Promise.all([runRanks(0, given), runRanks(3, given)]);
