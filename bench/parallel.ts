@@ -1,7 +1,8 @@
 /**
  * Tokens per second of training by ranks, and the share of a step that the sum of the gradients takes:
  * `npm run bench -- parallel [--configuration demo] [--ranks 1,2] [--lanes 1,16] [--steps 8] [--device cpu]`. Lanes
- * are those of a rank. On a CPU the ranks share its cores.
+ * are those of a rank. On a CPU the ranks share its cores. A second table computes, by what is measured, 8 and 64 ranks
+ * that have a machine like this each: `[--computed 8,64] [--bandwidth GB/s]`, by default as between the ranks here.
  */
 import { spawn } from "node:child_process";
 import { once } from "node:events";
@@ -11,6 +12,7 @@ import { freePort } from "../lib/distributed/launch.ts";
 import { configurations, cpuConfigurations, type Configuration } from "./support/configurations.ts";
 import type { ParallelJob, ParallelTimes } from "./support/parallel-rank.ts";
 import { choice, flag, report, type Row } from "./support/report.ts";
+import { linksOf, reductionOf, type Links } from "./support/scaling.ts";
 
 const program = fileURLToPath(new URL("support/parallel-rank.ts", import.meta.url));
 const counts = Array.from({ length: 128 }, (_, i) => String(i + 1));
@@ -22,10 +24,14 @@ export async function parallel(flags: readonly string[]): Promise<boolean> {
   const { horizon, ...model } = known[name!]!;
   const ranks = choice(flags, "ranks", counts, ["1", "2"]).map(Number),
     lanes = choice(flags, "lanes", counts, ["1", "16"]).map(Number),
-    steps = flag(flags, "steps", 8);
-  const rows: Row[] = [];
+    steps = flag(flags, "steps", 8),
+    computed = choice(flags, "computed", counts, ["8", "64"]).map(Number),
+    bandwidth = flag(flags, "bandwidth", 0);
+  const rows: Row[] = [],
+    more: Row[] = [];
   for (const ofRank of lanes) {
-    let alone = 0;
+    let alone = 0,
+      first: ParallelTimes | undefined;
     for (const world of ranks) {
       const gpus = device === "cuda";
       const times = await run(world, { model, horizon, lanes: ofRank * world, warmup: 3, steps, gpus });
@@ -41,10 +47,49 @@ export async function parallel(flags: readonly string[]): Promise<boolean> {
         "share %": ((100 * times.reduction) / times.step).toFixed(1),
         parameters: times.parameters,
       });
+      first ??= times;
+      if (world === 1 || world !== Math.max(...ranks)) continue;
+      const bytes = 4 * times.parameters,
+        own = ranks[0] === 1 ? first.shortest.latency : 0,
+        { reduction, latency } = times.shortest;
+      const measured = linksOf({
+        ranks: world,
+        reduction: reduction - own,
+        latency: Math.max(0, latency - own),
+        bytes,
+      });
+      if (measured === undefined) {
+        console.log(`lanes ${ofRank}: a sum of one number took as long as that of all; measure on a quiet machine`);
+        continue;
+      }
+      const links = { ...measured, ...(bandwidth > 0 && { bandwidth: bandwidth * 1e9 }) };
+      more.push(...computed.map((n) => computedRow(n, ofRank, first!, bytes, links)));
     }
   }
   report(`parallel-${name}-${device}`, `Training by ranks: ${name}, horizon ${horizon}, on ${device}`, rows);
+  if (more.length > 0) {
+    const whose = bandwidth > 0 ? `${bandwidth} GB/s` : "links as between the ranks measured";
+    const title = `Computed, not measured: ${name}, horizon ${horizon}, on ${device}, a machine like this per rank, ${whose}`;
+    report(`parallel-${name}-${device}-computed`, title, more);
+  }
   return true;
+}
+
+/** A rank's step takes what it takes alone, and the reduction behind it. */
+function computedRow(n: number, lanes: number, alone: ParallelTimes, bytes: number, links: Links): Row {
+  const reduction = reductionOf(n, bytes, links),
+    step = alone.step + reduction;
+  return {
+    "lanes a rank": lanes,
+    ranks: n,
+    "tok/s, computed": Math.round((n * alone.tokensPerStep) / step),
+    "efficiency, computed": (alone.step / step).toFixed(2),
+    "ms a step": (1000 * step).toFixed(1),
+    "ms a reduction": (1000 * reduction).toFixed(1),
+    "share %": ((100 * reduction) / step).toFixed(1),
+    "GB/s": (links.bandwidth / 1e9).toFixed(2),
+    "us a pass": (1e6 * links.latency).toFixed(0),
+  };
 }
 
 /** Runs the ranks, each with its share of the cores; what rank 0 measured. */

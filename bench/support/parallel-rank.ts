@@ -6,6 +6,7 @@ import {
   distributed,
   Memformer,
   RecallStream,
+  synchronize,
   Tensor,
   Trainer,
   type CreateOptions,
@@ -23,9 +24,11 @@ export interface ParallelJob {
 }
 
 export interface ParallelTimes {
-  /** Of a step, and of the sum of as many numbers as the model has parameters. */
+  /** Of a step, and of the sum of as many numbers as the model has parameters: the middle of several. */
   readonly step: number;
   readonly reduction: number;
+  /** The shortest such sum, and the shortest of one number. */
+  readonly shortest: { readonly reduction: number; readonly latency: number };
   readonly tokensPerStep: number;
   readonly parameters: number;
 }
@@ -52,20 +55,26 @@ for await (const step of new Trainer(model, options, { group }).run(stream)) {
   if (step.step > warmup) seconds.push((now - before) / 1000);
   before = now;
 }
-const reductions: number[] = [];
-using numbers = Tensor.from(new Float32Array(model.parameterCount), [model.parameterCount]);
-for (let i = 0; i < 5; i++) {
-  await group.barrier("the start of a reduction");
-  const start = performance.now();
-  using sum = group.allReduce(numbers);
-  using one = sum.detach();
-  await one.read();
-  reductions.push((performance.now() - start) / 1000);
+/** Seconds of sums of so many numbers. */
+async function reductionsOf(count: number): Promise<number[]> {
+  const times: number[] = [];
+  using numbers = Tensor.from(new Float32Array(count), [count]);
+  for (let i = 0; i < 15; i++) {
+    await group.barrier("the start of a reduction");
+    const start = performance.now();
+    using sum = group.allReduce(numbers);
+    await synchronize();
+    sum.dispose();
+    times.push((performance.now() - start) / 1000);
+  }
+  return times;
 }
+const [reductions, latencies] = [await reductionsOf(model.parameterCount), await reductionsOf(1)];
 if (group.rank === 0) {
   const times: ParallelTimes = {
     step: median(seconds),
     reduction: median(reductions),
+    shortest: { reduction: Math.min(...reductions), latency: Math.min(...latencies) },
     tokensPerStep: lanes * segmentLength * horizon,
     parameters: model.parameterCount,
   };
