@@ -1,6 +1,9 @@
 import { expect } from "chai";
+import { join } from "node:path";
+import { CheckpointStore } from "../lib/checkpoint/store.ts";
 import { ABLATIONS, plainOptions } from "../lib/index.ts";
 import { runRanks, type EvaluationJob, type RankEnd, type RankJob } from "./support/ranks.ts";
+import { temporary } from "./support/runs.ts";
 
 const model = {
   preset: "tiny",
@@ -50,6 +53,23 @@ describe("ranks that score a text together", function () {
       }
     const [whole, shuffled] = [one!.evaluations![0]!, one!.evaluations![0]!.ablations.shuffled!];
     expect(Math.abs(shuffled.nats / whole.nats - 1)).to.be.above(1e-6); // a rank's first row reads another's memory
+  });
+
+  it("end a run with a checkpoint where the evaluation of one fails: it costs no step", async () => {
+    const folder = await temporary();
+    try {
+      const checkpoints = join(folder.path, "checkpoints"),
+        train = { steps: 8, horizon: 2, evaluateEvery: 3 };
+      const { evaluations: _, ...trains } = job;
+      const ends = await runRanks(2, { ...trains, train, checkpoints, evaluates: true, evaluationFails: 1 });
+      expect(ends.map(({ code }) => code)).to.deep.equal([1, 1]);
+      expect(ends[1]!.error?.message).to.equal("no text");
+      expect(ends[0]!.error?.message).to.equal("the evaluation has failed on rank 1: no text");
+      expect(ends[0]!.steps).to.have.length(2);
+      expect((await new CheckpointStore(checkpoints).list()).map(({ step }) => step)).to.deep.equal([3]);
+    } finally {
+      await folder.remove();
+    }
   });
 
   it("all end where one fails, and where they are not asked the same", async () => {

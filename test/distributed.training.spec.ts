@@ -80,11 +80,7 @@ describe("ranks that train together", function () {
     const limited = { ...job.model, memoryGradientLimit: 0.5 };
     const given = { ...job, lanes: 4, gradient: true, model: limited },
       micro = { ...given, train: { ...train, microBatch: 2 } };
-    const [[whole], [parts], ranks] = (await Promise.all([
-      runRanks(0, given),
-      runRanks(0, micro),
-      runRanks(2, given),
-    ])) as [RankEnd[], RankEnd[], RankEnd[]];
+    const [[whole], [parts], ranks] = await Promise.all([runRanks(0, given), runRanks(0, micro), runRanks(2, given)]);
     healthy([whole!, parts!, ...ranks]);
     const off = (found: RankEnd, expected: RankEnd): number => {
       const { difference, norm } = distance(found, expected, "float64");

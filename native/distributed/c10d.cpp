@@ -6,6 +6,7 @@
 #include <torch/csrc/distributed/c10d/TCPStore.hpp>
 
 #include <mutex>
+#include <utility>
 
 #include "core/failure.h"
 #include "distributed/store.h"
@@ -111,15 +112,16 @@ class Gloo final : public Collectives {
     struct Parts {
       std::mutex mutex;
       size_t open = 1;  // the last one closes when all have been started
-      std::string failure;
+      bool told = false;
     };
     const auto parts = std::make_shared<Parts>();
     const auto close = [parts, done = std::move(done)](const std::string& failure) {
-      std::unique_lock lock(parts->mutex);
-      if (!failure.empty()) parts->failure = failure;
-      if (--parts->open > 0) return;
-      lock.unlock();
-      done(parts->failure);
+      {
+        std::lock_guard lock(parts->mutex);
+        if (--parts->open > 0 && failure.empty()) return;
+        if (std::exchange(parts->told, true)) return;
+      }
+      done(failure);
     };
     int64_t begin = 0;
     for (size_t rank = 0; rank < ends.size(); begin = ends[rank++]) {

@@ -33,6 +33,8 @@ export interface RankJob {
   readonly checkpoints?: string;
   readonly resume?: boolean;
   readonly evaluates?: boolean;
+  /** The rank whose first evaluation fails. */
+  readonly evaluationFails?: number;
   /** Scores the ragged text by models of these options, one after the other, instead of training. */
   readonly evaluations?: readonly EvaluationJob[];
   /** Prints gradients instead of training. */
