@@ -31,7 +31,9 @@ export function isRank(): boolean {
   return (launchedWorld() ?? 1) > 1;
 }
 
-/** Starts the ranks that are asked for, unless this is one; undefined where it is, or none are: what follows is its own. */
+/**
+ * Starts the ranks that are asked for, unless this is one; undefined where it is, or none are: what follows is its own.
+ */
 export async function launchRanks({ gpus, processes }: RanksFlags): Promise<number | undefined> {
   const count = gpus ?? processes ?? 1;
   if (isRank()) endWithLauncher();

@@ -5,9 +5,9 @@ import type { Group } from "./group.ts";
 type Outcome<Value> = { readonly value: Value } | { readonly failed: string };
 
 /**
- * Where all ranks meet in the course of a piece of work, again and again: each gets what all give, unless one has failed
- * since they last met. That one throws its own error, the others DISTRIBUTED with its message. A rank that fails tells
- * the others at its next meeting, so none is left waiting.
+ * Where all ranks meet in the course of a piece of work, again and again: each gets what all give, unless one has
+ * failed since they last met. That one throws its own error, the others DISTRIBUTED with its message. A rank that fails
+ * tells the others at its next meeting, so none is left waiting.
  */
 export class Meetings {
   readonly #group: Group;

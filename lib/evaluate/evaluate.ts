@@ -52,8 +52,8 @@ export interface EvaluateOptions {
   readonly segmentsPerStep?: number | undefined;
   readonly signal?: AbortSignal | undefined;
   /**
-   * Ranks that share out the lanes: each gives the same weights, stream and options, scores its part, and gets the whole
-   * text's result, equal to one process' but for rounding.
+   * Ranks that share out the lanes: each gives the same weights, stream and options, scores its part, and gets the
+   * whole text's result, equal to one process' but for rounding.
    */
   readonly group?: Group | undefined;
 }

@@ -20,7 +20,9 @@ export interface Ranks {
 
 /** What is carried from segment to segment. */
 export interface CarriedState extends ScoringState {
-  /** One row: the memory of the row before this rank's first, which "shuffled" reads there; empty where none is needed. */
+  /**
+   * One row: the memory of the row before this rank's first, which "shuffled" reads there; empty where none is needed.
+   */
   readonly neighbour: State;
 }
 
@@ -62,7 +64,9 @@ export class SharedRows {
     return this.#owned() > 0;
   }
 
-  /** The place of the row before the first among those kept; undefined where that is a row of this process, or unread. */
+  /**
+   * The place of the row before the first among those kept; undefined where that is a row of this process, or unread.
+   */
   get neighbour(): number | undefined {
     const { first, count } = this.#share;
     return this.#needsNeighbour && count < this.#total ? (first + this.#total - 1) % this.#total : undefined;

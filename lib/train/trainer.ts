@@ -420,7 +420,8 @@ export class Trainer<Model extends TrainableModel = TrainableModel> implements D
           options.signal === undefined ? stopping : AbortSignal.any([stopping, options.signal]),
         );
       try {
-        evaluation = this.#group === undefined ? await asked() : (await together(this.#group, "the evaluation", asked))[0]!;
+        evaluation =
+          this.#group === undefined ? await asked() : (await together(this.#group, "the evaluation", asked))[0]!;
       } catch (error) {
         if (!stopping.aborted) {
           // An evaluation that fails costs no step.
