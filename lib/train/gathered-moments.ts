@@ -8,10 +8,11 @@ import { synchronize } from "../engine/runtime.ts";
 import type { Group } from "../distributed/group.ts";
 import type { AdamW } from "./optimizer.ts";
 
-const PART = 64 * 2 ** 20; // bytes: each costs a word on the store
 const NAME = "the optimizer's moments";
 
 export class GatheredMoments {
+  /** Bytes of a part, the same on all ranks: each costs a word on the store. */
+  static part = 64 * 2 ** 20;
   readonly #group: Group;
   readonly #optimizer: AdamW;
   /** Names of tensors, in the order in which they are written. */
@@ -20,7 +21,7 @@ export class GatheredMoments {
   #asked = 0;
   #here = new Map<string, Uint8Array>();
 
-  constructor(group: Group, optimizer: AdamW, part = PART) {
+  constructor(group: Group, optimizer: AdamW) {
     this.#group = group;
     this.#optimizer = optimizer;
     const parts: string[][] = [];
@@ -28,7 +29,7 @@ export class GatheredMoments {
     for (const { name, dtype, shape } of optimizer.entries()) {
       if (shape.length === 0) continue; // counts, which every rank has
       const size = ITEM_BYTES[dtype] * shape.reduce((product, length) => product * length, 1);
-      if (bytes + size > part) {
+      if (bytes + size > GatheredMoments.part) {
         parts.push([]);
         bytes = 0;
       }

@@ -12,6 +12,7 @@ import {
   Trainer,
 } from "../../lib/index.ts";
 import { evaluateSource } from "../../lib/evaluate/source.ts";
+import { GatheredMoments } from "../../lib/train/gathered-moments.ts";
 import { enqueueGradient } from "../../lib/train/step.ts";
 import { WindowReader } from "../../lib/train/window-reader.ts";
 import { lanesOf, streamOfLanes } from "../../lib/distributed/share.ts";
@@ -47,6 +48,7 @@ async function gradient(model: Memformer, group: Group | undefined): Promise<voi
 }
 
 async function train(model: Memformer, group: Group | undefined): Promise<void> {
+  if (job.part !== undefined) GatheredMoments.part = job.part;
   const trainer = new Trainer(model, job.train, { group });
   const run = trainer.run(raggedStream(job.lanes), {
     ...(job.checkpoints !== undefined && { checkpoints: job.checkpoints }),

@@ -32,6 +32,8 @@ export interface RankJob {
   readonly join?: distributed.JoinOptions;
   readonly checkpoints?: string;
   readonly resume?: boolean;
+  /** Bytes of moments that rank 0 asks for at a time. */
+  readonly part?: number;
   readonly evaluates?: boolean;
   /** The rank whose first evaluation fails. */
   readonly evaluationFails?: number;
