@@ -5,6 +5,8 @@
 namespace memformer::engine {
 namespace {
 
+constexpr int64_t kAlignment = nn::Parameters::kAlignment;
+
 int64_t nearest_multiple(int64_t number, int64_t step) { return (number + step / 2) / step * step; }
 
 }  // namespace

@@ -15,11 +15,8 @@ struct Piece {
 class Shares {
  public:
   /// whole_matrices: no matrix of a layer (nn::Parameter::matrices) is divided. Elsewhere a share ends at a multiple of
-  /// kAlignment numbers of a parameter, so that vectorized updates round as without shares.
+  /// nn::Parameters::kAlignment numbers of a parameter, so that vectorized updates round as without shares.
   Shares(const nn::Parameters& parameters, int rank, int world, bool whole_matrices);
-
-  /// Numbers that share out evenly but for this many.
-  static constexpr int64_t kAlignment = 64;
 
   /// This rank's piece of parameters.all()[parameter]; size 0 where it has none.
   Piece of(size_t parameter) const;

@@ -39,7 +39,6 @@ at::Tensor Parameters::add(const std::string& name, at::Tensor value, Decay deca
 
 void Parameters::to(at::Device device, at::ScalarType compute) {
   constexpr double kFirstLossScale = 65536;
-  constexpr int64_t kAlignment = 64;  // numbers: every piece begins where vector accesses may
   at::NoGradGuard no_grad;
   std::map<std::pair<bool, std::string>, std::vector<const Parameter*>>
       roles;  // (no decay, name without the layer) -> layers

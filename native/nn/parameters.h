@@ -33,6 +33,9 @@ class Parameters {
   /// the masters. The tensors that layers hold stay the same objects. Call once, before the first pass.
   void to(at::Device device, at::ScalarType compute);
 
+  /// Numbers: every piece of a flat buffer begins at a multiple, where vector accesses may.
+  static constexpr int64_t kAlignment = 64;
+
   /// What lies in flat buffers after to(), each parameter at the same place in all. Those that decay come
   /// first; among them, and among the others, the same parameter of a stack's layers lies side by side.
   struct Flat {
