@@ -9,6 +9,7 @@
 // Tokens leave c at a time: C + c - 1 may be in the cache. Padding is neither seen nor kept, and no token is lost.
 // Letters: B batch, T tokens, C tokens of the cache, K of the compressed memory, n that leave at most, L layers, D
 // width.
+#include "nn/models/baselines/layout_state.h"
 #include "nn/models/baselines/relative_stack.h"
 #include "nn/models/model.h"
 #include "nn/models/teacher_forcing.h"
@@ -50,15 +51,7 @@ class CompressiveTransformer final : public Model {
             {"compressed", {shape_.layers, compressed_, shape_.width}, dtype, false},
             {"compressed_filled", {}, at::kLong, false}};
   }
-  State initial_state(int64_t rows) const override {
-    State state;
-    for (const auto& part : state_layout()) {
-      auto shape = part.shape;
-      shape.insert(shape.begin(), rows);
-      state.push_back(at::zeros(shape, embedding_.weight().options().requires_grad(false).dtype(part.dtype)));
-    }
-    return state;
-  }
+  State initial_state(int64_t rows) const override { return zero_state(state_layout(), rows, device()); }
 
   Tensor logits(const SegmentInput& segment, const Tensor& prefix, const State& state) const override {
     auto ctx = start(segment);
@@ -196,16 +189,10 @@ class CompressiveTransformer final : public Model {
 
   /// The state as a segment meets it.
   State begun(const SegmentInput& segment, const State& state) const {
-    const auto layout = state_layout();
     require(state.size() == kParts, "SHAPE",
             "the state is four tensors: cache, filled, compressed, compressed_filled; got ", state.size());
     if (!segment.reset.defined()) return state;
-    for (size_t i = 0; i < kParts; ++i) {
-      auto shape = layout[i].shape;
-      shape.insert(shape.begin(), segment.reset.size(0));
-      require(state[i].sizes() == shape, "SHAPE", "the state's ", layout[i].name, " must be ", at::IntArrayRef(shape),
-              ", got ", state[i].sizes());
-    }
+    require_parts(state_layout(), state, segment.reset.size(0));
     return restarted(state, segment.reset);
   }
 

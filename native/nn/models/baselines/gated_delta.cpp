@@ -3,6 +3,7 @@
 // Input as in the decoder: [last token of source, target without its last]. Padding is as if it were not there.
 // Letters: B batch, T tokens, L layers, D width, E = D / heads.
 #include "nn/models/baselines/delta_rule.h"
+#include "nn/models/baselines/layout_state.h"
 #include "nn/models/baselines/real_first.h"
 #include "nn/models/model.h"
 #include "nn/models/teacher_forcing.h"
@@ -48,15 +49,7 @@ class GatedDelta final : public Model {
     return {{"matrices", {L, heads_, E, E}, parameters_.dtype(), true},
             {"tail", {L, DeltaRule::kWidth - 1, 3 * width_}, parameters_.dtype(), true}};
   }
-  State initial_state(int64_t rows) const override {
-    State state;
-    for (const auto& part : state_layout()) {
-      auto shape = part.shape;
-      shape.insert(shape.begin(), rows);
-      state.push_back(at::zeros(shape, embedding_.weight().options().requires_grad(false)));
-    }
-    return state;
-  }
+  State initial_state(int64_t rows) const override { return zero_state(state_layout(), rows, device()); }
 
   Tensor logits(const SegmentInput& segment, const Tensor& prefix, const State& state) const override {
     auto ctx = start(segment);
@@ -127,12 +120,7 @@ class GatedDelta final : public Model {
     const auto layout = state_layout();
     require(state.size() == layout.size(), "SHAPE", "the state is two tensors, matrices and tail; got ", state.size());
     if (!segment.reset.defined()) return state;
-    for (size_t i = 0; i < layout.size(); ++i) {
-      auto shape = layout[i].shape;
-      shape.insert(shape.begin(), segment.reset.size(0));
-      require(state[i].sizes() == shape, "SHAPE", "the state's ", layout[i].name, " must be ", at::IntArrayRef(shape),
-              ", got ", state[i].sizes());
-    }
+    require_parts(layout, state, segment.reset.size(0));
     return restarted(state, segment.reset);
   }
 

@@ -4,6 +4,7 @@
 // Input as in the decoder: [last token of source, target without its last]. Padding leaves a row's state as it is. The
 // gates are computed in the parameters' dtype, the products in the pass's.
 // Letters: B batch, T tokens, L layers, D width, R rows that are decoded, S slots.
+#include "nn/models/baselines/layout_state.h"
 #include "nn/models/model.h"
 #include "nn/models/teacher_forcing.h"
 #include "ops/decode_linear/decode_linear.h"
@@ -82,10 +83,7 @@ class Lstm final : public Model {
     };
     return {part("hidden"), part("cell")};
   }
-  State initial_state(int64_t rows) const override {
-    const auto zeros = at::zeros({rows, static_cast<int64_t>(layers_.size()), width_}, embedding_.weight().options());
-    return {zeros.detach(), zeros.detach().clone()};
-  }
+  State initial_state(int64_t rows) const override { return zero_state(state_layout(), rows, device()); }
 
   Tensor logits(const SegmentInput& segment, const Tensor& prefix, const State& state) const override {
     auto ctx = start(segment);

@@ -3,6 +3,7 @@
 // Input as in the decoder: [last token of source, target without its last]. The cache holds tokens alone, moved to its
 // end; padding is neither seen nor kept.
 // Letters: B batch, T tokens, C places of the cache, L layers, D width.
+#include "nn/models/baselines/layout_state.h"
 #include "nn/models/baselines/relative_stack.h"
 #include "nn/models/model.h"
 #include "nn/models/teacher_forcing.h"
@@ -29,11 +30,7 @@ class TransformerXl final : public Model {
     return {{"cache", {shape_.layers, cache_, shape_.width}, parameters_.dtype(), false},
             {"filled", {}, at::kLong, false}};
   }
-  State initial_state(int64_t rows) const override {
-    const auto options = embedding_.weight().options().requires_grad(false);
-    return {at::zeros({rows, shape_.layers, cache_, shape_.width}, options),
-            at::zeros({rows}, options.dtype(at::kLong))};
-  }
+  State initial_state(int64_t rows) const override { return zero_state(state_layout(), rows, device()); }
 
   Tensor logits(const SegmentInput& segment, const Tensor& prefix, const State& state) const override {
     auto ctx = start(segment);
