@@ -1,23 +1,15 @@
 /** ListOps: the value of a long nested expression, read segment by segment. */
 import { experiment, type Budget } from "./experiment.ts";
 import { cell, type Table } from "./report/table.ts";
-import { taskAccuracy } from "./tasks/accuracy.ts";
+import { taskAnswers, type TaskAnswers } from "./tasks/answers.ts";
 import { listOpsTask, type ListOpsOptions } from "./tasks/listops.ts";
 import { taskModels, type TaskModels } from "./tasks/models.ts";
 import { bestRate, shareCell } from "./tasks/report.ts";
-import { taskModel, UNSEEN, type TaskSettings } from "./tasks/train.ts";
+import type { TaskSettings } from "./tasks/train.ts";
 
 export interface ListOpsSettings extends TaskSettings, ListOpsOptions {
   /** Unseen ones of each lane. */
   readonly documents: number;
-}
-
-/** Shares, 0 to 1. */
-export interface ListOpsResult {
-  readonly accuracy: number;
-  readonly forgotten: number;
-  readonly stateBytes: number;
-  readonly parameters: number;
 }
 
 interface Size extends Omit<TaskSettings, "name" | "model" | "seed" | "rate">, ListOpsOptions {
@@ -62,7 +54,7 @@ const published: Table = {
   note: "On the arena's own expressions, with attention to all of them; ours are drawn alike, and read segment by segment.",
 };
 
-export const listops = experiment<ListOpsSettings, ListOpsResult>({
+export const listops = experiment<ListOpsSettings, TaskAnswers>({
   name: "listops",
   title: "The value of a nested expression",
   claim: "the memory serves long sequences. The paper does not have this task.",
@@ -72,20 +64,7 @@ export const listops = experiment<ListOpsSettings, ListOpsResult>({
       rates.flatMap((rate) => taskModels(of).map((model) => ({ ...size, ...model, rate, seed }))),
     );
   },
-  async run(settings, context) {
-    const { lanes, documents } = settings,
-      task = listOpsTask(settings);
-    const { model: made } = await taskModel(settings, task, context);
-    await using model = made;
-    const accuracy = async (forgotten: boolean): Promise<number> =>
-      (await taskAccuracy(model, task, { lanes, documents, seed: UNSEEN, forgotten, signal: context.signal })).tokens;
-    return {
-      accuracy: await accuracy(false),
-      forgotten: await accuracy(true),
-      stateBytes: model.config.memory ? model.stateBytes : 0,
-      parameters: model.parameterCount,
-    };
-  },
+  run: async (settings, context) => taskAnswers(settings, listOpsTask(settings), context),
   report(runs, rows) {
     const [first] = runs;
     const table: Table = {

@@ -2,24 +2,15 @@
 import { experiment, type Budget, type Section } from "./experiment.ts";
 import type { Chart } from "./report/chart.ts";
 import { cell, mean, percent, valuesOf, type Table } from "./report/table.ts";
-import { taskAccuracy } from "./tasks/accuracy.ts";
+import { taskAnswers, type TaskAnswers } from "./tasks/answers.ts";
 import { taskModels, type TaskModels } from "./tasks/models.ts";
 import { forms, mqarTask, type Form, type MqarOptions } from "./tasks/mqar.ts";
 import { bestRate, familyOf, shareCell } from "./tasks/report.ts";
-import { taskModel, UNSEEN, type TaskSettings } from "./tasks/train.ts";
+import type { TaskSettings } from "./tasks/train.ts";
 
 export interface MqarSettings extends TaskSettings, MqarOptions {
   /** Unseen ones that each lane is asked. */
   readonly documents: number;
-}
-
-/** Shares, 0 to 1. */
-export interface MqarResult {
-  readonly accuracy: number;
-  /** From the learned start in place of the state. */
-  readonly forgotten: number;
-  readonly stateBytes: number;
-  readonly parameters: number;
 }
 
 interface Size extends Omit<TaskSettings, "name" | "model" | "seed" | "rate"> {
@@ -68,7 +59,7 @@ const sizes: Readonly<Record<Budget, Size>> = {
   },
 };
 
-export const mqar = experiment<MqarSettings, MqarResult>({
+export const mqar = experiment<MqarSettings, TaskAnswers>({
   name: "mqar",
   title: "Associative recall by the bytes of the state",
   claim: "the memory keeps important information in a constant number of bytes. The paper does not have this task.",
@@ -84,25 +75,12 @@ export const mqar = experiment<MqarSettings, MqarResult>({
       ),
     );
   },
-  async run(settings, context) {
-    const { lanes, documents } = settings,
-      task = mqarTask(settings);
-    const { model: made } = await taskModel(settings, task, context);
-    await using model = made;
-    const accuracy = async (forgotten: boolean): Promise<number> =>
-      (await taskAccuracy(model, task, { lanes, documents, seed: UNSEEN, forgotten, signal: context.signal })).tokens;
-    return {
-      accuracy: await accuracy(false),
-      forgotten: await accuracy(true),
-      stateBytes: model.config.memory ? model.stateBytes : 0,
-      parameters: model.parameterCount,
-    };
-  },
+  run: async (settings, context) => taskAnswers(settings, mqarTask(settings), context),
   report(runs, rows) {
     const names = [...new Set(runs.map(({ name }) => name))],
       pairs = [...new Set(runs.map((run) => run.pairs))];
     return forms.map((form): Section => {
-      const of = (name: string, count: number): ReturnType<typeof bestRate<MqarSettings, MqarResult>> =>
+      const of = (name: string, count: number): ReturnType<typeof bestRate<MqarSettings, TaskAnswers>> =>
         bestRate(
           runs.filter((run) => run.form === form && run.name === name && run.pairs === count),
           rows,
@@ -120,7 +98,7 @@ export const mqar = experiment<MqarSettings, MqarResult>({
   },
 });
 
-type Of = (name: string, pairs: number) => ReturnType<typeof bestRate<MqarSettings, MqarResult>>;
+type Of = (name: string, pairs: number) => ReturnType<typeof bestRate<MqarSettings, TaskAnswers>>;
 
 function tableOf(
   form: Form,

@@ -75,17 +75,21 @@ async function guesses(model: Memformer, segment: TaskSegment, state: State): Pr
   const { batch: B, length: T, target, answers } = segment,
     found: Guess[] = [];
   const uploaded = model.upload(segment);
-  for (let place = 0; place < T; place++) {
-    const lanes = Array.from({ length: B }, (_, b) => b).filter((b) => answers[b * T + place] === 1);
-    if (lanes.length === 0) continue;
-    const before = new Int32Array(B * place);
-    for (let b = 0; b < B; b++) for (let i = 0; i < place; i++) before[b * place + i] = Math.max(0, target[b * T + i]!); // a lane that has ended
-    using prefix = Tensor.from(before, [B, place]);
-    using logits = model.logits(uploaded, prefix, state);
-    using likeliest = applyOperator("aten::argmax", logits, 1);
-    const tokens = await likeliest.data();
-    for (const lane of lanes) found.push({ lane, token: target[lane * T + place]!, guess: Number(tokens[lane]) });
+  try {
+    for (let place = 0; place < T; place++) {
+      const lanes = Array.from({ length: B }, (_, b) => b).filter((b) => answers[b * T + place] === 1);
+      if (lanes.length === 0) continue;
+      const before = new Int32Array(B * place);
+      for (let b = 0; b < B; b++)
+        for (let i = 0; i < place; i++) before[b * place + i] = Math.max(0, target[b * T + i]!); // a lane that has ended
+      using prefix = Tensor.from(before, [B, place]);
+      using logits = model.logits(uploaded, prefix, state);
+      using likeliest = applyOperator("aten::argmax", logits, 1);
+      const tokens = await likeliest.data();
+      for (const lane of lanes) found.push({ lane, token: target[lane * T + place]!, guess: Number(tokens[lane]) });
+    }
+  } finally {
+    disposeSegment(uploaded);
   }
-  disposeSegment(uploaded);
   return found;
 }
