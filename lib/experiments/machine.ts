@@ -1,8 +1,8 @@
 /** What a number was measured on. */
 import { readFileSync } from "node:fs";
 import { cpus } from "node:os";
-import { configureRuntime } from "../engine/runtime.ts";
-import { openCuda, resolveDevice, type DeviceName } from "../native/cuda.ts";
+import { configureRuntime, memoryUsage } from "../engine/runtime.ts";
+import { openCuda, resolveDevice, type Device, type DeviceName } from "../native/cuda.ts";
 
 const { version } = JSON.parse(readFileSync(new URL("../../package.json", import.meta.url), "utf8")) as {
   version: string;
@@ -18,4 +18,10 @@ export function machineOf(device: DeviceName): Record<string, string | number> {
       ? { processor: cpus()[0]?.model ?? "unknown", threads }
       : { gpu: openCuda()[Number(place.slice("cuda:".length))]!.name };
   return { ...where, node: process.version, libtorch, memformer: version, ...(commit !== undefined && { commit }) };
+}
+
+/** Bytes of tensors where a model computes: those of now, and the most since `resetPeakMemory`. */
+export function tensorBytes(device: Device): { readonly now: number; readonly peak: number } {
+  const { hostBytes, peakHostBytes, deviceBytes, peakDeviceBytes } = memoryUsage();
+  return device === "cpu" ? { now: hostBytes, peak: peakHostBytes } : { now: deviceBytes, peak: peakDeviceBytes };
 }

@@ -2,11 +2,12 @@
  * Table 3: peak memory and speed of a training step by BPTT, by checkpointing a segment, and by MRBP, as the horizon
  * grows. One segment a step of MRBP, as in Algorithm 1.
  */
-import { memoryUsage, resetPeakMemory, synchronize, trimMemory } from "../engine/runtime.ts";
+import { resetPeakMemory, synchronize, trimMemory } from "../engine/runtime.ts";
 import { median } from "../diagnose/statistics.ts";
 import type { GradientMethodName } from "../gradients/methods.ts";
 import { Memformer } from "../model/memformer.ts";
 import { experiment, type Budget, type Rows } from "./experiment.ts";
+import { tensorBytes } from "./machine.ts";
 import type { Chart } from "./report/chart.ts";
 import { cell, mean, valuesOf, type Table } from "./report/table.ts";
 import { disposeWindow, randomWindow, timeSteps } from "./windows.ts";
@@ -102,18 +103,14 @@ export const mrbp = experiment<MrbpSettings, MrbpResult>({
       await timeSteps(model, window, method, 2, undefined, cut); // makes what is made once: gradients, recordings
       await synchronize();
       trimMemory();
-      const key =
-        model.device === "cpu"
-          ? (["hostBytes", "peakHostBytes"] as const)
-          : (["deviceBytes", "peakDeviceBytes"] as const);
-      const before = memoryUsage()[key[0]];
+      const before = tensorBytes(model.device).now;
       resetPeakMemory();
       const seconds: number[] = [];
       for (let round = 0; round < rounds; round++) {
         signal?.throwIfAborted();
         seconds.push(...(await timeSteps(model, window, method, 1, undefined, cut)));
       }
-      const peak = memoryUsage()[key[1]];
+      const { peak } = tensorBytes(model.device);
       return {
         peakBytes: peak - before,
         wholeBytes: peak,

@@ -1,7 +1,7 @@
 /** Time and peak memory of a model's work: what is made once is made before, and every round is waited for. */
 import { PADDING } from "../../data/segment.ts";
 import { median } from "../../diagnose/statistics.ts";
-import { memoryUsage, resetPeakMemory, synchronize, trimMemory } from "../../engine/runtime.ts";
+import { resetPeakMemory, synchronize, trimMemory } from "../../engine/runtime.ts";
 import { tidy } from "../../engine/tensor.ts";
 import { Memformer } from "../../model/memformer.ts";
 import type { ModelOptions } from "../../model/config.ts";
@@ -9,6 +9,7 @@ import type { State } from "../../model/recurrence.ts";
 import { disposeSegment, type SegmentTensors } from "../../model/segment-tensors.ts";
 import type { RunContext } from "../experiment.ts";
 import { segmentFlops } from "../flops.ts";
+import { tensorBytes } from "../machine.ts";
 import { disposeWindow, randomWindow, timeSteps } from "../windows.ts";
 import type { CostSettings } from "./plan.ts";
 
@@ -41,11 +42,7 @@ export async function measureCost(settings: CostSettings, { device, signal }: Ru
   try {
     await synchronize();
     trimMemory();
-    const key =
-      model.device === "cpu"
-        ? (["hostBytes", "peakHostBytes"] as const)
-        : (["deviceBytes", "peakDeviceBytes"] as const);
-    const before = memoryUsage()[key[0]];
+    const before = tensorBytes(model.device).now;
     using prepared = works[work](model, window, batch);
     for (let i = 0; i < WARM; i++) await prepared.round();
     await synchronize();
@@ -67,7 +64,7 @@ export async function measureCost(settings: CostSettings, { device, signal }: Ru
       flops: batch * ofRow[work],
       seconds: median(seconds),
       range: [Math.min(...seconds), Math.max(...seconds)],
-      peakBytes: memoryUsage()[key[1]] - before,
+      peakBytes: tensorBytes(model.device).peak - before,
       stateBytes: model.stateBytes,
       tokens: batch * (work === "generate" ? generated : context),
     };

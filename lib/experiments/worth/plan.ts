@@ -75,34 +75,21 @@ export function plan(experiment: Experiment): Run[] {
 }
 
 /** The same for the same run, whatever the order of its options. */
-export function keyOf({
-  shape,
-  side,
-  model,
-  train,
-  lanes,
-  rate,
-  seed,
-  tokens,
-  depth,
-  cut,
-  data,
-  precision,
-}: Run): string {
+export function keyOf(run: Run): string {
   const sorted = (options: object): object =>
     Object.fromEntries(Object.entries(options).sort(([a], [b]) => (a < b ? -1 : 1)));
   return JSON.stringify([
-    shape,
-    side,
-    sorted(model),
-    sorted(train),
-    lanes,
-    rate,
-    seed,
-    tokens,
-    depth,
-    cut,
-    data,
-    precision,
+    run.shape,
+    run.side,
+    sorted(run.model),
+    sorted(run.train),
+    run.lanes,
+    run.rate,
+    run.seed,
+    run.tokens,
+    run.depth,
+    run.cut,
+    run.data,
+    run.precision,
   ]);
 }
