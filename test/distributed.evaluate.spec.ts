@@ -1,21 +1,11 @@
 import { expect } from "chai";
 import { join } from "node:path";
 import { CheckpointStore } from "../lib/checkpoint/store.ts";
-import { ABLATIONS, plainOptions } from "../lib/index.ts";
-import { runRanks, type EvaluationJob, type RankEnd, type RankJob } from "./support/ranks.ts";
+import { ABLATIONS } from "../lib/index.ts";
+import { rankModel, runRanks, type EvaluationJob, type RankEnd, type RankJob } from "./support/ranks.ts";
 import { temporary } from "./support/runs.ts";
 
-const model = {
-  preset: "tiny",
-  ...plainOptions,
-  vocabulary: 257,
-  bos: 256,
-  width: 16,
-  heads: 2,
-  feedForward: 24,
-  memorySlots: 3,
-  segmentLength: 6,
-} as const;
+const model = rankModel;
 const wide = { ...model, precision: "float64" } as const;
 const asked: readonly EvaluationJob[] = [
   { model: wide },

@@ -1,22 +1,11 @@
 import { expect } from "chai";
 import { cp, readdir, readFile, writeFile } from "node:fs/promises";
 import { join } from "node:path";
-import { plainOptions, type TrainOptions } from "../lib/index.ts";
-import { runRanks, type RankEnd, type RankJob } from "./support/ranks.ts";
+import type { TrainOptions } from "../lib/index.ts";
+import { rankModel, runRanks, type RankEnd, type RankJob } from "./support/ranks.ts";
 import { temporary } from "./support/runs.ts";
 
-const model = {
-  preset: "tiny",
-  ...plainOptions,
-  vocabulary: 257,
-  bos: 256,
-  width: 48,
-  heads: 2,
-  feedForward: 72,
-  memorySlots: 3,
-  segmentLength: 6,
-  dropout: 0.1,
-} as const;
+const model = { ...rankModel, width: 48, feedForward: 72, dropout: 0.1 } as const;
 const train = { steps: 12, horizon: 2, learningRate: 1e-2, schedule: "constant", warmup: 0, saveEvery: 6 } as const;
 const job: RankJob = { model, train, lanes: 5, join: { silence: 15 } };
 const sharded = (given: RankJob = job): RankJob => ({ ...given, train: { ...given.train, shardOptimizer: true } });

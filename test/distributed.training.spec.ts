@@ -1,21 +1,10 @@
 import { expect } from "chai";
 import { join } from "node:path";
-import { plainOptions, type TrainOptions } from "../lib/index.ts";
-import { runRanks, type RankEnd, type RankJob } from "./support/ranks.ts";
+import type { TrainOptions } from "../lib/index.ts";
+import { rankModel, runRanks, type RankEnd, type RankJob } from "./support/ranks.ts";
 import { temporary } from "./support/runs.ts";
 
-const model = {
-  preset: "tiny",
-  ...plainOptions,
-  vocabulary: 257,
-  bos: 256,
-  width: 16,
-  heads: 2,
-  feedForward: 24,
-  memorySlots: 3,
-  segmentLength: 6,
-  dropout: 0.1,
-} as const;
+const model = { ...rankModel, dropout: 0.1 } as const;
 const train: TrainOptions = {
   steps: 50,
   horizon: 3,

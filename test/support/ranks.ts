@@ -5,6 +5,7 @@ import { createInterface } from "node:readline";
 import { fileURLToPath } from "node:url";
 import {
   openTokenizer,
+  plainOptions,
   tokensInMemory,
   TokenStream,
   type CreateOptions,
@@ -15,6 +16,19 @@ import {
 } from "../../lib/index.ts";
 import type { Scored } from "../../lib/evaluate/source.ts";
 import { freePort } from "../../lib/distributed/launch.ts";
+
+/** A model that ranks are started with again and again. */
+export const rankModel = {
+  preset: "tiny",
+  ...plainOptions,
+  vocabulary: 257,
+  bos: 256,
+  width: 16,
+  heads: 2,
+  feedForward: 24,
+  memorySlots: 3,
+  segmentLength: 6,
+} as const;
 
 /** One pass over the ragged text; `spoiled`: the rank whose weights are not numbers. */
 export interface EvaluationJob {
