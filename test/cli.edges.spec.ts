@@ -1,6 +1,7 @@
 import { expect } from "chai";
 import { spawn } from "node:child_process";
-import { closeSync, existsSync, openSync } from "node:fs";
+import { closeSync, existsSync, openSync, writeFileSync } from "node:fs";
+import { setTimeout } from "node:timers/promises";
 import { fileURLToPath } from "node:url";
 import { CheckpointStore } from "../lib/checkpoint/store.ts";
 import { Bench, tiny } from "./support/run-cli.ts";
@@ -107,11 +108,13 @@ describe("a command at its process's edges", function () {
   });
 
   it("ends an evaluation at Ctrl-C at once, and keeps the step before it", async () => {
-    // Held-out text that takes minutes, on one lane.
+    // Held-out text that takes minutes, on one lane: 2 MB in segments of 4.
+    const long = bench.path("long.txt");
+    writeFileSync(long, "The ship went on, and on it went.\f\n".repeat(60_000));
     const { child, ended } = bench.start(
       "train",
       "--data",
-      bench.text,
+      long,
       "--held-out",
       "0.9",
       "--out",
@@ -126,12 +129,16 @@ describe("a command at its process's edges", function () {
       "--evaluate-every",
       "1",
     );
-    let evaluating = 0;
+    let interrupting: Promise<void> | undefined;
     child.stderr!.on("data", (piece) => {
-      if (evaluating > 0 || !String(piece).includes("memory of")) return;
-      evaluating = performance.now();
-      setTimeout(() => child.kill("SIGINT"), 1500); // the first step takes a fraction of it
+      if (String(piece).includes("memory of")) interrupting ??= interrupt();
     });
+    /** Once step 1 is in the log, which it is before its evaluation. */
+    async function interrupt(): Promise<void> {
+      while (!existsSync(bench.path("evaluating", "log.jsonl"))) await setTimeout(50);
+      await setTimeout(500);
+      child.kill("SIGINT");
+    }
     const { code, stderr } = await ended;
     expect(code, stderr).to.equal(130);
     expect(stderr).to.not.include("held-out bits per byte");
