@@ -2,7 +2,8 @@
  * Tokens per second of training by ranks, and the share of a step that the sum of the gradients takes:
  * `npm run bench -- parallel [--configuration demo] [--ranks 1,2] [--lanes 1,16] [--steps 8] [--device cpu]`. Lanes
  * are those of a rank. On a CPU the ranks share its cores. A second table computes, by what is measured, 8 and 64 ranks
- * that have a machine like this each: `[--computed 8,64] [--bandwidth GB/s]`, by default as between the ranks here.
+ * that have a machine like this each: `[--computed 8,64] [--bandwidth GB/s]`, by default as between the ranks here. With
+ * `--shard-optimizer` each rank holds its share of the optimizer's moments, and nothing is computed for more ranks.
  */
 import { spawn } from "node:child_process";
 import { once } from "node:events";
@@ -26,7 +27,8 @@ export async function parallel(flags: readonly string[]): Promise<boolean> {
     lanes = choice(flags, "lanes", counts, ["1", "16"]).map(Number),
     steps = flag(flags, "steps", 8),
     computed = choice(flags, "computed", counts, ["8", "64"]).map(Number),
-    bandwidth = flag(flags, "bandwidth", 0);
+    bandwidth = flag(flags, "bandwidth", 0),
+    shardOptimizer = flags.includes("--shard-optimizer");
   const rows: Row[] = [],
     more: Row[] = [];
   for (const ofRank of lanes) {
@@ -34,7 +36,7 @@ export async function parallel(flags: readonly string[]): Promise<boolean> {
       first: ParallelTimes | undefined;
     for (const world of ranks) {
       const gpus = device === "cuda";
-      const times = await run(world, { model, horizon, lanes: ofRank * world, warmup: 3, steps, gpus });
+      const times = await run(world, { model, horizon, lanes: ofRank * world, warmup: 3, steps, gpus, shardOptimizer });
       const rate = times.tokensPerStep / times.step;
       if (world === ranks[0]) alone = rate / world;
       rows.push({
@@ -66,7 +68,13 @@ export async function parallel(flags: readonly string[]): Promise<boolean> {
       more.push(...computed.map((n) => computedRow(n, ofRank, first!, bytes, links)));
     }
   }
-  report(`parallel-${name}-${device}`, `Training by ranks: ${name}, horizon ${horizon}, on ${device}`, rows);
+  const form = shardOptimizer ? ", moments shared out" : "";
+  report(
+    `parallel-${name}-${device}${shardOptimizer ? "-sharded" : ""}`,
+    `Training by ranks: ${name}, horizon ${horizon}, on ${device}${form}`,
+    rows,
+  );
+  if (shardOptimizer) return true; // a computed step would need the costs of its collectives
   if (more.length > 0) {
     const whose = bandwidth > 0 ? `${bandwidth} GB/s` : "links as between the ranks measured";
     const title = `Computed, not measured: ${name}, horizon ${horizon}, on ${device}, a machine like this per rank, ${whose}`;

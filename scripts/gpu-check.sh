@@ -1,9 +1,11 @@
 #!/usr/bin/env bash
 # Everything that needs a GPU, on any machine that has one, with PyTorch, nvcc, Node and node_modules (npm itself is not needed):
-#   scripts/gpu-check.sh [build] [test] [job] [sanitize] [bench] [binding] [-- flags of the bench]        default: all six
+#   scripts/gpu-check.sh [build] [test] [job] [parallel] [sanitize] [bench] [binding] [-- flags of the bench]        default: all seven
 #   build     the addon and its CUDA half, against PyTorch's own LibTorch, into out/cuda/
 #   test      test/cuda.*.spec.ts, test/device.*spec.ts, and what the operators' own specs have for a GPU
 #   job       every command of the package with a small corpus, on JOB_DEVICE (default cuda:0; cpu for a machine without a GPU)
+#   parallel  ranks over NCCL, where there are several GPUs: test/cuda.distributed.spec.ts, then npm run bench -- parallel with `wiki` at
+#             1, 16 and 64 lanes a GPU on 1 GPU and on all of them, without and with --shard-optimizer
 #   sanitize  compute-sanitizer over our kernels (memcheck, racecheck, initcheck) in the operators' tests, memcheck over training steps
 #   bench     npm run bench -- cuda, without npm
 #   binding   npm run bench -- binding: what driving from JavaScript costs, which may be 3 % at most
@@ -24,20 +26,20 @@ stages=()
 flags=()
 while [ $# -gt 0 ]; do
   case $1 in
-  build | test | job | sanitize | bench | binding) stages+=("$1") ;;
+  build | test | job | parallel | sanitize | bench | binding) stages+=("$1") ;;
   --)
     shift
     flags=("$@")
     break
     ;;
   *)
-    echo "there is no stage \"$1\"; stages: build, test, job, sanitize, bench, binding" >&2
+    echo "there is no stage \"$1\"; stages: build, test, job, parallel, sanitize, bench, binding" >&2
     exit 2
     ;;
   esac
   shift
 done
-[ ${#stages[@]} -gt 0 ] || stages=(build test job sanitize bench binding)
+[ ${#stages[@]} -gt 0 ] || stages=(build test job parallel sanitize bench binding)
 
 # TypeScript through tsx where it is; a Node from 24 on runs the sources as they are.
 typescript=()
@@ -59,11 +61,28 @@ build() {
 test_stage() {
   local specs
   mapfile -t specs < <(
-    ls test/cuda.*.spec.ts test/device.*spec.ts
+    ls test/cuda.*.spec.ts test/device.*spec.ts | grep -v cuda.distributed # of `parallel`
     grep -l describeOnGpu native/ops/*/*.spec.ts
   )
   # The operators' file declares their tests on the CPU too; these have been run elsewhere.
   mocha --grep 'GPU|device|recorded' "${specs[@]}"
+}
+
+parallel() {
+  local code=0 gpus ranks
+  gpus=$(nvidia-smi --list-gpus 2>/dev/null | wc -l)
+  if [ "$gpus" -lt 2 ]; then
+    echo "skipped: $gpus GPUs here, and ranks need 2"
+    return 0
+  fi
+  mocha test/cuda.distributed.spec.ts || code=$?
+  ranks=1,2
+  [ "$gpus" -eq 2 ] || ranks+=,$gpus
+  for sharded in "" --shard-optimizer; do
+    run_node bench/main.ts parallel --device cuda --configuration wiki --ranks "$ranks" --lanes 1,16,64 --steps "${PARALLEL_STEPS:-20}" $sharded || code=$?
+  done
+  cp bench/results/parallel-wiki-cuda*.json "$out/" || code=$?
+  return "$code"
 }
 
 job() { run_node scripts/gpu-job.mjs; }

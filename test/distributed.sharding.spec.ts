@@ -2,6 +2,7 @@ import { expect } from "chai";
 import { cp, readdir, readFile, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import type { TrainOptions } from "../lib/index.ts";
+import { weightsOf } from "./support/rank-ends.ts";
 import { rankModel, runRanks, type RankEnd, type RankJob } from "./support/ranks.ts";
 import { temporary } from "./support/runs.ts";
 
@@ -9,17 +10,6 @@ const model = { ...rankModel, width: 48, feedForward: 72, dropout: 0.1 } as cons
 const train = { steps: 12, horizon: 2, learningRate: 1e-2, schedule: "constant", warmup: 0, saveEvery: 6 } as const;
 const job: RankJob = { model, train, lanes: 5, join: { silence: 15 } };
 const sharded = (given: RankJob = job): RankJob => ({ ...given, train: { ...given.train, shardOptimizer: true } });
-
-function healthy(ends: readonly RankEnd[]): void {
-  for (const { code, error, stderr } of ends) expect(code, JSON.stringify(error) + stderr).to.equal(0);
-}
-
-/** The one hash of all ranks' weights. */
-function weightsOf(ends: readonly RankEnd[]): string {
-  healthy(ends);
-  expect(new Set(ends.map(({ weights }) => weights)).size).to.equal(1);
-  return ends[0]!.weights!;
-}
 
 /** The files of a checkpoint, but for the option itself and what follows from it. */
 async function filesOf(checkpoint: string): Promise<Record<string, string>> {

@@ -1,6 +1,7 @@
 import { expect } from "chai";
 import { join } from "node:path";
 import type { TrainOptions } from "../lib/index.ts";
+import { distance, healthy } from "./support/rank-ends.ts";
 import { rankModel, runRanks, type RankEnd, type RankJob } from "./support/ranks.ts";
 import { temporary } from "./support/runs.ts";
 
@@ -14,32 +15,6 @@ const train: TrainOptions = {
   warmup: 0,
 };
 const job: RankJob = { model: { ...model, precision: "float64" }, train, lanes: 5, join: { silence: 15 } };
-
-function healthy(ends: readonly RankEnd[]): void {
-  for (const { code, error, stderr } of ends) expect(code, JSON.stringify(error) + stderr).to.equal(0);
-}
-
-function numbersOf(text: string, precision: string): Float32Array | Float64Array {
-  const { buffer } = Uint8Array.from(Buffer.from(text, "base64"));
-  return precision === "float64" ? new Float64Array(buffer) : new Float32Array(buffer);
-}
-
-/** The L2 norm of the difference of two gradients, and of the second. */
-function distance(
-  found: RankEnd,
-  expected: RankEnd,
-  precision: string,
-): { readonly difference: number; readonly norm: number } {
-  let [difference, norm] = [0, 0];
-  for (const [name, text] of Object.entries(expected.gradient!)) {
-    const of = numbersOf(found.gradient![name]!, precision);
-    for (const [i, value] of numbersOf(text, precision).entries()) {
-      difference += (of[i]! - value) ** 2;
-      norm += value ** 2;
-    }
-  }
-  return { difference: Math.sqrt(difference), norm: Math.sqrt(norm) };
-}
 
 describe("ranks that train together", function () {
   this.timeout(180_000);

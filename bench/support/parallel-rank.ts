@@ -21,6 +21,7 @@ export interface ParallelJob {
   readonly warmup: number;
   readonly steps: number;
   readonly gpus: boolean;
+  readonly shardOptimizer: boolean;
 }
 
 export interface ParallelTimes {
@@ -33,7 +34,15 @@ export interface ParallelTimes {
   readonly parameters: number;
 }
 
-const { model: shape, horizon, lanes, warmup, steps, gpus } = JSON.parse(process.argv[2]!) as ParallelJob;
+const {
+  model: shape,
+  horizon,
+  lanes,
+  warmup,
+  steps,
+  gpus,
+  shardOptimizer,
+} = JSON.parse(process.argv[2]!) as ParallelJob;
 await using group = await distributed.join({
   device: gpus ? `cuda:${process.env["LOCAL_RANK"]}` : "cpu",
 });
@@ -47,7 +56,7 @@ const stream = new RecallStream({
   maxLag: 2,
   seed: 1,
 });
-const options: TrainOptions = { steps: warmup + steps, horizon, schedule: "constant", warmup: 0 };
+const options: TrainOptions = { steps: warmup + steps, horizon, schedule: "constant", warmup: 0, shardOptimizer };
 const seconds: number[] = [];
 let before = performance.now();
 for await (const step of new Trainer(model, options, { group }).run(stream)) {

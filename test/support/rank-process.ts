@@ -18,10 +18,12 @@ import { WindowReader } from "../../lib/train/window-reader.ts";
 import { lanesOf, streamOfLanes } from "../../lib/distributed/share.ts";
 import { weightsHash } from "../../lib/model/weights-hash.ts";
 import type { Group } from "../../lib/distributed/group.ts";
+import type { DeviceName } from "../../lib/native/cuda.ts";
 import { perturb } from "./models.ts";
 import { ragged, raggedStream, type EvaluationJob, type RankJob } from "./ranks.ts";
 
 const job = JSON.parse(process.argv[2]!) as RankJob;
+const device: DeviceName = job.gpus === true ? `cuda:${Number(process.env["LOCAL_RANK"] ?? 0)}` : "cpu";
 
 function tell(line: unknown): void {
   process.stdout.write(`${JSON.stringify(line)}\n`);
@@ -78,7 +80,7 @@ async function train(model: Memformer, group: Group | undefined): Promise<void> 
 async function evaluations(asked: readonly EvaluationJob[], group: Group | undefined): Promise<void> {
   const found = [];
   for (const { model: options, segments, spoiled } of asked) {
-    await using model = await Memformer.create({ ...options, device: "cpu" });
+    await using model = await Memformer.create({ ...options, device });
     await perturb(model);
     if (spoiled !== undefined && spoiled === group?.rank) {
       const { name, shape } = model.parameters[0]!;
@@ -92,8 +94,8 @@ async function evaluations(asked: readonly EvaluationJob[], group: Group | undef
 
 let group: Group | undefined;
 try {
-  if (job.alone !== true) group = await distributed.join({ ...job.join });
-  await using model = await Memformer.create({ ...job.model, device: "cpu" });
+  if (job.alone !== true) group = await distributed.join({ device, ...job.join });
+  await using model = await Memformer.create({ ...job.model, device });
   if (job.evaluations !== undefined) await evaluations(job.evaluations, group);
   else if (job.gradient === true) {
     await perturb(model);

@@ -57,6 +57,8 @@ export interface RankJob {
   readonly gradient?: boolean;
   /** Without a group. */
   readonly alone?: boolean;
+  /** Each rank on the GPU of its number on this host; else on the CPU. */
+  readonly gpus?: boolean;
   /** Which rank asks for the end after which step; which one changes its weights. */
   readonly stopAt?: { readonly rank: number; readonly step: number };
   readonly spoilAt?: { readonly rank: number; readonly step: number };
