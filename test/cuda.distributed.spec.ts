@@ -28,21 +28,21 @@ const train: TrainOptions = {
 const job: RankJob = { model, train, lanes: 7, gpus: true, join: { silence: 15 } };
 const wide = { ...model, precision: "float64" } as const;
 
-/** All GPUs there are, or 2 that a skipped suite speaks of. */
 const gpus = whyNoGpu() === undefined ? openCuda().length : 0;
 const why = whyNoGpu() ?? (gpus < 2 ? "there is one GPU" : undefined);
-const worlds = gpus > 2 ? [2, gpus] : [2];
+const world = Math.max(2, gpus);
 
 (why === undefined ? describe : describe.skip)(
   `ranks on GPUs${why === undefined ? "" : ` (skipped: ${why})`}`,
   function () {
     this.timeout(300_000);
 
-    /** One after the other: ranks of two jobs on one GPU would wait for each other's turns. */
-    async function each(given: RankJob, counts: readonly number[]): Promise<RankEnd[][]> {
-      const ends: RankEnd[][] = [];
-      for (const world of counts) ends.push(await runRanks(world, given));
-      return ends;
+    /** By one process, then by a rank on each GPU. Not at once: they would wait for each other's turns. */
+    async function bothWays(given: RankJob): Promise<[RankEnd, RankEnd[]]> {
+      const [one] = await runRanks(0, given);
+      const ranks = await runRanks(world, given);
+      healthy([one!, ...ranks]);
+      return [one!, ranks];
     }
 
     for (const [precision, limit] of [
@@ -50,33 +50,22 @@ const worlds = gpus > 2 ? [2, gpus] : [2];
       ["float32", 1e-5],
     ] as const)
       it(`have the gradient of one GPU with all lanes: ${precision}, padded and reset rows, dropout`, async () => {
-        const given = { ...job, gradient: true, model: { ...model, precision } };
-        const [[one], ...several] = (await each(given, [0, ...worlds])) as [RankEnd[], ...RankEnd[][]];
-        healthy([one!, ...several.flat()]);
-        for (const end of several.flat()) {
-          const { difference, norm } = distance(end, one!, precision);
+        const [one, ranks] = await bothWays({ ...job, gradient: true, model: { ...model, precision } });
+        for (const end of ranks) {
+          const { difference, norm } = distance(end, one, precision);
           expect(norm).to.be.above(0.1);
           expect(difference / norm).to.be.at.most(limit);
         }
       });
 
     it("end 50 steps on the same weights to the bit, on the curve of one GPU, with and without shares of the moments", async () => {
-      for (const world of worlds) {
-        const given = { ...job, model: wide };
-        const [[one], whole, parts] = [
-          await runRanks(0, given),
-          await runRanks(world, given),
-          await runRanks(world, { ...given, train: { ...train, shardOptimizer: true } }),
-        ] as const;
-        healthy([one!]);
-        const hash = weightsOf(whole);
-        if (world === 2) expect(weightsOf(parts)).to.equal(hash);
-        else weightsOf(parts);
-        for (const ends of [whole, parts])
-          for (const [i, { loss, tokens }] of ends[0]!.steps.entries()) {
-            expect(loss, `step ${i + 1}`).to.be.closeTo(one!.steps[i]!.loss, 1e-9);
-            expect(tokens).to.equal(one!.steps[i]!.tokens);
-          }
+      const given = { ...job, model: wide };
+      const [one, whole] = await bothWays(given);
+      const parts = await runRanks(world, { ...given, train: { ...train, shardOptimizer: true } });
+      expect(weightsOf(parts)).to.equal(weightsOf(whole));
+      for (const [i, { loss, tokens }] of whole[0]!.steps.entries()) {
+        expect(loss, `step ${i + 1}`).to.be.closeTo(one.steps[i]!.loss, 1e-9);
+        expect(tokens).to.equal(one.steps[i]!.tokens);
       }
     });
 
@@ -104,10 +93,9 @@ const worlds = gpus > 2 ? [2, gpus] : [2];
         train: {},
         evaluations: [{ model: wide }, { model: { ...wide, architecture: "decoder" as const } }],
       };
-      const [[one], two] = (await each(given, [0, 2])) as [RankEnd[], RankEnd[]];
-      healthy([one!, ...two]);
-      for (const { evaluations } of two)
-        for (const [i, expected] of one!.evaluations!.entries()) {
+      const [one, ranks] = await bothWays(given);
+      for (const { evaluations } of ranks)
+        for (const [i, expected] of one.evaluations!.entries()) {
           const found = evaluations![i]!;
           expect(found.tokens).to.equal(expected.tokens);
           expect(found.nats / expected.nats).to.be.closeTo(1, 1e-12);

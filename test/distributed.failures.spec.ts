@@ -5,7 +5,8 @@ import { mkdir, writeFile } from "node:fs/promises";
 import { createServer } from "node:net";
 import { join } from "node:path";
 import { freePort } from "../lib/distributed/launch.ts";
-import { plainOptions } from "../lib/index.ts";
+import { distributed, plainOptions, type DeviceName } from "../lib/index.ts";
+import { failure } from "./support/failure.ts";
 import {
   ranksEnvironment,
   runRanks,
@@ -72,6 +73,18 @@ describe("a rank that fails", function () {
       const step = (others.find((end) => end !== undefined) as RankEnd).error!.details!.step;
       expect(step).to.be.at.least(3);
     });
+
+  it("by a device that is not there, is told what is, before it meets anybody", async () => {
+    const place = { rank: 0, world: 2, port: 1 };
+    const device = "tpu" as DeviceName;
+    const [none, noName] = await Promise.all([
+      failure(async () => distributed.join({ ...place, device: "cuda:99" })),
+      failure(async () => distributed.join({ ...place, device })),
+    ]);
+    expect(none.code).to.equal("ERR_MEMFORMER_NO_CUDA");
+    expect(noName.code).to.equal("ERR_MEMFORMER_CONFIG");
+    expect(noName.message).to.equal('device must be "auto", "cpu", "cuda" or "cuda:N", got "tpu"');
+  });
 
   it("by another option, is told with the option, on all ranks", async () => {
     const ends = await runRanks(2, job, (rank) => ({ train: { ...job.train, learningRate: rank === 1 ? 0.5 : 0.25 } }));

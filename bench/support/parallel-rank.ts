@@ -43,9 +43,7 @@ const {
   gpus,
   shardOptimizer,
 } = JSON.parse(process.argv[2]!) as ParallelJob;
-await using group = await distributed.join({
-  device: gpus ? `cuda:${process.env["LOCAL_RANK"]}` : "cpu",
-});
+await using group = await distributed.join({ device: gpus ? "cuda" : "cpu" });
 await using model = await Memformer.create({ ...shape, device: group.device });
 const { vocabulary, segmentLength } = model.config;
 const stream = new RecallStream({

@@ -3,9 +3,8 @@ import { InvalidArgumentError, Option, type Command } from "commander";
 import { join } from "../distributed/index.ts";
 import type { Group } from "../distributed/group.ts";
 import { endWithLauncher, launch } from "../distributed/launch.ts";
-import { launchedWorld, membershipOf } from "../distributed/membership.ts";
+import { launchedWorld } from "../distributed/membership.ts";
 import { configureRuntime } from "../engine/runtime.ts";
-import { resolveDevice, type Device, type DeviceName } from "../native/cuda.ts";
 import type { RunSettings } from "../run/config.ts";
 
 /** What the options of {@link addRanksOptions} hold. */
@@ -40,10 +39,10 @@ export async function launchRanks({ gpus, processes }: RanksFlags): Promise<numb
   return isRank() || count === 1 ? undefined : launch(count, process.argv.slice(1));
 }
 
-/** This process' place among those that a launcher has started; each takes the GPU of its number on the host. */
+/** This process' place among those that a launcher has started. */
 export async function joinRanks({ device, threads }: Pick<RunSettings["run"], "device" | "threads">): Promise<Group> {
   configureRuntime({ threads });
-  return join({ device: deviceOfRank(device, membershipOf().localRank) });
+  return join({ device });
 }
 
 /** What `open` gives, on every rank; one process a host does it first, and the others find its work done. */
@@ -64,9 +63,4 @@ function ranksOption(name: string, help: string): Option {
     if (!Number.isInteger(count) || count < 1) throw new InvalidArgumentError("expected a whole number of at least 1");
     return count;
   });
-}
-
-function deviceOfRank(device: DeviceName, localRank: number): Device {
-  const isFree = device === "auto" || device === "cuda";
-  return resolveDevice(isFree && resolveDevice(device) !== "cpu" ? `cuda:${localRank}` : device);
 }

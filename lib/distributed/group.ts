@@ -43,9 +43,9 @@ export class Group implements AsyncDisposable {
   #failure: MemformerError | undefined;
   #left = false;
 
-  private constructor(membership: Membership, words: Words, handle: GroupHandle) {
+  private constructor(membership: Membership & { readonly device: Device }, words: Words, handle: GroupHandle) {
     const { rank, world, localRank, device } = membership;
-    [this.rank, this.world, this.localRank, this.device] = [rank, world, localRank, device as Device];
+    [this.rank, this.world, this.localRank, this.device] = [rank, world, localRank, device];
     this.#membership = membership;
     this.#words = words;
     this.#handle = handle;
@@ -60,7 +60,7 @@ export class Group implements AsyncDisposable {
   }
 
   /** @internal Meets the others. */
-  static async open(membership: Membership): Promise<Group> {
+  static async open(membership: Membership & { readonly device: Device }): Promise<Group> {
     const { rank, world, address: host, port, prefix, hostsStore, device, startLimit, limit, silence } = membership;
     const words: Words = { host: hostname(), pid: process.pid };
     try {

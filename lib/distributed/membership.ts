@@ -1,6 +1,7 @@
 /** A process' place among the ranks that train together: given, or from the variables that launchers set. */
 import { z } from "zod";
 import { MemformerError } from "../errors.ts";
+import type { DeviceName } from "../native/cuda.ts";
 import { checkOptions, optionSchema } from "../options.ts";
 
 /** Where a process stands among the ranks, where they meet, and how patient they are. */
@@ -15,8 +16,11 @@ export interface JoinOptions {
   readonly address?: string;
   /** A free port of that host. Default: MASTER_PORT, or 29500. */
   readonly port?: number;
-  /** Where gradients lie: "cpu" reduces over Gloo, "cuda:N" over NCCL. Default "cpu". */
-  readonly device?: string;
+  /**
+   * Where gradients lie: "cpu" reduces over Gloo, a GPU over NCCL. "cuda" is the GPU of this rank's number on its host,
+   * "auto" that where there is one. Default "cpu".
+   */
+  readonly device?: DeviceName;
   /** Seconds until all have joined and the first reduction is through. Default 300. */
   readonly startLimit?: number;
   /** Seconds that any later reduction may take. Default 100. */
@@ -41,13 +45,20 @@ const schema = optionSchema<JoinOptions>({
   localRank: z.int().nonnegative().optional(),
   address: z.string().min(1).optional(),
   port: z.int().min(1).max(65535).optional(),
-  device: z.string().min(1).optional(),
+  device: z.custom<DeviceName>((value) => typeof value === "string").optional(),
   startLimit: z.number().positive().optional(),
   limit: z.number().positive().optional(),
   silence: z.number().positive().optional(),
 });
 
-const defaults = { address: "127.0.0.1", port: 29500, device: "cpu", startLimit: 300, limit: 100, silence: 20 };
+const defaults = {
+  address: "127.0.0.1",
+  port: 29500,
+  device: "cpu" as const,
+  startLimit: 300,
+  limit: 100,
+  silence: 20,
+};
 
 type Variables = Readonly<Record<string, string | undefined>>;
 

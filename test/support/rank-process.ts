@@ -23,7 +23,7 @@ import { perturb } from "./models.ts";
 import { ragged, raggedStream, type EvaluationJob, type RankJob } from "./ranks.ts";
 
 const job = JSON.parse(process.argv[2]!) as RankJob;
-const device: DeviceName = job.gpus === true ? `cuda:${Number(process.env["LOCAL_RANK"] ?? 0)}` : "cpu";
+let device: DeviceName = job.gpus === true ? "cuda" : "cpu";
 
 function tell(line: unknown): void {
   process.stdout.write(`${JSON.stringify(line)}\n`);
@@ -95,6 +95,7 @@ async function evaluations(asked: readonly EvaluationJob[], group: Group | undef
 let group: Group | undefined;
 try {
   if (job.alone !== true) group = await distributed.join({ device, ...job.join });
+  device = group?.device ?? device;
   await using model = await Memformer.create({ ...job.model, device });
   if (job.evaluations !== undefined) await evaluations(job.evaluations, group);
   else if (job.gradient === true) {
