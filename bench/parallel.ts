@@ -49,6 +49,7 @@ export async function parallel(flags: readonly string[]): Promise<boolean> {
         "share %": ((100 * times.reduction) / times.step).toFixed(1),
         parameters: times.parameters,
       });
+      console.log(JSON.stringify(rows.at(-1)));
       first ??= times;
       if (world === 1 || world !== Math.max(...ranks)) continue;
       const bytes = 4 * times.parameters,

@@ -12,16 +12,22 @@ import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { Memformer, type CreateOptions, type DeviceName } from "../lib/index.ts";
+import { openModel } from "../lib/run/run-folder.ts";
 import { Client, type Turn } from "./serve/client.ts";
 import { startServer } from "./serve/server.ts";
 import { strangers } from "./serve/verify.ts";
 import { decodeModels } from "./support/configurations.ts";
 import { choice, flag, report, wholeWord, words, type Row } from "./support/report.ts";
 
-const tiny: CreateOptions = { preset: "tiny", seed: 3 };
+/** Models by name; `wiki` with a vocabulary that has a tokenizer of ours, GPT-2's. */
+const models: Readonly<Record<string, CreateOptions>> = {
+  ...decodeModels,
+  tiny: { preset: "tiny", seed: 3 },
+  wiki: { ...decodeModels["wiki"], vocabulary: 50_257, bos: 50_256 },
+};
 
 export async function serving(flags: readonly string[]): Promise<boolean> {
-  const [name] = choice(flags, "model", ["tiny", ...Object.keys(decodeModels)], ["demo"]) as [string];
+  const [name] = choice(flags, "model", Object.keys(models), ["demo"]) as [string];
   const counts = words(flags, "clients", ["1", "8", "64"]).map(Number),
     seconds = flag(flags, "seconds", 20),
     tokens = flag(flags, "tokens", 32),
@@ -35,11 +41,11 @@ export async function serving(flags: readonly string[]): Promise<boolean> {
   let sound = true;
   try {
     {
-      const options = name === "tiny" ? tiny : decodeModels[name];
-      await using made = await Memformer.create({ ...options, device: "cpu", precision });
+      await using made = await Memformer.create({ ...models[name], device: "cpu", precision });
       await made.save(join(folder, "model"));
     }
-    await using model = await Memformer.load(join(folder, "model"), { device }); // as the server has it
+    const { model: opened, tokenizer } = await openModel(join(folder, "model"), { device, threads: 0 }); // as the server has it
+    await using model = opened;
     for (const count of counts) {
       await using server = await startServer(folder, [...serverFlags, "--device", device]);
       const clients = Array.from(
@@ -54,7 +60,7 @@ export async function serving(flags: readonly string[]): Promise<boolean> {
       const turns = clients.flatMap(({ turns: of }) => of),
         failures = clients.flatMap(({ failures: of }) => of);
       for (const failure of failures.slice(0, 5)) console.error(failure);
-      const wrong = await strangers(model, clients.slice(0, checked));
+      const wrong = await strangers(model, tokenizer, clients.slice(0, checked));
       for (const each of wrong.slice(0, 5)) console.error(each);
       const growth = Math.max(...rss.slice(-5)) / Math.max(...rss.slice(15, 20)) - 1;
       sound &&= failures.length === 0 && wrong.length === 0 && (count !== Math.max(...counts) || !(growth > 0.05));

@@ -88,9 +88,10 @@ describeOnGpu("on a GPU, MRBP gives the gradient of BPTT", function () {
                 expectClose(`padding behind, window ${i}, ${segmentsPerStep} a step`, found, told, tolerance);
               }
             }
-            expect(Math.max(...exact.gradient.flat().map(Math.abs)), "gradient at the window's start").to.be.above(
-              1e-9,
-            );
+            if (model.stateLayout.some(({ differentiable }) => differentiable))
+              expect(Math.max(...exact.gradient.flat().map(Math.abs)), "gradient at the window's start").to.be.above(
+                1e-9,
+              );
           });
         }
   }

@@ -1,12 +1,12 @@
 /** Whether each client's texts are those of its own session: the same turns again, each session alone. */
-import { Session, type Memformer } from "../../lib/index.ts";
+import { Session, type Memformer, type Tokenizer } from "../../lib/index.ts";
 import type { Client } from "./client.ts";
 
 /** A sentence for every turn whose text or position is not what its session makes alone. */
-export async function strangers(model: Memformer, clients: readonly Client[]): Promise<string[]> {
+export async function strangers(model: Memformer, tokenizer: Tokenizer, clients: readonly Client[]): Promise<string[]> {
   const wrong: string[] = [];
   for (const [i, client] of clients.entries()) {
-    using session = await Session.open(model);
+    using session = await Session.open(model, tokenizer);
     for (const { prompt, seed, text, position, vanished } of client.turns) {
       await session.read(prompt);
       let said = "";
