@@ -1,10 +1,10 @@
 /**
  * A token's time while a model generates: by a session, by a decoder of many rows, by `logits` without a cache, and by
  * a careful PyTorch decode with a key/value cache (bench/peers/decode.py), greedy, with the borders of segments on the
- * way. Ratios are of the decoder's runs of 4 draws.   [--tokens 512] [--threads 2] [--batches 1,8,32] [--models demo,small]
- * On a GPU (--device cuda) in bfloat16, the peer's step one CUDA graph; and beside a decoder of 20 layers that keeps
- * the keys and values of 16,384 tokens [--full-cache 20,16384 --full-batch 8]: time, and memory above the weights.
- * The peer needs a python with torch: MEMFORMER_PYTHON, else python3; without one its column says skipped.
+ * way. Ratios are of the decoder's runs of 4 draws.   [--tokens 512] [--threads 2] [--batches 1,8,32] [--models
+ * demo,small] On a GPU (--device cuda) in bfloat16, the peer's step one CUDA graph; and beside a decoder of 20 layers
+ * that keeps the keys and values of 16,384 tokens [--full-cache 20,16384 --full-batch 8]: time, and memory above the
+ * weights. The peer needs a python with torch: MEMFORMER_PYTHON, else python3; without one its column says skipped.
  */
 import { execFileSync } from "node:child_process";
 import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
@@ -92,7 +92,10 @@ async function byDecoder(model: Memformer, batch: number, tokens: number): Promi
   return (performance.now() - start) / 1000 / tokens;
 }
 
-/** Seconds a step of `batch` rows in runs of 4 draws, two under way: the tokens of a run are read while the next goes on. */
+/**
+ * Seconds a step of `batch` rows in runs of 4 draws, two under way: the tokens of a run are read while the next goes
+ * on.
+ */
 async function byRuns(model: Memformer, batch: number, tokens: number): Promise<number> {
   const { segmentLength: T, vocabulary } = model.config,
     sampling = { temperature: 0, topK: 0, topP: 1, tokens: vocabulary, gaps: null };

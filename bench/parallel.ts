@@ -2,8 +2,9 @@
  * Tokens per second of training by ranks, and the share of a step that the sum of the gradients takes:
  * `npm run bench -- parallel [--configuration demo] [--ranks 1,2] [--lanes 1,16] [--steps 8] [--device cpu]`. Lanes
  * are those of a rank. On a CPU the ranks share its cores. A second table computes, by what is measured, 8 and 64 ranks
- * that have a machine like this each: `[--computed 8,64] [--bandwidth GB/s]`, by default as between the ranks here. With
- * `--shard-optimizer` each rank holds its share of the optimizer's moments, and nothing is computed for more ranks.
+ * that have a machine like this each: `[--computed 8,64] [--bandwidth GB/s]`, by default as between the ranks here.
+ * With `--shard-optimizer` each rank holds its share of the optimizer's moments, and nothing is computed for more
+ * ranks.
  */
 import { spawn } from "node:child_process";
 import { once } from "node:events";

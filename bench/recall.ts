@@ -3,7 +3,7 @@
  * on the task of `memformer experiment recall`; the first variant must name 99 % right at four times its greatest
  * training lag, with every seed.
  *   npm run bench -- recall [--lags 8,16,32,64] [--variants default,plain] [--steps 400] [--seeds 0,1,2,3,4]
- *   [--train-lag 8]
+ *   [--train-lag 8] [--horizon 16] [--name recall-lags]
  */
 import { Memformer, type TrainOptions } from "../lib/index.ts";
 import { recallAccuracy, type RecallRun, recallModel, trainRecall } from "../lib/experiments/recall-task.ts";
@@ -13,7 +13,6 @@ import { optionsOf } from "../lib/experiments/worth/variants.ts";
 
 const run: RecallRun = { lanes: 32, segmentLength: 8, keys: 16, minLag: 1, maxLag: 8 };
 const training: TrainOptions = { learningRate: 1e-3, warmup: 50, weightDecay: 0.01, schedule: "linear" };
-const HORIZON = 16;
 
 export async function recall(flags: readonly string[]): Promise<boolean> {
   const numbers = (name: string, fallback: string): number[] => words(flags, name, fallback.split(",")).map(Number);
@@ -21,6 +20,7 @@ export async function recall(flags: readonly string[]): Promise<boolean> {
     seeds = numbers("seeds", "0,1,2,3,4"),
     variants = words(flags, "variants", ["default"]);
   const steps = flag(flags, "steps", 400),
+    horizon = flag(flags, "horizon", 16),
     [name = ""] = words(flags, "name", ["recall-lags"]),
     task = { ...run, maxLag: flag(flags, "train-lag", run.maxLag) };
   const rows: Row[] = [];
@@ -30,7 +30,7 @@ export async function recall(flags: readonly string[]): Promise<boolean> {
       const began = performance.now(),
         options = optionsOf(variant);
       await using model = await Memformer.create({ ...recallModel(task), ...options.model, seed });
-      await trainRecall(model, task, { ...training, horizon: HORIZON, ...options.train, steps });
+      await trainRecall(model, task, { ...training, horizon, ...options.train, steps });
       const shares: [number, number][] = [];
       for (const lag of lags)
         shares.push([lag, await recallAccuracy(model, { ...task, minLag: lag, maxLag: lag }, 6 * (lag + 1))]);
@@ -47,7 +47,7 @@ export async function recall(flags: readonly string[]): Promise<boolean> {
     name,
     `Keys named right so many segments after they were shown, trained on lags of 1 to ${task.maxLag}`,
     rows,
-    { steps, horizon: HORIZON },
+    { steps, horizon },
   );
   return kept;
 }

@@ -30,6 +30,39 @@ describe("memformer evaluate, generate, inspect", function () {
     bench.remove();
   });
 
+  it("scores a twin beside, and tells what the memory is worth", async () => {
+    const trained = await bench.run(
+      ...["train", "--data", bench.text, "--out", "twin", ...tiny],
+      ...["--steps", "40", "--held-out", "0.3", "--no-memory"],
+    );
+    expect(trained.code, trained.stderr).to.equal(0);
+    const { code, stdout, stderr } = await bench.run("evaluate", "run", "--twin", "twin", "--json");
+    expect(code, stderr).to.equal(0);
+    const found = JSON.parse(stdout) as Evaluation & { twin: Evaluation & { model: string }; worth: Evaluation };
+    const alone = JSON.parse((await bench.run("evaluate", "twin", "--json")).stdout) as Evaluation;
+    expect(found.twin).to.deep.include({ model: "twin/model", nats: alone.nats, tokens: found.tokens });
+    expect(found.worth.bitsPerByte).to.equal(alone.bitsPerByte - found.bitsPerByte);
+    expect(stderr).to.include("the twin was trained for 40 steps, the model for 60");
+    const table = await bench.run("evaluate", "run", "--twin", "twin", "--ablations", "none", "--data", bench.text);
+    expect(table.stdout).to.match(/\nwhole .*\ntwin .*\n\d+ tokens/);
+    expect(table.stdout)
+      .to.match(/\nthe memory is worth -?[\d.e-]+ bits per byte\n/)
+      .and.to.include("--twin");
+  });
+
+  it("refuses a twin that is none", async () => {
+    const [whole, other] = await Promise.all([
+      bench.run("evaluate", "run", "--twin", "run"),
+      bench.run("evaluate", "twin", "--twin", "twin"),
+    ]);
+    expect(whole.stderr).to.include("--twin run was trained with its memory; train the twin with --no-memory");
+    expect(other.stderr).to.include("--twin needs a model with a memory: twin/model was trained without");
+    for (const { code, stderr } of [whole, other]) {
+      expect(code).to.equal(2);
+      expect(stderr).to.include("ERR_MEMFORMER_CONFIG");
+    }
+  });
+
   it("evaluates the run's own held-out text, with every ablation", async () => {
     const { code, stdout, stderr } = await bench.run("evaluate", "run", "--json");
     expect(code, stderr).to.equal(0);

@@ -4,9 +4,10 @@ import { z } from "zod";
 import type { Dataset } from "../data/index.ts";
 import type { Group } from "../distributed/group.ts";
 import { MemformerError } from "../errors.ts";
-import { ABLATIONS, type Ablation, type Score } from "../evaluate/evaluate.ts";
+import { ABLATIONS, type Ablation, type Evaluation, type Score } from "../evaluate/evaluate.ts";
 import { formatDuration, formatNumber } from "../log/format.ts";
 import { evaluateSource, type Scored } from "../evaluate/source.ts";
+import type { Memformer } from "../model/memformer.ts";
 import { weightsHash } from "../model/weights-hash.ts";
 import type { DeviceName } from "../native/cuda.ts";
 import { catchInterrupts } from "../run/interrupt.ts";
@@ -19,6 +20,7 @@ import { fromFlags, runSchema, mergeSettings, type PartialRunConfig } from "../r
 import { identityOfRun } from "../run/identity.ts";
 import { openHeldOutOf } from "../run/text.ts";
 import { table } from "./table.ts";
+import { openTwin } from "./twin.ts";
 
 export const dataSchema = runSchema.pick({
   data: true,
@@ -43,13 +45,19 @@ export const passSchema = z.strictObject({
     .string()
     .default(ABLATIONS.join(","))
     .describe("what to score in place of the memory, comma-separated, or none"),
+  twin: z
+    .string()
+    .min(1)
+    .optional()
+    .describe("the same model trained with --no-memory, scored beside: what the memory is worth"),
   device: runSchema.shape.device,
   json: z.boolean().default(false).describe("print JSON"),
 });
 
 /** The meaning of each row of the table, and of its distance from "whole". */
-const meanings: Record<Ablation | "whole", string> = {
+const meanings: Record<Ablation | "whole" | "twin", string> = {
   whole: "the model with its memory",
+  twin: "the model of --twin, trained without memory: what it loses is what the memory is worth",
   initial: "every segment starts from the learned initial memory: what a document's past adds for this model",
   zeroed: "every segment reads zeros, which it never met in training: dependence and shift, not worth",
   shuffled: "every segment reads the memory of another row's text: dependence on what the memory holds",
@@ -68,7 +76,7 @@ export function register(program: Command): void {
   addRanksOptions(command, ["score", "the lanes"]);
   addOptions(command, dataSchema, "Data");
   addOptions(command, passSchema, "Pass");
-  command.addHelpText("after", `\nMemory:\n${meaningLines(["whole", ...ABLATIONS])}\n\n${caution}`);
+  command.addHelpText("after", `\nMemory:\n${meaningLines(["whole", "twin", ...ABLATIONS])}\n\n${caution}`);
   command.action(async (path: string, { gpus, processes, ...flags }: RanksFlags & Record<string, unknown>) => {
     const code = await launchRanks({ gpus, processes });
     if (code !== undefined) {
@@ -106,12 +114,11 @@ async function evaluateModel(
   const isFirst = group === undefined || group.rank === 0,
     { split, segments, documentLimit, ablations: names, json } = pass,
     { folder } = found;
-  const opened = await openModel(folder, {
-    tokenizer: given.run["tokenizer"] as string | undefined,
-    device,
-    threads: run.threads,
-  });
+  const options = { tokenizer: given.run["tokenizer"] as string | undefined, device, threads: run.threads },
+    opened = await openModel(folder, options);
   await using model = opened.model;
+  const twin = pass.twin === undefined ? undefined : await openTwin(pass.twin, { ...opened, ...found }, options);
+  await using twinModel = twin?.model;
   const identity = await identityOfRun(folder),
     notes: string[] = [];
   await using data = await onceAHost(group, "the data", async () =>
@@ -123,20 +130,23 @@ async function evaluateModel(
     await group?.fail(new MemformerError("ABORTED", "interrupted before the first segment"));
     return;
   }
+  notes.push(...(twin?.notes ?? []));
   if (isFirst) for (const note of notes) process.stderr.write(`${note}\n`);
-  await group?.agree("the weights' hash", await weightsHash(model));
-  const result = await evaluateSource(model, data.split(split), {
-    lanes: run.lanes,
-    segments,
-    documentLimit,
-    ablations: (names === "none" ? [] : names.split(",").map((name) => name.trim())) as Ablation[],
-    group,
-  });
+  const score = async (of: Memformer, ablations: readonly Ablation[]): Promise<Evaluation & Scored> => {
+    await group?.agree("the weights' hash", await weightsHash(of));
+    return evaluateSource(of, data.split(split), { lanes: run.lanes, segments, documentLimit, ablations, group });
+  };
+  const asked = (names === "none" ? [] : names.split(",").map((name) => name.trim())) as Ablation[],
+    { ablations, ...whole } = await score(model, asked),
+    without = twinModel === undefined ? undefined : await score(twinModel, []);
   if (!isFirst) return;
-  const { ablations, ...whole } = result;
   const facts = { model: folder, step: found.step ?? null, data: data.spec, split, lanes: run.lanes, notes };
   if (json) {
-    await print(`${JSON.stringify({ ...facts, ...whole, ablations }, null, 2)}\n`);
+    const beside =
+      without === undefined
+        ? {}
+        : { twin: { ...scoreOf(without), model: twin!.folder }, worth: worthOf(whole, without) };
+    await print(`${JSON.stringify({ ...facts, ...whole, ablations, ...beside }, null, 2)}\n`);
     return;
   }
   const line = (name: string, { bitsPerByte, bitsPerToken, perplexity }: Score): string[] => [
@@ -147,15 +157,41 @@ async function evaluateModel(
     `${table([
       ["memory", "bits per byte", "bits per token", "perplexity"],
       line("whole", whole),
+      ...(without === undefined ? [] : [line("twin", without)]),
       ...Object.entries(ablations).map(([name, score]) => line(name, score)),
     ])}\n${whole.tokens} tokens, ${whole.bytes} bytes of ${data.spec} (${split}), ${parts(whole)}, ` +
       `${found.step === undefined ? "" : `step ${found.step}, `}${formatDuration(whole.seconds)}\n${
-        names === "none" ? "" : `\n${meaningLines(Object.keys(ablations) as Ablation[])}\n${caution}\n`
-      }`,
+        without === undefined ? "" : `the memory is worth ${worthInWords(worthOf(whole, without))}\n`
+      }${explanation(Object.keys(ablations) as Ablation[], without !== undefined)}`,
   );
 }
 
-function meaningLines(names: readonly (Ablation | "whole")[]): string {
+function scoreOf({ tokens, nats, perplexity, bitsPerToken, bitsPerByte, seconds }: Evaluation & Scored) {
+  return { tokens, nats, perplexity, bitsPerToken, bitsPerByte, seconds };
+}
+
+/** How much better a model is than its twin. */
+function worthOf(whole: Score, twin: Score): Pick<Score, "bitsPerByte" | "bitsPerToken"> {
+  return {
+    bitsPerByte: twin.bitsPerByte - whole.bitsPerByte,
+    bitsPerToken: twin.bitsPerToken - whole.bitsPerToken,
+  };
+}
+
+/** Text whose bytes are not known has no bits per byte. */
+function worthInWords({ bitsPerByte, bitsPerToken }: ReturnType<typeof worthOf>): string {
+  return Number.isNaN(bitsPerByte)
+    ? `${formatNumber(bitsPerToken)} bits per token`
+    : `${formatNumber(bitsPerByte)} bits per byte`;
+}
+
+/** What the rows below "whole" are; nothing where there are none. */
+function explanation(ablations: readonly Ablation[], hasTwin: boolean): string {
+  if (hasTwin) return `\n${meaningLines(["twin", ...ablations])}\n`;
+  return ablations.length === 0 ? "" : `\n${meaningLines(ablations)}\n${caution}\n`;
+}
+
+function meaningLines(names: readonly (Ablation | "whole" | "twin")[]): string {
   return names.map((name) => `  ${name.padEnd(10)}${meanings[name]}`).join("\n");
 }
 
