@@ -1,6 +1,7 @@
 /**
  * The main job on real text, by the commands a user has; `npm run demo` builds first.
- *   npm run demo                 train on Moby-Dick with memory replay back-propagation, evaluate what was held out with the
+ *   npm run demo                 train on Moby-Dick with memory replay back-propagation, evaluate what was held out
+ *   with the
  *                                memory and with each ablation of it, and go on with the book
  *   npm run demo -- speeches     what a memory is worth: State of the Union addresses, with the memory and by a twin
  *                                without, trained side by side, a thread each
