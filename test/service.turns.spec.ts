@@ -1,7 +1,10 @@
 /** Turns of a service under clients that go, stall, crowd and race: what they leave, and who gets a place. */
 import { expect } from "chai";
+import Fastify from "fastify";
+import { get } from "node:http";
 import { setTimeout as wait } from "node:timers/promises";
 import { Session, type GenerateOptions } from "../lib/index.ts";
+import { EventStream } from "../lib/service/event-stream.ts";
 import type { Ownership, SessionStore } from "../lib/service/index.ts";
 import { memoryStore } from "../lib/service/stores/memory.ts";
 import { servedModel, ServiceBench, type StreamEvent } from "./support/service.ts";
@@ -146,6 +149,34 @@ describe("turns of a service", function () {
       expect(headers.get("x-should-retry")).to.equal("false");
     }
     await events.return(undefined);
+    await until(async () => (await bench.generate(id, { text: "x", maxTokens: 1 })).status === 200);
+    expect(await bench.metric("memformer_requests_running")).to.equal(0);
+  });
+
+  it("that are too long or wrong leave the session's bytes as they were", async () => {
+    await using bench = await ServiceBench.start();
+    const id = await bench.open(),
+      path = `/v1/sessions/${id}`;
+    await bench.generate(id, { text: "Call me Ishmael.", maxTokens: 9, seed: 1 });
+    const state = async (): Promise<Buffer> =>
+      Buffer.from(await (await fetch(`${bench.url}${path}/state`)).arrayBuffer());
+    const before = await state();
+    const tokens = Array.from({ length: 50 }, (_, i) => i);
+    for (const [call, body, status] of [
+      ["generate", { text: "x".repeat((1 << 20) + 1) }, 400],
+      ["generate", { text: "x".repeat(1 << 23) }, 413],
+      ["generate", { text: "abc", maxTokens: 1_000_001 }, 400],
+      ["generate", { text: "abc", logitBias: { 257: 1 } }, 400],
+      ["generate", { tokens: [...tokens, 257] }, 400],
+      ["generate", { tokens: [...tokens, 257], stream: true }, 200],
+      ["read", { tokens: [...tokens, 257] }, 400],
+      ["read", { text: "x".repeat((1 << 20) + 1) }, 400],
+    ] as const) {
+      const answer = await bench.call("POST", `${path}/${call}`, body);
+      expect(answer.status, JSON.stringify(body).slice(0, 80)).to.equal(status);
+      if (status === 200) expect(answer.body).to.match(/^data: \{"error":\{"message":"token 257 at position 50 /);
+      expect((await state()).equals(before), JSON.stringify(body).slice(0, 80)).to.equal(true);
+    }
   });
 
   it("end when their session is deleted, and 1,000 races of the two leave nothing behind", async () => {
@@ -209,6 +240,31 @@ describe("turns of a service", function () {
     }
   });
 
+  it("are counted at every layer: what the scheduler's queue cannot take is refused as what the server cannot", async () => {
+    // Room for one, and one that waits for it.
+    await using bench = await ServiceBench.start({ scheduler: { slots: 1, budgetBytes: 300, maxWaiting: 1 } });
+    const [first, second, third] = [await bench.open(), await bench.open(), await bench.open()];
+    const events = bench.events(first, { ...endless, text: "abc" });
+    await events.next();
+    const waiting = bench.generate(second, { text: "abc", maxTokens: 2 });
+    await until(async () => (await bench.metric("memformer_requests_waiting")) === 1);
+    for (const refused of [
+      await bench.generate(third, { text: "abc", maxTokens: 2 }),
+      await bench.generate(third, { text: "abc", maxTokens: 2, stream: true }),
+      await bench.call("POST", "/v1/completions", { model: "memformer", prompt: "abc", max_tokens: 2 }),
+    ]) {
+      expect([refused.status, (refused.body["error"] as { code: string } | undefined)?.code]).to.deep.equal([
+        503,
+        "overloaded",
+      ]);
+      expect(refused.headers.get("retry-after")).to.equal("1");
+      expect(refused.headers.get("x-should-retry")).to.equal("true");
+    }
+    await events.return(undefined);
+    expect((await waiting).status).to.equal(200);
+    expect((await bench.generate(third, { text: "abc", maxTokens: 2 })).body["position"]).to.equal(5);
+  });
+
   it("are limited for each client", async () => {
     const tokens = { ada: "0123456789abcdef-ada", bob: "0123456789abcdef-bob" };
     await using bench = await ServiceBench.start({ tokens, turnsPerClient: 1, requestsPerMinute: 20 });
@@ -228,7 +284,7 @@ describe("turns of a service", function () {
   });
 
   it("are dropped when nobody reads their stream, and keep what was sent", async () => {
-    await using bench = await ServiceBench.start({ readerTimeout: 300, scheduler: { slots: 1 } });
+    await using bench = await ServiceBench.start({ readerTimeout: 2000, scheduler: { slots: 1 } });
     const id = await bench.open();
     const { request } = await bench.deaf(`/v1/sessions/${id}/generate`, {
       ...endless,
@@ -236,6 +292,15 @@ describe("turns of a service", function () {
       stream: true,
       logprobs: 100, // large events fill the socket sooner
     });
+    let drawn = 0;
+    await until(async () => {
+      const before = drawn;
+      await wait(100);
+      drawn = await bench.metric('memformer_tokens_total{kind="generated"}');
+      return before > 0 && drawn === before;
+    });
+    const { busy } = (await bench.call("GET", `/v1/sessions/${id}`)).body;
+    expect(busy, "it pauses before it is dropped: nothing heaps up").to.equal(true);
     await until(async () => (await bench.call("GET", `/v1/sessions/${id}`)).body["busy"] === false);
     expect((await bench.call("GET", `/v1/sessions/${id}`)).body["position"]).to.be.above(3);
     expect((await bench.generate(id, { maxTokens: 2 })).status).to.equal(200);
@@ -256,6 +321,30 @@ describe("turns of a service", function () {
     const reader = response.body!.pipeThrough(new TextDecoderStream()).getReader();
     expect((await reader.read()).value).to.match(/^: ping\n\n/);
     await reader.cancel();
+  });
+
+  it("send no ping to a client that does not read", async () => {
+    const app = Fastify({ forceCloseConnections: true });
+    let pings = 0;
+    app.get("/", async (_, reply) => {
+      const events = new EventStream(reply, { pingAfter: 10, readerTimeout: 60_000 }),
+        { raw } = reply,
+        write = raw.write.bind(raw) as (data: string) => boolean;
+      raw.write = (data: string) => {
+        if (data.startsWith(": ping")) pings++;
+        return write(data);
+      };
+      events.send("x".repeat(32e6)).catch(() => undefined);
+      return reply;
+    });
+    const request = get(await app.listen({ port: 0, host: "127.0.0.1" }));
+    request.on("error", () => undefined);
+    const response = await new Promise<{ pause(): void }>((resolve) => request.once("response", resolve));
+    response.pause();
+    await wait(300);
+    expect(pings).to.equal(0);
+    request.destroy();
+    await app.close();
   });
 
   it("go on over a WebSocket, one at a time, and stop when told", async () => {
