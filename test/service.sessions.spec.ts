@@ -1,6 +1,7 @@
 /** Sessions over HTTP: what a turn is, what it commits, and what is refused how. */
 import { expect } from "chai";
 import { Session } from "../lib/index.ts";
+import { packRecord, unpackRecord } from "../lib/service/record.ts";
 import { memoryStore } from "../lib/service/stores/memory.ts";
 import { servedModel, ServiceBench, type StreamEvent } from "./support/service.ts";
 
@@ -108,14 +109,16 @@ describe("sessions over HTTP", function () {
   it("that leave memory at once, under load, are each the same as alone", async () => {
     await using bench = await ServiceBench.start({ idleAfter: 1, liveSessions: 0, scheduler: { slots: 2 } });
     const turns = (i: number): { input: string; maxTokens: number; seed: number }[] =>
-      [0, 1, 2].map((turn) => ({ input: `${i}, ${turn}: `, maxTokens: 5 + i, seed: i }));
+      [0, 1, 2].map((turn) => ({ input: `${i}, ${turn}: `, maxTokens: 5 + 15 * i, seed: i }));
+    const clients = await Promise.all(
+      Array.from({ length: 12 }, async (_, i) => ({ id: await bench.open(), expected: await alone(turns(i)) })),
+    );
+    // All at once: one's end is the moment at which others are looked at, in the middle of theirs.
     await Promise.all(
-      Array.from({ length: 12 }, async (_, i) => {
-        const id = await bench.open(),
-          expected = await alone(turns(i));
+      clients.map(async ({ id, expected }, i) => {
         for (const [turn, { input, ...options }] of turns(i).entries()) {
           const { body } = await bench.generate(id, { text: input, ...options });
-          expect(body["text"]).to.equal(expected[turn]);
+          expect(body["text"], JSON.stringify(body)).to.equal(expected[turn]);
         }
       }),
     );
@@ -136,6 +139,41 @@ describe("sessions over HTTP", function () {
     }
     await using bench = await ServiceBench.start({ store });
     expect((await bench.generate(id, { maxTokens: 11, seed: 6 })).body["text"]).to.equal(second);
+  });
+
+  it("whose record a later version wrote are refused as such, not half understood, and are left as they are", async () => {
+    const store = memoryStore();
+    let id: string;
+    {
+      await using bench = await ServiceBench.start({ store });
+      id = await bench.open();
+    }
+    const key = `session.public.${id}`;
+    let { version, bytes } = (await store.get(key))!;
+    const { header, session } = unpackRecord(bytes),
+      magic = Buffer.from(bytes);
+    magic.write("MFsrvc2\n", "latin1");
+    await using bench = await ServiceBench.start({ store });
+    for (const [changed, message] of [
+      [magic, /a later version of memformer wrote it/],
+      [packRecord({ ...header, reads: "other tokens" } as never, session), /its header is not what was written/],
+    ] as const) {
+      version = await store.put(key, changed, { ifVersion: version });
+      for (const [method, path] of [
+        ["GET", ""],
+        ["POST", "/generate"],
+      ] as const) {
+        const { status, body } = await bench.call<{ error: { message: string } }>(
+          method,
+          `/v1/sessions/${id}${path}`,
+          method === "POST" ? { maxTokens: 1 } : undefined,
+        );
+        expect(status).to.equal(422);
+        expect(body.error.message).to.match(message);
+      }
+      ({ bytes } = (await store.get(key))!);
+      expect(Buffer.from(bytes).equals(changed)).to.equal(true);
+    }
   });
 
   it("are each client's own, behind a token", async () => {
