@@ -440,20 +440,21 @@ describe("a scheduler", function () {
     expect(reader.position).to.equal(240);
   });
 
-  it("serves 1,000 sessions one after another in one slot, and nothing stays", async () => {
-    using scheduler = new Scheduler(model, { slots: 1 });
+  it("serves 10,000 sessions one after another in one place, half of them disposed of midway, and nothing stays", async () => {
+    using scheduler = new Scheduler(model, { slots: 1, budgetBytes: 3 * 16 * 4 + 4 * 12 });
     await synchronize();
     let before = 0;
-    for (let i = 0; i < 1000; i++) {
+    for (let i = 0; i < 10_000; i++) {
       using session = await Session.open(model);
       if (i === 100) before = (await synchronize(), memoryUsage().hostBytes);
-      expect(
-        textOf(await taken(scheduler.add(session, { input: "ab", maxTokens: 2, logitsProcessor: script([65], 2) }))),
-      ).to.equal("AA");
+      const maxTokens = i % 2 === 0 ? 2 : 1000,
+        turn = scheduler.add(session, { input: "ab", maxTokens, logitsProcessor: script([65], 2) });
+      if (i % 2 === 0) expect(textOf(await taken(turn))).to.equal("AA");
+      else expect((await turn[Symbol.asyncIterator]().next()).value?.text).to.equal("A");
     }
     await synchronize();
     expect(memoryUsage().hostBytes).to.be.at.most(before + 4096);
-    expect(scheduler.report).to.deep.include({ active: 0, waiting: 0 });
+    expect(scheduler.report).to.deep.include({ active: 0, waiting: 0, bytes: 0 });
   });
 });
 
