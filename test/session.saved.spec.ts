@@ -114,10 +114,12 @@ describe("a saved session's bytes", function () {
     using restored = await Session.restore(model, await session.save());
     expect([restored.position, restored.pending]).to.deep.equal([0, 0]);
     expect(await words(restored, 9, 1)).to.equal(await words(session, 9, 1));
-    const before = await session.save();
+    const before = await session.save(),
+      beside = await restored.save();
     await failure(Session.restore(model, before.subarray(0, 100)));
     await failure(Session.restore(model, new Uint8Array()));
     expect(await session.save()).to.deep.equal(before);
+    expect(await restored.save()).to.deep.equal(beside);
   });
 
   it("hold the memory in the model's precision: wiki in 1.1 MiB", async () => {
@@ -166,6 +168,7 @@ describe("a saved session's bytes", function () {
       [{ precision: "bfloat16" }, /its state is memory float32 .*expected memory bfloat16/],
       [{ precision: "float64" }, /its state is memory float32/],
       [{ writerSteps: 2 }, /writerSteps 1, here 2/],
+      [{ position: "t5" }, /position "rotary", here "t5"/],
     ] as const) {
       await using other = await reader(options);
       const error = await failure(Session.restore(other, bytes));
