@@ -6,6 +6,7 @@ import { spawnSync } from "node:child_process";
 import { readFileSync } from "node:fs";
 import { register, Registry } from "prom-client";
 import { memformerService } from "../lib/service/index.ts";
+import { serve } from "../lib/service/serve.ts";
 import { failure } from "./support/failure.ts";
 import { servedModel, ServiceBench } from "./support/service.ts";
 
@@ -50,9 +51,24 @@ describe("the operation of a service", function () {
     await using bench = await ServiceBench.start({ stallAfter: 500 });
     const ids = await Promise.all(Array.from({ length: 16 }, async () => bench.open()));
     const turns = ids.map(async (id) => bench.generate(id, { text: "abc", maxTokens: 300, logitBias: { 256: -100 } }));
-    let over = false;
+    let over = false,
+      longest = 0;
     void Promise.all(turns).then(() => (over = true));
-    while (!over) expect((await bench.call("GET", "/ready")).status).to.equal(200);
+    while (!over)
+      for (const path of ["/ready", "/live"]) {
+        const asked = performance.now();
+        expect((await bench.call("GET", path)).status).to.equal(200);
+        longest = Math.max(longest, performance.now() - asked);
+      }
+    expect(longest, "ms that a probe waits").to.be.below(2000);
+  });
+
+  it("ends no request for taking long: uploads may last for hours", async () => {
+    await using model = await servedModel();
+    const { app } = await serve({ model, port: 0, logLevel: "silent" });
+    const { requestTimeout, timeout } = app.server;
+    await app.close();
+    expect([requestTimeout, timeout]).to.deep.equal([0, 0]);
   });
 
   it("shows metrics that Prometheus reads, each of them documented, with no value of a user's in a label", async function () {
