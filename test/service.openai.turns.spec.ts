@@ -259,7 +259,8 @@ describe("completions without a session", function () {
   this.timeout(120_000);
 
   it("free their place within a step when they are left, whatever they were doing (35)", async () => {
-    await using bench = await CompletionBench.start({ maxTurns: 16, scheduler: { slots: 4 } });
+    // 4 memories of 240 bytes: the others wait to be let in.
+    await using bench = await CompletionBench.start({ maxTurns: 16, scheduler: { slots: 4, budgetBytes: 1000 } });
     const long = "x".repeat(50_000);
     for (const body of [
       { stream: true },
@@ -424,6 +425,7 @@ describe("completions without a session", function () {
         model: ["memformer"],
         max_tokens: [0, 1, 2],
         n: [1, 1, 2, null],
+        prompt: ["", "naïve", [1, 2], [257], ["a", ""], [[1], [-1]], [[1], [300]]],
         session: [null, null, null, ...sessions],
       },
     });
