@@ -4,7 +4,9 @@ import { expect } from "chai";
 import Fastify from "fastify";
 import { spawnSync } from "node:child_process";
 import { readFileSync } from "node:fs";
+import { setTimeout as wait } from "node:timers/promises";
 import { register, Registry } from "prom-client";
+import { fairPolicy, type SchedulerPolicy } from "../lib/index.ts";
 import { memformerService } from "../lib/service/index.ts";
 import { serve } from "../lib/service/serve.ts";
 import { failure } from "./support/failure.ts";
@@ -16,13 +18,34 @@ describe("the operation of a service", function () {
   this.timeout(60_000);
 
   it("is ready while it makes progress, and says why it is not", async () => {
-    await using bench = await ServiceBench.start({ stallAfter: 150, scheduler: { slots: 1 } });
+    let dead = false;
+    const fair = fairPolicy(),
+      policy: SchedulerPolicy = { ...fair, decode: (ready, slots) => (dead ? [] : fair.decode(ready, slots)) };
+    await using bench = await ServiceBench.start({ stallAfter: 150, scheduler: { slots: 1, policy } });
     expect((await bench.call("GET", "/live")).body).to.deep.equal({ live: true });
     expect((await bench.call("GET", "/ready")).body).to.deep.equal({ ready: true });
     const id = await bench.open();
-    // A text whose upload stalls: a turn waits, and no step ends.
-    let go = (): void => undefined;
-    const stalled = new Promise<void>((resolve) => (go = resolve));
+    const turn = { maxTokens: 2, logitBias: { 256: -100 } };
+    expect((await bench.generate(id, turn)).status).to.equal(200);
+    await wait(400); // nobody wants anything
+    expect((await bench.call("GET", "/ready")).status).to.equal(200);
+    dead = true; // a turn waits, and no step ends
+    const generating = bench.generate(id, turn);
+    await wait(400);
+    expect((await bench.call("GET", "/live")).status).to.equal(200);
+    const { status, body: said } = await bench.call("GET", "/ready");
+    expect([status, said["ready"]]).to.deep.equal([503, false]);
+    expect(said["reason"]).to.match(/no step has ended/);
+    dead = false;
+    expect((await generating).status).to.equal(200);
+    expect((await bench.call("GET", "/ready")).status).to.equal(200);
+  });
+
+  it("is ready while turns wait for their clients: for a text that stalls, or for pieces to be read", async () => {
+    await using bench = await ServiceBench.start({ stallAfter: 150, scheduler: { slots: 1 } });
+    const id = await bench.open();
+    let parts = (): void => undefined;
+    const stalled = new Promise<void>((resolve) => (parts = resolve));
     const body = new ReadableStream({
       async pull(controller) {
         controller.enqueue(new TextEncoder().encode("x"));
@@ -30,20 +53,50 @@ describe("the operation of a service", function () {
         controller.close();
       },
     });
-    const headers = { "content-type": "text/plain" };
-    const reading = fetch(`${bench.url}/v1/sessions/${id}/read`, {
-      method: "POST",
-      headers,
-      body,
-      duplex: "half",
-    } as never);
-    await new Promise((resolve) => setTimeout(resolve, 400));
-    expect((await bench.call("GET", "/live")).status).to.equal(200);
-    const { status, body: said } = await bench.call("GET", "/ready");
-    expect([status, said["ready"]]).to.deep.equal([503, false]);
-    expect(said["reason"]).to.match(/no step has ended/);
-    go();
-    await reading;
+    const init = { method: "POST", headers: { "content-type": "text/plain" }, body, duplex: "half" } as RequestInit;
+    const reading = fetch(`${bench.url}/v1/sessions/${id}/read`, init);
+    const { request } = await bench.deaf(`/v1/sessions/${await bench.open()}/generate`, {
+      text: "abc",
+      maxTokens: 1_000_000,
+      logitBias: { 256: -100 },
+      stream: true,
+      logprobs: 100,
+    });
+    let drawn = -1;
+    for (let before = -2; before !== drawn;) {
+      await wait(400);
+      before = drawn;
+      drawn = await bench.metric('memformer_tokens_total{kind="generated"}');
+      expect((await bench.call("GET", "/ready")).body).to.deep.equal({ ready: true });
+    }
+    expect(await bench.metric("memformer_requests_running")).to.equal(2);
+    parts();
+    expect((await reading).status).to.equal(200);
+    expect((await bench.call("GET", "/ready")).status).to.equal(200);
+    request.destroy();
+  });
+
+  it("is not ready when turns are kept out by those that wait for their clients", async () => {
+    await using bench = await ServiceBench.start({ stallAfter: 150, scheduler: { budgetBytes: 300 } }); // room for one
+    const gone = new AbortController(),
+      body = new ReadableStream({
+        pull: async (controller) => {
+          controller.enqueue(new Uint8Array([120]));
+          await new Promise(() => undefined);
+        },
+      });
+    const path = `${bench.url}/v1/sessions/${await bench.open()}/read`,
+      headers = { "content-type": "text/plain" };
+    const reading = fetch(path, { method: "POST", headers, body, duplex: "half", signal: gone.signal });
+    while ((await bench.metric("memformer_requests_running")) === 0) await wait(5);
+    await wait(300);
+    expect((await bench.call("GET", "/ready")).status).to.equal(200);
+    const kept = bench.generate(await bench.open(), { text: "abc", maxTokens: 1 });
+    await wait(300);
+    expect((await bench.call("GET", "/ready")).status).to.equal(503);
+    gone.abort();
+    await reading.catch(() => undefined);
+    expect((await kept).status).to.equal(200);
     expect((await bench.call("GET", "/ready")).status).to.equal(200);
   });
 

@@ -8,8 +8,6 @@ import { runTurn, type TurnInput, type TurnOutcome, type TurnSink } from "./turn
 interface Running {
   readonly key: string;
   readonly abort: AbortController;
-  /** Milliseconds since 1970. */
-  readonly began: number;
   readonly over: Promise<unknown>;
 }
 
@@ -33,7 +31,7 @@ export class RunningTurns {
     const abort = new AbortController();
     const stop = signal === undefined ? abort.signal : AbortSignal.any([signal, abort.signal]);
     const run = runTurn(this.#scheduler, session, { ...input, signal: stop }, client, sink, this.#metrics);
-    const running = { key, abort, began: Date.now(), over: run.catch(() => undefined) };
+    const running = { key, abort, over: run.catch(() => undefined) };
     this.#running.add(running);
     try {
       const outcome = await run;
@@ -61,11 +59,10 @@ export class RunningTurns {
     await over;
   }
 
-  /** Seconds since the last step while turns wait for one; 0 otherwise. */
+  /** Seconds since the last step while turns wait for one; 0 otherwise, also while all wait for their clients. */
   get stalled(): number {
-    if (this.#running.size === 0) return 0;
-    const oldest = Math.min(...Array.from(this.#running, ({ began }) => began));
-    return (Date.now() - Math.max(this.#metrics.lastStep ?? 0, oldest)) / 1000;
+    const since = this.#scheduler.busySince;
+    return since === undefined ? 0 : (Date.now() - Math.max(this.#metrics.lastStep ?? 0, since)) / 1000;
   }
 }
 

@@ -185,7 +185,7 @@ export class SessionHost {
     return this.#closing;
   }
 
-  /** Seconds since the last step while turns wait for one; 0 otherwise. */
+  /** Seconds since the last step while turns wait for one, and not for their clients; 0 otherwise. */
   get stalled(): number {
     return this.#turns.stalled;
   }

@@ -46,6 +46,7 @@ export class Scheduler<Model extends SessionModel = SessionModel> implements Dis
   #arrivals = 0;
   #driving = false;
   #asleep: (() => void) | undefined;
+  #busySince: number | undefined;
   #behind: Promise<unknown> = Promise.resolve(); // what the step before has enqueued
   #woken = false; // since the step under way began
   #step: Promise<unknown> = Promise.resolve();
@@ -143,6 +144,15 @@ export class Scheduler<Model extends SessionModel = SessionModel> implements Dis
       bytes: this.#residency.bytes,
       moves: this.#residency.moves,
     };
+  }
+
+  /**
+   * @internal When it last had nothing to do and then had, in milliseconds since 1970; undefined while it has nothing:
+   * no turn, or none but those that wait for their clients, to send what is read or to take pieces. A turn that waits
+   * to be let in is work, whoever keeps it out.
+   */
+  get busySince(): number | undefined {
+    return this.#busySince;
   }
 
   /** Ends every turn at what it has handed out, with MemformerError DISPOSED, and frees the decoder. Idempotent. */
@@ -299,6 +309,7 @@ export class Scheduler<Model extends SessionModel = SessionModel> implements Dis
   /** Something may be done that could not be before. */
   #wake(): void {
     this.#woken = true;
+    if (this.#asleep !== undefined) this.#busySince ??= Date.now();
     this.#asleep?.();
     this.#asleep = undefined;
     if (this.#drive && !this.#driving && !this.#disposed) void this.#run();
@@ -307,6 +318,7 @@ export class Scheduler<Model extends SessionModel = SessionModel> implements Dis
   /** Steps while there is work. */
   async #run(): Promise<void> {
     this.#driving = true;
+    this.#busySince = Date.now();
     const turns = new Turns();
     try {
       while (!this.#disposed && this.#active.size + this.#waiting.size > 0) {
@@ -315,13 +327,15 @@ export class Scheduler<Model extends SessionModel = SessionModel> implements Dis
         await turns.take();
         if (generated + read > 0 || this.#woken || this.#disposed) continue;
         // Everybody waits for tokens to arrive or pieces to be taken.
-        if (this.#active.size + this.#waiting.size > 0 && !this.#canGoOn())
-          await new Promise<void>((resolve) => (this.#asleep = resolve));
+        if (this.#active.size + this.#waiting.size === 0 || this.#canGoOn()) continue;
+        if (this.#waiting.size === 0) this.#busySince = undefined;
+        await new Promise<void>((resolve) => (this.#asleep = resolve));
       }
     } catch (error) {
       for (const turn of this.#turns) turn.end(error); // a policy that throws
     } finally {
       this.#driving = false;
+      this.#busySince = undefined;
     }
   }
 
