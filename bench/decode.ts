@@ -1,10 +1,11 @@
 /**
  * A token's time while a model generates: by a session, by a decoder of many rows, by `logits` without a cache, and by
  * a careful PyTorch decode with a key/value cache (bench/peers/decode.py), greedy, with the borders of segments on the
- * way. Ratios are of the decoder's runs of 4 draws.   [--tokens 512] [--threads 2] [--batches 1,8,32] [--models
- * demo,small] On a GPU (--device cuda) in bfloat16, the peer's step one CUDA graph; and beside a decoder of 20 layers
- * that keeps the keys and values of 16,384 tokens [--full-cache 20,16384 --full-batch 8]: time, and memory above the
- * weights. The peer needs a python with torch: MEMFORMER_PYTHON, else python3; without one its column says skipped.
+ * way. Ratios are of the decoder's runs of 4 draws.
+ *   [--tokens 512] [--threads 2] [--batches 1,8,32] [--models demo,small]
+ * On a GPU (--device cuda) in bfloat16, the peer's step one CUDA graph; and beside a decoder of 20 layers that keeps
+ * the keys and values of 16,384 tokens [--full-cache 20,16384 --full-batch 8]: time, and memory above the weights.
+ * The peer needs a python with torch: MEMFORMER_PYTHON, else python3; without one its column says skipped.
  */
 import { execFileSync } from "node:child_process";
 import { mkdtempSync, rmSync, writeFileSync } from "node:fs";

@@ -9,7 +9,6 @@ import { findModel, openModel } from "../run/run-folder.ts";
 export interface Twin {
   readonly model: Memformer;
   readonly folder: string;
-  readonly step: number | undefined;
   readonly notes: readonly string[];
 }
 
@@ -48,5 +47,5 @@ export async function openTwin(path: string, of: Original, options: Parameters<t
     notes.push(`the twin's ${differs.path} is ${String(differs.one)}, the model's ${String(differs.other)}`);
   if (step !== of.step)
     notes.push(`the twin was trained for ${step ?? "unknown"} steps, the model for ${of.step ?? "unknown"}`);
-  return { model, folder, step, notes };
+  return { model, folder, notes };
 }
