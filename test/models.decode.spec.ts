@@ -266,6 +266,12 @@ describe("a decoder", function () {
       [T, of(1), "SHAPE", /slot 0 holds 0 of its segment's 6 tokens; 6 more/],
     ] as const)
       await refused(() => decoder.run(logits, new Float64Array(points), sampling), code, message);
+    for (const draws of [[1], [2, 2], [3], [0], [1.5], []])
+      await refused(
+        () => decoder.run(of(1), new Float64Array(2), sampling, [0], true, draws),
+        "SHAPE",
+        /draws a slot, 2 of the first and never more than of the one before/,
+      );
     const wide = decoder.run(of(2), new Float64Array(1), sampling);
     expect((await failure(wide.tokens.read())).message).to.match(
       /a run of 1 slots takes logits \(R, V\) of as many rows/,

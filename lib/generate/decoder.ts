@@ -124,9 +124,11 @@ export class Decoder implements Disposable {
   /**
    * Draws N tokens in each of `slots`, the first from `logits` (R, V), and takes in each that another follows; the last
    * too with `takeLast`. `points`: N x R numbers of [0, 1), the rows of a draw beside each other, where each draw falls
-   * in the cumulated probabilities, the likeliest token first. Returns the tokens (N, R) int64, -1 where a row could
-   * draw nothing, and the logits (R, V) after those taken in. All of it is under way before anyone looks at a token;
-   * rows draw the same, to the bit, as by {@link step}, one at a time. Throws MemformerError CONFIG, SHAPE.
+   * in the cumulated probabilities, the likeliest token first. `draws`: how many tokens each row draws, N of the first
+   * and never more than of the row before; default N of all. Returns the tokens (N, R) int64, -1 where a row could draw
+   * nothing and after its last draw, and the logits after those taken in, (R, V): of the rows that draw N alone, which
+   * are the first. All of it is under way before anyone looks at a token; rows draw the same, to the bit, as by
+   * {@link step}, one at a time. Throws MemformerError CONFIG, SHAPE.
    */
   run(
     logits: Tensor,
@@ -134,6 +136,7 @@ export class Decoder implements Disposable {
     { gaps, ...sampling }: RunSampling,
     slots: readonly number[] = [0],
     takeLast = true,
+    draws?: readonly number[],
   ): { tokens: Tensor; logits: Tensor } {
     this.#checkSlots(slots);
     const R = slots.length,
@@ -141,15 +144,24 @@ export class Decoder implements Disposable {
       { bos } = this.#model;
     if (N < 1 || !Number.isInteger(N))
       throw new MemformerError("SHAPE", `run() takes a point a draw and slot, got ${points.length} for ${R} slots`);
-    const taken = takeLast ? N : N - 1,
-      positions = slots.map((slot) => this.#room(slot, taken)),
+    const own = draws ?? new Array<number>(R).fill(N),
+      fits = (count: number, r: number): boolean =>
+        Number.isInteger(count) && count >= 1 && (r === 0 ? count === N : count <= own[r - 1]!);
+    if (own.length !== R || !own.every(fits)) {
+      throw new MemformerError(
+        "SHAPE",
+        `run() takes draws a slot, ${N} of the first and never more than of the one before; got ${own.join(", ")}`,
+      );
+    }
+    const taken = own.map((count) => (takeLast && count === N ? N : count - 1)),
+      positions = slots.map((slot, r) => this.#room(slot, taken[r]!)),
       call = nextCall();
     using at = Tensor.from(points, [N, R]);
     const given = [logits.handle, at.handle, ...(gaps === null ? [] : [gaps.handle])];
     const [tokens, after] = guarded((addon) =>
-      addon.decodeRun(call, this.#decoder, given, { ...sampling, also: bos }, slots, positions, takeLast),
+      addon.decodeRun(call, this.#decoder, given, { ...sampling, also: bos }, slots, positions, own, takeLast),
     );
-    slots.forEach((slot, r) => (this.#positions[slot] = positions[r]! + taken));
+    slots.forEach((slot, r) => (this.#positions[slot] = positions[r]! + taken[r]!));
     return { tokens: new Tensor(tokens!), logits: new Tensor(after!) };
   }
 

@@ -202,6 +202,7 @@ export interface Addon {
     sampling: { temperature: number; topK: number; topP: number; tokens: number; also: number },
     slots: readonly number[],
     positions: readonly number[],
+    draws: readonly number[],
     takeLast: boolean,
   ): TensorHandle[];
   decodePrefill(

@@ -1,5 +1,7 @@
 #include "engine/decoding.h"
 
+#include <algorithm>
+
 #include "engine/segment_inputs.h"
 #include "engine/threads.h"
 #include "ops/sample_token/sample_token.h"
@@ -75,17 +77,24 @@ at::Tensor Decoding::step(const at::Tensor& tokens, const std::vector<int64_t>& 
 }
 
 Drawn Decoding::run(const at::Tensor& logits, const at::Tensor& points, const Sampling& sampling,
-                    const std::vector<int64_t>& slots, bool take_last) {
-  const auto draws = points.to(model_->device(), /*non_blocking=*/true);
-  const auto count = draws.size(0);
+                    const std::vector<int64_t>& slots, const std::vector<int64_t>& draws, bool take_last) {
+  const auto places = points.to(model_->device(), /*non_blocking=*/true);
+  const auto count = points.size(0), rows = static_cast<int64_t>(slots.size());
+  const auto drawing = [&](int64_t n) {  // rows of draw n: the first ones
+    return std::count_if(draws.begin(), draws.end(), [n](int64_t own) { return own > n; });
+  };
   auto last = logits;
   Tensors tokens;
   for (int64_t n = 0; n < count; ++n) {
+    const auto some = drawing(n);
     const auto open = sampling.gaps.defined() ? last.add(sampling.gaps) : last;
-    tokens.push_back(ops::sample_token(open, draws[n], sampling.temperature, sampling.top_k, sampling.top_p,
-                                       sampling.tokens, sampling.also));
+    const auto drawn = ops::sample_token(open, places[n].narrow(0, 0, some), sampling.temperature, sampling.top_k,
+                                         sampling.top_p, sampling.tokens, sampling.also);
+    tokens.push_back(some == rows ? drawn : at::constant_pad_nd(drawn, {0, rows - some}, -1));
+    const auto next = n + 1 < count ? drawing(n + 1) : take_last ? some : 0;
+    if (next == 0) continue;
     // A row that could draw nothing fails by itself, and the others go on.
-    if (n + 1 < count || take_last) last = step(tokens.back().clamp_min(0), slots);
+    last = step(drawn.narrow(0, 0, next).clamp_min(0), {slots.begin(), slots.begin() + next});
   }
   return {at::stack(tokens), last};
 }

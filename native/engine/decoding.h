@@ -20,8 +20,8 @@ struct Sampling {
 
 /// What a run has drawn.
 struct Drawn {
-  at::Tensor tokens;  ///< (N, R) int64, on the device; -1 where a row could draw nothing
-  at::Tensor logits;  ///< (R, V), after the last token that was taken in
+  at::Tensor tokens;  ///< (N, R) int64, on the device; -1 where a row could draw nothing, and after its last draw
+  at::Tensor logits;  ///< (Q, V), after the last token that was taken in: of the first Q rows, which took in that
 };
 
 class Decoding {
@@ -39,11 +39,12 @@ class Decoding {
   /// One more token in each of R slots, no two the same: tokens (R) int64, on the host or the device. Returns logits
   /// (R, V).
   at::Tensor step(const at::Tensor& tokens, const std::vector<int64_t>& slots);
-  /// Draws N tokens in each of R slots, the first from `logits` (R, V), and takes in each that another follows; the
-  /// last too where `take_last`. points (N, R) float64, on the host or the device: where each draw falls. Nobody has to
-  /// look at a token before the next is under way.
+  /// Draws draws[r] tokens in each of R slots, the first from `logits` (R, V), and takes in each that another follows;
+  /// with `take_last` the last of the rows that draw most too. N = draws[0] >= draws[1] >= ... >= 1. points (N, R)
+  /// float64, on the host or the device: where each draw falls. Nobody has to look at a token before the next is under
+  /// way.
   Drawn run(const at::Tensor& logits, const at::Tensor& points, const Sampling& sampling,
-            const std::vector<int64_t>& slots, bool take_last);
+            const std::vector<int64_t>& slots, const std::vector<int64_t>& draws, bool take_last);
   /// The same tokens as so many steps of one slot. Returns logits (1, V).
   at::Tensor prefill(const std::vector<int64_t>& tokens, int64_t slot);
   /// The state after the segments of these slots.

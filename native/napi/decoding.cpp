@@ -2,6 +2,9 @@
 // engine's thread in the order they were made, and each says where its slots must stand, so that one which was skipped
 // or failed is never followed by a step from the wrong place.
 #include "engine/decoding.h"
+
+#include <algorithm>
+
 #include "core/cuda.h"
 #include "napi/environment.h"
 #include "napi/exports.h"
@@ -123,16 +126,17 @@ Napi::Value decode_step(const Napi::CallbackInfo& info) {
                  });
 }
 
-/// decodeRun(call, decoder, [logits, points, gaps?], sampling, slots, positions, takeLast): [tokens (N, R), logits
-/// (R, V)], N draws in each of R slots; sampling: { temperature, topK, topP, tokens, also }. See engine::Decoding::run.
+/// decodeRun(call, decoder, [logits, points, gaps?], sampling, slots, positions, draws, takeLast): [tokens (N, R),
+/// logits (Q, V)], draws[r] draws in each of R slots; sampling: { temperature, topK, topP, tokens, also }. See
+/// engine::Decoding::run.
 Napi::Value decode_run(const Napi::CallbackInfo& info) {
   const auto options = info[3].As<Napi::Object>();
   const auto number = [&](const char* name) { return options.Get(name).As<Napi::Number>(); };
   const engine::Sampling asked{number("temperature").DoubleValue(), number("topK").Int64Value(),
                                number("topP").DoubleValue(),        number("tokens").Int64Value(),
                                number("also").Int64Value(),         {}};
-  const auto slots = integers(info[4]), positions = integers(info[5]);
-  const bool take_last = info[6].As<Napi::Boolean>();
+  const auto slots = integers(info[4]), positions = integers(info[5]), draws = integers(info[6]);
+  const bool take_last = info[7].As<Napi::Boolean>();
   return enqueue(info, futures(info[2], "logits, points and gaps"), 2, [=](HeldDecoder& decoder, const Tensors& given) {
     const auto &logits = given.at(0), &points = given.at(1);
     const auto rows = static_cast<int64_t>(slots.size());
@@ -140,13 +144,22 @@ Napi::Value decode_run(const Napi::CallbackInfo& info) {
             " slots takes logits (R, V) of as many rows, got ", logits.sizes());
     require(points.dim() == 2 && points.size(0) > 0 && points.size(1) == rows, "SHAPE", "a run of ", rows,
             " slots takes draws (N, R), got ", points.sizes());
-    const auto taken = points.size(0) - (take_last ? 0 : 1);
-    for (int64_t r = 0; r < rows; ++r) decoder.require_at(slots[r], positions[r], taken);
+    const auto count = points.size(0);
+    require(rows > 0 && static_cast<int64_t>(draws.size()) == rows && draws.front() == count && draws.back() > 0 &&
+                std::is_sorted(draws.rbegin(), draws.rend()),
+            "SHAPE", "a run of ", count, " draws takes their number a row, the most first; got ",
+            at::IntArrayRef(draws));
+    std::vector<int64_t> after;
+    for (int64_t r = 0; r < rows; ++r) {
+      const auto taken = draws[r] - (take_last && draws[r] == count ? 0 : 1);
+      decoder.require_at(slots[r], positions[r], taken);
+      after.push_back(positions[r] + taken);
+    }
     auto sampling = asked;
     if (given.size() > 2) sampling.gaps = given[2];
     for (const auto slot : slots) decoder.fed[slot] = -1;
-    const auto drawn = decoder.decoding->run(logits, points, sampling, slots, take_last);
-    for (int64_t r = 0; r < rows; ++r) decoder.fed[slots[r]] = positions[r] + taken;
+    const auto drawn = decoder.decoding->run(logits, points, sampling, slots, draws, take_last);
+    for (int64_t r = 0; r < rows; ++r) decoder.fed[slots[r]] = after[r];
     return Tensors{drawn.tokens, drawn.logits};
   });
 }

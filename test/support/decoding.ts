@@ -189,6 +189,14 @@ export async function expectRuns(options: CreateOptions): Promise<void> {
   expect(await numbers([run.tokens, run.logits])).to.deep.equal([tokens, before]);
   expect(slots.map((slot) => decoder.position(slot))).to.deep.equal([2, 4]);
   expect(tokens.every((token) => token >= 0 && (token < 3 || token >= 9))).to.be.true;
+  // A row that draws less, beside one that draws as before: each goes on from where it stands.
+  run = decoder.run(begin(), points, sampling, slots, true, [3, 2]);
+  const [shorter, after] = await numbers([run.tokens, run.logits]);
+  expect(shorter).to.deep.equal([...tokens.slice(0, 5), -1]);
+  expect(slots.map((slot) => decoder.position(slot))).to.deep.equal([3, 3]);
+  expect((await numbers([decoder.step(tokens.slice(3, 4), [0])]))[0]).to.deep.equal(before!.slice(vocabulary));
+  run = decoder.run(begin(), points, sampling, slots);
+  expect((await numbers([run.logits]))[0]!.slice(0, vocabulary)).to.deep.equal(after);
   // The same in two runs.
   run = decoder.run(begin(), points.slice(0, 2), sampling, slots);
   const [first] = await numbers([run.tokens]);
