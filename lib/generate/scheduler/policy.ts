@@ -19,8 +19,13 @@ export interface SchedulerPolicy {
   admit<View extends TurnView>(waiting: readonly View[]): readonly View[];
   /** Those that read a segment in this step. `decoding`: whether others wait for a token in it. */
   read<View extends TurnView>(reading: readonly View[], decoding: boolean): readonly View[];
-  /** At most `slots` that draw a token in this step. */
+  /** At most `slots` that draw in this step. */
   decode<View extends TurnView>(ready: readonly View[], slots: number): readonly View[];
+  /**
+   * How many tokens those that draw may draw in one call of the engine, before anyone looks at them. `others`: those
+   * that could be let in, read or draw meanwhile. Default: 1.
+   */
+  run?<View extends TurnView>(decoding: readonly View[], others: readonly View[]): number;
   /** A turn has been served. */
   charge(view: TurnView, tokens: number, kind: "read" | "generated"): void;
   /** A turn is over; `others`: those that are not. */
@@ -35,17 +40,24 @@ export interface FairPolicyOptions {
   readonly readsAlone?: number | undefined;
   /** What reading a token costs against generating one. Default 1/8. */
   readonly readCost?: number | undefined;
+  /** Tokens of a run where others wait to be let in, to read or to draw: what they wait at most. Default 1. */
+  readonly runBesideWaiting?: number | undefined;
+  /** Tokens of a run where nobody waits. Default 4. */
+  readonly runAlone?: number | undefined;
 }
 
 /**
  * Start-time fair queueing: the key that was served least comes first, a new one starts where the least served one
  * stands. A turn in the middle of a segment keeps its slot to the segment's end, which is at most T tokens away; then
- * it may go to one that waits. Each step reads and decodes, so that neither waits for the other.
+ * it may go to one that waits. Each step reads and decodes, so that neither waits for the other. Tokens are drawn in
+ * runs while nobody waits.
  */
 export function fairPolicy({
   readsBesideDecoding = 1,
   readsAlone = 8,
   readCost = 1 / 8,
+  runBesideWaiting = 1,
+  runAlone = 4,
 }: FairPolicyOptions = {}): SchedulerPolicy {
   const served = new Map<unknown, number>();
   let floor = 0; // what a new key starts with
@@ -67,6 +79,7 @@ export function fairPolicy({
         others = ready.filter((view) => !kept.includes(view));
       return [...kept, ...inTurn(others).slice(0, slots - kept.length)];
     },
+    run: (_, others) => (others.length > 0 ? runBesideWaiting : runAlone),
     charge(view, tokens, kind) {
       served.set(view.key, serviceOf(view) + tokens * (kind === "read" ? readCost : 1));
       floor = Math.min(...served.values());

@@ -39,6 +39,8 @@ export class ScheduledTurn implements AsyncIterable<Piece> {
   readonly document: DocumentState;
   /** @internal */
   drawing: Drawing | undefined;
+  /** @internal Tokens drawn for it that nobody has looked at yet. */
+  underWay = 0;
   readonly #session: LentSession;
   readonly #request: TurnRequest;
   readonly #owner: TurnOwner;
@@ -120,7 +122,23 @@ export class ScheduledTurn implements AsyncIterable<Piece> {
 
   /** @internal Whether it can draw a token. `ahead`: pieces that may wait for the one who takes them. */
   decodable(ahead: number): boolean {
-    return !this.#over && !this.reading && !this.#complete && this.#pieces.length < ahead;
+    return !this.reading && this.left > 0 && this.room(ahead) > 0;
+  }
+
+  /** @internal How many more it may draw before one of so many pieces is taken. */
+  room(ahead: number): number {
+    return ahead - this.#pieces.length - this.underWay;
+  }
+
+  /** @internal Whether it wants no more tokens: its last piece is made, or it is over. */
+  get complete(): boolean {
+    return this.#over || this.#complete;
+  }
+
+  /** @internal Tokens that it wants after those under way. */
+  get left(): number {
+    const { maxTokens = 256 } = this.#request;
+    return this.complete ? 0 : maxTokens - this.#made - this.underWay;
   }
 
   /** @internal Reads to the end of the segment under way, or of what has arrived. Returns how many tokens. */
@@ -160,12 +178,6 @@ export class ScheduledTurn implements AsyncIterable<Piece> {
   /** @internal Ends a segment that its slot has not computed. */
   advance(): void {
     this.#session.advance();
-  }
-
-  /** @internal Whether it wants another token after the one being drawn, of the same segment. */
-  get goesOn(): boolean {
-    const { maxTokens = 256 } = this.#request;
-    return !this.#over && this.#made + 1 < maxTokens;
   }
 
   /** @internal Takes a token that was drawn; returns whether its segment is complete. */

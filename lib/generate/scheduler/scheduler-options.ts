@@ -5,7 +5,7 @@ import type { SchedulerPolicy } from "./policy.ts";
 
 /** Settings of a `Scheduler`. */
 export interface SchedulerOptions {
-  /** Sessions that draw a token in one step, at most. Default 16. */
+  /** Sessions that draw in one step, at most. Default 16. */
   readonly slots?: number | undefined;
   /** Bytes of memories that the engine holds for sessions; the others wait, or are in host memory. Default: any. */
   readonly budgetBytes?: number | undefined;
@@ -36,8 +36,10 @@ const schedulerSchema = optionSchema<SchedulerOptions>({
 
 /** What a step did, and how things stand after it. */
 export interface SchedulerReport {
-  /** Tokens that were drawn: turns in this step's batch. */
+  /** Tokens that were drawn. */
   readonly generated: number;
+  /** Turns that they were drawn for. */
+  readonly decoding: number;
   /** Tokens that were read. */
   readonly read: number;
   /** Turns that were let in. */

@@ -4,10 +4,8 @@
  */
 import { MemformerError } from "../../errors.ts";
 import { synchronize } from "../../engine/runtime.ts";
-import { applyOperator } from "../../engine/tensor.ts";
 import { Turns } from "../../engine/turns.ts";
 import { rowBytes } from "../../model/state.ts";
-import type { Drawn } from "../draw.ts";
 import { storedLayout } from "../stored-state.ts";
 import { checkGenerate, type GenerateOptions, type ReadOptions } from "../generate-options.ts";
 import { decodes } from "../open-segment.ts";
@@ -23,8 +21,8 @@ import {
   type SchedulerReport,
   type SchedulerStep,
 } from "./scheduler-options.ts";
-import { drawBatch, type Draws } from "./draw-batch.ts";
-import { chosenRows, Slots, type SlotLogits } from "./slots.ts";
+import { DecodeSteps } from "./decode-step.ts";
+import { Slots } from "./slots.ts";
 
 /**
  * Batches the turns of many sessions of one model. Each session is lent to it for a turn, and busy until that is over.
@@ -33,6 +31,7 @@ import { chosenRows, Slots, type SlotLogits } from "./slots.ts";
 export class Scheduler<Model extends SessionModel = SessionModel> implements Disposable {
   readonly model: Model;
   readonly #slots: Slots<ScheduledTurn>;
+  readonly #steps: DecodeSteps;
   readonly #policy: SchedulerPolicy;
   readonly #residency: Residency;
   readonly #budget: number;
@@ -67,6 +66,10 @@ export class Scheduler<Model extends SessionModel = SessionModel> implements Dis
       );
     }
     this.#slots = new Slots(model, model.decoder(slots));
+    this.#steps = new DecodeSteps(model, this.#slots, {
+      charge: (turn, tokens) => this.#policy.charge(this.#view(turn), tokens, "generated"),
+      fail: (turn, error) => this.#fail(turn, error),
+    });
     this.#policy = policy;
     this.#residency = new Residency(budgetBytes, idleAfter);
     this.#budget = budgetBytes;
@@ -110,8 +113,8 @@ export class Scheduler<Model extends SessionModel = SessionModel> implements Dis
   }
 
   /**
-   * One step: lets turns in, reads some segments, draws a token of each turn that is ready and has a slot. Of what
-   * fails, the turns it concerns end with the error.
+   * One step: lets turns in, reads some segments, draws a token of each turn that is ready and has a slot, or a short
+   * run of tokens where the policy lets it. Of what fails, the turns it concerns end with the error.
    */
   async step(): Promise<SchedulerReport> {
     this.#check();
@@ -137,7 +140,7 @@ export class Scheduler<Model extends SessionModel = SessionModel> implements Dis
   }
 
   /** How things stand. */
-  get report(): Omit<SchedulerReport, "generated" | "read"> {
+  get report(): Omit<SchedulerReport, "generated" | "decoding" | "read"> {
     return {
       active: this.#active.size,
       waiting: this.#waiting.size,
@@ -192,16 +195,23 @@ export class Scheduler<Model extends SessionModel = SessionModel> implements Dis
   }
 
   async #one(): Promise<SchedulerReport> {
-    if (this.#disposed) return { generated: 0, read: 0, ...this.report };
+    if (this.#disposed) return { generated: 0, decoding: 0, read: 0, ...this.report };
     const start = performance.now();
     this.#admit();
-    const ready = [...this.#active].filter((turn) => turn.decodable(this.#maxAhead));
-    const read = this.#read(ready.length > 0);
-    const chosen = this.#policy.decode(this.#views(ready), this.#slots.count).map(({ of }) => of);
-    const generated = chosen.length === 0 ? 0 : await this.#decode(chosen);
+    const ready = [...this.#active].filter((turn) => turn.decodable(this.#maxAhead)),
+      readable = [...this.#active].filter((turn) => turn.readable);
+    const read = this.#read(readable, ready.length > 0 || this.#steps.wanted());
+    const chosen = this.#policy.decode(this.#views(ready), this.#slots.count),
+      drawing = new Set(chosen.map(({ of }) => of));
+    const others = [...this.#waiting, ...readable, ...ready.filter((turn) => !drawing.has(turn))];
+    const longest = chosen.length === 0 ? 1 : (this.#policy.run?.(chosen, this.#views(others)) ?? 1);
+    const { turns: decoding, tokens: generated } = await this.#steps.step([...drawing], {
+      longest: Math.max(1, Math.floor(longest) || 1),
+      ahead: this.#maxAhead,
+    });
     if (read > 0) await this.#oneStepAhead();
     for (const turn of [...this.#active]) turn.deliver();
-    const report = { generated, read, ...this.report };
+    const report = { generated, decoding, read, ...this.report };
     if (generated + read > 0) this.#onStep?.({ ...report, seconds: (performance.now() - start) / 1000 });
     return report;
   }
@@ -213,8 +223,7 @@ export class Scheduler<Model extends SessionModel = SessionModel> implements Dis
     await before;
   }
 
-  #read(decoding: boolean): number {
-    const readable = [...this.#active].filter((turn) => turn.readable);
+  #read(readable: readonly ScheduledTurn[], decoding: boolean): number {
     let read = 0;
     for (const view of this.#policy.read(this.#views(readable), decoding)) {
       this.#guard([view.of], () => {
@@ -224,54 +233,6 @@ export class Scheduler<Model extends SessionModel = SessionModel> implements Dis
       });
     }
     return read;
-  }
-
-  async #decode(turns: readonly ScheduledTurn[]): Promise<number> {
-    let batches: SlotLogits<ScheduledTurn>[] = [];
-    this.#guard(turns, () => {
-      batches = this.#slots.logits(turns);
-    });
-    const fail = (turn: ScheduledTurn, error: unknown): void => {
-      this.#fail(turn, error);
-    };
-    const drawn = new Map<ScheduledTurn, Drawn>();
-    const draws = batches.map((batch) => drawBatch(batch, this.model.device, drawn, fail));
-    this.#goAhead(draws);
-    await Promise.all(draws.map(async ({ done }) => done));
-    const complete: ScheduledTurn[] = [];
-    for (const [turn, token] of drawn) {
-      if (turn.over || this.#disposed) continue;
-      this.#policy.charge(this.#view(turn), 1, "generated");
-      if (turn.take(token, this.model.config.bos)) complete.push(turn);
-    }
-    this.#end(complete);
-    return drawn.size;
-  }
-
-  /** Enqueues the step after this one, of tokens that nobody has looked at yet: the engine need not wait for them. */
-  #goAhead(draws: readonly Draws[]): void {
-    const turns = draws.flatMap((draw) => draw.turns),
-      parts = draws.flatMap((draw) => draw.tokens);
-    const some = turns.filter((turn) => turn.goesOn);
-    this.#guard(some, () => {
-      if (some.length === 0) return;
-      using tokens = applyOperator("aten::cat", parts, 0);
-      using chosen = some.length === turns.length ? undefined : chosenRows(tokens, turns, some, this.model.device);
-      this.#slots.goAhead(some, chosen ?? tokens);
-    });
-    for (const part of parts) part.dispose();
-  }
-
-  /** Segments that are complete: together those whose slots hold all of it. */
-  #end(turns: readonly ScheduledTurn[]): void {
-    const together = turns.filter((turn) => this.#slots.endsHere(turn));
-    if (together.length > 0) {
-      this.#guard(together, () => {
-        const states = this.#slots.end(together);
-        for (const [i, turn] of together.entries()) turn.document.advance(states[i]!);
-      });
-    }
-    for (const turn of turns) if (!together.includes(turn) && !turn.over) this.#guard([turn], () => turn.advance());
   }
 
   #fail(turn: ScheduledTurn, error: unknown): void {
@@ -340,6 +301,7 @@ export class Scheduler<Model extends SessionModel = SessionModel> implements Dis
   }
 
   #canGoOn(): boolean {
+    if (this.#steps.wanted()) return true;
     return [...this.#active].some((turn) => turn.deliverable || turn.decodable(this.#maxAhead) || turn.readable);
   }
 }

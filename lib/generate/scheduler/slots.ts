@@ -2,7 +2,7 @@
 import { MemformerError } from "../../errors.ts";
 import { applyOperator, placed, Tensor } from "../../engine/tensor.ts";
 import type { State } from "../../model/state.ts";
-import type { Decoder } from "../decoder.ts";
+import type { Decoder, RunSampling } from "../decoder.ts";
 import type { DocumentState } from "../document-state.ts";
 import { openSegments } from "../opened-segments.ts";
 import type { SessionModel } from "../session-model.ts";
@@ -17,6 +17,32 @@ export interface SlotLogits<Row> {
 /** Who sits in a slot. */
 export interface Seated {
   readonly document: DocumentState;
+  /** Tokens drawn for it that its document does not hold yet. */
+  readonly underWay: number;
+}
+
+/** A run under way. */
+export interface SlotRun<Row> {
+  readonly rows: readonly Row[];
+  /** How many tokens each of them draws. */
+  readonly draws: readonly number[];
+  /** What they have drawn, (N, R): a draw after the other; -1 where a row could draw nothing. */
+  readonly tokens: Promise<readonly number[]>;
+  /** Whether the next may be enqueued behind it: all rows have {@link Slots.logits} after it. */
+  readonly goesOn: boolean;
+}
+
+/** How rows draw in a run. */
+export interface SlotDraws<Row> {
+  /** Tokens of a row, at most; of one with less {@link Slots.room} so many. */
+  readonly count: number;
+  readonly sampling: RunSampling;
+  /** Where the draws of a row fall. */
+  readonly points: (row: Row, count: number) => Float64Array;
+  /** Rows that will draw more. */
+  readonly onward: ReadonlySet<Row>;
+  /** Whether the next run is to come behind it; else the last token is taken in behind the reading of them all. */
+  readonly through: boolean;
 }
 
 export class Slots<Row extends Seated> implements Disposable {
@@ -54,6 +80,40 @@ export class Slots<Row extends Seated> implements Disposable {
     });
   }
 
+  /** How many tokens a row may draw after all that it has taken in: the segment's last is taken in by nobody. */
+  room(row: Row): number {
+    return this.#model.config.segmentLength - this.#held(row);
+  }
+
+  /**
+   * Draws tokens of each row from logits that are its latest, and takes them in, but for the last of a segment. The
+   * {@link logits} after them of rows that draw more are under way then, where their segment goes on. Frees the logits.
+   */
+  run(batch: SlotLogits<Row>, { count: most, sampling, points, onward, through }: SlotDraws<Row>): SlotRun<Row> {
+    const drawsOf = (row: Row): number => Math.min(most, this.room(row));
+    const rows = [...batch.rows].sort((a, b) => drawsOf(b) - drawsOf(a)), // stable
+      draws = rows.map(drawsOf),
+      count = draws[0]!;
+    const places = new Float64Array(count * rows.length);
+    for (const [r, row] of rows.entries())
+      for (const [n, point] of points(row, draws[r]!).entries()) places[n * rows.length + r] = point;
+    const inside = rows.filter((row) => onward.has(row) && this.room(row) > count),
+      goesOn = through && inside.length > 0 && rows.every((row) => this.room(row) > count);
+    using logits = ordered(batch, rows, this.#model.device);
+    const slots = rows.map((row) => this.#seats.indexOf(row)),
+      drawn = this.#decoder.run(logits, places, sampling, slots, goesOn, draws);
+    using ids = drawn.tokens;
+    const tokens = ids.data().then((read) => Array.from(read, Number));
+    tokens.catch(() => undefined); // who waits for it hears of it, and nobody has to
+    if (goesOn) this.#ahead.push({ rows, logits: drawn.logits });
+    else {
+      drawn.logits.dispose();
+      using last = applyOperator("aten::select.int", ids, 0, count - 1);
+      if (inside.length > 0) this.#stepAhead(rows, last, inside);
+    }
+    return { rows, draws, tokens, goesOn };
+  }
+
   /**
    * Takes in tokens (R) int64 that rows drew from the logits they got last, before anyone has looked at them; those
    * whose segment they complete are left out. The next {@link logits} of these rows are under way then.
@@ -64,7 +124,11 @@ export class Slots<Row extends Seated> implements Disposable {
       const held = this.#held(row);
       return held >= 0 && held === row.document.current.length && held + 1 < segmentLength;
     });
-    if (some.length === 0) return;
+    if (some.length > 0) this.#stepAhead(rows, tokens, some);
+  }
+
+  /** A step of `some` rows by what all of these have drawn. */
+  #stepAhead(rows: readonly Row[], tokens: Tensor, some: readonly Row[]): void {
     // A row that can draw nothing has -1; it fails by itself, and the others go on.
     using drawn = applyOperator("aten::clamp_min", tokens, 0);
     const chosen = some.length === rows.length ? drawn : chosenRows(drawn, rows, some, this.#model.device);
@@ -78,8 +142,9 @@ export class Slots<Row extends Seated> implements Disposable {
 
   /**
    * The logits of the next token of each row: a segment is begun where it has to be, tokens that wait are taken in, and
-   * those of one token each step together. The other rows lose their slots where these need them. Throws what the
-   * engine does; rows that are not in a result failed, and have left.
+   * those of one token each step together. The other rows lose their slots where these need them. Of rows with tokens
+   * under way: the logits after those, which a {@link run} that goes on has left. Throws what the engine does; rows
+   * that are not in a result failed, and have left.
    */
   logits(rows: readonly Row[]): SlotLogits<Row>[] {
     if (rows.length > this.count)
@@ -152,7 +217,7 @@ export class Slots<Row extends Seated> implements Disposable {
       kept: SlotLogits<Row>[] = [],
       { device } = this.#model;
     for (const { rows: all, logits } of this.#ahead) {
-      const valid = all.filter((row) => this.#held(row) === row.document.current.length);
+      const valid = all.filter((row) => this.#held(row) === row.document.current.length + row.underWay);
       const wanted = valid.filter((row) => rows.includes(row)),
         others = valid.filter((row) => !rows.includes(row));
       const part = (some: readonly Row[]): SlotLogits<Row> => {
@@ -204,4 +269,11 @@ export function chosenRows<Row>(logits: Tensor, all: readonly Row[], some: reado
   const ids = BigInt64Array.from(some, (row) => BigInt(all.indexOf(row)));
   using index = placed(Tensor.from(ids, [ids.length]), device);
   return applyOperator("aten::index_select", logits, 0, index);
+}
+
+/** The logits of rows in another order; what they were is freed. */
+function ordered<Row>({ rows, logits }: SlotLogits<Row>, order: readonly Row[], device: string): Tensor {
+  if (rows.every((row, i) => row === order[i])) return logits;
+  using given = logits;
+  return chosenRows(given, rows, order, device);
 }

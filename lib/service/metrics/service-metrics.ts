@@ -37,7 +37,7 @@ export class ServiceMetrics {
   readonly segments = new Counter("memformer_segments_total", "Segments that reached the memory of a session.");
   readonly stepSessions = new Histogram(
     "memformer_step_sessions",
-    "Sessions that drew a token in one step.",
+    "Sessions that drew in one step.",
     [1, 2, 4, 8, 16, 32, 64, 128, 256],
   );
   readonly stepSeconds = new Histogram("memformer_step_seconds", "Duration of a step.", steps);
@@ -75,11 +75,11 @@ export class ServiceMetrics {
   }
 
   /** A step of the scheduler. */
-  step({ generated, read, seconds }: SchedulerStep): void {
+  step({ generated, decoding, read, seconds }: SchedulerStep): void {
     this.#lastStep = Date.now();
     this.steps.add(1);
     this.stepSeconds.observe(seconds);
-    if (generated > 0) this.stepSessions.observe(generated);
+    if (decoding > 0) this.stepSessions.observe(decoding);
     this.tokens.add(generated, "generated");
     this.tokens.add(read, "read");
   }
