@@ -42,7 +42,7 @@ describe("the operation of a service", function () {
   });
 
   it("is ready while turns wait for their clients: for a text that stalls, or for pieces to be read", async () => {
-    await using bench = await ServiceBench.start({ stallAfter: 150, scheduler: { slots: 1 } });
+    await using bench = await ServiceBench.start({ stallAfter: 1000, scheduler: { slots: 1 } });
     const id = await bench.open();
     let parts = (): void => undefined;
     const stalled = new Promise<void>((resolve) => (parts = resolve));
@@ -69,6 +69,8 @@ describe("the operation of a service", function () {
       drawn = await bench.metric('memformer_tokens_total{kind="generated"}');
       expect((await bench.call("GET", "/ready")).body).to.deep.equal({ ready: true });
     }
+    await wait(1500); // both wait for their clients, longer than a stall may last
+    expect((await bench.call("GET", "/ready")).body).to.deep.equal({ ready: true });
     expect(await bench.metric("memformer_requests_running")).to.equal(2);
     parts();
     expect((await reading).status).to.equal(200);
