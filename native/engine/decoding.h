@@ -2,7 +2,7 @@
 // and replayed: a segment's begin and its end for one row, a step for 1, 2, 4, ... rows, filled up with rows of a slot
 // that nobody has. Rows are begun and ended one at a time, on every device: a row's numbers do not depend on the
 // others, to the bit.
-// Letters: B segments that begin, N draws of a run, R rows of a step, V vocabulary.
+// Letters: B segments that begin, N draws of a run, Q rows that draw most, R rows of a step, V vocabulary.
 #pragma once
 #include "engine/graph_cache.h"
 #include "nn/models/model.h"
