@@ -1,10 +1,9 @@
 /**
  * The main job on real text, by the commands a user has; `npm run demo` builds first.
- *   npm run demo                 train on Moby-Dick with memory replay back-propagation, evaluate what was held out
- *   with the
- *                                memory and with each ablation of it, and go on with the book
- *   npm run demo -- speeches     what a memory is worth: State of the Union addresses, with the memory and by a twin
- *                                without, trained side by side, a thread each
+ *
+ * `npm run demo` trains on Moby-Dick with memory replay back-propagation, evaluates what was held out with the memory
+ * and with each ablation of it, and goes on with the book. `npm run demo -- speeches` shows what a memory is worth: on
+ * State of the Union addresses, with the memory and by a twin without, trained side by side, a thread each.
  */
 import { spawn } from "node:child_process";
 import { once } from "node:events";

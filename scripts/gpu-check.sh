@@ -216,9 +216,13 @@ for stage in "${stages[@]}"; do
   echo "== $stage"
   call=$stage
   [ "$stage" = test ] && call=test_stage
-  if "$call" 2>&1 | tee "$out/$stage.log"; then result=passed; else
+  if ! "$call" 2>&1 | tee "$out/$stage.log"; then
     result=FAILED
     failed=1
+  elif grep -q '^skipped: ' "$out/$stage.log"; then
+    result=skipped # all of it: what a stage leaves out stands behind a name
+  else
+    result=passed
   fi
   last=$(grep -E 'passed, .*failed|sanitized:|Built|Compiled' "$out/$stage.log" | tail -1)
   table+=("$(printf '%-9s %-7s %5d s  %s' "$stage" "$result" $((SECONDS - began)) "$last")")

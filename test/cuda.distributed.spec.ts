@@ -5,26 +5,18 @@ import { readFile, writeFile } from "node:fs/promises";
 import { createRequire } from "node:module";
 import { join } from "node:path";
 import { fileURLToPath, pathToFileURL } from "node:url";
-import { ABLATIONS, type TrainOptions } from "../lib/index.ts";
+import { ABLATIONS } from "../lib/index.ts";
 import { openCuda } from "../lib/native/cuda.ts";
 import { whyNoGpu } from "./support/gpu.ts";
 import { distance, healthy, weightsOf } from "./support/rank-ends.ts";
-import { rankModel, runRanks, startRanks, type RankEnd, type RankJob } from "./support/ranks.ts";
+import { rankModel, rankTrain, runRanks, startRanks, type RankEnd, type RankJob } from "./support/ranks.ts";
 import { temporary } from "./support/runs.ts";
 
 const LIMIT = 40; // seconds until all know that one has failed
 const main = fileURLToPath(new URL("../lib/cli/main.ts", import.meta.url));
 const tsx = pathToFileURL(createRequire(import.meta.url).resolve("tsx")).href;
 
-const model = { ...rankModel, dropout: 0.1 } as const;
-const train: TrainOptions = {
-  steps: 50,
-  horizon: 3,
-  accumulate: 2,
-  learningRate: 1e-3,
-  schedule: "constant",
-  warmup: 0,
-};
+const [model, train] = [{ ...rankModel, dropout: 0.1 } as const, rankTrain];
 const job: RankJob = { model, train, lanes: 7, gpus: true, join: { silence: 15 } };
 const wide = { ...model, precision: "float64" } as const;
 

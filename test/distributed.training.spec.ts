@@ -2,18 +2,10 @@ import { expect } from "chai";
 import { join } from "node:path";
 import type { TrainOptions } from "../lib/index.ts";
 import { distance, healthy } from "./support/rank-ends.ts";
-import { rankModel, runRanks, type RankEnd, type RankJob } from "./support/ranks.ts";
+import { rankModel, rankTrain, runRanks, type RankEnd, type RankJob } from "./support/ranks.ts";
 import { temporary } from "./support/runs.ts";
 
-const model = { ...rankModel, dropout: 0.1 } as const;
-const train: TrainOptions = {
-  steps: 50,
-  horizon: 3,
-  accumulate: 2,
-  learningRate: 1e-3,
-  schedule: "constant",
-  warmup: 0,
-};
+const [model, train] = [{ ...rankModel, dropout: 0.1 } as const, rankTrain];
 const job: RankJob = { model: { ...model, precision: "float64" }, train, lanes: 5, join: { silence: 15 } };
 
 describe("ranks that train together", function () {

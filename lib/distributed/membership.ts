@@ -1,7 +1,7 @@
 /** A process' place among the ranks that train together: given, or from the variables that launchers set. */
 import { z } from "zod";
 import { MemformerError } from "../errors.ts";
-import type { DeviceName } from "../native/cuda.ts";
+import { deviceName, type DeviceName } from "../native/cuda.ts";
 import { checkOptions, optionSchema } from "../options.ts";
 
 /** Where a process stands among the ranks, where they meet, and how patient they are. */
@@ -45,7 +45,7 @@ const schema = optionSchema<JoinOptions>({
   localRank: z.int().nonnegative().optional(),
   address: z.string().min(1).optional(),
   port: z.int().min(1).max(65535).optional(),
-  device: z.custom<DeviceName>((value) => typeof value === "string").optional(),
+  device: deviceName.optional(),
   startLimit: z.number().positive().optional(),
   limit: z.number().positive().optional(),
   silence: z.number().positive().optional(),

@@ -1,6 +1,7 @@
 /** Opens the CUDA half of the addon, and turns a device's name into one that is there. */
 import { existsSync } from "node:fs";
 import { join } from "node:path";
+import { z } from "zod";
 import { isMemformerError, MemformerError } from "../errors.ts";
 import { addonOrigin, guarded } from "./calls.ts";
 import { cudaHalf } from "../toolchain/package-layout.ts";
@@ -11,6 +12,8 @@ import { loadError, type Remedy } from "../toolchain/load-error.ts";
 
 /** "auto": a GPU where there is one. "cuda" is "cuda:0". */
 export type DeviceName = "auto" | "cpu" | "cuda" | `cuda:${number}`;
+/** What an option that names a device takes: {@link resolveDevice} says which names are none. */
+export const deviceName = z.custom<DeviceName>((value) => typeof value === "string", "must be a name");
 /** A device that is there. */
 export type Device = "cpu" | `cuda:${number}`;
 

@@ -6,7 +6,7 @@ import { withIoErrors } from "../io-error.ts";
 import { modelSchema, presets, type PresetName } from "../model/config.ts";
 import { documentRules } from "../data/index.ts";
 import { MemformerError } from "../errors.ts";
-import type { DeviceName } from "../native/cuda.ts";
+import { deviceName } from "../native/cuda.ts";
 import { withNewNames } from "../old-names.ts";
 import { parseOptions } from "../options.ts";
 import { trainSchema, type TrainConfig } from "../train/config.ts";
@@ -63,10 +63,7 @@ export const runSchema = z.strictObject({
     .describe("share to hold out of text that has no split of its own; default 0.05"),
   evaluateSegments: z.int().positive().optional().describe("segments per evaluation; default: all held-out text"),
   tensorboard: z.boolean().default(true).describe("write TensorBoard's event files"),
-  device: z
-    .custom<DeviceName>((value) => typeof value === "string")
-    .default("auto")
-    .describe("where to compute: auto (a GPU where there is one), cpu, cuda, cuda:N"),
+  device: deviceName.default("auto").describe("where to compute: auto (a GPU where there is one), cpu, cuda, cuda:N"),
   tf32: z.boolean().default(false).describe("let a GPU round the factors of float32 products to TF32"),
   deterministic: z
     .boolean()

@@ -30,6 +30,16 @@ export const rankModel = {
   segmentLength: 6,
 } as const;
 
+/** How it is trained where nothing else is asked: every step is a sum over windows. */
+export const rankTrain: TrainOptions = {
+  steps: 50,
+  horizon: 3,
+  accumulate: 2,
+  learningRate: 1e-3,
+  schedule: "constant",
+  warmup: 0,
+};
+
 /** One pass over the ragged text; `spoiled`: the rank whose weights are not numbers. */
 export interface EvaluationJob {
   readonly model: CreateOptions;
