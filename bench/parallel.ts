@@ -30,16 +30,22 @@ export async function parallel(flags: readonly string[]): Promise<boolean> {
     computed = choice(flags, "computed", counts, ["8", "64"]).map(Number),
     bandwidth = flag(flags, "bandwidth", 0),
     shardOptimizer = flags.includes("--shard-optimizer");
+  const measured: { world: number; times: readonly ParallelTimes[] }[] = [];
+  for (const world of ranks) {
+    const gpus = device === "cuda",
+      ofAll = lanes.map((ofRank) => ofRank * world);
+    const times = await run(world, { model, horizon, lanes: ofAll, warmup: 3, steps, gpus, shardOptimizer });
+    measured.push({ world, times });
+    console.log(JSON.stringify({ ranks: world, times }));
+  }
   const rows: Row[] = [],
     more: Row[] = [];
-  for (const ofRank of lanes) {
-    let alone = 0,
-      first: ParallelTimes | undefined;
-    for (const world of ranks) {
-      const gpus = device === "cuda";
-      const times = await run(world, { model, horizon, lanes: ofRank * world, warmup: 3, steps, gpus, shardOptimizer });
-      const rate = times.tokensPerStep / times.step;
-      if (world === ranks[0]) alone = rate / world;
+  lanes.forEach((ofRank, i) => {
+    const first = measured[0]!.times[i]!,
+      alone = first.tokensPerStep / first.step / ranks[0]!;
+    for (const { world, times: all } of measured) {
+      const times = all[i]!,
+        rate = times.tokensPerStep / times.step;
       rows.push({
         "lanes a rank": ofRank,
         ranks: world,
@@ -50,26 +56,19 @@ export async function parallel(flags: readonly string[]): Promise<boolean> {
         "share %": ((100 * times.reduction) / times.step).toFixed(1),
         parameters: times.parameters,
       });
-      console.log(JSON.stringify(rows.at(-1)));
-      first ??= times;
       if (world === 1 || world !== Math.max(...ranks)) continue;
       const bytes = 4 * times.parameters,
         own = ranks[0] === 1 ? first.shortest.latency : 0,
         { reduction, latency } = times.shortest;
-      const measured = linksOf({
-        ranks: world,
-        reduction: reduction - own,
-        latency: Math.max(0, latency - own),
-        bytes,
-      });
-      if (measured === undefined) {
+      const between = linksOf({ ranks: world, reduction: reduction - own, latency: Math.max(0, latency - own), bytes });
+      if (between === undefined) {
         console.log(`lanes ${ofRank}: a sum of one number took as long as that of all; measure on a quiet machine`);
         continue;
       }
-      const links = { ...measured, ...(bandwidth > 0 && { bandwidth: bandwidth * 1e9 }) };
-      more.push(...computed.map((n) => computedRow(n, ofRank, first!, bytes, links)));
+      const links = { ...between, ...(bandwidth > 0 && { bandwidth: bandwidth * 1e9 }) };
+      more.push(...computed.map((n) => computedRow(n, ofRank, first, bytes, links)));
     }
-  }
+  });
   const form = shardOptimizer ? ", moments shared out" : "";
   report(
     `parallel-${name}-${device}${shardOptimizer ? "-sharded" : ""}`,
@@ -102,8 +101,8 @@ function computedRow(n: number, lanes: number, alone: ParallelTimes, bytes: numb
   };
 }
 
-/** Runs the ranks, each with its share of the cores; what rank 0 measured. */
-async function run(world: number, job: ParallelJob): Promise<ParallelTimes> {
+/** Runs the ranks, each with its share of the cores; what rank 0 measured, by lanes. */
+async function run(world: number, job: ParallelJob): Promise<readonly ParallelTimes[]> {
   const port = await freePort(),
     threads = String(Math.max(1, Math.floor(availableParallelism() / world)));
   const outputs = await Promise.all(
@@ -127,5 +126,5 @@ async function run(world: number, job: ParallelJob): Promise<ParallelTimes> {
       return output;
     }),
   );
-  return JSON.parse(outputs[0]!) as ParallelTimes;
+  return JSON.parse(outputs[0]!) as readonly ParallelTimes[];
 }

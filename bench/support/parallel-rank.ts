@@ -1,6 +1,6 @@
 /**
- * One rank of `npm run bench -- parallel`: trains as its first argument says, and prints seconds per step and per
- * reduction.
+ * One rank of `npm run bench -- parallel`: trains as its first argument says, once for each number of lanes, and rank 0
+ * prints a `ParallelTimes` for each.
  */
 import {
   distributed,
@@ -17,7 +17,8 @@ import { median } from "./report.ts";
 export interface ParallelJob {
   readonly model: CreateOptions;
   readonly horizon: number;
-  readonly lanes: number;
+  /** Of all ranks together, one training after another. */
+  readonly lanes: readonly number[];
   readonly warmup: number;
   readonly steps: number;
   readonly gpus: boolean;
@@ -44,27 +45,43 @@ const {
   shardOptimizer,
 } = JSON.parse(process.argv[2]!) as ParallelJob;
 await using group = await distributed.join({ device: gpus ? "cuda" : "cpu" });
-await using model = await Memformer.create({ ...shape, device: group.device });
-const { vocabulary, segmentLength } = model.config;
-const stream = new RecallStream({
-  lanes,
-  segmentLength,
-  keys: 64,
-  fillers: Math.min(512, vocabulary - 256),
-  maxLag: 2,
-  seed: 1,
-});
-const options: TrainOptions = { steps: warmup + steps, horizon, schedule: "constant", warmup: 0, shardOptimizer };
-const seconds: number[] = [];
-let before = performance.now();
-for await (const step of new Trainer(model, options, { group }).run(stream)) {
-  const now = performance.now();
-  if (step.step > warmup) seconds.push((now - before) / 1000);
-  before = now;
+const times: ParallelTimes[] = [];
+for (const each of lanes) times.push(await timesOf(each));
+if (group.rank === 0) process.stdout.write(`${JSON.stringify(times)}\n`);
+
+/** What a training with so many lanes in all takes. */
+async function timesOf(total: number): Promise<ParallelTimes> {
+  await using model = await Memformer.create({ ...shape, device: group.device });
+  const { vocabulary, segmentLength } = model.config;
+  const stream = new RecallStream({
+    lanes: total,
+    segmentLength,
+    keys: 64,
+    fillers: Math.min(512, vocabulary - 256),
+    maxLag: 2,
+    seed: 1,
+  });
+  const options: TrainOptions = { steps: warmup + steps, horizon, schedule: "constant", warmup: 0, shardOptimizer };
+  const seconds: number[] = [];
+  let before = performance.now();
+  for await (const step of new Trainer(model, options, { group }).run(stream)) {
+    const now = performance.now();
+    if (step.step > warmup) seconds.push((now - before) / 1000);
+    before = now;
+  }
+  const [reductions, latencies] = [await reductionsOf(model.parameterCount), await reductionsOf(1)];
+  return {
+    step: median(seconds),
+    reduction: median(reductions),
+    shortest: { reduction: Math.min(...reductions), latency: Math.min(...latencies) },
+    tokensPerStep: total * segmentLength * horizon,
+    parameters: model.parameterCount,
+  };
 }
+
 /** Seconds of sums of so many numbers. */
 async function reductionsOf(count: number): Promise<number[]> {
-  const times: number[] = [];
+  const seconds: number[] = [];
   using numbers = Tensor.from(new Float32Array(count), [count]);
   for (let i = 0; i < 15; i++) {
     await group.barrier("the start of a reduction");
@@ -72,18 +89,7 @@ async function reductionsOf(count: number): Promise<number[]> {
     using sum = group.allReduce(numbers);
     await synchronize();
     sum.dispose();
-    times.push((performance.now() - start) / 1000);
+    seconds.push((performance.now() - start) / 1000);
   }
-  return times;
-}
-const [reductions, latencies] = [await reductionsOf(model.parameterCount), await reductionsOf(1)];
-if (group.rank === 0) {
-  const times: ParallelTimes = {
-    step: median(seconds),
-    reduction: median(reductions),
-    shortest: { reduction: Math.min(...reductions), latency: Math.min(...latencies) },
-    tokensPerStep: lanes * segmentLength * horizon,
-    parameters: model.parameterCount,
-  };
-  process.stdout.write(`${JSON.stringify(times)}\n`);
+  return seconds;
 }
