@@ -4,8 +4,9 @@ import { mkdtemp, readFile, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { MemformerError } from "../lib/index.ts";
+import { measureCost } from "../lib/experiments/cost/measure.ts";
 import { costPlan } from "../lib/experiments/cost/plan.ts";
-import type { Experiment } from "../lib/experiments/experiment.ts";
+import type { Experiment, RunContext } from "../lib/experiments/experiment.ts";
 import { segmentFlops } from "../lib/experiments/flops.ts";
 import { fitted, lineText } from "../lib/experiments/report/fit.ts";
 import { cell } from "../lib/experiments/report/table.ts";
@@ -51,6 +52,15 @@ describe("experiments: cost", () => {
       if (name === "full attention") expect(growth, name).to.be.above(2);
       else expect(growth, name).to.be.closeTo(1, 1e-9);
     }
+  });
+
+  it("generates to the end of a segment that is longer than what a round generates", async () => {
+    const settings = costPlan("smoke", "cpu").find(
+      ({ name, work }) => name === "full attention" && work === "generate",
+    )!;
+    const longer = { ...settings, model: { ...settings.model, segmentLength: 160 }, context: 160, rounds: 1 };
+    const context = { device: "cpu" } as RunContext;
+    expect((await measureCost(longer, context)).tokens).to.equal(128 * settings.batch);
   });
 
   it("writes a row that says so where memory does not suffice, and goes on", async () => {

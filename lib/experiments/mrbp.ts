@@ -100,11 +100,11 @@ export const mrbp = experiment<MrbpSettings, MrbpResult>({
     const window = randomWindow(model, batch, horizon),
       cut = { segmentsPerStep: 1 };
     try {
+      resetPeakMemory(); // what a recorded step holds is counted when it is recorded, not when it is replayed
       await timeSteps(model, window, method, 2, undefined, cut); // makes what is made once: gradients, recordings
       await synchronize();
       trimMemory();
       const before = tensorBytes(model.device).now;
-      resetPeakMemory();
       const seconds: number[] = [];
       for (let round = 0; round < rounds; round++) {
         signal?.throwIfAborted();

@@ -43,11 +43,11 @@ export async function measureCost(settings: CostSettings, { device, signal }: Ru
     await synchronize();
     trimMemory();
     const before = tensorBytes(model.device).now;
+    resetPeakMemory(); // what a recorded step holds is counted when it is recorded, not when it is replayed
     using prepared = works[work](model, window, batch);
     for (let i = 0; i < WARM; i++) await prepared.round();
     await synchronize();
     trimMemory();
-    resetPeakMemory();
     const seconds: number[] = [];
     for (let i = 0; i < rounds; i++) {
       signal?.throwIfAborted();
@@ -135,7 +135,8 @@ function generation(model: Memformer, window: readonly SegmentTensors[], batch: 
     };
     if (behind > 0) {
       begin();
-      for (const slot of slots) decoder.prefill(new Array<number>(behind).fill(1), slot).dispose();
+      // One less than lies behind: the segment's last token has nothing after it.
+      if (behind > 1) for (const slot of slots) decoder.prefill(new Array<number>(behind - 1).fill(1), slot).dispose();
     }
     await synchronize();
     try {
