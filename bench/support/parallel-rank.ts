@@ -51,7 +51,11 @@ if (group.rank === 0) process.stdout.write(`${JSON.stringify(times)}\n`);
 
 /** What a training with so many lanes in all takes. */
 async function timesOf(total: number): Promise<ParallelTimes> {
-  await using model = await Memformer.create({ ...shape, device: group.device });
+  await using model = await Memformer.create({
+    ...shape,
+    ...(gpus && { precision: "bfloat16" }),
+    device: group.device,
+  });
   const { vocabulary, segmentLength } = model.config;
   const stream = new RecallStream({
     lanes: total,
@@ -82,7 +86,8 @@ async function timesOf(total: number): Promise<ParallelTimes> {
 /** Seconds of sums of so many numbers. */
 async function reductionsOf(count: number): Promise<number[]> {
   const seconds: number[] = [];
-  using numbers = Tensor.from(new Float32Array(count), [count]);
+  using host = Tensor.from(new Float32Array(count), [count]);
+  using numbers = group.allReduce(host); // on the group's device
   for (let i = 0; i < 15; i++) {
     await group.barrier("the start of a reduction");
     const start = performance.now();
