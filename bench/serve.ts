@@ -48,10 +48,7 @@ export async function serving(flags: readonly string[]): Promise<boolean> {
     await using model = opened;
     for (const count of counts) {
       await using server = await startServer(folder, [...serverFlags, "--device", device]);
-      const clients = Array.from(
-        { length: count },
-        (_, i) => new Client(server.url, i, { tokens, vanish, vocabulary: model.config.bos }),
-      );
+      const clients = Array.from({ length: count }, (_, i) => new Client(server.url, i, { tokens, vanish }));
       const end = performance.now() + seconds * 1000,
         rss: number[] = [];
       const watch = setInterval(() => void server.rss().then((bytes) => rss.push(bytes)), (seconds * 1000) / 40);
@@ -60,7 +57,7 @@ export async function serving(flags: readonly string[]): Promise<boolean> {
       const turns = clients.flatMap(({ turns: of }) => of),
         failures = clients.flatMap(({ failures: of }) => of);
       for (const failure of failures.slice(0, 5)) console.error(failure);
-      const wrong = await strangers(model, tokenizer, clients.slice(0, checked));
+      const wrong = await strangers(model, tokenizer, clients.slice(0, checked), tokens);
       for (const each of wrong.slice(0, 5)) console.error(each);
       const growth = Math.max(...rss.slice(-5)) / Math.max(...rss.slice(15, 20)) - 1;
       sound &&= failures.length === 0 && wrong.length === 0 && (count !== Math.max(...counts) || !(growth > 0.05));

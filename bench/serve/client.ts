@@ -20,8 +20,6 @@ export interface ClientOptions {
   readonly tokens: number;
   /** The share of turns that it leaves. */
   readonly vanish: number;
-  /** Ids from here on are banned, so that no turn ends by itself. */
-  readonly vocabulary: number;
 }
 
 const agent = new Agent({ connections: 1024, headersTimeout: 0, bodyTimeout: 0 });
@@ -56,7 +54,6 @@ export class Client {
       text: prompt,
       maxTokens: this.#options.tokens,
       seed,
-      logitBias: { [this.#options.vocabulary]: -100 },
       stream: true,
     });
     const start = performance.now(),
