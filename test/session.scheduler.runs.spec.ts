@@ -48,6 +48,17 @@ async function drive(
   return reports;
 }
 
+/** How turns of one batch may draw, each its own way. */
+const ways: readonly GenerateOptions[] = [
+  {},
+  { topK: 5 },
+  { topP: 0.8 },
+  { minP: 0.2 },
+  { temperature: 0 },
+  { logitBias: { 65: 4, 66: 4, 67: -Infinity } },
+  { minP: 0.1, topK: 9, logitBias: { 70: 6 } },
+];
+
 /** How many tokens each run draws of a row, from now on, and of how many rows. */
 function runsOf(model: Memformer): [tokens: number, rows: number][] {
   const runs: [tokens: number, rows: number][] = [],
@@ -86,7 +97,7 @@ describe("a batch that draws in runs", function () {
       for (let i = 0; i < 64; i++) {
         using one = await Session.open(model);
         await one.read(prompt(i));
-        const own = { temperature: 1.5, seed: i, maxTokens: 12 + ((i * 5) % 40) };
+        const own = { temperature: 1.5, ...ways[(i * 5) % ways.length], seed: i, maxTokens: 12 + ((i * 5) % 40) };
         let stop: string | undefined;
         if (i % 5 === 2) {
           using probe = one.clone();
@@ -118,6 +129,23 @@ describe("a batch that draws in runs", function () {
         sessions[i]!.dispose();
       }
       expect([...ends]).to.include.members(["length", "stop", null]);
+    });
+
+  for (const precision of ["float32", "bfloat16"] as const)
+    it(`draws what a turn draws one token at a time: ${precision}`, async () => {
+      await using model = await made({ precision });
+      const runs = runsOf(model);
+      for (const [i, way] of ways.entries()) {
+        const options = { temperature: 1.5, ...way, seed: i, maxTokens: 40 };
+        using session = await Session.open(model);
+        await session.read("a word");
+        using other = session.clone();
+        runs.length = 0;
+        const single = idsOf(await taken(session.generatePieces({ ...options, logprobs: 0 })));
+        expect(runs).to.deep.equal([]); // log-probabilities are known draw by draw
+        expect(idsOf(await taken(other.generatePieces(options)))).to.deep.equal(single);
+        expect(Math.max(...runs.map(([tokens]) => tokens))).to.be.above(1);
+      }
     });
 
   it("leaves what was handed out when turns are left, aborted or discarded in the middle of a run", async () => {

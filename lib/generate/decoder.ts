@@ -6,7 +6,7 @@ import { MemformerError } from "../errors.ts";
 import { Tensor } from "../engine/tensor.ts";
 import type { State } from "../model/recurrence.ts";
 import { segmentHandle, type SegmentTensors } from "../model/segment-tensors.ts";
-import type { DecoderHandle, ModelHandle } from "../native/addon.ts";
+import type { DecoderHandle, ModelHandle, NativeSampling } from "../native/addon.ts";
 import { guarded, nextCall, waited } from "../native/calls.ts";
 
 /** What a decoder is of. */
@@ -31,7 +31,11 @@ export interface RunSampling {
   readonly topP: number;
   /** Ids from here on are never drawn, but BOS. */
   readonly tokens: number;
-  /** (1, V), added to the logits; null: nothing is. */
+  /** Logits below it, relative to the largest, count as -Infinity. Default -Infinity: none does. */
+  readonly floor?: number | undefined;
+  /** (1, V) float64, added to the logits before anything else. Default null: nothing is. */
+  readonly bias?: Tensor | null | undefined;
+  /** (1, V), added to the logits after the bias; null: nothing is. */
   readonly gaps: Tensor | null;
 }
 
@@ -124,16 +128,16 @@ export class Decoder implements Disposable {
   /**
    * Draws N tokens in each of `slots`, the first from `logits` (R, V), and takes in each that another follows; the last
    * too with `takeLast`. `points`: N x R numbers of [0, 1), the rows of a draw beside each other, where each draw falls
-   * in the cumulated probabilities, the likeliest token first. `draws`: how many tokens each row draws, N of the first
-   * and never more than of the row before; default N of all. Returns the tokens (N, R) int64, -1 where a row could draw
-   * nothing and after its last draw, and the logits after those taken in, (R, V): of the rows that draw N alone, which
-   * are the first. All of it is under way before anyone looks at a token; rows draw the same, to the bit, as by
-   * {@link step}, one at a time. Throws MemformerError CONFIG, SHAPE.
+   * in the cumulated probabilities, the likeliest token first. `sampling`: of all rows, or of each its own. `draws`:
+   * how many tokens each row draws, N of the first and never more than of the row before; default N of all. Returns the
+   * tokens (N, R) int64, -1 where a row could draw nothing and after its last draw, and the logits after those taken
+   * in, (R, V): of the rows that draw N alone, which are the first. All of it is under way before anyone looks at a
+   * token; rows draw the same, to the bit, as by {@link step}, one at a time. Throws MemformerError CONFIG, SHAPE.
    */
   run(
     logits: Tensor,
     points: Float64Array,
-    { gaps, ...sampling }: RunSampling,
+    sampling: RunSampling | readonly RunSampling[],
     slots: readonly number[] = [0],
     takeLast = true,
     draws?: readonly number[],
@@ -141,7 +145,12 @@ export class Decoder implements Disposable {
     this.#checkSlots(slots);
     const R = slots.length,
       N = points.length / R,
-      { bos } = this.#model;
+      settings = "temperature" in sampling ? new Array<RunSampling>(R).fill(sampling) : sampling;
+    if (settings.length !== R)
+      throw new MemformerError(
+        "SHAPE",
+        `run() takes a sampling a slot, or one of all, got ${settings.length} for ${R}`,
+      );
     if (N < 1 || !Number.isInteger(N))
       throw new MemformerError("SHAPE", `run() takes a point a draw and slot, got ${points.length} for ${R} slots`);
     const own = draws ?? new Array<number>(R).fill(N),
@@ -157,9 +166,11 @@ export class Decoder implements Disposable {
       positions = slots.map((slot, r) => this.#room(slot, taken[r]!)),
       call = nextCall();
     using at = Tensor.from(points, [N, R]);
-    const given = [logits.handle, at.handle, ...(gaps === null ? [] : [gaps.handle])];
+    const given = [logits, at],
+      { samplings, of } = this.#samplings(settings, given);
+    const handles = given.map(({ handle }) => handle);
     const [tokens, after] = guarded((addon) =>
-      addon.decodeRun(call, this.#decoder, given, { ...sampling, also: bos }, slots, positions, own, takeLast),
+      addon.decodeRun(call, this.#decoder, handles, samplings, of, slots, positions, own, takeLast),
     );
     slots.forEach((slot, r) => (this.#positions[slot] = positions[r]! + taken[r]!));
     return { tokens: new Tensor(tokens!), logits: new Tensor(after!) };
@@ -209,6 +220,25 @@ export class Decoder implements Disposable {
   /** For `using`: as `dispose`. */
   [Symbol.dispose](): void {
     this.dispose();
+  }
+
+  /** Settings that differ, and which of them each row has. Their tensors go behind those in `tensors`. */
+  #samplings(rows: readonly RunSampling[], tensors: Tensor[]): { samplings: NativeSampling[]; of: number[] } {
+    const place = (tensor: Tensor | null): number => {
+      if (tensor === null) return -1;
+      const there = tensors.indexOf(tensor, 2);
+      return there < 0 ? tensors.push(tensor) - 1 : there;
+    };
+    const places = new Map<string, number>(),
+      samplings: NativeSampling[] = [];
+    const of = rows.map(({ floor = -Infinity, bias = null, gaps, ...others }) => {
+      const { temperature, topK, topP, tokens } = others,
+        own = { temperature, topK, topP, floor, tokens, also: this.#model.bos, bias: place(bias), gaps: place(gaps) };
+      const key = Object.values(own).join(" ");
+      if (!places.has(key)) places.set(key, samplings.push(own) - 1);
+      return places.get(key)!;
+    });
+    return { samplings, of };
   }
 
   get #decoder(): DecoderHandle {

@@ -130,14 +130,17 @@ export class Drawing implements Disposable {
 
   /** Whether its draws need nothing but logits and {@link points}: {@link Decoder.run} can make them. */
   get runs(): boolean {
-    return this.batchKey !== undefined;
+    const penalized = this.settings.repetitionPenalty !== 1; // by the tokens before it, which a run does not know
+    return !penalized && this.#logprobs === undefined && this.#process === undefined;
   }
 
   /** As {@link Decoder.run} takes it. */
   get sampling(): RunSampling {
     const { temperature, topK, topP } = this.settings,
       { tokens, gaps } = this.facts;
-    return { temperature, topK: topK === Infinity ? 0 : topK, topP, tokens, gaps };
+    const floor = minPFloor(this.settings),
+      bias = this.#bias ?? null;
+    return { temperature, topK: topK === Infinity ? 0 : topK, topP, floor, bias, tokens, gaps };
   }
 
   /** Where the draws of `count` places of a document fall, from `position` on. */

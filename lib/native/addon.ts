@@ -94,6 +94,19 @@ export interface NativePulses {
   readonly ranks: readonly { readonly age: number; readonly says: string }[];
 }
 
+/** How rows of a run draw: see `RunSampling`. */
+export interface NativeSampling {
+  readonly temperature: number;
+  readonly topK: number;
+  readonly topP: number;
+  readonly floor: number;
+  readonly tokens: number;
+  readonly also: number;
+  /** Places among the tensors of the call; -1: none. */
+  readonly bias: number;
+  readonly gaps: number;
+}
+
 export interface Addon {
   configure(threads: number): void;
   stop(): void;
@@ -198,8 +211,9 @@ export interface Addon {
   decodeRun(
     call: number,
     decoder: DecoderHandle,
-    logitsPointsGaps: readonly TensorHandle[],
-    sampling: { temperature: number; topK: number; topP: number; tokens: number; also: number },
+    logitsPointsBiasGaps: readonly TensorHandle[],
+    samplings: readonly NativeSampling[],
+    of: readonly number[],
     slots: readonly number[],
     positions: readonly number[],
     draws: readonly number[],

@@ -4,7 +4,6 @@
 
 #include "engine/segment_inputs.h"
 #include "engine/threads.h"
-#include "ops/sample_token/sample_token.h"
 
 namespace memformer::engine {
 namespace {
@@ -76,8 +75,10 @@ at::Tensor Decoding::step(const at::Tensor& tokens, const std::vector<int64_t>& 
   return logits.narrow(0, 0, rows);
 }
 
-Drawn Decoding::run(const at::Tensor& logits, const at::Tensor& points, const Sampling& sampling,
-                    const std::vector<int64_t>& slots, const std::vector<int64_t>& draws, bool take_last) {
+Drawn Decoding::run(const at::Tensor& logits, const at::Tensor& points, const std::vector<Sampling>& samplings,
+                    const std::vector<int64_t>& of, const std::vector<int64_t>& slots,
+                    const std::vector<int64_t>& draws, bool take_last) {
+  const RowDraws row_draws(samplings, of, model_->device());
   const auto places = points.to(model_->device(), /*non_blocking=*/true);
   const auto count = points.size(0), rows = static_cast<int64_t>(slots.size());
   const auto drawing = [&](int64_t n) {  // rows of draw n: the first ones
@@ -87,9 +88,7 @@ Drawn Decoding::run(const at::Tensor& logits, const at::Tensor& points, const Sa
   Tensors tokens;
   for (int64_t n = 0; n < count; ++n) {
     const auto some = drawing(n);
-    const auto open = sampling.gaps.defined() ? last.add(sampling.gaps) : last;
-    const auto drawn = ops::sample_token(open, places[n].narrow(0, 0, some), sampling.temperature, sampling.top_k,
-                                         sampling.top_p, sampling.tokens, sampling.also);
+    const auto drawn = row_draws.draw(last, places[n].narrow(0, 0, some));
     tokens.push_back(some == rows ? drawn : at::constant_pad_nd(drawn, {0, rows - some}, -1));
     const auto next = n + 1 < count ? drawing(n + 1) : take_last ? some : 0;
     if (next == 0) continue;

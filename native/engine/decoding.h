@@ -5,18 +5,10 @@
 // Letters: B segments that begin, N draws of a run, Q rows that draw most, R rows of a step, V vocabulary.
 #pragma once
 #include "engine/graph_cache.h"
+#include "engine/row_draws.h"
 #include "nn/models/model.h"
 
 namespace memformer::engine {
-
-/// How the rows of a run draw: as ops::sample_token takes it.
-struct Sampling {
-  double temperature;
-  int64_t top_k;
-  double top_p;
-  int64_t tokens, also;
-  at::Tensor gaps;  ///< (1, V), added to the logits; undefined: nothing is
-};
 
 /// What a run has drawn.
 struct Drawn {
@@ -41,10 +33,11 @@ class Decoding {
   at::Tensor step(const at::Tensor& tokens, const std::vector<int64_t>& slots);
   /// Draws draws[r] tokens in each of R slots, the first from `logits` (R, V), and takes in each that another follows;
   /// with `take_last` the last of the rows that draw most too. N = draws[0] >= draws[1] >= ... >= 1. points (N, R)
-  /// float64, on the host or the device: where each draw falls. Nobody has to look at a token before the next is under
-  /// way.
-  Drawn run(const at::Tensor& logits, const at::Tensor& points, const Sampling& sampling,
-            const std::vector<int64_t>& slots, const std::vector<int64_t>& draws, bool take_last);
+  /// float64, on the host or the device: where each draw falls. Row r draws by samplings[of[r]]. Nobody has to look at
+  /// a token before the next is under way.
+  Drawn run(const at::Tensor& logits, const at::Tensor& points, const std::vector<Sampling>& samplings,
+            const std::vector<int64_t>& of, const std::vector<int64_t>& slots, const std::vector<int64_t>& draws,
+            bool take_last);
   /// The same tokens as so many steps of one slot. Returns logits (1, V).
   at::Tensor prefill(const std::vector<int64_t>& tokens, int64_t slot);
   /// The state after the segments of these slots.

@@ -126,42 +126,70 @@ Napi::Value decode_step(const Napi::CallbackInfo& info) {
                  });
 }
 
-/// decodeRun(call, decoder, [logits, points, gaps?], sampling, slots, positions, draws, takeLast): [tokens (N, R),
-/// logits (Q, V)], draws[r] draws in each of R slots; sampling: { temperature, topK, topP, tokens, also }. See
+/// What the rows of a run may draw by: the numbers, and which of the tensors given are bias and gaps, -1: none.
+struct AskedSampling {
+  engine::Sampling numbers;
+  int64_t bias, gaps;
+};
+
+AskedSampling asked_sampling(const Napi::Object& options) {
+  const auto number = [&](const char* name) { return options.Get(name).As<Napi::Number>(); };
+  const auto whole = [&](const char* name) { return number(name).Int64Value(); };
+  const engine::Sampling numbers{number("temperature").DoubleValue(),
+                                 whole("topK"),
+                                 number("topP").DoubleValue(),
+                                 number("floor").DoubleValue(),
+                                 whole("tokens"),
+                                 whole("also"),
+                                 {},
+                                 {}};
+  return {numbers, whole("bias"), whole("gaps")};
+}
+
+/// decodeRun(call, decoder, [logits, points, bias and gaps ...], samplings, of, slots, positions, draws, takeLast):
+/// [tokens (N, R), logits (Q, V)], draws[r] draws in each of R slots, by samplings[of[r]]: { temperature, topK, topP,
+/// floor, tokens, also, bias, gaps }, the last two their places among the tensors, -1 for none. See
 /// engine::Decoding::run.
 Napi::Value decode_run(const Napi::CallbackInfo& info) {
-  const auto options = info[3].As<Napi::Object>();
-  const auto number = [&](const char* name) { return options.Get(name).As<Napi::Number>(); };
-  const engine::Sampling asked{number("temperature").DoubleValue(), number("topK").Int64Value(),
-                               number("topP").DoubleValue(),        number("tokens").Int64Value(),
-                               number("also").Int64Value(),         {}};
-  const auto slots = integers(info[4]), positions = integers(info[5]), draws = integers(info[6]);
-  const bool take_last = info[7].As<Napi::Boolean>();
-  return enqueue(info, futures(info[2], "logits, points and gaps"), 2, [=](HeldDecoder& decoder, const Tensors& given) {
-    const auto &logits = given.at(0), &points = given.at(1);
-    const auto rows = static_cast<int64_t>(slots.size());
-    require(logits.dim() == 2 && logits.size(0) == rows, "SHAPE", "a run of ", rows,
-            " slots takes logits (R, V) of as many rows, got ", logits.sizes());
-    require(points.dim() == 2 && points.size(0) > 0 && points.size(1) == rows, "SHAPE", "a run of ", rows,
-            " slots takes draws (N, R), got ", points.sizes());
-    const auto count = points.size(0);
-    require(rows > 0 && static_cast<int64_t>(draws.size()) == rows && draws.front() == count && draws.back() > 0 &&
-                std::is_sorted(draws.rbegin(), draws.rend()),
-            "SHAPE", "a run of ", count, " draws takes their number a row, the most first; got ",
-            at::IntArrayRef(draws));
-    std::vector<int64_t> after;
-    for (int64_t r = 0; r < rows; ++r) {
-      const auto taken = draws[r] - (take_last && draws[r] == count ? 0 : 1);
-      decoder.require_at(slots[r], positions[r], taken);
-      after.push_back(positions[r] + taken);
-    }
-    auto sampling = asked;
-    if (given.size() > 2) sampling.gaps = given[2];
-    for (const auto slot : slots) decoder.fed[slot] = -1;
-    const auto drawn = decoder.decoding->run(logits, points, sampling, slots, draws, take_last);
-    for (int64_t r = 0; r < rows; ++r) decoder.fed[slots[r]] = after[r];
-    return Tensors{drawn.tokens, drawn.logits};
-  });
+  std::vector<AskedSampling> asked;
+  const auto options = info[3].As<Napi::Array>();
+  for (uint32_t i = 0; i < options.Length(); ++i) asked.push_back(asked_sampling(options.Get(i).As<Napi::Object>()));
+  const auto of = integers(info[4]), slots = integers(info[5]), positions = integers(info[6]),
+             draws = integers(info[7]);
+  const bool take_last = info[8].As<Napi::Boolean>();
+  return enqueue(info, futures(info[2], "logits, points, bias and gaps"), 2,
+                 [=](HeldDecoder& decoder, const Tensors& given) {
+                   const auto &logits = given.at(0), &points = given.at(1);
+                   const auto rows = static_cast<int64_t>(slots.size());
+                   require(logits.dim() == 2 && logits.size(0) == rows, "SHAPE", "a run of ", rows,
+                           " slots takes logits (R, V) of as many rows, got ", logits.sizes());
+                   require(points.dim() == 2 && points.size(0) > 0 && points.size(1) == rows, "SHAPE", "a run of ",
+                           rows, " slots takes draws (N, R), got ", points.sizes());
+                   const auto count = points.size(0);
+                   require(rows > 0 && static_cast<int64_t>(draws.size()) == rows && draws.front() == count &&
+                               draws.back() > 0 && std::is_sorted(draws.rbegin(), draws.rend()),
+                           "SHAPE", "a run of ", count, " draws takes their number a row, the most first; got ",
+                           at::IntArrayRef(draws));
+                   std::vector<int64_t> after;
+                   for (int64_t r = 0; r < rows; ++r) {
+                     const auto taken = draws[r] - (take_last && draws[r] == count ? 0 : 1);
+                     decoder.require_at(slots[r], positions[r], taken);
+                     after.push_back(positions[r] + taken);
+                   }
+                   require(of.size() == slots.size(), "SHAPE", "a run of ", rows,
+                           " slots takes settings of as many, got ", of.size());
+                   std::vector<engine::Sampling> samplings;
+                   for (const auto& [numbers, bias, gaps] : asked) {
+                     auto sampling = numbers;
+                     if (bias >= 0) sampling.bias = given.at(bias);
+                     if (gaps >= 0) sampling.gaps = given.at(gaps);
+                     samplings.push_back(sampling);
+                   }
+                   for (const auto slot : slots) decoder.fed[slot] = -1;
+                   const auto drawn = decoder.decoding->run(logits, points, samplings, of, slots, draws, take_last);
+                   for (int64_t r = 0; r < rows; ++r) decoder.fed[slots[r]] = after[r];
+                   return Tensors{drawn.tokens, drawn.logits};
+                 });
 }
 
 /// decodePrefill(call, decoder, tokens, slot, position): [logits (1, V)] after these tokens of one slot.

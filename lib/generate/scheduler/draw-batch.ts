@@ -73,7 +73,7 @@ export function drawBatch(
 }
 
 /** Rows in groups that draw in one call. */
-export function alike(rows: readonly ScheduledTurn[]): ScheduledTurn[][] {
+function alike(rows: readonly ScheduledTurn[]): ScheduledTurn[][] {
   const groups = new Map<unknown, ScheduledTurn[]>(),
     tokenizers: unknown[] = [];
   for (const row of rows) {

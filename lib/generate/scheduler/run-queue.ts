@@ -4,7 +4,6 @@
  */
 import { applyOperator } from "../../engine/tensor.ts";
 import type { SessionModel } from "../session-model.ts";
-import { alike } from "./draw-batch.ts";
 import type { ScheduledTurn } from "./scheduled-turn.ts";
 import type { SlotLogits, SlotRun, Slots } from "./slots.ts";
 
@@ -28,9 +27,9 @@ export class RunQueue {
     this.#slots = slots;
   }
 
-  /** Whether these turns can draw in one run: nothing but the logits decides, and all draw alike. */
+  /** Whether these turns can draw in one run: nothing but the logits decides. */
   static takes(turns: readonly ScheduledTurn[]): boolean {
-    return turns.every(({ drawing }) => drawing!.runs) && alike(turns).length === 1;
+    return turns.every(({ drawing }) => drawing!.runs);
   }
 
   /** Whether something is under way that a turn wants; forgets what none does, and what other weights draw. */
@@ -86,7 +85,7 @@ export class RunQueue {
       count = Math.min(most, reach[Math.floor(reach.length / 2)]!);
     const run = this.#slots.run(batch, {
       count,
-      sampling: turns[0]!.drawing!.sampling,
+      sampling: ({ drawing }) => drawing!.sampling,
       points: ({ drawing, document, underWay }, own) => drawing!.points(document.position + underWay, own),
       onward: new Set(some.filter(({ left }) => left > count)),
       through: longest > 1,

@@ -36,7 +36,7 @@ export interface SlotRun<Row> {
 export interface SlotDraws<Row> {
   /** Tokens of a row, at most; of one with less {@link Slots.room} so many. */
   readonly count: number;
-  readonly sampling: RunSampling;
+  readonly sampling: (row: Row) => RunSampling;
   /** Where the draws of a row fall. */
   readonly points: (row: Row, count: number) => Float64Array;
   /** Rows that will draw more. */
@@ -101,7 +101,7 @@ export class Slots<Row extends Seated> implements Disposable {
       goesOn = through && inside.length > 0 && rows.every((row) => this.room(row) > count);
     using logits = ordered(batch, rows, this.#model.device);
     const slots = rows.map((row) => this.#seats.indexOf(row)),
-      drawn = this.#decoder.run(logits, places, sampling, slots, goesOn, draws);
+      drawn = this.#decoder.run(logits, places, rows.map(sampling), slots, goesOn, draws);
     using ids = drawn.tokens;
     const tokens = ids.data().then((read) => Array.from(read, Number));
     tokens.catch(() => undefined); // who waits for it hears of it, and nobody has to
