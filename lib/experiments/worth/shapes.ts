@@ -21,6 +21,8 @@ export const shapes: Readonly<Record<string, Shape>> = {
   },
   "base-32": { lanes: 64, model: { ...base, segmentLength: 32 }, train: { horizon: 16 } },
   "base-128": { lanes: 32, model: { ...base, segmentLength: 128 }, train: { horizon: 8 } },
+  // What four times the context of base-128 is worth to a twin: the most that its memory could add.
+  "base-512": { lanes: 32, model: { ...base, segmentLength: 512 }, train: { horizon: 2 } },
   "base-decoder-64": {
     lanes: 64,
     model: { ...base, architecture: "decoder", segmentLength: 64 },
