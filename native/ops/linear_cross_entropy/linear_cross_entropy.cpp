@@ -81,10 +81,14 @@ std::tuple<Tensor, Tensor, Tensor, std::vector<Tensor>> forward_cpu(const Tensor
 std::tuple<Tensor, Tensor, Tensor> backward_cpu(const Tensor& grad, at::TensorList saved, const Tensor& /*hidden*/,
                                                 const Tensor& weight, const Optional& bias, const Optional& sink,
                                                 const Optional& bias_sink, int64_t /*chunk*/) {
-  const auto grad_bias = is_defined(bias) ? accumulate_or_return(saved[2] * grad, bias_sink, weight.scalar_type())
-                                          : at::empty({0}, weight.options());
-  return {saved[0] * grad.to(saved[0].scalar_type()), accumulate_or_return(saved[1] * grad, sink, weight.scalar_type()),
-          grad_bias};
+  const auto none = at::empty({0}, weight.options());
+  const auto scaled = [&](const Tensor& gradient, const Optional& to) {
+    if (!is_defined(to)) return (gradient * grad).to(weight.scalar_type());
+    to->addcmul_(gradient, grad);
+    return none;
+  };
+  return {saved[0] * grad.to(saved[0].scalar_type()), scaled(saved[1], sink),
+          is_defined(bias) ? scaled(saved[2], bias_sink) : none};
 }
 
 constexpr Registered<"memformer::linear_cross_entropy_forward", decltype(forward_cpu)> forward_kernel;

@@ -2,6 +2,7 @@
 
 #include "core/gradient_sink.h"
 #include "core/operator.h"
+#include "core/parallel.h"
 
 // Saved for backward: the tokens.      dL/dweight[v] = sum of dL/dy_bt over the places (b, t) of token v
 namespace memformer::ops {
@@ -32,13 +33,29 @@ Tensor forward_cpu(const Tensor& tokens, const Tensor& weight) {
   return at::embedding(weight, tokens.clamp_min(0));
 }
 
-Tensor backward_cpu(const Tensor& grad, const Tensor& tokens, const Sink& sink, int64_t vocabulary) {
-  const auto wide = grad.to(accumulate_type(grad.scalar_type()));
-  const auto grad_weight = at::embedding_dense_backward(wide, tokens.clamp_min(0), vocabulary, /*padding_idx=*/-1,
-                                                        /*scale_grad_by_freq=*/false);
-  if (!is_defined(sink)) return grad_weight.to(grad.scalar_type());
-  sink->add_(grad_weight);
-  return at::empty({0}, grad.options());
+/// Adds row i of rows (n, D) to row tokens_i of sums (vocabulary, D). Threads share out the columns, so that the order
+/// of the additions is that of the tokens on any number of them.
+template <typename scalar_t>
+void add_rows(scalar_t* sums, const scalar_t* rows, const int64_t* tokens, int64_t n, int64_t D) {
+  constexpr int64_t kGrain = 32768;  // additions that are worth a thread
+  parallel_for(D, std::max<int64_t>(16, kGrain / std::max<int64_t>(n, 1)), [&](int64_t begin, int64_t end) {
+    for (int64_t i = 0; i < n; ++i) {
+      auto* sum = sums + std::max<int64_t>(tokens[i], 0) * D;
+      const auto* row = rows + i * D;
+#pragma omp simd
+      for (int64_t d = begin; d < end; ++d) sum[d] += row[d];
+    }
+  });
+}
+
+Tensor backward_cpu(const Tensor& grad, const Tensor& tokens_in, const Sink& sink, int64_t vocabulary) {
+  const auto rows = grad.to(accumulate_type(grad.scalar_type())).contiguous(), tokens = tokens_in.contiguous();
+  const auto sums = is_defined(sink) ? *sink : at::zeros({vocabulary, grad.size(-1)}, rows.options());
+  AT_DISPATCH_FLOATING_TYPES(rows.scalar_type(), "token_embedding_backward", [&] {
+    add_rows(sums.mutable_data_ptr<scalar_t>(), rows.const_data_ptr<scalar_t>(), tokens.const_data_ptr<int64_t>(),
+             tokens.numel(), grad.size(-1));
+  });
+  return is_defined(sink) ? at::empty({0}, grad.options()) : sums.to(grad.scalar_type());
 }
 
 constexpr Registered<"memformer::token_embedding_forward", decltype(forward_cpu)> forward_kernel;
