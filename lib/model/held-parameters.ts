@@ -73,7 +73,7 @@ export class HeldParameters implements AsyncDisposable {
     this.#weightsHash = undefined;
   }
 
-  /** A parameter's gradient so far, zeros where nothing reached it. */
+  /** A copy of a parameter's gradient so far, zeros where nothing reached it. */
   gradient(name: string): Tensor {
     return new Tensor(guarded((addon) => addon.parameterGradient(nextCall(), this.handle, name))[0]!);
   }

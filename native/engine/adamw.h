@@ -1,9 +1,11 @@
-// AdamW (Loshchilov and Hutter 2019) over a model's parameters. Decay only where the parameter asks for it. A step
-// whose gradients are not finite is skipped on the device, without waiting for the host. Parameters that stand apart,
-// on a CPU, take LibTorch's fused kernel, and one that no gradient reached stays as it is; flat ones, on a GPU, take
-// one kernel of ops/adamw for everything: clipping, update, working copies, zeroed gradients.
+// AdamW (Loshchilov and Hutter 2019) over a model's parameters, in one kernel of ops/adamw: clipping, update, working
+// copies, zeroed gradients. Decay only where the parameter asks for it. A number that no gradient ever reached (the
+// writer's in a model trained without memory, say) stays as it is, without decay; one that a later step does not reach
+// has a gradient of 0 there. A step whose gradients are not finite is skipped on the device, without waiting for the
+// host.
 #pragma once
 #include <map>
+#include <set>
 
 #include "distributed/group.h"
 #include "engine/muon.h"
@@ -32,7 +34,9 @@ class AdamW {
   /// be saved. With a group every rank calls it, and gets all ranks' numbers. Throws CONFIG for an unknown name,
   /// DISTRIBUTED.
   at::Tensor state(const std::string& name) const;
-  /// Copies one of them back; with a group this rank's numbers of it. Throws CONFIG, SHAPE.
+  /// Copies one of them back; with a group this rank's numbers of it. The parameters' steps are one number: the most of
+  /// what is assigned between two updates, for versions that counted each parameter's own wrote 0 where no gradient
+  /// came. Throws CONFIG, SHAPE.
   void assign(const std::string& name, const at::Tensor& value);
 
  private:
@@ -40,16 +44,11 @@ class AdamW {
     at::Tensor values;                ///< in the parameter's shape, or (n) where this rank has a share of it
     std::optional<size_t> parameter;  ///< in parameters.all(), of what is shared out
   };
-  struct Group {
-    Tensors parameters, pieces, exp_avgs, exp_avg_sqs, steps;
-    std::vector<Piece> places;
-    double decay;
-  };
   void make_state();
-  void make_flat_state();
-  void step(Group& group, double rate, const at::Tensor& found_inf, const std::optional<at::Tensor>& divisor);
-  void step_flat(double rate, const at::Tensor& norm, double clip);
+  void update(double rate, const at::Tensor& norm, double clip);
+  void update_loss_scale(const at::Tensor& norm);
   void gather_parameters();
+  void assign_steps(const std::string& name, const at::Tensor& value);
   /// This rank's piece of a tensor in a parameter's shape.
   at::Tensor own(const at::Tensor& tensor, Piece piece) const;
   const Slot& slot(const std::string& name) const;
@@ -57,9 +56,10 @@ class AdamW {
   Options options_;
   const nn::Parameters& parameters_;
   Shares shares_;
-  std::vector<Group> groups_;                            // where parameters are apart
-  at::Tensor exp_avg_, exp_avg_sq_, steps_made_, rate_;  // where they are flat; (n) of this rank's share
+  at::Tensor exp_avg_, exp_avg_sq_;  // (n) of this rank's share
+  at::Tensor steps_made_, rate_;     // ()
   std::map<std::string, Slot> state_;
+  std::set<std::string> assigned_steps_;  // since the last update
   std::optional<Muon> muon_;
 };
 

@@ -7,13 +7,6 @@
 namespace memformer::engine {
 namespace {
 
-Tensors gradients_of(const nn::Parameters& parameters) {
-  Tensors grads;
-  for (const auto& parameter : parameters.all())
-    if (parameter.value.grad().defined()) grads.push_back(parameter.value.grad());
-  return grads;
-}
-
 /// On a GPU weights get their gradients beside the main stream: at the end, also after a failure, it waits for them.
 struct Join {
   at::Tensor like;
@@ -48,38 +41,31 @@ at::Tensor gradient(const at::Tensor& leaf) {
 }
 
 void zero_gradients(const nn::Parameters& parameters) {
-  if (parameters.flat()) {
-    auto gradients = parameters.flat()->gradients;
-    gradients.zero_();
-    return;
-  }
-  for (const auto& parameter : parameters.all()) parameter.value.mutable_grad().reset();
+  if (parameters.has_gradients()) parameters.gradients().zero_();
 }
 
 at::Tensor parameter_gradient(const nn::Parameters& parameters, const std::string& name) {
-  const auto grad = engine::gradient(parameters.at(name)).detach();
+  const auto leaf = parameters.at(name);
+  if (!parameters.has_gradients()) return at::zeros_like(leaf);
   const auto scale = loss_scale(parameters);
-  return scale ? grad / *scale : grad;
+  return scale ? leaf.grad() / *scale : leaf.grad().clone();
 }
 
 std::optional<at::Tensor> loss_scale(const nn::Parameters& parameters) {
-  if (!parameters.flat() || !parameters.flat()->loss_scale.defined()) return std::nullopt;
-  return parameters.flat()->loss_scale;
+  const auto& scale = parameters.flat().loss_scale;
+  return scale.defined() ? std::optional(scale) : std::nullopt;
 }
 
 at::Tensor gradient_norm(const nn::Parameters& parameters) {
   at::NoGradGuard no_grad;
-  if (parameters.flat()) return ops::gradient_norm(parameters.flat()->gradients, loss_scale(parameters));
-  const auto grads = gradients_of(parameters);
-  return grads.empty() ? at::zeros({}, parameters.dtype())
-                       : at::linalg_vector_norm(at::stack(at::_foreach_norm(grads)));
+  return parameters.has_gradients() ? ops::gradient_norm(parameters.gradients(), loss_scale(parameters))
+                                    : at::zeros({}, parameters.dtype());
 }
 
 at::Tensor clip_gradients(const nn::Parameters& parameters, double most, const at::Tensor& whole) {
   at::NoGradGuard no_grad;
   const auto norm = whole.defined() ? whole : gradient_norm(parameters);
-  const auto grads = gradients_of(parameters);
-  if (most > 0 && !grads.empty()) at::_foreach_mul_(grads, (most / (norm + 1e-6)).clamp_max(1.0));
+  if (most > 0 && parameters.has_gradients()) parameters.gradients().mul_((most / (norm + 1e-6)).clamp_max(1.0));
   return norm;
 }
 

@@ -12,13 +12,14 @@ void backward(const Tensors& outputs, const Tensors& grads);
 /// The gradient a leaf has gathered; zeros where nothing reached it.
 at::Tensor gradient(const at::Tensor& leaf);
 
-/// The gradient of a parameter, without the loss scale of float16. Throws CONFIG for an unknown name.
+/// The gradient of a parameter as it is now, a copy, without the loss scale of float16. Throws CONFIG for an unknown
+/// name.
 at::Tensor parameter_gradient(const nn::Parameters& parameters, const std::string& name);
 
 /// What the parameters' gradients are multiplied by, () float32; none: 1.
 std::optional<at::Tensor> loss_scale(const nn::Parameters& parameters);
 
-/// The L2 norm over all parameters' gradients, ().
+/// The L2 norm over all parameters' gradients, (). The same on any number of threads.
 at::Tensor gradient_norm(const nn::Parameters& parameters);
 
 void zero_gradients(const nn::Parameters& parameters);

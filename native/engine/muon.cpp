@@ -50,12 +50,8 @@ void Muon::step(double rate, const at::Tensor& norm, double clip, const std::opt
   if (grad_scale) factor = factor / *grad_scale;
   for (auto& group : groups_) step(group, rate, finite, factor);
   Tensors used;
-  for (auto& parameter : parameters_) {
-    auto& gradient = parameter.mutable_grad();
-    if (gradient.defined()) used.push_back(gradient);
-    if (!options_.keeps_gradients) gradient.reset();
-  }
-  if (options_.keeps_gradients && !used.empty()) at::_foreach_zero_(used);
+  for (const auto& parameter : parameters_) used.push_back(parameter.grad());
+  if (!used.empty()) at::_foreach_zero_(used);
 }
 
 void Muon::step(Matrices& group, double rate, const at::Tensor& finite, const at::Tensor& factor) {
@@ -63,14 +59,11 @@ void Muon::step(Matrices& group, double rate, const at::Tensor& finite, const at
   std::vector<int64_t> each;
   for (size_t i = 0; i < group.parameters.size(); ++i) {
     const auto& gradient = group.parameters[i].grad();
-    if (!gradient.defined()) continue;
     each.push_back(group.values[i].size(0));
     values.push_back(group.values[i]);
     momenta.push_back(group.momenta[i]);
     gradients.push_back(gradient.reshape({-1, group.rows, group.columns}).narrow(0, group.first[i], each.back()));
   }
-  if (values.empty()) return;
-
   const auto g = at::cat(gradients) * factor, before = at::cat(momenta), w = at::cat(values);
   const auto m = at::where(finite, before.lerp(g, 1.0 - options_.momentum), before);
   const auto u = at::where(finite, g.lerp(m, options_.momentum), at::zeros_like(g));

@@ -17,7 +17,6 @@ class Muon {
  public:
   struct Options {
     double momentum = 0.95, weight_decay = 0.1;
-    bool keeps_gradients = false;  ///< whether a gradient that is used up becomes zeros, as in a flat buffer, or goes
   };
   /// A parameter that takes part: which of its numbers, matrices as a whole, and m of these.
   struct Part {
@@ -32,8 +31,8 @@ class Muon {
   /// Whether Muon moves a parameter.
   static bool moves(const nn::Parameter& parameter) { return parameter.matrices > 0; }
 
-  /// One update, after which the gradients of its matrices are gone (flat: zero). norm () and scale () (undefined: 1)
-  /// as in AdamW's step; where norm is not finite nothing changes but that. A matrix that no gradient ever reached
+  /// One update, after which the gradients of its matrices are zero. norm () and scale () (undefined: 1) as in AdamW's
+  /// step; where norm is not finite nothing changes but that. A matrix that no gradient ever reached
   /// stays as it is, without decay.
   void step(double rate, const at::Tensor& norm, double clip, const std::optional<at::Tensor>& grad_scale);
 

@@ -12,9 +12,8 @@ struct Reduced {
   at::Tensor norm;    ///< () L2, of all summed gradients
 };
 
-/// Replaces the gradients of these parameters, on every rank, by their sums over the ranks. extras (K): numbers to be
-/// summed along. One collective where parameters stand apart, on a CPU: everything in one buffer of their dtype; flat
-/// ones, on a GPU, are reduced where they lie. A parameter that no rank has a gradient of has none afterwards.
+/// Replaces the gradients of these parameters, on every rank, by their sums over the ranks: one collective a model,
+/// where they lie. extras (K): numbers to be summed along, in one more.
 Reduced reduce_gradients(distributed::Group& group, const std::vector<const nn::Parameters*>& models,
                          const at::Tensor& extras);
 

@@ -11,15 +11,15 @@ int64_t nearest_multiple(int64_t number, int64_t step) { return (number + step /
 
 }  // namespace
 
-Shares::Shares(const nn::Parameters& parameters, int rank, int world, bool whole_matrices) : rank_(rank) {
+Shares::Shares(const nn::Parameters& parameters, int rank, int world, bool whole_matrices)
+    : rank_(rank), size_(parameters.flat().values.numel()) {
   const auto& all = parameters.all();
   std::vector<size_t> in_line;
   for (size_t i = 0; i < all.size(); ++i) {
     const int64_t size = all[i].value.numel();
     in_line.push_back(i);
     sizes_.push_back(size);
-    offsets_.push_back(parameters.flat() ? parameters.offset(all[i].value) : size_);
-    size_ = std::max(size_, offsets_[i] + (size + kAlignment - 1) / kAlignment * kAlignment);
+    offsets_.push_back(parameters.offset(all[i].value));
   }
   std::sort(in_line.begin(), in_line.end(), [&](size_t a, size_t b) { return offsets_[a] < offsets_[b]; });
   const auto border = [&](int64_t wanted) {

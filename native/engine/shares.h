@@ -1,6 +1,6 @@
 // How ranks share out the numbers of a model's parameters (ZeRO-1, Rajbhandari et al. 2020): each keeps the optimizer's
 // moments of its own share alone, updates that, and all gather what the others have updated. The numbers stand in one
-// line, parameter by parameter, as in flat buffers where there are some; a share is a consecutive part of it.
+// line, as in nn::Parameters::flat(); a share is a consecutive part of it.
 #pragma once
 #include "nn/parameters.h"
 
@@ -34,7 +34,7 @@ class Shares {
 
  private:
   int rank_;
-  int64_t size_ = 0;
+  int64_t size_;
   std::vector<int64_t> offsets_, sizes_, ends_;
 };
 

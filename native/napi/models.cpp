@@ -84,7 +84,7 @@ Napi::Value create_model(const Napi::CallbackInfo& info) {
                   compute_on(device);
                   model = nn::models().make(name, settings, seed);
                   add_parameters(model->parameters(), specs);
-                  if (!device.is_cpu()) model->to(device);
+                  model->to(device);
                 }
                 environment.settle([deferred, failure, model, device](Napi::Env env) {
                   if (failure) return deferred->Reject(error(env, *failure));
@@ -118,11 +118,18 @@ Napi::Value parameter(const Napi::CallbackInfo& info) {
   });
 }
 
-/// parameterLeaf(call, model, name): [tensor], the parameter itself: what is computed of it sends gradients to it.
+/// parameterLeaf(call, model, name): [tensor], the parameter itself: what is computed of it sends gradients to it. The
+/// first that arrives makes room for all.
 Napi::Value parameter_leaf(const Napi::CallbackInfo& info) {
   const std::string name = info[2].As<Napi::String>();
-  return enqueue_on_model(
-      info, {}, 1, [name](ModelHandle& held, const Tensors&) { return Tensors{held.model->parameters().at(name)}; });
+  return enqueue_on_model(info, {}, 1, [name](ModelHandle& held, const Tensors&) {
+    const auto leaf = held.model->parameters().at(name);
+    if (!held.model->parameters().has_gradients() && torch::autograd::impl::hooks(leaf).empty())
+      leaf.register_hook([weak = std::weak_ptr(held.model)](const at::Tensor&) {
+        if (const auto model = weak.lock()) model->parameters().gradients();
+      });
+    return Tensors{leaf};
+  });
 }
 
 /// assign(call, model, name, tensor): copies into the parameter.

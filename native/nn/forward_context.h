@@ -23,7 +23,7 @@ class ForwardContext {
  public:
   /// dropout 0 turns it off; seed () int64 decides every mask of the pass; (G): the rows fall into G equal groups, each
   /// with its own. It computes anew what depends on weights alone, unless `before`, another pass of the same step, has
-  /// done so.
+  /// done so. In grad mode it makes room for the parameters' gradients.
   ForwardContext(const Parameters& parameters, at::ScalarType compute, double dropout, at::Tensor seed,
                  int64_t first_site = 0, const ForwardContext* before = nullptr)
       : parameters_(parameters),
@@ -31,7 +31,9 @@ class ForwardContext {
         dropout_(dropout),
         seed_(std::move(seed)),
         site_(first_site),
-        weight_cache_(before == nullptr ? std::make_shared<WeightCache>() : before->weight_cache_) {}
+        weight_cache_(before == nullptr ? std::make_shared<WeightCache>() : before->weight_cache_) {
+    if (at::GradMode::is_enabled()) parameters_.gradients();
+  }
 
   /// Sites are numbered as they are met, so the same model code meets the same masks again when it is replayed.
   DropoutSite next_dropout() {

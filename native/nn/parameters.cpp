@@ -4,6 +4,7 @@
 #include <regex>
 
 #include "core/failure.h"
+#include "core/host_allocator.h"
 
 namespace memformer::nn {
 namespace {
@@ -52,30 +53,44 @@ void Parameters::to(at::Device device, at::ScalarType compute) {
     if (!key.first) decayed = size;
   }
   const auto options = at::TensorOptions().device(device).dtype(dtype_);
-  const bool narrow = compute != dtype_;
-  flat_ = Flat{at::zeros({size}, options),
-               at::zeros({size}, options),
-               narrow ? at::zeros({size}, options.dtype(compute)) : at::Tensor(),
-               decayed,
-               {},
-               {}};
+  const bool narrow = compute != dtype_, copied = narrow && !device.is_cpu();
+  sinks_ = !narrow || copied;
+  // Not at::zeros: pages of the host's memory that are not touched yet take no room beside the parameters' first
+  // copies.
+  flat_ = Flat{
+      at::empty({size}, options), copied ? at::zeros({size}, options.dtype(compute)) : at::Tensor(), decayed, {}, {}};
   if (compute == at::kHalf) {
     flat_->loss_scale = at::full({}, kFirstLossScale, options.dtype(at::kFloat));
     flat_->good_steps = at::zeros({}, options.dtype(at::kInt));
   }
   for (auto& parameter : all_) {
-    const auto value = piece(flat_->values, parameter.value), gradient = piece(flat_->gradients, parameter.value);
+    const auto value = piece(flat_->values, parameter.value);
     value.copy_(parameter.value);
+    const int64_t end = offset(parameter.value) + value.numel();
+    flat_->values.narrow(0, end, (kAlignment - end % kAlignment) % kAlignment).zero_();
     parameter.value.set_data(value);
-    parameter.value.mutable_grad() = gradient;
-    Storage storage{parameter.value, gradient};
-    if (narrow) {
+    trim_host_cache();  // of the first copy
+    if (!sinks_) continue;
+    Storage storage{parameter.value, {}};
+    if (copied) {
       storage.working = piece(flat_->working, parameter.value).copy_(value).detach();
       storage.working.requires_grad_(
           true);  // so that its operators have a backward pass; the gradient goes to the sink
     }
     storage_[parameter.value.unsafeGetTensorImpl()] = storage;
   }
+  if (!device.is_cpu()) gradients();
+}
+
+const at::Tensor& Parameters::gradients() const {
+  if (gradients_.defined()) return gradients_;
+  at::NoGradGuard no_grad;
+  gradients_ = at::zeros_like(flat_->values);
+  for (const auto& parameter : all_) {
+    parameter.value.mutable_grad() = piece(gradients_, parameter.value);
+    if (sinks_) storage_.at(parameter.value.unsafeGetTensorImpl()).sink = parameter.value.grad();
+  }
+  return gradients_;
 }
 
 at::Tensor Parameters::piece(const at::Tensor& buffer, const at::Tensor& parameter) const {
@@ -94,7 +109,7 @@ void Parameters::assign(const std::string& name, const at::Tensor& value) {
   require(parameter.sizes() == value.sizes(), "SHAPE", "'", name, "' has shape ", parameter.sizes(), ", got ",
           value.sizes());
   parameter.copy_(value);
-  auto working = storage(parameter).working;
+  const auto& working = storage(parameter).working;
   if (working.defined() && !working.is_same(parameter)) working.detach().copy_(parameter);
 }
 

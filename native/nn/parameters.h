@@ -29,31 +29,38 @@ class Parameters {
   at::Tensor constant(const std::string& name, at::IntArrayRef shape, double value);
   at::Tensor add(const std::string& name, at::Tensor value, Decay decay, int64_t matrices = 1);
 
-  /// Moves everything to `device` into flat buffers, and keeps working copies in `compute` where that is narrower than
-  /// the masters. The tensors that layers hold stay the same objects. Call once, before the first pass.
+  /// Moves everything to `device` into one flat buffer, and keeps working copies in `compute` where that is narrower
+  /// than the masters, but not on a CPU. The tensors that layers hold stay the same objects. Call once, before anything
+  /// below.
   void to(at::Device device, at::ScalarType compute);
 
   /// Numbers: every piece of a flat buffer begins at a multiple, where vector accesses may.
   static constexpr int64_t kAlignment = 64;
 
-  /// What lies in flat buffers after to(), each parameter at the same place in all. Those that decay come
-  /// first; among them, and among the others, the same parameter of a stack's layers lies side by side.
+  /// What lies in flat buffers, each parameter at the same place in all. Those that decay come first; among them, and
+  /// among the others, the same parameter of a stack's layers lies side by side. Between two there may be zeros.
   struct Flat {
-    at::Tensor values, gradients;  ///< (n)
-    at::Tensor working;            ///< (n) in the compute dtype, or undefined: the values are what is computed with
-    int64_t decayed;               ///< how many numbers decay
+    at::Tensor values;   ///< (n)
+    at::Tensor working;  ///< (n) in the compute dtype, or undefined: the values are what is computed with
+    int64_t decayed;     ///< how many numbers decay
     at::Tensor
         loss_scale;  ///< () float32, what gradients are multiplied by; of a float16 compute dtype, else undefined
     at::Tensor good_steps;  ///< () int32, optimizer steps since it last changed
   };
-  const std::optional<Flat>& flat() const { return flat_; }
+  const Flat& flat() const { return *flat_; }
+  /// Their gradients (n), of which every parameter's grad() is a piece. Zeros, made by the first call: a model that
+  /// only evaluates has none. On a GPU they are there from the start, for recorded steps add to them.
+  const at::Tensor& gradients() const;
+  bool has_gradients() const { return gradients_.defined(); }
   /// A parameter's piece of such a buffer, in its shape.
   at::Tensor piece(const at::Tensor& buffer, const at::Tensor& parameter) const;
   /// Where it begins there.
   int64_t offset(const at::Tensor& parameter) const { return offsets_.at(parameter.unsafeGetTensorImpl()); }
 
-  /// What an operator with a gradient sink computes with, and the sink: its gradient buffer. Both undefined before
-  /// to().
+  /// What an operator with a gradient sink computes with, and the sink: its piece of gradients(), undefined until these
+  /// are there. Both are undefined where a CPU computes in a narrower dtype: its matrix products of two bytes round to
+  /// two bytes, as no sink may, and those of four take twice the time. Weights are then cast once a step, and the
+  /// gradient flows back through the cast.
   struct Storage {
     at::Tensor working, sink;
   };
@@ -77,8 +84,10 @@ class Parameters {
   int64_t count_ = 0;
   std::unordered_map<std::string, size_t> index_;
   std::optional<Flat> flat_;
+  mutable at::Tensor gradients_;
+  bool sinks_ = false;  // whether operators add to gradients_ themselves
   std::unordered_map<at::TensorImpl*, int64_t> offsets_;
-  std::unordered_map<at::TensorImpl*, Storage> storage_;
+  mutable std::unordered_map<at::TensorImpl*, Storage> storage_;
 };
 
 }  // namespace memformer::nn

@@ -173,7 +173,7 @@ class Model {
 
   ForwardContext start(const SegmentInput& segment, const ForwardContext* before = nullptr) const;
   /// What gradients are multiplied by inside; undefined: nothing.
-  at::Tensor loss_scale() const { return parameters_.flat() ? parameters_.flat()->loss_scale : at::Tensor(); }
+  at::Tensor loss_scale() const { return parameters_.flat().loss_scale; }
   /// The state as it crosses the model's border (loss_scale.h): `change` of its differentiable parts, the others as
   /// they are.
   State at_border(State state, at::Tensor (*change)(const at::Tensor&, const at::Tensor&)) const;
