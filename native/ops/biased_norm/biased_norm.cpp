@@ -2,6 +2,7 @@
 
 #include "core/gradient_sink.h"
 #include "core/operator.h"
+#include "core/parallel.h"
 
 // Saved for backward: the result y and the clamped norm n (B, M). With g = dL/dy:
 //   dL/ds = (g - y (y.g)) / n    where n > eps,    g / eps    where the norm was clamped;    dL/dbias = sum over B of
@@ -42,7 +43,7 @@ at::Tensor kept_rows(const Rows& reset, const Rows& lengths) {
 template <typename scalar_t, typename sum_t>
 void forward_rows(const scalar_t* memory, const scalar_t* bias, const bool* kept, scalar_t* y, sum_t* norm,
                   int64_t rows, int64_t M, int64_t D, sum_t eps) {
-  at::parallel_for(0, rows, std::max<int64_t>(1, 4096 / std::max<int64_t>(D, 1)), [&](int64_t begin, int64_t end) {
+  parallel_for(rows, std::max<int64_t>(1, 4096 / std::max<int64_t>(D, 1)), [&](int64_t begin, int64_t end) {
     for (int64_t row = begin; row < end; ++row) {
       const scalar_t* m = memory + row * D;
       const scalar_t* v = bias + (row % M) * D;
@@ -69,7 +70,7 @@ void forward_rows(const scalar_t* memory, const scalar_t* bias, const bool* kept
 template <typename scalar_t, typename sum_t>
 void backward_rows(const scalar_t* grad, const scalar_t* y, const sum_t* norm, const bool* kept, scalar_t* grad_s,
                    int64_t rows, int64_t M, int64_t D, sum_t eps) {
-  at::parallel_for(0, rows, std::max<int64_t>(1, 4096 / std::max<int64_t>(D, 1)), [&](int64_t begin, int64_t end) {
+  parallel_for(rows, std::max<int64_t>(1, 4096 / std::max<int64_t>(D, 1)), [&](int64_t begin, int64_t end) {
     for (int64_t row = begin; row < end; ++row) {
       const scalar_t* g = grad + row * D;
       const scalar_t* y_row = y + row * D;

@@ -1,6 +1,7 @@
 #include "ops/decode_attention/decode_attention.h"
 
 #include "core/op_handle.h"
+#include "core/parallel.h"
 #include "ops/common/lanes.h"
 #include "ops/decode_attention/decode_attention_checks.h"
 
@@ -111,7 +112,7 @@ Tensor attended(const Tensor& q_in, const Tensor& keys_in, const Tensor& values_
     const auto* of_bias = bias.defined() ? bias.const_data_ptr<acc_t>() : nullptr;
     auto* to = y.mutable_data_ptr<scalar_t>();
     const int64_t grain = std::max<int64_t>(1, kNumbersOfAThread / std::max<int64_t>(2 * N * E, 1));
-    at::parallel_for(0, R * H, grain, [&](int64_t begin, int64_t end) {
+    parallel_for(R * H, grain, [&](int64_t begin, int64_t end) {
       std::vector<acc_t> scratch(N + E);
       for (int64_t rh = begin; rh < end; ++rh) {
         const int64_t r = rh / H, h = rh % H, at = slot == nullptr ? r : slot[r];

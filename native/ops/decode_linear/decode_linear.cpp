@@ -1,6 +1,7 @@
 #include "ops/decode_linear/decode_linear.h"
 
 #include "core/op_handle.h"
+#include "core/parallel.h"
 #include "ops/add_norm/add_norm.h"
 #include "ops/common/gelu_lanes.h"
 #include "ops/common/lanes.h"
@@ -52,7 +53,7 @@ struct Product {
 
   void all() const {
     const int64_t grain = std::max<int64_t>(8, kProductsOfAThread / std::max<int64_t>(R * in, 1));
-    at::parallel_for(0, out, grain, [&](int64_t begin, int64_t end) { columns(begin, end); });
+    parallel_for(out, grain, [&](int64_t begin, int64_t end) { columns(begin, end); });
   }
 };
 

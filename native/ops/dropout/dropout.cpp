@@ -1,6 +1,7 @@
 #include "ops/dropout/dropout.h"
 
 #include "core/operator.h"
+#include "core/parallel.h"
 #include "core/philox.h"
 #include "ops/dropout/dropout_checks.h"
 
@@ -46,7 +47,7 @@ void drop(const scalar_t* x, scalar_t* y, int64_t count, double p, uint64_t seed
   const auto threshold = static_cast<uint32_t>(p * 4294967296.0);
   const auto scale = static_cast<scale_t>(1.0 / (1.0 - p));
   constexpr int64_t kBlock = 4 * kLanes;
-  at::parallel_for(0, (count + kBlock - 1) / kBlock, 64, [&](int64_t begin, int64_t end) {
+  parallel_for((count + kBlock - 1) / kBlock, 64, [&](int64_t begin, int64_t end) {
     uint32_t keep[kBlock];
     for (int64_t block = begin; block < end; ++block) {
       keep_mask(seed, site, static_cast<uint64_t>(block * kLanes), threshold, keep);

@@ -3,6 +3,7 @@
 #include <ATen/OpMathType.h>
 
 #include "core/operator.h"
+#include "core/parallel.h"
 #include "core/tensor_checks.h"
 #include "ops/head_norm/head_norm_eps.h"
 
@@ -27,7 +28,7 @@ void check(const Tensor& x, int64_t width, int64_t group, int64_t normed, double
 /// body(chunk, its number among the normed) of every normed chunk; other(chunk) of the others.
 template <typename Body, typename Other>
 void for_chunks(int64_t count, const HeadNorm& norm, Body&& body, Other&& other) {
-  at::parallel_for(0, count, std::max<int64_t>(1, 16384 / norm.width), [&](int64_t begin, int64_t end) {
+  parallel_for(count, std::max<int64_t>(1, 16384 / norm.width), [&](int64_t begin, int64_t end) {
     for (int64_t c = begin; c < end; ++c) {
       const int64_t in_group = c % norm.group;
       if (in_group < norm.normed)

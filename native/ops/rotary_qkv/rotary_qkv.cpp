@@ -1,6 +1,7 @@
 #include "ops/rotary_qkv/rotary_qkv.h"
 
 #include "core/operator.h"
+#include "core/parallel.h"
 #include "ops/common/packed_qkv.h"
 
 // Saved for backward: cos and sin alone; the gradient is the same rotation by the opposite angles, that of the bias its
@@ -21,15 +22,13 @@ template <typename Move>
 void for_each_head(const Sizes& size, const Move& move) {
   const auto [B, T, H, half] = size;
   const int64_t E = 2 * half;
-  at::parallel_for(0, B * T, std::max<int64_t>(1, 8192 / std::max<int64_t>(3 * H * E, 1)),
-                   [&](int64_t begin, int64_t end) {
-                     for (int64_t bt = begin; bt < end; ++bt) {
-                       const int64_t b = bt / T, t = bt % T;
-                       for (int64_t part = 0; part < 3; ++part)
-                         for (int64_t h = 0; h < H; ++h)
-                           move(part, ((bt * 3 + part) * H + h) * E, ((b * H + h) * T + t) * E, t * half);
-                     }
-                   });
+  parallel_for(B * T, std::max<int64_t>(1, 8192 / std::max<int64_t>(3 * H * E, 1)), [&](int64_t begin, int64_t end) {
+    for (int64_t bt = begin; bt < end; ++bt) {
+      const int64_t b = bt / T, t = bt % T;
+      for (int64_t part = 0; part < 3; ++part)
+        for (int64_t h = 0; h < H; ++h) move(part, ((bt * 3 + part) * H + h) * E, ((b * H + h) * T + t) * E, t * half);
+    }
+  });
 }
 
 /// y = x + bias turned by the angle (opposite: by minus the angle).
