@@ -5,14 +5,19 @@
  *   npm run bench -- recall [--lags 8,16,32,64] [--variants default,plain] [--steps 400] [--seeds 0,1,2,3,4]
  *   [--train-lag 8] [--horizon 16] [--name recall-lags]
  */
-import { Memformer, type TrainOptions } from "../lib/index.ts";
-import { recallAccuracy, type RecallRun, recallModel, trainRecall } from "../lib/experiments/recall-task.ts";
+import { Memformer } from "../lib/index.ts";
+import {
+  recallAccuracy,
+  type RecallRun,
+  recallModel,
+  recallTraining,
+  trainRecall,
+} from "../lib/experiments/recall-task.ts";
 import { percent } from "../lib/experiments/report/table.ts";
 import { flag, report, type Row, words } from "./support/report.ts";
 import { optionsOf } from "../lib/experiments/worth/variants.ts";
 
 const run: RecallRun = { lanes: 32, segmentLength: 8, keys: 16, minLag: 1, maxLag: 8 };
-const training: TrainOptions = { learningRate: 1e-3, warmup: 50, weightDecay: 0.01, schedule: "linear" };
 
 export async function recall(flags: readonly string[]): Promise<boolean> {
   const numbers = (name: string, fallback: string): number[] => words(flags, name, fallback.split(",")).map(Number);
@@ -30,7 +35,7 @@ export async function recall(flags: readonly string[]): Promise<boolean> {
       const began = performance.now(),
         options = optionsOf(variant);
       await using model = await Memformer.create({ ...recallModel(task), ...options.model, seed });
-      await trainRecall(model, task, { ...training, horizon, ...options.train, steps });
+      await trainRecall(model, task, { ...recallTraining, horizon, ...options.train, steps });
       const shares: [number, number][] = [];
       for (const lag of lags)
         shares.push([lag, await recallAccuracy(model, { ...task, minLag: lag, maxLag: lag }, 6 * (lag + 1))]);

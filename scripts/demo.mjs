@@ -43,7 +43,7 @@ async function speeches() {
   for (const each of [out, twin]) rmSync(join(root, each), { recursive: true, force: true });
   const train = (to, ...args) => ["train", "configs/speeches.json", "--out", to, "--threads", "1", ...args];
   await Promise.all([run(train(out), "memory"), run(train(twin, "--no-memory"), "twin")]);
-  await run(["evaluate", out, "--twin", twin]);
+  await run(["evaluate", out, "--twin", twin, "--segments", "1024"]);
   return out;
 }
 

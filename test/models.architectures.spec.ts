@@ -171,7 +171,7 @@ describe("presets", () => {
   it("are what the demos train and what benches measure", async () => {
     for (const [name, own] of [
       ["demo", {}],
-      ["speeches", { architecture: "decoder", segmentLength: 32 }], // a memory pays early where segments are short
+      ["speeches", { architecture: "decoder", segmentLength: 16 }], // a memory pays early where segments are short
     ] as const) {
       const file = fileURLToPath(new URL(`../configs/${name}.json`, import.meta.url));
       const { run, model } = await runSettings(file, {}, false);

@@ -20,6 +20,14 @@ export function recallText(run: RecallRun): RecallStream {
   return new RecallStream({ ...run, seed: 1 });
 }
 
+/** How it is trained: at 1e-3 one seed of five named 94.8 % right at four times its lags, at 5e-4 every seed all. */
+export const recallTraining: TrainOptions = {
+  learningRate: 5e-4,
+  warmup: 50,
+  weightDecay: 0.01,
+  schedule: "linear",
+};
+
 /** Trains `model` on them. */
 export async function trainRecall(model: Memformer, run: RecallRun, options: TrainOptions): Promise<void> {
   using trainer = new Trainer(model, options);

@@ -9,7 +9,7 @@ import type { TrainOptions } from "../train/config.ts";
 import { experiment, type Budget, type Json, type Row } from "./experiment.ts";
 import { cell, mean, percent, valuesOf, type Table } from "./report/table.ts";
 import type { Chart } from "./report/chart.ts";
-import { recallAccuracy, recallModel, recallText, type RecallRun } from "./recall-task.ts";
+import { recallAccuracy, recallModel, recallText, recallTraining, type RecallRun } from "./recall-task.ts";
 import { trained } from "./training.ts";
 
 export interface RecallSettings extends Omit<RecallRun, "minLag" | "maxLag"> {
@@ -32,8 +32,6 @@ export interface RecallResult {
   readonly byLag: Readonly<Record<string, number>>;
   readonly stateBytes: number;
 }
-
-const usual: TrainOptions = { learningRate: 1e-3, warmup: 50, weightDecay: 0.01, schedule: "linear" };
 
 /**
  * Of each budget, what is trained over a horizon that spans the lags; beside it the same number of segments at horizon
@@ -76,7 +74,7 @@ export const recall = experiment<RecallSettings, RecallResult>({
       seed,
       device: context.device,
     });
-    const options = { ...usual, ...(settings.train as TrainOptions), horizon, steps, seed };
+    const options = { ...recallTraining, ...(settings.train as TrainOptions), horizon, steps, seed };
     await trained(model, recallText(task), { ...options, warmup: Math.min(options.warmup ?? 0, steps >> 1) }, context);
     const byLag: Record<string, number> = {},
       atLag = (lag: number): RecallRun => ({ ...task, minLag: lag, maxLag: lag });
