@@ -1,7 +1,6 @@
 #include "ops/decode_attention/decode_attention.h"
 
 #include "core/op_handle.h"
-#include "core/parallel.h"
 #include "ops/common/lanes.h"
 #include "ops/decode_attention/decode_attention_checks.h"
 
@@ -10,7 +9,6 @@ namespace {
 
 using at::Tensor;
 using Optional = std::optional<Tensor>;
-constexpr int64_t kNumbersOfAThread = 1 << 18;  // read in less time than a second thread takes to wake up
 
 template <typename scalar_t>
 void turn(const scalar_t* x, scalar_t* y, const sum_t<scalar_t>* cos, const sum_t<scalar_t>* sin, int64_t half) {
@@ -111,18 +109,15 @@ Tensor attended(const Tensor& q_in, const Tensor& keys_in, const Tensor& values_
     const auto *of_keys = keys.const_data_ptr<scalar_t>(), *of_values = values.const_data_ptr<scalar_t>();
     const auto* of_bias = bias.defined() ? bias.const_data_ptr<acc_t>() : nullptr;
     auto* to = y.mutable_data_ptr<scalar_t>();
-    const int64_t grain = std::max<int64_t>(1, kNumbersOfAThread / std::max<int64_t>(2 * N * E, 1));
-    parallel_for(R * H, grain, [&](int64_t begin, int64_t end) {
-      std::vector<acc_t> scratch(N + E);
-      for (int64_t rh = begin; rh < end; ++rh) {
-        const int64_t r = rh / H, h = rh % H, at = slot == nullptr ? r : slot[r];
-        const int64_t n = length == nullptr ? N : std::clamp<int64_t>(length[r] + more, 1, N);
-        attend(of_q + rh * E, of_keys + at * keys.stride(0) + h * keys.stride(1), keys.stride(2),
-               of_values + at * values.stride(0) + h * values.stride(1), values.stride(2),
-               of_bias == nullptr ? nullptr : of_bias + rh * N, n, E, scratch.data(), scratch.data() + N);
-        for (int64_t e = 0; e < E; ++e) to[rh * E + e] = static_cast<scalar_t>(scratch[N + e]);
-      }
-    });
+    std::vector<acc_t> scratch(N + E);
+    for (int64_t rh = 0; rh < R * H; ++rh) {  // on one thread, as the products of decode_linear
+      const int64_t r = rh / H, h = rh % H, at = slot == nullptr ? r : slot[r];
+      const int64_t n = length == nullptr ? N : std::clamp<int64_t>(length[r] + more, 1, N);
+      attend(of_q + rh * E, of_keys + at * keys.stride(0) + h * keys.stride(1), keys.stride(2),
+             of_values + at * values.stride(0) + h * values.stride(1), values.stride(2),
+             of_bias == nullptr ? nullptr : of_bias + rh * N, n, E, scratch.data(), scratch.data() + N);
+      for (int64_t e = 0; e < E; ++e) to[rh * E + e] = static_cast<scalar_t>(scratch[N + e]);
+    }
   });
   return y;
 }

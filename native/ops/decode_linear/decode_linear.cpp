@@ -1,7 +1,6 @@
 #include "ops/decode_linear/decode_linear.h"
 
 #include "core/op_handle.h"
-#include "core/parallel.h"
 #include "ops/add_norm/add_norm.h"
 #include "ops/common/gelu_lanes.h"
 #include "ops/common/lanes.h"
@@ -14,7 +13,6 @@ namespace {
 using at::Tensor;
 using Optional = std::optional<Tensor>;
 constexpr const char* kOp = "decode_linear";
-constexpr int64_t kProductsOfAThread = 1 << 20;  // fewer are over before a second thread has woken up
 
 /// x (R, in), w (out, in), b (out) or null; columns first to last of y (R, out).
 template <typename scalar_t>
@@ -51,10 +49,8 @@ struct Product {
     for (int i = 0; i < rows * across; ++i) y[(r + i / across) * out + o + i % across] = static_cast<scalar_t>(sums[i]);
   }
 
-  void all() const {
-    const int64_t grain = std::max<int64_t>(8, kProductsOfAThread / std::max<int64_t>(R * in, 1));
-    parallel_for(out, grain, [&](int64_t begin, int64_t end) { columns(begin, end); });
-  }
+  /// On one thread: a product of few rows waits for memory, and a second thread makes a token slower.
+  void all() const { columns(0, out); }
 };
 
 /// sum = x + branch + branch_bias and (sum - mean) rstd weight + bias, of rows of D numbers. x, branch (R, D), the
