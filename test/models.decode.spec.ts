@@ -272,6 +272,13 @@ describe("a decoder", function () {
         "SHAPE",
         /draws a slot, 2 of the first and never more than of the one before/,
       );
+    await refused(() => decoder.run(of(1), new Float64Array(1), [sampling, sampling]), "SHAPE", /got 2 for 1/);
+    for (const floor of [1, NaN])
+      await refused(() => decoder.run(of(1), new Float64Array(1), { ...sampling, floor }), "CONFIG", /floor must be/);
+    const bias = Tensor.from(new Float64Array(1), [1, 1]),
+      short = decoder.run(of(1), new Float64Array(1), { ...sampling, bias });
+    expect((await failure(short.tokens.read())).message).to.match(/bias and gaps of a run are \(1, V\), V = 29/);
+    decoder.begin(open(model, row), row.state).dispose();
     const wide = decoder.run(of(2), new Float64Array(1), sampling);
     expect((await failure(wide.tokens.read())).message).to.match(
       /a run of 1 slots takes logits \(R, V\) of as many rows/,

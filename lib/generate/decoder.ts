@@ -151,6 +151,8 @@ export class Decoder implements Disposable {
         "SHAPE",
         `run() takes a sampling a slot, or one of all, got ${settings.length} for ${R}`,
       );
+    for (const { floor = -Infinity } of settings)
+      if (!(floor <= 0)) throw new MemformerError("CONFIG", `floor must be a number of at most 0, got ${floor}`);
     if (N < 1 || !Number.isInteger(N))
       throw new MemformerError("SHAPE", `run() takes a point a draw and slot, got ${points.length} for ${R} slots`);
     const own = draws ?? new Array<number>(R).fill(N),

@@ -157,39 +157,45 @@ Napi::Value decode_run(const Napi::CallbackInfo& info) {
   const auto of = integers(info[4]), slots = integers(info[5]), positions = integers(info[6]),
              draws = integers(info[7]);
   const bool take_last = info[8].As<Napi::Boolean>();
-  return enqueue(info, futures(info[2], "logits, points, bias and gaps"), 2,
-                 [=](HeldDecoder& decoder, const Tensors& given) {
-                   const auto &logits = given.at(0), &points = given.at(1);
-                   const auto rows = static_cast<int64_t>(slots.size());
-                   require(logits.dim() == 2 && logits.size(0) == rows, "SHAPE", "a run of ", rows,
-                           " slots takes logits (R, V) of as many rows, got ", logits.sizes());
-                   require(points.dim() == 2 && points.size(0) > 0 && points.size(1) == rows, "SHAPE", "a run of ",
-                           rows, " slots takes draws (N, R), got ", points.sizes());
-                   const auto count = points.size(0);
-                   require(rows > 0 && static_cast<int64_t>(draws.size()) == rows && draws.front() == count &&
-                               draws.back() > 0 && std::is_sorted(draws.rbegin(), draws.rend()),
-                           "SHAPE", "a run of ", count, " draws takes their number a row, the most first; got ",
-                           at::IntArrayRef(draws));
-                   std::vector<int64_t> after;
-                   for (int64_t r = 0; r < rows; ++r) {
-                     const auto taken = draws[r] - (take_last && draws[r] == count ? 0 : 1);
-                     decoder.require_at(slots[r], positions[r], taken);
-                     after.push_back(positions[r] + taken);
-                   }
-                   require(of.size() == slots.size(), "SHAPE", "a run of ", rows,
-                           " slots takes settings of as many, got ", of.size());
-                   std::vector<engine::Sampling> samplings;
-                   for (const auto& [numbers, bias, gaps] : asked) {
-                     auto sampling = numbers;
-                     if (bias >= 0) sampling.bias = given.at(bias);
-                     if (gaps >= 0) sampling.gaps = given.at(gaps);
-                     samplings.push_back(sampling);
-                   }
-                   for (const auto slot : slots) decoder.fed[slot] = -1;
-                   const auto drawn = decoder.decoding->run(logits, points, samplings, of, slots, draws, take_last);
-                   for (int64_t r = 0; r < rows; ++r) decoder.fed[slots[r]] = after[r];
-                   return Tensors{drawn.tokens, drawn.logits};
-                 });
+  return enqueue(
+      info, futures(info[2], "logits, points, bias and gaps"), 2, [=](HeldDecoder& decoder, const Tensors& given) {
+        const auto &logits = given.at(0), &points = given.at(1);
+        const auto rows = static_cast<int64_t>(slots.size());
+        require(logits.dim() == 2 && logits.size(0) == rows, "SHAPE", "a run of ", rows,
+                " slots takes logits (R, V) of as many rows, got ", logits.sizes());
+        require(points.dim() == 2 && points.size(0) > 0 && points.size(1) == rows, "SHAPE", "a run of ", rows,
+                " slots takes draws (N, R), got ", points.sizes());
+        const auto count = points.size(0);
+        require(rows > 0 && static_cast<int64_t>(draws.size()) == rows && draws.front() == count && draws.back() > 0 &&
+                    std::is_sorted(draws.rbegin(), draws.rend()),
+                "SHAPE", "a run of ", count, " draws takes their number a row, the most first; got ",
+                at::IntArrayRef(draws));
+        std::vector<int64_t> after;
+        for (int64_t r = 0; r < rows; ++r) {
+          const auto taken = draws[r] - (take_last && draws[r] == count ? 0 : 1);
+          decoder.require_at(slots[r], positions[r], taken);
+          after.push_back(positions[r] + taken);
+        }
+        require(of.size() == slots.size(), "SHAPE", "a run of ", rows, " slots takes settings of as many, got ",
+                of.size());
+        std::vector<engine::Sampling> samplings;
+        const auto row = [&](int64_t place) {  // (1, V), or undefined
+          if (place < 0) return at::Tensor();
+          require(given.at(place).sizes() == at::IntArrayRef({1, logits.size(1)}), "SHAPE",
+                  "bias and gaps of a run are (1, V), V = ", logits.size(1), "; got ", given.at(place).sizes());
+          return given.at(place);
+        };
+        for (const auto& [numbers, bias, gaps] : asked) {
+          auto sampling = numbers;
+          sampling.bias = row(bias);
+          sampling.gaps = row(gaps);
+          samplings.push_back(sampling);
+        }
+        for (const auto slot : slots) decoder.fed[slot] = -1;
+        const auto drawn = decoder.decoding->run(logits, points, samplings, of, slots, draws, take_last);
+        for (int64_t r = 0; r < rows; ++r) decoder.fed[slots[r]] = after[r];
+        return Tensors{drawn.tokens, drawn.logits};
+      });
 }
 
 /// decodePrefill(call, decoder, tokens, slot, position): [logits (1, V)] after these tokens of one slot.
