@@ -20,6 +20,7 @@ const benches: Record<string, () => Promise<Bench>> = {
   parallel: async () => (await import("./parallel.ts")).parallel,
   profile: async () => (await import("./profile.ts")).profiled,
   recall: async () => (await import("./recall.ts")).recall,
+  recipe: async () => (await import("./recipe.ts")).recipeCost,
   serve: async () => (await import("./serve.ts")).serving,
   service: async () => (await import("./service.ts")).service,
   session: async () => (await import("./session.ts")).sessions,

@@ -1,6 +1,6 @@
 /**
  * Where the time on a GPU goes, by kernel:
- * `npm run bench -- profile [--of training | evaluation | decoding] [--configuration wiki] [--batch 16] [--segments-per-step 1] [--micro-batch 16] [--top 30]`,
+ * `npm run bench -- profile [--of training | evaluation | decoding] [--configuration wiki] [--variant plain | recipe] [--batch 16] [--segments-per-step 1] [--micro-batch 16] [--top 30]`,
  * of a training window, of one step of an evaluation with all ablations, or of one step of decoding.
  */
 import {
@@ -13,20 +13,23 @@ import {
   type Decoder,
   type ScoringState,
 } from "../lib/index.ts";
-import { configurations } from "./support/configurations.ts";
+import { optionsOf } from "../lib/experiments/worth/variants.ts";
+import { trainedModels } from "./support/configurations.ts";
 import { deviceEvents, occupancy } from "./support/kernels.ts";
-import { choice, flag, report } from "./support/report.ts";
+import { choice, flag, report, wholeWord } from "./support/report.ts";
 import { cutFlags, disposeWindow, enqueueWindow, randomSegments, resident, segmentsAStep } from "./support/window.ts";
 
 export async function profiled(flags: readonly string[]): Promise<boolean> {
-  const [name] = choice(flags, "configuration", Object.keys(configurations), ["wiki"]);
+  const [name] = choice(flags, "configuration", Object.keys(trainedModels), ["wiki"]);
   const batch = flag(flags, "batch", 16),
     top = flag(flags, "top", 30),
-    { horizon, ...options } = configurations[name!]!;
+    variant = wholeWord(flags, "variant", "plain"),
+    { model: options, train } = optionsOf(variant),
+    { horizon, model: shape } = trainedModels[name!]!;
   const [of = ""] = choice(flags, "of", ["training", "evaluation", "decoding"], ["training"]),
     evaluates = of === "evaluation";
-  await using model = await Memformer.create({ ...options, precision: "bfloat16", device: "cuda" });
-  using optimizer = new AdamW(model);
+  await using model = await Memformer.create({ ...shape, ...options, precision: "bfloat16", device: "cuda" });
+  using optimizer = new AdamW(model, { muon: train.optimizer === "muon" });
   const window = resident(
     model,
     randomSegments(
@@ -75,10 +78,11 @@ export async function profiled(flags: readonly string[]): Promise<boolean> {
       kernel: kernel.length > 110 ? `${kernel.slice(0, 107)}...` : kernel,
     }));
   const { refusal } = await model.capturedGraphs();
-  const what = { evaluation: "evaluation step", decoding: "decoding step" }[of] ?? "window";
+  const plain = variant === "plain",
+    what = { evaluation: "evaluation step", decoding: "decoding step" }[of] ?? "window";
   report(
-    `profile-${of === "training" ? "" : `${of}-`}${name}-${batch}`,
-    `Kernels of one ${name} ${what} at batch ${batch}`,
+    `profile-${of === "training" ? "" : `${of}-`}${name}-${batch}${plain ? "" : `-${variant.replaceAll(/[^a-z0-9]+/gi, "-")}`}`,
+    `Kernels of one ${name} ${what} at batch ${batch}${plain ? "" : `, ${variant}`}`,
     rows,
     {
       "kernels' ms": (sum / 1000).toFixed(2),

@@ -3,6 +3,7 @@
  * have and that older checkouts know. Whoever measures them says how many rows.
  */
 import { plainOptions, presets, type CreateOptions, type ModelOptions } from "../../lib/index.ts";
+import { shapes } from "../../lib/experiments/worth/shapes.ts";
 
 export type Configuration = ModelOptions & { readonly horizon: number };
 
@@ -33,4 +34,27 @@ export const decodeModels: Readonly<Record<string, CreateOptions>> = {
   demo: { ...plainOptions, ...presets.demo },
   small: { ...plainOptions, ...presets.small, seed: 1 },
   wiki: { ...plainOptions, ...presets.wiki },
+};
+
+/** Rows and segments of a training step. */
+export interface Trained {
+  readonly model: ModelOptions;
+  readonly lanes: number;
+  readonly horizon: number;
+}
+
+/** Models whose training is measured in one form or another: those above, and those of the worth bench. */
+export const trainedModels: Readonly<Record<string, Trained>> = {
+  ...Object.fromEntries(
+    Object.entries({ ...cpuConfigurations, ...configurations }).map(([name, { horizon, ...model }]) => [
+      name,
+      { model, lanes: name === "wider" ? 8 : 16, horizon },
+    ]),
+  ),
+  ...Object.fromEntries(
+    Object.entries(shapes).map(([name, { model, train, lanes }]) => [
+      name,
+      { model: { ...model, vocabulary: 16_000, bos: 0 }, lanes, horizon: train.horizon ?? 8 },
+    ]),
+  ),
 };

@@ -50,6 +50,8 @@ export interface PipelinePlan {
   readonly traced?: boolean;
   /** Default: all rows at once, and as many segments as the model thinks best. */
   readonly cut?: Cut;
+  /** Whether the layers' matrices are moved by Muon. Default false. */
+  readonly muon?: boolean;
 }
 
 /**
@@ -64,8 +66,8 @@ export async function timePipeline(
   window: readonly SegmentTensors[],
   plan: PipelinePlan,
 ): Promise<Timing> {
-  const { method, warmup, windows: timed, traced = false, cut = {} } = plan;
-  using optimizer = new AdamW(model, { weightDecay: 0.01 });
+  const { method, warmup, windows: timed, traced = false, cut = {}, muon = false } = plan;
+  using optimizer = new AdamW(model, { weightDecay: 0.01, muon });
   const loop = monitorEventLoopDelay({ resolution: 1 });
   const ends: number[] = [],
     enqueueSeconds: number[] = [],
