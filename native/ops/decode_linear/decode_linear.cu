@@ -1,77 +1,33 @@
 // Products of few rows: what counts is how soon the weights are there. A block takes a tile of columns for 16 or 32
-// rows; its eight warps share out the inner axis and their sums are added in the order of the warps. Which numbers are
-// added in which order depends on K alone: a row's bits are its own, whatever rows are beside it and however they are
-// cut into tiles.
-#include "ops/decode_linear/decode_linear.cuh"
+// rows; each of its eight warps takes a share of the inner axis, and their sums are added in the order of the warps
+// (decode_linear_row.cuh). Which numbers are added in which order depends on K alone: a row's bits are its own,
+// whatever rows are beside it and however they are cut into tiles.
 #include "core/cuda/dependent_launch.cuh"
-#include "core/cuda/mma.cuh"
 #include "ops/common/gelu.cuh"
+#include "ops/decode_linear/decode_linear.cuh"
+#include "ops/decode_linear/decode_linear_row.cuh"
 
 namespace memformer::ops {
 namespace {
 
 using namespace cuda;
 
-constexpr int kWarps = 8, kThreads = kWarps * kWarp;
-constexpr int kChunk = 32;  // of the inner axis: four lanes of 16 bytes, which are two products
-constexpr int kPad = 8;     // numbers behind a row in shared memory, so that eight rows lie in different banks
+constexpr int kWarps = kDecodeShares, kThreads = kWarps * kWarp;
+constexpr int kChunk = kDecodeChunk;
+constexpr int kPad = 8;  // numbers behind a row in shared memory, so that eight rows lie in different banks
 
 /// Stream plus branch, normed, into `tile` (rows, K + kPad): a warp a row.
 template <typename T, int rows>
 __device__ __forceinline__ void norm_rows(const DecodeLinearParams& p, int64_t first_row, T* tile) {
-  constexpr int packs = kMostNormed / (4 * kWarp);
   const int warp = threadIdx.x / kWarp, lane = threadIdx.x % kWarp;
   const int K = static_cast<int>(p.K);
   for (int r = warp; r < rows; r += kWarps) {
-    const int64_t row = first_row + r;
     T* to = tile + r * (K + kPad);
-    float s[packs][4] = {}, total = 0;
-    if (row >= p.R) {  // a tile's rows beyond the last are zeros
-      for (int k = 4 * lane; k < K; k += 4 * kWarp) store(s[0], to + k);
-      continue;
-    }
-    const float* x = static_cast<const float*>(p.x) + row * K;
-    const T* branch = static_cast<const T*>(p.branch);
-#pragma unroll
-    for (int i = 0; i < packs; ++i) {
-      const int k = 4 * (i * kWarp + lane);
-      if (k >= K) continue;
-      load(x + k, s[i]);
-      if (branch != nullptr) {
-        float added[4];
-        load(branch + row * K + k, added);
-        if (p.branch_bias != nullptr) {
-          float bias[4];
-          load(static_cast<const T*>(p.branch_bias) + k, bias);
-#pragma unroll
-          for (int j = 0; j < 4; ++j) added[j] += bias[j];
-        }
-#pragma unroll
-        for (int j = 0; j < 4; ++j) s[i][j] += added[j];
-        if (blockIdx.x == 0) store(s[i], p.sum + row * K + k);
-      }
-#pragma unroll
-      for (int j = 0; j < 4; ++j) total += s[i][j];
-    }
-    const float mean = warp_sum(total) / static_cast<float>(K);
-    float square = 0;
-#pragma unroll
-    for (int i = 0; i < packs; ++i)
-      if (4 * (i * kWarp + lane) < K) {
-#pragma unroll
-        for (int j = 0; j < 4; ++j) square += (s[i][j] - mean) * (s[i][j] - mean);
-      }
-    const float rstd = rsqrtf(warp_sum(square) / static_cast<float>(K) + p.eps);
-#pragma unroll
-    for (int i = 0; i < packs; ++i) {
-      const int k = 4 * (i * kWarp + lane);
-      if (k >= K) continue;
-      float weight[4], bias[4];
-      load(p.norm_weight + k, weight);
-      load(p.norm_bias + k, bias);
-#pragma unroll
-      for (int j = 0; j < 4; ++j) s[i][j] = (s[i][j] - mean) * rstd * weight[j] + bias[j];
-      store(s[i], to + k);
+    if (first_row + r < p.R) {
+      norm_row<T>(p, first_row + r, blockIdx.x == 0, [&](int k, const float(&normed)[4]) { store(normed, to + k); });
+    } else {  // a tile's rows beyond the last are zeros
+      constexpr float zeros[4] = {};
+      for (int k = 4 * lane; k < K; k += 4 * kWarp) store(zeros, to + k);
     }
   }
 }
@@ -86,6 +42,7 @@ __global__ void __launch_bounds__(kThreads) decode_linear_mma_kernel(const Decod
   const int warp = threadIdx.x / kWarp, lane = threadIdx.x % kWarp, g = lane / 4, t = lane % 4;
   const int64_t first_row = int64_t{blockIdx.y} * rows, first_column = int64_t{blockIdx.x} * columns;
   const int K = static_cast<int>(p.K), chunks = K / kChunk;
+  const int first = first_chunk(warp, chunks), last = first_chunk(warp + 1, chunks);  // this warp's share
   const auto* weight = static_cast<const T*>(p.weight);
   const auto* x = static_cast<const T*>(p.x);
 
@@ -94,7 +51,7 @@ __global__ void __launch_bounds__(kThreads) decode_linear_mma_kernel(const Decod
     for (int n = 0; n < column_tiles; ++n) {
       const int64_t column = first_column + 8 * n + g;
       w[n] = make_uint4(0, 0, 0, 0);
-      if (chunk < chunks && column < p.N)
+      if (chunk < last && column < p.N)
         w[n] = __ldg(reinterpret_cast<const uint4*>(weight + column * K + chunk * kChunk + 8 * t));
     }
   };
@@ -109,9 +66,9 @@ __global__ void __launch_bounds__(kThreads) decode_linear_mma_kernel(const Decod
 
   uint4 w[ahead][column_tiles];
 #pragma unroll
-  for (int a = 0; a < ahead; ++a) weights_of(warp + a * kWarps, w[a]);
+  for (int a = 0; a < ahead; ++a) weights_of(first + a, w[a]);
   // What else is read of the parameters, a line of 128 bytes a thread.
-  for (int chunk = warp + ahead * kWarps; chunk < chunks; chunk += kWarps)
+  for (int chunk = first + ahead; chunk < last; ++chunk)
     if (const int64_t column = first_column + lane; lane < columns && column < p.N)
       prefetch(weight + column * K + chunk * kChunk);
   if (p.bias != nullptr && threadIdx.x == 0) prefetch(static_cast<const T*>(p.bias) + first_column);
@@ -129,25 +86,20 @@ __global__ void __launch_bounds__(kThreads) decode_linear_mma_kernel(const Decod
     __syncthreads();
   }
   float c[row_tiles][column_tiles][4] = {};
-  for (int from = warp; from < chunks; from += ahead * kWarps) {
+  for (int from = first; from < last; from += ahead) {
 #pragma unroll
     for (int a = 0; a < ahead; ++a) {
-      const int chunk = from + a * kWarps;
-      if (chunk >= chunks) break;
+      const int chunk = from + a;
+      if (chunk >= last) break;
       uint4 now[column_tiles];
 #pragma unroll
       for (int n = 0; n < column_tiles; ++n) now[n] = w[a][n];
-      weights_of(chunk + ahead * kWarps, w[a]);
+      weights_of(chunk + ahead, w[a]);
 #pragma unroll
       for (int m = 0; m < row_tiles; ++m) {
         const uint4 upper = row_of(16 * m + g, chunk), lower = row_of(16 * m + g + 8, chunk);
-        const uint32_t first[4] = {upper.x, lower.x, upper.y, lower.y},
-                       second[4] = {upper.z, lower.z, upper.w, lower.w};
 #pragma unroll
-        for (int n = 0; n < column_tiles; ++n) {
-          mma<T>(c[m][n], first, now[n].x, now[n].y);
-          mma<T>(c[m][n], second, now[n].z, now[n].w);
-        }
+        for (int n = 0; n < column_tiles; ++n) add_chunk<T>(c[m][n], upper, lower, now[n]);
       }
     }
   }

@@ -1,0 +1,82 @@
+// What a number of a decoding step's product is summed of, and in which order: kernels that make the same number by
+// other blocks and threads make the same bits. The inner axis is cut into chunks of 32, the chunks into eight shares
+// of neighbours. A share's products are added by the tensor cores, chunk by chunk; the shares are added in their order,
+// and then the bias.
+// Multiplications whose product is added are written as fma: which of them the compiler contracts would else depend on
+// what is around them.
+#pragma once
+#include "core/cuda/mma.cuh"
+#include "ops/decode_linear/decode_linear.cuh"
+
+namespace memformer::ops {
+
+constexpr int kDecodeShares = 8;
+constexpr int kDecodeChunk = 32;  // four lanes of 16 bytes, which are two products
+
+/// The first chunk of a share; that of share kDecodeShares is behind the last.
+__device__ __forceinline__ int first_chunk(int share, int chunks) { return share * chunks / kDecodeShares; }
+
+/// c += a chunk's products of 16 rows and 8 columns. Lane 4 g + t gives numbers 8 t to 8 t + 7 of rows g and g + 8, and
+/// of column g.
+template <typename T>
+__device__ __forceinline__ void add_chunk(float (&c)[4], const uint4& upper, const uint4& lower, const uint4& column) {
+  const uint32_t first[4] = {upper.x, lower.x, upper.y, lower.y}, second[4] = {upper.z, lower.z, upper.w, lower.w};
+  cuda::mma<T>(c, first, column.x, column.y);
+  cuda::mma<T>(c, second, column.z, column.w);
+}
+
+/// A warp adds branch and branch_bias to a row of the stream and norms it: keep(k, four numbers from k) of every four.
+/// `writes`: the sum is written too.
+template <typename T, typename Keep>
+__device__ __forceinline__ void norm_row(const DecodeLinearParams& p, int64_t row, bool writes, Keep&& keep) {
+  using namespace cuda;
+  constexpr int packs = kMostNormed / (4 * kWarp);
+  const int lane = threadIdx.x % kWarp;
+  const int K = static_cast<int>(p.K);
+  const float* x = static_cast<const float*>(p.x) + row * K;
+  const T* branch = static_cast<const T*>(p.branch);
+  float s[packs][4] = {}, total = 0;
+#pragma unroll
+  for (int i = 0; i < packs; ++i) {
+    const int k = 4 * (i * kWarp + lane);
+    if (k >= K) continue;
+    load(x + k, s[i]);
+    if (branch != nullptr) {
+      float added[4];
+      load(branch + row * K + k, added);
+      if (p.branch_bias != nullptr) {
+        float bias[4];
+        load(static_cast<const T*>(p.branch_bias) + k, bias);
+#pragma unroll
+        for (int j = 0; j < 4; ++j) added[j] += bias[j];
+      }
+#pragma unroll
+      for (int j = 0; j < 4; ++j) s[i][j] += added[j];
+      if (writes) store(s[i], p.sum + row * K + k);
+    }
+#pragma unroll
+    for (int j = 0; j < 4; ++j) total += s[i][j];
+  }
+  const float mean = warp_sum(total) / static_cast<float>(K);
+  float square = 0;
+#pragma unroll
+  for (int i = 0; i < packs; ++i)
+    if (4 * (i * kWarp + lane) < K) {
+#pragma unroll
+      for (int j = 0; j < 4; ++j) square = fmaf(s[i][j] - mean, s[i][j] - mean, square);
+    }
+  const float rstd = rsqrtf(warp_sum(square) / static_cast<float>(K) + p.eps);
+#pragma unroll
+  for (int i = 0; i < packs; ++i) {
+    const int k = 4 * (i * kWarp + lane);
+    if (k >= K) continue;
+    float weight[4], bias[4];
+    load(p.norm_weight + k, weight);
+    load(p.norm_bias + k, bias);
+#pragma unroll
+    for (int j = 0; j < 4; ++j) s[i][j] = fmaf((s[i][j] - mean) * rstd, weight[j], bias[j]);
+    keep(k, s[i]);
+  }
+}
+
+}  // namespace memformer::ops
