@@ -151,11 +151,13 @@ void launch_tiles(const DecodeLinearParams& p, cudaStream_t stream) {
   cuda::launch<DecodeLinearParams>(kernel, grid, kThreads, bytes, stream, p, p.settled);
 }
 
-/// Few rows want many blocks, many rows few reads of the weights.
+/// Few rows want many blocks, many rows few reads of the weights, and few blocks that norm the same rows.
 template <typename T, bool normed>
 void launch_tiles(const DecodeLinearParams& p, cudaStream_t stream) {
   if (p.R > 64)
     launch_tiles<T, 2, 4, normed>(p, stream);
+  else if (normed && p.R > 16 && p.N >= 1024)
+    launch_tiles<T, 1, 4, normed>(p, stream);
   else if (p.R <= 16 && p.N <= 1024)
     launch_tiles<T, 1, 1, normed>(p, stream);
   else
