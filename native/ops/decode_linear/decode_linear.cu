@@ -2,9 +2,9 @@
 // rows; each of its eight warps takes a share of the inner axis, and their sums are added in the order of the warps
 // (decode_linear_row.cuh). Which numbers are added in which order depends on K alone: a row's bits are its own,
 // whatever rows are beside it and however they are cut into tiles.
+#include "ops/decode_linear/decode_linear.cuh"
 #include "core/cuda/dependent_launch.cuh"
 #include "ops/common/gelu.cuh"
-#include "ops/decode_linear/decode_linear.cuh"
 #include "ops/decode_linear/decode_linear_row.cuh"
 
 namespace memformer::ops {
