@@ -20,7 +20,7 @@ __global__ void __launch_bounds__(kThreads) decode_append_kernel(const DecodeApp
 
 /// `packed`: as HeadReader's.
 template <typename T, bool packed>
-__global__ void __launch_bounds__(kReaders) decode_attention_kernel(const DecodeAttentionParams p) {
+__global__ void __launch_bounds__(kReaders, 4) decode_attention_kernel(const DecodeAttentionParams p) {
   using acc_t = accumulate_t<T>;
   extern __shared__ __align__(16) unsigned char shared[];
   auto* weights = reinterpret_cast<acc_t*>(shared);  // (N)

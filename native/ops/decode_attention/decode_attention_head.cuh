@@ -119,6 +119,7 @@ class HeadReader {
           const int64_t j = group_ + i * groups_;
           if (j >= n_) break;
           if (j >= earlier_) held_values_[i] = pack(values_ + j * p.values.n);
+          pin(held_values_[i]);
           const acc_t weight = weights[j];
 #pragma unroll
           for (int k = 0; k < numbers; ++k) sums[k] = fma(weight, convert<acc_t>(held_values_[i].value[k]), sums[k]);
@@ -164,6 +165,12 @@ class HeadReader {
     return *reinterpret_cast<const Numbers*>(row + own_ * numbers);
   }
 
+  /// Has it widened from here on, and not before: registers hold twice as many numbers of two bytes.
+  __device__ __forceinline__ static void pin(Numbers& held) {
+    auto* words = reinterpret_cast<uint32_t*>(&held);
+    asm volatile("" : "+r"(words[0]), "+r"(words[1]), "+r"(words[2]), "+r"(words[3]));
+  }
+
   /// The scores of all keys, in `weights`.
   __device__ __forceinline__ void score(const DecodeAttentionParams& p, const acc_t* query, acc_t scale,
                                         acc_t* weights) {
@@ -183,6 +190,7 @@ class HeadReader {
         acc_t sum = 0;
         if (j < n_) {
           if (j >= earlier_) held_keys_[i] = pack(keys_ + j * p.keys.n);
+          pin(held_keys_[i]);
 #pragma unroll
           for (int k = 0; k < numbers; ++k) sum = fma(mine[k], convert<acc_t>(held_keys_[i].value[k]), sum);
         }
