@@ -2,7 +2,8 @@
  * A token's time while a model generates: by a session, by a decoder of many rows, by `logits` without a cache, and by
  * a careful PyTorch decode with a key/value cache (bench/peers/decode.py), greedy, with the borders of segments on the
  * way. Ratios are of the decoder's runs of 4 draws.
- *   [--tokens 512] [--threads 2] [--batches 1,8,32] [--models demo,small]
+ *   [--tokens 512] [--threads 2] [--batches 1,8,32] [--models demo,small] [--rounds 3]
+ *   [--of session,read,uncached,step,runs,engine,peer,full-cache]: these alone
  * On a GPU (--device cuda) in bfloat16, the peer's step one CUDA graph; and beside a decoder of 20 layers that keeps
  * the keys and values of 16,384 tokens [--full-cache 20,16384 --full-batch 8]: time, and memory above the weights.
  * The peer needs a python with torch: MEMFORMER_PYTHON, else python3; without one its column says skipped.
@@ -26,7 +27,10 @@ import {
 } from "../lib/index.ts";
 import { placed } from "../lib/engine/tensor.ts";
 import { decodeModels } from "./support/configurations.ts";
-import { flag, median, report, wholeWord, words, type Row } from "./support/report.ts";
+import { choice, flag, median, report, wholeWord, words, type Row } from "./support/report.ts";
+
+const parts = ["session", "read", "uncached", "step", "runs", "engine", "peer", "full-cache"] as const;
+type Part = (typeof parts)[number];
 
 const greedy = (logits: Tensor, { vocabulary, bos }: Memformer["config"]): Tensor => {
   using draws = placed(Tensor.from(new Float64Array(rowsOf), [rowsOf]), device);
@@ -257,9 +261,10 @@ export async function decoding(flags: readonly string[]): Promise<boolean> {
   const onGpu = device !== "cpu",
     batches = words(flags, "batches", onGpu ? ["1", "8", "64", "256"] : ["1", "8", "32"]).map(Number);
   const rows: Row[] = [],
-    wide: Row[] = [];
+    wide: Row[] = [],
+    wanted = choice(flags, "of", parts, parts);
   let torch = "";
-  const ms = (seconds: number): string => (1000 * seconds).toFixed(3);
+  const ms = (seconds: number | undefined): string => (seconds === undefined ? "" : (1000 * seconds).toFixed(3));
   const ofPeer = (found: PeerRow[] | string): PeerRow[] => {
     if (typeof found !== "string") return found;
     console.error(`PyTorch skipped: ${found}`);
@@ -268,22 +273,26 @@ export async function decoding(flags: readonly string[]): Promise<boolean> {
   for (const name of words(flags, "models", onGpu ? ["wiki"] : ["demo", "small"])) {
     const where = { device, ...(onGpu && { precision: "bfloat16" as const }) };
     await using model = await Memformer.create({ ...decodeModels[name], threads, ...where });
-    const repeated = async (work: () => Promise<number>): Promise<number> => {
+    const repeated = async (part: Part, work: () => Promise<number>): Promise<number | undefined> => {
       const times: number[] = [];
+      if (!wanted.includes(part)) return undefined;
       for (let round = 0; round < rounds; round++) times.push(await work());
       return median(times);
     };
-    const session = await repeated(() => bySession(model, tokens)),
-      read = await repeated(() => reading(model, 256 * model.config.segmentLength)),
-      uncached = await repeated(() => withoutCache(model, Math.min(tokens, 2 * model.config.segmentLength)));
+    const session = await repeated("session", () => bySession(model, tokens)),
+      read = await repeated("read", () => reading(model, 256 * model.config.segmentLength)),
+      uncached = await repeated("uncached", () =>
+        withoutCache(model, Math.min(tokens, 2 * model.config.segmentLength)),
+      );
     const more = onGpu ? ["--device", "cuda"] : [],
-      theirs = ofPeer(peer(model, batches, tokens, threads, more)),
-      eager = onGpu ? ofPeer(peer(model, batches.slice(0, 1), tokens, threads, [...more, "--eager"])) : [];
+      beside = wanted.includes("peer"),
+      theirs = beside ? ofPeer(peer(model, batches, tokens, threads, more)) : [],
+      eager = beside && onGpu ? ofPeer(peer(model, batches.slice(0, 1), tokens, threads, [...more, "--eager"])) : [];
     torch = theirs[0]?.torch ?? torch;
     for (const batch of batches) {
-      const step = await repeated(() => byDecoder(model, batch, tokens)),
-        runs = await repeated(() => byRuns(model, batch, tokens)),
-        engine = await repeated(() => byEngine(model, batch, tokens));
+      const step = await repeated("step", () => byDecoder(model, batch, tokens)),
+        runs = await repeated("runs", () => byRuns(model, batch, tokens)),
+        engine = await repeated("engine", () => byEngine(model, batch, tokens));
       const seconds = (found: readonly PeerRow[]): number | undefined => {
         const row = found.find((one) => one.batch === batch);
         return row === undefined ? undefined : row.seconds / tokens;
@@ -297,17 +306,18 @@ export async function decoding(flags: readonly string[]): Promise<boolean> {
         "decoder ms/step": ms(step),
         "in runs ms/step": ms(runs),
         "engine ms/step": ms(engine),
-        "tokens/s": Math.round(batch / runs),
-        "read tokens/s": batch === 1 ? Math.round(read) : "",
+        "tokens/s": runs === undefined ? "" : Math.round(batch / runs),
+        "read tokens/s": batch === 1 && read !== undefined ? Math.round(read) : "",
         "without cache ms/token": batch === 1 ? ms(uncached) : "",
-        "PyTorch ms/step": graphed === undefined ? "skipped" : ms(graphed),
+        "PyTorch ms/step": graphed === undefined ? (beside ? "skipped" : "") : ms(graphed),
         ...(onGpu && { "PyTorch eager": plain === undefined ? "" : ms(plain) }),
-        ratio: graphed === undefined ? "" : (graphed / runs).toFixed(2),
-        "session's ratio": graphed === undefined || batch > 1 ? "" : (graphed / session).toFixed(2),
+        ratio: graphed === undefined || runs === undefined ? "" : (graphed / runs).toFixed(2),
+        "session's ratio":
+          graphed === undefined || session === undefined || batch > 1 ? "" : (graphed / session).toFixed(2),
       });
     }
     const full = wholeWord(flags, "full-cache", onGpu ? "20,16384" : "");
-    if (full !== "") {
+    if (full !== "" && wanted.includes("full-cache")) {
       const batch = flag(flags, "full-batch", 8),
         count = Math.min(tokens, 256);
       await synchronize();
