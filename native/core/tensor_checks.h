@@ -76,4 +76,12 @@ inline at::Tensor first_tokens(const at::Tensor& lengths, int64_t T) {
 /// The dtype of sums: float64 for float64, else float32.
 inline at::ScalarType accumulate_type(at::ScalarType dtype) { return dtype == at::kDouble ? at::kDouble : at::kFloat; }
 
+/// Of an optimizer: numbers in a line, float32 or float64.
+inline void require_flat(const char* op, const char* argument, const at::Tensor& tensor) {
+  require_shape(op, argument, tensor, {-1});
+  require(tensor.is_contiguous(), "SHAPE", op, ": ", argument, " must be contiguous");
+  require(tensor.scalar_type() == at::kFloat || tensor.scalar_type() == at::kDouble, "DTYPE", op, ": ", argument,
+          " must be float32 or float64, got ", c10::toString(tensor.scalar_type()));
+}
+
 }  // namespace memformer

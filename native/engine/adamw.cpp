@@ -26,12 +26,16 @@ AdamW::AdamW(const nn::Parameters& parameters, Options options)
   make_state();
   if (!options_.muon) return;
   std::vector<Muon::Part> parts;
+  const auto line = shares_.own();
   for (size_t i = 0; i < parameters.all().size(); ++i) {
     const auto& parameter = parameters.all()[i];
-    if (Muon::moves(parameter))
-      parts.push_back({parameter, shares_.of(i), state_.at(parameter.name + ".exp_avg").values});
+    const auto piece = shares_.of(i);
+    if (!Muon::moves(parameter) || piece.size() == 0) continue;
+    const auto rows = parameter.value.size(0) / parameter.matrices, columns = parameter.value.size(1),
+               at = shares_.offset(i) + piece.begin;
+    parts.push_back({rows, columns, piece.size() / (rows * columns), at, at - line.begin});
   }
-  muon_.emplace(parts, Muon::Options{kMomentum, options_.weight_decay});
+  muon_.emplace(parameters, exp_avg_, parts, Muon::Options{kMomentum, options_.weight_decay});
 }
 
 at::Tensor AdamW::own(const at::Tensor& tensor, Piece piece) const {

@@ -7,8 +7,6 @@
 // steps. The factor gives the update the root mean square that AdamW's has (Liu et al. 2025), so one rate and one decay
 // serve both. A joint projection's matrices, those of queries, keys and values say, are orthogonalized each for itself.
 #pragma once
-#include "engine/future.h"
-#include "engine/shares.h"
 #include "nn/parameters.h"
 
 namespace memformer::engine {
@@ -18,15 +16,14 @@ class Muon {
   struct Options {
     double momentum = 0.95, weight_decay = 0.1;
   };
-  /// A parameter that takes part: which of its numbers, matrices as a whole, and m of these.
+  /// Matrices of one parameter that take part: where they begin among the parameters' numbers (nn::Parameters::flat())
+  /// and in `momenta`.
   struct Part {
-    nn::Parameter parameter;
-    Piece piece;
-    at::Tensor momentum;
+    int64_t rows, columns, count, value_at, momentum_at;
   };
 
-  /// parts: in parameters.all()'s order, those of which this rank has no matrix too.
-  Muon(const std::vector<Part>& parts, Options options);
+  /// momenta: those of all that this optimizer moves, in one line.
+  Muon(const nn::Parameters& parameters, at::Tensor momenta, const std::vector<Part>& parts, Options options);
 
   /// Whether Muon moves a parameter.
   static bool moves(const nn::Parameter& parameter) { return parameter.matrices > 0; }
@@ -37,20 +34,24 @@ class Muon {
   void step(double rate, const at::Tensor& norm, double clip, const std::optional<at::Tensor>& grad_scale);
 
  private:
-  struct Matrices {           ///< of one shape, (r, s) each
-    Tensors values, momenta;  ///< (n, r, s) of each parameter
-    Tensors parameters;
-    std::vector<int64_t> first;  ///< of a parameter's matrices, the first that takes part
+  struct Matrices {  ///< of one shape
     int64_t rows, columns;
+    at::Tensor places;  ///< (n, 2) int64: where each begins among the values, and in momenta_
   };
-  void step(Matrices& group, double rate, const at::Tensor& finite, const at::Tensor& factor);
 
   Options options_;
-  Tensors parameters_;
+  const nn::Parameters& parameters_;
+  at::Tensor momenta_;
   std::vector<Matrices> groups_;
 };
 
-/// ortho() of matrices (n, r, s) of a floating dtype, computed in it.
-at::Tensor orthogonalized(const at::Tensor& matrices);
+/// ortho() of matrices, computed in their dtype, and their Frobenius norms.
+struct Orthogonalized {
+  at::Tensor directions;  ///< (n, r, s)
+  at::Tensor norms;       ///< (n) float32, float64 for float64
+};
+
+/// ortho() of matrices (n, r, s) of a floating dtype.
+Orthogonalized orthogonalized(const at::Tensor& matrices);
 
 }  // namespace memformer::engine

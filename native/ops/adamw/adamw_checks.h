@@ -4,13 +4,6 @@
 
 namespace memformer::ops {
 
-inline void require_flat(const char* op, const char* argument, const at::Tensor& tensor) {
-  require_shape(op, argument, tensor, {-1});
-  require(tensor.is_contiguous(), "SHAPE", op, ": ", argument, " must be contiguous");
-  require(tensor.scalar_type() == at::kFloat || tensor.scalar_type() == at::kDouble, "DTYPE", op, ": ", argument,
-          " must be float32 or float64, got ", c10::toString(tensor.scalar_type()));
-}
-
 inline void check_adamw_step(const at::Tensor& parameters, const at::Tensor& gradients, const at::Tensor& exp_avg,
                              const at::Tensor& exp_avg_sq, const std::optional<at::Tensor>& working,
                              const at::Tensor& step, const at::Tensor& norm, const at::Tensor& rate, int64_t decayed) {

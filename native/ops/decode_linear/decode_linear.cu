@@ -24,7 +24,7 @@ __device__ __forceinline__ void norm_rows(const DecodeLinearParams& p, int64_t f
   for (int r = warp; r < rows; r += kWarps) {
     T* to = tile + r * (K + kPad);
     if (first_row + r < p.R) {
-      norm_row<T>(p, first_row + r, blockIdx.x == 0, [&](int k, const float(&normed)[4]) { store(normed, to + k); });
+      norm_row<T>(p, first_row + r, blockIdx.x == 0, [&](int k, const float (&normed)[4]) { store(normed, to + k); });
     } else {  // a tile's rows beyond the last are zeros
       constexpr float zeros[4] = {};
       for (int k = 4 * lane; k < K; k += 4 * kWarp) store(zeros, to + k);
