@@ -1,6 +1,7 @@
 #include "nn/attention.h"
 
 #include "nn/fold_layer_norm.h"
+#include "ops/attention/attention.h"
 #include "ops/decode_attention/decode_attention.h"
 #include "ops/head_norm/head_norm.h"
 #include "ops/kv_projection/kv_projection.h"
@@ -93,14 +94,20 @@ void CrossAttention::operator()(Residual& stream, const KeysValues& seen, const 
                                 ForwardContext& ctx) const {
   const auto normed = norm_(stream, ctx);
   const int64_t B = normed.size(0), T = normed.size(1), H = heads_, E = normed.size(2) / H;
-  const auto q = query(normed, ctx).view({B, T, H, E}).transpose(1, 2);  // (B, H, T, E)
+  // Attention norms the queries itself where that costs nothing.
+  const bool attention_norms = normed_ && ops::attention_is_fused(normed, T, seen.keys.size(2), E);
+  const auto heads = [&](const at::Tensor& x) { return x.view({B, T, H, E}).transpose(1, 2); };  // (B, H, T, E)
+  const auto projected = attention_norms ? query_(normed, ctx) : query(normed, ctx);
+  const auto q = heads(projected);
   if (auto* observation = ctx.observation()) {
     const double scale = 1.0 / std::sqrt(static_cast<double>(E));
-    if (observation->wants(name_ + ".logits")) observation->add(name_ + ".logits", largest_logits(q, seen.keys, scale));
-    if (reads_memory_) observation->add_read(q, seen.keys, scale);
+    const auto asked = attention_norms ? heads(normed_heads(projected)) : q;
+    if (observation->wants(name_ + ".logits"))
+      observation->add(name_ + ".logits", largest_logits(asked, seen.keys, scale));
+    if (reads_memory_) observation->add_read(asked, seen.keys, scale);
   }
   const auto for_all = [&](const at::Tensor& part) { return part.size(0) == B ? part : part.expand({B, -1, -1, -1}); };
-  stream.branch = branch(attend(q, for_all(seen.keys), for_all(seen.values), mask), ctx);
+  stream.branch = branch(attend(q, for_all(seen.keys), for_all(seen.values), mask, attention_norms), ctx);
 }
 
 void CrossAttention::decode(Residual& stream, const DecodeRows& rows, const KeyValueCache& cache,

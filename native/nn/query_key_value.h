@@ -26,6 +26,10 @@ class QueryKeyValue {
     return normed_ ? Projection{norm(linear_(x, ctx))} : linear_.without_bias(x, ctx);
   }
 
+  /// As without_bias, but not normed: for an operator that norms by itself.
+  Projection unnormed(const at::Tensor& x, ForwardContext& ctx) const { return linear_.without_bias(x, ctx); }
+  bool normed() const { return normed_; }
+
   /// The largest logit of each head by content alone, before positions, (H).
   at::Tensor largest_logits(const at::Tensor& x, ForwardContext& ctx) const {
     const auto qkv = (*this)(x, ctx);

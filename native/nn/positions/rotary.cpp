@@ -1,5 +1,6 @@
 // Rotary positions (RoPE): queries and keys are turned by the angle of their position.
 #include "nn/positions/positions.h"
+#include "ops/attention/attention.h"
 #include "ops/attention/rotary_attention.h"
 #include "ops/decode_attention/decode_attention.h"
 
@@ -15,10 +16,13 @@ class Rotary final : public PositionedAttention {
 
   Tensor operator()(const Tensor& x, const QueryKeyValue& project, const KeyMask& mask, bool causal,
                     ForwardContext& ctx) const override {
-    const auto qkv = project.without_bias(x, ctx);  // its bias is added with the rotation
+    const int64_t T = x.size(1);
+    const bool norms = project.normed() && ops::attention_is_fused(x, T, T, x.size(2) / heads_);
+    // Its bias is added with the rotation, and there it is normed where that costs nothing.
+    const auto qkv = norms ? project.unnormed(x, ctx) : project.without_bias(x, ctx);
     const auto [cos, sin] = angles(qkv.product.size(1), qkv.product);
     return ops::rotary_attention(qkv.product, qkv.bias, cos, sin, mask.attention(causal), causal, heads_,
-                                 mask.lengths(causal));
+                                 mask.lengths(causal), norms);
   }
 
   Tensor decode(const Tensor& rows_qkv, const DecodeRows& rows, const KeyValueCache& cache,

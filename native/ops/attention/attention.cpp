@@ -30,6 +30,13 @@ void check(const Tensor& q, const Tensor& k, const Tensor& v, const Optional& ma
   check_attention_mask(kOp, mask, causal, lengths, B, N, M, "q", q);
 }
 
+/// Of (B, H, N, E).
+Tensor normed_heads(const Tensor& x) {
+  using HeadNorm = Tensor(const Tensor&, int64_t, int64_t, int64_t, double);
+  constexpr Registered<"memformer::head_norm", HeadNorm> head_norm;
+  return x.numel() == 0 ? x : head_norm(x, x.size(3), 1, 1, 1.0);
+}
+
 bool is_fused(const Tensor& q, const Tensor& k) { return attention_is_fused(q, q.size(2), k.size(2), q.size(3)); }
 
 /// Whether the operators below are the better way; else LibTorch's fused attention is.
@@ -72,9 +79,9 @@ std::tuple<Tensor, Tensor, Tensor> composed_backward(const Tensor& grad, const T
           grad_v.view(v.sizes())};
 }
 
-using Fused = Tensor(const Tensor&, const Tensor&, const Tensor&, const Optional&, bool, const Optional&);
+using Fused = Tensor(const Tensor&, const Tensor&, const Tensor&, const Optional&, bool, const Optional&, bool);
 using FusedBackward = std::tuple<Tensor, Tensor, Tensor>(const Tensor&, const Tensor&, const Tensor&, const Tensor&,
-                                                         const Optional&, bool, const Optional&);
+                                                         const Optional&, bool, const Optional&, bool);
 constexpr Registered<"memformer::attention_forward", decltype(composed_forward)> composed_kernel;
 constexpr Registered<"memformer::attention_backward", decltype(composed_backward)> composed_backward_kernel;
 constexpr Registered<"memformer::attention_fused", Fused> fused_kernel;
@@ -84,33 +91,35 @@ struct ShortAttention {
   struct Saved {
     Tensor q, k, v, weights;  // no weights where one kernel has done it
     Optional mask, lengths;
-    bool causal;
+    bool causal, norm_queries;  // the latter: of q as it is saved
     auto variables() { return std::tie(q, k, v, mask, weights, lengths); }
   };
 
   static Tensor forward(Saved* saved, const Tensor& q, const Tensor& k, const Tensor& v, const Optional& mask,
-                        bool causal, const Optional& lengths) {
+                        bool causal, const Optional& lengths, bool norm_queries) {
     Tensor y, weights;
     if (is_fused(q, k))
-      y = fused_kernel(q, k, v, mask, causal, lengths);
+      y = fused_kernel(q, k, v, mask, causal, lengths, norm_queries);
     else
       std::tie(y, weights) = composed_kernel(q, k, v, mask, causal, lengths);
-    if (saved != nullptr) *saved = {q, k, v, weights, mask, lengths, causal};
+    if (saved != nullptr) *saved = {q, k, v, weights, mask, lengths, causal, norm_queries};
     return y;
   }
 
   static std::tuple<Tensor, Tensor, Tensor> backward(const Saved& s, const BackwardPass& pass) {
     const auto& grad = pass.gradients[0];
     return s.weights.defined() ? composed_backward_kernel(grad, s.q, s.k, s.v, s.weights)
-                               : fused_backward_kernel(grad, s.q, s.k, s.v, s.mask, s.causal, s.lengths);
+                               : fused_backward_kernel(grad, s.q, s.k, s.v, s.mask, s.causal, s.lengths, s.norm_queries);
   }
 };
 
 /// Of the ways to attend, the best one for these sizes.
-Tensor attend(const Tensor& q, const Tensor& k, const Tensor& v, const Optional& mask, bool causal,
-              const Optional& lengths) {
-  check(q, k, v, mask, causal, lengths);
-  if (is_short(q, k)) return Operator<ShortAttention>::call(q, k, v, mask, causal, lengths);
+Tensor attend(const Tensor& q_in, const Tensor& k, const Tensor& v, const Optional& mask, bool causal,
+              const Optional& lengths, bool norm_queries) {
+  check(q_in, k, v, mask, causal, lengths);
+  if (is_fused(q_in, k)) return Operator<ShortAttention>::call(q_in, k, v, mask, causal, lengths, norm_queries);
+  const auto q = norm_queries ? normed_heads(q_in) : q_in;
+  if (is_short(q, k)) return Operator<ShortAttention>::call(q, k, v, mask, causal, lengths, false);
   const bool sends_back = at::GradMode::is_enabled() && (q.requires_grad() || k.requires_grad() || v.requires_grad());
   const bool masked = causal || is_defined(mask) || is_defined(lengths);
   if (sends_back && !masked && cross_attention_fits(q, k)) return cross_attention(q, k, v);
@@ -129,14 +138,15 @@ bool attention_is_fused(const Tensor& x, int64_t N, int64_t M, int64_t E) {
 }
 
 Tensor attention(const Tensor& q, const Tensor& k, const Tensor& v, const Optional& mask, bool causal,
-                 const Optional& lengths) {
+                 const Optional& lengths, bool norm_queries) {
   constexpr Registered<"memformer::attention", decltype(attend)> op;
-  return op(q, k, v, mask, causal, lengths);
+  return op(q, k, v, mask, causal, lengths, norm_queries);
 }
 
 TORCH_LIBRARY_FRAGMENT(memformer, library) {
   define<&attend>(library,
-                  "attention(Tensor q, Tensor k, Tensor v, Tensor? mask, bool causal, Tensor? lengths=None) -> Tensor");
+                  "attention(Tensor q, Tensor k, Tensor v, Tensor? mask, bool causal, Tensor? lengths=None, bool "
+                  "norm_queries=False) -> Tensor");
   library.def(
       "attention_forward(Tensor q, Tensor k, Tensor v, Tensor? mask, bool causal, Tensor? lengths) -> (Tensor y, "
       "Tensor weights)",
@@ -144,10 +154,12 @@ TORCH_LIBRARY_FRAGMENT(memformer, library) {
   library.def(
       "attention_backward(Tensor grad, Tensor q, Tensor k, Tensor v, Tensor weights) -> (Tensor, Tensor, Tensor)",
       on_every_device(&composed_backward));
-  library.def("attention_fused(Tensor q, Tensor k, Tensor v, Tensor? mask, bool causal, Tensor? lengths) -> Tensor");
   library.def(
-      "attention_fused_backward(Tensor grad, Tensor q, Tensor k, Tensor v, Tensor? mask, bool causal, Tensor? lengths) "
-      "-> (Tensor, Tensor, Tensor)");
+      "attention_fused(Tensor q, Tensor k, Tensor v, Tensor? mask, bool causal, Tensor? lengths, bool norm_queries) -> "
+      "Tensor");
+  library.def(
+      "attention_fused_backward(Tensor grad, Tensor q, Tensor k, Tensor v, Tensor? mask, bool causal, Tensor? lengths, "
+      "bool norm_queries) -> (Tensor, Tensor, Tensor)");
 }
 
 }  // namespace memformer::ops

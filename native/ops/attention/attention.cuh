@@ -1,5 +1,6 @@
 // The contract of attention's kernels over short segments: one block per head of a row, all of it in shared memory.
 //   y = softmax(q k^T / sqrt(E), over the visible keys) v      with angles, q and k are rotated by their position first
+// Before that, q and k are divided by their root mean square (ops/head_norm/head_norm.h) where that is asked for.
 // Nothing is kept for backward, which computes the weights again.
 // Letters: B batch, H heads, N queries, M keys, E width of a head.
 #pragma once
@@ -28,6 +29,8 @@ struct AttentionParams {
   AttentionHeads y;    ///< written by forward
   int B, H, N, M, E;   ///< N, M in 1 .. 128, E 32 or 64
   bool causal;         ///< keys after the query are not seen
+  bool norm_q, norm_k;  ///< divided by their root mean square, with norm_eps in it
+  float norm_eps;
   float scale;         ///< 1 / sqrt(E)
   cuda::Dtype dtype;   ///< bf16 or f16
 };

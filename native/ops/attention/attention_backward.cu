@@ -22,6 +22,34 @@ __device__ __forceinline__ void sum_over_queries(float (&c)[Block::E / 8][4], co
   }
 }
 
+/// Of rows divided by their root mean square, which `scales` has the inverse of: with y the normed row as it lies in
+/// `normed`, turned or not, c becomes scale (c - y mean(c y)). Turning keeps the mean.
+template <typename Block>
+__device__ __forceinline__ void norm_back(float (&c)[Block::E / 8][4], const typename Block::Heads& normed,
+                                          const float* scales, int row) {
+  constexpr int E = Block::E;
+  const int lane = threadIdx.x % kWarp, g = lane / 4, t = lane % 4;
+#pragma unroll
+  for (int i = 0; i < 2; ++i) {
+    const int at = row + g + 8 * i;
+    float2 y[E / 8];
+    float dot = 0.0f;
+#pragma unroll
+    for (int j = 0; j < E / 8; ++j) {
+      y[j] = unpair<typename Block::T>(*reinterpret_cast<const uint32_t*>(normed.at(at, 8 * j + 2 * t)));
+      dot += c[j][2 * i] * y[j].x + c[j][2 * i + 1] * y[j].y;
+    }
+    dot += __shfl_xor_sync(kAllLanes, dot, 1);
+    dot += __shfl_xor_sync(kAllLanes, dot, 2);
+    const float mean = dot / E, by = scales[at];
+#pragma unroll
+    for (int j = 0; j < E / 8; ++j) {
+      c[j][2 * i] = by * (c[j][2 * i] - y[j].x * mean);
+      c[j][2 * i + 1] = by * (c[j][2 * i + 1] - y[j].y * mean);
+    }
+  }
+}
+
 /// c scaled, and turned by minus the angles: the gradient of what was turned.
 template <typename Block>
 __device__ __forceinline__ void turn_back(float (&c)[Block::E / 8][4], const AttentionParams& p, int row, int count) {
@@ -77,10 +105,12 @@ __global__ void __launch_bounds__(Block::kThreads, 256 / Block::kThreads * 2)
   const auto heads = [&](int i) { return Heads{reinterpret_cast<T*>(bytes + i * Block::kHeadsBytes)}; };
   const Heads q = heads(0), k = heads(1), v = heads(2), grad = heads(3);
   const typename Block::Weights weights{reinterpret_cast<T*>(bytes + 4 * Block::kHeadsBytes)};
+  auto* of_rows = reinterpret_cast<float*>(bytes + 4 * Block::kHeadsBytes + Block::kWeightsBytes);
+  const typename Block::Scales scales{of_rows, of_rows + kRows};
   const int b = blockIdx.x / p.H, h = blockIdx.x % p.H, lane = threadIdx.x % kWarp, g = lane / 4, t = lane % 4;
   const int warp = warp_of_block(), row = 16 * warp, seen = Block::seen_of(p, b), keys = Block::keys_of(p, row, seen);
   Block::fetch(grad, params.grad, b, h, p.N);
-  Block::load(q, k, v, p, b, h);
+  Block::load(q, k, v, p, b, h, scales);
   __syncthreads();
 
   uint32_t ds[Block::kBlocks][4];
@@ -124,6 +154,7 @@ __global__ void __launch_bounds__(Block::kThreads, 256 / Block::kThreads * 2)
       }
       Block::mix(c, ds[block], k, block);
     });
+    if (p.norm_q) norm_back<Block>(c, q, scales.q, row);
     turn_back<Block>(c, p, row, p.N);
   }
   __syncthreads();                       // the values have been read, all weights are there
@@ -140,6 +171,7 @@ __global__ void __launch_bounds__(Block::kThreads, 256 / Block::kThreads * 2)
   __syncthreads();  // ds is there
   if (row < p.M) {
     sum_over_queries<Block>(c, weights, q, p, row, seen);
+    if (p.norm_k) norm_back<Block>(c, k, scales.k, row);
     turn_back<Block>(c, p, row, p.M);
     Block::put(k, row, c);  // dL/dk, over the keys
   }
@@ -170,7 +202,7 @@ void launch_attention_backward(const AttentionBackwardParams& params, cudaStream
   for_attention_block(p, [&](auto block) {
     using Block = decltype(block);
     launch_attention_block(attention_backward_kernel<Block>, Block::kThreads,
-                           4 * Block::kHeadsBytes + Block::kWeightsBytes, p, params, stream);
+                           attention_block_bytes(Block::kRows, Block::E), p, params, stream);
   });
 }
 

@@ -18,7 +18,8 @@ struct AttentionBlock {
   using Heads = SharedMatrix<T, E + 8>;       // (rows, E)
   using Weights = SharedMatrix<T, rows + 8>;  // (rows, rows)
   static constexpr int kHeadsBytes = rows * (E + 8) * 2, kWeightsBytes = rows * (rows + 8) * 2;
-  static_assert(4 * kHeadsBytes + kWeightsBytes == attention_block_bytes(rows, E));
+  static constexpr int kScalesBytes = rows * 4;
+  static_assert(4 * kHeadsBytes + kWeightsBytes + 2 * kScalesBytes == attention_block_bytes(rows, E));
 
   /// A thread brings, and prepares, eight numbers of a head's first half and those that they are paired with, of kTurns
   /// rows.
@@ -38,9 +39,14 @@ struct AttentionBlock {
     }
   }
 
-  /// q, k, v of head h of row b, with the bias and turned by their position. A barrier has to follow.
+  /// 1 / root mean square of each row of q and k, in shared memory; null: not wanted.
+  struct Scales {
+    float *q = nullptr, *k = nullptr;
+  };
+
+  /// q, k, v of head h of row b, with the bias, normed and turned by their position. A barrier has to follow.
   static __device__ __forceinline__ void load(const Heads& q, const Heads& k, const Heads& v, const AttentionParams& p,
-                                              int b, int h) {
+                                              int b, int h, const Scales& scales = {}) {
     fetch(q, p.q, b, h, p.N);
     fetch(k, p.k, b, h, p.M);
     fetch(v, p.v, b, h, p.M);
@@ -64,21 +70,23 @@ struct AttentionBlock {
       }
     }
     arrived();
-    if (p.bias == nullptr && p.cos == nullptr) return;
+    const bool changes = p.bias != nullptr || p.cos != nullptr;
+    if (!changes && !p.norm_q && !p.norm_k) return;
 #pragma unroll
     for (int turn = 0; turn < kTurns; ++turn) {
       const int t = row_of(turn);
-      if (t < p.N) prepare<true>(q, t, low[0], high[0], cos[turn], sin[turn], p);
-      if (t < p.M) prepare<true>(k, t, low[1], high[1], cos[turn], sin[turn], p);
-      if (t < p.M) prepare<false>(v, t, low[2], high[2], cos[turn], sin[turn], p);
+      if (changes || p.norm_q) prepare<true>(q, t, p.N, low[0], high[0], cos[turn], sin[turn], p, p.norm_q, scales.q);
+      if (changes || p.norm_k) prepare<true>(k, t, p.M, low[1], high[1], cos[turn], sin[turn], p, p.norm_k, scales.k);
+      if (p.bias != nullptr) prepare<false>(v, t, p.M, low[2], high[2], cos[turn], sin[turn], p, false, nullptr);
     }
   }
 
-  /// The thread's numbers of row t: the bias added, turned, rounded once.
+  /// The thread's numbers of row t, if it is one of `count`: the bias added, normed, turned, rounded once. All threads of
+  /// a warp come here: those beside this one, E / 16 in all, have the rest of the row.
   template <bool turns>
-  static __device__ __forceinline__ void prepare(const Heads& heads, int t, const Pack<T, 8>& low,
+  static __device__ __forceinline__ void prepare(const Heads& heads, int t, int count, const Pack<T, 8>& low,
                                                  const Pack<T, 8>& high, const float (&cos)[8], const float (&sin)[8],
-                                                 const AttentionParams& p) {
+                                                 const AttentionParams& p, bool norms, float* scales) {
     float x[8], y[8];
     cuda::load(heads.at(t, column_of()), x);
     cuda::load(heads.at(t, column_of() + E / 2), y);
@@ -86,6 +94,24 @@ struct AttentionBlock {
     for (int i = 0; i < 8; ++i) {
       x[i] += widen(low.value[i]);
       y[i] += widen(high.value[i]);
+    }
+    if (norms) {
+      float sum = 0.0f;
+#pragma unroll
+      for (int i = 0; i < 8; ++i) sum += x[i] * x[i] + y[i] * y[i];
+#pragma unroll
+      for (int offset = E / 32; offset > 0; offset /= 2) sum += __shfl_xor_sync(kAllLanes, sum, offset);
+      const float by = 1.0f / sqrtf(sum / E + p.norm_eps);
+#pragma unroll
+      for (int i = 0; i < 8; ++i) {
+        x[i] *= by;
+        y[i] *= by;
+      }
+      if (scales != nullptr && column_of() == 0) scales[t] = by;
+    }
+    if (t >= count) return;
+#pragma unroll
+    for (int i = 0; i < 8; ++i) {
       if (!turns || p.cos == nullptr) continue;
       const float first = x[i];
       x[i] = first * cos[i] - y[i] * sin[i];

@@ -9,6 +9,7 @@
 #include "ops/attention/attention.cuh"
 #include "ops/attention/attention.h"
 #include "ops/attention/attention_heads.h"
+#include "ops/common/head_norm_eps.h"
 #include "ops/common/packed_qkv.h"
 
 namespace memformer::ops {
@@ -37,6 +38,7 @@ AttentionParams params_of(const Tensor& q, const Tensor& k, const Tensor& v, con
   params.M = static_cast<int>(k.size(2));
   params.E = static_cast<int>(q.size(3));
   params.causal = causal;
+  params.norm_eps = static_cast<float>(kHeadNormEps);
   params.scale = static_cast<float>(1.0 / std::sqrt(static_cast<double>(q.size(3))));
   params.dtype = cuda::dtype_of(q);
   return params;
@@ -45,11 +47,12 @@ AttentionParams params_of(const Tensor& q, const Tensor& k, const Tensor& v, con
 Optional contiguous(const Optional& x) { return is_defined(x) ? Optional(x->contiguous()) : std::nullopt; }
 
 Tensor forward_cuda(const Tensor& q_in, const Tensor& k_in, const Tensor& v_in, const Optional& mask_in, bool causal,
-                    const Optional& lengths_in) {
+                    const Optional& lengths_in, bool norm_queries) {
   const c10::cuda::CUDAGuard device(q_in.device());
   const auto q = readable(q_in), k = readable(k_in), v = readable(v_in), y = by_token(q);
   const auto mask = contiguous(mask_in), lengths = contiguous(lengths_in);
   auto params = params_of(q, k, v, mask, causal, lengths);
+  params.norm_q = norm_queries;
   params.y = attention_heads(y);
   launch_attention_forward(params, c10::cuda::getCurrentCUDAStream());
   C10_CUDA_KERNEL_LAUNCH_CHECK();
@@ -58,14 +61,16 @@ Tensor forward_cuda(const Tensor& q_in, const Tensor& k_in, const Tensor& v_in, 
 
 std::tuple<Tensor, Tensor, Tensor> backward_cuda(const Tensor& grad_in, const Tensor& q_in, const Tensor& k_in,
                                                  const Tensor& v_in, const Optional& mask_in, bool causal,
-                                                 const Optional& lengths_in) {
+                                                 const Optional& lengths_in, bool norm_queries) {
   const c10::cuda::CUDAGuard device(q_in.device());
   const auto q = readable(q_in), k = readable(k_in), v = readable(v_in), grad = readable(grad_in);
   const auto grad_q = by_token(q);
   const auto [grad_k, grad_v] = by_token(k_in, v_in);
   const auto mask = contiguous(mask_in), lengths = contiguous(lengths_in);
-  launch_attention_backward({params_of(q, k, v, mask, causal, lengths), attention_heads(grad), attention_heads(grad_q),
-                             attention_heads(grad_k), attention_heads(grad_v), nullptr},
+  auto params = params_of(q, k, v, mask, causal, lengths);
+  params.norm_q = norm_queries;
+  launch_attention_backward({params, attention_heads(grad), attention_heads(grad_q), attention_heads(grad_k),
+                             attention_heads(grad_v), nullptr},
                             c10::cuda::getCurrentCUDAStream());
   C10_CUDA_KERNEL_LAUNCH_CHECK();
   return {grad_q, grad_k, grad_v};
@@ -73,23 +78,24 @@ std::tuple<Tensor, Tensor, Tensor> backward_cuda(const Tensor& grad_in, const Te
 
 /// Of the three parts of qkv (B, T, 3 D).
 AttentionParams rotary_params_of(const Tensor& qkv, const Tensor& bias, const Tensor& cos, const Tensor& sin,
-                                 const Optional& mask, bool causal, int64_t heads, const Optional& lengths) {
+                                 const Optional& mask, bool causal, int64_t heads, const Optional& lengths, bool norm) {
   auto params =
       params_of(part_of(qkv, 0, heads), part_of(qkv, 1, heads), part_of(qkv, 2, heads), mask, causal, lengths);
   params.bias = bias.defined() ? bias.const_data_ptr() : nullptr;
   params.cos = cos.const_data_ptr<float>();
   params.sin = sin.const_data_ptr<float>();
+  params.norm_q = params.norm_k = norm;
   return params;
 }
 
 Tensor rotary_forward_cuda(const Tensor& qkv_in, const Optional& bias_in, const Tensor& cos_in, const Tensor& sin_in,
-                           const Optional& mask_in, bool causal, int64_t heads, const Optional& lengths_in) {
+                           const Optional& mask_in, bool causal, int64_t heads, const Optional& lengths_in, bool norm) {
   const c10::cuda::CUDAGuard device(qkv_in.device());
   const auto qkv = packed(qkv_in), cos = packed(cos_in), sin = packed(sin_in),
              bias = is_defined(bias_in) ? packed(*bias_in) : Tensor();
   const auto mask = contiguous(mask_in), lengths = contiguous(lengths_in);
   const auto y = at::empty({qkv.size(0), qkv.size(1), qkv.size(2) / 3}, qkv.options());
-  auto params = rotary_params_of(qkv, bias, cos, sin, mask, causal, heads, lengths);
+  auto params = rotary_params_of(qkv, bias, cos, sin, mask, causal, heads, lengths, norm);
   params.y = attention_heads(y.view({y.size(0), y.size(1), heads, y.size(2) / heads}).transpose(1, 2));
   launch_attention_forward(params, c10::cuda::getCurrentCUDAStream());
   C10_CUDA_KERNEL_LAUNCH_CHECK();
@@ -99,7 +105,7 @@ Tensor rotary_forward_cuda(const Tensor& qkv_in, const Optional& bias_in, const 
 std::tuple<Tensor, Tensor> rotary_backward_cuda(const Tensor& grad_in, const Tensor& qkv_in, const Optional& bias_in,
                                                 const Optional& bias_sink, const Tensor& cos_in, const Tensor& sin_in,
                                                 const Optional& mask_in, bool causal, int64_t heads,
-                                                const Optional& lengths_in) {
+                                                const Optional& lengths_in, bool norm) {
   const c10::cuda::CUDAGuard device(qkv_in.device());
   const bool with_bias = is_defined(bias_in);
   const auto grad = packed(grad_in), qkv = packed(qkv_in), cos = packed(cos_in), sin = packed(sin_in);
@@ -108,7 +114,7 @@ std::tuple<Tensor, Tensor> rotary_backward_cuda(const Tensor& grad_in, const Ten
   const int64_t B = qkv.size(0), T = qkv.size(1), width = qkv.size(2);
   const auto grad_qkv = at::empty_like(qkv);
   AttentionBackwardParams params{};
-  params.of = rotary_params_of(qkv, bias, cos, sin, mask, causal, heads, lengths);
+  params.of = rotary_params_of(qkv, bias, cos, sin, mask, causal, heads, lengths, norm);
   params.grad = attention_heads(grad.view({B, T, heads, width / (3 * heads)}).transpose(1, 2));
   params.grad_q = attention_heads(part_of(grad_qkv, 0, heads));
   params.grad_k = attention_heads(part_of(grad_qkv, 1, heads));

@@ -15,12 +15,16 @@ constexpr const char* kOp = "rotary_attention";
 
 /// Of the two operators that this one is.
 Tensor composed(const Tensor& qkv, const Optional& bias, const Optional& bias_sink, const Tensor& cos,
-                const Tensor& sin, const Optional& mask, bool causal, int64_t heads, const Optional& lengths) {
+                const Tensor& sin, const Optional& mask, bool causal, int64_t heads, const Optional& lengths,
+                bool norm) {
   using Rotary = std::tuple<Tensor, Tensor, Tensor>(const Tensor&, const Optional&, const Optional&, const Tensor&,
                                                     const Tensor&, int64_t);
   constexpr Registered<"memformer::rotary_qkv", Rotary> rotary_qkv;
-  const auto [q, k, v] = rotary_qkv(qkv, bias, bias_sink, cos, sin, heads);
-  const auto y = attention(q, k, v, mask, causal, lengths);
+  using HeadNorm = Tensor(const Tensor&, int64_t, int64_t, int64_t, double);
+  constexpr Registered<"memformer::head_norm", HeadNorm> head_norm;
+  auto [q, k, v] = rotary_qkv(qkv, bias, bias_sink, cos, sin, heads);
+  if (norm && k.numel() > 0) k = head_norm(k, k.size(3), 1, 1, 1.0);  // a rotation leaves the mean square as it is
+  const auto y = attention(q, k, v, mask, causal, lengths, norm);
   return y.transpose(1, 2).reshape({qkv.size(0), qkv.size(1), qkv.size(2) / 3});
 }
 
@@ -30,10 +34,10 @@ bool is_fused(const Tensor& qkv, int64_t heads) {
 }
 
 using Forward = Tensor(const Tensor&, const Optional&, const Tensor&, const Tensor&, const Optional&, bool, int64_t,
-                       const Optional&);
+                       const Optional&, bool);
 using Backward = std::tuple<Tensor, Tensor>(const Tensor&, const Tensor&, const Optional&, const Optional&,
                                             const Tensor&, const Tensor&, const Optional&, bool, int64_t,
-                                            const Optional&);
+                                            const Optional&, bool);
 
 constexpr Registered<"memformer::rotary_attention_forward", Forward> forward_kernel;
 constexpr Registered<"memformer::rotary_attention_backward", Backward> backward_kernel;
@@ -44,53 +48,55 @@ struct FusedAttention {
     Optional bias, mask, lengths;
     bool causal;
     int64_t heads;
+    bool norm;
     Destination of_bias;
     auto variables() { return std::tie(qkv, bias, cos, sin, mask, lengths); }
   };
 
   static Tensor forward(Saved* saved, const Tensor& qkv, const Optional& bias, const Optional& bias_sink,
                         const Tensor& cos, const Tensor& sin, const Optional& mask, bool causal, int64_t heads,
-                        const Optional& lengths) {
-    if (saved != nullptr) *saved = {qkv, cos, sin, bias, mask, lengths, causal, heads, {bias, bias_sink}};
-    return forward_kernel(qkv, bias, cos, sin, mask, causal, heads, lengths);
+                        const Optional& lengths, bool norm) {
+    if (saved != nullptr) *saved = {qkv, cos, sin, bias, mask, lengths, causal, heads, norm, {bias, bias_sink}};
+    return forward_kernel(qkv, bias, cos, sin, mask, causal, heads, lengths, norm);
   }
 
   static std::tuple<Tensor, Tensor> backward(const Saved& s, const BackwardPass& pass) {
     auto [qkv, bias] = backward_kernel(pass.gradients[0], s.qkv, s.bias, s.of_bias.sink, s.cos, s.sin, s.mask, s.causal,
-                                       s.heads, s.lengths);
+                                       s.heads, s.lengths, s.norm);
     return {qkv, s.of_bias(std::move(bias))};
   }
 };
 
 /// By one kernel where it fits, else by two operators.
 Tensor turn_and_attend(const Tensor& qkv, const Optional& bias, const Optional& bias_sink, const Tensor& cos,
-                       const Tensor& sin, const Optional& mask, bool causal, int64_t heads, const Optional& lengths) {
+                       const Tensor& sin, const Optional& mask, bool causal, int64_t heads, const Optional& lengths,
+                       bool norm) {
   check_rotary(kOp, qkv, bias, bias_sink, cos, sin, heads);
   check_attention_mask(kOp, mask, causal, lengths, qkv.size(0), qkv.size(1), qkv.size(1), "qkv", qkv);
   return is_fused(qkv, heads)
-             ? Operator<FusedAttention>::call(qkv, bias, bias_sink, cos, sin, mask, causal, heads, lengths)
-             : composed(qkv, bias, bias_sink, cos, sin, mask, causal, heads, lengths);
+             ? Operator<FusedAttention>::call(qkv, bias, bias_sink, cos, sin, mask, causal, heads, lengths, norm)
+             : composed(qkv, bias, bias_sink, cos, sin, mask, causal, heads, lengths, norm);
 }
 
 }  // namespace
 
 Tensor rotary_attention(const Tensor& qkv, const Trained& bias, const Tensor& cos, const Tensor& sin,
-                        const Optional& mask, bool causal, int64_t heads, const Optional& lengths) {
+                        const Optional& mask, bool causal, int64_t heads, const Optional& lengths, bool norm) {
   constexpr Registered<"memformer::rotary_attention", decltype(turn_and_attend)> op;
-  return op(qkv, bias.optional(), bias.sink, cos, sin, mask, causal, heads, lengths);
+  return op(qkv, bias.optional(), bias.sink, cos, sin, mask, causal, heads, lengths, norm);
 }
 
 TORCH_LIBRARY_FRAGMENT(memformer, library) {
   define<&turn_and_attend>(
       library,
       "rotary_attention(Tensor qkv, Tensor? bias, Tensor? bias_sink, Tensor cos, Tensor sin, Tensor? mask, bool "
-      "causal, int heads, Tensor? lengths=None) -> Tensor");
+      "causal, int heads, Tensor? lengths=None, bool norm=False) -> Tensor");
   library.def(
       "rotary_attention_forward(Tensor qkv, Tensor? bias, Tensor cos, Tensor sin, Tensor? mask, bool causal, int "
-      "heads, Tensor? lengths) -> Tensor");
+      "heads, Tensor? lengths, bool norm) -> Tensor");
   library.def(
       "rotary_attention_backward(Tensor grad, Tensor qkv, Tensor? bias, Tensor(a!)? bias_sink, Tensor cos, Tensor sin, "
-      "Tensor? mask, bool causal, int heads, Tensor? lengths) -> (Tensor grad_qkv, Tensor grad_bias)");
+      "Tensor? mask, bool causal, int heads, Tensor? lengths, bool norm) -> (Tensor grad_qkv, Tensor grad_bias)");
 }
 
 }  // namespace memformer::ops

@@ -4,6 +4,7 @@ import { Draw, type Numbers, numbers } from "../../../test/support/opcheck-numbe
 import { expectBiasSink } from "../../../test/support/opcheck-sink.ts";
 import type { OperatorSpec, SpecCase } from "../../../test/support/opcheck-spec.ts";
 import { rotaryMisuses } from "../../../test/support/rotary-misuses.ts";
+import { normedHeads } from "../../../test/support/normed-heads.ts";
 import { visibleKeys } from "../../../test/support/visible-keys.ts";
 
 interface Case extends SpecCase {
@@ -18,6 +19,8 @@ interface Case extends SpecCase {
   readonly masked?: readonly number[];
   /** Keys of each row that are seen, its first; without it all are. */
   readonly lengths?: readonly number[];
+  /** Whether queries and keys are divided by their root mean square. Default false. */
+  readonly norm?: boolean;
 }
 
 type Arguments = [
@@ -30,6 +33,7 @@ type Arguments = [
   causal: number,
   heads: number,
   lengths: Numbers | null,
+  norm: number,
 ];
 
 export const rotaryAttention: OperatorSpec<Case, Arguments> = {
@@ -110,9 +114,53 @@ export const rotaryAttention: OperatorSpec<Case, Arguments> = {
       lengths: [128, 100, 65, 64, 17, 0],
     },
     { what: "of heads that a GPU's kernel does not take", B: 2, T: 40, H: 2, E: 16, causal: true },
+    { what: "normed", B: 2, T: 5, H: 2, E: 6, causal: true, norm: true },
+    {
+      what: "normed, without bias, with a mask",
+      B: 3,
+      T: 5,
+      H: 2,
+      E: 4,
+      causal: false,
+      masked: [5, 1, 3],
+      biased: false,
+      norm: true,
+    },
+    {
+      what: "normed, of heads that a GPU's kernel takes",
+      tags: ["sanitize"],
+      B: 2,
+      T: 56,
+      H: 2,
+      E: 32,
+      causal: true,
+      norm: true,
+    },
+    {
+      what: "normed, of heads that a GPU's kernel takes, as large as it takes, with lengths",
+      tags: ["sanitize"],
+      B: 4,
+      T: 128,
+      H: 2,
+      E: 64,
+      causal: false,
+      lengths: [128, 100, 17, 0],
+      norm: true,
+    },
+    {
+      what: "normed, of heads that a GPU's kernel takes, of an odd number of tokens, without bias",
+      tags: ["sanitize"],
+      B: 1,
+      T: 33,
+      H: 3,
+      E: 64,
+      causal: true,
+      biased: false,
+      norm: true,
+    },
     { what: "without rows", tags: ["sanitize"], B: 0, T: 3, H: 2, E: 4, causal: true },
   ],
-  inputs({ B, T, H, E, causal, biased = true, masked, lengths }, draw) {
+  inputs({ B, T, H, E, causal, biased = true, masked, lengths, norm = false }, draw) {
     const angles = draw.numbers([T, E / 2], Math.PI);
     const table = (f: (x: number) => number): Numbers =>
       numbers(angles.shape, (i) => f(angles.data[i]!), "accumulated");
@@ -139,11 +187,15 @@ export const rotaryAttention: OperatorSpec<Case, Arguments> = {
       Number(causal),
       H,
       lengths === undefined ? null : numbers([B], (b) => lengths[b]!, "int32"),
+      Number(norm),
     ];
   },
-  call: (qkv, bias, biasSink, cos, sin, mask, causal, heads, lengths) =>
-    callOperator("memformer::rotary_attention", qkv, bias, biasSink, cos, sin, mask, causal === 1, heads, lengths),
-  reference(qkv, bias, _biasSink, cos, sin, mask, causal, H, lengths) {
+  call: (qkv, bias, biasSink, cos, sin, mask, causal, heads, lengths, norm) =>
+    callOperator(
+      "memformer::rotary_attention",
+      ...[qkv, bias, biasSink, cos, sin, mask, causal === 1, heads, lengths, norm === 1],
+    ),
+  reference(qkv, bias, _biasSink, cos, sin, mask, causal, H, lengths, norm) {
     const [B, T, width] = qkv.shape as [number, number, number],
       D = width / 3,
       E = D / H,
@@ -161,10 +213,15 @@ export const rotaryAttention: OperatorSpec<Case, Arguments> = {
         x2 = number(b, t, part, h, low + half);
       return e < half ? x1 * c - x2 * s : x2 * c + x1 * s;
     };
+    const normed = (head: number[]): number[] => {
+      const square = head.reduce((sum, x) => sum + x * x, 0) / E;
+      return norm === 1 ? head.map((x) => x / Math.sqrt(square + 1e-6)) : head;
+    };
     const heads = (b: number, h: number, part: number): number[][] =>
-      Array.from({ length: T }, (_, t) =>
-        Array.from({ length: E }, (__, e) => (part === 2 ? number(b, t, part, h, e) : turned(b, t, part, h, e))),
-      );
+      Array.from({ length: T }, (_, t) => {
+        const all = Array.from({ length: E }, (__, e) => (part === 2 ? number : turned)(b, t, part, h, e));
+        return part === 2 ? all : normed(all);
+      });
     for (let b = 0; b < B; b++)
       for (let h = 0; h < H; h++) {
         const q = heads(b, h, 0),
@@ -187,7 +244,7 @@ export const rotaryAttention: OperatorSpec<Case, Arguments> = {
       }
     return [y];
   },
-  plain(qkv, bias, _biasSink, cos, sin, mask, causal, heads, lengths) {
+  plain(qkv, bias, _biasSink, cos, sin, mask, causal, heads, lengths, norm) {
     const seen =
       lengths === null ? mask : visibleKeys(lengths, applyOperator("aten::select.int", qkv, 2, 0), causal === 1);
     const [c, s] = [applyOperator("aten::type_as", cos, qkv), applyOperator("aten::type_as", sin, qkv)];
@@ -209,8 +266,8 @@ export const rotaryAttention: OperatorSpec<Case, Arguments> = {
     };
     const [y] = callOperator(
       "aten::_scaled_dot_product_attention_math",
-      turned(part(0)),
-      turned(part(1)),
+      norm === 1 ? normedHeads(turned(part(0))) : turned(part(0)),
+      norm === 1 ? normedHeads(turned(part(1))) : turned(part(1)),
       part(2),
       seen,
       0,

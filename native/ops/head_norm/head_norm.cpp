@@ -5,7 +5,7 @@
 #include "core/operator.h"
 #include "core/parallel.h"
 #include "core/tensor_checks.h"
-#include "ops/head_norm/head_norm_eps.h"
+#include "ops/common/head_norm_eps.h"
 
 // Saved for backward: y and r, with x = y / (gain r). Of a normed chunk, with g = dL/dy:
 //   dL/dx = gain r (g - y mean(g y) / gain^2)

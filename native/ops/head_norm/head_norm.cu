@@ -5,7 +5,7 @@
 
 #include "core/cuda/numeric.cuh"
 #include "ops/head_norm/head_norm.cuh"
-#include "ops/head_norm/head_norm_eps.h"
+#include "ops/common/head_norm_eps.h"
 
 namespace memformer::ops {
 namespace {
