@@ -3,8 +3,9 @@
 //   g_b <- decay g_b min(1, limit mean_b ||g_b|| / ||g_b||)      for every row b; limit 0: no limit
 // Letters: B batch, M slots, D width.
 #pragma once
-#include "core/tensor_checks.h"
+#include "core/torch.h"
 #include "nn/config.h"
+#include "ops/limit_rows/limit_rows.h"
 
 namespace memformer::nn {
 
@@ -31,12 +32,7 @@ class Border {
     static torch::autograd::variable_list backward(torch::autograd::AutogradContext* context,
                                                    torch::autograd::variable_list grads) {
       const double decay = context->saved_data["decay"].toDouble(), limit = context->saved_data["limit"].toDouble();
-      auto grad = grads[0] * decay;
-      if (limit > 0) {
-        const auto norm = at::linalg_vector_norm(grad.reshape({grad.size(0), -1}), 2, at::IntArrayRef{1});  // (B)
-        const auto factor = (norm.mean() * limit / norm.clamp_min(1e-30)).clamp_max(1.0);
-        grad = grad * factor.view({-1, 1, 1});
-      }
+      const auto grad = limit > 0 ? ops::limit_rows(grads[0], decay, limit) : grads[0] * decay;
       return {grad, {}, {}};
     }
   };

@@ -108,8 +108,9 @@ struct ShortAttention {
 
   static std::tuple<Tensor, Tensor, Tensor> backward(const Saved& s, const BackwardPass& pass) {
     const auto& grad = pass.gradients[0];
-    return s.weights.defined() ? composed_backward_kernel(grad, s.q, s.k, s.v, s.weights)
-                               : fused_backward_kernel(grad, s.q, s.k, s.v, s.mask, s.causal, s.lengths, s.norm_queries);
+    return s.weights.defined()
+               ? composed_backward_kernel(grad, s.q, s.k, s.v, s.weights)
+               : fused_backward_kernel(grad, s.q, s.k, s.v, s.mask, s.causal, s.lengths, s.norm_queries);
   }
 };
 

@@ -25,14 +25,14 @@ struct AttentionParams {
   const float* sin;
   const bool* mask;  ///< (b, query, key) with these strides, that of keys 1: true where seen; null: all are
   int64_t mask_b, mask_query;
-  const int* lengths;  ///< (B): keys of row b that are seen, its first; at least one is. null: all are
-  AttentionHeads y;    ///< written by forward
-  int B, H, N, M, E;   ///< N, M in 1 .. 128, E 32 or 64
-  bool causal;         ///< keys after the query are not seen
+  const int* lengths;   ///< (B): keys of row b that are seen, its first; at least one is. null: all are
+  AttentionHeads y;     ///< written by forward
+  int B, H, N, M, E;    ///< N, M in 1 .. 128, E 32 or 64
+  bool causal;          ///< keys after the query are not seen
   bool norm_q, norm_k;  ///< divided by their root mean square, with norm_eps in it
   float norm_eps;
-  float scale;         ///< 1 / sqrt(E)
-  cuda::Dtype dtype;   ///< bf16 or f16
+  float scale;        ///< 1 / sqrt(E)
+  cuda::Dtype dtype;  ///< bf16 or f16
 };
 
 struct AttentionBackwardParams {

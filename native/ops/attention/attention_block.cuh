@@ -81,8 +81,8 @@ struct AttentionBlock {
     }
   }
 
-  /// The thread's numbers of row t, if it is one of `count`: the bias added, normed, turned, rounded once. All threads of
-  /// a warp come here: those beside this one, E / 16 in all, have the rest of the row.
+  /// The thread's numbers of row t, if it is one of `count`: the bias added, normed, turned, rounded once. All threads
+  /// of a warp come here: those beside this one, E / 16 in all, have the rest of the row.
   template <bool turns>
   static __device__ __forceinline__ void prepare(const Heads& heads, int t, int count, const Pack<T, 8>& low,
                                                  const Pack<T, 8>& high, const float (&cos)[8], const float (&sin)[8],

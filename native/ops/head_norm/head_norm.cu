@@ -4,8 +4,8 @@
 #include <type_traits>
 
 #include "core/cuda/numeric.cuh"
-#include "ops/head_norm/head_norm.cuh"
 #include "ops/common/head_norm_eps.h"
+#include "ops/head_norm/head_norm.cuh"
 
 namespace memformer::ops {
 namespace {
