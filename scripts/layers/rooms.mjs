@@ -50,7 +50,7 @@ export const below = {
 export const operatorEdges = {
   add_norm: ["dropout"],
   decode_linear: ["add_norm"],
-  attention: ["rotary_qkv"],
+  attention: ["head_norm", "rotary_qkv"],
   feed_forward: ["gelu_dropout", "linear"],
   gelu_dropout: ["dropout"],
   kv_projection: ["head_norm", "linear"],
