@@ -168,6 +168,27 @@ describe("experiments: rows", () => {
   });
 });
 
+describe("experiments: the runs that are asked for", () => {
+  it("are made alone, and the report is of all", async () => {
+    const made: number[] = [],
+      notes: string[] = [];
+    const options = { ...smoke, out: join(folder, "only"), only: '"n":2', note: (line: string) => notes.push(line) };
+    const outcome = await runExperiment(counting(made), options);
+    expect([made, outcome.left, outcome.rows.length]).to.deep.equal([[2], 2, 1]);
+    expect(notes[0]).to.equal("1 of 3 runs are asked for");
+    await runExperiment(counting(made), options);
+    expect(made, "made once").to.deep.equal([2]);
+  });
+
+  it("are some: else what settings there are is said", async () => {
+    const error = await failure(runExperiment(counting([]), { ...smoke, out: join(folder, "none"), only: "LSTM" }));
+    expect(error).to.have.property("code", "ERR_MEMFORMER_CONFIG");
+    expect(error.message).to.match(
+      /^no run of \S+ has settings that contain "LSTM"; those of the first are \{"n":1\}$/,
+    );
+  });
+});
+
 describe("experiments: a run that is stopped", function () {
   this.timeout(120_000);
 

@@ -35,6 +35,11 @@ const schema = z.strictObject({
     .optional()
     .describe("of an experiment that reads text: bytes (the default), gpt2, or the path of a tokenizer.json"),
   minutes: z.number().positive().optional().describe("begin no run that would probably end later"),
+  only: z
+    .string()
+    .min(1)
+    .optional()
+    .describe("make those runs alone whose settings, as JSON, contain this text; the report is of all"),
   device: runSchema.shape.device,
   devices: z
     .string()

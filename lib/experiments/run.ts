@@ -30,6 +30,8 @@ export interface ExperimentOptions {
   readonly tokenizer?: string | undefined;
   /** No run is begun after so many minutes, or where one as long as the longest so far would end later. */
   readonly minutes?: number | undefined;
+  /** Makes those runs alone whose settings, as JSON, contain this text; the report is of all. */
+  readonly only?: string | undefined;
   /** Ends the run that is under way; its checkpoint, if it has one, is what the next call goes on from. */
   readonly signal?: AbortSignal | undefined;
   readonly note?: ((text: string) => void) | undefined;
@@ -45,7 +47,7 @@ export interface Outcome extends Report {
 /**
  * Runs what `options.out` has no row of. A loss that is not a number and memory that does not suffice make a row that
  * says so; every other failure of a run rejects, and the rows before it stay. Rejects with MemformerError DATA for data
- * that is not there, BUSY when another process works in the folder, IO.
+ * that is not there, CONFIG for `only` that is in no run's settings, BUSY when another process works in the folder, IO.
  */
 export async function runExperiment(experiment: Experiment, options: ExperimentOptions): Promise<Outcome> {
   const { out, note = (): void => undefined, signal } = options,
@@ -55,8 +57,11 @@ export async function runExperiment(experiment: Experiment, options: ExperimentO
   try {
     const file = await RowFile.open(join(out, "rows.jsonl")),
       runs = await planned(experiment, options);
-    const missing = runs.filter((run) => file.find(experiment.name, run) === undefined);
-    if (missing.length < runs.length) note(`${runs.length - missing.length} of ${runs.length} runs are there already`);
+    const asked = chosen(experiment, runs, options.only),
+      missing = asked.filter((run) => file.find(experiment.name, run) === undefined);
+    if (asked.length < runs.length) note(`${asked.length} of ${runs.length} runs are asked for`);
+    if (missing.length < asked.length)
+      note(`${asked.length - missing.length} of ${asked.length} runs are there already`);
     const deadline = performance.now() + 60_000 * (options.minutes ?? Infinity);
     let outcome = await report(experiment, options, runs, file);
     const keep = async (row: Row): Promise<void> => {
@@ -113,6 +118,18 @@ async function planned(experiment: Experiment, options: ExperimentOptions): Prom
     folder: join(out, "data"),
   });
   return [...new Map(runs.map((run) => [keyOf(experiment.name, run), run])).values()];
+}
+
+/** Those whose settings contain the text. */
+function chosen({ name }: Experiment, runs: Settings[], only: string | undefined): Settings[] {
+  if (only === undefined) return runs;
+  const found = runs.filter((run) => JSON.stringify(run).includes(only));
+  if (found.length > 0) return found;
+  throw new MemformerError(
+    "CONFIG",
+    `no run of ${name} has settings that contain ${JSON.stringify(only)}; those of the first are ${JSON.stringify(runs[0])}`,
+    { details: { argument: "only", got: only } },
+  );
 }
 
 /** What is a finding, not a fault: the same run would end so again. */

@@ -56,6 +56,15 @@ function memformer(layers: readonly [number, number], slots: number, paper: stri
   };
 }
 
+/** Memformer without an encoder, which the paper does not have. */
+function decoder(layers: number, slots: number): Model {
+  return {
+    name: `Memformer decoder ${layers}, M ${slots}`,
+    model: { architecture: "decoder", decoderLayers: layers, memorySlots: slots },
+    paper: NONE,
+  };
+}
+
 function xl(layers: number, cacheLength: number): Model {
   return {
     name: `Transformer-XL ${layers}, cache ${cacheLength}`,
@@ -95,18 +104,18 @@ export const wikiSizes: Readonly<Record<Budget, Size>> = {
       memformer([2, 6], 256, NONE),
       memformer([2, 6], 64, NONE),
       memformer([2, 6], 256, NONE, false),
+      decoder(8, 256),
       xl(8, 256),
       xl(8, 128),
       xl(8, 32),
-      lstm(4),
     ],
     shape,
     lanes: 32,
     horizon: 8,
     cut: 8192,
     rates: [2e-3],
-    tokens: 4e6,
-    seconds: 20,
+    tokens: 20e6,
+    seconds: 30,
     scored: 0,
   },
   full: {
@@ -115,6 +124,7 @@ export const wikiSizes: Readonly<Record<Budget, Size>> = {
       memformer([4, 12], 1024, "23.91"),
       memformer([4, 12], 512, "23.30 (layers not stated)"),
       memformer([4, 12], 1024, "25.57 (layers not stated)", false),
+      decoder(16, 1024),
       ...[1600, 1024, 512, 256, 128, 32].map((cache) => xl(16, cache)),
       lstm(4),
     ],
