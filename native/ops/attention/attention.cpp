@@ -32,9 +32,9 @@ void check(const Tensor& q, const Tensor& k, const Tensor& v, const Optional& ma
 
 /// Of (B, H, N, E).
 Tensor normed_heads(const Tensor& x) {
-  using HeadNorm = Tensor(const Tensor&, int64_t, int64_t, int64_t, double);
+  using HeadNorm = Tensor(const Tensor&, const Optional&, int64_t, int64_t, int64_t, double);
   constexpr Registered<"memformer::head_norm", HeadNorm> head_norm;
-  return x.numel() == 0 ? x : head_norm(x, x.size(3), 1, 1, 1.0);
+  return x.numel() == 0 ? x : head_norm(x, {}, x.size(3), 1, 1, 1.0);
 }
 
 bool is_fused(const Tensor& q, const Tensor& k) { return attention_is_fused(q, q.size(2), k.size(2), q.size(3)); }

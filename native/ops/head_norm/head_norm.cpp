@@ -2,20 +2,23 @@
 
 #include <ATen/OpMathType.h>
 
+#include "core/gradient_sink.h"
 #include "core/operator.h"
 #include "core/parallel.h"
 #include "core/tensor_checks.h"
 #include "ops/common/head_norm_eps.h"
 
-// Saved for backward: y and r, with x = y / (gain r). Of a normed chunk, with g = dL/dy:
-//   dL/dx = gain r (g - y mean(g y) / gain^2)
+// Saved for backward: y and r, with x = y / (gain r); with gains, of which one may be 0, x and r. Of a normed chunk,
+// with g = dL/dy and z = r x:
+//   dL/dx = gain r (g - y mean(g y) / gain^2) = gain r (g - z mean(g z))      dL/dgain = sum(g z)
 namespace memformer::ops {
 namespace {
 
 using at::Tensor;
+using Optional = std::optional<Tensor>;
 constexpr const char* kOp = "head_norm";
 
-void check(const Tensor& x, int64_t width, int64_t group, int64_t normed, double gain) {
+void check(const Tensor& x, const Optional& gains, int64_t width, int64_t group, int64_t normed, double gain) {
   require_floating(kOp, "x", x);
   require(width > 0 && group > 0 && normed >= 0 && normed <= group, "CONFIG",
           "head_norm: needs a width and a group of at least 1, of which 0 to all are normed; got ", width, ", ", group,
@@ -23,6 +26,11 @@ void check(const Tensor& x, int64_t width, int64_t group, int64_t normed, double
   require(gain > 0 && std::isfinite(gain), "CONFIG", "head_norm: gain must be a number above 0, got ", gain);
   require(x.dim() >= 1 && x.size(-1) > 0 && x.size(-1) % (group * width) == 0, "SHAPE",
           "head_norm: x must have a last axis of groups of ", group, " x ", width, " numbers, got ", x.sizes());
+  if (!is_defined(gains)) return;
+  require_shape(kOp, "gains", *gains, {normed});
+  require_dtype(kOp, "gains", *gains, accumulate_type(x.scalar_type()));
+  require(gains->device() == x.device(), "DEVICE_MISMATCH", "head_norm: gains must be on x's device ", x.device().str(),
+          ", got ", gains->device().str());
 }
 
 /// body(chunk, its number among the normed) of every normed chunk; other(chunk) of the others.
@@ -59,23 +67,24 @@ Tensor empty_scale(const Tensor& x, const HeadNorm& norm) {
   return at::empty({x.numel() / row, groups * norm.normed}, x.options().dtype(accumulate_type(x.scalar_type())));
 }
 
-/// x may be y.
-void forward_into(const Tensor& x, const Tensor& y, const Tensor& r, const HeadNorm& norm) {
+/// x may be y. gains: contiguous, or undefined.
+void forward_into(const Tensor& x, const Tensor& y, const Tensor& r, const HeadNorm& norm, const Tensor& gains = {}) {
   AT_DISPATCH_FLOATING_TYPES_AND(at::kBFloat16, x.scalar_type(), "head_norm", [&] {
     using acc_t = at::opmath_type<scalar_t>;
     const auto* from = x.const_data_ptr<scalar_t>();
     auto* to = y.mutable_data_ptr<scalar_t>();
     auto* scale = r.mutable_data_ptr<acc_t>();
+    const auto* own = gains.defined() ? gains.const_data_ptr<acc_t>() : nullptr;
     const int64_t E = norm.width;
     for_chunks(
         x.numel() / E, norm,
         [&](int64_t chunk, int64_t place) {
+          const acc_t gain = acc_t(norm.gain) * (own == nullptr ? acc_t(1) : own[place % norm.normed]);
           const auto* of = from + chunk * E;
           const acc_t sum = sum_of<acc_t>(E, [&](int64_t e) { return acc_t(of[e]) * acc_t(of[e]); });
           const acc_t by = acc_t(1) / std::sqrt(sum / acc_t(E) + acc_t(kHeadNormEps));
           scale[place] = by;
-          for (int64_t e = 0; e < E; ++e)
-            to[chunk * E + e] = scalar_t(acc_t(norm.gain) * by * acc_t(from[chunk * E + e]));
+          for (int64_t e = 0; e < E; ++e) to[chunk * E + e] = scalar_t(gain * by * acc_t(from[chunk * E + e]));
         },
         [&](int64_t chunk) {
           if (from != to) std::copy_n(from + chunk * E, E, to + chunk * E);
@@ -83,10 +92,11 @@ void forward_into(const Tensor& x, const Tensor& y, const Tensor& r, const HeadN
   });
 }
 
-std::tuple<Tensor, Tensor> forward_cpu(const Tensor& x_in, int64_t width, int64_t group, int64_t normed, double gain) {
+std::tuple<Tensor, Tensor> forward_cpu(const Tensor& x_in, int64_t width, int64_t group, int64_t normed, double gain,
+                                       const Optional& gains) {
   const HeadNorm norm{width, group, normed, gain};
   const auto x = x_in.contiguous(), y = at::empty_like(x), r = empty_scale(x, norm);
-  forward_into(x, y, r, norm);
+  forward_into(x, y, r, norm, is_defined(gains) ? gains->contiguous() : Tensor());
   return {y, r};
 }
 
@@ -121,40 +131,81 @@ Tensor backward_cpu(const Tensor& grad_in, const Tensor& y, const Tensor& r, int
   return sent;
 }
 
+std::tuple<Tensor, Tensor> gains_backward_cpu(const Tensor& grad_in, const Tensor& x, const Tensor& r,
+                                              const Tensor& gains_in, int64_t width, int64_t group, int64_t normed,
+                                              double gain) {
+  const HeadNorm norm{width, group, normed, gain};
+  const auto grad = grad_in.contiguous(), sent = at::empty_like(grad), gains = gains_in.contiguous(),
+             dots = at::empty({r.numel() / std::max<int64_t>(1, normed), normed}, gains.options());
+  AT_DISPATCH_FLOATING_TYPES_AND(at::kBFloat16, x.scalar_type(), "head_norm_gains_backward", [&] {
+    using acc_t = at::opmath_type<scalar_t>;
+    const auto *g = grad.const_data_ptr<scalar_t>(), *of = x.const_data_ptr<scalar_t>();
+    const auto *scale = r.const_data_ptr<acc_t>(), *own = gains.const_data_ptr<acc_t>();
+    auto* to = sent.mutable_data_ptr<scalar_t>();
+    auto* of_dots = dots.mutable_data_ptr<acc_t>();
+    const int64_t E = norm.width;
+    for_chunks(
+        x.numel() / E, norm,
+        [&](int64_t chunk, int64_t place) {
+          const int64_t start = chunk * E;
+          const acc_t by = scale[place], whole = acc_t(gain) * own[place % normed];
+          const acc_t dot =
+              by * sum_of<acc_t>(E, [&](int64_t e) { return acc_t(g[start + e]) * acc_t(of[start + e]); });
+          of_dots[place] = acc_t(gain) * dot;
+          for (int64_t i = start; i < start + E; ++i)
+            to[i] = scalar_t(whole * by * (acc_t(g[i]) - by * acc_t(of[i]) * dot / acc_t(E)));
+        },
+        [&](int64_t chunk) { std::copy_n(g + chunk * E, E, to + chunk * E); });
+  });
+  return {sent, dots.sum(0)};
+}
+
 constexpr Registered<"memformer::head_norm_forward", decltype(forward_cpu)> forward_kernel;
 constexpr Registered<"memformer::head_norm_backward", decltype(backward_cpu)> backward_kernel;
+constexpr Registered<"memformer::head_norm_gains_backward", decltype(gains_backward_cpu)> gains_backward_kernel;
 
 struct Normed {
   struct Saved {
-    Tensor y, r;
+    Tensor numbers, r;  // y, with gains x
+    Optional gains;
     HeadNorm norm;
-    auto variables() { return std::tie(y, r); }
+    auto variables() { return std::tie(numbers, r, gains); }
   };
 
-  static Tensor forward(Saved* saved, const Tensor& x, int64_t width, int64_t group, int64_t normed, double gain) {
-    check(x, width, group, normed, gain);
-    auto [y, r] = forward_kernel(x, width, group, normed, gain);
-    if (saved != nullptr) *saved = {y, r, {width, group, normed, gain}};
+  static Tensor forward(Saved* saved, const Tensor& x, const Optional& gains, int64_t width, int64_t group,
+                        int64_t normed, double gain) {
+    check(x, gains, width, group, normed, gain);
+    auto [y, r] = forward_kernel(x, width, group, normed, gain, gains);
+    if (saved != nullptr) *saved = {is_defined(gains) ? x.contiguous() : y, r, gains, {width, group, normed, gain}};
     return y;
   }
 
-  static Tensor backward(const Saved& s, const BackwardPass& pass) {
-    const auto& norm = s.norm;
-    return backward_kernel(pass.gradients[0], s.y, s.r, norm.width, norm.group, norm.normed, norm.gain);
+  static std::tuple<Tensor, Tensor> backward(const Saved& s, const BackwardPass& pass) {
+    const auto& [width, group, normed, gain] = s.norm;
+    const auto& grad = pass.gradients[0];
+    if (!is_defined(s.gains)) return {backward_kernel(grad, s.numbers, s.r, width, group, normed, gain), Tensor()};
+    return gains_backward_kernel(grad, s.numbers, s.r, *s.gains, width, group, normed, gain);
   }
 };
 
 }  // namespace
 
-Tensor head_norm(const Tensor& x, const HeadNorm& norm) {
+Tensor head_norm(const Tensor& x, const HeadNorm& norm, const Optional& gains) {
   constexpr Registered<"memformer::head_norm", Signature<Normed>> op;
-  return op(x, norm.width, norm.group, norm.normed, norm.gain);
+  return op(x, gains, norm.width, norm.group, norm.normed, norm.gain);
 }
 
 TORCH_LIBRARY_FRAGMENT(memformer, library) {
-  define<Normed>(library, "head_norm(Tensor x, int width, int group, int normed, float gain=1.0) -> Tensor");
-  library.def("head_norm_forward(Tensor x, int width, int group, int normed, float gain) -> (Tensor y, Tensor r)",
-              on_cpu(&forward_cpu));
+  define<Normed>(library,
+                 "head_norm(Tensor x, Tensor? gains, int width, int group, int normed, float gain=1.0) -> Tensor");
+  library.def(
+      "head_norm_forward(Tensor x, int width, int group, int normed, float gain, Tensor? gains) -> (Tensor y, Tensor "
+      "r)",
+      on_cpu(&forward_cpu));
+  library.def(
+      "head_norm_gains_backward(Tensor grad, Tensor x, Tensor r, Tensor gains, int width, int group, int normed, float "
+      "gain) -> (Tensor grad_x, Tensor grad_gains)",
+      on_cpu(&gains_backward_cpu));
   library.def("head_norm_in_place(Tensor(a!) x, int width, int group, int normed, float gain) -> Tensor r",
               on_cpu(&in_place_cpu));
   library.def(

@@ -24,13 +24,20 @@ __device__ __forceinline__ T team_sum(T value) {
 
 /// Where a team stands: its chunk, and the chunk's place among the normed, or -1.
 struct Place {
-  int64_t chunk, normed;
+  int64_t chunk, normed, in_group;
 };
 
 template <typename Params>
 __device__ __forceinline__ Place place_of(const Params& p, int64_t chunk) {
   const auto of = static_cast<int64_t>(quotient(chunk, p.group)), in_group = chunk - of * p.group;
-  return {chunk, in_group < p.normed ? of * p.normed + in_group : -1};
+  return {chunk, in_group < p.normed ? of * p.normed + in_group : -1, in_group};
+}
+
+/// Of a normed chunk, the common one and its own.
+template <typename acc_t, typename Params>
+__device__ __forceinline__ acc_t gain_of(const Params& p, const Place& place) {
+  const auto gain = static_cast<acc_t>(p.gain);
+  return p.gains == nullptr ? gain : gain * static_cast<const acc_t*>(p.gains)[place.in_group];
 }
 
 template <typename T, int wide, int team>
@@ -53,7 +60,7 @@ __global__ void __launch_bounds__(kThreads) head_norm_kernel(const HeadNormParam
   sum = team_sum<team>(sum);
   if (!here || (!norms && p.x == p.y)) return;
   const acc_t r = norms ? acc_t(1) / sqrt(sum / static_cast<acc_t>(p.E) + static_cast<acc_t>(kHeadNormEps)) : acc_t(1);
-  const acc_t by = norms ? static_cast<acc_t>(p.gain) * r : acc_t(1);
+  const acc_t by = norms ? gain_of<acc_t>(p, place) * r : acc_t(1);
   for (int64_t e = first; e < p.E; e += team * wide) {
     load(from + e, x);
 #pragma unroll
@@ -84,8 +91,11 @@ __global__ void __launch_bounds__(kThreads) head_norm_backward_kernel(const Head
   dot = team_sum<team>(dot);
   if (!here) return;
   const auto gain = static_cast<acc_t>(p.gain);
-  const acc_t by = norms ? gain * static_cast<const acc_t*>(p.r)[place.normed] : acc_t(1);
-  const acc_t mean = dot / static_cast<acc_t>(p.E) / (gain * gain);
+  const acc_t r = norms ? static_cast<const acc_t*>(p.r)[place.normed] : acc_t(1);
+  const acc_t by = norms ? gain_of<acc_t>(p, place) * r : acc_t(1);
+  // Of y, or with gains of x = z / r.
+  const acc_t mean = dot / static_cast<acc_t>(p.E) * (p.gains == nullptr ? acc_t(1) / (gain * gain) : r * r);
+  if (norms && p.gains != nullptr && first == 0) static_cast<acc_t*>(p.dots)[place.normed] = gain * r * dot;
   for (int64_t e = first; e < p.E; e += team * wide) {
     load(grad + e, g);
     if (norms) {

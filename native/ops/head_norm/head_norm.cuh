@@ -10,19 +10,22 @@
 namespace memformer::ops {
 
 struct HeadNormParams {
-  const void* x;  ///< (chunks, E); may be y
-  void* y;        ///< (chunks, E)
-  void* r;        ///< (chunks / group, normed) acc
+  const void* x;      ///< (chunks, E); may be y
+  void* y;            ///< (chunks, E)
+  void* r;            ///< (chunks / group, normed) acc
+  const void* gains;  ///< (normed) acc; null: 1
   int64_t chunks, E, group, normed;
   double gain;
   cuda::Dtype dtype;
 };
 
 struct HeadNormBackwardParams {
-  const void* grad;  ///< (chunks, E)
-  const void* y;     ///< (chunks, E)
-  const void* r;     ///< (chunks / group, normed) acc
-  void* sent;        ///< (chunks, E)
+  const void* grad;   ///< (chunks, E)
+  const void* y;      ///< (chunks, E); with gains x
+  const void* r;      ///< (chunks / group, normed) acc
+  void* sent;         ///< (chunks, E)
+  const void* gains;  ///< (normed) acc; null: 1, and dots is not written
+  void* dots;         ///< (chunks / group, normed) acc: dL/dgain of every chunk
   int64_t chunks, E, group, normed;
   double gain;
   cuda::Dtype dtype;

@@ -288,7 +288,7 @@ opcheck(keysValues, () => {
             const { E } = shape,
               tokens = applyOperator("aten::transpose.int", part, 1, 2);
             const flat = applyOperator("aten::flatten.using_ints", tokens, 2);
-            const normed = callOperator("memformer::head_norm", flat, E, shape.H, shape.H, 1)[0]!;
+            const normed = callOperator("memformer::head_norm", flat, null, E, shape.H, shape.H, 1)[0]!;
             return applyOperator(
               "aten::transpose.int",
               applyOperator("aten::unflatten.int", normed, 2, [shape.H, E]),

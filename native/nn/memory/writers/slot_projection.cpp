@@ -80,18 +80,18 @@ at::Tensor SlotProjection::of_slots(const MemoryView& view, const at::Tensor& us
   return ops::linear(use, folded.weight(number), folded.bias(number));
 }
 
-at::Tensor SlotProjection::of_heads(const at::Tensor& x) const {
-  return ops::head_norm(x, {x.size(2) / heads_, heads_, heads_});
+at::Tensor SlotProjection::of_heads(const at::Tensor& x, const std::optional<at::Tensor>& gains) const {
+  return ops::head_norm(x, {x.size(2) / heads_, heads_, heads_}, gains);
 }
 
 at::Tensor SlotProjection::query(const MemoryView& view, ForwardContext& ctx) const {
   const auto q = of_slots(view, view.for_query, 0, ctx);
-  if (!gain_) return q;
-  return times(of_heads(q), *gain_);
+  return gain_ ? of_heads(q, gain_) : q;
 }
 
 at::Tensor SlotProjection::own_key(const MemoryView& view, ForwardContext& ctx) const {
-  const auto k = key(of_slots(view, view.for_key, 1, ctx));
+  const auto k = of_slots(view, view.for_key, 1, ctx);
+  if (gain_) return of_heads(k, self_gain_);
   return self_gain_ ? times(k, *self_gain_) : k;
 }
 

@@ -46,7 +46,7 @@ class SlotProjection {
             const KeyMask& mask, Observation& seen) const;
   at::Tensor query(const MemoryView& view, ForwardContext& ctx) const;
   /// (B, N, D), each head over its root mean square.
-  at::Tensor of_heads(const at::Tensor& x) const;
+  at::Tensor of_heads(const at::Tensor& x, const std::optional<at::Tensor>& gains = {}) const;
   at::Tensor key(const at::Tensor& projected) const;
   at::Tensor own_key(const MemoryView& view, ForwardContext& ctx) const;
   at::Tensor values(const at::Tensor& x, const KeyMask& mask, ForwardContext& ctx) const;
