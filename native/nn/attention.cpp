@@ -10,9 +10,9 @@ namespace memformer::nn {
 namespace {
 
 /// k_0, v_0, k_1, v_1, … layer by layer.
-std::vector<CrossAttention::KeysValues> pairs(const std::vector<at::Tensor>& parts) {
+std::vector<CrossAttention::KeysValues> pairs(const std::vector<at::Tensor>& parts, bool normed) {
   std::vector<CrossAttention::KeysValues> seen;
-  for (size_t i = 0; i < parts.size(); i += 2) seen.push_back({parts[i], parts[i + 1]});
+  for (size_t i = 0; i < parts.size(); i += 2) seen.push_back({parts[i], parts[i + 1], normed});
   return seen;
 }
 
@@ -64,7 +64,10 @@ CrossAttention::CrossAttention(Parameters& parameters, const Config& config, con
                 : std::nullopt) {}
 
 std::vector<CrossAttention::KeysValues> CrossAttention::project_keys_values(
-    const std::vector<const CrossAttention*>& layers, const at::Tensor& context, ForwardContext& ctx) {
+    const std::vector<const CrossAttention*>& layers, const at::Tensor& context_in, int64_t queries,
+    ForwardContext& ctx) {
+  const auto context = ctx.cast(context_in);
+  const bool norms = layers[0]->normed_ && !layers[0]->norms_late(context, queries);
   std::vector<at::Tensor> weights, biases, weight_sinks, bias_sinks;
   for (const auto* layer : layers) {
     const auto& [weight, bias] = layer->key_value_.parameters();
@@ -73,41 +76,42 @@ std::vector<CrossAttention::KeysValues> CrossAttention::project_keys_values(
     if (const auto sink = ctx.sink(weight)) weight_sinks.push_back(*sink);
     if (const auto sink = ctx.sink(bias)) bias_sinks.push_back(*sink);
   }
-  return pairs(ops::kv_projection(ctx.cast(context), weights, biases, weight_sinks, bias_sinks, layers[0]->heads_,
-                                  layers[0]->normed_));
+  return pairs(ops::kv_projection(context, weights, biases, weight_sinks, bias_sinks, layers[0]->heads_, norms), norms);
 }
 
 std::vector<CrossAttention::KeysValues> CrossAttention::project_memory_keys_values(
-    const std::vector<const CrossAttention*>& layers, const MemoryView& view, ForwardContext& ctx) {
-  if (!view.normed) return project_keys_values(layers, view.for_reads, ctx);
+    const std::vector<const CrossAttention*>& layers, const MemoryView& view, int64_t queries, ForwardContext& ctx) {
+  if (!view.normed) return project_keys_values(layers, view.for_reads, queries, ctx);
+  const bool norms = layers[0]->normed_ && !layers[0]->norms_late(view.for_reads, queries);
   std::vector<NormedLinear> normed;
   for (const auto* layer : layers) {
     const auto& [weight, bias] = layer->key_value_.parameters();
     normed.push_back({&*layer->memory_norm_, weight, bias});
   }
   const auto& [weights, biases, weight_sinks, bias_sinks] = fold_layer_norm(normed, ctx);
-  return pairs(ops::kv_projection(view.for_reads, weights, biases, weight_sinks, bias_sinks, layers[0]->heads_,
-                                  layers[0]->normed_));
+  return pairs(ops::kv_projection(view.for_reads, weights, biases, weight_sinks, bias_sinks, layers[0]->heads_, norms),
+               norms);
 }
 
 void CrossAttention::operator()(Residual& stream, const KeysValues& seen, const KeyMask& mask,
                                 ForwardContext& ctx) const {
   const auto normed = norm_(stream, ctx);
   const int64_t B = normed.size(0), T = normed.size(1), H = heads_, E = normed.size(2) / H;
-  // Attention norms the queries itself where that costs nothing.
+  // Attention norms the queries itself where that costs nothing, and the keys where they are not.
+  const bool norms_keys = normed_ && !seen.keys_normed;
   const bool attention_norms = normed_ && ops::attention_is_fused(normed, T, seen.keys.size(2), E);
   const auto heads = [&](const at::Tensor& x) { return x.view({B, T, H, E}).transpose(1, 2); };  // (B, H, T, E)
   const auto projected = attention_norms ? query_(normed, ctx) : query(normed, ctx);
   const auto q = heads(projected);
   if (auto* observation = ctx.observation()) {
     const double scale = 1.0 / std::sqrt(static_cast<double>(E));
-    const auto asked = attention_norms ? heads(normed_heads(projected)) : q;
-    if (observation->wants(name_ + ".logits"))
-      observation->add(name_ + ".logits", largest_logits(asked, seen.keys, scale));
-    if (reads_memory_) observation->add_read(asked, seen.keys, scale);
+    const auto asked = attention_norms ? heads(normed_heads(projected)) : q,
+               keys = norms_keys ? ops::head_norm(seen.keys, {E, 1, 1}) : seen.keys;
+    if (observation->wants(name_ + ".logits")) observation->add(name_ + ".logits", largest_logits(asked, keys, scale));
+    if (reads_memory_) observation->add_read(asked, keys, scale);
   }
   const auto for_all = [&](const at::Tensor& part) { return part.size(0) == B ? part : part.expand({B, -1, -1, -1}); };
-  stream.branch = branch(attend(q, for_all(seen.keys), for_all(seen.values), mask, attention_norms), ctx);
+  stream.branch = branch(attend(q, for_all(seen.keys), for_all(seen.values), mask, attention_norms, norms_keys), ctx);
 }
 
 void CrossAttention::decode(Residual& stream, const DecodeRows& rows, const KeyValueCache& cache,
@@ -120,6 +124,10 @@ void CrossAttention::decode(Residual& stream, const DecodeRows& rows, const KeyV
 
 at::Tensor CrossAttention::query(const at::Tensor& normed, ForwardContext& ctx) const {
   return normed_heads(query_(normed, ctx));
+}
+
+bool CrossAttention::norms_late(const at::Tensor& context, int64_t queries) const {
+  return queries > 0 && ops::attention_is_fused(context, queries, context.size(1), context.size(2) / heads_);
 }
 
 at::Tensor CrossAttention::normed_heads(const at::Tensor& query) const {

@@ -35,14 +35,17 @@ class CrossAttention {
                  double residual_gain);
 
   struct KeysValues {
-    at::Tensor keys, values;  ///< (B, H, N, E), or (1, H, N, E): every row sees the same
+    at::Tensor keys, values;   ///< (B, H, N, E), or (1, H, N, E): every row sees the same
+    bool keys_normed = false;  ///< if queryKeyNorm; else who attends has to
   };
-  /// Each layer's keys and values of a context that all of them share.
+  /// Each layer's keys and values of a context that all of them share. queries: how many tokens of a row attend to
+  /// them, by operator(), which may norm the keys itself; 0: by decode, which does not.
   static std::vector<KeysValues> project_keys_values(const std::vector<const CrossAttention*>& layers,
-                                                     const at::Tensor& context, ForwardContext& ctx);
+                                                     const at::Tensor& context, int64_t queries, ForwardContext& ctx);
   /// Each layer's keys and values of the memory, which each normalizes for itself if memoryNorm.
   static std::vector<KeysValues> project_memory_keys_values(const std::vector<const CrossAttention*>& layers,
-                                                            const MemoryView& view, ForwardContext& ctx);
+                                                            const MemoryView& view, int64_t queries,
+                                                            ForwardContext& ctx);
 
   void operator()(Residual& stream, const KeysValues& seen, const KeyMask& mask, ForwardContext& ctx) const;
   /// One token a row, x (R, 1, D); what each slot sees is in the cache.
@@ -52,6 +55,8 @@ class CrossAttention {
   /// (B, T, D): the query, normed if queryKeyNorm.
   at::Tensor query(const at::Tensor& normed, ForwardContext& ctx) const;
   at::Tensor normed_heads(const at::Tensor& query) const;
+  /// Whether attention norms the keys of a context (B, N, D) where so many queries of a row attend to it.
+  bool norms_late(const at::Tensor& context, int64_t queries) const;
   /// The branch from what was read, (B, T, D), heads merged.
   Projection branch(const at::Tensor& read, ForwardContext& ctx) const;
 

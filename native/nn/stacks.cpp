@@ -49,16 +49,16 @@ MemoryStack::MemoryStack(Parameters& parameters, const Config& config, const std
       }()),
       norm_(parameters, name + ".norm", config.integer("width")) {}
 
-std::vector<CrossAttention::KeysValues> MemoryStack::project_keys_values(const MemoryView& view,
+std::vector<CrossAttention::KeysValues> MemoryStack::project_keys_values(const MemoryView& view, int64_t queries,
                                                                          ForwardContext& ctx) const {
   std::vector<const CrossAttention*> reads;
   for (const auto& layer : layers_) reads.push_back(&layer.memory_read);
-  return CrossAttention::project_memory_keys_values(reads, view, ctx);
+  return CrossAttention::project_memory_keys_values(reads, view, queries, ctx);
 }
 
 at::Tensor MemoryStack::operator()(at::Tensor x, const MemoryView& view, const KeyMask& mask,
                                    ForwardContext& ctx) const {
-  const auto seen = project_keys_values(view, ctx);
+  const auto seen = project_keys_values(view, x.size(1), ctx);
   Residual stream{std::move(x), std::nullopt};
   note(stream, name_ + ".embedding", ctx);
   for (size_t i = 0; i < layers_.size(); ++i) {
@@ -98,16 +98,16 @@ DecoderStack::DecoderStack(Parameters& parameters, const Config& config, int64_t
       }()),
       norm_(parameters, "decoder.norm", config.integer("width")) {}
 
-std::vector<CrossAttention::KeysValues> DecoderStack::project_keys_values(const at::Tensor& encoded,
+std::vector<CrossAttention::KeysValues> DecoderStack::project_keys_values(const at::Tensor& encoded, int64_t queries,
                                                                           ForwardContext& ctx) const {
   std::vector<const CrossAttention*> cross_attentions;
   for (const auto& layer : layers_) cross_attentions.push_back(&layer.cross_attention);
-  return CrossAttention::project_keys_values(cross_attentions, encoded, ctx);
+  return CrossAttention::project_keys_values(cross_attentions, encoded, queries, ctx);
 }
 
 at::Tensor DecoderStack::operator()(at::Tensor x, const KeyMask& mask, const at::Tensor& encoded,
                                     const KeyMask& encoded_mask, ForwardContext& ctx) const {
-  const auto seen = project_keys_values(encoded, ctx);
+  const auto seen = project_keys_values(encoded, x.size(1), ctx);
   Residual stream{std::move(x), std::nullopt};
   note(stream, "decoder.embedding", ctx);
   for (size_t i = 0; i < layers_.size(); ++i) {

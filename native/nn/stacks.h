@@ -18,7 +18,8 @@ class MemoryStack {
   /// x (B, T, D) embedded tokens -> (B, T, D), normed.
   at::Tensor operator()(at::Tensor x, const MemoryView& view, const KeyMask& mask, ForwardContext& ctx) const;
   /// What each layer sees of the memory.
-  std::vector<CrossAttention::KeysValues> project_keys_values(const MemoryView& view, ForwardContext& ctx) const;
+  std::vector<CrossAttention::KeysValues> project_keys_values(const MemoryView& view, int64_t queries,
+                                                              ForwardContext& ctx) const;
   /// One embedded token a row, x (R, 1, D) -> (R, 1, D), normed.
   at::Tensor decode(at::Tensor x, const DecodeState& state, const DecodeRows& rows, ForwardContext& ctx) const;
 
@@ -42,7 +43,8 @@ class DecoderStack {
   at::Tensor operator()(at::Tensor x, const KeyMask& mask, const at::Tensor& encoded, const KeyMask& encoded_mask,
                         ForwardContext& ctx) const;
   /// What each layer sees of the encoder's output.
-  std::vector<CrossAttention::KeysValues> project_keys_values(const at::Tensor& encoded, ForwardContext& ctx) const;
+  std::vector<CrossAttention::KeysValues> project_keys_values(const at::Tensor& encoded, int64_t queries,
+                                                              ForwardContext& ctx) const;
   /// One embedded token a row, x (R, 1, D) -> (R, 1, D), normed.
   at::Tensor decode(at::Tensor x, const DecodeState& state, const DecodeRows& rows, ForwardContext& ctx) const;
 

@@ -13,9 +13,10 @@ Registry<Scheme, Parameters&, const Config&, const LayerPlace&>& position_scheme
   return registry;
 }
 
-Tensor attend(const Tensor& q, const Tensor& k, const Tensor& v, const KeyMask& mask, bool norm_queries) {
-  return merge(
-      ops::attention(q, k, v, mask.attention(/*causal=*/false), /*causal=*/false, mask.lengths(), norm_queries));
+Tensor attend(const Tensor& q, const Tensor& k, const Tensor& v, const KeyMask& mask, bool norm_queries,
+              bool norm_keys) {
+  return merge(ops::attention(q, k, v, mask.attention(/*causal=*/false), /*causal=*/false, mask.lengths(), norm_queries,
+                              norm_keys));
 }
 
 }  // namespace memformer::nn

@@ -34,9 +34,9 @@ struct LayerPlace {
 /// Schemes by name: "rotary", "relative" (the paper's first version), "t5".
 Registry<std::unique_ptr<PositionedAttention>, Parameters&, const Config&, const LayerPlace&>& position_schemes();
 
-/// softmax(q k^T / sqrt(E)) v over the keys of the mask; q (B, H, T, E), k, v (B, H, N, E) -> (B, T, D). norm_queries:
-/// as ops::attention.
+/// softmax(q k^T / sqrt(E)) v over the keys of the mask; q (B, H, T, E), k, v (B, H, N, E) -> (B, T, D). norm_queries
+/// and norm_keys: as ops::attention.
 at::Tensor attend(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const KeyMask& mask,
-                  bool norm_queries = false);
+                  bool norm_queries = false, bool norm_keys = false);
 
 }  // namespace memformer::nn

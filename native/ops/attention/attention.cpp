@@ -79,9 +79,9 @@ std::tuple<Tensor, Tensor, Tensor> composed_backward(const Tensor& grad, const T
           grad_v.view(v.sizes())};
 }
 
-using Fused = Tensor(const Tensor&, const Tensor&, const Tensor&, const Optional&, bool, const Optional&, bool);
+using Fused = Tensor(const Tensor&, const Tensor&, const Tensor&, const Optional&, bool, const Optional&, bool, bool);
 using FusedBackward = std::tuple<Tensor, Tensor, Tensor>(const Tensor&, const Tensor&, const Tensor&, const Tensor&,
-                                                         const Optional&, bool, const Optional&, bool);
+                                                         const Optional&, bool, const Optional&, bool, bool);
 constexpr Registered<"memformer::attention_forward", decltype(composed_forward)> composed_kernel;
 constexpr Registered<"memformer::attention_backward", decltype(composed_backward)> composed_backward_kernel;
 constexpr Registered<"memformer::attention_fused", Fused> fused_kernel;
@@ -91,18 +91,18 @@ struct ShortAttention {
   struct Saved {
     Tensor q, k, v, weights;  // no weights where one kernel has done it
     Optional mask, lengths;
-    bool causal, norm_queries;  // the latter: of q as it is saved
+    bool causal, norm_queries, norm_keys;  // the latter two: of q and k as they are saved
     auto variables() { return std::tie(q, k, v, mask, weights, lengths); }
   };
 
   static Tensor forward(Saved* saved, const Tensor& q, const Tensor& k, const Tensor& v, const Optional& mask,
-                        bool causal, const Optional& lengths, bool norm_queries) {
+                        bool causal, const Optional& lengths, bool norm_queries, bool norm_keys) {
     Tensor y, weights;
     if (is_fused(q, k))
-      y = fused_kernel(q, k, v, mask, causal, lengths, norm_queries);
+      y = fused_kernel(q, k, v, mask, causal, lengths, norm_queries, norm_keys);
     else
       std::tie(y, weights) = composed_kernel(q, k, v, mask, causal, lengths);
-    if (saved != nullptr) *saved = {q, k, v, weights, mask, lengths, causal, norm_queries};
+    if (saved != nullptr) *saved = {q, k, v, weights, mask, lengths, causal, norm_queries, norm_keys};
     return y;
   }
 
@@ -110,17 +110,18 @@ struct ShortAttention {
     const auto& grad = pass.gradients[0];
     return s.weights.defined()
                ? composed_backward_kernel(grad, s.q, s.k, s.v, s.weights)
-               : fused_backward_kernel(grad, s.q, s.k, s.v, s.mask, s.causal, s.lengths, s.norm_queries);
+               : fused_backward_kernel(grad, s.q, s.k, s.v, s.mask, s.causal, s.lengths, s.norm_queries, s.norm_keys);
   }
 };
 
 /// Of the ways to attend, the best one for these sizes.
-Tensor attend(const Tensor& q_in, const Tensor& k, const Tensor& v, const Optional& mask, bool causal,
-              const Optional& lengths, bool norm_queries) {
-  check(q_in, k, v, mask, causal, lengths);
-  if (is_fused(q_in, k)) return Operator<ShortAttention>::call(q_in, k, v, mask, causal, lengths, norm_queries);
-  const auto q = norm_queries ? normed_heads(q_in) : q_in;
-  if (is_short(q, k)) return Operator<ShortAttention>::call(q, k, v, mask, causal, lengths, false);
+Tensor attend(const Tensor& q_in, const Tensor& k_in, const Tensor& v, const Optional& mask, bool causal,
+              const Optional& lengths, bool norm_queries, bool norm_keys) {
+  check(q_in, k_in, v, mask, causal, lengths);
+  if (is_fused(q_in, k_in))
+    return Operator<ShortAttention>::call(q_in, k_in, v, mask, causal, lengths, norm_queries, norm_keys);
+  const auto q = norm_queries ? normed_heads(q_in) : q_in, k = norm_keys ? normed_heads(k_in) : k_in;
+  if (is_short(q, k)) return Operator<ShortAttention>::call(q, k, v, mask, causal, lengths, false, false);
   const bool sends_back = at::GradMode::is_enabled() && (q.requires_grad() || k.requires_grad() || v.requires_grad());
   const bool masked = causal || is_defined(mask) || is_defined(lengths);
   if (sends_back && !masked && cross_attention_fits(q, k)) return cross_attention(q, k, v);
@@ -139,15 +140,15 @@ bool attention_is_fused(const Tensor& x, int64_t N, int64_t M, int64_t E) {
 }
 
 Tensor attention(const Tensor& q, const Tensor& k, const Tensor& v, const Optional& mask, bool causal,
-                 const Optional& lengths, bool norm_queries) {
+                 const Optional& lengths, bool norm_queries, bool norm_keys) {
   constexpr Registered<"memformer::attention", decltype(attend)> op;
-  return op(q, k, v, mask, causal, lengths, norm_queries);
+  return op(q, k, v, mask, causal, lengths, norm_queries, norm_keys);
 }
 
 TORCH_LIBRARY_FRAGMENT(memformer, library) {
   define<&attend>(library,
                   "attention(Tensor q, Tensor k, Tensor v, Tensor? mask, bool causal, Tensor? lengths=None, bool "
-                  "norm_queries=False) -> Tensor");
+                  "norm_queries=False, bool norm_keys=False) -> Tensor");
   library.def(
       "attention_forward(Tensor q, Tensor k, Tensor v, Tensor? mask, bool causal, Tensor? lengths) -> (Tensor y, "
       "Tensor weights)",
@@ -156,11 +157,12 @@ TORCH_LIBRARY_FRAGMENT(memformer, library) {
       "attention_backward(Tensor grad, Tensor q, Tensor k, Tensor v, Tensor weights) -> (Tensor, Tensor, Tensor)",
       on_every_device(&composed_backward));
   library.def(
-      "attention_fused(Tensor q, Tensor k, Tensor v, Tensor? mask, bool causal, Tensor? lengths, bool norm_queries) -> "
-      "Tensor");
+      "attention_fused(Tensor q, Tensor k, Tensor v, Tensor? mask, bool causal, Tensor? lengths, bool norm_queries, "
+      "bool "
+      "norm_keys) -> Tensor");
   library.def(
       "attention_fused_backward(Tensor grad, Tensor q, Tensor k, Tensor v, Tensor? mask, bool causal, Tensor? lengths, "
-      "bool norm_queries) -> (Tensor, Tensor, Tensor)");
+      "bool norm_queries, bool norm_keys) -> (Tensor, Tensor, Tensor)");
 }
 
 }  // namespace memformer::ops

@@ -16,12 +16,12 @@ namespace memformer::ops {
 /// (needs N = M): no query sees a later key; a mask beside it must say so too. Returns (B, H, N, E), token by token in
 /// memory, so that merging the heads is free. Differentiable once in q, k, v. Short segments keep the weights (B, H, N,
 /// M) for backward; on a GPU in bfloat16 and float16, with E 32 or 64 and N, M <= 128, they keep q, k, v alone.
-/// norm_queries: every query is divided by its root mean square first (head_norm.h), which costs nothing where
-/// attention_is_fused.
+/// norm_queries, norm_keys: every query, every key is divided by its root mean square first (head_norm.h), which costs
+/// nothing where attention_is_fused.
 /// Throws SHAPE, DTYPE, DEVICE_MISMATCH, CONFIG.
 at::Tensor attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
                      const std::optional<at::Tensor>& mask, bool causal, const std::optional<at::Tensor>& lengths = {},
-                     bool norm_queries = false);
+                     bool norm_queries = false, bool norm_keys = false);
 
 /// Whether the GPU's kernel for short segments takes N queries and M keys with heads of width E, like `x`: E 32 or 64,
 /// N and M at most 128, and enough shared memory (an Ampere or Ada GPU with 99 KiB per block takes E 64 up to 64

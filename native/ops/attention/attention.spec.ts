@@ -19,8 +19,8 @@ interface Case extends SpecCase {
   readonly lengths?: readonly number[];
   /** Keys after the query are not seen, by the operator's own doing. Default false. */
   readonly causal?: boolean;
-  /** Whether queries are divided by their root mean square. Default false. */
-  readonly norm?: boolean;
+  /** What is divided by its root mean square. Default: nothing. */
+  readonly norm?: "queries" | "keys" | "both";
   /** Of the queries: where it is large, the softmax is sharp. Default 1. */
   readonly gain?: number;
 }
@@ -32,7 +32,8 @@ type Arguments = [
   mask: Numbers | null,
   causal: number,
   lengths: Numbers | null,
-  norm: number,
+  normQueries: number,
+  normKeys: number,
 ];
 
 const padded =
@@ -145,29 +146,6 @@ export const attention: OperatorSpec<Case, Arguments> = {
       lengths: [100, 70, 3],
     },
     { what: "longer than a GPU's kernel takes, with lengths", B: 2, H: 1, N: 140, M: 140, E: 32, lengths: [140, 33] },
-    { what: "with normed queries", B: 3, H: 2, N: 5, M: 7, E: 3, norm: true },
-    {
-      what: "with normed queries, of heads that a GPU's kernel takes",
-      tags: ["sanitize"],
-      B: 2,
-      H: 3,
-      N: 50,
-      M: 37,
-      E: 32,
-      norm: true,
-    },
-    {
-      what: "with normed queries, of heads that a GPU's kernel takes, as large as it takes",
-      tags: ["sanitize"],
-      B: 4,
-      H: 2,
-      N: 128,
-      M: 128,
-      E: 64,
-      lengths: [128, 100, 3, 0],
-      norm: true,
-    },
-    { what: "with normed queries, few over many keys", B: 2, H: 1, N: 33, M: 190, E: 32, norm: true },
     { what: "sharpened", B: 2, H: 1, N: 4, M: 8, E: 4, gain: 20 },
     { what: "larger", B: 2, H: 4, N: 65, M: 70, E: 16, mask: { rows: 2, queries: 1, sees: padded([70, 33]) } },
     { what: "without rows", tags: ["sanitize"], B: 0, H: 2, N: 3, M: 4, E: 2 },
@@ -217,8 +195,32 @@ export const attention: OperatorSpec<Case, Arguments> = {
       E: 16,
     },
     { what: "of few queries over many keys, too long for so few heads", B: 1, H: 1, N: 3, M: 1025, E: 32 },
+    { what: "with normed queries", B: 3, H: 2, N: 5, M: 7, E: 3, norm: "queries" },
+    { what: "with normed keys", B: 3, H: 2, N: 5, M: 7, E: 3, norm: "keys" },
+    {
+      what: "with normed keys, of heads that a GPU's kernel takes",
+      tags: ["sanitize"],
+      B: 2,
+      H: 3,
+      N: 50,
+      M: 37,
+      E: 32,
+      norm: "keys",
+    },
+    {
+      what: "with normed queries and keys, of heads that a GPU's kernel takes, as large as it takes",
+      tags: ["sanitize"],
+      B: 4,
+      H: 2,
+      N: 128,
+      M: 128,
+      E: 64,
+      lengths: [128, 100, 3, 0],
+      norm: "both",
+    },
+    { what: "with normed queries, few over many keys", B: 2, H: 1, N: 33, M: 190, E: 32, norm: "queries" },
   ],
-  inputs({ B, H, N, M, E, mask, causal = false, gain = 1, lengths, norm = false }, draw) {
+  inputs({ B, H, N, M, E, mask, causal = false, gain = 1, lengths, norm }, draw) {
     const seen =
       mask &&
       numbers(
@@ -233,12 +235,13 @@ export const attention: OperatorSpec<Case, Arguments> = {
       seen ?? null,
       Number(causal),
       lengths === undefined ? null : numbers([B], (b) => lengths[b]!, "int32"),
-      Number(norm),
+      Number(norm === "queries" || norm === "both"),
+      Number(norm === "keys" || norm === "both"),
     ];
   },
-  call: (q, k, v, mask, causal, lengths, norm) =>
-    callOperator("memformer::attention", q, k, v, mask, causal === 1, lengths, norm === 1),
-  reference(q, k, v, mask, causal, lengths, norm) {
+  call: (q, k, v, mask, causal, lengths, normQueries, normKeys) =>
+    callOperator("memformer::attention", q, k, v, mask, causal === 1, lengths, normQueries === 1, normKeys === 1),
+  reference(q, k, v, mask, causal, lengths, normQueries, normKeys) {
     const [B, H, N, E] = q.shape as [number, number, number, number],
       M = k.shape[2]!,
       y = numbers([B, H, N, E]);
@@ -255,13 +258,15 @@ export const attention: OperatorSpec<Case, Arguments> = {
               (lengths === null || j < Math.max(1, lengths.data[b]!)) &&
               (mask === null || mask.data[allowed + j] === 1),
           );
-          let square = 0;
-          for (let e = 0; e < E; e++) square += q.data[query + e]! ** 2 / E;
-          const by = norm === 1 ? 1 / Math.sqrt(square + 1e-6) : 1;
+          const scaleOf = ({ data }: Numbers, row: number, norms: number): number => {
+            const head = data.subarray(row, row + E);
+            return norms === 1 ? 1 / Math.sqrt(head.reduce((sum, x) => sum + x * x, 0) / E + 1e-6) : 1;
+          };
+          const by = scaleOf(q, query, normQueries);
           const scores = seen.map((j) => {
             let sum = 0;
-            for (let e = 0; e < E; e++) sum += by * q.data[query + e]! * k.data[key(j) + e]!;
-            return sum / Math.sqrt(E);
+            for (let e = 0; e < E; e++) sum += q.data[query + e]! * k.data[key(j) + e]!;
+            return (by * scaleOf(k, key(j), normKeys) * sum) / Math.sqrt(E);
           });
           const most = Math.max(...scores),
             weights = scores.map((score) => Math.exp(score - most));
@@ -272,7 +277,7 @@ export const attention: OperatorSpec<Case, Arguments> = {
         }
     return [y];
   },
-  plain(q, k, v, mask, causal, lengths, norm) {
+  plain(q, k, v, mask, causal, lengths, normQueries, normKeys) {
     const seen =
       lengths === null
         ? mask
@@ -283,8 +288,8 @@ export const attention: OperatorSpec<Case, Arguments> = {
           );
     return callOperator(
       "aten::_scaled_dot_product_attention_math",
-      norm === 1 ? normedHeads(q) : q,
-      k,
+      normQueries === 1 ? normedHeads(q) : q,
+      normKeys === 1 ? normedHeads(k) : k,
       v,
       seen,
       0,

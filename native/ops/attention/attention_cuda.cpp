@@ -47,12 +47,13 @@ AttentionParams params_of(const Tensor& q, const Tensor& k, const Tensor& v, con
 Optional contiguous(const Optional& x) { return is_defined(x) ? Optional(x->contiguous()) : std::nullopt; }
 
 Tensor forward_cuda(const Tensor& q_in, const Tensor& k_in, const Tensor& v_in, const Optional& mask_in, bool causal,
-                    const Optional& lengths_in, bool norm_queries) {
+                    const Optional& lengths_in, bool norm_queries, bool norm_keys) {
   const c10::cuda::CUDAGuard device(q_in.device());
   const auto q = readable(q_in), k = readable(k_in), v = readable(v_in), y = by_token(q);
   const auto mask = contiguous(mask_in), lengths = contiguous(lengths_in);
   auto params = params_of(q, k, v, mask, causal, lengths);
   params.norm_q = norm_queries;
+  params.norm_k = norm_keys;
   params.y = attention_heads(y);
   launch_attention_forward(params, c10::cuda::getCurrentCUDAStream());
   C10_CUDA_KERNEL_LAUNCH_CHECK();
@@ -61,7 +62,7 @@ Tensor forward_cuda(const Tensor& q_in, const Tensor& k_in, const Tensor& v_in, 
 
 std::tuple<Tensor, Tensor, Tensor> backward_cuda(const Tensor& grad_in, const Tensor& q_in, const Tensor& k_in,
                                                  const Tensor& v_in, const Optional& mask_in, bool causal,
-                                                 const Optional& lengths_in, bool norm_queries) {
+                                                 const Optional& lengths_in, bool norm_queries, bool norm_keys) {
   const c10::cuda::CUDAGuard device(q_in.device());
   const auto q = readable(q_in), k = readable(k_in), v = readable(v_in), grad = readable(grad_in);
   const auto grad_q = by_token(q);
@@ -69,6 +70,7 @@ std::tuple<Tensor, Tensor, Tensor> backward_cuda(const Tensor& grad_in, const Te
   const auto mask = contiguous(mask_in), lengths = contiguous(lengths_in);
   auto params = params_of(q, k, v, mask, causal, lengths);
   params.norm_q = norm_queries;
+  params.norm_k = norm_keys;
   launch_attention_backward({params, attention_heads(grad), attention_heads(grad_q), attention_heads(grad_k),
                              attention_heads(grad_v), nullptr},
                             c10::cuda::getCurrentCUDAStream());

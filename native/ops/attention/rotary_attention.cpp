@@ -20,11 +20,9 @@ Tensor composed(const Tensor& qkv, const Optional& bias, const Optional& bias_si
   using Rotary = std::tuple<Tensor, Tensor, Tensor>(const Tensor&, const Optional&, const Optional&, const Tensor&,
                                                     const Tensor&, int64_t);
   constexpr Registered<"memformer::rotary_qkv", Rotary> rotary_qkv;
-  using HeadNorm = Tensor(const Tensor&, const Optional&, int64_t, int64_t, int64_t, double);
-  constexpr Registered<"memformer::head_norm", HeadNorm> head_norm;
-  auto [q, k, v] = rotary_qkv(qkv, bias, bias_sink, cos, sin, heads);
-  if (norm && k.numel() > 0) k = head_norm(k, {}, k.size(3), 1, 1, 1.0);  // a rotation leaves the mean square as it is
-  const auto y = attention(q, k, v, mask, causal, lengths, norm);
+  const auto [q, k, v] = rotary_qkv(qkv, bias, bias_sink, cos, sin, heads);
+  // A rotation leaves the mean square as it is.
+  const auto y = attention(q, k, v, mask, causal, lengths, norm, norm);
   return y.transpose(1, 2).reshape({qkv.size(0), qkv.size(1), qkv.size(2) / 3});
 }
 

@@ -30,6 +30,9 @@ export const headNorm: OperatorSpec<Case, Arguments> = {
     { what: "of heads of 100, no power of two", rows: [9], groups: 1, width: 100, group: 2, normed: 1 },
     { what: "of whole rows, wider than a warp reads at once", rows: [70], groups: 1, width: 512, group: 1, normed: 1 },
     { what: "of an odd width, wider than a warp", rows: [9], groups: 1, width: 1499, group: 1, normed: 1 },
+    { what: "where nothing is normed", rows: [5], groups: 2, width: 8, group: 2, normed: 0 },
+    { what: "of many rows", tags: ["sanitize"], rows: [2120], groups: 1, width: 16, group: 3, normed: 2 },
+    { what: "without rows", tags: ["sanitize"], rows: [0, 3], groups: 1, width: 4, group: 2, normed: 1 },
     {
       what: "with gains, one of them 0",
       tags: ["sanitize"],
@@ -51,9 +54,6 @@ export const headNorm: OperatorSpec<Case, Arguments> = {
       gains: [1, 2, 0.5, 4, 1, 3, 1, 0.25],
     },
     { what: "with gains, without rows", rows: [0], groups: 1, width: 4, group: 2, normed: 1, gains: [3] },
-    { what: "where nothing is normed", rows: [5], groups: 2, width: 8, group: 2, normed: 0 },
-    { what: "of many rows", tags: ["sanitize"], rows: [2120], groups: 1, width: 16, group: 3, normed: 2 },
-    { what: "without rows", tags: ["sanitize"], rows: [0, 3], groups: 1, width: 4, group: 2, normed: 1 },
   ],
   inputs: ({ rows, groups, width, group, normed, gain = 1, gains }, draw) => [
     draw.numbers([...rows, groups * group * width]),

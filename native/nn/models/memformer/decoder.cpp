@@ -39,7 +39,7 @@ class Decoder final : public Model {
 
   SegmentStart start_segment(const SegmentInput& segment, const State& state, ForwardContext& ctx) const override {
     const auto view = memory_.read(state, segment.reset, ctx);
-    return {decoder_.project_keys_values(view, ctx),
+    return {decoder_.project_keys_values(view, /*queries=*/0, ctx),
             KeyMask(),
             last_token(segment.source, bos_).squeeze(1).to(at::kLong),
             {view.raw}};

@@ -45,7 +45,7 @@ class EncoderDecoder final : public Model {
   /// The memory's next state is written from the source: it is there before the first token.
   SegmentStart start_segment(const SegmentInput& segment, const State& state, ForwardContext& ctx) const override {
     const auto encoding = encode(segment, state, ctx);
-    return {decoder_.project_keys_values(encoding.hidden, ctx), segment.source_mask(),
+    return {decoder_.project_keys_values(encoding.hidden, /*queries=*/0, ctx), segment.source_mask(),
             at::full({segment.source.size(0)}, bos_, segment.source.options().dtype(at::kLong)), encoding.state};
   }
   Tensor decode_rows(const Tensor& tokens, const DecodeState& decoding, const DecodeRows& rows,
