@@ -119,6 +119,13 @@ Tensor on_cpu(const Tensor& x_in, const Tensor& weight_in, const Optional& bias_
   return y;
 }
 
+Tensor add_shares_on_cpu(const Tensor& shares, at::ScalarType dtype) {
+  check_decode_shares("decode_add_shares", shares);
+  auto sum = at::zeros_like(shares.select(-2, 0));
+  for (int64_t i = 0; i < kDecodeShares; ++i) sum += shares.select(-2, i);
+  return sum.to(dtype);
+}
+
 std::tuple<Tensor, Tensor> composed(const Tensor& x, const Optional& branch, const Optional& branch_bias,
                                     const Tensor& norm_weight, const Tensor& norm_bias, const Tensor& weight,
                                     const Optional& bias, bool gelu, bool settled) {
@@ -132,6 +139,11 @@ std::tuple<Tensor, Tensor> composed(const Tensor& x, const Optional& branch, con
 std::tuple<Tensor, Tensor> normed_on_cpu(const Tensor& x_in, const Optional& branch_in, const Optional& branch_bias_in,
                                          const Tensor& norm_weight, const Tensor& norm_bias, const Tensor& weight,
                                          const Optional& bias, bool gelu, bool settled) {
+  if (in_shares(branch_in, x_in)) {
+    check_decode_normed_linear(x_in, branch_in, branch_bias_in, norm_weight, norm_bias, weight, bias);
+    return normed_on_cpu(x_in, add_shares_on_cpu(*branch_in, weight.scalar_type()), branch_bias_in, norm_weight,
+                         norm_bias, weight, bias, gelu, settled);
+  }
   const auto dtype = x_in.scalar_type();
   const auto fits = [&](const Optional& part) {
     return !is_defined(part) || (part->scalar_type() == dtype && part->is_contiguous());
@@ -187,7 +199,13 @@ std::tuple<Tensor, Tensor> decode_normed_linear(const Tensor& x, const Optional&
   return op(x, branch, branch_bias, norm_weight, norm_bias, weight, bias, gelu, settled);
 }
 
+Tensor decode_add_shares(const Tensor& shares, at::ScalarType dtype) {
+  constexpr Registered<"memformer::decode_add_shares", decltype(decode_add_shares)> op;
+  return op(shares, dtype);
+}
+
 TORCH_LIBRARY_FRAGMENT(memformer, library) {
+  library.def("decode_add_shares(Tensor shares, ScalarType dtype) -> Tensor");
   library.def("decode_linear(Tensor x, Tensor weight, Tensor? bias, bool gelu=False, bool settled=False) -> Tensor");
   library.def(
       "decode_normed_linear(Tensor x, Tensor? branch, Tensor? branch_bias, Tensor norm_weight, Tensor norm_bias, "
@@ -197,6 +215,7 @@ TORCH_LIBRARY_FRAGMENT(memformer, library) {
 TORCH_LIBRARY_IMPL(memformer, CPU, library) {
   library.impl("decode_linear", &on_cpu);
   library.impl("decode_normed_linear", &normed_on_cpu);
+  library.impl("decode_add_shares", &add_shares_on_cpu);
 }
 
 }  // namespace memformer::ops

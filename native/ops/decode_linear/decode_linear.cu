@@ -2,9 +2,9 @@
 // rows; each of its eight warps takes a share of the inner axis, and their sums are added in the order of the warps
 // (decode_linear_row.cuh). Which numbers are added in which order depends on K alone: a row's bits are its own,
 // whatever rows are beside it and however they are cut into tiles.
-#include "ops/decode_linear/decode_linear.cuh"
 #include "core/cuda/dependent_launch.cuh"
 #include "ops/common/gelu.cuh"
+#include "ops/decode_linear/decode_linear.cuh"
 #include "ops/decode_linear/decode_linear_row.cuh"
 
 namespace memformer::ops {
@@ -14,26 +14,12 @@ using namespace cuda;
 
 constexpr int kWarps = kDecodeShares, kThreads = kWarps * kWarp;
 constexpr int kChunk = kDecodeChunk;
-constexpr int kPad = 8;  // numbers behind a row in shared memory, so that eight rows lie in different banks
+constexpr int kPad = kDecodePad;
 
-/// Stream plus branch, normed, into `tile` (rows, K + kPad): a warp a row.
-template <typename T, int rows>
-__device__ __forceinline__ void norm_rows(const DecodeLinearParams& p, int64_t first_row, T* tile) {
-  const int warp = threadIdx.x / kWarp, lane = threadIdx.x % kWarp;
-  const int K = static_cast<int>(p.K);
-  for (int r = warp; r < rows; r += kWarps) {
-    T* to = tile + r * (K + kPad);
-    if (first_row + r < p.R) {
-      norm_row<T>(p, first_row + r, blockIdx.x == 0, [&](int k, const float (&normed)[4]) { store(normed, to + k); });
-    } else {  // a tile's rows beyond the last are zeros
-      constexpr float zeros[4] = {};
-      for (int k = 4 * lane; k < K; k += 4 * kWarp) store(zeros, to + k);
-    }
-  }
-}
-
+/// Two blocks a multiprocessor leave registers enough where the compiler, which may choose (0), spills some.
 template <typename T, int row_tiles, int column_tiles, bool normed>
-__global__ void __launch_bounds__(kThreads) decode_linear_mma_kernel(const DecodeLinearParams p) {
+__global__ void __launch_bounds__(kThreads, column_tiles == 1 && normed ? 2 : 0)
+    decode_linear_mma_kernel(const DecodeLinearParams p) {
   constexpr int rows = 16 * row_tiles, columns = 8 * column_tiles;
   constexpr int ahead = column_tiles < 4 ? 4 : 2;  // chunks of weights that a warp has under way
   extern __shared__ __align__(16) unsigned char shared[];
@@ -82,7 +68,7 @@ __global__ void __launch_bounds__(kThreads) decode_linear_mma_kernel(const Decod
   wait_for_previous();
   let_next_begin();
   if constexpr (normed) {
-    norm_rows<T, rows>(p, first_row, tile);
+    norm_rows<T, rows>(p, first_row, blockIdx.x == 0, tile);
     __syncthreads();
   }
   float c[row_tiles][column_tiles][4] = {};
@@ -139,6 +125,19 @@ __global__ void __launch_bounds__(kThreads) decode_linear_kernel(const DecodeLin
   if (threadIdx.x % kWarp == 0) static_cast<T*>(p.y)[row * p.N + column] = convert<T>(p.gelu ? gelu<acc_t>(sum) : sum);
 }
 
+template <typename T>
+__global__ void __launch_bounds__(kThreads) decode_add_shares_kernel(const DecodeAddSharesParams p) {
+  wait_for_previous();
+  let_next_begin();
+  const int64_t i = int64_t{blockIdx.x} * kThreads + threadIdx.x;
+  if (i >= p.R * p.N) return;
+  const float* shares = p.shares + i / p.N * kDecodeShares * p.N + i % p.N;
+  float sum = 0;
+#pragma unroll
+  for (int share = 0; share < kDecodeShares; ++share) sum += shares[share * p.N];
+  static_cast<T*>(p.y)[i] = convert<T>(sum);
+}
+
 template <typename T, int row_tiles, int column_tiles, bool normed>
 void launch_tiles(const DecodeLinearParams& p, cudaStream_t stream) {
   constexpr int rows = 16 * row_tiles, columns = 8 * column_tiles;
@@ -172,8 +171,8 @@ bool fits_tensor_cores(const DecodeLinearParams& p) {
   const bool narrow = p.dtype == Dtype::bf16 || p.dtype == Dtype::f16;
   const bool normed = p.norm_weight != nullptr;
   return narrow && p.K > 0 && p.K % kChunk == 0 && (!normed || p.K <= kMostNormed) && aligned(p.x) &&
-         aligned(p.branch) && aligned(p.branch_bias) && aligned(p.weight) && aligned(p.norm_weight) &&
-         aligned(p.norm_bias) && aligned(p.sum);
+         aligned(p.branch) && aligned(p.shares) && aligned(p.branch_bias) && aligned(p.weight) &&
+         aligned(p.norm_weight) && aligned(p.norm_bias) && aligned(p.sum);
 }
 
 void launch_decode_linear_on_tensor_cores(const DecodeLinearParams& p, cudaStream_t stream) {
@@ -195,6 +194,15 @@ void launch_decode_linear(const DecodeLinearParams& p, cudaStream_t stream) {
   for_dtype(p.dtype, [&](auto type) {
     cuda::launch<DecodeLinearParams>(decode_linear_kernel<typename decltype(type)::type>, grid, kThreads, 0, stream, p,
                                      p.settled);
+  });
+}
+
+void launch_decode_add_shares(const DecodeAddSharesParams& p, cudaStream_t stream) {
+  if (p.R == 0 || p.N == 0) return;
+  const auto blocks = static_cast<unsigned>(ceil_div(p.R * p.N, kThreads));
+  for_dtype(p.dtype, [&](auto type) {
+    cuda::launch<DecodeAddSharesParams>(decode_add_shares_kernel<typename decltype(type)::type>, blocks, kThreads, 0,
+                                        stream, p, /*early=*/true);
   });
 }
 

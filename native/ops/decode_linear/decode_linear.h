@@ -15,15 +15,21 @@ at::Tensor decode_linear(const at::Tensor& x, const at::Tensor& weight, const st
                          bool gelu = false, bool settled = false);
 
 /// decode_linear of add_norm (ops/add_norm): sum = x + branch + branch_bias, y = linear(norm(sum)). x (..., in)
-/// float32, float64 or bfloat16, norm_weight, norm_bias (in) in x's dtype; branch in x's shape or undefined,
-/// branch_bias (in) in branch's dtype or undefined; weight (out, in) and bias (out) as decode_linear's, also narrower
-/// than x, which is where the normed rows are rounded. Returns sum in x's dtype, x itself without a branch, and y (...,
-/// out) in weight's. On a GPU one kernel where weight is bfloat16 or float16, x float32, in a multiple of 32 and at
-/// most 1024. Throws SHAPE, DTYPE, DEVICE_MISMATCH, CONFIG.
+/// float32, float64 or bfloat16, norm_weight, norm_bias (in) in x's dtype; branch in x's shape or undefined, or a
+/// branch of weight's dtype in shares (decode_add_shares), (..., 8, in) float32: the same to the bit as of the shares'
+/// sum; branch_bias (in) in branch's dtype or undefined; weight (out, in) and bias (out) as decode_linear's, also
+/// narrower than x, which is where the normed rows are rounded. Returns sum in x's dtype, x itself without a branch,
+/// and y (..., out) in weight's. On a GPU one kernel where weight is bfloat16 or float16, x float32, in a multiple of
+/// 32 and at most 1024. Throws SHAPE, DTYPE, DEVICE_MISMATCH, CONFIG.
 std::tuple<at::Tensor, at::Tensor> decode_normed_linear(const at::Tensor& x, const std::optional<at::Tensor>& branch,
                                                         const std::optional<at::Tensor>& branch_bias,
                                                         const at::Tensor& norm_weight, const at::Tensor& norm_bias,
                                                         const at::Tensor& weight, const std::optional<at::Tensor>& bias,
                                                         bool gelu = false, bool settled = false);
+
+/// The product that some operators leave in shares, each a part of the inner axis: shares (..., 8, D) float32, added in
+/// their order from zero and rounded to dtype, (..., D). The bits are those of decode_linear. Without gradient. Throws
+/// SHAPE, DTYPE.
+at::Tensor decode_add_shares(const at::Tensor& shares, at::ScalarType dtype);
 
 }  // namespace memformer::ops

@@ -268,6 +268,64 @@ async function checkRows(place: (tensor: Tensor) => Tensor, kinds: readonly (key
     }
 }
 
+/** A branch in shares is its sum, in their order and rounded: to the bit, whatever reads it. */
+async function checkShares(place: (tensor: Tensor) => Tensor, kinds: readonly (keyof typeof CODES)[]): Promise<void> {
+  for (const dtype of kinds)
+    for (const [R, inner, outer] of [
+      [1, 512, 1536],
+      [3, 512, 40],
+      [8, 256, 768],
+      [5, 24, 9],
+      [17, 96, 33],
+      [70, 512, 64],
+    ] as const) {
+      const [x, , branchBias, w, b, weight, bias] = normedCase(R, inner, outer, dtype).map(place),
+        data = drawn(18, R * 8 * inner).map(Math.fround),
+        shares = place(cast(data, [R, 8, inner], "float32")),
+        what = `${dtype} ${R} ${inner} ${outer}`;
+      const sums = Float64Array.from({ length: R * inner }, (_, i) => {
+        let sum = 0;
+        for (let share = 0; share < 8; share++)
+          sum = Math.fround(sum + data[(Math.floor(i / inner) * 8 + share) * inner + (i % inner)]!);
+        return sum;
+      });
+      const added = applyOperator("memformer::decode_add_shares", shares, CODES[dtype]);
+      expect(await rounded(added), what).to.deep.equal(await rounded(cast(sums, [R, inner], dtype)));
+      for (const withBias of [branchBias!, null]) {
+        const product = (branch: Tensor): Tensor[] =>
+          callOperator("memformer::decode_normed_linear", x!, branch, withBias, w!, b!, weight!, bias!, true);
+        const [found, wanted] = await Promise.all(
+          [shares, added].map(async (branch) => Promise.all(product(branch).map(rounded))),
+        );
+        expect(found, what).to.deep.equal(wanted);
+      }
+    }
+}
+
+describe("memformer::decode_add_shares", function () {
+  this.timeout(60_000);
+
+  it("is what decode_normed_linear adds of a branch in shares", () =>
+    checkShares((tensor_) => tensor_, ["float32", "bfloat16"]));
+
+  it("refuses what does not fit, by name", async () => {
+    const cases: [Tensor, string, RegExp][] = [
+      [cast(drawn(1, 16), [2, 8], "float64"), "DTYPE", /decode_add_shares: shares must be float/i],
+      [cast(drawn(1, 14), [1, 7, 2], "float32"), "SHAPE", /shares must have shape \(\.\.\., 8, any\)/],
+    ];
+    for (const [shares, code, message] of cases) {
+      const error = await failure(applyOperator("memformer::decode_add_shares", shares, CODES.float32).read());
+      expect(error.code).to.equal(`ERR_MEMFORMER_${code}`);
+      expect(error.message).to.match(message);
+    }
+  });
+});
+
+describeOnGpu("memformer::decode_add_shares", () => {
+  it("is what decode_normed_linear adds of a branch in shares", () =>
+    checkShares(toGpu, ["float32", "bfloat16", "float16"]));
+});
+
 describe("memformer::decode_normed_linear", function () {
   this.timeout(60_000);
 
@@ -279,6 +337,13 @@ describe("memformer::decode_normed_linear", function () {
       [[x!, branch!, branchBias!, w!, b!, cast(drawn(1, 21), [3, 7], "float32"), bias!], "SHAPE", /weight must have/],
       [[x!, null, branchBias!, w!, b!, weight!, bias!], "CONFIG", /branch_bias needs a branch/],
       [[x!, bias!, null, w!, b!, weight!, bias!], "SHAPE", /branch must have x's shape/],
+      [
+        [x!, cast(drawn(1, 112), [2, 7, 8], "float32"), null, w!, b!, weight!, bias!],
+        "SHAPE",
+        /shares must have shape/,
+      ],
+      [[x!, cast(drawn(1, 128), [2, 8, 8], "float64"), null, w!, b!, weight!, bias!], "DTYPE", /shares must be/],
+      [[x!, cast(drawn(1, 64), [1, 8, 8], "float32"), null, w!, b!, weight!, bias!], "SHAPE", /branch must have x's/],
       [[x!, branch!, null, bias!, b!, weight!, bias!], "SHAPE", /norm_weight must have shape \(8\)/],
     ];
     for (const [given, code, message] of cases) {

@@ -2,6 +2,7 @@
 #pragma once
 #include "core/gradient_sink.h"
 #include "core/tensor_checks.h"
+#include "ops/decode_linear/decode_shares.h"
 
 namespace memformer::ops {
 
@@ -14,6 +15,17 @@ inline void check_decode_linear(const char* op, const at::Tensor& x, const at::T
   if (!is_defined(bias)) return;
   require_shape(op, "bias", *bias, {weight.size(0)});
   require_like(op, "bias", *bias, "x", x);
+}
+
+inline void check_decode_shares(const char* op, const at::Tensor& shares) {
+  require_dtype(op, "shares", shares, at::kFloat);
+  require(shares.dim() >= 2 && shares.size(-2) == kDecodeShares, "SHAPE", op, ": shares must have shape (..., ",
+          kDecodeShares, ", any), got ", shares.sizes());
+}
+
+/// Whether a branch of x is in shares: they are an axis more.
+inline bool in_shares(const std::optional<at::Tensor>& branch, const at::Tensor& x) {
+  return is_defined(branch) && branch->dim() == x.dim() + 1;
 }
 
 /// The norm's own arguments are add_norm's, which checks them where it is called.
@@ -38,15 +50,18 @@ inline void check_decode_normed_linear(const at::Tensor& x, const std::optional<
     require_like(op, "bias", *bias, "weight", weight);
   }
   if (is_defined(branch)) {
-    require(branch->sizes() == x.sizes(), "SHAPE", op, ": branch must have x's shape ", x.sizes(), ", got ",
-            branch->sizes());
+    const auto one = in_shares(branch, x) ? branch->select(-2, 0) : *branch;
+    require(one.sizes() == x.sizes(), "SHAPE", op, ": branch must have x's shape ", x.sizes(), ", or with an axis of ",
+            kDecodeShares, " shares before the last, got ", branch->sizes());
+    if (in_shares(branch, x)) check_decode_shares(op, *branch);
     require(branch->device() == x.device(), "DEVICE_MISMATCH", op, ": branch must be on x's device ", x.device().str(),
             ", got ", branch->device().str());
   }
   if (is_defined(branch_bias)) {
     require(is_defined(branch), "CONFIG", op, ": branch_bias needs a branch");
     require_shape(op, "branch_bias", *branch_bias, {K});
-    require_like(op, "branch_bias", *branch_bias, "branch", *branch);
+    in_shares(branch, x) ? require_like(op, "branch_bias", *branch_bias, "weight", weight)
+                         : require_like(op, "branch_bias", *branch_bias, "branch", *branch);
   }
 }
 

@@ -55,6 +55,20 @@ Tensor linear_cuda(const Tensor& x_in, const Tensor& weight_in, const Optional& 
   return y;
 }
 
+Tensor add_shares_cuda(const Tensor& shares_in, at::ScalarType dtype) {
+  check_decode_shares("decode_add_shares", shares_in);
+  const c10::cuda::CUDAGuard device(shares_in.device());
+  const auto shares = shares_in.contiguous();
+  auto shape = shares.sizes().vec();
+  shape.erase(shape.end() - 2);
+  const auto y = at::empty(shape, shares.options().dtype(dtype));
+  const int64_t N = y.size(-1), R = N == 0 ? 0 : y.numel() / N;
+  launch_decode_add_shares({shares.const_data_ptr<float>(), y.mutable_data_ptr(), R, N, cuda::dtype_of(y)},
+                           c10::cuda::getCurrentCUDAStream());
+  C10_CUDA_KERNEL_LAUNCH_CHECK();
+  return y;
+}
+
 std::tuple<Tensor, Tensor> normed_linear_cuda(const Tensor& x_in, const Optional& branch_in,
                                               const Optional& branch_bias_in, const Tensor& norm_weight_in,
                                               const Tensor& norm_bias_in, const Tensor& weight_in,
@@ -66,10 +80,12 @@ std::tuple<Tensor, Tensor> normed_linear_cuda(const Tensor& x_in, const Optional
   const auto norm_weight = norm_weight_in.contiguous(), norm_bias = norm_bias_in.contiguous();
   auto y = result_of(x, weight);
   auto sum = branch.defined() ? at::empty_like(x) : Tensor();
-  const bool narrow_branch = !branch.defined() || branch.scalar_type() == weight.scalar_type();
+  const bool shared = in_shares(branch_in, x_in);
+  const bool narrow_branch = !branch.defined() || shared || branch.scalar_type() == weight.scalar_type();
   if (x.scalar_type() == at::kFloat && narrow_branch) {
     auto p = params_of(x, weight, bias, y, gelu, settled);
-    p.branch = pointer(branch);
+    p.branch = shared ? nullptr : pointer(branch);
+    p.shares = shared ? branch.const_data_ptr<float>() : nullptr;
     p.branch_bias = pointer(branch_bias);
     p.norm_weight = norm_weight.const_data_ptr<float>();
     p.norm_bias = norm_bias.const_data_ptr<float>();
@@ -82,8 +98,9 @@ std::tuple<Tensor, Tensor> normed_linear_cuda(const Tensor& x_in, const Optional
     }
   }
   constexpr Registered<"memformer::add_norm", AddNorm> add_norm_op;
+  const auto whole = shared ? Optional(add_shares_cuda(branch, weight.scalar_type())) : branch_in;
   const auto [added, normed] =
-      add_norm_op(x, branch_in, branch_bias_in, norm_weight, norm_bias, {}, {}, {}, 0.0, {}, 0, weight.scalar_type());
+      add_norm_op(x, whole, branch_bias_in, norm_weight, norm_bias, {}, {}, {}, 0.0, {}, 0, weight.scalar_type());
   return {added, linear_cuda(normed, weight, bias_in, gelu, settled)};
 }
 
@@ -92,6 +109,7 @@ std::tuple<Tensor, Tensor> normed_linear_cuda(const Tensor& x_in, const Optional
 TORCH_LIBRARY_IMPL(memformer, CUDA, library) {
   library.impl("decode_linear", &linear_cuda);
   library.impl("decode_normed_linear", &normed_linear_cuda);
+  library.impl("decode_add_shares", &add_shares_cuda);
 }
 
 }  // namespace memformer::ops

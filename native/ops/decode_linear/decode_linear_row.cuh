@@ -10,8 +10,8 @@
 
 namespace memformer::ops {
 
-constexpr int kDecodeShares = 8;
 constexpr int kDecodeChunk = 32;  // four lanes of 16 bytes, which are two products
+constexpr int kDecodePad = 8;     // numbers behind a row in shared memory, so that eight rows lie in different banks
 
 /// The first chunk of a share; that of share kDecodeShares is behind the last.
 __device__ __forceinline__ int first_chunk(int share, int chunks) { return share * chunks / kDecodeShares; }
@@ -25,16 +25,29 @@ __device__ __forceinline__ void add_chunk(float (&c)[4], const uint4& upper, con
   cuda::mma<T>(c, second, column.z, column.w);
 }
 
-/// A warp adds branch and branch_bias to a row of the stream and norms it: keep(k, four numbers from k) of every four.
-/// `writes`: the sum is written too.
+/// Numbers n and n + 1 of a row's shares (kDecodeShares, N), added in their order.
+__device__ __forceinline__ void add_shares(const float* shares, int64_t N, int64_t n, float (&sum)[2]) {
+  float share[kDecodeShares][2];
+#pragma unroll
+  for (int i = 0; i < kDecodeShares; ++i) cuda::load(shares + i * N + n, share[i]);
+#pragma unroll
+  for (int j = 0; j < 2; ++j) {
+    sum[j] = 0;
+#pragma unroll
+    for (int i = 0; i < kDecodeShares; ++i) sum[j] += share[i][j];
+  }
+}
+
+/// A warp adds `branch` (K), if it is not null, and branch_bias to a row of the stream and norms it: keep(k, four
+/// numbers from k) of every four, by the lane that has read these four of the branch. `writes`: the sum is written too.
 template <typename T, typename Keep>
-__device__ __forceinline__ void norm_row(const DecodeLinearParams& p, int64_t row, bool writes, Keep&& keep) {
+__device__ __forceinline__ void norm_row(const DecodeLinearParams& p, int64_t row, const T* branch, bool writes,
+                                         Keep&& keep) {
   using namespace cuda;
   constexpr int packs = kMostNormed / (4 * kWarp);
   const int lane = threadIdx.x % kWarp;
   const int K = static_cast<int>(p.K);
   const float* x = static_cast<const float*>(p.x) + row * K;
-  const T* branch = static_cast<const T*>(p.branch);
   float s[packs][4] = {}, total = 0;
 #pragma unroll
   for (int i = 0; i < packs; ++i) {
@@ -43,7 +56,7 @@ __device__ __forceinline__ void norm_row(const DecodeLinearParams& p, int64_t ro
     load(x + k, s[i]);
     if (branch != nullptr) {
       float added[4];
-      load(branch + row * K + k, added);
+      load(branch + k, added);
       if (p.branch_bias != nullptr) {
         float bias[4];
         load(static_cast<const T*>(p.branch_bias) + k, bias);
@@ -76,6 +89,39 @@ __device__ __forceinline__ void norm_row(const DecodeLinearParams& p, int64_t ro
 #pragma unroll
     for (int j = 0; j < 4; ++j) s[i][j] = fmaf((s[i][j] - mean) * rstd, weight[j], bias[j]);
     keep(k, s[i]);
+  }
+}
+
+/// A block of kDecodeShares warps norms rows from `first_row` of stream and branch into `tile` (rows, K + kDecodePad):
+/// a warp a row. Shares are added before by all of them. A barrier has to follow before the tile is read.
+template <typename T, int rows>
+__device__ __forceinline__ void norm_rows(const DecodeLinearParams& p, int64_t first_row, bool writes, T* tile) {
+  using namespace cuda;
+  constexpr int warps = kDecodeShares;
+  const int warp = threadIdx.x / kWarp, lane = threadIdx.x % kWarp;
+  const int K = static_cast<int>(p.K), stride = K + kDecodePad;
+  if (p.shares != nullptr) {
+    const int pairs = K / 2, there = static_cast<int>(min(int64_t{rows}, p.R - first_row));
+    for (int i = threadIdx.x; i < there * pairs; i += warps * kWarp) {
+      const int r = i / pairs, k = i % pairs * 2;
+      float sum[2];
+      add_shares(p.shares + (first_row + r) * kDecodeShares * K, K, k, sum);
+      store(sum, tile + r * stride + k);  // rounded, as the product made at once
+    }
+    __syncthreads();
+  }
+  for (int r = warp; r < rows; r += warps) {
+    T* to = tile + r * stride;
+    const int64_t row = first_row + r;
+    if (row < p.R) {
+      const T* branch = p.shares != nullptr   ? to
+                        : p.branch != nullptr ? static_cast<const T*>(p.branch) + row * K
+                                              : nullptr;
+      norm_row<T>(p, row, branch, writes, [&](int k, const float(&normed)[4]) { store(normed, to + k); });
+    } else {  // a tile's rows beyond the last are zeros
+      constexpr float zeros[4] = {};
+      for (int k = 4 * lane; k < K; k += 4 * kWarp) store(zeros, to + k);
+    }
   }
 }
 
