@@ -58,15 +58,6 @@ __global__ void decode_rows_kernel(const DecodeRowsParams p) {
     atomicMin(p.positions + min(max(p.slots[r], 0), p.S - 1), p.last + 1);
 }
 
-/// Whether rows of the cache can be read 16 bytes at a time.
-template <typename T>
-bool packs(const DecodeCache& cache, int E) {
-  constexpr int numbers = 16 / sizeof(T);
-  const auto whole = [](int64_t stride) { return stride % numbers == 0; };
-  return reinterpret_cast<uintptr_t>(cache.data) % 16 == 0 && whole(E) && whole(cache.s) && whole(cache.h) &&
-         whole(cache.n);
-}
-
 }  // namespace
 
 void launch_decode_append(const DecodeAppendParams& p, cudaStream_t stream) {
@@ -82,14 +73,8 @@ void launch_decode_attention(const DecodeAttentionParams& p, cudaStream_t stream
     using T = typename decltype(type)::type;
     const dim3 grid(static_cast<unsigned>(p.R), static_cast<unsigned>(p.H));
     const size_t bytes = (p.N + (1 + kWarps) * p.E) * sizeof(accumulate_t<T>);
-    const int lanes = p.E * static_cast<int>(sizeof(T)) / 16;
-    const bool shared_out = lanes > 0 && kWarp % lanes == 0;
-    if (shared_out && packs<T>(p.keys, p.E) && packs<T>(p.values, p.E))
-      cuda::launch<DecodeAttentionParams>(decode_attention_kernel<T, true>, grid, kThreads, bytes, stream, p,
-                                          p.settled);
-    else
-      cuda::launch<DecodeAttentionParams>(decode_attention_kernel<T, false>, grid, kThreads, bytes, stream, p,
-                                          p.settled);
+    const auto kernel = reads_packed<T>(p) ? decode_attention_kernel<T, true> : decode_attention_kernel<T, false>;
+    cuda::launch<DecodeAttentionParams>(kernel, grid, kThreads, bytes, stream, p, p.settled);
   });
 }
 

@@ -28,32 +28,46 @@ __device__ __forceinline__ cuda::accumulate_t<T> turned(const DecodeAppendParams
   return fma(x, cos, first ? -across : across);
 }
 
+/// Whether the cache has a place for a row's own token.
+__device__ __forceinline__ bool has_place(const DecodeAppendParams& p, int64_t r) {
+  const int64_t slot = p.slots[r], position = p.positions[r];
+  return slot >= 0 && slot < p.S && position >= 0 && position < p.T;
+}
+
 /// One head of a row's own token, whose query is at `qkv`, its key `apart` numbers behind and its value as far behind
-/// that: key and value into the cache, the query to `query` (E). A row that lies outside the cache is not turned and
-/// not written.
-template <typename T, typename query_t>
-__device__ __forceinline__ void append_head(const DecodeAppendParams& p, int64_t r, int h, const T* qkv, int64_t apart,
-                                            int thread, int threads, query_t* query) {
+/// that: keep(part, e, number) of each, turned, and if it `writes`, key and value into the cache. A row that lies
+/// outside the cache is not turned and not written.
+template <typename T, typename Keep>
+__device__ __forceinline__ void turn_head(const DecodeAppendParams& p, int64_t r, int h, const T* qkv, int64_t apart,
+                                          int thread, int threads, bool writes, Keep&& keep) {
   using namespace cuda;
   using acc_t = accumulate_t<T>;
   const int64_t slot = p.slots[r], position = p.positions[r];
-  const bool inside = slot >= 0 && slot < p.S && position >= 0 && position < p.T;
+  const bool inside = has_place(p, r);
   const int64_t place = ((slot * p.H + h) * p.T + position) * p.E;
   for (int i = thread; i < 3 * p.E; i += threads) {
     const int part = i / p.E, e = i % p.E;
     const auto* head = qkv + part * apart;
     const auto rounded = convert<T>(inside ? turned(p, head, part, e, position) : convert<acc_t>(head[e]));
-    if (part == 0)
-      query[e] = convert<query_t>(rounded);
-    else if (inside)
-      static_cast<T*>(part == 1 ? p.keys : p.values)[place + e] = rounded;
+    keep(part, e, rounded);
+    if (part != 0 && inside && writes) static_cast<T*>(part == 1 ? p.keys : p.values)[place + e] = rounded;
   }
+}
+
+/// The same: key and value into the cache, the query to `query` (E).
+template <typename T, typename query_t>
+__device__ __forceinline__ void append_head(const DecodeAppendParams& p, int64_t r, int h, const T* qkv, int64_t apart,
+                                            int thread, int threads, query_t* query) {
+  turn_head(p, r, h, qkv, apart, thread, threads, /*writes=*/true, [&](int part, int e, T rounded) {
+    if (part == 0) query[e] = cuda::convert<query_t>(rounded);
+  });
 }
 
 /// The keys and values of one head of a row's slot. `packed`: they are read 16 bytes at a time, L = E / numbers lanes a
 /// key, which divides a warp. The block has `threads`, at least kReaders, all of which come to every call: the first
-/// kReaders read, the others wait at the barriers.
-template <typename T, bool packed, int threads>
+/// kReaders read, the others wait at the barriers. `own_apart`: the row's own key and value may be read elsewhere than
+/// in the cache.
+template <typename T, bool packed, int threads, bool own_apart = false>
 class HeadReader {
  public:
   using acc_t = cuda::accumulate_t<T>;
@@ -73,6 +87,7 @@ class HeadReader {
     earlier_ = appends_ ? n_ - 1 : n_;
     keys_ = static_cast<const T*>(p.keys.data) + slot * p.keys.s + h * p.keys.h;
     values_ = static_cast<const T*>(p.values.data) + slot * p.values.s + h * p.values.h;
+    if constexpr (own_apart) read_own(keys_ + earlier_ * p.keys.n, values_ + earlier_ * p.values.n);
     bias_ = p.bias == nullptr ? nullptr : static_cast<const acc_t*>(p.bias) + (r * p.H + h) * p.N;
     if constexpr (packed) {
       if (reads()) {
@@ -89,6 +104,13 @@ class HeadReader {
       prefetch(static_cast<const acc_t*>(p.append.cos) + angle);
       prefetch(static_cast<const acc_t*>(p.append.sin) + angle);
     }
+  }
+
+  /// Where the row's own key and value (E) are read instead: multiples of 16 bytes where packed.
+  __device__ __forceinline__ void read_own(const T* key, const T* value) {
+    static_assert(own_apart);
+    own_key_ = key;
+    own_value_ = value;
   }
 
   /// y (E) of `query` (E), both in memory that the block shares, or y anywhere; weights (N) and partial (kReaderWarps,
@@ -118,7 +140,7 @@ class HeadReader {
         for (int i = 0; i < kHeld; ++i) {
           const int64_t j = group_ + i * groups_;
           if (j >= n_) break;
-          if (j >= earlier_) held_values_[i] = pack(values_ + j * p.values.n);
+          if (j >= earlier_) held_values_[i] = pack(value_at(p, j));
           pin(held_values_[i]);
           const acc_t weight = weights[j];
 #pragma unroll
@@ -127,7 +149,7 @@ class HeadReader {
 #pragma unroll 4
         for (int64_t j = group_ + int64_t{kHeld} * groups_; j < n_; j += groups_) {
           acc_t value[numbers];
-          load(values_ + j * p.values.n + own_ * numbers, value);
+          load(value_at(p, j) + own_ * numbers, value);
           const acc_t weight = weights[j];
 #pragma unroll
           for (int i = 0; i < numbers; ++i) sums[i] = fma(weight, value[i], sums[i]);
@@ -149,7 +171,7 @@ class HeadReader {
     } else if (reads()) {
       for (int e = threadIdx.x; e < E; e += kReaders) {
         acc_t sum = 0;
-        for (int64_t j = 0; j < n_; ++j) sum = fma(weights[j], convert<acc_t>(values_[j * p.values.n + e]), sum);
+        for (int64_t j = 0; j < n_; ++j) sum = fma(weights[j], convert<acc_t>(value_at(p, j)[e]), sum);
         y[e] = convert<T>(sum / total);
       }
     }
@@ -160,6 +182,13 @@ class HeadReader {
   using Numbers = cuda::Pack<T, numbers>;
 
   __device__ __forceinline__ static bool reads() { return threads == kReaders || threadIdx.x < kReaders; }
+
+  __device__ __forceinline__ const T* key_at(const DecodeAttentionParams& p, int64_t j) const {
+    return own_apart && j >= earlier_ ? own_key_ : keys_ + j * p.keys.n;
+  }
+  __device__ __forceinline__ const T* value_at(const DecodeAttentionParams& p, int64_t j) const {
+    return own_apart && j >= earlier_ ? own_value_ : values_ + j * p.values.n;
+  }
 
   __device__ __forceinline__ Numbers pack(const T* row) const {
     return *reinterpret_cast<const Numbers*>(row + own_ * numbers);
@@ -189,7 +218,7 @@ class HeadReader {
         if (int64_t{i} * groups_ >= n_) break;
         acc_t sum = 0;
         if (j < n_) {
-          if (j >= earlier_) held_keys_[i] = pack(keys_ + j * p.keys.n);
+          if (j >= earlier_) held_keys_[i] = pack(key_at(p, j));
           pin(held_keys_[i]);
 #pragma unroll
           for (int k = 0; k < numbers; ++k) sum = fma(mine[k], convert<acc_t>(held_keys_[i].value[k]), sum);
@@ -204,11 +233,11 @@ class HeadReader {
       if (j < n_) {
         if constexpr (packed) {
           acc_t key[numbers];
-          load(keys_ + j * p.keys.n + own_ * numbers, key);
+          load(key_at(p, j) + own_ * numbers, key);
 #pragma unroll
           for (int i = 0; i < numbers; ++i) sum = fma(mine[i], key[i], sum);
         } else {
-          for (int e = own_; e < p.E; e += kWarp) sum = fma(query[e], convert<acc_t>(keys_[j * p.keys.n + e]), sum);
+          for (int e = own_; e < p.E; e += kWarp) sum = fma(query[e], convert<acc_t>(key_at(p, j)[e]), sum);
         }
       }
       put(j, sum);
@@ -219,9 +248,21 @@ class HeadReader {
   const int lanes_, own_;     // of a key, and this thread's place there
   const int group_, groups_;  // of lanes
   int64_t n_, earlier_;       // keys, and those that were there before the row's own
-  const T *keys_, *values_;
+  const T *keys_, *values_, *own_key_, *own_value_;
   const acc_t* bias_;
   Numbers held_keys_[kHeld], held_values_[kHeld];
 };
+
+/// Whether HeadReader reads these packed.
+template <typename T>
+bool reads_packed(const DecodeAttentionParams& p) {
+  constexpr int numbers = 16 / sizeof(T);
+  const auto whole = [](int64_t stride) { return stride % numbers == 0; };
+  const auto packs = [&](const DecodeCache& cache) {
+    return reinterpret_cast<uintptr_t>(cache.data) % 16 == 0 && whole(cache.s) && whole(cache.h) && whole(cache.n);
+  };
+  const int lanes = p.E / numbers;
+  return lanes > 0 && whole(p.E) && cuda::kWarp % lanes == 0 && packs(p.keys) && packs(p.values);
+}
 
 }  // namespace memformer::ops
