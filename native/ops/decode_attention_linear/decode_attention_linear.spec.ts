@@ -1,0 +1,299 @@
+/** Attention and the product behind it: each equals its parts one after the other, to the bit, for any rows. */
+import { execFileSync } from "node:child_process";
+import { expect } from "chai";
+import { deviceEvents } from "../../../bench/support/kernels.ts";
+import { applyOperator, Random, Tensor } from "../../../lib/index.ts";
+import { describeOnGpu, toGpu } from "../../../test/support/gpu.ts";
+import { failure } from "../../../test/support/failure.ts";
+
+const CODES = { float64: 7, float32: 6, bfloat16: 15, float16: 5 } as const;
+type DType = keyof typeof CODES;
+type Place = (tensor: Tensor) => Tensor;
+const here: Place = (tensor) => tensor;
+
+interface Shape {
+  readonly R: number;
+  readonly H: number;
+  readonly E: number;
+  /** Slots, and places of one. */
+  readonly S: number;
+  readonly N: number;
+}
+
+interface Options {
+  readonly kind: "self" | "cross";
+  readonly rotates: boolean;
+  /** Added to the scores of "cross". */
+  readonly biased: boolean;
+  readonly settled: boolean;
+}
+
+const self: Options = { kind: "self", rotates: true, biased: false, settled: false };
+const cross: Options = { ...self, kind: "cross" };
+const options: readonly Options[] = [
+  self,
+  { ...self, settled: true },
+  { ...self, rotates: false },
+  cross,
+  { ...cross, settled: true },
+  { ...cross, biased: true },
+];
+
+function drawn(seed: number, count: number, size = 1): Float64Array {
+  const random = new Random(seed);
+  return Float64Array.from({ length: count }, () => size * (random.next() / 2 ** 31 - 1));
+}
+
+function cast(data: Float64Array, shape: readonly number[], dtype: DType): Tensor {
+  using wide = Tensor.from(data, shape);
+  return applyOperator("aten::to.dtype", wide, CODES[dtype]);
+}
+
+const int32 = (values: readonly number[]): Tensor => Tensor.from(Int32Array.from(values), [values.length]);
+
+async function numbers(tensor: Tensor): Promise<Float64Array> {
+  using wide = applyOperator("aten::to.dtype", tensor, CODES.float64);
+  return Float64Array.from((await wide.data()) as Float64Array);
+}
+
+const drawnBefore = new Map<string, ReturnType<typeof drawArguments>>();
+
+/** drawArguments, once; caches are copies, for an operator writes to them. */
+function argumentsOf(shape: Shape, dtype: DType, place: Place): ReturnType<typeof drawArguments> {
+  const key = JSON.stringify([shape, dtype, place === here]);
+  const given = drawnBefore.get(key) ?? drawArguments(shape, dtype, place);
+  drawnBefore.set(key, given);
+  const copy = (tensor: Tensor): Tensor => applyOperator("aten::clone", tensor, null);
+  return { ...given, keys: copy(given.keys), values: copy(given.values) };
+}
+
+function drawArguments({ R, H, E, S, N }: Shape, dtype: DType, place: Place) {
+  const D = H * E,
+    sums: DType = dtype === "float64" ? "float64" : "float32",
+    angles = drawn(31, (N * E) / 2, Math.PI);
+  const make = (seed: number, shape: readonly number[], size = 1, as: DType = dtype): Tensor => {
+    const count = shape.reduce((a, b) => a * b, 1);
+    return place(cast(drawn(seed, count, size), shape, as));
+  };
+  return {
+    qkv: make(26, [R, 3 * D]),
+    q: make(27, [R, D]),
+    weight: make(28, [D, D], 1 / Math.sqrt(D)),
+    keys: make(29, [S, H, N, E], 2),
+    values: make(30, [S, H, N, E]),
+    bias: make(32, [R, H, N], 1, sums),
+    cos: place(cast(angles.map(Math.cos), [N, E / 2], sums)),
+    sin: place(cast(angles.map(Math.sin), [N, E / 2], sums)),
+  };
+}
+
+/** Row r's slot and how many keys lie there before its own; a row is the same whatever rows are beside it. */
+const slotOf = (r: number, S: number): number => (r * 7 + 3) % S;
+const positionOf = (r: number, N: number): number => (r * 29 + N - 1) % N;
+
+interface Made {
+  readonly y: Float64Array;
+  readonly keys: Float64Array;
+  readonly values: Float64Array;
+  /** Whether the product came in shares. */
+  readonly shared: boolean;
+}
+
+/** Rows `rows` (all) of a case by the operator or by its parts: the product, and the caches behind it. */
+async function made(
+  by: "one" | "parts",
+  shape: Shape,
+  dtype: DType,
+  how: Options,
+  place: Place,
+  rows: readonly number[] = Array.from({ length: shape.R }, (_, r) => r),
+): Promise<Made> {
+  const { S, N } = shape,
+    given = argumentsOf(shape, dtype, place),
+    index = place(Tensor.from(BigInt64Array.from(rows, BigInt), [rows.length])),
+    pick = (tensor: Tensor): Tensor => applyOperator("aten::index_select", tensor, 0, index),
+    slots = place(int32(rows.map((r) => slotOf(r, S)))),
+    positions = place(int32(rows.map((r) => positionOf(r, N) + (how.kind === "cross" ? 1 : 0)))),
+    { keys, values, weight } = given;
+  const attention =
+    how.kind === "self"
+      ? [
+          pick(given.qkv),
+          how.rotates ? given.cos : null,
+          how.rotates ? given.sin : null,
+          slots,
+          positions,
+          keys,
+          values,
+        ]
+      : [pick(given.q), keys, values, slots, positions, how.biased ? pick(given.bias) : null];
+  const name = how.kind === "self" ? "decode_self_attention" : "decode_attention";
+  let product: Tensor;
+  if (by === "one") {
+    product = applyOperator(`memformer::${name}_linear`, ...attention, weight, how.settled);
+  } else {
+    const read = applyOperator(`memformer::${name}`, ...attention, how.settled);
+    product = applyOperator("memformer::decode_linear", read, weight, null, false, how.settled);
+  }
+  const shared = (await product.read()).shape.length === 3;
+  if (shared) product = applyOperator("memformer::decode_add_shares", product, CODES[dtype]);
+  const caches = rows.length === shape.R ? [keys, values] : []; // else nobody looks at them
+  const all = await Promise.all([product, ...caches].map(numbers)),
+    none = new Float64Array();
+  return { y: all[0]!, keys: all[1] ?? none, values: all[2] ?? none, shared };
+}
+
+/** Without chai's comparison, which takes minutes for caches. */
+function expectBits(found: Float64Array, wanted: Float64Array, what: string): void {
+  expect(found.length, what).to.equal(wanted.length);
+  const at = found.findIndex((value, i) => !Object.is(value, wanted[i]));
+  if (at >= 0) expect.fail(`${what}[${at}] is ${found[at]}, not ${wanted[at]}`);
+}
+
+async function checkParts(shapes: readonly Shape[], dtypes: readonly DType[], place: Place): Promise<void> {
+  for (const shape of shapes)
+    for (const dtype of dtypes)
+      for (const how of options) {
+        const what = JSON.stringify({ dtype, ...shape, ...how }),
+          found = await made("one", shape, dtype, how, place),
+          wanted = await made("parts", shape, dtype, how, place);
+        for (const part of ["y", "keys", "values"] as const) expectBits(found[part], wanted[part], `${what}: ${part}`);
+        expect(found.y.every(Number.isFinite), what).to.equal(true);
+      }
+}
+
+/** Rows alone and among others, of numbers of rows that take different kernels. */
+async function checkRows(shape: Omit<Shape, "R" | "S">, dtypes: readonly DType[], place: Place): Promise<void> {
+  const D = shape.H * shape.E,
+    all = { ...shape, R: 150, S: 150 };
+  for (const dtype of dtypes)
+    for (const how of [self, cross]) {
+      const whole = await made("one", all, dtype, how, place);
+      for (const [count, from] of [
+        [1, 0],
+        [1, 149],
+        [2, 20],
+        [3, 40],
+        [7, 31],
+        [8, 64],
+        [9, 64],
+        [16, 1],
+        [17, 60],
+        [65, 85],
+      ] as const) {
+        const rows = Array.from({ length: count }, (_, i) => from + i);
+        const some = await made("one", all, dtype, how, place, rows);
+        const wanted = whole.y.slice(from * D, (from + count) * D);
+        expectBits(some.y, wanted, `${how.kind} ${dtype}: ${count} from ${from}`);
+      }
+    }
+}
+
+const small: readonly Shape[] = [
+  { R: 1, H: 1, E: 2, S: 1, N: 1 },
+  { R: 3, H: 3, E: 4, S: 8, N: 5 },
+  { R: 5, H: 2, E: 16, S: 6, N: 40 },
+  { R: 0, H: 2, E: 8, S: 2, N: 3 },
+];
+
+/** Those that are one kernel on a GPU, and neighbours that are not: another width, more rows, other heads. */
+const large: readonly Shape[] = [
+  { R: 1, H: 8, E: 64, S: 3, N: 128 },
+  { R: 1, H: 8, E: 64, S: 2, N: 1 },
+  { R: 3, H: 8, E: 64, S: 9, N: 130 },
+  { R: 8, H: 8, E: 64, S: 11, N: 300 },
+  { R: 2, H: 8, E: 64, S: 3, N: 5000 },
+  { R: 2, H: 4, E: 64, S: 4, N: 65 },
+  { R: 8, H: 4, E: 64, S: 8, N: 129 },
+  { R: 9, H: 8, E: 64, S: 10, N: 20 },
+  { R: 2, H: 12, E: 64, S: 4, N: 33 },
+  { R: 2, H: 16, E: 32, S: 4, N: 33 },
+];
+
+describe("memformer::decode_attention_linear, memformer::decode_self_attention_linear", function () {
+  this.timeout(60_000);
+
+  it("equal their parts, to the bit", () => checkParts(small, ["float64", "float32", "bfloat16"], here));
+
+  it("give a row the same bits among any number of others", () => checkRows({ H: 2, E: 8, N: 9 }, ["bfloat16"], here));
+
+  it("refuse what does not fit, by name", async () => {
+    const zeros = (...shape: number[]): Tensor =>
+      Tensor.from(new Float64Array(shape.reduce((a, b) => a * b, 1)), shape);
+    interface Change {
+      readonly q?: Tensor;
+      readonly weight?: Tensor;
+      readonly keys?: Tensor;
+      readonly positions?: Tensor;
+    }
+    const read = (change: Change): Tensor =>
+      applyOperator(
+        "memformer::decode_attention_linear",
+        change.q ?? zeros(2, 8),
+        change.keys ?? zeros(2, 2, 3, 4),
+        zeros(2, 2, 3, 4),
+        int32([0, 1]),
+        change.positions ?? int32([1, 2]),
+        null,
+        change.weight ?? zeros(8, 8),
+      );
+    const own = (change: Change): Tensor =>
+      applyOperator(
+        "memformer::decode_self_attention_linear",
+        change.q ?? zeros(2, 24),
+        null,
+        null,
+        int32([0, 1]),
+        change.positions ?? int32([0, 1]),
+        change.keys ?? zeros(2, 2, 3, 4),
+        zeros(2, 2, 3, 4),
+        change.weight ?? zeros(8, 8),
+      );
+    for (const call of [read, own]) expect(await numbers(call({}))).to.deep.equal(new Float64Array(16));
+    const cases: [typeof read, Change, string, RegExp][] = [
+      [read, { weight: zeros(8, 4) }, "SHAPE", /decode_attention_linear: weight must have shape \(8, 8\)/],
+      [read, { weight: cast(new Float64Array(64), [8, 8], "float32") }, "DTYPE", /weight must have q's dtype/],
+      [read, { q: zeros(2, 7) }, "SHAPE", /decode_attention: q must have shape \(any, 8\)/],
+      [read, { positions: int32([0]) }, "SHAPE", /lengths must have shape \(2\)/],
+      [own, { weight: zeros(24, 8) }, "SHAPE", /decode_self_attention_linear: weight must have shape \(8, 8\)/],
+      [own, { keys: zeros(2, 8) }, "SHAPE", /decode_self_attention_linear: keys must have shape/],
+      [own, { positions: int32([0, 3]) }, "CONFIG", /row 1 is to be written at position 3/],
+    ];
+    for (const [call, change, code, message] of cases) {
+      const error = await failure(call(change).read());
+      expect(error.message).to.match(message);
+      expect(error.code).to.equal(`ERR_MEMFORMER_${code}`);
+    }
+  });
+});
+
+describeOnGpu("memformer::decode_attention_linear, memformer::decode_self_attention_linear", function () {
+  this.timeout(300_000);
+
+  it("equal their parts, to the bit", () => checkParts(large, ["bfloat16", "float16"], toGpu));
+
+  it("equal their parts where they are not one kernel", () =>
+    checkParts(small, ["float64", "float32", "bfloat16"], toGpu));
+
+  it("are one kernel of few rows, in shares, where heads, width and device allow it", async function () {
+    const query = ["--query-gpu=compute_cap", "--format=csv,noheader"],
+      capability = Number(execFileSync("nvidia-smi", query, { encoding: "utf8" }).split("\n")[0]);
+    if (capability < 9 || process.env["MEMFORMER_DECODE_SHARED_ROWS"] !== undefined) this.skip();
+    for (const shape of large)
+      for (const how of [self, cross]) {
+        let shared = false;
+        const events = await deviceEvents(async () => {
+          ({ shared } = await made("one", shape, "bfloat16", how, toGpu));
+        });
+        const what = `${how.kind}: ${JSON.stringify(shape)}`,
+          wanted = shape.R <= 8 && shape.E === 64 && shape.H <= 8;
+        expect(shared, what).to.equal(wanted);
+        const kernels = events.filter(({ name }) => name.includes("decode_attention_linear_kernel"));
+        expect(kernels.length, what).to.equal(wanted ? 1 : 0);
+      }
+  });
+
+  for (const H of [4, 8])
+    it(`give a row the same bits among any number of others: ${H} heads`, () =>
+      checkRows({ H, E: 64, N: 140 }, ["bfloat16", "float16"], toGpu));
+});

@@ -1,0 +1,50 @@
+// The operators as their parts one after the other, on a CPU and on a GPU, and what they ask of their own arguments.
+// Parts are called by name: their functions may be in the other shared object.
+#pragma once
+#include "core/op_handle.h"
+#include "core/tensor_checks.h"
+
+namespace memformer::ops {
+
+/// `rows`, called `name`, are queries, or queries, keys and values. Everything else is checked by the parts.
+inline void check_decode_attention_linear(const char* op, const char* name, const at::Tensor& rows,
+                                          const at::Tensor& keys, const at::Tensor& weight) {
+  require_shape(op, "keys", keys, {-1, -1, -1, -1});
+  const int64_t D = keys.size(1) * keys.size(3);
+  require_shape(op, "weight", weight, {D, D});
+  require_like(op, "weight", weight, name, rows);
+}
+
+/// What was read (R, D) times weight.
+inline at::Tensor product_of_read(const at::Tensor& read, const at::Tensor& weight, bool settled) {
+  constexpr Registered<"memformer::decode_linear",
+                       at::Tensor(const at::Tensor&, const at::Tensor&, const std::optional<at::Tensor>&, bool, bool)>
+      linear;
+  return linear(read, weight, {}, /*gelu=*/false, settled);
+}
+
+inline at::Tensor composed_attention_linear(const at::Tensor& q, const at::Tensor& keys, const at::Tensor& values,
+                                            const std::optional<at::Tensor>& slots,
+                                            const std::optional<at::Tensor>& lengths,
+                                            const std::optional<at::Tensor>& bias, const at::Tensor& weight,
+                                            bool settled) {
+  constexpr Registered<"memformer::decode_attention",
+                       at::Tensor(const at::Tensor&, const at::Tensor&, const at::Tensor&,
+                                  const std::optional<at::Tensor>&, const std::optional<at::Tensor>&,
+                                  const std::optional<at::Tensor>&, bool)>
+      attention;
+  return product_of_read(attention(q, keys, values, slots, lengths, bias, settled), weight, settled);
+}
+
+inline at::Tensor composed_self_attention_linear(const at::Tensor& qkv, const std::optional<at::Tensor>& cos,
+                                                 const std::optional<at::Tensor>& sin, const at::Tensor& slots,
+                                                 const at::Tensor& positions, const at::Tensor& keys,
+                                                 const at::Tensor& values, const at::Tensor& weight, bool settled) {
+  constexpr Registered<"memformer::decode_self_attention",
+                       at::Tensor(const at::Tensor&, const std::optional<at::Tensor>&, const std::optional<at::Tensor>&,
+                                  const at::Tensor&, const at::Tensor&, const at::Tensor&, const at::Tensor&, bool)>
+      attention;
+  return product_of_read(attention(qkv, cos, sin, slots, positions, keys, values, settled), weight, settled);
+}
+
+}  // namespace memformer::ops
