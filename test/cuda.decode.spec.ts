@@ -39,18 +39,22 @@ describeOnGpu("decoding on a GPU, token by token", function () {
   });
 
   it("gives the same to the bit where tokens are fed at once", async () => {
-    for (const architecture of architectures) {
-      const wide = { width: 64, heads: 2, feedForward: 96, segmentLength: 11 };
-      await using model = await tinyModel({ architecture, precision: "bfloat16", device: GPU, ...wide });
-      await perturb(model, 0.1);
-      const tokens = draw(model, 2, 9),
-        one = await cached(model, tokens);
-      for (const chunk of [3, 10]) {
-        const many = await cached(model, tokens, chunk);
-        expect(many.states, `${architecture}, ${chunk}`).to.deep.equal(one.states);
-        expect(many.logits.at(-1)).to.deep.equal(one.logits.at(-1));
+    for (const architecture of architectures)
+      for (const shape of [
+        { width: 64, heads: 2, feedForward: 96 },
+        { width: 256, heads: 4, feedForward: 1024 }, // branches of few rows are in shares
+      ]) {
+        const wide = { ...shape, segmentLength: 11 };
+        await using model = await tinyModel({ architecture, precision: "bfloat16", device: GPU, ...wide });
+        await perturb(model, 0.1);
+        const tokens = draw(model, 2, 9),
+          one = await cached(model, tokens);
+        for (const chunk of [3, 10]) {
+          const many = await cached(model, tokens, chunk);
+          expect(many.states, `${architecture}, ${wide.width}, ${chunk}`).to.deep.equal(one.states);
+          expect(many.logits.at(-1)).to.deep.equal(one.logits.at(-1));
+        }
       }
-    }
   });
 
   it("draws a run as one token at a time, to the bit, each row in its own place", async () => {
@@ -94,6 +98,18 @@ describeOnGpu("64 rows that decode together on a GPU", function () {
       { architecture: "decoder", precision: "bfloat16", queryKeyNorm: true },
       { architecture: "decoder", precision: "float32", position: "t5" },
       { architecture: "encoder-decoder", precision: "float16", position: "relative" },
+      // Branches of few rows are in shares.
+      { architecture: "encoder-decoder", precision: "bfloat16", width: 256, heads: 4, feedForward: 1024 },
+      { architecture: "encoder-decoder", precision: "bfloat16", width: 512, heads: 8, feedForward: 2048 },
+      {
+        architecture: "encoder-decoder",
+        precision: "bfloat16",
+        width: 256,
+        heads: 4,
+        feedForward: 1024,
+        readGate: true,
+      },
+      { architecture: "decoder", precision: "float16", width: 512, heads: 8, feedForward: 1024, queryKeyNorm: true },
     ] as const satisfies CreateOptions[]) {
       const wide = { width: 64, heads: 2, feedForward: 96, segmentLength: 7 };
       await using model = await tinyModel({ device: GPU, ...wide, ...setting });

@@ -3,6 +3,7 @@
 #include "nn/fold_layer_norm.h"
 #include "ops/attention/attention.h"
 #include "ops/decode_attention/decode_attention.h"
+#include "ops/decode_attention_linear/decode_attention_linear.h"
 #include "ops/head_norm/head_norm.h"
 #include "ops/kv_projection/kv_projection.h"
 
@@ -41,7 +42,17 @@ void SelfAttention::operator()(Residual& stream, const KeyMask& mask, ForwardCon
 
 void SelfAttention::decode(Residual& stream, const DecodeRows& rows, const KeyValueCache& cache,
                            ForwardContext& ctx) const {
-  stream.branch = out_.without_bias(attention_->decode(qkv_.after(norm_, stream, ctx), rows, cache, ctx), ctx);
+  const auto qkv = qkv_.after(norm_, stream, ctx);  // (R, 1, 3 D)
+  const auto rotation = rows.of_different_slots ? attention_->rotation(cache) : std::nullopt;
+  if (!rotation) {
+    stream.branch = out_.without_bias(attention_->decode(qkv, rows, cache, ctx), ctx);
+    return;
+  }
+  const auto& [cos, sin] = *rotation;
+  const auto product =
+      ops::decode_self_attention_linear(qkv.squeeze(1), cos, sin, rows.slots, rows.positions, cache.keys, cache.values,
+                                        ctx.working(out_.parameters().first), /*settled=*/true);
+  stream.branch = out_.of_rows(product, ctx);
 }
 
 CrossAttention::CrossAttention(Parameters& parameters, const Config& config, const std::string& prefix, Context context,
@@ -117,9 +128,15 @@ void CrossAttention::operator()(Residual& stream, const KeysValues& seen, const 
 void CrossAttention::decode(Residual& stream, const DecodeRows& rows, const KeyValueCache& cache,
                             ForwardContext& ctx) const {
   const auto q = normed_heads(norm_.then(query_, stream, ctx)).squeeze(1);  // (R, D)
-  const auto read = ops::decode_attention(q, cache.keys, cache.values, rows.slots, rows.context_lengths, {},
-                                          /*settled=*/true);
-  stream.branch = branch(read.unsqueeze(1), ctx);
+  if (gate_) {
+    const auto read = ops::decode_attention(q, cache.keys, cache.values, rows.slots, rows.context_lengths, {},
+                                            /*settled=*/true);
+    stream.branch = branch(read.unsqueeze(1), ctx);
+    return;
+  }
+  const auto product = ops::decode_attention_linear(q, cache.keys, cache.values, rows.slots, rows.context_lengths, {},
+                                                    ctx.working(out_.parameters().first), /*settled=*/true);
+  stream.branch = out_.of_rows(product, ctx);
 }
 
 at::Tensor CrossAttention::query(const at::Tensor& normed, ForwardContext& ctx) const {

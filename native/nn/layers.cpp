@@ -29,6 +29,10 @@ Projection Linear::without_bias(const at::Tensor& x, ForwardContext& ctx) const 
   return {ops::linear(ctx.cast(x), ctx.trained(weight_), {}), ctx.trained(bias_)};
 }
 
+Projection Linear::of_rows(const at::Tensor& product, ForwardContext& ctx) const {
+  return {product.unsqueeze(1), {ctx.working(bias_)}};
+}
+
 LayerNorm::LayerNorm(Parameters& parameters, const std::string& prefix, int64_t width)
     : weight_(parameters.constant(prefix + ".weight", {width}, 1.0)),
       bias_(parameters.constant(prefix + ".bias", {width}, 0.0)) {}
@@ -38,7 +42,8 @@ at::Tensor LayerNorm::operator()(Residual& stream, ForwardContext& ctx) const {
   Trained branch_bias;
   DropoutSite dropout{0.0, std::nullopt, 0};
   if (stream.branch) {
-    branch = stream.branch->product;
+    const auto& product = stream.branch->product;
+    branch = product.dim() > stream.x.dim() ? ops::decode_add_shares(product, ctx.compute()) : product;
     branch_bias = stream.branch->bias;
     dropout = ctx.next_dropout();
   }

@@ -10,7 +10,8 @@ namespace memformer::nn {
 
 /// A projection whose bias is still to be added, by the operator that reads it next, in the same pass over memory.
 struct Projection {
-  at::Tensor product;  ///< x W^T (..., out) in the pass's dtype
+  at::Tensor product;  ///< x W^T (..., out) in the pass's dtype; of a decoding step also in shares (..., 8, out), which
+                       ///< are still to be added as well (ops/decode_linear)
   Trained bias = {};   ///< (out), the same; undefined where it is added already
 };
 
@@ -29,6 +30,9 @@ class Linear {
          int64_t matrices = 1);
   at::Tensor operator()(const at::Tensor& x, ForwardContext& ctx) const;
   Projection without_bias(const at::Tensor& x, ForwardContext& ctx) const;
+  /// The projection of a decoding step's rows, where an operator has multiplied by the weight: its product (R, out), or
+  /// in shares, as that of (R, 1, out).
+  Projection of_rows(const at::Tensor& product, ForwardContext& ctx) const;
   /// Weight and bias, for operators that take several layers' at once.
   std::pair<at::Tensor, at::Tensor> parameters() const { return {weight_, bias_}; }
 
@@ -41,7 +45,7 @@ class Linear {
 class LayerNorm {
  public:
   LayerNorm(Parameters& parameters, const std::string& prefix, int64_t width);
-  /// Adds the branch to the stream and normalizes the sum.
+  /// Adds the branch, also one in shares, to the stream and normalizes the sum.
   at::Tensor operator()(Residual& stream, ForwardContext& ctx) const;
   at::Tensor operator()(const at::Tensor& x, ForwardContext& ctx) const;
   /// The rows of a decoding step: adds the branch to the stream, and returns linear of the normed sum, or its gelu.

@@ -21,6 +21,9 @@ class PositionedAttention {
   /// One token a row, behind those of its slot: qkv (R, 1, 3 D) goes into the cache and reads it. Returns (R, 1, D).
   virtual at::Tensor decode(const at::Tensor& qkv, const DecodeRows& rows, const KeyValueCache& cache,
                             ForwardContext& ctx) const = 0;
+  /// Cosines and sines (P, E / 2) of the angles by which queries and keys are turned, where that is all that positions
+  /// do: where rows are of different slots, decode_self_attention of them is then decode. None elsewhere.
+  virtual std::optional<std::pair<at::Tensor, at::Tensor>> rotation(const KeyValueCache&) const { return std::nullopt; }
 };
 
 /// Where an attention stands: parameters of a stack are made by its first layer.
