@@ -32,20 +32,28 @@ inline bool launches_dependents() {
          cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device) == cudaSuccess && major >= 9;
 }
 
-/// `early`: before the kernel ahead has ended, where the device can.
+/// `early`: before the kernel ahead has ended, where the device can. `cluster`: blocks along x that form a cluster, of
+/// which the grid is a multiple (core/cuda/cluster.cuh).
 template <typename Params>
 void launch(void (*kernel)(Params), dim3 grid, dim3 block, size_t shared_bytes, cudaStream_t stream,
-            const Params& params, bool early) {
-  cudaLaunchAttribute serialization{};
-  serialization.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  serialization.val.programmaticStreamSerializationAllowed = 1;
+            const Params& params, bool early, unsigned cluster = 1) {
+  cudaLaunchAttribute attributes[2] = {};
+  unsigned count = 0;
+  if (early && launches_dependents()) {
+    attributes[count].id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    attributes[count++].val.programmaticStreamSerializationAllowed = 1;
+  }
+  if (cluster > 1) {
+    attributes[count].id = cudaLaunchAttributeClusterDimension;
+    attributes[count++].val.clusterDim = {cluster, 1, 1};
+  }
   cudaLaunchConfig_t config{};
   config.gridDim = grid;
   config.blockDim = block;
   config.dynamicSmemBytes = shared_bytes;
   config.stream = stream;
-  config.attrs = &serialization;
-  config.numAttrs = early && launches_dependents() ? 1 : 0;
+  config.attrs = attributes;
+  config.numAttrs = count;
   cudaLaunchKernelEx(&config, kernel, params);
 }
 
