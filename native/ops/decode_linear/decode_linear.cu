@@ -59,11 +59,7 @@ __global__ void __launch_bounds__(kThreads, column_tiles == 1 && normed ? 2 : 0)
       prefetch(weight + column * K + chunk * kChunk);
   if (p.bias != nullptr && threadIdx.x == 0) prefetch(static_cast<const T*>(p.bias) + first_column);
   if constexpr (normed) {
-    if (const int k = 32 * static_cast<int>(threadIdx.x); k < K) {
-      prefetch(p.norm_weight + k);
-      prefetch(p.norm_bias + k);
-      if (p.branch_bias != nullptr) prefetch(static_cast<const T*>(p.branch_bias) + k);
-    }
+    prefetch_norm<T>(p);
   }
   wait_for_previous();
   let_next_begin();

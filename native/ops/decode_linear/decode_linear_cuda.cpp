@@ -2,11 +2,9 @@
 #include <c10/cuda/CUDAGuard.h>
 #include <c10/cuda/CUDAStream.h>
 
-#include "core/cuda/dtype_of.h"
 #include "core/op_handle.h"
 #include "core/torch.h"
-#include "ops/decode_linear/decode_linear.cuh"
-#include "ops/decode_linear/decode_linear_checks.h"
+#include "ops/decode_linear/decode_linear_prepared.h"
 
 namespace memformer::ops {
 namespace {
@@ -69,39 +67,24 @@ Tensor add_shares_cuda(const Tensor& shares_in, at::ScalarType dtype) {
   return y;
 }
 
-std::tuple<Tensor, Tensor> normed_linear_cuda(const Tensor& x_in, const Optional& branch_in,
-                                              const Optional& branch_bias_in, const Tensor& norm_weight_in,
-                                              const Tensor& norm_bias_in, const Tensor& weight_in,
-                                              const Optional& bias_in, bool gelu, bool settled) {
-  check_decode_normed_linear(x_in, branch_in, branch_bias_in, norm_weight_in, norm_bias_in, weight_in, bias_in);
-  const c10::cuda::CUDAGuard device(x_in.device());
-  const auto x = x_in.contiguous(), weight = weight_in.contiguous(), bias = contiguous(bias_in);
-  const auto branch = contiguous(branch_in), branch_bias = contiguous(branch_bias_in);
-  const auto norm_weight = norm_weight_in.contiguous(), norm_bias = norm_bias_in.contiguous();
-  auto y = result_of(x, weight);
-  auto sum = branch.defined() ? at::empty_like(x) : Tensor();
-  const bool shared = in_shares(branch_in, x_in);
-  const bool narrow_branch = !branch.defined() || shared || branch.scalar_type() == weight.scalar_type();
-  if (x.scalar_type() == at::kFloat && narrow_branch) {
-    auto p = params_of(x, weight, bias, y, gelu, settled);
-    p.branch = shared ? nullptr : pointer(branch);
-    p.shares = shared ? branch.const_data_ptr<float>() : nullptr;
-    p.branch_bias = pointer(branch_bias);
-    p.norm_weight = norm_weight.const_data_ptr<float>();
-    p.norm_bias = norm_bias.const_data_ptr<float>();
-    p.sum = sum.defined() ? sum.mutable_data_ptr<float>() : nullptr;
-    p.eps = 1e-5f;
-    if (fits_tensor_cores(p)) {
-      launch_decode_linear_on_tensor_cores(p, c10::cuda::getCurrentCUDAStream());
-      C10_CUDA_KERNEL_LAUNCH_CHECK();
-      return {sum.defined() ? sum : x_in, y};
-    }
+std::tuple<Tensor, Tensor> normed_linear_cuda(const Tensor& x, const Optional& branch, const Optional& branch_bias,
+                                              const Tensor& norm_weight, const Tensor& norm_bias, const Tensor& weight,
+                                              const Optional& bias, bool gelu, bool settled) {
+  PreparedNormedLinear prepared(x, branch, branch_bias, norm_weight, norm_bias, weight, bias, gelu, settled);
+  const c10::cuda::CUDAGuard device(x.device());
+  if (prepared.fits_dtypes() && fits_tensor_cores(prepared.params)) {
+    auto y = result_of(x, weight);
+    prepared.params.y = y.mutable_data_ptr();
+    const auto sum = prepared.sum();
+    launch_decode_linear_on_tensor_cores(prepared.params, c10::cuda::getCurrentCUDAStream());
+    C10_CUDA_KERNEL_LAUNCH_CHECK();
+    return {sum, y};
   }
+  const auto whole = in_shares(branch, x) ? Optional(add_shares_cuda(*branch, weight.scalar_type())) : branch;
   constexpr Registered<"memformer::add_norm", AddNorm> add_norm_op;
-  const auto whole = shared ? Optional(add_shares_cuda(branch, weight.scalar_type())) : branch_in;
-  const auto [added, normed] =
-      add_norm_op(x, whole, branch_bias_in, norm_weight, norm_bias, {}, {}, {}, 0.0, {}, 0, weight.scalar_type());
-  return {added, linear_cuda(normed, weight, bias_in, gelu, settled)};
+  const auto [sum, normed] =
+      add_norm_op(x, whole, branch_bias, norm_weight, norm_bias, {}, {}, {}, 0.0, {}, 0, weight.scalar_type());
+  return {sum, linear_cuda(normed, weight, bias, gelu, settled)};
 }
 
 }  // namespace

@@ -5,6 +5,7 @@
 // Multiplications whose product is added are written as fma: which of them the compiler contracts would else depend on
 // what is around them.
 #pragma once
+#include "core/cuda/dependent_launch.cuh"
 #include "core/cuda/mma.cuh"
 #include "ops/decode_linear/decode_linear.cuh"
 
@@ -90,6 +91,16 @@ __device__ __forceinline__ void norm_row(const DecodeLinearParams& p, int64_t ro
     for (int j = 0; j < 4; ++j) s[i][j] = fmaf((s[i][j] - mean) * rstd, weight[j], bias[j]);
     keep(k, s[i]);
   }
+}
+
+/// Asks for what norm_rows reads of the parameters: a line of 128 bytes a thread.
+template <typename T>
+__device__ __forceinline__ void prefetch_norm(const DecodeLinearParams& p) {
+  const int64_t k = 32 * static_cast<int64_t>(threadIdx.x);
+  if (k >= p.K) return;
+  cuda::prefetch(p.norm_weight + k);
+  cuda::prefetch(p.norm_bias + k);
+  if (p.branch_bias != nullptr) cuda::prefetch(static_cast<const T*>(p.branch_bias) + k);
 }
 
 /// A block of kDecodeShares warps norms rows from `first_row` of stream and branch into `tile` (rows, K + kDecodePad):
