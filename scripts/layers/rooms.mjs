@@ -50,6 +50,7 @@ export const below = {
 export const operatorEdges = {
   add_norm: ["dropout"],
   decode_attention_linear: ["decode_attention", "decode_linear"],
+  decode_feed_forward: ["decode_linear"],
   decode_linear: ["add_norm"],
   attention: ["head_norm", "rotary_qkv"],
   feed_forward: ["gelu_dropout", "linear"],

@@ -1,0 +1,264 @@
+/** The feed-forward layer of a decoding step: it equals its parts one after the other, to the bit, for any rows. */
+import { execFileSync } from "node:child_process";
+import { expect } from "chai";
+import { deviceEvents } from "../../../bench/support/kernels.ts";
+import { applyOperator, callOperator, Random, Tensor } from "../../../lib/index.ts";
+import { describeOnGpu, toGpu } from "../../../test/support/gpu.ts";
+import { failure } from "../../../test/support/failure.ts";
+
+const CODES = { float64: 7, float32: 6, bfloat16: 15, float16: 5 } as const;
+type DType = keyof typeof CODES;
+type Place = (tensor: Tensor) => Tensor;
+const here: Place = (tensor) => tensor;
+
+interface Shape {
+  readonly R: number;
+  readonly D: number;
+  readonly F: number;
+}
+
+interface Options {
+  /** How the branch of the layer before comes. */
+  readonly branch: "none" | "whole" | "shares";
+  readonly biased: boolean;
+  readonly settled: boolean;
+}
+
+const usual: Options = { branch: "whole", biased: true, settled: false };
+const options: readonly Options[] = [
+  usual,
+  { ...usual, branch: "shares" },
+  { ...usual, branch: "shares", settled: true },
+  { ...usual, branch: "none" },
+  { ...usual, branch: "shares", biased: false },
+];
+
+function drawn(seed: number, count: number, size = 1): Float64Array {
+  const random = new Random(seed);
+  return Float64Array.from({ length: count }, () => size * (random.next() / 2 ** 31 - 1));
+}
+
+function cast(data: Float64Array, shape: readonly number[], dtype: DType): Tensor {
+  using wide = Tensor.from(data, shape);
+  return applyOperator("aten::to.dtype", wide, CODES[dtype]);
+}
+
+async function numbers(tensor: Tensor): Promise<Float64Array> {
+  using wide = applyOperator("aten::to.dtype", tensor, CODES.float64);
+  return Float64Array.from((await wide.data()) as Float64Array);
+}
+
+const drawnBefore = new Map<string, ReturnType<typeof drawArguments>>();
+
+/** drawArguments, once. */
+function argumentsOf(shape: Shape, dtype: DType, place: Place): ReturnType<typeof drawArguments> {
+  const key = JSON.stringify([shape, dtype, place === here]);
+  const given = drawnBefore.get(key) ?? drawArguments(shape, dtype, place);
+  drawnBefore.set(key, given);
+  return given;
+}
+
+function drawArguments({ R, D, F }: Shape, dtype: DType, place: Place) {
+  const master: DType = dtype === "float64" ? "float64" : "float32";
+  const make = (seed: number, shape: readonly number[], size = 1, as: DType = dtype): Tensor => {
+    const count = shape.reduce((a, b) => a * b, 1);
+    return place(cast(drawn(seed, count, size), shape, as));
+  };
+  return {
+    x: make(21, [R, 1, D], 1, master),
+    branch: make(22, [R, 1, D]),
+    shares: make(23, [R, 1, 8, D], 0.3, "float32"),
+    branchBias: make(24, [D]),
+    normWeight: make(25, [D], 2, master),
+    normBias: make(26, [D], 1, master),
+    up: make(27, [F, D], 2 / Math.sqrt(D)),
+    upBias: make(28, [F]),
+    down: make(29, [D, F], 1 / Math.sqrt(D)),
+  };
+}
+
+interface Made {
+  readonly sum: Float64Array;
+  readonly y: Float64Array;
+  /** Whether the product came in shares. */
+  readonly shared: boolean;
+}
+
+/** Rows `rows` (all) of a case by the operator or by its parts. */
+async function made(
+  by: "one" | "parts",
+  shape: Shape,
+  dtype: DType,
+  how: Options,
+  place: Place,
+  rows: readonly number[] = Array.from({ length: shape.R }, (_, r) => r),
+): Promise<Made> {
+  const given = argumentsOf(shape, dtype, place),
+    index = place(Tensor.from(BigInt64Array.from(rows, BigInt), [rows.length])),
+    pick = (tensor: Tensor): Tensor => applyOperator("aten::index_select", tensor, 0, index),
+    { branchBias, normWeight, normBias, up, upBias, down } = given,
+    branched = how.branch !== "none";
+  const branch = how.branch === "shares" ? pick(given.shares) : how.branch === "whole" ? pick(given.branch) : null,
+    first = [
+      pick(given.x),
+      branch,
+      branched && how.biased ? branchBias : null,
+      normWeight,
+      normBias,
+      up,
+      how.biased ? upBias : null,
+    ] as const;
+  let sum: Tensor, product: Tensor;
+  if (by === "one") {
+    [sum, product] = callOperator("memformer::decode_feed_forward", ...first, down, how.settled) as [Tensor, Tensor];
+  } else {
+    let hidden: Tensor;
+    [sum, hidden] = callOperator("memformer::decode_normed_linear", ...first, true, how.settled) as [Tensor, Tensor];
+    product = applyOperator("memformer::decode_linear", hidden, down, null, false, how.settled);
+  }
+  const shared = (await product.read()).shape.length === 4;
+  if (shared) product = applyOperator("memformer::decode_add_shares", product, CODES[dtype]);
+  const [sums, y] = await Promise.all([sum, product].map(numbers));
+  return { sum: sums!, y: y!, shared };
+}
+
+function expectBits(found: Float64Array, wanted: Float64Array, what: string): void {
+  expect(found.length, what).to.equal(wanted.length);
+  const at = found.findIndex((value, i) => !Object.is(value, wanted[i]));
+  if (at >= 0) expect.fail(`${what}[${at}] is ${found[at]}, not ${wanted[at]}`);
+}
+
+async function checkParts(shapes: readonly Shape[], dtypes: readonly DType[], place: Place): Promise<void> {
+  for (const shape of shapes)
+    for (const dtype of dtypes)
+      for (const how of options) {
+        const what = JSON.stringify({ dtype, ...shape, ...how }),
+          found = await made("one", shape, dtype, how, place),
+          wanted = await made("parts", shape, dtype, how, place);
+        for (const part of ["sum", "y"] as const) expectBits(found[part], wanted[part], `${what}: ${part}`);
+        expect(found.y.every(Number.isFinite), what).to.equal(true);
+      }
+}
+
+/** Rows alone and among others, of numbers of rows that take different kernels. */
+async function checkRows(shape: Omit<Shape, "R">, dtypes: readonly DType[], place: Place): Promise<void> {
+  const { D } = shape,
+    all = { ...shape, R: 150 };
+  for (const dtype of dtypes)
+    for (const branch of ["whole", "shares"] as const) {
+      const how = { ...usual, branch },
+        whole = await made("one", all, dtype, how, place);
+      for (const [count, from] of [
+        [1, 0],
+        [1, 149],
+        [2, 20],
+        [7, 31],
+        [8, 64],
+        [9, 64],
+        [16, 1],
+        [17, 60],
+        [65, 85],
+      ] as const) {
+        const rows = Array.from({ length: count }, (_, i) => from + i);
+        const some = await made("one", all, dtype, how, place, rows);
+        for (const part of ["sum", "y"] as const) {
+          const wanted = whole[part].slice(from * D, (from + count) * D);
+          expectBits(some[part], wanted, `${branch} ${dtype}: ${part} of ${count} from ${from}`);
+        }
+      }
+    }
+}
+
+const small: readonly Shape[] = [
+  { R: 1, D: 2, F: 3 },
+  { R: 3, D: 12, F: 7 },
+  { R: 5, D: 32, F: 128 },
+  { R: 0, D: 16, F: 64 },
+];
+
+/** Those that are one kernel on a GPU, and neighbours that are not: more rows, other widths. */
+const large: readonly Shape[] = [
+  { R: 1, D: 512, F: 2048 },
+  { R: 3, D: 512, F: 2048 },
+  { R: 8, D: 512, F: 2048 },
+  { R: 1, D: 256, F: 1024 },
+  { R: 8, D: 256, F: 1024 },
+  { R: 9, D: 512, F: 2048 },
+  { R: 2, D: 512, F: 1024 },
+  { R: 2, D: 128, F: 512 },
+];
+
+describe("memformer::decode_feed_forward", function () {
+  this.timeout(60_000);
+
+  it("equals its parts, to the bit", () => checkParts(small, ["float64", "float32", "bfloat16"], here));
+
+  it("gives a row the same bits among any number of others", () => checkRows({ D: 16, F: 24 }, ["bfloat16"], here));
+
+  it("refuses what does not fit, by name", async () => {
+    const zeros = (...shape: number[]): Tensor =>
+      Tensor.from(new Float64Array(shape.reduce((a, b) => a * b, 1)), shape);
+    interface Change {
+      readonly x?: Tensor;
+      readonly branch?: Tensor;
+      readonly up?: Tensor;
+      readonly upBias?: Tensor;
+      readonly down?: Tensor;
+    }
+    const layer = (change: Change): Tensor =>
+      callOperator(
+        "memformer::decode_feed_forward",
+        change.x ?? zeros(2, 4),
+        change.branch ?? null,
+        null,
+        zeros(4),
+        zeros(4),
+        change.up ?? zeros(6, 4),
+        change.upBias ?? null,
+        change.down ?? zeros(4, 6),
+      )[1]!;
+    expect(await numbers(layer({}))).to.deep.equal(new Float64Array(8));
+    const cases: [Change, string, RegExp][] = [
+      [{ x: Tensor.from(new Int32Array(8), [2, 4]) }, "DTYPE", /decode_feed_forward: x must be float32/],
+      [{ up: zeros(6, 5) }, "SHAPE", /decode_feed_forward: up_weight must have shape \(any, 4\)/],
+      [{ down: zeros(6, 4) }, "SHAPE", /decode_feed_forward: down_weight must have shape \(4, 6\)/],
+      [{ down: cast(new Float64Array(24), [4, 6], "float32") }, "DTYPE", /down_weight must have up_weight's dtype/],
+      [{ upBias: zeros(4) }, "SHAPE", /bias must have shape \(6\)/],
+      [{ branch: zeros(2, 7, 4) }, "DTYPE", /shares must be/],
+    ];
+    for (const [change, code, message] of cases) {
+      const error = await failure(layer(change).read());
+      expect(error.message).to.match(message);
+      expect(error.code).to.equal(`ERR_MEMFORMER_${code}`);
+    }
+  });
+});
+
+describeOnGpu("memformer::decode_feed_forward", function () {
+  this.timeout(300_000);
+
+  it("equals its parts, to the bit", () => checkParts(large, ["bfloat16", "float16"], toGpu));
+
+  it("equals its parts where it is not one kernel", () => checkParts(small, ["float64", "float32", "bfloat16"], toGpu));
+
+  it("is one kernel of few rows, in shares, where widths and device allow it", async function () {
+    const query = ["--query-gpu=compute_cap", "--format=csv,noheader"],
+      capability = Number(execFileSync("nvidia-smi", query, { encoding: "utf8" }).split("\n")[0]);
+    if (capability < 9 || process.env["MEMFORMER_DECODE_SHARED_ROWS"] !== undefined) this.skip();
+    for (const shape of large) {
+      let shared = false;
+      const events = await deviceEvents(async () => {
+        ({ shared } = await made("one", shape, "bfloat16", usual, toGpu));
+      });
+      const what = JSON.stringify(shape),
+        wanted = shape.R <= 8 && shape.D >= 256 && shape.F === 4 * shape.D;
+      expect(shared, what).to.equal(wanted);
+      const kernels = events.filter(({ name }) => name.includes("decode_feed_forward_kernel"));
+      expect(kernels.length, what).to.equal(wanted ? 1 : 0);
+    }
+  });
+
+  for (const D of [256, 512])
+    it(`gives a row the same bits among any number of others: width ${D}`, () =>
+      checkRows({ D, F: 4 * D }, ["bfloat16", "float16"], toGpu));
+});
