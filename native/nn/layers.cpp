@@ -2,6 +2,7 @@
 
 #include "core/failure.h"
 #include "ops/add_norm/add_norm.h"
+#include "ops/decode_feed_forward/decode_feed_forward.h"
 #include "ops/decode_linear/decode_linear.h"
 #include "ops/dropout/dropout.h"
 #include "ops/feed_forward/feed_forward.h"
@@ -10,6 +11,11 @@
 #include "ops/token_embedding/token_embedding.h"
 
 namespace memformer::nn {
+
+std::pair<std::optional<at::Tensor>, std::optional<at::Tensor>> Residual::decoded_branch() const {
+  if (!branch) return {};
+  return {branch->product, branch->bias.optional()};
+}
 
 Linear::Linear(Parameters& parameters, const std::string& prefix, int64_t in, int64_t out, double gain,
                int64_t matrices)
@@ -59,15 +65,11 @@ at::Tensor LayerNorm::operator()(const at::Tensor& x, ForwardContext& ctx) const
   return (*this)(stream, ctx);
 }
 
-at::Tensor LayerNorm::then(const Linear& linear, Residual& stream, ForwardContext& ctx, bool gelu) const {
+at::Tensor LayerNorm::then(const Linear& linear, Residual& stream, ForwardContext& ctx) const {
   const auto [weight, bias] = linear.parameters();
-  std::optional<at::Tensor> branch, branch_bias;
-  if (stream.branch) {
-    branch = stream.branch->product;
-    branch_bias = stream.branch->bias.optional();
-  }
+  const auto [branch, branch_bias] = stream.decoded_branch();
   auto [sum, y] = ops::decode_normed_linear(stream.x, branch, branch_bias, weight_, bias_, ctx.working(weight),
-                                            ctx.working(bias), gelu, /*settled=*/true);
+                                            ctx.working(bias), /*gelu=*/false, /*settled=*/true);
   stream = {sum, std::nullopt};
   return y;
 }
@@ -88,8 +90,14 @@ at::Tensor FeedForward::product(const at::Tensor& normed, bool biased, ForwardCo
 }
 
 at::Tensor FeedForward::decode(Residual& stream, ForwardContext& ctx) const {
-  const auto activation = norm_.then(up_, stream, ctx, /*gelu=*/true);
-  return ops::decode_linear(activation, ctx.working(down_.parameters().first), {}, false, /*settled=*/true);
+  const auto [norm_weight, norm_bias] = norm_.parameters();
+  const auto [up, up_bias] = up_.parameters();
+  const auto [branch, branch_bias] = stream.decoded_branch();
+  auto [sum, product] =
+      ops::decode_feed_forward(stream.x, branch, branch_bias, norm_weight, norm_bias, ctx.working(up),
+                               ctx.working(up_bias), ctx.working(down_.parameters().first), /*settled=*/true);
+  stream = {sum, std::nullopt};
+  return product;
 }
 
 void FeedForward::operator()(Residual& stream, ForwardContext& ctx) const {

@@ -20,6 +20,9 @@ struct Projection {
 struct Residual {
   at::Tensor x;                      ///< (B, N, D) in the parameters' dtype
   std::optional<Projection> branch;  ///< (B, N, D)
+
+  /// The branch and its bias, as the operators of a decoding step take them.
+  std::pair<std::optional<at::Tensor>, std::optional<at::Tensor>> decoded_branch() const;
 };
 
 /// y = x W^T + b.   x (..., in) -> (..., out);   `prefix`.weight (out, in), `prefix`.bias (out)
@@ -48,8 +51,8 @@ class LayerNorm {
   /// Adds the branch, also one in shares, to the stream and normalizes the sum.
   at::Tensor operator()(Residual& stream, ForwardContext& ctx) const;
   at::Tensor operator()(const at::Tensor& x, ForwardContext& ctx) const;
-  /// The rows of a decoding step: adds the branch to the stream, and returns linear of the normed sum, or its gelu.
-  at::Tensor then(const Linear& linear, Residual& stream, ForwardContext& ctx, bool gelu = false) const;
+  /// The rows of a decoding step: adds the branch to the stream, and returns linear of the normed sum.
+  at::Tensor then(const Linear& linear, Residual& stream, ForwardContext& ctx) const;
   /// Weight and bias, for what folds them into the layer behind.
   std::pair<at::Tensor, at::Tensor> parameters() const { return {weight_, bias_}; }
 
