@@ -11,10 +11,10 @@
 // Why the bits are those of the parts one after the other: every number is summed of the same terms in the same order.
 // A share's terms are added by add_chunk, from zero, chunk by chunk, as decode_linear's warps add them; norm and gelu
 // are the same functions, and what is rounded between the products is rounded here.
+#include "ops/decode_feed_forward/decode_feed_forward.cuh"
 #include "core/cuda/cluster.cuh"
 #include "core/cuda/dependent_launch.cuh"
 #include "ops/common/gelu.cuh"
-#include "ops/decode_feed_forward/decode_feed_forward.cuh"
 #include "ops/decode_linear/decode_linear_row.cuh"
 
 namespace memformer::ops {
@@ -42,6 +42,7 @@ struct Layout {
   uint4 up[kWarps][up_tiles * up_chunks][kWarp];  // 16 bytes a lane, read by the lane that has asked for them
   uint4 down[kWarps][down_chunks][kWarp];
   float sums[kWarps][kRows][units];
+  alignas(16) unsigned char norm[SharedNorm<T>::bytes(width)];
   alignas(16) T normed[kRows][width + kDecodePad];
   alignas(16) T hidden[kRows][share + kDecodePad];
 };
@@ -72,13 +73,13 @@ __global__ void __launch_bounds__(kThreads, 1) decode_feed_forward_kernel(const 
       copy_16_bytes(&shared.down[warp][c][lane],
                     down + int64_t{first_column + g} * inner + share * Shared::share + c * kDecodeChunk + 8 * t, 16);
   arrive_at_cluster</*release=*/false>();
-  prefetch_norm<T>(p.up);
+  const SharedNorm<T> norm(p.up, shared.norm);
+  norm.ask(p.up);
   if (p.up.bias != nullptr && threadIdx.x == 0) prefetch(static_cast<const T*>(p.up.bias) + first_unit);
   wait_for_previous();
   let_next_begin();
 
-  norm_rows<T, kRows>(p.up, 0, blockIdx.x == 0, &shared.normed[0][0]);
-  arrived();
+  norm_rows<T, kRows>(p.up, 0, blockIdx.x == 0, norm, &shared.normed[0][0]);
   __syncthreads();
   constexpr uint4 none{0, 0, 0, 0};
   {

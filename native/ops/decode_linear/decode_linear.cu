@@ -2,9 +2,9 @@
 // rows; each of its eight warps takes a share of the inner axis, and their sums are added in the order of the warps
 // (decode_linear_row.cuh). Which numbers are added in which order depends on K alone: a row's bits are its own,
 // whatever rows are beside it and however they are cut into tiles.
+#include "ops/decode_linear/decode_linear.cuh"
 #include "core/cuda/dependent_launch.cuh"
 #include "ops/common/gelu.cuh"
-#include "ops/decode_linear/decode_linear.cuh"
 #include "ops/decode_linear/decode_linear_row.cuh"
 
 namespace memformer::ops {
@@ -23,8 +23,9 @@ __global__ void __launch_bounds__(kThreads, column_tiles == 1 && normed ? 2 : 0)
   constexpr int rows = 16 * row_tiles, columns = 8 * column_tiles;
   constexpr int ahead = column_tiles < 4 ? 4 : 2;  // chunks of weights that a warp has under way
   extern __shared__ __align__(16) unsigned char shared[];
-  auto* sums = reinterpret_cast<float*>(shared);  // (kWarps, rows, columns)
-  auto* tile = reinterpret_cast<T*>(shared + sizeof(float) * kWarps * rows * columns);
+  auto* sums = reinterpret_cast<float*>(shared);                                        // (kWarps, rows, columns)
+  auto* tile = reinterpret_cast<T*>(shared + sizeof(float) * kWarps * rows * columns);  // (rows, K + kPad)
+  const SharedNorm<T> norm(p, tile + rows * (p.K + kPad));
   const int warp = threadIdx.x / kWarp, lane = threadIdx.x % kWarp, g = lane / 4, t = lane % 4;
   const int64_t first_row = int64_t{blockIdx.y} * rows, first_column = int64_t{blockIdx.x} * columns;
   const int K = static_cast<int>(p.K), chunks = K / kChunk;
@@ -58,13 +59,11 @@ __global__ void __launch_bounds__(kThreads, column_tiles == 1 && normed ? 2 : 0)
     if (const int64_t column = first_column + lane; lane < columns && column < p.N)
       prefetch(weight + column * K + chunk * kChunk);
   if (p.bias != nullptr && threadIdx.x == 0) prefetch(static_cast<const T*>(p.bias) + first_column);
-  if constexpr (normed) {
-    prefetch_norm<T>(p);
-  }
+  if constexpr (normed) norm.ask(p);
   wait_for_previous();
   let_next_begin();
   if constexpr (normed) {
-    norm_rows<T, rows>(p, first_row, blockIdx.x == 0, tile);
+    norm_rows<T, rows>(p, first_row, blockIdx.x == 0, norm, tile);
     __syncthreads();
   }
   float c[row_tiles][column_tiles][4] = {};
@@ -139,7 +138,7 @@ void launch_tiles(const DecodeLinearParams& p, cudaStream_t stream) {
   constexpr int rows = 16 * row_tiles, columns = 8 * column_tiles;
   const dim3 grid(static_cast<unsigned>(ceil_div(p.N, columns)), static_cast<unsigned>(ceil_div(p.R, rows)));
   size_t bytes = sizeof(float) * kWarps * rows * columns;
-  if (normed) bytes += sizeof(T) * rows * (p.K + kPad);
+  if (normed) bytes += sizeof(T) * rows * (p.K + kPad) + SharedNorm<T>::bytes(p.K);
   constexpr auto kernel = decode_linear_mma_kernel<T, row_tiles, column_tiles, normed>;
   if (bytes > 48 * 1024)
     cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes));

@@ -24,7 +24,7 @@ struct DecodeLinearParams {
   int64_t R, K, N;
   float eps;
   bool gelu;
-  bool settled;  ///< whether weight, its bias and the norm's were there before the kernel ahead began
+  bool settled;  ///< whether weight, its bias, the norm's and the branch's were there before the kernel ahead began
   cuda::Dtype dtype;
 };
 

@@ -5,7 +5,6 @@
 // Multiplications whose product is added are written as fma: which of them the compiler contracts would else depend on
 // what is around them.
 #pragma once
-#include "core/cuda/dependent_launch.cuh"
 #include "core/cuda/mma.cuh"
 #include "ops/decode_linear/decode_linear.cuh"
 
@@ -39,28 +38,63 @@ __device__ __forceinline__ void add_shares(const float* shares, int64_t N, int64
   }
 }
 
-/// A warp adds `branch` (K), if it is not null, and branch_bias to a row of the stream and norms it: keep(k, four
-/// numbers from k) of every four, by the lane that has read these four of the branch. `writes`: the sum is written too.
-template <typename T, typename Keep>
-__device__ __forceinline__ void norm_row(const DecodeLinearParams& p, int64_t row, const T* branch, bool writes,
-                                         Keep&& keep) {
-  using namespace cuda;
-  constexpr int packs = kMostNormed / (4 * kWarp);
-  const int lane = threadIdx.x % kWarp;
-  const int K = static_cast<int>(p.K);
+/// What a norm reads of the parameters, where a block has it in shared memory.
+template <typename T>
+struct SharedNorm {
+  float *weight, *bias;  ///< (K)
+  T* branch_bias;        ///< (K); null: none
+
+  /// At `memory`, a multiple of 16 bytes, of which it takes bytes(K).
+  __device__ __forceinline__ SharedNorm(const DecodeLinearParams& p, void* memory)
+      : weight(static_cast<float*>(memory)),
+        bias(weight + p.K),
+        branch_bias(p.branch_bias == nullptr ? nullptr : reinterpret_cast<T*>(bias + p.K)) {}
+
+  static constexpr size_t bytes(int64_t K) { return (2 * sizeof(float) + sizeof(T)) * K; }
+
+  /// Asks for it, the threads of a block together: it is there behind cuda::arrived() and a barrier.
+  __device__ __forceinline__ void ask(const DecodeLinearParams& p) const {
+    const int K = static_cast<int>(p.K);
+    for (int k = 4 * threadIdx.x; k < K; k += 4 * kDecodeShares * cuda::kWarp) {
+      cuda::copy_16_bytes(weight + k, p.norm_weight + k, 16);
+      cuda::copy_16_bytes(bias + k, p.norm_bias + k, 16);
+      if (branch_bias != nullptr && k % 8 == 0)
+        cuda::copy_16_bytes(branch_bias + k, static_cast<const T*>(p.branch_bias) + k, 16);
+    }
+  }
+};
+
+/// Numbers of a row that a lane holds, four neighbours at a time.
+constexpr int kRowPacks = kMostNormed / (4 * cuda::kWarp);
+
+/// A lane's part of a row of the stream.
+__device__ __forceinline__ void load_stream(const DecodeLinearParams& p, int64_t row, float (&s)[kRowPacks][4]) {
+  const int lane = threadIdx.x % cuda::kWarp, K = static_cast<int>(p.K);
   const float* x = static_cast<const float*>(p.x) + row * K;
-  float s[packs][4] = {}, total = 0;
 #pragma unroll
-  for (int i = 0; i < packs; ++i) {
+  for (int i = 0; i < kRowPacks; ++i)
+    if (const int k = 4 * (i * cuda::kWarp + lane); k < K) cuda::load(x + k, s[i]);
+}
+
+/// A warp adds `branch` (K), if it is not null, and the branch's bias to a row of the stream, `s`, and norms it:
+/// keep(k, four numbers from k) of every four, by the lane that has read these four of the branch. `writes`: the sum is
+/// written too.
+template <typename T, typename Keep>
+__device__ __forceinline__ void norm_row(const DecodeLinearParams& p, int64_t row, float (&s)[kRowPacks][4],
+                                         const T* branch, const SharedNorm<T>& norm, bool writes, Keep&& keep) {
+  using namespace cuda;
+  const int lane = threadIdx.x % kWarp, K = static_cast<int>(p.K);
+  float total = 0;
+#pragma unroll
+  for (int i = 0; i < kRowPacks; ++i) {
     const int k = 4 * (i * kWarp + lane);
     if (k >= K) continue;
-    load(x + k, s[i]);
     if (branch != nullptr) {
       float added[4];
       load(branch + k, added);
-      if (p.branch_bias != nullptr) {
+      if (norm.branch_bias != nullptr) {
         float bias[4];
-        load(static_cast<const T*>(p.branch_bias) + k, bias);
+        load(norm.branch_bias + k, bias);
 #pragma unroll
         for (int j = 0; j < 4; ++j) added[j] += bias[j];
       }
@@ -74,43 +108,37 @@ __device__ __forceinline__ void norm_row(const DecodeLinearParams& p, int64_t ro
   const float mean = warp_sum(total) / static_cast<float>(K);
   float square = 0;
 #pragma unroll
-  for (int i = 0; i < packs; ++i)
+  for (int i = 0; i < kRowPacks; ++i)
     if (4 * (i * kWarp + lane) < K) {
 #pragma unroll
       for (int j = 0; j < 4; ++j) square = fmaf(s[i][j] - mean, s[i][j] - mean, square);
     }
   const float rstd = rsqrtf(warp_sum(square) / static_cast<float>(K) + p.eps);
 #pragma unroll
-  for (int i = 0; i < packs; ++i) {
+  for (int i = 0; i < kRowPacks; ++i) {
     const int k = 4 * (i * kWarp + lane);
     if (k >= K) continue;
     float weight[4], bias[4];
-    load(p.norm_weight + k, weight);
-    load(p.norm_bias + k, bias);
+    load(norm.weight + k, weight);
+    load(norm.bias + k, bias);
 #pragma unroll
     for (int j = 0; j < 4; ++j) s[i][j] = fmaf((s[i][j] - mean) * rstd, weight[j], bias[j]);
     keep(k, s[i]);
   }
 }
 
-/// Asks for what norm_rows reads of the parameters: a line of 128 bytes a thread.
-template <typename T>
-__device__ __forceinline__ void prefetch_norm(const DecodeLinearParams& p) {
-  const int64_t k = 32 * static_cast<int64_t>(threadIdx.x);
-  if (k >= p.K) return;
-  cuda::prefetch(p.norm_weight + k);
-  cuda::prefetch(p.norm_bias + k);
-  if (p.branch_bias != nullptr) cuda::prefetch(static_cast<const T*>(p.branch_bias) + k);
-}
-
 /// A block of kDecodeShares warps norms rows from `first_row` of stream and branch into `tile` (rows, K + kDecodePad):
-/// a warp a row. Shares are added before by all of them. A barrier has to follow before the tile is read.
+/// a warp a row. Shares are added before by all of them, while the stream is on its way. `norm` has been asked for. A
+/// barrier has to follow before the tile is read.
 template <typename T, int rows>
-__device__ __forceinline__ void norm_rows(const DecodeLinearParams& p, int64_t first_row, bool writes, T* tile) {
+__device__ __forceinline__ void norm_rows(const DecodeLinearParams& p, int64_t first_row, bool writes,
+                                          const SharedNorm<T>& norm, T* tile) {
   using namespace cuda;
   constexpr int warps = kDecodeShares;
   const int warp = threadIdx.x / kWarp, lane = threadIdx.x % kWarp;
   const int K = static_cast<int>(p.K), stride = K + kDecodePad;
+  float stream[kRowPacks][4] = {};
+  if (first_row + warp < p.R) load_stream(p, first_row + warp, stream);
   if (p.shares != nullptr) {
     const int pairs = K / 2, there = static_cast<int>(min(int64_t{rows}, p.R - first_row));
     for (int i = threadIdx.x; i < there * pairs; i += warps * kWarp) {
@@ -119,16 +147,19 @@ __device__ __forceinline__ void norm_rows(const DecodeLinearParams& p, int64_t f
       add_shares(p.shares + (first_row + r) * kDecodeShares * K, K, k, sum);
       store(sum, tile + r * stride + k);  // rounded, as the product made at once
     }
-    __syncthreads();
   }
+  arrived();
+  __syncthreads();
   for (int r = warp; r < rows; r += warps) {
     T* to = tile + r * stride;
     const int64_t row = first_row + r;
     if (row < p.R) {
+      if (r != warp) load_stream(p, row, stream);
       const T* branch = p.shares != nullptr   ? to
                         : p.branch != nullptr ? static_cast<const T*>(p.branch) + row * K
                                               : nullptr;
-      norm_row<T>(p, row, branch, writes, [&](int k, const float(&normed)[4]) { store(normed, to + k); });
+      norm_row<T>(p, row, stream, branch, norm, writes,
+                  [&](int k, const float (&normed)[4]) { store(normed, to + k); });
     } else {  // a tile's rows beyond the last are zeros
       constexpr float zeros[4] = {};
       for (int k = 4 * lane; k < K; k += 4 * kWarp) store(zeros, to + k);
