@@ -75,7 +75,10 @@ __global__ void __launch_bounds__(kThreads, 1) decode_feed_forward_kernel(const 
   arrive_at_cluster</*release=*/false>();
   const SharedNorm<T> norm(p.up, shared.norm);
   norm.ask(p.up);
-  if (p.up.bias != nullptr && threadIdx.x == 0) prefetch(static_cast<const T*>(p.up.bias) + first_unit);
+  float bias = 0;  // of the unit of which this thread adds the shares
+  static_assert(kThreads % units == 0);
+  if (p.up.bias != nullptr)
+    bias = convert<float>(static_cast<const T*>(p.up.bias)[first_unit + static_cast<int>(threadIdx.x) % units]);
   wait_for_previous();
   let_next_begin();
 
@@ -102,7 +105,7 @@ __global__ void __launch_bounds__(kThreads, 1) decode_feed_forward_kernel(const 
     float sum = 0;
 #pragma unroll
     for (int other = 0; other < kWarps; ++other) sum += shared.sums[other][row][unit];
-    if (p.up.bias != nullptr) sum += convert<float>(static_cast<const T*>(p.up.bias)[first_unit + unit]);
+    if (p.up.bias != nullptr) sum += bias;
     shared.hidden[row][rank * units + unit] = convert<T>(gelu<float>(sum));
   }
   wait_for_cluster();  // every block of it has begun: its shared memory is there

@@ -58,7 +58,10 @@ __global__ void __launch_bounds__(kThreads, column_tiles == 1 && normed ? 2 : 0)
   for (int chunk = first + ahead; chunk < last; ++chunk)
     if (const int64_t column = first_column + lane; lane < columns && column < p.N)
       prefetch(weight + column * K + chunk * kChunk);
-  if (p.bias != nullptr && threadIdx.x == 0) prefetch(static_cast<const T*>(p.bias) + first_column);
+  float bias = 0;  // of the column of which this thread adds the shares
+  static_assert(kThreads % columns == 0);
+  if (const int64_t column = first_column + threadIdx.x % columns; p.bias != nullptr && column < p.N)
+    bias = convert<float>(static_cast<const T*>(p.bias)[column]);
   if constexpr (normed) norm.ask(p);
   wait_for_previous();
   let_next_begin();
@@ -98,7 +101,7 @@ __global__ void __launch_bounds__(kThreads, column_tiles == 1 && normed ? 2 : 0)
     float sum = 0;
 #pragma unroll
     for (int other = 0; other < kWarps; ++other) sum += sums[other * rows * columns + i];
-    if (p.bias != nullptr) sum += convert<float>(static_cast<const T*>(p.bias)[column]);
+    if (p.bias != nullptr) sum += bias;
     static_cast<T*>(p.y)[row * p.N + column] = convert<T>(p.gelu ? gelu<float>(sum) : sum);
   }
 }
