@@ -1,5 +1,4 @@
-// Two kernels: sums of squares, a block a part of a row; then every block computes all lengths of these anew, for they
-// are few, and scales its part.
+// Three kernels: sums of squares, a block a part of a row; the factors of all rows, by one block; and the scaling.
 #include <algorithm>
 
 #include "core/cuda/numeric.cuh"
@@ -50,22 +49,33 @@ __global__ void __launch_bounds__(kThreads) squares_kernel(const LimitRowsParams
   if (threadIdx.x == 0) static_cast<acc_t*>(p.partials)[int64_t{blockIdx.y} * gridDim.x + blockIdx.x] = sum;
 }
 
+/// One block, a warp a row at a time: the rows' lengths, then what each is multiplied by, in their place.
+template <typename acc_t>
+__global__ void __launch_bounds__(kThreads) row_factors_kernel(const LimitRowsParams p, int parts) {
+  constexpr int kWarps = kThreads / kWarp;
+  const int warp = threadIdx.x / kWarp, lane = threadIdx.x % kWarp;
+  const auto* partials = static_cast<const acc_t*>(p.partials);
+  auto* factors = static_cast<acc_t*>(p.factors);
+  acc_t total = 0;
+  for (int64_t row = warp; row < p.B; row += kWarps) {
+    acc_t square = 0;
+    for (int i = lane; i < parts; i += kWarp) square += partials[row * parts + i];
+    const acc_t length = sqrt(warp_sum(square));
+    if (lane == 0) {
+      factors[row] = length;
+      total += length;
+    }
+  }
+  total = block_sum<kThreads>(total);  // its barriers: the lengths are there
+  const acc_t most = total / static_cast<acc_t>(p.B) * static_cast<acc_t>(p.limit);
+  for (int64_t row = threadIdx.x; row < p.B; row += kThreads)
+    factors[row] = static_cast<acc_t>(p.decay) * min(acc_t(1), most / max(factors[row], acc_t(1e-30)));
+}
+
 template <typename T>
 __global__ void __launch_bounds__(kThreads) limit_rows_kernel(const LimitRowsParams p) {
   using acc_t = accumulate_t<T>;
-  __shared__ acc_t own;
-  acc_t total = 0;
-  for (int64_t row = threadIdx.x; row < p.B; row += kThreads) {
-    const auto* partials = static_cast<const acc_t*>(p.partials) + row * gridDim.x;
-    acc_t square = 0;
-    for (int i = 0; i < static_cast<int>(gridDim.x); ++i) square += partials[i];
-    const acc_t length = sqrt(square);
-    total += length;
-    if (row == blockIdx.y) own = length;
-  }
-  total = block_sum<kThreads>(total);  // its barriers: own is there
-  const acc_t most = total / static_cast<acc_t>(p.B) * static_cast<acc_t>(p.limit);
-  const acc_t by = static_cast<acc_t>(p.decay) * min(acc_t(1), most / max(own, acc_t(1e-30)));
+  const acc_t by = static_cast<const acc_t*>(p.factors)[blockIdx.y];
   const auto* x = static_cast<const T*>(p.x) + blockIdx.y * p.n;
   auto* y = static_cast<T*>(p.y) + blockIdx.y * p.n;
   for_part<T>(p, is_packed<T>(p), [&](auto wide, int64_t i) {
@@ -87,6 +97,7 @@ void launch_limit_rows(const LimitRowsParams& p, cudaStream_t stream) {
   for_dtype(p.dtype, [&](auto type) {
     using T = typename decltype(type)::type;
     squares_kernel<T><<<grid, kThreads, 0, stream>>>(p);
+    row_factors_kernel<accumulate_t<T>><<<1, kThreads, 0, stream>>>(p, static_cast<int>(grid.x));
     limit_rows_kernel<T><<<grid, kThreads, 0, stream>>>(p);
   });
 }

@@ -13,6 +13,7 @@ struct LimitRowsParams {
   const void* x;   ///< (B, n)
   void* y;         ///< (B, n)
   void* partials;  ///< (B, limit_rows_parts(n)) acc
+  void* factors;   ///< (B) acc
   int64_t B, n;
   double decay, limit;
   cuda::Dtype dtype;

@@ -22,11 +22,13 @@ Tensor limit_cuda(const Tensor& x_in, double decay, double limit) {
   const auto y = at::empty_like(x);
   if (x.numel() == 0) return y;
   const int64_t B = x.size(0), n = x.numel() / B;
-  const auto partials = at::empty({B, limit_rows_parts(n)}, x.options().dtype(accumulate_type(x.scalar_type())));
+  const auto sums = x.options().dtype(accumulate_type(x.scalar_type()));
+  const auto partials = at::empty({B, limit_rows_parts(n)}, sums), factors = at::empty({B}, sums);
   LimitRowsParams p{};
   p.x = x.const_data_ptr();
   p.y = y.mutable_data_ptr();
   p.partials = partials.mutable_data_ptr();
+  p.factors = factors.mutable_data_ptr();
   p.B = B, p.n = n;
   p.decay = decay, p.limit = limit;
   p.dtype = cuda::dtype_of(x);
