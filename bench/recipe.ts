@@ -1,7 +1,7 @@
 /**
  * What the recipe costs: training tokens a second in the paper's plain form with AdamW, and with the recipe's levers
  * added one after the other, of which Muon is the last.
- *   npm run bench -- recipe [--models demo,wider | wiki,base-32,base-128,base-decoder-64] [--device auto] [--lanes N]
+ *   npm run bench -- recipe [--models demo,wider | wiki,base-32,base-128,base-decoder-64] [--device cpu] [--lanes N]
  *     [--threads N] [--rounds 3] [--windows 20] [--target 0.95] [--name recipe]
  * Every form is measured once a round, so that a machine that slows down does so for all. Target: the whole recipe
  * reaches 0.95 of the plain form's tokens.
@@ -18,7 +18,7 @@ const forms = ["plain", "zero+slow", "qk", "wqk", "normed", "limited", "muon"] a
 
 export async function recipeCost(flags: readonly string[]): Promise<boolean> {
   const names = choice(flags, "models", Object.keys(trainedModels), ["demo", "wider"]),
-    device = (words(flags, "device", ["auto"])[0] ?? "auto") as DeviceName,
+    device = (words(flags, "device", ["cpu"])[0] ?? "cpu") as DeviceName,
     threads = flag(flags, "threads", 0),
     rounds = flag(flags, "rounds", 3),
     windows = flag(flags, "windows", 20),

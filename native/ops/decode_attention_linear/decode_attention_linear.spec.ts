@@ -2,14 +2,23 @@
 import { execFileSync } from "node:child_process";
 import { expect } from "chai";
 import { deviceEvents } from "../../../bench/support/kernels.ts";
-import { applyOperator, Random, Tensor } from "../../../lib/index.ts";
+import { applyOperator, Tensor } from "../../../lib/index.ts";
+import {
+  CODES,
+  cast,
+  drawn,
+  expectBits,
+  expectSame,
+  here,
+  maker,
+  numbers,
+  once,
+  someOf150,
+  type DType,
+  type Place,
+} from "../../../test/support/decoding-rows.ts";
 import { describeOnGpu, toGpu } from "../../../test/support/gpu.ts";
 import { failure } from "../../../test/support/failure.ts";
-
-const CODES = { float64: 7, float32: 6, bfloat16: 15, float16: 5 } as const;
-type DType = keyof typeof CODES;
-type Place = (tensor: Tensor) => Tensor;
-const here: Place = (tensor) => tensor;
 
 interface Shape {
   readonly R: number;
@@ -39,31 +48,12 @@ const options: readonly Options[] = [
   { ...cross, biased: true },
 ];
 
-function drawn(seed: number, count: number, size = 1): Float64Array {
-  const random = new Random(seed);
-  return Float64Array.from({ length: count }, () => size * (random.next() / 2 ** 31 - 1));
-}
-
-function cast(data: Float64Array, shape: readonly number[], dtype: DType): Tensor {
-  using wide = Tensor.from(data, shape);
-  return applyOperator("aten::to.dtype", wide, CODES[dtype]);
-}
-
 const int32 = (values: readonly number[]): Tensor => Tensor.from(Int32Array.from(values), [values.length]);
-
-async function numbers(tensor: Tensor): Promise<Float64Array> {
-  using wide = applyOperator("aten::to.dtype", tensor, CODES.float64);
-  return Float64Array.from((await wide.data()) as Float64Array);
-}
-
-const drawnBefore = new Map<string, ReturnType<typeof drawArguments>>();
 
 /** drawArguments, once; caches are copies, for an operator writes to them. */
 function argumentsOf(shape: Shape, dtype: DType, place: Place): ReturnType<typeof drawArguments> {
-  const key = JSON.stringify([shape, dtype, place === here]);
-  const given = drawnBefore.get(key) ?? drawArguments(shape, dtype, place);
-  drawnBefore.set(key, given);
-  const copy = (tensor: Tensor): Tensor => applyOperator("aten::clone", tensor, null);
+  const given = drawnOnce(shape, dtype, place),
+    copy = (tensor: Tensor): Tensor => applyOperator("aten::clone", tensor, null);
   return { ...given, keys: copy(given.keys), values: copy(given.values) };
 }
 
@@ -71,10 +61,7 @@ function drawArguments({ R, H, E, S, N }: Shape, dtype: DType, place: Place) {
   const D = H * E,
     sums: DType = dtype === "float64" ? "float64" : "float32",
     angles = drawn(31, (N * E) / 2, Math.PI);
-  const make = (seed: number, shape: readonly number[], size = 1, as: DType = dtype): Tensor => {
-    const count = shape.reduce((a, b) => a * b, 1);
-    return place(cast(drawn(seed, count, size), shape, as));
-  };
+  const make = maker(dtype, place);
   return {
     qkv: make(26, [R, 3 * D]),
     q: make(27, [R, D]),
@@ -86,6 +73,8 @@ function drawArguments({ R, H, E, S, N }: Shape, dtype: DType, place: Place) {
     sin: place(cast(angles.map(Math.sin), [N, E / 2], sums)),
   };
 }
+
+const drawnOnce = once(drawArguments);
 
 /** Row r's slot and how many keys lie there before its own; a row is the same whatever rows are beside it. */
 const slotOf = (r: number, S: number): number => (r * 7 + 3) % S;
@@ -143,22 +132,12 @@ async function made(
   return { y: all[0]!, keys: all[1] ?? none, values: all[2] ?? none, shared };
 }
 
-/** Without chai's comparison, which takes minutes for caches. */
-function expectBits(found: Float64Array, wanted: Float64Array, what: string): void {
-  expect(found.length, what).to.equal(wanted.length);
-  const at = found.findIndex((value, i) => !Object.is(value, wanted[i]));
-  if (at >= 0) expect.fail(`${what}[${at}] is ${found[at]}, not ${wanted[at]}`);
-}
-
 async function checkParts(shapes: readonly Shape[], dtypes: readonly DType[], place: Place): Promise<void> {
   for (const shape of shapes)
     for (const dtype of dtypes)
       for (const how of options) {
-        const what = JSON.stringify({ dtype, ...shape, ...how }),
-          found = await made("one", shape, dtype, how, place),
-          wanted = await made("parts", shape, dtype, how, place);
-        for (const part of ["y", "keys", "values"] as const) expectBits(found[part], wanted[part], `${what}: ${part}`);
-        expect(found.y.every(Number.isFinite), what).to.equal(true);
+        const what = JSON.stringify({ dtype, ...shape, ...how });
+        await expectSame((by) => made(by, shape, dtype, how, place), ["y", "keys", "values"], what);
       }
 }
 
@@ -169,18 +148,7 @@ async function checkRows(shape: Omit<Shape, "R" | "S">, dtypes: readonly DType[]
   for (const dtype of dtypes)
     for (const how of [self, cross]) {
       const whole = await made("one", all, dtype, how, place);
-      for (const [count, from] of [
-        [1, 0],
-        [1, 149],
-        [2, 20],
-        [3, 40],
-        [7, 31],
-        [8, 64],
-        [9, 64],
-        [16, 1],
-        [17, 60],
-        [65, 85],
-      ] as const) {
+      for (const [count, from] of someOf150) {
         const rows = Array.from({ length: count }, (_, i) => from + i);
         const some = await made("one", all, dtype, how, place, rows);
         const wanted = whole.y.slice(from * D, (from + count) * D);

@@ -2,14 +2,22 @@
 import { execFileSync } from "node:child_process";
 import { expect } from "chai";
 import { deviceEvents } from "../../../bench/support/kernels.ts";
-import { applyOperator, callOperator, Random, Tensor } from "../../../lib/index.ts";
+import { applyOperator, callOperator, Tensor } from "../../../lib/index.ts";
+import {
+  CODES,
+  cast,
+  expectBits,
+  expectSame,
+  here,
+  maker,
+  numbers,
+  once,
+  someOf150,
+  type DType,
+  type Place,
+} from "../../../test/support/decoding-rows.ts";
 import { describeOnGpu, toGpu } from "../../../test/support/gpu.ts";
 import { failure } from "../../../test/support/failure.ts";
-
-const CODES = { float64: 7, float32: 6, bfloat16: 15, float16: 5 } as const;
-type DType = keyof typeof CODES;
-type Place = (tensor: Tensor) => Tensor;
-const here: Place = (tensor) => tensor;
 
 interface Shape {
   readonly R: number;
@@ -33,37 +41,9 @@ const options: readonly Options[] = [
   { ...usual, branch: "shares", biased: false },
 ];
 
-function drawn(seed: number, count: number, size = 1): Float64Array {
-  const random = new Random(seed);
-  return Float64Array.from({ length: count }, () => size * (random.next() / 2 ** 31 - 1));
-}
-
-function cast(data: Float64Array, shape: readonly number[], dtype: DType): Tensor {
-  using wide = Tensor.from(data, shape);
-  return applyOperator("aten::to.dtype", wide, CODES[dtype]);
-}
-
-async function numbers(tensor: Tensor): Promise<Float64Array> {
-  using wide = applyOperator("aten::to.dtype", tensor, CODES.float64);
-  return Float64Array.from((await wide.data()) as Float64Array);
-}
-
-const drawnBefore = new Map<string, ReturnType<typeof drawArguments>>();
-
-/** drawArguments, once. */
-function argumentsOf(shape: Shape, dtype: DType, place: Place): ReturnType<typeof drawArguments> {
-  const key = JSON.stringify([shape, dtype, place === here]);
-  const given = drawnBefore.get(key) ?? drawArguments(shape, dtype, place);
-  drawnBefore.set(key, given);
-  return given;
-}
-
 function drawArguments({ R, D, F }: Shape, dtype: DType, place: Place) {
   const master: DType = dtype === "float64" ? "float64" : "float32";
-  const make = (seed: number, shape: readonly number[], size = 1, as: DType = dtype): Tensor => {
-    const count = shape.reduce((a, b) => a * b, 1);
-    return place(cast(drawn(seed, count, size), shape, as));
-  };
+  const make = maker(dtype, place);
   return {
     x: make(21, [R, 1, D], 1, master),
     branch: make(22, [R, 1, D]),
@@ -76,6 +56,8 @@ function drawArguments({ R, D, F }: Shape, dtype: DType, place: Place) {
     down: make(29, [D, F], 1 / Math.sqrt(D)),
   };
 }
+
+const argumentsOf = once(drawArguments);
 
 interface Made {
   readonly sum: Float64Array;
@@ -122,21 +104,12 @@ async function made(
   return { sum: sums!, y: y!, shared };
 }
 
-function expectBits(found: Float64Array, wanted: Float64Array, what: string): void {
-  expect(found.length, what).to.equal(wanted.length);
-  const at = found.findIndex((value, i) => !Object.is(value, wanted[i]));
-  if (at >= 0) expect.fail(`${what}[${at}] is ${found[at]}, not ${wanted[at]}`);
-}
-
 async function checkParts(shapes: readonly Shape[], dtypes: readonly DType[], place: Place): Promise<void> {
   for (const shape of shapes)
     for (const dtype of dtypes)
       for (const how of options) {
-        const what = JSON.stringify({ dtype, ...shape, ...how }),
-          found = await made("one", shape, dtype, how, place),
-          wanted = await made("parts", shape, dtype, how, place);
-        for (const part of ["sum", "y"] as const) expectBits(found[part], wanted[part], `${what}: ${part}`);
-        expect(found.y.every(Number.isFinite), what).to.equal(true);
+        const what = JSON.stringify({ dtype, ...shape, ...how });
+        await expectSame((by) => made(by, shape, dtype, how, place), ["sum", "y"], what);
       }
 }
 
@@ -148,17 +121,7 @@ async function checkRows(shape: Omit<Shape, "R">, dtypes: readonly DType[], plac
     for (const branch of ["whole", "shares"] as const) {
       const how = { ...usual, branch },
         whole = await made("one", all, dtype, how, place);
-      for (const [count, from] of [
-        [1, 0],
-        [1, 149],
-        [2, 20],
-        [7, 31],
-        [8, 64],
-        [9, 64],
-        [16, 1],
-        [17, 60],
-        [65, 85],
-      ] as const) {
+      for (const [count, from] of someOf150) {
         const rows = Array.from({ length: count }, (_, i) => from + i);
         const some = await made("one", all, dtype, how, place, rows);
         for (const part of ["sum", "y"] as const) {
