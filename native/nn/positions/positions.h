@@ -1,6 +1,7 @@
 // Self-attention under each position scheme, from the normed input to the merged heads. Positions count within a
 // segment.
-// Letters: B batch, T queries, N keys, D width, H heads, E = D / H, R rows that are decoded.
+// Letters: B batch, T queries, N keys, D width, H heads, E = D / H, R rows that are decoded, P
+// positions.
 #pragma once
 #include <memory>
 

@@ -1,6 +1,7 @@
 // One (row, head) of a decoding step's attention, for kernels that have a block for each: what is read before the query
 // is there, and the rest. Sums have one order, whatever the kernel. Multiplications whose product is added are written
 // as fma: which of them the compiler contracts would else depend on what is around them.
+// Letters: N keys, E width of a head.
 #pragma once
 #include "core/cuda/dependent_launch.cuh"
 #include "core/cuda/numeric.cuh"

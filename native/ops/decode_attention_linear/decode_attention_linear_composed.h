@@ -1,5 +1,6 @@
 // The operators as their parts one after the other, on a CPU and on a GPU, and what they ask of their own arguments.
 // Parts are called by name: their functions may be in the other shared object.
+// Letters: R rows, D width.
 #pragma once
 #include "core/op_handle.h"
 #include "core/tensor_checks.h"

@@ -1,6 +1,7 @@
 // y = x W^T + b, or gelu of it, for the few rows of a decoding step, and the same behind a residual sum and LayerNorm.
 // A row's numbers do not depend on the rows beside it, to the bit, which a matrix product of LibTorch's does not
 // promise: a token decoded alone is the one decoded in a batch.
+// Letters: D numbers of a row of the result.
 #pragma once
 #include "core/torch.h"
 

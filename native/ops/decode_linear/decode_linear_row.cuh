@@ -4,6 +4,7 @@
 // and then the bias.
 // Multiplications whose product is added are written as fma: which of them the compiler contracts would else depend on
 // what is around them.
+// Letters: K numbers of a row, N columns of the result.
 #pragma once
 #include "core/cuda/mma.cuh"
 #include "ops/decode_linear/decode_linear.cuh"

@@ -1,4 +1,5 @@
 // The contract of Muon's kernels: n matrices of `size` numbers in flat buffers. acc is double for float64, else float.
+// Letters: N numbers of the parameters' buffers, M of the momenta's.
 #pragma once
 #include <cuda_runtime_api.h>
 

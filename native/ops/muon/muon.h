@@ -1,7 +1,7 @@
 // What Muon (engine/muon.h) does number by number, before and after its matrices are orthogonalized. The matrices lie
 // in flat buffers, wherever they are there. With c = min(1, clip / (norm + 1e-6)) / grad_scale, for each number:
 //   g = c gradient      m <- beta m + (1 - beta) g      u = beta m + (1 - beta) g      W <- kept W - size direction
-// Letters: N numbers of a buffer, n matrices, (r, s) their shape.
+// Letters: N numbers of the parameters' buffers, M of the momenta's, n matrices, (r, s) their shape.
 #pragma once
 #include "core/torch.h"
 
