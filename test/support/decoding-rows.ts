@@ -35,6 +35,10 @@ export function cast(data: Float64Array, shape: readonly number[], dtype: DType)
   return applyOperator("aten::to.dtype", wide, CODES[dtype]);
 }
 
+export function int32(values: readonly number[]): Tensor {
+  return Tensor.from(Int32Array.from(values), [values.length]);
+}
+
 /** Makes tensors of `dtype` there, of numbers from -size to size. */
 export function maker(dtype: DType, place: Place) {
   return (seed: number, shape: readonly number[], size = 1, as: DType = dtype): Tensor => {

@@ -1,12 +1,12 @@
 /** A step of decoding over caches, against plain loops: what is written where, what is read, and by whom. */
 import { expect } from "chai";
-import { applyOperator, Random, Tensor } from "../../../lib/index.ts";
+import { applyOperator, Tensor } from "../../../lib/index.ts";
+import { cast, drawn, int32, numbers } from "../../../test/support/decoding-rows.ts";
 import { describeOnGpu, toGpu } from "../../../test/support/gpu.ts";
 import { failure } from "../../../test/support/failure.ts";
 
 const dtypes = { float64: 1e-13, float32: 3e-6, bfloat16: 1.6e-2 } as const;
 type DType = keyof typeof dtypes;
-const CODE = { float64: 7, float32: 6, bfloat16: 15 } as const;
 
 interface Case {
   readonly what: string;
@@ -26,23 +26,6 @@ const cases: Case[] = [
   { what: "no rows", S: 2, H: 2, N: 3, E: 4, slots: [], positions: [] },
 ];
 
-function drawn(seed: number, count: number): Float64Array {
-  const random = new Random(seed);
-  return Float64Array.from({ length: count }, () => random.next() / 2 ** 31 - 1);
-}
-
-const int32 = (values: readonly number[]): Tensor => Tensor.from(Int32Array.from(values), [values.length]);
-
-function tensor(data: Float64Array, shape: readonly number[], dtype: DType): Tensor {
-  using wide = Tensor.from(data, shape);
-  return applyOperator("aten::to.dtype", wide, CODE[dtype]);
-}
-
-async function values(given: Tensor): Promise<Float64Array> {
-  using wide = applyOperator("aten::to.dtype", given, 7);
-  return Float64Array.from((await wide.data()) as Float64Array);
-}
-
 function close(found: Float64Array, wanted: Float64Array, allowed: number, what: string): void {
   expect(found.length).to.equal(wanted.length);
   for (const [i, value] of wanted.entries()) expect(Math.abs(found[i]! - value), what).to.be.at.most(allowed);
@@ -52,12 +35,12 @@ function close(found: Float64Array, wanted: Float64Array, allowed: number, what:
 async function appended({ S, H, N, E, slots, positions }: Case, dtype: DType, rotates: boolean, place: Place) {
   const R = slots.length,
     accumulated = dtype === "float64" ? dtype : "float32";
-  const qkv = tensor(drawn(1, R * 3 * H * E), [R, 3 * H * E], dtype),
-    keys = place(tensor(drawn(2, S * H * N * E), [S, H, N, E], dtype)),
-    vals = place(tensor(drawn(3, S * H * N * E), [S, H, N, E], dtype));
+  const qkv = cast(drawn(1, R * 3 * H * E), [R, 3 * H * E], dtype),
+    keys = place(cast(drawn(2, S * H * N * E), [S, H, N, E], dtype)),
+    vals = place(cast(drawn(3, S * H * N * E), [S, H, N, E], dtype));
   const angles = drawn(4, (N * E) / 2).map((x) => x * Math.PI);
-  const table = (f: (x: number) => number): Tensor => tensor(angles.map(f), [N, E / 2], accumulated);
-  const before = { keys: await values(keys), values: await values(vals), qkv: await values(qkv) };
+  const table = (f: (x: number) => number): Tensor => cast(angles.map(f), [N, E / 2], accumulated);
+  const before = { keys: await numbers(keys), values: await numbers(vals), qkv: await numbers(qkv) };
   const q = applyOperator(
     "memformer::decode_append",
     place(qkv),
@@ -68,7 +51,7 @@ async function appended({ S, H, N, E, slots, positions }: Case, dtype: DType, ro
     keys,
     vals,
   );
-  return { before, angles, q: await values(q), keys: await values(keys), values: await values(vals) };
+  return { before, angles, q: await numbers(q), keys: await numbers(keys), values: await numbers(vals) };
 }
 
 type Place = (tensor: Tensor) => Tensor;
@@ -144,11 +127,11 @@ async function checkAttention(place: Place): Promise<void> {
           const slots = whole ? Array.from({ length: S }, (_, s) => s) : shape.slots,
             R = slots.length;
           const lengths = whole ? slots.map(() => N) : shape.positions.map((at) => at + 1);
-          const q = tensor(drawn(5, R * H * E), [R, H * E], dtype),
-            keys = tensor(drawn(6, S * H * N * E), [S, H, N, E], dtype),
-            vals = tensor(drawn(7, S * H * N * E), [S, H, N, E], dtype);
-          const bias = biased ? tensor(drawn(8, R * H * N), [R, H, N], dtype === "float64" ? dtype : "float32") : null;
-          const found = await values(
+          const q = cast(drawn(5, R * H * E), [R, H * E], dtype),
+            keys = cast(drawn(6, S * H * N * E), [S, H, N, E], dtype),
+            vals = cast(drawn(7, S * H * N * E), [S, H, N, E], dtype);
+          const bias = biased ? cast(drawn(8, R * H * N), [R, H, N], dtype === "float64" ? dtype : "float32") : null;
+          const found = await numbers(
             applyOperator(
               "memformer::decode_attention",
               place(q),
@@ -161,12 +144,12 @@ async function checkAttention(place: Place): Promise<void> {
           );
           const wanted = attended(
             shape,
-            await values(q),
-            await values(keys),
-            await values(vals),
+            await numbers(q),
+            await numbers(keys),
+            await numbers(vals),
             slots,
             lengths,
-            bias === null ? null : await values(bias),
+            bias === null ? null : await numbers(bias),
           );
           close(found, wanted, allowed, `${what}, ${dtype}${biased ? ", with a bias" : ""}${whole ? ", of all" : ""}`);
         }
@@ -182,14 +165,14 @@ async function checkSelf(place: Place): Promise<void> {
       for (const rotates of [true, false]) {
         const R = slots.length,
           accumulated = dtype === "float64" ? dtype : "float32";
-        const qkv = place(tensor(drawn(1, R * 3 * H * E), [R, 3 * H * E], dtype));
+        const qkv = place(cast(drawn(1, R * 3 * H * E), [R, 3 * H * E], dtype));
         const angles = drawn(4, (N * E) / 2).map((x) => x * Math.PI);
         const table = (f: (x: number) => number): Tensor | null =>
-          rotates ? place(tensor(angles.map(f), [N, E / 2], accumulated)) : null;
+          rotates ? place(cast(angles.map(f), [N, E / 2], accumulated)) : null;
         const of = [place(int32(slots)), place(int32(positions))] as const,
           lengths = place(int32(positions.map((position) => position + 1)));
         const caches = (): Tensor[] =>
-          [2, 3].map((seed) => place(tensor(drawn(seed, S * H * N * E), [S, H, N, E], dtype)));
+          [2, 3].map((seed) => place(cast(drawn(seed, S * H * N * E), [S, H, N, E], dtype)));
         const [keys, vals] = caches(),
           [keysToo, valsToo] = caches();
         const [cos, sin] = [table(Math.cos), table(Math.sin)];
@@ -201,7 +184,7 @@ async function checkSelf(place: Place): Promise<void> {
           [keysToo!, keys!],
           [valsToo!, vals!],
         ] as const)
-          expect(await values(one), `${what}, ${dtype}`).to.deep.equal(await values(other));
+          expect(await numbers(one), `${what}, ${dtype}`).to.deep.equal(await numbers(other));
       }
 }
 
@@ -217,10 +200,10 @@ async function checkPlaces(place: Place): Promise<void> {
       ahead === null ? null : place(int32(ahead)),
       6,
     );
-  expect(Array.from(await values(rows([2, 0, 3], null)))).to.deep.equal([6, 3, 6, 7, 4, 7, 7, 9, 6]);
-  expect(Array.from(await values(positions))).to.deep.equal([4, 0, 7, 7]);
-  expect(Array.from(await values(rows([1, 1, 1], [0, 1, 2])))).to.deep.equal([0, 1, 2, 1, 2, 3, 8, 8, 8]);
-  expect(Array.from(await values(positions))).to.deep.equal([4, 3, 7, 7]);
+  expect(Array.from(await numbers(rows([2, 0, 3], null)))).to.deep.equal([6, 3, 6, 7, 4, 7, 7, 9, 6]);
+  expect(Array.from(await numbers(positions))).to.deep.equal([4, 0, 7, 7]);
+  expect(Array.from(await numbers(rows([1, 1, 1], [0, 1, 2])))).to.deep.equal([0, 1, 2, 1, 2, 3, 8, 8, 8]);
+  expect(Array.from(await numbers(positions))).to.deep.equal([4, 3, 7, 7]);
 }
 
 describe("memformer::decode_self_attention", function () {
@@ -270,7 +253,7 @@ describe("memformer::decode_append", function () {
       expect(error.code, String(message)).to.equal(`ERR_MEMFORMER_${code}`);
       expect(error.message).to.match(message);
     }
-    expect((await values(keys)).every((value) => value === 1)).to.be.true;
+    expect((await numbers(keys)).every((value) => value === 1)).to.be.true;
   });
 });
 
@@ -282,16 +265,16 @@ describe("memformer::decode_attention", function () {
   it("gives a row the same bits alone and among any others, whatever lies behind its keys", async () => {
     const { S, H, N, E } = cases[1]!;
     for (const dtype of Object.keys(dtypes) as DType[]) {
-      const keys = tensor(drawn(6, S * H * N * E), [S, H, N, E], dtype),
-        vals = tensor(drawn(7, S * H * N * E), [S, H, N, E], dtype);
+      const keys = cast(drawn(6, S * H * N * E), [S, H, N, E], dtype),
+        vals = cast(drawn(7, S * H * N * E), [S, H, N, E], dtype);
       const data = drawn(5, 3 * H * E),
         slots = [2, 0, 2],
         lengths = [4, 7, 1];
       const read = async (from: number, to: number): Promise<Float64Array> =>
-        values(
+        numbers(
           applyOperator(
             "memformer::decode_attention",
-            tensor(data.slice(from * H * E, to * H * E), [to - from, H * E], dtype),
+            cast(data.slice(from * H * E, to * H * E), [to - from, H * E], dtype),
             keys,
             vals,
             int32(slots.slice(from, to)),
@@ -318,14 +301,14 @@ describe("memformer::decode_attention", function () {
     const part = (i: number): Tensor =>
       applyOperator("aten::transpose.int", applyOperator("aten::select.int", packed, 2, i), 1, 2); // (1, H, N, E)
     const shared = [0, 1].map((i) => applyOperator("aten::expand", part(i), [R, H, N, E]));
-    const found = await values(
+    const found = await numbers(
       applyOperator("memformer::decode_attention", q, shared[0]!, shared[1]!, null, null, null),
     );
     const wanted = attended(
       cases[1]!,
-      await values(q),
-      await values(part(0)),
-      await values(part(1)),
+      await numbers(q),
+      await numbers(part(0)),
+      await numbers(part(1)),
       [0, 0, 0],
       [N, N, N],
       null,

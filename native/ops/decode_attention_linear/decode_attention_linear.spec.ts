@@ -10,6 +10,7 @@ import {
   expectBits,
   expectSame,
   here,
+  int32,
   maker,
   numbers,
   once,
@@ -47,8 +48,6 @@ const options: readonly Options[] = [
   { ...cross, settled: true },
   { ...cross, biased: true },
 ];
-
-const int32 = (values: readonly number[]): Tensor => Tensor.from(Int32Array.from(values), [values.length]);
 
 /** drawArguments, once; caches are copies, for an operator writes to them. */
 function argumentsOf(shape: Shape, dtype: DType, place: Place): ReturnType<typeof drawArguments> {

@@ -1,6 +1,7 @@
 /** The projection of a decoding step: plain loops, and that no row's bits depend on the rows beside it. */
 import { expect } from "chai";
-import { applyOperator, callOperator, Random, Tensor } from "../../../lib/index.ts";
+import { applyOperator, callOperator, Tensor } from "../../../lib/index.ts";
+import { cast, CODES, drawn, numbers } from "../../../test/support/decoding-rows.ts";
 import { describeOnGpu, toGpu } from "../../../test/support/gpu.ts";
 import { failure } from "../../../test/support/failure.ts";
 
@@ -16,34 +17,16 @@ const shapes = [
 ] as const;
 const dtypes = { float64: 1e-14, float32: 1e-6, bfloat16: 8e-3 } as const;
 
-function drawn(seed: number, count: number): Float64Array {
-  const random = new Random(seed);
-  return Float64Array.from({ length: count }, () => random.next() / 2 ** 31 - 1);
-}
-
-/** The numbers as they are in that dtype. */
-async function rounded(tensor: Tensor): Promise<Float64Array> {
-  using wide = applyOperator("aten::to.dtype", tensor, 7);
-  return Float64Array.from((await wide.data()) as Float64Array);
-}
-
-const CODE = { float64: 7, float32: 6, bfloat16: 15 } as const;
-
-function tensor(data: Float64Array, shape: readonly number[], dtype: keyof typeof dtypes): Tensor {
-  using wide = Tensor.from(data, shape);
-  return applyOperator("aten::to.dtype", wide, CODE[dtype]);
-}
-
 async function checkLoops(place: (tensor: Tensor) => Tensor): Promise<void> {
   for (const { R, inner, outer } of shapes)
     for (const [dtype, allowed] of Object.entries(dtypes) as [keyof typeof dtypes, number][])
       for (const biased of [true, false]) {
-        const x = tensor(drawn(1, R * inner), [R, inner], dtype),
-          w = tensor(drawn(2, outer * inner), [outer, inner], dtype),
-          b = tensor(drawn(3, outer), [outer], dtype);
-        const [xs, ws, bs] = await Promise.all([rounded(x), rounded(w), rounded(b)]);
+        const x = cast(drawn(1, R * inner), [R, inner], dtype),
+          w = cast(drawn(2, outer * inner), [outer, inner], dtype),
+          b = cast(drawn(3, outer), [outer], dtype);
+        const [xs, ws, bs] = await Promise.all([numbers(x), numbers(w), numbers(b)]);
         const made = applyOperator("memformer::decode_linear", place(x), place(w), biased ? place(b) : null);
-        const found = await rounded(made);
+        const found = await numbers(made);
         expect(found.length).to.equal(R * outer);
         for (let r = 0; r < R; r++)
           for (let o = 0; o < outer; o++) {
@@ -71,13 +54,13 @@ describe("memformer::decode_linear", function () {
       for (const { inner, outer } of shapes) {
         const R = 11,
           all = drawn(5, R * inner);
-        const w = tensor(drawn(6, outer * inner), [outer, inner], dtype),
-          b = tensor(drawn(7, outer), [outer], dtype);
+        const w = cast(drawn(6, outer * inner), [outer, inner], dtype),
+          b = cast(drawn(7, outer), [outer], dtype);
         const product = async (rows: number, from: number, gelu = outer % 2 === 1): Promise<Float64Array> =>
-          rounded(
+          numbers(
             applyOperator(
               "memformer::decode_linear",
-              tensor(all.slice(from * inner, (from + rows) * inner), [rows, inner], dtype),
+              cast(all.slice(from * inner, (from + rows) * inner), [rows, inner], dtype),
               w,
               b,
               gelu,
@@ -91,10 +74,10 @@ describe("memformer::decode_linear", function () {
   });
 
   it("activates a sum by gelu", async () => {
-    const x = tensor(drawn(1, 3 * 8), [3, 8], "float64"),
-      w = tensor(drawn(2, 9 * 8), [9, 8], "float64");
-    const found = await rounded(applyOperator("memformer::decode_linear", x, w, null, true));
-    const wanted = await rounded(applyOperator("aten::gelu", applyOperator("aten::linear", x, w, null), "none"));
+    const x = cast(drawn(1, 3 * 8), [3, 8], "float64"),
+      w = cast(drawn(2, 9 * 8), [9, 8], "float64");
+    const found = await numbers(applyOperator("memformer::decode_linear", x, w, null, true));
+    const wanted = await numbers(applyOperator("aten::gelu", applyOperator("aten::linear", x, w, null), "none"));
     found.forEach((value, i) => {
       expect(value).to.be.closeTo(wanted[i]!, 1e-15);
     });
@@ -103,10 +86,12 @@ describe("memformer::decode_linear", function () {
   it("activates in float32 to rounding, from end to end", async () => {
     const sweep = Array.from({ length: 4001 }, (_, i) => (i - 2000) / 250),
       values = Float64Array.of(...sweep, 1e-30, -1e-30, 50, -50, 1e30, -1e30, Infinity, NaN);
-    const x = tensor(values, [values.length, 1], "float32"),
-      one = tensor(Float64Array.of(1), [1, 1], "float32");
-    const found = await rounded(applyOperator("memformer::decode_linear", x, one, null, true));
-    const wanted = await rounded(applyOperator("aten::gelu", applyOperator("aten::to.dtype", x, CODE.float64), "none"));
+    const x = cast(values, [values.length, 1], "float32"),
+      one = cast(Float64Array.of(1), [1, 1], "float32");
+    const found = await numbers(applyOperator("memformer::decode_linear", x, one, null, true));
+    const wanted = await numbers(
+      applyOperator("aten::gelu", applyOperator("aten::to.dtype", x, CODES.float64), "none"),
+    );
     found.forEach((value, i) => {
       const near = Number.isFinite(wanted[i]!) && Math.abs(wanted[i]!) < 1e20;
       if (near) expect(value, `gelu(${values[i]})`).to.be.closeTo(wanted[i]!, 4e-7 * Math.abs(values[i]!));
@@ -135,7 +120,7 @@ describe("memformer::decode_linear", function () {
     const cases: [Tensor, Tensor, Tensor | null, string, RegExp][] = [
       [zeros(2, 3), zeros(4, 5), null, "SHAPE", /weight must have shape \(any, 3\)/],
       [zeros(2, 3), zeros(4, 3), zeros(3), "SHAPE", /bias must have shape \(4\)/],
-      [zeros(2, 3), tensor(new Float64Array(12), [4, 3], "float32"), null, "DTYPE", /weight must have x's dtype/],
+      [zeros(2, 3), cast(new Float64Array(12), [4, 3], "float32"), null, "DTYPE", /weight must have x's dtype/],
       [Tensor.from(new Int32Array(3), [1, 3]), zeros(4, 3), null, "DTYPE", /x must be float32/],
     ];
     for (const [x, w, b, code, message] of cases) {
@@ -164,13 +149,7 @@ function normedCase(R: number, inner: number, outer: number, dtype: keyof typeof
   ];
 }
 
-const CODES = { ...CODE, float16: 5 } as const;
 const NORMED = { ...dtypes, float16: 1e-3 } as const;
-
-function cast(data: Float64Array, shape: readonly number[], dtype: keyof typeof CODES): Tensor {
-  using wide = Tensor.from(data, shape);
-  return applyOperator("aten::to.dtype", wide, CODES[dtype]);
-}
 
 async function checkNormed(place: (tensor: Tensor) => Tensor, kinds: readonly (keyof typeof CODES)[]): Promise<void> {
   for (const dtype of kinds)
@@ -210,7 +189,7 @@ async function checkNormed(place: (tensor: Tensor) => Tensor, kinds: readonly (k
           CODES[dtype],
         );
         const product = applyOperator("memformer::decode_linear", normed!, weight!, bias!, gelu);
-        const [sums, found, wantedSum, wanted] = await Promise.all([sum!, y!, added!, product].map(rounded));
+        const [sums, found, wantedSum, wanted] = await Promise.all([sum!, y!, added!, product].map(numbers));
         const allowed = 4 * NORMED[dtype] * Math.sqrt(inner);
         sums!.forEach((value, i) => {
           expect(value, `sum ${dtype} ${R} ${inner}`).to.be.closeTo(wantedSum![i]!, 1e-6);
@@ -247,7 +226,7 @@ async function checkRows(place: (tensor: Tensor) => Tensor, kinds: readonly (key
           true,
         );
         const plain = applyOperator("memformer::decode_linear", branch!, weight!, bias!);
-        return Promise.all([y!, plain].map(rounded));
+        return Promise.all([y!, plain].map(numbers));
       };
       const whole = await product(R, 0);
       for (const [rows, from] of [
@@ -268,7 +247,7 @@ async function checkRows(place: (tensor: Tensor) => Tensor, kinds: readonly (key
     }
 }
 
-/** A branch in shares is its sum, in their order and rounded: to the bit, whatever reads it. */
+/** A branch in shares is its sum, in their order and numbers: to the bit, whatever reads it. */
 async function checkShares(place: (tensor: Tensor) => Tensor, kinds: readonly (keyof typeof CODES)[]): Promise<void> {
   for (const dtype of kinds)
     for (const [R, inner, outer] of [
@@ -290,12 +269,12 @@ async function checkShares(place: (tensor: Tensor) => Tensor, kinds: readonly (k
         return sum;
       });
       const added = applyOperator("memformer::decode_add_shares", shares, CODES[dtype]);
-      expect(await rounded(added), what).to.deep.equal(await rounded(cast(sums, [R, inner], dtype)));
+      expect(await numbers(added), what).to.deep.equal(await numbers(cast(sums, [R, inner], dtype)));
       for (const withBias of [branchBias!, null]) {
         const product = (branch: Tensor): Tensor[] =>
           callOperator("memformer::decode_normed_linear", x!, branch, withBias, w!, b!, weight!, bias!, true);
         const [found, wanted] = await Promise.all(
-          [shares, added].map(async (branch) => Promise.all(product(branch).map(rounded))),
+          [shares, added].map(async (branch) => Promise.all(product(branch).map(numbers))),
         );
         expect(found, what).to.deep.equal(wanted);
       }
