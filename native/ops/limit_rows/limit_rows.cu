@@ -12,38 +12,23 @@ using namespace cuda;
 constexpr int kThreads = 256;
 constexpr int64_t kPart = 8192;  // numbers
 
-/// body(std::integral_constant<int, wide>(), i) of the block's numbers of its row.
-template <typename T, typename Body>
-__device__ __forceinline__ void for_part(const LimitRowsParams& p, bool packed, Body&& body) {
-  const int64_t end = min(p.n, (int64_t{blockIdx.x} + 1) * kPart);
-  const auto pass = [&](auto wide) {
-    for (int64_t i = int64_t{blockIdx.x} * kPart + int64_t{threadIdx.x} * wide.value; i < end;
-         i += int64_t{kThreads} * wide.value)
-      body(wide, i);
-  };
-  constexpr int most = 16 / sizeof(T);
-  if (packed)
-    pass(std::integral_constant<int, most>());
-  else
-    pass(std::integral_constant<int, 1>());
+/// body(i) of every `wide` numbers of the block's part of its row.
+template <int wide, typename Body>
+__device__ __forceinline__ void for_part(int64_t n, Body&& body) {
+  const int64_t first = int64_t{blockIdx.x} * kPart, end = min(n, first + kPart);
+  for (int64_t i = first + int64_t{threadIdx.x} * wide; i < end; i += int64_t{kThreads} * wide) body(i);
 }
 
-template <typename T>
-__device__ __forceinline__ bool is_packed(const LimitRowsParams& p) {
-  const auto aligned = [](const void* pointer) { return reinterpret_cast<uintptr_t>(pointer) % 16 == 0; };
-  return p.n % (16 / sizeof(T)) == 0 && aligned(p.x) && aligned(p.y);
-}
-
-template <typename T>
+template <typename T, int wide>
 __global__ void __launch_bounds__(kThreads) squares_kernel(const LimitRowsParams p) {
   using acc_t = accumulate_t<T>;
   const auto* x = static_cast<const T*>(p.x) + blockIdx.y * p.n;
   acc_t sum = 0;
-  for_part<T>(p, is_packed<T>(p), [&](auto wide, int64_t i) {
-    acc_t value[wide.value];
+  for_part<wide>(p.n, [&](int64_t i) {
+    acc_t value[wide];
     load(x + i, value);
 #pragma unroll
-    for (int k = 0; k < wide.value; ++k) sum += value[k] * value[k];
+    for (int k = 0; k < wide; ++k) sum += value[k] * value[k];
   });
   sum = block_sum<kThreads>(sum);
   if (threadIdx.x == 0) static_cast<acc_t*>(p.partials)[int64_t{blockIdx.y} * gridDim.x + blockIdx.x] = sum;
@@ -72,17 +57,17 @@ __global__ void __launch_bounds__(kThreads) row_factors_kernel(const LimitRowsPa
     factors[row] = static_cast<acc_t>(p.decay) * min(acc_t(1), most / max(factors[row], acc_t(1e-30)));
 }
 
-template <typename T>
+template <typename T, int wide>
 __global__ void __launch_bounds__(kThreads) limit_rows_kernel(const LimitRowsParams p) {
   using acc_t = accumulate_t<T>;
   const acc_t by = static_cast<const acc_t*>(p.factors)[blockIdx.y];
   const auto* x = static_cast<const T*>(p.x) + blockIdx.y * p.n;
   auto* y = static_cast<T*>(p.y) + blockIdx.y * p.n;
-  for_part<T>(p, is_packed<T>(p), [&](auto wide, int64_t i) {
-    acc_t value[wide.value];
+  for_part<wide>(p.n, [&](int64_t i) {
+    acc_t value[wide];
     load(x + i, value);
 #pragma unroll
-    for (int k = 0; k < wide.value; ++k) value[k] *= by;
+    for (int k = 0; k < wide; ++k) value[k] *= by;
     store(value, y + i);
   });
 }
@@ -96,9 +81,16 @@ void launch_limit_rows(const LimitRowsParams& p, cudaStream_t stream) {
   const dim3 grid(static_cast<unsigned>(limit_rows_parts(p.n)), static_cast<unsigned>(p.B));
   for_dtype(p.dtype, [&](auto type) {
     using T = typename decltype(type)::type;
-    squares_kernel<T><<<grid, kThreads, 0, stream>>>(p);
-    row_factors_kernel<accumulate_t<T>><<<1, kThreads, 0, stream>>>(p, static_cast<int>(grid.x));
-    limit_rows_kernel<T><<<grid, kThreads, 0, stream>>>(p);
+    const auto launch = [&](auto wide) {
+      squares_kernel<T, wide.value><<<grid, kThreads, 0, stream>>>(p);
+      row_factors_kernel<accumulate_t<T>><<<1, kThreads, 0, stream>>>(p, static_cast<int>(grid.x));
+      limit_rows_kernel<T, wide.value><<<grid, kThreads, 0, stream>>>(p);
+    };
+    constexpr int most = 16 / sizeof(T);
+    if (fits_packs<most>(static_cast<const T*>(p.x), p.n) && fits_packs<most>(static_cast<const T*>(p.y), p.n))
+      launch(std::integral_constant<int, most>());
+    else
+      launch(std::integral_constant<int, 1>());
   });
 }
 
