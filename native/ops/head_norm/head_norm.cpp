@@ -107,57 +107,43 @@ Tensor in_place_cpu(const Tensor& x, int64_t width, int64_t group, int64_t norme
   return r;
 }
 
-Tensor backward_cpu(const Tensor& grad_in, const Tensor& y, const Tensor& r, int64_t width, int64_t group,
-                    int64_t normed, double gain) {
-  const HeadNorm norm{width, group, normed, gain};
-  const auto grad = grad_in.contiguous(), sent = at::empty_like(grad);
-  AT_DISPATCH_FLOATING_TYPES_AND(at::kBFloat16, y.scalar_type(), "head_norm_backward", [&] {
+/// dL/dx of `numbers`, which are y, or with gains x; with gains also dL/dgains.
+std::tuple<Tensor, Tensor> send_back(const Tensor& grad_in, const Tensor& numbers, const Tensor& r,
+                                     const HeadNorm& norm, const Tensor& gains) {
+  const auto grad = grad_in.contiguous(), sent = at::empty_like(grad),
+             dots = gains.defined() ? at::empty_like(r) : Tensor();
+  AT_DISPATCH_FLOATING_TYPES_AND(at::kBFloat16, numbers.scalar_type(), "head_norm_backward", [&] {
     using acc_t = at::opmath_type<scalar_t>;
-    const auto *g = grad.const_data_ptr<scalar_t>(), *of_y = y.const_data_ptr<scalar_t>();
-    const auto* scale = r.const_data_ptr<acc_t>();
+    const auto *g = grad.const_data_ptr<scalar_t>(), *of = numbers.const_data_ptr<scalar_t>();
+    const auto *scale = r.const_data_ptr<acc_t>(), *own = gains.defined() ? gains.const_data_ptr<acc_t>() : nullptr;
     auto* to = sent.mutable_data_ptr<scalar_t>();
+    auto* of_dots = gains.defined() ? dots.mutable_data_ptr<acc_t>() : nullptr;
     const int64_t E = norm.width;
     for_chunks(
-        y.numel() / E, norm,
+        numbers.numel() / E, norm,
         [&](int64_t chunk, int64_t place) {
           const int64_t start = chunk * E;
-          const acc_t dot = sum_of<acc_t>(E, [&](int64_t e) { return acc_t(g[start + e]) * acc_t(of_y[start + e]); });
-          const acc_t by = acc_t(gain) * scale[place], mean = dot / acc_t(E) / acc_t(gain * gain);
-          for (int64_t i = chunk * E; i < (chunk + 1) * E; ++i)
-            to[i] = scalar_t(by * (acc_t(g[i]) - acc_t(of_y[i]) * mean));
+          const auto gain = acc_t(norm.gain), by = scale[place];
+          const acc_t dot = sum_of<acc_t>(E, [&](int64_t e) { return acc_t(g[start + e]) * acc_t(of[start + e]); });
+          const acc_t mean = own == nullptr ? dot / acc_t(E) / (gain * gain) : by * by * dot / acc_t(E);
+          const acc_t whole = own == nullptr ? gain * by : gain * own[place % norm.normed] * by;
+          if (own != nullptr) of_dots[place] = gain * by * dot;
+          for (int64_t i = start; i < start + E; ++i) to[i] = scalar_t(whole * (acc_t(g[i]) - acc_t(of[i]) * mean));
         },
         [&](int64_t chunk) { std::copy_n(g + chunk * E, E, to + chunk * E); });
   });
-  return sent;
+  if (!gains.defined()) return {sent, Tensor()};
+  return {sent, dots.view({dots.numel() / std::max<int64_t>(1, norm.normed), norm.normed}).sum(0)};
 }
 
-std::tuple<Tensor, Tensor> gains_backward_cpu(const Tensor& grad_in, const Tensor& x, const Tensor& r,
-                                              const Tensor& gains_in, int64_t width, int64_t group, int64_t normed,
-                                              double gain) {
-  const HeadNorm norm{width, group, normed, gain};
-  const auto grad = grad_in.contiguous(), sent = at::empty_like(grad), gains = gains_in.contiguous(),
-             dots = at::empty({r.numel() / std::max<int64_t>(1, normed), normed}, gains.options());
-  AT_DISPATCH_FLOATING_TYPES_AND(at::kBFloat16, x.scalar_type(), "head_norm_gains_backward", [&] {
-    using acc_t = at::opmath_type<scalar_t>;
-    const auto *g = grad.const_data_ptr<scalar_t>(), *of = x.const_data_ptr<scalar_t>();
-    const auto *scale = r.const_data_ptr<acc_t>(), *own = gains.const_data_ptr<acc_t>();
-    auto* to = sent.mutable_data_ptr<scalar_t>();
-    auto* of_dots = dots.mutable_data_ptr<acc_t>();
-    const int64_t E = norm.width;
-    for_chunks(
-        x.numel() / E, norm,
-        [&](int64_t chunk, int64_t place) {
-          const int64_t start = chunk * E;
-          const acc_t by = scale[place], whole = acc_t(gain) * own[place % normed];
-          const acc_t dot =
-              by * sum_of<acc_t>(E, [&](int64_t e) { return acc_t(g[start + e]) * acc_t(of[start + e]); });
-          of_dots[place] = acc_t(gain) * dot;
-          for (int64_t i = start; i < start + E; ++i)
-            to[i] = scalar_t(whole * by * (acc_t(g[i]) - by * acc_t(of[i]) * dot / acc_t(E)));
-        },
-        [&](int64_t chunk) { std::copy_n(g + chunk * E, E, to + chunk * E); });
-  });
-  return {sent, dots.sum(0)};
+Tensor backward_cpu(const Tensor& grad, const Tensor& y, const Tensor& r, int64_t width, int64_t group, int64_t normed,
+                    double gain) {
+  return std::get<0>(send_back(grad, y, r, {width, group, normed, gain}, {}));
+}
+
+std::tuple<Tensor, Tensor> gains_backward_cpu(const Tensor& grad, const Tensor& x, const Tensor& r, const Tensor& gains,
+                                              int64_t width, int64_t group, int64_t normed, double gain) {
+  return send_back(grad, x, r, {width, group, normed, gain}, gains.contiguous());
 }
 
 constexpr Registered<"memformer::head_norm_forward", decltype(forward_cpu)> forward_kernel;
