@@ -13,8 +13,13 @@ constexpr double kA = 3.4445, kB = -4.7750, kC = 2.0315;
 constexpr int kSteps = 5;
 constexpr double kLikeAdamW = 0.2;  // the usual root mean square of AdamW's update
 
-}  // namespace
+/// ortho() of matrices, computed in their dtype, and their Frobenius norms.
+struct Orthogonalized {
+  at::Tensor directions;  // (n, r, s)
+  at::Tensor norms;       // (n) float32, float64 for float64
+};
 
+/// matrices (n, r, s) of a floating dtype.
 Orthogonalized orthogonalized(const at::Tensor& matrices) {
   // With s the smaller Gram matrix, x x^T or x^T x, one step is x <- (a + b s + c s^2) x, or x from the left.
   const bool tall = matrices.size(1) > matrices.size(2);
@@ -37,6 +42,8 @@ Orthogonalized orthogonalized(const at::Tensor& matrices) {
   }
   return {x, norms};
 }
+
+}  // namespace
 
 Muon::Muon(const nn::Parameters& parameters, at::Tensor momenta, const std::vector<Part>& parts, Options options)
     : options_(options), parameters_(parameters), momenta_(std::move(momenta)) {

@@ -45,13 +45,4 @@ class Muon {
   std::vector<Matrices> groups_;
 };
 
-/// ortho() of matrices, computed in their dtype, and their Frobenius norms.
-struct Orthogonalized {
-  at::Tensor directions;  ///< (n, r, s)
-  at::Tensor norms;       ///< (n) float32, float64 for float64
-};
-
-/// ortho() of matrices (n, r, s) of a floating dtype.
-Orthogonalized orthogonalized(const at::Tensor& matrices);
-
 }  // namespace memformer::engine

@@ -112,8 +112,8 @@ void CrossAttention::operator()(Residual& stream, const KeysValues& seen, const 
   const bool norms_keys = normed_ && !seen.keys_normed;
   const bool attention_norms = normed_ && ops::attention_is_fused(normed, T, seen.keys.size(2), E);
   const auto heads = [&](const at::Tensor& x) { return x.view({B, T, H, E}).transpose(1, 2); };  // (B, H, T, E)
-  const auto projected = attention_norms ? query_(normed, ctx) : query(normed, ctx);
-  const auto q = heads(projected);
+  const auto projected = query_(normed, ctx);
+  const auto q = heads(attention_norms ? projected : normed_heads(projected));
   if (auto* observation = ctx.observation()) {
     const double scale = 1.0 / std::sqrt(static_cast<double>(E));
     const auto asked = attention_norms ? heads(normed_heads(projected)) : q,
@@ -137,10 +137,6 @@ void CrossAttention::decode(Residual& stream, const DecodeRows& rows, const KeyV
   const auto product = ops::decode_attention_linear(q, cache.keys, cache.values, rows.slots, rows.context_lengths, {},
                                                     ctx.working(out_.parameters().first), /*settled=*/true);
   stream.branch = out_.of_rows(product, ctx);
-}
-
-at::Tensor CrossAttention::query(const at::Tensor& normed, ForwardContext& ctx) const {
-  return normed_heads(query_(normed, ctx));
 }
 
 bool CrossAttention::norms_late(const at::Tensor& context, int64_t queries) const {

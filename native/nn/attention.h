@@ -52,8 +52,7 @@ class CrossAttention {
   void decode(Residual& stream, const DecodeRows& rows, const KeyValueCache& cache, ForwardContext& ctx) const;
 
  private:
-  /// (B, T, D): the query, normed if queryKeyNorm.
-  at::Tensor query(const at::Tensor& normed, ForwardContext& ctx) const;
+  /// query (B, T, D), normed if queryKeyNorm.
   at::Tensor normed_heads(const at::Tensor& query) const;
   /// Whether attention norms the keys of a context (B, N, D) where so many queries of a row attend to it.
   bool norms_late(const at::Tensor& context, int64_t queries) const;
