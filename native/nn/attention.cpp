@@ -3,6 +3,7 @@
 #include "nn/fold_layer_norm.h"
 #include "ops/attention/attention.h"
 #include "ops/decode_attention/decode_attention.h"
+#include "ops/decode_attention_layer/decode_attention_layer.h"
 #include "ops/decode_attention_linear/decode_attention_linear.h"
 #include "ops/head_norm/head_norm.h"
 #include "ops/kv_projection/kv_projection.h"
@@ -42,17 +43,28 @@ void SelfAttention::operator()(Residual& stream, const KeyMask& mask, ForwardCon
 
 void SelfAttention::decode(Residual& stream, const DecodeRows& rows, const KeyValueCache& cache,
                            ForwardContext& ctx) const {
-  const auto qkv = qkv_.after(norm_, stream, ctx);  // (R, 1, 3 D)
   const auto rotation = rows.of_different_slots ? attention_->rotation(cache) : std::nullopt;
   if (!rotation) {
+    const auto qkv = qkv_.after(norm_, stream, ctx);  // (R, 1, 3 D)
     stream.branch = out_.without_bias(attention_->decode(qkv, rows, cache, ctx), ctx);
     return;
   }
   const auto& [cos, sin] = *rotation;
-  const auto product =
-      ops::decode_self_attention_linear(qkv.squeeze(1), cos, sin, rows.slots, rows.positions, cache.keys, cache.values,
-                                        ctx.working(out_.parameters().first), /*settled=*/true);
-  stream.branch = out_.of_rows(product, ctx);
+  const auto out = ctx.working(out_.parameters().first);
+  if (qkv_.normed()) {
+    const auto qkv = qkv_.after(norm_, stream, ctx).squeeze(1);
+    const auto product = ops::decode_self_attention_linear(qkv, cos, sin, rows.slots, rows.positions, cache.keys,
+                                                           cache.values, out, /*settled=*/true);
+    stream.branch = out_.of_rows(product, ctx);
+    return;
+  }
+  const auto [norm_weight, norm_bias] = norm_.parameters();
+  const auto [qkv, qkv_bias] = qkv_.parameters();
+  const auto [branch, branch_bias] = stream.decoded_branch();
+  const auto [sum, product] = ops::decode_self_attention_layer(
+      stream.x, branch, branch_bias, norm_weight, norm_bias, ctx.working(qkv), ctx.working(qkv_bias), cos, sin,
+      rows.slots, rows.positions, cache.keys, cache.values, out, /*settled=*/true);
+  stream = {sum, out_.of_rows(product, ctx)};
 }
 
 CrossAttention::CrossAttention(Parameters& parameters, const Config& config, const std::string& prefix, Context context,
@@ -127,6 +139,16 @@ void CrossAttention::operator()(Residual& stream, const KeysValues& seen, const 
 
 void CrossAttention::decode(Residual& stream, const DecodeRows& rows, const KeyValueCache& cache,
                             ForwardContext& ctx) const {
+  if (!gate_ && !normed_) {
+    const auto [norm_weight, norm_bias] = norm_.parameters();
+    const auto [query, query_bias] = query_.parameters();
+    const auto [branch, branch_bias] = stream.decoded_branch();
+    const auto [sum, product] = ops::decode_attention_layer(
+        stream.x, branch, branch_bias, norm_weight, norm_bias, ctx.working(query), ctx.working(query_bias), cache.keys,
+        cache.values, rows.slots, rows.context_lengths, ctx.working(out_.parameters().first), /*settled=*/true);
+    stream = {sum, out_.of_rows(product, ctx)};
+    return;
+  }
   const auto q = normed_heads(norm_.then(query_, stream, ctx)).squeeze(1);  // (R, D)
   if (gate_) {
     const auto read = ops::decode_attention(q, cache.keys, cache.values, rows.slots, rows.context_lengths, {},

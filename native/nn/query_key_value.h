@@ -29,6 +29,8 @@ class QueryKeyValue {
   /// As without_bias, but not normed: for an operator that norms by itself.
   Projection unnormed(const at::Tensor& x, ForwardContext& ctx) const { return linear_.without_bias(x, ctx); }
   bool normed() const { return normed_; }
+  /// Weight (3 D, D) and bias (3 D).
+  auto parameters() const { return linear_.parameters(); }
 
   /// The largest logit of each head by content alone, before positions, (H).
   at::Tensor largest_logits(const at::Tensor& x, ForwardContext& ctx) const {

@@ -1,6 +1,7 @@
 // Blocks of a cluster: barriers of all their threads, and stores to each other's shared memory (compute capability 9.0;
 // elsewhere these do nothing, and no cluster can be launched).
 #pragma once
+#include "core/cuda/dependent_launch.cuh"
 #include "core/cuda/numeric.cuh"
 
 namespace memformer::cuda {
@@ -34,6 +35,30 @@ __device__ __forceinline__ void store_in_cluster(void* own, int rank, const uint
                "r"(bytes.z), "r"(bytes.w)
                : "memory");
 #endif
+}
+
+/// Whether the current device launches `kernel` in clusters of `blocks` of so many threads, with so many bytes of
+/// shared memory each; raises the kernel's limit of these.
+template <typename Kernel>
+bool launches_clusters(Kernel kernel, unsigned blocks, unsigned threads, size_t bytes) {
+  int device = 0, most = 0, clusters = 0;
+  if (!launches_dependents() || cudaGetDevice(&device) != cudaSuccess ||
+      cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, device) != cudaSuccess ||
+      bytes > static_cast<size_t>(most))
+    return false;
+  cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes));
+  cudaLaunchAttribute cluster{};
+  cluster.id = cudaLaunchAttributeClusterDimension;
+  cluster.val.clusterDim = {blocks, 1, 1};
+  cudaLaunchConfig_t config{};
+  config.gridDim = blocks;
+  config.blockDim = threads;
+  config.dynamicSmemBytes = bytes;
+  config.attrs = &cluster;
+  config.numAttrs = 1;
+  const bool fits = cudaOccupancyMaxActiveClusters(&clusters, kernel, &config) == cudaSuccess && clusters > 0;
+  cudaGetLastError();  // where it does not, the caller does otherwise
+  return fits;
 }
 
 }  // namespace memformer::cuda

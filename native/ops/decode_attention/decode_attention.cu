@@ -23,12 +23,11 @@ template <typename T, bool packed>
 __global__ void __launch_bounds__(kReaders, 4) decode_attention_kernel(const DecodeAttentionParams p) {
   using acc_t = accumulate_t<T>;
   extern __shared__ __align__(16) unsigned char shared[];
-  auto* weights = reinterpret_cast<acc_t*>(shared);  // (N)
-  auto* query = weights + p.N;                       // (E)
-  auto* partial = query + p.E;                       // (kReaderWarps, E)
+  auto* query = reinterpret_cast<acc_t*>(shared);  // (E)
+  auto* scratch = query + p.E;                     // HeadReader's
   const int64_t r = blockIdx.x;
   const int h = blockIdx.y, E = p.E;
-  HeadReader<T, packed, kReaders> reader(p, r, h);
+  HeadReader<T, packed> reader(p, r, h);
   wait_for_previous();
   let_next_begin();
   if (p.q == nullptr) {
@@ -39,7 +38,7 @@ __global__ void __launch_bounds__(kReaders, 4) decode_attention_kernel(const Dec
     for (int e = threadIdx.x; e < E; e += kReaders) query[e] = convert<acc_t>(q[e]);
   }
   __syncthreads();
-  reader.read(p, query, weights, partial, static_cast<T*>(p.y) + (r * p.H + h) * E);
+  reader.read(p, query, scratch, static_cast<T*>(p.y) + (r * p.H + h) * E);
 }
 
 /// One block: every row reads where its slot stands before any moves it on.
@@ -72,9 +71,14 @@ void launch_decode_attention(const DecodeAttentionParams& p, cudaStream_t stream
   for_dtype(p.dtype, [&](auto type) {
     using T = typename decltype(type)::type;
     const dim3 grid(static_cast<unsigned>(p.R), static_cast<unsigned>(p.H));
-    const size_t bytes = (p.N + (1 + kWarps) * p.E) * sizeof(accumulate_t<T>);
-    const auto kernel = reads_packed<T>(p) ? decode_attention_kernel<T, true> : decode_attention_kernel<T, false>;
-    cuda::launch<DecodeAttentionParams>(kernel, grid, kThreads, bytes, stream, p, p.settled);
+    const auto launch = [&](auto kernel, int64_t scratch) {
+      const size_t bytes = (p.E + scratch) * sizeof(accumulate_t<T>);
+      cuda::launch<DecodeAttentionParams>(kernel, grid, kThreads, bytes, stream, p, p.settled);
+    };
+    if (reads_packed<T>(p))
+      launch(decode_attention_kernel<T, true>, read_scratch<true>(p.N, p.E));
+    else
+      launch(decode_attention_kernel<T, false>, read_scratch<false>(p.N, p.E));
   });
 }
 

@@ -53,7 +53,7 @@ struct DecodeRowsParams {
   int R, S, last;
 };
 
-/// Bytes of a block's scores over N keys: at most what every GPU gives a block unasked.
+/// Bytes of a block's scores over N keys, where they are kept: at most what every GPU gives a block unasked.
 constexpr int64_t kMostDecodeScores = 40 * 1024;
 
 void launch_decode_append(const DecodeAppendParams& params, cudaStream_t stream);

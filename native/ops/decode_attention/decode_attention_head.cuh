@@ -9,8 +9,8 @@
 
 namespace memformer::ops {
 
-constexpr int kReaders = 128, kReaderWarps = kReaders / cuda::kWarp;  // a block's first threads
-constexpr int kHeld = 8;  // keys and values that a thread takes into registers before its query is there
+constexpr int kReaders = 256, kReaderWarps = kReaders / cuda::kWarp;  // a block's first threads
+constexpr int kHeld = 4;  // keys and values that a thread takes into registers before its query is there
 
 /// Number e of a head's query (part 0), key (1) or value (2), which `head` points to, turned by its position's angle.
 template <typename T>
@@ -64,11 +64,16 @@ __device__ __forceinline__ void append_head(const DecodeAppendParams& p, int64_t
   });
 }
 
+/// Numbers of the scratch memory that HeadReader takes.
+template <bool packed>
+constexpr int64_t read_scratch(int64_t N, int64_t E) {
+  return packed ? kReaderWarps * (E + 2) : N;
+}
+
 /// The keys and values of one head of a row's slot. `packed`: they are read 16 bytes at a time, L = E / numbers lanes a
-/// key, which divides a warp. The block has `threads`, at least kReaders, all of which come to every call: the first
-/// kReaders read, the others wait at the barriers. `own_apart`: the row's own key and value may be read elsewhere than
-/// in the cache.
-template <typename T, bool packed, int threads, bool own_apart = false>
+/// key, which divides a warp. The block has kReaders threads, all of which come to every call. `own_apart`: the row's
+/// own key and value may be read elsewhere than in the cache.
+template <typename T, bool packed, bool own_apart = false>
 class HeadReader {
  public:
   using acc_t = cuda::accumulate_t<T>;
@@ -83,25 +88,24 @@ class HeadReader {
     using namespace cuda;
     int64_t slot = p.slots == nullptr ? r : p.slots[r];
     slot = slot < 0 ? 0 : slot >= p.S ? p.S - 1 : slot;
-    n_ = appends_ ? int64_t{p.append.positions[r]} + 1 : p.lengths == nullptr ? p.N : p.lengths[r];
-    n_ = n_ < 1 ? 1 : n_ > p.N ? p.N : n_;
+    const int N = static_cast<int>(p.N);
+    n_ = appends_ ? p.append.positions[r] + 1 : p.lengths == nullptr ? N : p.lengths[r];
+    n_ = n_ < 1 ? 1 : n_ > N ? N : n_;
     earlier_ = appends_ ? n_ - 1 : n_;
     keys_ = static_cast<const T*>(p.keys.data) + slot * p.keys.s + h * p.keys.h;
     values_ = static_cast<const T*>(p.values.data) + slot * p.values.s + h * p.values.h;
     if constexpr (own_apart) read_own(keys_ + earlier_ * p.keys.n, values_ + earlier_ * p.values.n);
     bias_ = p.bias == nullptr ? nullptr : static_cast<const acc_t*>(p.bias) + (r * p.H + h) * p.N;
     if constexpr (packed) {
-      if (reads()) {
 #pragma unroll
-        for (int i = 0; i < kHeld; ++i)
-          if (const int64_t j = group_ + i * groups_; j < earlier_) {
-            held_keys_[i] = pack(keys_ + j * p.keys.n);
-            held_values_[i] = pack(values_ + j * p.values.n);
-          }
-      }
+      for (int i = 0; i < kHeld; ++i)
+        if (const int j = group_ + i * groups_; j < earlier_) {
+          held_keys_[i] = pack(key_at(p, j));
+          held_values_[i] = pack(value_at(p, j));
+        }
     }
     if (appends_ && p.append.cos != nullptr && threadIdx.x < p.E / 2 && n_ <= p.append.T) {
-      const int64_t angle = (n_ - 1) * (p.E / 2) + threadIdx.x;
+      const int64_t angle = int64_t{n_ - 1} * (p.E / 2) + threadIdx.x;
       prefetch(static_cast<const acc_t*>(p.append.cos) + angle);
       prefetch(static_cast<const acc_t*>(p.append.sin) + angle);
     }
@@ -114,80 +118,23 @@ class HeadReader {
     own_value_ = value;
   }
 
-  /// y (E) of `query` (E), both in memory that the block shares, or y anywhere; weights (N) and partial (kReaderWarps,
-  /// E) are scratch. A barrier lies behind what was written to `query`, and one has to follow before y is read.
-  __device__ __forceinline__ void read(const DecodeAttentionParams& p, const acc_t* query, acc_t* weights,
-                                       acc_t* partial, T* y) {
-    using namespace cuda;
-    const int warp = threadIdx.x / kWarp, lane = threadIdx.x % kWarp, E = p.E;
-    const acc_t scale = acc_t(1) / sqrt(static_cast<acc_t>(E));
-    if (reads()) score(p, query, scale, weights);
-    __syncthreads();
-    acc_t most = weights[0];
-    if (reads())
-      for (int64_t j = threadIdx.x; j < n_; j += kReaders) most = max(most, weights[j]);
-    most = block_max<threads>(most);
-    acc_t total = 0;
-    if (reads())
-      for (int64_t j = threadIdx.x; j < n_; j += kReaders) {
-        weights[j] = exp(weights[j] - most);
-        total += weights[j];
-      }
-    total = block_sum<threads>(total);  // its barriers: every weight is there; who does not read adds 0
-    if constexpr (packed) {
-      if (reads()) {
-        acc_t sums[numbers] = {};
-#pragma unroll
-        for (int i = 0; i < kHeld; ++i) {
-          const int64_t j = group_ + i * groups_;
-          if (j >= n_) break;
-          if (j >= earlier_) held_values_[i] = pack(value_at(p, j));
-          pin(held_values_[i]);
-          const acc_t weight = weights[j];
-#pragma unroll
-          for (int k = 0; k < numbers; ++k) sums[k] = fma(weight, convert<acc_t>(held_values_[i].value[k]), sums[k]);
-        }
-#pragma unroll 4
-        for (int64_t j = group_ + int64_t{kHeld} * groups_; j < n_; j += groups_) {
-          acc_t value[numbers];
-          load(value_at(p, j) + own_ * numbers, value);
-          const acc_t weight = weights[j];
-#pragma unroll
-          for (int i = 0; i < numbers; ++i) sums[i] = fma(weight, value[i], sums[i]);
-        }
-#pragma unroll
-        for (int i = 0; i < numbers; ++i) {
-          for (int offset = lanes_; offset < kWarp; offset *= 2) sums[i] += __shfl_xor_sync(kAllLanes, sums[i], offset);
-          if (lane < lanes_) partial[warp * E + own_ * numbers + i] = sums[i];
-        }
-      }
-      __syncthreads();
-      if (reads())
-        for (int e = threadIdx.x; e < E; e += kReaders) {
-          acc_t sum = partial[e];
-#pragma unroll
-          for (int other = 1; other < kReaderWarps; ++other) sum += partial[other * E + e];
-          y[e] = convert<T>(sum / total);
-        }
-    } else if (reads()) {
-      for (int e = threadIdx.x; e < E; e += kReaders) {
-        acc_t sum = 0;
-        for (int64_t j = 0; j < n_; ++j) sum = fma(weights[j], convert<acc_t>(value_at(p, j)[e]), sum);
-        y[e] = convert<T>(sum / total);
-      }
-    }
+  /// y (E) of `query` (E), both in memory that the block shares, or y anywhere; scratch: read_scratch numbers. A
+  /// barrier lies behind what was written to `query`, and one has to follow before y is read.
+  __device__ __forceinline__ void read(const DecodeAttentionParams& p, const acc_t* query, acc_t* scratch, T* y) {
+    if constexpr (packed)
+      read_packed(p, query, scratch, y);
+    else
+      read_numbers(p, query, scratch, y);
   }
 
  private:
   static constexpr int numbers = 16 / sizeof(T);
   using Numbers = cuda::Pack<T, numbers>;
 
-  __device__ __forceinline__ static bool reads() { return threads == kReaders || threadIdx.x < kReaders; }
-
-  __device__ __forceinline__ const T* key_at(const DecodeAttentionParams& p, int64_t j) const {
+  __device__ __forceinline__ const T* key_at(const DecodeAttentionParams& p, int j) const {
     return own_apart && j >= earlier_ ? own_key_ : keys_ + j * p.keys.n;
   }
-  __device__ __forceinline__ const T* value_at(const DecodeAttentionParams& p, int64_t j) const {
+  __device__ __forceinline__ const T* value_at(const DecodeAttentionParams& p, int j) const {
     return own_apart && j >= earlier_ ? own_value_ : values_ + j * p.values.n;
   }
 
@@ -201,54 +148,121 @@ class HeadReader {
     asm volatile("" : "+r"(words[0]), "+r"(words[1]), "+r"(words[2]), "+r"(words[3]));
   }
 
-  /// The scores of all keys, in `weights`.
-  __device__ __forceinline__ void score(const DecodeAttentionParams& p, const acc_t* query, acc_t scale,
-                                        acc_t* weights) {
+  __device__ __forceinline__ acc_t scale(const DecodeAttentionParams& p) const {
+    return acc_t(1) / sqrt(static_cast<acc_t>(p.E));
+  }
+
+  /// Every warp weights its own keys against the largest of its own scores, kHeld times the block's groups of lanes at
+  /// a time; the warps' sums are then brought to the largest of all.
+  __device__ __forceinline__ void read_packed(const DecodeAttentionParams& p, const acc_t* query, acc_t* partial,
+                                              T* y) {
     using namespace cuda;
-    const auto put = [&](int64_t j, acc_t sum) {
-      for (int offset = lanes_ / 2; offset > 0; offset /= 2) sum += __shfl_xor_sync(kAllLanes, sum, offset);
-      if (own_ == 0 && j < n_) weights[j] = fma(sum, scale, bias_ == nullptr ? acc_t(0) : bias_[j]);
-    };
-    acc_t mine[numbers] = {};
-    if constexpr (packed) {
+    const int warp = threadIdx.x / kWarp, lane = threadIdx.x % kWarp, E = p.E;
+    const acc_t scaled = scale(p);
+    acc_t mine[numbers], sums[numbers] = {}, most = -INFINITY, total = 0;
 #pragma unroll
-      for (int i = 0; i < numbers; ++i) mine[i] = query[own_ * numbers + i];
+    for (int k = 0; k < numbers; ++k) mine[k] = query[own_ * numbers + k];
+    for (int from = 0; from < n_; from += kHeld * groups_) {
+#pragma unroll
+      for (int i = 0; i < kHeld; ++i)
+        if (const int j = from + i * groups_ + group_; j < n_ && (from > 0 || j >= earlier_)) {
+          held_keys_[i] = pack(key_at(p, j));
+          held_values_[i] = pack(value_at(p, j));
+        }
+      acc_t scores[kHeld], largest = most;
 #pragma unroll
       for (int i = 0; i < kHeld; ++i) {
-        const int64_t j = group_ + i * groups_;
-        if (int64_t{i} * groups_ >= n_) break;
+        const int first = from + i * groups_, j = first + group_;
+        scores[i] = -INFINITY;
+        if (first >= n_) continue;  // for all lanes of all warps
         acc_t sum = 0;
-        if (j < n_) {
-          if (j >= earlier_) held_keys_[i] = pack(key_at(p, j));
-          pin(held_keys_[i]);
+        pin(held_keys_[i]);
 #pragma unroll
-          for (int k = 0; k < numbers; ++k) sum = fma(mine[k], convert<acc_t>(held_keys_[i].value[k]), sum);
-        }
-        put(j, sum);
+        for (int k = 0; k < numbers; ++k) sum = fma(mine[k], convert<acc_t>(held_keys_[i].value[k]), sum);
+        for (int offset = lanes_ / 2; offset > 0; offset /= 2) sum += __shfl_xor_sync(kAllLanes, sum, offset);
+        if (j < n_) scores[i] = fma(sum, scaled, bias_ == nullptr ? acc_t(0) : bias_[j]);
+        largest = max(largest, scores[i]);
+      }
+      for (int offset = lanes_; offset < kWarp; offset *= 2)
+        largest = max(largest, __shfl_xor_sync(kAllLanes, largest, offset));
+      const acc_t against = largest == -INFINITY ? acc_t(0) : largest;
+      const acc_t rescale = exp(most - against);  // 0 before the first keys
+      most = largest;
+      total *= rescale;
+#pragma unroll
+      for (int k = 0; k < numbers; ++k) sums[k] *= rescale;
+#pragma unroll
+      for (int i = 0; i < kHeld; ++i) {
+        if (from + i * groups_ + group_ >= n_) continue;
+        pin(held_values_[i]);
+        const acc_t weight = exp(scores[i] - against);
+        total += weight;
+#pragma unroll
+        for (int k = 0; k < numbers; ++k) sums[k] = fma(weight, convert<acc_t>(held_values_[i].value[k]), sums[k]);
       }
     }
-#pragma unroll 4
-    for (int64_t from = packed ? kHeld * groups_ : 0; from < n_; from += groups_) {  // all lanes of a warp take each
-      const int64_t j = from + group_;
-      acc_t sum = 0;
-      if (j < n_) {
-        if constexpr (packed) {
-          acc_t key[numbers];
-          load(key_at(p, j) + own_ * numbers, key);
+    for (int offset = lanes_; offset < kWarp; offset *= 2) total += __shfl_xor_sync(kAllLanes, total, offset);
+    acc_t* of_warp = partial + warp * (E + 2);
 #pragma unroll
-          for (int i = 0; i < numbers; ++i) sum = fma(mine[i], key[i], sum);
-        } else {
-          for (int e = own_; e < p.E; e += kWarp) sum = fma(query[e], convert<acc_t>(key_at(p, j)[e]), sum);
-        }
-      }
-      put(j, sum);
+    for (int k = 0; k < numbers; ++k) {
+      for (int offset = lanes_; offset < kWarp; offset *= 2) sums[k] += __shfl_xor_sync(kAllLanes, sums[k], offset);
+      if (lane < lanes_) of_warp[own_ * numbers + k] = sums[k];
+    }
+    if (lane == 0) {
+      of_warp[E] = most;
+      of_warp[E + 1] = total;
+    }
+    __syncthreads();
+    acc_t by[kReaderWarps];
+    most = -INFINITY, total = 0;
+#pragma unroll
+    for (int other = 0; other < kReaderWarps; ++other) most = max(most, partial[other * (E + 2) + E]);
+#pragma unroll
+    for (int other = 0; other < kReaderWarps; ++other) {
+      by[other] = exp(partial[other * (E + 2) + E] - most);
+      total = fma(by[other], partial[other * (E + 2) + E + 1], total);
+    }
+    for (int e = threadIdx.x; e < E; e += kReaders) {
+      acc_t sum = 0;
+#pragma unroll
+      for (int other = 0; other < kReaderWarps; ++other) sum = fma(by[other], partial[other * (E + 2) + e], sum);
+      y[e] = convert<T>(sum / total);
+    }
+  }
+
+  /// The same where keys are read number by number: a warp a key, then a thread a number of y.
+  __device__ __forceinline__ void read_numbers(const DecodeAttentionParams& p, const acc_t* query, acc_t* weights,
+                                               T* y) {
+    using namespace cuda;
+    const acc_t by = scale(p);
+#pragma unroll 4
+    for (int j = group_; j < n_; j += groups_) {
+      acc_t sum = 0;
+      for (int e = own_; e < p.E; e += kWarp) sum = fma(query[e], convert<acc_t>(key_at(p, j)[e]), sum);
+      sum = warp_sum(sum);
+      if (own_ == 0) weights[j] = fma(sum, by, bias_ == nullptr ? acc_t(0) : bias_[j]);
+    }
+    __syncthreads();
+    acc_t most = weights[0];
+    for (int j = threadIdx.x; j < n_; j += kReaders) most = max(most, weights[j]);
+    most = block_max<kReaders>(most);
+    acc_t total = 0;
+    for (int j = threadIdx.x; j < n_; j += kReaders) {
+      weights[j] = exp(weights[j] - most);
+      total += weights[j];
+    }
+    total = block_sum<kReaders>(total);  // its barriers: every weight is there
+    for (int e = threadIdx.x; e < p.E; e += kReaders) {
+      acc_t sum = 0;
+      for (int j = 0; j < n_; ++j) sum = fma(weights[j], convert<acc_t>(value_at(p, j)[e]), sum);
+      y[e] = convert<T>(sum / total);
     }
   }
 
   const bool appends_;
   const int lanes_, own_;     // of a key, and this thread's place there
   const int group_, groups_;  // of lanes
-  int64_t n_, earlier_;       // keys, and those that were there before the row's own
+  int n_, earlier_;           // keys, and those that were there before the row's own
   const T *keys_, *values_, *own_key_, *own_value_;
   const acc_t* bias_;
   Numbers held_keys_[kHeld], held_values_[kHeld];

@@ -14,7 +14,6 @@ struct DecodeAttentionLinearParams {
 /// Whether launch_decode_attention_linear takes these on the current device: compute capability 9.0, two bytes a
 /// number, D 256 or 512, E 64, R at least 1, pointers and strides of 16 bytes.
 bool fits_decode_attention_linear(const DecodeAttentionLinearParams& params);
-/// N acc take at most kMostDecodeScores bytes.
 void launch_decode_attention_linear(const DecodeAttentionLinearParams& params, cudaStream_t stream);
 
 }  // namespace memformer::ops

@@ -169,7 +169,7 @@ const large: readonly Shape[] = [
   { R: 1, H: 8, E: 64, S: 2, N: 1 },
   { R: 3, H: 8, E: 64, S: 9, N: 130 },
   { R: 8, H: 8, E: 64, S: 11, N: 300 },
-  { R: 5, H: 4, E: 64, S: 5, N: 4000 }, // more shared memory than a block has unasked
+  { R: 5, H: 4, E: 64, S: 5, N: 4000 },
   { R: 2, H: 4, E: 64, S: 4, N: 65 },
   { R: 8, H: 4, E: 64, S: 8, N: 129 },
   { R: 9, H: 8, E: 64, S: 10, N: 20 },

@@ -140,29 +140,6 @@ void for_kernel(const DecodeFeedForwardParams& p, Body&& body) {
   });
 }
 
-/// Whether the current device launches clusters of such blocks; raises the kernel's limit of shared memory.
-template <typename Kernel>
-bool launches(Kernel kernel, size_t bytes) {
-  int device = 0, most = 0, clusters = 0;
-  if (!launches_dependents() || cudaGetDevice(&device) != cudaSuccess ||
-      cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, device) != cudaSuccess ||
-      bytes > static_cast<size_t>(most))
-    return false;
-  cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes));
-  cudaLaunchAttribute cluster{};
-  cluster.id = cudaLaunchAttributeClusterDimension;
-  cluster.val.clusterDim = {kBlocks, 1, 1};
-  cudaLaunchConfig_t config{};
-  config.gridDim = kBlocks;
-  config.blockDim = kThreads;
-  config.dynamicSmemBytes = bytes;
-  config.attrs = &cluster;
-  config.numAttrs = 1;
-  const bool fits = cudaOccupancyMaxActiveClusters(&clusters, kernel, &config) == cudaSuccess && clusters > 0;
-  cudaGetLastError();  // where it does not, the parts are launched instead
-  return fits;
-}
-
 }  // namespace
 
 bool fits_decode_feed_forward(const DecodeFeedForwardParams& p) {
@@ -170,7 +147,7 @@ bool fits_decode_feed_forward(const DecodeFeedForwardParams& p) {
       reinterpret_cast<uintptr_t>(p.down) % 16 != 0)
     return false;
   bool fits = false;
-  for_kernel(p, [&](auto kernel, size_t bytes) { fits = launches(kernel, bytes); });
+  for_kernel(p, [&](auto kernel, size_t bytes) { fits = launches_clusters(kernel, kBlocks, kThreads, bytes); });
   return fits;
 }
 

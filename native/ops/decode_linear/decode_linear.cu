@@ -106,6 +106,26 @@ __global__ void __launch_bounds__(kThreads, column_tiles == 1 && normed ? 2 : 0)
   }
 }
 
+/// A warp a row: the stream's sum, and its norm to `normed` (R, K).
+template <typename T>
+__global__ void __launch_bounds__(kThreads) decode_norm_kernel(const DecodeNormParams p) {
+  extern __shared__ __align__(16) unsigned char shared[];
+  const auto& rows = p.rows;
+  const SharedNorm<T> norm(rows, shared);
+  const int64_t row = int64_t{blockIdx.x} * kWarps + threadIdx.x / kWarp;
+  norm.ask(rows);
+  wait_for_previous();
+  let_next_begin();
+  float stream[kRowPacks][4] = {};
+  if (row < rows.R) load_stream(rows, row, stream);
+  arrived();
+  __syncthreads();
+  if (row >= rows.R) return;
+  const auto* branch = rows.branch == nullptr ? nullptr : static_cast<const T*>(rows.branch) + row * rows.K;
+  norm_row<T>(rows, row, stream, branch, norm, /*writes=*/true,
+              [&](int k, const float (&normed)[4]) { store(normed, static_cast<T*>(p.normed) + row * rows.K + k); });
+}
+
 /// A warp a number of the result.
 template <typename T>
 __global__ void __launch_bounds__(kThreads) decode_linear_kernel(const DecodeLinearParams p) {
@@ -148,17 +168,16 @@ void launch_tiles(const DecodeLinearParams& p, cudaStream_t stream) {
   cuda::launch<DecodeLinearParams>(kernel, grid, kThreads, bytes, stream, p, p.settled);
 }
 
-/// Few rows want many blocks, many rows few reads of the weights, and few blocks that norm the same rows.
-template <typename T, bool normed>
+/// Few rows want many blocks, many rows few reads of the weights.
+template <typename T>
 void launch_tiles(const DecodeLinearParams& p, cudaStream_t stream) {
-  if (p.R > 64)
-    launch_tiles<T, 2, 4, normed>(p, stream);
-  else if (normed && p.R > 16 && p.N >= 1024)
-    launch_tiles<T, 1, 4, normed>(p, stream);
-  else if (p.R <= 16 && p.N <= 1024)
-    launch_tiles<T, 1, 1, normed>(p, stream);
+  const bool narrow = p.R <= 16 && p.N <= 1024;
+  if (p.norm_weight != nullptr)
+    narrow ? launch_tiles<T, 1, 1, true>(p, stream) : launch_tiles<T, 1, 2, true>(p, stream);
+  else if (p.R > 64)
+    launch_tiles<T, 2, 4, false>(p, stream);
   else
-    launch_tiles<T, 1, 2, normed>(p, stream);
+    narrow ? launch_tiles<T, 1, 1, false>(p, stream) : launch_tiles<T, 1, 2, false>(p, stream);
 }
 
 bool aligned(const void* pointer) { return reinterpret_cast<uintptr_t>(pointer) % 16 == 0; }
@@ -177,12 +196,18 @@ void launch_decode_linear_on_tensor_cores(const DecodeLinearParams& p, cudaStrea
   if (p.R == 0 || p.N == 0) return;
   for_dtype(p.dtype, [&](auto type) {
     using T = typename decltype(type)::type;
-    if constexpr (sizeof(T) == 2) {
-      if (p.norm_weight != nullptr)
-        launch_tiles<T, true>(p, stream);
-      else
-        launch_tiles<T, false>(p, stream);
-    }
+    if constexpr (sizeof(T) == 2) launch_tiles<T>(p, stream);
+  });
+}
+
+void launch_decode_norm(const DecodeNormParams& p, cudaStream_t stream) {
+  const auto& rows = p.rows;
+  if (rows.R == 0) return;
+  for_dtype(rows.dtype, [&](auto type) {
+    using T = typename decltype(type)::type;
+    if constexpr (sizeof(T) == 2)
+      cuda::launch<DecodeNormParams>(decode_norm_kernel<T>, static_cast<unsigned>(ceil_div(rows.R, kWarps)), kThreads,
+                                     SharedNorm<T>::bytes(rows.K), stream, p, rows.settled);
   });
 }
 

@@ -31,6 +31,17 @@ struct DecodeLinearParams {
 /// Numbers of a row that the norm before a product can hold.
 constexpr int64_t kMostNormed = 1024;
 
+/// Rows up to which the product norms them itself; each of its blocks norms them anew, so that more are normed before.
+constexpr int64_t kMostNormedRows = 16;
+
+struct DecodeNormParams {
+  DecodeLinearParams rows;  ///< that fit tensor cores, with a norm and no shares; without weight, bias and y
+  void* normed;             ///< (R, K) of dtype
+};
+
+/// sum, and the norm as launch_decode_linear_on_tensor_cores makes it.
+void launch_decode_norm(const DecodeNormParams& params, cudaStream_t stream);
+
 /// Whether launch_decode_linear_on_tensor_cores takes these: two bytes a number, K a multiple of 32 (with a norm at
 /// most kMostNormed), rows of x, branch, shares and weight at multiples of 16 bytes.
 bool fits_tensor_cores(const DecodeLinearParams& params);

@@ -72,15 +72,26 @@ std::tuple<Tensor, Tensor> normed_linear_cuda(const Tensor& x, const Optional& b
                                               const Optional& bias, bool gelu, bool settled) {
   PreparedNormedLinear prepared(x, branch, branch_bias, norm_weight, norm_bias, weight, bias, gelu, settled);
   const c10::cuda::CUDAGuard device(x.device());
-  if (prepared.fits_dtypes() && fits_tensor_cores(prepared.params)) {
+  auto& p = prepared.params;
+  const bool fits = prepared.fits_dtypes() && fits_tensor_cores(p);
+  const auto stream = c10::cuda::getCurrentCUDAStream();
+  if (fits && p.R <= kMostNormedRows) {
     auto y = result_of(x, weight);
-    prepared.params.y = y.mutable_data_ptr();
+    p.y = y.mutable_data_ptr();
     const auto sum = prepared.sum();
-    launch_decode_linear_on_tensor_cores(prepared.params, c10::cuda::getCurrentCUDAStream());
+    launch_decode_linear_on_tensor_cores(p, stream);
     C10_CUDA_KERNEL_LAUNCH_CHECK();
     return {sum, y};
   }
   const auto whole = in_shares(branch, x) ? Optional(add_shares_cuda(*branch, weight.scalar_type())) : branch;
+  if (fits && in_shares(branch, x))
+    return normed_linear_cuda(x, whole, branch_bias, norm_weight, norm_bias, weight, bias, gelu, settled);
+  if (fits) {
+    const auto sum = prepared.sum(), normed = at::empty(x.sizes(), weight.options());
+    launch_decode_norm({p, normed.mutable_data_ptr()}, stream);
+    C10_CUDA_KERNEL_LAUNCH_CHECK();
+    return {sum, linear_cuda(normed, weight, bias, gelu, settled)};
+  }
   constexpr Registered<"memformer::add_norm", AddNorm> add_norm_op;
   const auto [sum, normed] =
       add_norm_op(x, whole, branch_bias, norm_weight, norm_bias, {}, {}, {}, 0.0, {}, 0, weight.scalar_type());
