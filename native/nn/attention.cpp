@@ -4,7 +4,6 @@
 #include "ops/attention/attention.h"
 #include "ops/decode_attention/decode_attention.h"
 #include "ops/decode_attention_layer/decode_attention_layer.h"
-#include "ops/decode_attention_linear/decode_attention_linear.h"
 #include "ops/head_norm/head_norm.h"
 #include "ops/kv_projection/kv_projection.h"
 
@@ -50,20 +49,13 @@ void SelfAttention::decode(Residual& stream, const DecodeRows& rows, const KeyVa
     return;
   }
   const auto& [cos, sin] = *rotation;
-  const auto out = ctx.working(out_.parameters().first);
-  if (qkv_.normed()) {
-    const auto qkv = qkv_.after(norm_, stream, ctx).squeeze(1);
-    const auto product = ops::decode_self_attention_linear(qkv, cos, sin, rows.slots, rows.positions, cache.keys,
-                                                           cache.values, out, /*settled=*/true);
-    stream.branch = out_.of_rows(product, ctx);
-    return;
-  }
   const auto [norm_weight, norm_bias] = norm_.parameters();
   const auto [qkv, qkv_bias] = qkv_.parameters();
   const auto [branch, branch_bias] = stream.decoded_branch();
   const auto [sum, product] = ops::decode_self_attention_layer(
       stream.x, branch, branch_bias, norm_weight, norm_bias, ctx.working(qkv), ctx.working(qkv_bias), cos, sin,
-      rows.slots, rows.positions, cache.keys, cache.values, out, /*settled=*/true);
+      rows.slots, rows.positions, cache.keys, cache.values, ctx.working(out_.parameters().first), qkv_.normed(),
+      /*settled=*/true);
   stream = {sum, out_.of_rows(product, ctx)};
 }
 
@@ -139,26 +131,20 @@ void CrossAttention::operator()(Residual& stream, const KeysValues& seen, const 
 
 void CrossAttention::decode(Residual& stream, const DecodeRows& rows, const KeyValueCache& cache,
                             ForwardContext& ctx) const {
-  if (!gate_ && !normed_) {
-    const auto [norm_weight, norm_bias] = norm_.parameters();
-    const auto [query, query_bias] = query_.parameters();
-    const auto [branch, branch_bias] = stream.decoded_branch();
-    const auto [sum, product] = ops::decode_attention_layer(
-        stream.x, branch, branch_bias, norm_weight, norm_bias, ctx.working(query), ctx.working(query_bias), cache.keys,
-        cache.values, rows.slots, rows.context_lengths, ctx.working(out_.parameters().first), /*settled=*/true);
-    stream = {sum, out_.of_rows(product, ctx)};
-    return;
-  }
-  const auto q = normed_heads(norm_.then(query_, stream, ctx)).squeeze(1);  // (R, D)
   if (gate_) {
+    const auto q = normed_heads(norm_.then(query_, stream, ctx)).squeeze(1);  // (R, D)
     const auto read = ops::decode_attention(q, cache.keys, cache.values, rows.slots, rows.context_lengths, {},
                                             /*settled=*/true);
     stream.branch = branch(read.unsqueeze(1), ctx);
     return;
   }
-  const auto product = ops::decode_attention_linear(q, cache.keys, cache.values, rows.slots, rows.context_lengths, {},
-                                                    ctx.working(out_.parameters().first), /*settled=*/true);
-  stream.branch = out_.of_rows(product, ctx);
+  const auto [norm_weight, norm_bias] = norm_.parameters();
+  const auto [query, query_bias] = query_.parameters();
+  const auto [branch, branch_bias] = stream.decoded_branch();
+  const auto [sum, product] = ops::decode_attention_layer(
+      stream.x, branch, branch_bias, norm_weight, norm_bias, ctx.working(query), ctx.working(query_bias), cache.keys,
+      cache.values, rows.slots, rows.context_lengths, ctx.working(out_.parameters().first), normed_, /*settled=*/true);
+  stream = {sum, out_.of_rows(product, ctx)};
 }
 
 bool CrossAttention::norms_late(const at::Tensor& context, int64_t queries) const {

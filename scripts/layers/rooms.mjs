@@ -49,7 +49,7 @@ export const below = {
  */
 export const operatorEdges = {
   add_norm: ["dropout"],
-  decode_attention_layer: ["decode_attention", "decode_attention_linear", "decode_linear"],
+  decode_attention_layer: ["decode_attention", "decode_attention_linear", "decode_linear", "head_norm"],
   decode_attention_linear: ["decode_attention", "decode_linear"],
   decode_feed_forward: ["decode_linear"],
   decode_linear: ["add_norm"],

@@ -5,6 +5,7 @@
 #pragma once
 #include "core/cuda/dependent_launch.cuh"
 #include "core/cuda/numeric.cuh"
+#include "ops/common/head_norm_eps.h"
 #include "ops/decode_attention/decode_attention.cuh"
 
 namespace memformer::ops {
@@ -62,6 +63,27 @@ __device__ __forceinline__ void append_head(const DecodeAppendParams& p, int64_t
   turn_head(p, r, h, qkv, apart, thread, threads, /*writes=*/true, [&](int part, int e, T rounded) {
     if (part == 0) query[e] = cuda::convert<query_t>(rounded);
   });
+}
+
+/// A warp divides the 64 numbers at `head` by their root mean square: the bits of head_norm, whose order of sums this
+/// is.
+template <typename T>
+__device__ __forceinline__ void norm_head(T* head) {
+  using namespace cuda;
+  constexpr int numbers = 16 / sizeof(T), lanes = 64 / numbers;
+  static_assert(lanes == 8, "of two bytes a number");
+  const int lane = threadIdx.x % kWarp, first = lane % lanes * numbers;
+  float x[numbers], sum = 0;
+  load(head + first, x);
+#pragma unroll
+  for (int i = 0; i < numbers; ++i) sum = fma(x[i], x[i], sum);
+#pragma unroll
+  for (int offset = lanes / 2; offset > 0; offset /= 2) sum += __shfl_xor_sync(kAllLanes, sum, offset);
+  const float by = 1.0f / sqrt(sum / 64.0f + static_cast<float>(kHeadNormEps));
+#pragma unroll
+  for (int i = 0; i < numbers; ++i) x[i] *= by;
+  __syncwarp();
+  if (lane < lanes) store(x, head + first);
 }
 
 /// Numbers of the scratch memory that HeadReader takes.

@@ -5,6 +5,7 @@
 //   warp w     share w of the projection's inner axis, for the block's fourth of the head's query, key and value
 //   threads    the shares' sums in their order and the bias, a number each, rounded
 //   cluster    every block's numbers to all blocks
+//   warp       the head's query or key divided by its root mean square, where it is asked for
 //   block      the head's attention, each anew
 //   warp w     its columns of the block's fourth of the product behind
 //
@@ -122,6 +123,10 @@ __global__ void __launch_bounds__(kThreads, 2) decode_attention_layer_kernel(con
   }
   arrive_at_cluster</*release=*/true>();
   wait_for_cluster();
+  if (p.norm_heads) {  // each block its own copy
+    if (warp < (own ? 2 : 1)) norm_head(shared.projected[warp]);
+    __syncthreads();
+  }
 
   if constexpr (own) {
     const auto& append = p.attention.append;

@@ -11,6 +11,7 @@ struct DecodeAttentionLayerParams {
   DecodeAttentionParams attention;  ///< no y. q, or where it is null append.qkv, is not read: the kernel makes it
   const void* weight;               ///< (D, D)
   float* shares;                    ///< (R, kDecodeShares, D)
+  bool norm_heads;                  ///< query, and key of self-attention
 };
 
 /// Whether launch_decode_attention_layer takes these on the current device: compute capability 9.0 with clusters of 4

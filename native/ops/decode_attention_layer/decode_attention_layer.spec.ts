@@ -36,15 +36,24 @@ interface Options {
   readonly branch: "none" | "whole" | "shares";
   readonly biased: boolean;
   readonly rotates: boolean;
+  readonly normsHeads: boolean;
   readonly settled: boolean;
 }
 
-const self: Options = { kind: "self", branch: "shares", biased: true, rotates: true, settled: false };
+const self: Options = {
+  kind: "self",
+  branch: "shares",
+  biased: true,
+  rotates: true,
+  normsHeads: false,
+  settled: false,
+};
 const cross: Options = { ...self, kind: "cross" };
 const options: readonly Options[] = [self, cross].flatMap((usual) => [
   usual,
   { ...usual, settled: true },
   { ...usual, branch: "whole" },
+  { ...usual, normsHeads: true },
   { ...usual, branch: "none", biased: false, rotates: false },
 ]);
 
@@ -122,17 +131,24 @@ async function made(
     name = own ? "decode_self_attention" : "decode_attention";
   let sum: Tensor, product: Tensor;
   if (by === "one") {
-    [sum, product] = callOperator(`memformer::${name}_layer`, ...normed, ...read, given.weight, how.settled) as [
-      Tensor,
-      Tensor,
-    ];
+    [sum, product] = callOperator(
+      `memformer::${name}_layer`,
+      ...normed,
+      ...read,
+      given.weight,
+      how.normsHeads,
+      how.settled,
+    ) as [Tensor, Tensor];
   } else {
     let projected: Tensor;
     [sum, projected] = callOperator("memformer::decode_normed_linear", ...normed, false, how.settled) as [
       Tensor,
       Tensor,
     ];
-    const flat = applyOperator("aten::view", projected, [rows.length, (own ? 3 : 1) * H * E]),
+    const kinds = own ? 3 : 1;
+    if (how.normsHeads && rows.length > 0)
+      applyOperator("memformer::head_norm_in_place", projected, E, kinds * H, own ? 2 * H : H, 1);
+    const flat = applyOperator("aten::view", projected, [rows.length, kinds * H * E]),
       unbiased = own ? [] : [null];
     const attended = applyOperator(`memformer::${name}`, flat, ...read, ...unbiased, how.settled);
     product = applyOperator("memformer::decode_linear", attended, given.weight, null, false, how.settled);

@@ -7,13 +7,14 @@
 namespace memformer::ops {
 
 /// A layer's norm and projection, as decode_normed_linear takes them. `kinds`: 1 of queries, 3 of queries, keys and
-/// values.
+/// values; of these, queries and keys are normed by head with `norm_heads`.
 struct ProjectedRows {
   const at::Tensor& x;
   const std::optional<at::Tensor>&branch, &branch_bias;
   const at::Tensor &norm_weight, &norm_bias, &weight;
   const std::optional<at::Tensor>& bias;
   int64_t kinds;
+  bool norm_heads;
 };
 
 /// Everything else is checked by the parts.
@@ -30,8 +31,8 @@ inline void check_decode_attention_layer(const char* op, const ProjectedRows& ro
   require_like(op, "weight", weight, name, rows.weight);
 }
 
-/// The stream, and what is projected of it, (R, kinds D).
-inline std::tuple<at::Tensor, at::Tensor> project_rows(const ProjectedRows& rows, bool settled) {
+/// The stream, and what is projected of it, (R, kinds D), for H heads.
+inline std::tuple<at::Tensor, at::Tensor> project_rows(const ProjectedRows& rows, int64_t H, bool settled) {
   using Optional = std::optional<at::Tensor>;
   constexpr Registered<"memformer::decode_normed_linear",
                        std::tuple<at::Tensor, at::Tensor>(const at::Tensor&, const Optional&, const Optional&,
@@ -41,6 +42,12 @@ inline std::tuple<at::Tensor, at::Tensor> project_rows(const ProjectedRows& rows
   const auto [sum, projected] = normed_linear(rows.x, rows.branch, rows.branch_bias, rows.norm_weight, rows.norm_bias,
                                               rows.weight, rows.bias, /*gelu=*/false, settled);
   const int64_t width = rows.weight.size(0), count = width == 0 ? 0 : projected.numel() / width;
+  if (rows.norm_heads && count > 0) {
+    constexpr Registered<"memformer::head_norm_in_place",
+                         at::Tensor(const at::Tensor&, int64_t, int64_t, int64_t, double)>
+        head_norm;
+    head_norm(projected, width / (rows.kinds * H), rows.kinds * H, rows.kinds == 1 ? H : 2 * H, 1.0);
+  }
   return {sum, projected.view({count, width})};
 }
 
@@ -54,7 +61,7 @@ inline std::tuple<at::Tensor, at::Tensor> composed_attention_layer(const Project
                        at::Tensor(const at::Tensor&, const at::Tensor&, const at::Tensor&, const Optional&,
                                   const Optional&, const Optional&, const at::Tensor&, bool)>
       attention;
-  const auto [sum, q] = project_rows(rows, settled);
+  const auto [sum, q] = project_rows(rows, keys.size(1), settled);
   return {sum, attention(q, keys, values, slots, lengths, {}, weight, settled)};
 }
 
@@ -67,7 +74,7 @@ inline std::tuple<at::Tensor, at::Tensor> composed_self_attention_layer(
                        at::Tensor(const at::Tensor&, const Optional&, const Optional&, const at::Tensor&,
                                   const at::Tensor&, const at::Tensor&, const at::Tensor&, const at::Tensor&, bool)>
       attention;
-  const auto [sum, qkv] = project_rows(rows, settled);
+  const auto [sum, qkv] = project_rows(rows, keys.size(1), settled);
   return {sum, attention(qkv, cos, sin, slots, positions, keys, values, weight, settled)};
 }
 

@@ -29,11 +29,12 @@ std::optional<Layer> in_one_kernel(const ProjectedRows& rows, const Tensor& weig
   if (!projection.fits_dtypes() || R > most_shared_rows()) return {};
   const auto held = attention(at::empty({R, rows.weight.size(0)}, rows.weight.options()));
   const auto weight = weight_in.contiguous();
-  if (!fits_decode_attention_layer({projection.params, held.params, weight.const_data_ptr(), nullptr})) return {};
+  if (!fits_decode_attention_layer({projection.params, held.params, weight.const_data_ptr(), nullptr, rows.norm_heads}))
+    return {};
   auto shares = at::empty({R, kDecodeShares, weight.size(0)}, rows.x.options());
   const auto sum = projection.sum();
   launch_decode_attention_layer(
-      {projection.params, held.params, weight.const_data_ptr(), shares.mutable_data_ptr<float>()},
+      {projection.params, held.params, weight.const_data_ptr(), shares.mutable_data_ptr<float>(), rows.norm_heads},
       c10::cuda::getCurrentCUDAStream());
   C10_CUDA_KERNEL_LAUNCH_CHECK();
   return Layer{sum, shares};
@@ -42,8 +43,8 @@ std::optional<Layer> in_one_kernel(const ProjectedRows& rows, const Tensor& weig
 Layer attention_layer_cuda(const Tensor& x, const Optional& branch, const Optional& branch_bias,
                            const Tensor& norm_weight, const Tensor& norm_bias, const Tensor& query_weight,
                            const Optional& query_bias, const Tensor& keys, const Tensor& values, const Optional& slots,
-                           const Optional& lengths, const Tensor& weight, bool settled) {
-  const ProjectedRows rows{x, branch, branch_bias, norm_weight, norm_bias, query_weight, query_bias, 1};
+                           const Optional& lengths, const Tensor& weight, bool norm_heads, bool settled) {
+  const ProjectedRows rows{x, branch, branch_bias, norm_weight, norm_bias, query_weight, query_bias, 1, norm_heads};
   check_decode_attention_layer("decode_attention_layer", rows, keys, weight);
   const c10::cuda::CUDAGuard device(x.device());
   const auto made = in_one_kernel(rows, weight, settled, [&](const Tensor& q) {
@@ -56,8 +57,8 @@ Layer self_attention_layer_cuda(const Tensor& x, const Optional& branch, const O
                                 const Tensor& norm_weight, const Tensor& norm_bias, const Tensor& qkv_weight,
                                 const Optional& qkv_bias, const Optional& cos, const Optional& sin, const Tensor& slots,
                                 const Tensor& positions, const Tensor& keys, const Tensor& values, const Tensor& weight,
-                                bool settled) {
-  const ProjectedRows rows{x, branch, branch_bias, norm_weight, norm_bias, qkv_weight, qkv_bias, 3};
+                                bool norm_heads, bool settled) {
+  const ProjectedRows rows{x, branch, branch_bias, norm_weight, norm_bias, qkv_weight, qkv_bias, 3, norm_heads};
   check_decode_attention_layer("decode_self_attention_layer", rows, keys, weight);
   const c10::cuda::CUDAGuard device(x.device());
   const auto made = in_one_kernel(rows, weight, settled, [&](const Tensor& qkv) {
