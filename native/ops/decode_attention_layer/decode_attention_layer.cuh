@@ -14,6 +14,10 @@ struct DecodeAttentionLayerParams {
   bool norm_heads;                  ///< query, and key of self-attention
 };
 
+/// Rows up to which a layer is one kernel: every row reads the weights anew, so that more are better served by a
+/// projection of all of them.
+constexpr int64_t kMostLayerRows = 4;
+
 /// Whether launch_decode_attention_layer takes these on the current device: compute capability 9.0 with clusters of 4
 /// blocks, two bytes a number, D 256 or 512, E 64, R at least 1, pointers and strides of 16 bytes.
 bool fits_decode_attention_layer(const DecodeAttentionLayerParams& params);

@@ -2,8 +2,8 @@
 // attention and the product behind it,
 //   branch' = attention(project(norm(x + branch)), keys, values) W^T
 // Exactly decode_normed_linear, decode_attention or decode_self_attention, and decode_linear. On a GPU of compute
-// capability 9.0 few rows are one kernel, which leaves the product in shares: whoever reads it adds them, to the same
-// bits. Letters: R rows, D width, S slots, T places of a slot, N keys, H heads, E = D / H.
+// capability 9.0 up to 4 rows are one kernel, to the same bits. Letters: R rows, D width, S slots, T places of a slot,
+// N keys, H heads, E = D / H.
 #pragma once
 #include "core/torch.h"
 

@@ -2,6 +2,8 @@
 #include <c10/cuda/CUDAGuard.h>
 #include <c10/cuda/CUDAStream.h>
 
+#include <algorithm>
+
 #include "ops/decode_attention/decode_attention_prepared.h"
 #include "ops/decode_attention_layer/decode_attention_layer.cuh"
 #include "ops/decode_attention_layer/decode_attention_layer_composed.h"
@@ -26,7 +28,7 @@ std::optional<Layer> in_one_kernel(const ProjectedRows& rows, const Tensor& weig
                                    Attention&& attention) {
   auto projection = prepared(rows, settled);
   const int64_t R = projection.params.R;
-  if (!projection.fits_dtypes() || R > most_shared_rows()) return {};
+  if (!projection.fits_dtypes() || R > std::min(kMostLayerRows, most_shared_rows())) return {};
   const auto held = attention(at::empty({R, rows.weight.size(0)}, rows.weight.options()));
   const auto weight = weight_in.contiguous();
   if (!fits_decode_attention_layer({projection.params, held.params, weight.const_data_ptr(), nullptr, rows.norm_heads}))

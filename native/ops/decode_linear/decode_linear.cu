@@ -15,13 +15,13 @@ using namespace cuda;
 constexpr int kWarps = kDecodeShares, kThreads = kWarps * kWarp;
 constexpr int kChunk = kDecodeChunk;
 constexpr int kPad = kDecodePad;
+constexpr int kAhead = 4;  // chunks of weights that a warp has under way
 
 /// Two blocks a multiprocessor leave registers enough where the compiler, which may choose (0), spills some.
 template <typename T, int row_tiles, int column_tiles, bool normed>
 __global__ void __launch_bounds__(kThreads, column_tiles == 1 && normed ? 2 : 0)
     decode_linear_mma_kernel(const DecodeLinearParams p) {
   constexpr int rows = 16 * row_tiles, columns = 8 * column_tiles;
-  constexpr int ahead = column_tiles < 4 ? 4 : 2;  // chunks of weights that a warp has under way
   extern __shared__ __align__(16) unsigned char shared[];
   auto* sums = reinterpret_cast<float*>(shared);                                        // (kWarps, rows, columns)
   auto* tile = reinterpret_cast<T*>(shared + sizeof(float) * kWarps * rows * columns);  // (rows, K + kPad)
@@ -51,11 +51,11 @@ __global__ void __launch_bounds__(kThreads, column_tiles == 1 && normed ? 2 : 0)
     }
   };
 
-  uint4 w[ahead][column_tiles];
+  uint4 w[kAhead][column_tiles];
 #pragma unroll
-  for (int a = 0; a < ahead; ++a) weights_of(first + a, w[a]);
+  for (int a = 0; a < kAhead; ++a) weights_of(first + a, w[a]);
   // What else is read of the parameters, a line of 128 bytes a thread.
-  for (int chunk = first + ahead; chunk < last; ++chunk)
+  for (int chunk = first + kAhead; chunk < last; ++chunk)
     if (const int64_t column = first_column + lane; lane < columns && column < p.N)
       prefetch(weight + column * K + chunk * kChunk);
   float bias = 0;  // of the column of which this thread adds the shares
@@ -70,15 +70,15 @@ __global__ void __launch_bounds__(kThreads, column_tiles == 1 && normed ? 2 : 0)
     __syncthreads();
   }
   float c[row_tiles][column_tiles][4] = {};
-  for (int from = first; from < last; from += ahead) {
+  for (int from = first; from < last; from += kAhead) {
 #pragma unroll
-    for (int a = 0; a < ahead; ++a) {
+    for (int a = 0; a < kAhead; ++a) {
       const int chunk = from + a;
       if (chunk >= last) break;
       uint4 now[column_tiles];
 #pragma unroll
       for (int n = 0; n < column_tiles; ++n) now[n] = w[a][n];
-      weights_of(chunk + ahead, w[a]);
+      weights_of(chunk + kAhead, w[a]);
 #pragma unroll
       for (int m = 0; m < row_tiles; ++m) {
         const uint4 upper = row_of(16 * m + g, chunk), lower = row_of(16 * m + g + 8, chunk);
@@ -174,8 +174,8 @@ void launch_tiles(const DecodeLinearParams& p, cudaStream_t stream) {
   const bool narrow = p.R <= 16 && p.N <= 1024;
   if (p.norm_weight != nullptr)
     narrow ? launch_tiles<T, 1, 1, true>(p, stream) : launch_tiles<T, 1, 2, true>(p, stream);
-  else if (p.R > 64)
-    launch_tiles<T, 2, 4, false>(p, stream);
+  else if (p.R > 16)
+    launch_tiles<T, 2, 2, false>(p, stream);
   else
     narrow ? launch_tiles<T, 1, 1, false>(p, stream) : launch_tiles<T, 1, 2, false>(p, stream);
 }

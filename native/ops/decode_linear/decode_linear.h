@@ -20,8 +20,9 @@ at::Tensor decode_linear(const at::Tensor& x, const at::Tensor& weight, const st
 /// branch of weight's dtype in shares (decode_add_shares), (..., 8, in) float32: the same to the bit as of the shares'
 /// sum; branch_bias (in) in branch's dtype or undefined; weight (out, in) and bias (out) as decode_linear's, also
 /// narrower than x, which is where the normed rows are rounded. Returns sum in x's dtype, x itself without a branch,
-/// and y (..., out) in weight's. On a GPU one kernel where weight is bfloat16 or float16, x float32, in a multiple of
-/// 32 and at most 1024. settled: all but x and branch. Throws SHAPE, DTYPE, DEVICE_MISMATCH, CONFIG.
+/// and y (..., out) in weight's. On a GPU one kernel of up to 16 rows, and two of more, where weight is bfloat16 or
+/// float16, x float32, in a multiple of 32 and at most 1024. settled: all but x and branch. Throws SHAPE, DTYPE,
+/// DEVICE_MISMATCH, CONFIG.
 std::tuple<at::Tensor, at::Tensor> decode_normed_linear(const at::Tensor& x, const std::optional<at::Tensor>& branch,
                                                         const std::optional<at::Tensor>& branch_bias,
                                                         const at::Tensor& norm_weight, const at::Tensor& norm_bias,
