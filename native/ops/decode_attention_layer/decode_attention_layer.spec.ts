@@ -246,7 +246,7 @@ describe("memformer::decode_attention_layer, memformer::decode_self_attention_la
         int32([0, 1]),
         change.positions ?? int32([1, 2]),
         change.weight ?? zeros(8, 8),
-      ) as Tensor[];
+      );
     const own = (change: Change): Tensor[] =>
       callOperator(
         "memformer::decode_self_attention_layer",
@@ -258,7 +258,7 @@ describe("memformer::decode_attention_layer, memformer::decode_self_attention_la
         change.keys ?? zeros(2, 2, 3, 4),
         zeros(2, 2, 3, 4),
         change.weight ?? zeros(8, 8),
-      ) as Tensor[];
+      );
     for (const call of [read, own]) expect(await numbers(call({})[1]!)).to.deep.equal(new Float64Array(16));
     const cases: [typeof read, Change, string, RegExp][] = [
       [read, { weight: zeros(8, 4) }, "SHAPE", /decode_attention_layer: weight must have shape \(8, 8\)/],
