@@ -40,7 +40,7 @@ Decoding::Decoding(std::shared_ptr<nn::Model> model, int64_t slots, bool graphs)
 at::Tensor Decoding::begin(const std::vector<int64_t>& slots, const nn::SegmentInput& segment, const nn::State& state) {
   const auto device = model_->device();
   use_threads_for(segment.source.size(1) * model_->parameters().count());
-  Tensors logits;
+  Tensors first;
   for (size_t row = 0; row < slots.size(); ++row) {
     const std::vector<nn::SegmentInput> one{row_of(segment, static_cast<int64_t>(row))};
     auto inputs = inputs_of(one);
@@ -49,12 +49,12 @@ at::Tensor Decoding::begin(const std::vector<int64_t>& slots, const nn::SegmentI
       inputs.push_back({of_row, of_row.scalar_type()});
     }
     inputs.push_back({at::tensor({slots[row]}, at::kLong), at::kLong});
-    logits.push_back(graphs_.run(device, "begin", inputs, [&](const Tensors& given) {
+    first.push_back(graphs_.run(device, "begin", inputs, [&](const Tensors& given) {
       const nn::State before(given.begin() + kSegmentParts, given.end() - 1);
       return Tensors{model_->begin_segment(state_, given.back(), segments_from(given, one)[0], before)};
     })[0]);
   }
-  return logits.size() == 1 ? logits[0] : at::cat(logits);
+  return step(first.size() == 1 ? first[0] : at::cat(first), slots);
 }
 
 at::Tensor Decoding::step(const at::Tensor& tokens, const std::vector<int64_t>& slots) {

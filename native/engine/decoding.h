@@ -1,8 +1,8 @@
 // The open segments of a model's rows, one a slot, decoded token by token. On a GPU what a call does is recorded once
 // and replayed: a segment's begin and its end for one row, a step for 1, 2, 4, ... rows, filled up with rows of a slot
-// that nobody has. Rows are begun and ended one at a time, on every device: a row's numbers do not depend on the
-// others, to the bit.
-// Letters: B segments that begin, N draws of a run, Q rows that draw most, R rows of a step, V vocabulary.
+// that nobody has. Rows are begun and ended one at a time, on every device, but for the step that a segment begins
+// with: a row's numbers do not depend on the others, to the bit. Letters: B segments that begin, N draws of a run, Q
+// rows that draw most, R rows of a step, V vocabulary.
 #pragma once
 #include "engine/graph_cache.h"
 #include "engine/row_draws.h"

@@ -88,7 +88,7 @@ at::Tensor Model::begin_segment(DecodeState& decoding, const at::Tensor& slots, 
   }
   auto rows = step_pass(decoding);
   begin_rows(decoding, slots.to(at::kInt), rows);
-  return decode_step(decoding, begun.first, slots.to(at::kInt));
+  return begun.first;
 }
 
 ForwardContext Model::step_pass(const DecodeState& decoding) const {

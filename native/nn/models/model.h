@@ -123,7 +123,7 @@ class Model {
   /// Caches of `slots` open segments. Throws CONFIG for a model that does not generate.
   DecodeState open_slots(int64_t slots) const;
   /// Begins a segment in each of these slots (B) int64, from the row of `segment` and `state` of the same number;
-  /// segment.target is not looked at. Returns the logits (B, V) of its first token.
+  /// segment.target is not looked at. Returns the token (B) int64 that each is begun with, for decode_step.
   at::Tensor begin_segment(DecodeState& decoding, const at::Tensor& slots, const SegmentInput& segment,
                            const State& state) const;
   /// The next token of each of R rows, in slots of their own: tokens (R) int64, slots (R) int32 -> logits (R, V) of
