@@ -3,14 +3,15 @@
  * on the task of `memformer experiment recall`; the first variant must name 99 % right at four times its greatest
  * training lag, with every seed.
  *   npm run bench -- recall [--lags 8,16,32,64] [--variants default,plain] [--steps 400] [--seeds 0,1,2,3,4]
- *   [--train-lag 8] [--horizon 16] [--name recall-lags]
+ *   [--train-lag 8] [--horizon 16] [--earlier LAG:HORIZON:STEPS,...] [--name recall-lags]
+ * `--earlier` are stages of training before the one that `--train-lag`, `--horizon` and `--steps` name.
  */
 import { Memformer } from "../lib/index.ts";
 import {
   recallAccuracy,
-  type RecallRun,
   recallModel,
-  recallTraining,
+  type RecallRun,
+  type RecallStage,
   trainRecall,
 } from "../lib/experiments/recall-task.ts";
 import { percent } from "../lib/experiments/report/table.ts";
@@ -27,7 +28,9 @@ export async function recall(flags: readonly string[]): Promise<boolean> {
   const steps = flag(flags, "steps", 400),
     horizon = flag(flags, "horizon", 16),
     [name = ""] = words(flags, "name", ["recall-lags"]),
-    task = { ...run, maxLag: flag(flags, "train-lag", run.maxLag) };
+    task = { ...run, maxLag: flag(flags, "train-lag", run.maxLag) },
+    earlier = words(flags, "earlier", []),
+    stages = [...earlier.map(stageOf), { trainLag: task.maxLag, horizon, steps }];
   const rows: Row[] = [];
   let kept = true;
   for (const variant of variants)
@@ -35,7 +38,7 @@ export async function recall(flags: readonly string[]): Promise<boolean> {
       const began = performance.now(),
         options = optionsOf(variant);
       await using model = await Memformer.create({ ...recallModel(task), ...options.model, seed });
-      await trainRecall(model, task, { ...recallTraining, horizon, ...options.train, steps });
+      await trainRecall(model, task, stages, options.train);
       const shares: [number, number][] = [];
       for (const lag of lags)
         shares.push([lag, await recallAccuracy(model, { ...task, minLag: lag, maxLag: lag }, 6 * (lag + 1))]);
@@ -52,7 +55,15 @@ export async function recall(flags: readonly string[]): Promise<boolean> {
     name,
     `Keys named right so many segments after they were shown, trained on lags of 1 to ${task.maxLag}`,
     rows,
-    { steps, horizon },
+    { ...(earlier.length > 0 && { earlier: earlier.join(",") }), steps, horizon },
   );
   return kept;
+}
+
+/** `8:16:400`: lags up to 8, a horizon of 16, 400 steps. */
+function stageOf(text: string): RecallStage {
+  const [trainLag = 0, horizon = 0, steps = 0, ...more] = text.split(":").map(Number);
+  if (more.length > 0 || ![trainLag, horizon, steps].every((number) => Number.isSafeInteger(number) && number > 0))
+    throw new TypeError(`--earlier needs stages as LAG:HORIZON:STEPS, separated by commas, got "${text}"`);
+  return { trainLag, horizon, steps };
 }

@@ -10,14 +10,14 @@ describe("recall: a key shown segments before it is asked for", function () {
 
   it("is learned by MRBP over a horizon that spans it, through the memory and nothing else", async () => {
     await using model = await Memformer.create(recallModel(run));
-    await trainRecall(model, run, { ...training, horizon: 8, steps: 150 });
+    await trainRecall(model, run, [{ trainLag: 3, horizon: 8, steps: 150 }], training);
     expect(await recallAccuracy(model, run, 60)).to.be.at.least(0.99);
     expect(await recallAccuracy(model, run, 60, true), "with the memory zeroed").to.be.below(0.25);
   });
 
   it("is not learned with horizon 1, where no gradient crosses a segment", async () => {
     await using model = await Memformer.create(recallModel(run));
-    await trainRecall(model, run, { ...training, horizon: 1, steps: 600 });
+    await trainRecall(model, run, [{ trainLag: 3, horizon: 1, steps: 600 }], training);
     expect(await recallAccuracy(model, run, 60)).to.be.below(0.3);
   });
 });

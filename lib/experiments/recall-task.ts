@@ -5,7 +5,7 @@ import type { CreateOptions, Memformer } from "../model/memformer.ts";
 import type { State } from "../model/recurrence.ts";
 import { disposeSegment } from "../model/segment-tensors.ts";
 import type { TrainOptions } from "../train/config.ts";
-import { Trainer } from "../train/trainer.ts";
+import { trainedInStages, type TrainingContext } from "./training.ts";
 
 export interface RecallRun {
   readonly lanes: number;
@@ -13,6 +13,13 @@ export interface RecallRun {
   readonly keys: number;
   readonly minLag: number;
   readonly maxLag: number;
+}
+
+/** A stage of training: lags of 1 to `trainLag`, by windows of `horizon` segments. */
+export interface RecallStage {
+  readonly trainLag: number;
+  readonly horizon: number;
+  readonly steps: number;
 }
 
 /** Endless documents of the task to train on; {@link recallAccuracy} reads others. */
@@ -28,11 +35,23 @@ export const recallTraining: TrainOptions = {
   schedule: "linear",
 };
 
-/** Trains `model` on them. */
-export async function trainRecall(model: Memformer, run: RecallRun, options: TrainOptions): Promise<void> {
-  using trainer = new Trainer(model, options);
-  const steps = trainer.run(recallText(run));
-  while ((await steps.next()).done !== true); // to the last
+/**
+ * Trains `model` by one stage after the other: {@link recallTraining} but for `options`, warmed up anew in each, for
+ * half of its steps at the most.
+ */
+export async function trainRecall(
+  model: Memformer,
+  run: Omit<RecallRun, "minLag" | "maxLag">,
+  stages: readonly RecallStage[],
+  options: TrainOptions,
+  context: TrainingContext = { checkpoints: undefined, signal: undefined, note: () => undefined },
+): Promise<void> {
+  const all = { ...recallTraining, ...options };
+  const plan = stages.map(({ trainLag, horizon, steps }) => ({
+    stream: recallText({ ...run, minLag: 1, maxLag: trainLag }),
+    options: { ...all, horizon, steps, warmup: Math.min(all.warmup ?? 0, steps >> 1) },
+  }));
+  await trainedInStages(model, plan, context);
 }
 
 /** The share of keys named right over `segments` segments of unseen documents, whole or with the memory zeroed. */

@@ -9,14 +9,13 @@ import type { TrainOptions } from "../train/config.ts";
 import { experiment, type Budget, type Json, type Row } from "./experiment.ts";
 import { cell, mean, percent, valuesOf, type Table } from "./report/table.ts";
 import type { Chart } from "./report/chart.ts";
-import { recallAccuracy, recallModel, recallText, recallTraining, type RecallRun } from "./recall-task.ts";
-import { trained } from "./training.ts";
+import { recallAccuracy, recallModel, trainRecall, type RecallRun, type RecallStage } from "./recall-task.ts";
 
-export interface RecallSettings extends Omit<RecallRun, "minLag" | "maxLag"> {
-  readonly trainLag: number;
+/** `trainLag`, `horizon` and `steps` are those of the last stage of training. */
+export interface RecallSettings extends Omit<RecallRun, "minLag" | "maxLag">, RecallStage {
+  /** The stages before it, of shorter lags; absent: none. */
+  readonly earlier?: readonly RecallStage[];
   readonly lags: readonly number[];
-  readonly horizon: number;
-  readonly steps: number;
   /** What differs from the defaults. */
   readonly model: { readonly [option in keyof ModelOptions]?: Json };
   readonly train: { readonly [option in keyof TrainOptions]?: Json };
@@ -35,7 +34,8 @@ export interface RecallResult {
 
 /**
  * Of each budget, what is trained over a horizon that spans the lags; beside it the same number of segments at horizon
- * 1.
+ * 1. A memory carries to some four times the lags it was trained on, and a lag that it cannot reach at all teaches
+ * nothing: so `full` goes to its last lag by stages, each of which can do part of what the next one asks.
  */
 const sizes: Readonly<Record<Budget, Omit<RecallSettings, "seed" | "model" | "train">>> = {
   smoke: { lanes: 16, segmentLength: 6, keys: 8, trainLag: 2, lags: [2, 4], horizon: 4, steps: 40 },
@@ -44,10 +44,15 @@ const sizes: Readonly<Record<Budget, Omit<RecallSettings, "seed" | "model" | "tr
     lanes: 32,
     segmentLength: 8,
     keys: 16,
-    trainLag: 16,
-    lags: [16, 32, 64, 128, 256],
-    horizon: 32,
-    steps: 800,
+    earlier: [
+      { trainLag: 8, horizon: 16, steps: 400 },
+      { trainLag: 32, horizon: 32, steps: 100 },
+      { trainLag: 128, horizon: 128, steps: 80 },
+    ],
+    trainLag: 256,
+    lags: [16, 32, 64, 128, 256, 512],
+    horizon: 256,
+    steps: 100,
   },
 };
 
@@ -58,15 +63,15 @@ export const recall = experiment<RecallSettings, RecallResult>({
   claim:
     "the memory keeps important information through many timesteps, and MRBP learns it from gradients over a long horizon. The paper has no number for this task.",
   async plan({ budget, seeds }) {
-    const { horizon, steps, ...size } = sizes[budget];
-    const runs: readonly Pick<RecallSettings, "horizon" | "steps" | "model">[] = [
-      { horizon, steps, model: {} },
-      { horizon: 1, steps: steps * horizon, model: {} },
-    ];
-    return seeds.flatMap((seed) => runs.map((run) => ({ ...size, ...run, train: {}, seed })));
+    const size = sizes[budget],
+      runs = [
+        size,
+        { ...size, ...ofHorizonOne(size), ...(size.earlier && { earlier: size.earlier.map(ofHorizonOne) }) },
+      ];
+    return seeds.flatMap((seed) => runs.map((run) => ({ ...run, model: {}, train: {}, seed })));
   },
   async run(settings, context) {
-    const { lanes, segmentLength, keys, trainLag, lags, horizon, steps, seed } = settings;
+    const { lanes, segmentLength, keys, trainLag, lags, seed } = settings;
     const task: RecallRun = { lanes, segmentLength, keys, minLag: 1, maxLag: trainLag };
     await using model = await Memformer.create({
       ...recallModel(task),
@@ -74,8 +79,8 @@ export const recall = experiment<RecallSettings, RecallResult>({
       seed,
       device: context.device,
     });
-    const options = { ...recallTraining, ...(settings.train as TrainOptions), horizon, steps, seed };
-    await trained(model, recallText(task), { ...options, warmup: Math.min(options.warmup ?? 0, steps >> 1) }, context);
+    const options = { ...(settings.train as TrainOptions), seed };
+    await trainRecall(model, task, stagesOf(settings), options, context);
     const byLag: Record<string, number> = {},
       atLag = (lag: number): RecallRun => ({ ...task, minLag: lag, maxLag: lag });
     for (const lag of lags) byLag[lag] = await recallAccuracy(model, atLag(lag), 6 * (lag + 1));
@@ -99,6 +104,8 @@ export const recall = experiment<RecallSettings, RecallResult>({
       title: "Keys named right, unseen documents",
       columns: [
         "trained over",
+        "lags up to",
+        "steps",
         "state bytes",
         "at the lags of training",
         "state zeroed",
@@ -106,12 +113,14 @@ export const recall = experiment<RecallSettings, RecallResult>({
       ],
       rows: groups.map(({ kind, rows: own }) => [
         nameOf(kind),
+        listOf(kind, ({ trainLag }) => trainLag),
+        listOf(kind, ({ steps }) => steps),
         cell(own.slice(0, 1), ({ stateBytes }) => stateBytes, String),
         cell(own, ({ whole }) => whole, percent),
         cell(own, ({ zeroed }) => zeroed, percent),
         ...lags.map((lag) => cell(own, ({ byLag }) => byLag[lag], percent)),
       ]),
-      note: `Chance is ${percent(1 / (runs[0]?.keys ?? 16))}. Each horizon sees the same number of segments, lags 1 to ${runs[0]?.trainLag}.`,
+      note: `Chance is ${percent(1 / (runs[0]?.keys ?? 16))}. Each row sees the same number of segments; several numbers are of stages of training, one after the other.`,
     };
     const chart: Chart = {
       name: "recall-by-lag",
@@ -124,7 +133,25 @@ export const recall = experiment<RecallSettings, RecallResult>({
   },
 });
 
-function nameOf({ horizon, model, train }: RecallSettings): string {
+/** As many segments, with no gradient from one to another. */
+function ofHorizonOne({ trainLag, horizon, steps }: RecallStage): RecallStage {
+  return { trainLag, horizon: 1, steps: steps * horizon };
+}
+
+/** The last one is that of `trainLag`, `horizon` and `steps`. */
+function stagesOf({ earlier = [], trainLag, horizon, steps }: RecallSettings): readonly RecallStage[] {
+  return [...earlier, { trainLag, horizon, steps }];
+}
+
+/** A number of each stage, once where it is the same in all. */
+function listOf(settings: RecallSettings, value: (stage: RecallStage) => number): string {
+  const values = stagesOf(settings).map(value);
+  return (new Set(values).size === 1 ? values.slice(0, 1) : values).join(", then ");
+}
+
+function nameOf(settings: RecallSettings): string {
+  const { model, train } = settings,
+    horizon = listOf(settings, (stage) => stage.horizon);
   const options = Object.entries({ ...model, ...train }).map(([name, value]) =>
     name === "architecture" ? String(value as string) : `${name} ${JSON.stringify(value)}`,
   );

@@ -25,8 +25,19 @@ export interface Trained {
 const CHECKPOINTS = 10,
   SHORT = 200;
 
-/** What of a run's context a training needs; without a folder for checkpoints it is not continued. */
-export type TrainingContext = Pick<RunContext, "signal" | "note"> & { readonly checkpoints: string | undefined };
+/** What of a run's context a training needs. */
+export interface TrainingContext extends Pick<RunContext, "signal" | "note"> {
+  /** Undefined: it is not continued. */
+  readonly checkpoints: string | undefined;
+  /** Steps of the whole, where the training is a stage of another. */
+  readonly allSteps?: number;
+}
+
+/** A stretch of a training: its own text and options, and an optimizer that starts anew. */
+export interface Stage {
+  readonly stream: SegmentStream;
+  readonly options: TrainOptions & { readonly steps: number };
+}
 
 /**
  * Rejects with MemformerError NAN_LOSS, and with ABORTED when the context's signal ends it. `onStep` sees the steps
@@ -36,10 +47,10 @@ export async function trained<Model extends TrainableModel>(
   model: Model,
   stream: SegmentStream,
   options: TrainOptions & { readonly steps: number },
-  { checkpoints, signal, note }: TrainingContext,
+  { checkpoints, signal, note, allSteps = options.steps }: TrainingContext,
   onStep?: (step: TrainStep) => void,
 ): Promise<Trained> {
-  const long = checkpoints !== undefined && options.steps >= SHORT;
+  const long = checkpoints !== undefined && allSteps >= SHORT;
   using trainer = new Trainer(model, {
     ...options,
     ...(long && { saveEvery: Math.ceil(options.steps / CHECKPOINTS), keep: 1 }),
@@ -78,6 +89,24 @@ export async function trained<Model extends TrainableModel>(
   };
   if (path !== undefined) await writeFileAtomic(path, (handle) => handle.writeFile(JSON.stringify(made)));
   return made;
+}
+
+/**
+ * Trains `model` by one stage after the other, each as {@link trained} in a folder of its own. A run that was killed
+ * goes on in the stage it was in: those before it are over, and give their last checkpoint alone.
+ */
+export async function trainedInStages(
+  model: TrainableModel,
+  stages: readonly Stage[],
+  context: TrainingContext,
+): Promise<void> {
+  const { checkpoints, note } = context,
+    allSteps = stages.reduce((sum, { options }) => sum + options.steps, 0);
+  for (const [i, { stream, options }] of stages.entries()) {
+    const folder = checkpoints && stages.length > 1 ? join(checkpoints, `stage-${i + 1}`) : checkpoints;
+    if (stages.length > 1) note(`stage ${i + 1} of ${stages.length}`);
+    await trained(model, stream, options, { ...context, checkpoints: folder, allSteps });
+  }
 }
 
 /** What a training gave that was over when its process ended. */
