@@ -34,8 +34,8 @@ export interface RecallResult {
 
 /**
  * Of each budget, what is trained over a horizon that spans the lags; beside it the same number of segments at horizon
- * 1. A memory carries to some four times the lags it was trained on, and a lag that it cannot reach at all teaches
- * nothing: so `full` goes to its last lag by stages, each of which can do part of what the next one asks.
+ * 1. A lag that the memory cannot reach at all teaches nothing: so `full` goes to its last lag by stages, each of which
+ * can do part of what the next one asks.
  */
 const sizes: Readonly<Record<Budget, Omit<RecallSettings, "seed" | "model" | "train">>> = {
   smoke: { lanes: 16, segmentLength: 6, keys: 8, trainLag: 2, lags: [2, 4], horizon: 4, steps: 40 },
