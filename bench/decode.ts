@@ -1,7 +1,8 @@
 /**
  * A token's time while a model generates: by a session, by a decoder of many rows, by `logits` without a cache, and by
  * a careful PyTorch decode with a key/value cache (bench/peers/decode.py), greedy, with the borders of segments on the
- * way. Ratios are of the decoder's runs of 4 draws.
+ * way. Ratios are of the decoder's runs of 4 draws; "not deterministic": such runs whose rows' segments end and begin
+ * together.
  *   [--tokens 512] [--threads 2] [--batches 1,8,32] [--models demo,small] [--rounds 3]
  *   [--of session,read,uncached,step,runs,engine,peer,full-cache]: these alone
  * On a GPU (--device cuda) in bfloat16, the peer's step one CUDA graph; and beside a decoder of 20 layers that keeps
@@ -101,11 +102,11 @@ async function byDecoder(model: Memformer, batch: number, tokens: number): Promi
  * Seconds a step of `batch` rows in runs of 4 draws, two under way: the tokens of a run are read while the next goes
  * on.
  */
-async function byRuns(model: Memformer, batch: number, tokens: number): Promise<number> {
+async function byRuns(model: Memformer, batch: number, tokens: number, deterministic = true): Promise<number> {
   const { segmentLength: T, vocabulary } = model.config,
     sampling = { temperature: 0, topK: 0, topP: 1, tokens: vocabulary, gaps: null };
   rowsOf = batch;
-  using decoder = model.decoder(batch);
+  using decoder = model.decoder(batch, { deterministic });
   const slots = Array.from({ length: batch }, (_, slot) => slot),
     underWay: Promise<void>[] = [];
   let state = model.initialState(batch),
@@ -292,6 +293,7 @@ export async function decoding(flags: readonly string[]): Promise<boolean> {
     for (const batch of batches) {
       const step = await repeated("step", () => byDecoder(model, batch, tokens)),
         runs = await repeated("runs", () => byRuns(model, batch, tokens)),
+        together = await repeated("runs", () => byRuns(model, batch, tokens, /*deterministic=*/ false)),
         engine = await repeated("engine", () => byEngine(model, batch, tokens));
       const seconds = (found: readonly PeerRow[]): number | undefined => {
         const row = found.find((one) => one.batch === batch);
@@ -305,6 +307,7 @@ export async function decoding(flags: readonly string[]): Promise<boolean> {
         "session ms/token": batch === 1 ? ms(session) : "",
         "decoder ms/step": ms(step),
         "in runs ms/step": ms(runs),
+        "not deterministic": batch === 1 ? "" : ms(together),
         "engine ms/step": ms(engine),
         "tokens/s": runs === undefined ? "" : Math.round(batch / runs),
         "read tokens/s": batch === 1 && read !== undefined ? Math.round(read) : "",

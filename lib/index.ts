@@ -82,7 +82,7 @@ export { disposeSegment, uploadSegment, type SegmentTensors } from "./model/segm
 export { PADDING, type Segment } from "./data/segment.ts";
 export type { Scored, ScoringState } from "./model/scoring.ts";
 export type { SessionModel } from "./generate/session-model.ts";
-export type { Decoder, RunSampling } from "./generate/decoder.ts";
+export type { Decoder, DecoderOptions, RunSampling } from "./generate/decoder.ts";
 export type { GenerateOptions, OnAbort, ReadOptions } from "./generate/generate-options.ts";
 export type { ReadInput, TextOrTokens } from "./generate/read-input.ts";
 export type { FinishReason, GeneratedToken, Piece } from "./generate/turn.ts";

@@ -125,6 +125,51 @@ describe("decoding token by token", function () {
 describe("rows that decode together", function () {
   this.timeout(200_000);
 
+  it("begin and end in one pass where that is allowed, to rounding as one by one", async () => {
+    const rows = 70; // more than a pass takes
+    for (const architecture of architectures) {
+      await using model = await tinyModel({ architecture });
+      await perturb(model, 0.2);
+      const { segmentLength: T, bos } = model.config,
+        slots = Array.from({ length: rows }, (_, slot) => (slot * 3) % rows);
+      const made = async (deterministic: boolean): Promise<number[][]> => {
+        using decoder = model.decoder(rows, { deterministic });
+        const all: number[][] = [];
+        let state = model.initialState(rows);
+        for (let round = 0; round < 2; round++) {
+          const source = Int32Array.from({ length: rows * T }, (_, i) => (i * 7 + round) % bos);
+          for (let row = 0; row < rows; row += 4) source.fill(PADDING, (row + 1) * T - 1 - (row % T), (row + 1) * T);
+          const reset = Uint8Array.from(slots, (slot) => (slot + round) % 2),
+            target = new Int32Array(rows * T).fill(PADDING),
+            segment = model.upload({ batch: rows, length: T, source, target, reset });
+          const logits = [decoder.begin(segment, state, slots)];
+          for (let i = 1; i < T; i++) {
+            const tokens = slots.map((slot) => (slot + i) % bos);
+            logits.push(decoder.step(tokens, slots));
+          }
+          all.push(...(await numbers(logits)));
+          state = decoder.end(slots);
+          all.push(...(await numbers(state.map((part) => applyOperator("aten::clone", part, null)))));
+        }
+        return all;
+      };
+      expect(apart(await made(false), await made(true)), architecture).to.be.at.most(1e-12);
+    }
+  });
+
+  it("are decoded by options that there are", async () => {
+    await using model = await tinyModel();
+    const wrong = (options: object): unknown => failure(Promise.resolve().then(() => model.decoder(1, options)));
+    for (const [options, message] of [
+      [{ determinstic: false }, /there is no option "determinstic"; did you mean "deterministic"/],
+      [{ deterministic: 1 }, /deterministic: expected boolean, received number|deterministic: .*boolean.*1/],
+    ] as const) {
+      const error = (await wrong(options)) as Error & { code: string };
+      expect(error.message).to.match(message);
+      expect(error.code).to.equal("ERR_MEMFORMER_CONFIG");
+    }
+  });
+
   it("give each the bits it gives alone, each at its own place in its segment", async () => {
     for (const setting of [
       { architecture: "encoder-decoder" },

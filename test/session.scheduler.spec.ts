@@ -81,6 +81,26 @@ describe("sessions in one batch", function () {
     expect(waited / (performance.now() - began), "share of the reading that was enqueued at once").to.be.below(0.2);
   });
 
+  it("that go over the ends of segments together make what each makes alone, to rounding", async () => {
+    await using model = await made({ precision: "float64" });
+    const asked: unknown[] = [],
+      decoder = model.decoder.bind(model);
+    model.decoder = (slots, options) => (asked.push(options?.deterministic), decoder(slots, options));
+    const texts = async (deterministic: boolean): Promise<string[]> => {
+      using scheduler = new Scheduler(model, { slots: 8, deterministic });
+      const sessions = await Promise.all(Array.from({ length: 8 }, () => Session.open(model)));
+      const made = sessions.map(async (session, i) => {
+        const pieces = await taken(scheduler.add(session, { input: `Prompt ${i}`, maxTokens: 50, temperature: 0 }));
+        return pieces.map(({ text }) => text).join("");
+      });
+      const all = await Promise.all(made);
+      for (const session of sessions) session.dispose();
+      return all;
+    };
+    expect(await texts(false)).to.deep.equal(await texts(true));
+    expect(asked).to.deep.equal([false, true]);
+  });
+
   for (const architecture of architectures) {
     it(`64 of them make what each makes alone, to the bit: ${architecture}`, async () => {
       await using model = await made({ architecture });

@@ -2,15 +2,29 @@
  * Incremental decoding: the open segments of a model's rows, one a slot, each at its own place. A token costs one pass
  * of one row; nothing is computed twice.
  */
+import { z } from "zod";
 import { MemformerError } from "../errors.ts";
 import { Tensor } from "../engine/tensor.ts";
 import type { State } from "../model/recurrence.ts";
 import { segmentHandle, type SegmentTensors } from "../model/segment-tensors.ts";
 import type { DecoderHandle, ModelHandle, NativeSampling } from "../native/addon.ts";
 import { guarded, nextCall, waited } from "../native/calls.ts";
+import { checkOptions, optionSchema } from "../options.ts";
+
+/** Settings of {@link Memformer.decoder}. */
+export interface DecoderOptions {
+  /**
+   * Whether a row's numbers are the same to the bit whatever rows are beside it. Default true: a segment is begun, and
+   * its state computed, row by row. False: of all rows at once, which is faster where many begin together; their
+   * numbers then differ by rounding. Steps and runs are the same to the bit in either case.
+   */
+  readonly deterministic?: boolean | undefined;
+}
+
+const decoderSchema = optionSchema<DecoderOptions>({ deterministic: z.boolean().optional() });
 
 /** What a decoder is of. */
-export interface DecoderOptions {
+export interface DecodedModel {
   readonly handle: ModelHandle;
   /** Tokens of a segment. */
   readonly length: number;
@@ -41,28 +55,31 @@ export interface RunSampling {
 
 /**
  * Caches of `slots` open segments on the engine. Its logits are those of `model.logits` for the same tokens, to
- * rounding; a row's logits are the same to the bit whatever rows are beside it, and whether its tokens came one at a
- * time or at once. It computes with the weights that the model had when a segment began: begin it again once
- * they have changed. Free it with `using` or `dispose()`.
+ * rounding; a row's logits are the same to the bit whatever rows are beside it, unless it was made otherwise
+ * ({@link DecoderOptions.deterministic}), and whether its tokens came one at a time or at once. It computes with the
+ * weights that the model had when a segment began: begin it again once they have changed. Free it with `using` or
+ * `dispose()`.
  */
 export class Decoder implements Disposable {
   /** How many segments may be open. */
   readonly slots: number;
   /** Tokens of a segment. */
   readonly length: number;
-  readonly #model: DecoderOptions;
+  readonly #model: DecodedModel;
   #handle: DecoderHandle | undefined;
   /** Tokens of each slot's open segment; undefined: none is open. */
   readonly #positions: (number | undefined)[];
 
   /** @internal Use {@link Memformer.decoder}. */
-  constructor(model: DecoderOptions, slots: number) {
+  constructor(model: DecodedModel, slots: number, options: DecoderOptions = {}) {
     if (!Number.isSafeInteger(slots) || slots < 1)
       throw new MemformerError("CONFIG", `slots must be a whole number of at least 1, got ${String(slots)}`);
+    checkOptions(decoderSchema, options, "decoder");
+    const { deterministic = true } = options;
     this.slots = slots;
     this.length = model.length;
     this.#model = model;
-    this.#handle = guarded((addon) => addon.createDecoder(model.handle, slots));
+    this.#handle = guarded((addon) => addon.createDecoder(model.handle, slots, deterministic));
     this.#positions = new Array<undefined>(slots).fill(undefined);
   }
 

@@ -1,7 +1,7 @@
 /** The interface that a session needs of a model. */
 import type { Segment } from "../data/segment.ts";
 import type { Tensor } from "../engine/tensor.ts";
-import type { Decoder } from "./decoder.ts";
+import type { Decoder, DecoderOptions } from "./decoder.ts";
 import type { ModelConfig } from "../model/config.ts";
 import type { State, StatePart } from "../model/recurrence.ts";
 import type { SegmentTensors } from "../model/segment-tensors.ts";
@@ -26,7 +26,7 @@ export interface SessionModel {
   /** The next token's logits (B, V), given the tokens of the segment so far. */
   logits(segment: SegmentTensors, prefix: Tensor, state: State): Tensor;
   /** Token by token, without computing anything twice. A model without it is asked for `logits` each time. */
-  decoder?(slots: number): Decoder;
+  decoder?(slots: number, options?: DecoderOptions): Decoder;
   /** @internal Changes with every call that changes the weights. */
   readonly revision?: number;
   /** @internal A hash that identifies these weights among others of the same shape. */

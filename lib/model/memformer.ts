@@ -16,7 +16,7 @@ import { seedTensor } from "./row-seeds.ts";
 import { segmentHandle, uploadSegment, type SegmentTensors } from "./segment-tensors.ts";
 import type { Segment } from "../data/segment.ts";
 import type { Ablation, Scored, ScoringState } from "./scoring.ts";
-import { Decoder } from "../generate/decoder.ts";
+import { Decoder, type DecoderOptions } from "../generate/decoder.ts";
 import { Session } from "../generate/session.ts";
 import type { SessionModel } from "../generate/session-model.ts";
 import { Tensor } from "../engine/tensor.ts";
@@ -363,10 +363,10 @@ export class Memformer extends HeldParameters implements TrainableModel, Session
   }
 
   /**
-   * Token by token: caches of `slots` open segments. Throws MemformerError CONFIG for the architecture "encoder", which
-   * does not generate.
+   * Token by token: caches of `slots` open segments, default 1. Throws MemformerError CONFIG for the architecture
+   * "encoder", which does not generate, and for options that are none.
    */
-  decoder(slots = 1): Decoder {
+  decoder(slots = 1, options: DecoderOptions = {}): Decoder {
     const { architecture, segmentLength, vocabulary, bos } = this.config;
     if (!architectures[architecture].generates) {
       throw new MemformerError(
@@ -375,7 +375,7 @@ export class Memformer extends HeldParameters implements TrainableModel, Session
       );
     }
     const stateParts = this.stateLayout.length;
-    return new Decoder({ handle: this.handle, length: segmentLength, vocabulary, bos, stateParts }, slots);
+    return new Decoder({ handle: this.handle, length: segmentLength, vocabulary, bos, stateParts }, slots, options);
   }
 
   #perStep(purpose: Purpose, batch: number, length: number): number {

@@ -192,7 +192,7 @@ export interface Addon {
     state: readonly TensorHandle[],
     prefix: TensorHandle,
   ): TensorHandle[];
-  createDecoder(model: ModelHandle, slots: number): DecoderHandle;
+  createDecoder(model: ModelHandle, slots: number, deterministic: boolean): DecoderHandle;
   dropDecoder(call: number, decoder: DecoderHandle): void;
   beginSegment(
     call: number,

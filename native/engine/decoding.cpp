@@ -8,18 +8,25 @@
 namespace memformer::engine {
 namespace {
 
-at::Tensor row_of(const at::Tensor& part, int64_t axis, int64_t row) {
-  return part.defined() && part.numel() > 0 ? part.narrow(axis, row, 1) : part;
+at::Tensor rows_of(const at::Tensor& part, int64_t axis, int64_t from, int64_t count) {
+  return part.defined() && part.numel() > 0 ? part.narrow(axis, from, count) : part;
 }
 
-nn::SegmentInput row_of(const nn::SegmentInput& segment, int64_t row) {
-  auto one = segment;
-  one.source = row_of(segment.source, 0, row);
-  one.target = row_of(segment.target, 0, row);
-  one.reset = row_of(segment.reset, 0, row);
-  one.lengths = row_of(segment.lengths, 1, row);
-  return one;
+nn::SegmentInput rows_of(const nn::SegmentInput& segment, int64_t from, int64_t count) {
+  auto some = segment;
+  some.source = rows_of(segment.source, 0, from, count);
+  some.target = rows_of(segment.target, 0, from, count);
+  some.reset = rows_of(segment.reset, 0, from, count);
+  some.lengths = rows_of(segment.lengths, 1, from, count);
+  return some;
 }
+
+/// int64, on the host.
+at::Tensor some_of(const std::vector<int64_t>& slots, int64_t from, int64_t count) {
+  return at::tensor(at::IntArrayRef(slots).slice(from, count), at::kLong);
+}
+
+at::Tensor together(const Tensors& parts) { return parts.size() == 1 ? parts[0] : at::cat(parts); }
 
 /// The least power of two that is not below.
 int64_t bucket_of(int64_t rows) {
@@ -30,31 +37,39 @@ int64_t bucket_of(int64_t rows) {
 
 }  // namespace
 
-Decoding::Decoding(std::shared_ptr<nn::Model> model, int64_t slots, bool graphs)
+Decoding::Decoding(std::shared_ptr<nn::Model> model, int64_t slots, bool graphs, bool deterministic)
     : model_(std::move(model)),
       slots_(slots),
+      deterministic_(deterministic),
       state_(model_->open_slots(slots + (model_->device().is_cuda() ? 1 : 0))) {
   graphs_.enable(graphs);
+  unrecorded_.enable(false);
+}
+
+template <typename Pass>
+void Decoding::in_parts(int64_t rows, Pass&& pass) {
+  const int64_t most = deterministic_ ? 1 : kRowsTogether;
+  for (int64_t from = 0; from < rows; from += most) {
+    const auto count = std::min(most, rows - from);
+    pass(from, count, count == 1 ? graphs_ : unrecorded_);
+  }
 }
 
 at::Tensor Decoding::begin(const std::vector<int64_t>& slots, const nn::SegmentInput& segment, const nn::State& state) {
   const auto device = model_->device();
   use_threads_for(segment.source.size(1) * model_->parameters().count());
   Tensors first;
-  for (size_t row = 0; row < slots.size(); ++row) {
-    const std::vector<nn::SegmentInput> one{row_of(segment, static_cast<int64_t>(row))};
-    auto inputs = inputs_of(one);
-    for (const auto& part : state) {
-      const auto of_row = part.narrow(0, static_cast<int64_t>(row), 1);
-      inputs.push_back({of_row, of_row.scalar_type()});
-    }
-    inputs.push_back({at::tensor({slots[row]}, at::kLong), at::kLong});
-    first.push_back(graphs_.run(device, "begin", inputs, [&](const Tensors& given) {
+  in_parts(static_cast<int64_t>(slots.size()), [&](int64_t from, int64_t count, GraphCache& cache) {
+    const std::vector<nn::SegmentInput> some{rows_of(segment, from, count)};
+    auto inputs = inputs_of(some);
+    for (const auto& part : state) inputs.push_back({part.narrow(0, from, count), part.scalar_type()});
+    inputs.push_back({some_of(slots, from, count), at::kLong});
+    first.push_back(cache.run(device, "begin", inputs, [&](const Tensors& given) {
       const nn::State before(given.begin() + kSegmentParts, given.end() - 1);
-      return Tensors{model_->begin_segment(state_, given.back(), segments_from(given, one)[0], before)};
+      return Tensors{model_->begin_segment(state_, given.back(), segments_from(given, some)[0], before)};
     })[0]);
-  }
-  return step(first.size() == 1 ? first[0] : at::cat(first), slots);
+  });
+  return step(together(first), slots);
 }
 
 at::Tensor Decoding::step(const at::Tensor& tokens, const std::vector<int64_t>& slots) {
@@ -106,16 +121,15 @@ at::Tensor Decoding::prefill(const std::vector<int64_t>& tokens, int64_t slot) {
 nn::State Decoding::end(const std::vector<int64_t>& slots) {
   use_threads_for(length() * model_->parameters().count());
   std::vector<Tensors> parts;
-  for (const auto slot : slots) {
-    const Inputs inputs{{at::tensor({slot}, at::kLong), at::kLong}};
-    const auto of_slot = graphs_.run(model_->device(), "end", inputs, [&](const Tensors& given) {
-      return Tensors(model_->end_segment(state_, given[0]));
-    });
-    parts.resize(of_slot.size());
-    for (size_t i = 0; i < parts.size(); ++i) parts[i].push_back(of_slot[i]);
-  }
+  in_parts(static_cast<int64_t>(slots.size()), [&](int64_t from, int64_t count, GraphCache& cache) {
+    const Inputs inputs{{some_of(slots, from, count), at::kLong}};
+    const auto some = cache.run(model_->device(), "end", inputs,
+                                [&](const Tensors& given) { return Tensors(model_->end_segment(state_, given[0])); });
+    parts.resize(some.size());
+    for (size_t i = 0; i < parts.size(); ++i) parts[i].push_back(some[i]);
+  });
   nn::State all;
-  for (const auto& part : parts) all.push_back(part.size() == 1 ? part[0] : at::cat(part));
+  for (const auto& part : parts) all.push_back(together(part));
   return all;
 }
 

@@ -1,8 +1,8 @@
 // The open segments of a model's rows, one a slot, decoded token by token. On a GPU what a call does is recorded once
 // and replayed: a segment's begin and its end for one row, a step for 1, 2, 4, ... rows, filled up with rows of a slot
-// that nobody has. Rows are begun and ended one at a time, on every device, but for the step that a segment begins
-// with: a row's numbers do not depend on the others, to the bit. Letters: B segments that begin, N draws of a run, Q
-// rows that draw most, R rows of a step, V vocabulary.
+// that nobody has. A row's numbers do not depend on the others, to the bit: where that is asked for, rows are begun and
+// ended one at a time, on every device, but for the step that a segment begins with.
+// Letters: B segments that begin, N draws of a run, Q rows that draw most, R rows of a step, V vocabulary.
 #pragma once
 #include "engine/graph_cache.h"
 #include "engine/row_draws.h"
@@ -16,10 +16,14 @@ struct Drawn {
   at::Tensor logits;  ///< (Q, V), after the last token that was taken in: of the first Q rows, which took in that
 };
 
+/// Rows whose segments a pass begins or ends, at most: what a pass holds grows with them.
+constexpr int64_t kRowsTogether = 64;
+
 class Decoding {
  public:
-  /// Caches of `slots` open segments. `graphs`: whether to record.
-  Decoding(std::shared_ptr<nn::Model> model, int64_t slots, bool graphs);
+  /// Caches of `slots` open segments. `graphs`: whether to record. Without `deterministic`, up to kRowsTogether rows
+  /// are begun and ended in one pass: to rounding the same.
+  Decoding(std::shared_ptr<nn::Model> model, int64_t slots, bool graphs, bool deterministic);
 
   int64_t slots() const { return slots_; }
   /// Tokens of a segment.
@@ -46,10 +50,15 @@ class Decoding {
   const GraphCache& graphs() const { return graphs_; }
 
  private:
+  /// pass(from, count, cache) of parts of `rows` rows that are begun or ended together; several are not recorded.
+  template <typename Pass>
+  void in_parts(int64_t rows, Pass&& pass);
+
   std::shared_ptr<nn::Model> model_;
   int64_t slots_;
+  bool deterministic_;
   nn::DecodeState state_;
-  GraphCache graphs_;
+  GraphCache graphs_, unrecorded_;
 };
 
 }  // namespace memformer::engine

@@ -21,13 +21,14 @@ using engine::Tensors;
 struct HeldDecoder {
   std::shared_ptr<ModelHandle> held;
   int64_t slots;
+  bool deterministic;
   std::optional<engine::Decoding> decoding = {};
   std::vector<int64_t> fed = {};  ///< tokens of each slot's open segment; -1: none is open
 
   /// Made by the engine's thread when it is first needed.
   engine::Decoding& opened() {
     if (!decoding) {
-      decoding.emplace(held->model, slots, held->steps.graphs().enabled());
+      decoding.emplace(held->model, slots, held->steps.graphs().enabled(), deterministic);
       fed.assign(slots, -1);
     }
     return *decoding;
@@ -64,10 +65,11 @@ Napi::Value enqueue(const Napi::CallbackInfo& info, Futures inputs, size_t count
   return handles;
 }
 
-/// createDecoder(model, slots): a handle.
+/// createDecoder(model, slots, deterministic): a handle.
 Napi::Value create_decoder(const Napi::CallbackInfo& info) {
   return wrap(info.Env(), Kind::decoder,
-              std::make_shared<HeldDecoder>(HeldDecoder{model_of(info[0]), info[1].As<Napi::Number>().Int64Value()}));
+              std::make_shared<HeldDecoder>(
+                  HeldDecoder{model_of(info[0]), info[1].As<Napi::Number>().Int64Value(), info[2].ToBoolean()}));
 }
 
 /// dropDecoder(call, decoder): its caches are freed when the calls made before have run.

@@ -15,6 +15,11 @@ export interface SchedulerOptions {
   readonly maxAhead?: number | undefined;
   /** Milliseconds after which the memory of a session without a turn moves to host memory. Default: never. */
   readonly idleAfter?: number | undefined;
+  /**
+   * Whether a session makes the same text alone and among others, to the bit. Default true; false: sessions that reach
+   * the end of a segment in the same step go on together, which is faster ({@link DecoderOptions.deterministic}).
+   */
+  readonly deterministic?: boolean | undefined;
   /** Whether it steps by itself while there is work. Default true; false: you call `step`. */
   readonly drive?: boolean | undefined;
   /** Default {@link fairPolicy}. */
@@ -29,6 +34,7 @@ const schedulerSchema = optionSchema<SchedulerOptions>({
   maxWaiting: z.int().nonnegative().optional(),
   maxAhead: optionTypes.count.optional(),
   idleAfter: z.number().nonnegative().optional(),
+  deterministic: z.boolean().optional(),
   drive: z.boolean().optional(),
   onStep: optionTypes.call.optional(),
   policy: z.custom<SchedulerPolicy>((value) => typeof value === "object" && value !== null).optional(),

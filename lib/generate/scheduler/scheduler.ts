@@ -54,7 +54,7 @@ export class Scheduler<Model extends SessionModel = SessionModel> implements Dis
   /** Throws MemformerError CONFIG for unknown options, those out of range, and a model that does not decode. */
   constructor(model: Model, options: SchedulerOptions = {}) {
     checkScheduler(options);
-    const { slots = 16, budgetBytes = Infinity, maxWaiting = 1024, maxAhead = 16 } = options;
+    const { slots = 16, budgetBytes = Infinity, maxWaiting = 1024, maxAhead = 16, deterministic } = options;
     const { idleAfter = Infinity, drive = true, policy = fairPolicy() } = options;
     if (!decodes(model)) throw new MemformerError("CONFIG", "scheduler: this model does not decode token by token");
     this.model = model;
@@ -65,7 +65,7 @@ export class Scheduler<Model extends SessionModel = SessionModel> implements Dis
         `scheduler: budgetBytes must hold one session of ${this.#sessionBytes} bytes, got ${budgetBytes}`,
       );
     }
-    this.#slots = new Slots(model, model.decoder(slots));
+    this.#slots = new Slots(model, model.decoder(slots, { deterministic }));
     this.#steps = new DecodeSteps(model, this.#slots, {
       charge: (turn, tokens) => this.#policy.charge(this.#view(turn), tokens, "generated"),
       fail: (turn, error) => this.#fail(turn, error),
