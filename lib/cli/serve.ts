@@ -58,6 +58,10 @@ const sessionSchema = z.strictObject({
 });
 const limitSchema = z.strictObject({
   slots: z.int().positive().default(16).describe("turns that draw a token in one step"),
+  deterministic: z
+    .boolean()
+    .default(true)
+    .describe("compute a session to the same bits alone and among others, which takes longer where many are"),
   budget: z.number().positive().optional().describe("MiB of memories that the engine holds; the others wait"),
   maxTurns: z.int().positive().default(256).describe("turns at once, those that wait included"),
   turnsPerClient: z.int().positive().optional().describe("the same of one client; default: as many"),
@@ -77,7 +81,7 @@ export function register(program: Command): void {
       .strictObject({ ...serverSchema.shape, ...modelSchema.shape, ...sessionSchema.shape, ...limitSchema.shape })
       .parse(flags);
     const { tokens: tokenFile, storeModule, store: folder, ownerUrl, lease, grace, idleAfter, ...rest } = given;
-    const { tokenizer: spec, device, threads, slots, budget, ...plain } = rest;
+    const { tokenizer: spec, device, threads, slots, deterministic, budget, ...plain } = rest;
     if (storeModule !== undefined && flags["store"] !== undefined)
       throw new InvalidArgumentError("--store and --store-module exclude each other");
     const tokens = tokenFile === undefined ? undefined : await readTokens(tokenFile);
@@ -92,7 +96,7 @@ export function register(program: Command): void {
       store,
       tokens,
       ownership: ownerUrl === undefined ? undefined : new Leases(store, { name: ownerUrl, url: ownerUrl, ttl: lease }),
-      scheduler: { slots, budgetBytes: budget === undefined ? undefined : budget * 2 ** 20 },
+      scheduler: { slots, deterministic, budgetBytes: budget === undefined ? undefined : budget * 2 ** 20 },
       grace: grace * 1000,
       idleAfter: idleAfter * 1000,
     };
