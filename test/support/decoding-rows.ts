@@ -1,6 +1,8 @@
 /** What the specs of a decoding step's operators draw, read and compare: two ways to the same bits. */
+import { execFileSync } from "node:child_process";
 import { expect } from "chai";
 import { applyOperator, Random, Tensor } from "../../lib/index.ts";
+import { failure } from "./failure.ts";
 
 /** LibTorch's numbers of dtypes. */
 export const CODES = { float64: 7, float32: 6, bfloat16: 15, float16: 5 } as const;
@@ -11,7 +13,7 @@ export type Place = (tensor: Tensor) => Tensor;
 export const here: Place = (tensor) => tensor;
 
 /** Counts of rows, and where they begin among 150: those that take different kernels. */
-export const someOf150 = [
+const someOf150 = [
   [1, 0],
   [1, 149],
   [2, 20],
@@ -83,4 +85,39 @@ export async function expectSame<Made extends { readonly y: Float64Array }>(
   for (const part of parts)
     expectBits(found[part] as Float64Array, wanted[part] as Float64Array, `${what}: ${String(part)}`);
   expect(found.y.every(Number.isFinite), what).to.equal(true);
+}
+
+/** That rows give the same bits alone and among 150: D numbers of each in these parts. No rows named: all. */
+export async function expectSameRows<Made>(
+  make: (rows?: readonly number[]) => Promise<Made>,
+  parts: readonly (keyof Made)[],
+  D: number,
+  what: string,
+): Promise<void> {
+  const whole = await make();
+  for (const [count, from] of someOf150) {
+    const some = await make(Array.from({ length: count }, (_, i) => from + i));
+    for (const part of parts) {
+      const wanted = (whole[part] as Float64Array).slice(from * D, (from + count) * D);
+      expectBits(some[part] as Float64Array, wanted, `${String(part)} of ${what}: ${count} from ${from}`);
+    }
+  }
+}
+
+/** Whether few rows are one kernel on this machine's GPU, unless somebody has turned that off. */
+export function mergesFewRows(): boolean {
+  const query = ["--query-gpu=compute_cap", "--format=csv,noheader"],
+    capability = Number(execFileSync("nvidia-smi", query, { encoding: "utf8" }).split("\n")[0]);
+  return capability >= 9 && process.env["MEMFORMER_DECODE_SHARED_ROWS"] === undefined;
+}
+
+/** That an operator refuses its arguments so. */
+export async function expectRefused(call: () => Tensor, code: string, message: RegExp): Promise<void> {
+  const error = await failure(Promise.resolve().then(() => call().read()));
+  expect(error.message).to.match(message);
+  expect(error.code).to.equal(`ERR_MEMFORMER_${code}`);
+}
+
+export function zeros(...shape: number[]): Tensor {
+  return Tensor.from(new Float64Array(shape.reduce((a, b) => a * b, 1)), shape);
 }

@@ -10,7 +10,7 @@
 
 namespace memformer::ops {
 
-constexpr int kReaders = 256, kReaderWarps = kReaders / cuda::kWarp;  // a block's first threads
+constexpr int kReaders = 256, kReaderWarps = kReaders / cuda::kWarp;  // of a block
 constexpr int kHeld = 4;  // keys and values that a thread takes into registers before its query is there
 
 /// Number e of a head's query (part 0), key (1) or value (2), which `head` points to, turned by its position's angle.
@@ -62,6 +62,19 @@ __device__ __forceinline__ void append_head(const DecodeAppendParams& p, int64_t
                                             int thread, int threads, query_t* query) {
   turn_head(p, r, h, qkv, apart, thread, threads, /*writes=*/true, [&](int part, int e, T rounded) {
     if (part == 0) query[e] = cuda::convert<query_t>(rounded);
+  });
+}
+
+/// The same for a block of kReaders: the query to `query`, key and value to `key` and `value` (E), and if it `writes`
+/// into the cache as well.
+template <typename T>
+__device__ __forceinline__ void turn_own_head(const DecodeAppendParams& p, int64_t r, int h, const T* qkv,
+                                              int64_t apart, bool writes, float* query, T* key, T* value) {
+  turn_head(p, r, h, qkv, apart, threadIdx.x, kReaders, writes, [&](int part, int e, T rounded) {
+    if (part == 0)
+      query[e] = cuda::convert<float>(rounded);
+    else
+      (part == 1 ? key : value)[e] = rounded;
   });
 }
 

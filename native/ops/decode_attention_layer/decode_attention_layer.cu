@@ -130,13 +130,8 @@ __global__ void __launch_bounds__(kThreads, 2) decode_attention_layer_kernel(con
 
   if constexpr (own) {
     const auto& append = p.attention.append;
-    turn_head(append, row, h, &shared.projected[0][0], int64_t{kHead}, threadIdx.x, kThreads, /*writes=*/rank == 0,
-              [&](int kind, int e, T number) {
-                if (kind == 0)
-                  shared.query[e] = convert<float>(number);
-                else
-                  (kind == 1 ? shared.own_key : shared.own_value)[e] = number;
-              });
+    turn_own_head(append, row, h, &shared.projected[0][0], int64_t{kHead}, /*writes=*/rank == 0, shared.query,
+                  shared.own_key, shared.own_value);
     // Not from the cache: the block that writes there may come later.
     if (has_place(append, row)) reader.read_own(shared.own_key, shared.own_value);
   } else if (threadIdx.x < kHead) {

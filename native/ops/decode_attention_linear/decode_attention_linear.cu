@@ -38,13 +38,8 @@ __global__ void __launch_bounds__(kThreads) decode_attention_linear_kernel(const
   if (p.attention.q == nullptr) {
     const auto& append = p.attention.append;
     const auto* qkv = static_cast<const T*>(append.qkv) + (row * 3 * append.H + h) * kHead;
-    turn_head(append, row, h, qkv, int64_t{width}, threadIdx.x, kThreads, /*writes=*/part == 0,
-              [&](int kind, int e, T number) {
-                if (kind == 0)
-                  shared.query[e] = convert<float>(number);
-                else
-                  (kind == 1 ? shared.own_key : shared.own_value)[e] = number;
-              });
+    turn_own_head(append, row, h, qkv, int64_t{width}, /*writes=*/part == 0, shared.query, shared.own_key,
+                  shared.own_value);
     // Not from the cache: the part that writes there may come later.
     if (has_place(append, row)) reader.read_own(shared.own_key, shared.own_value);
   } else {

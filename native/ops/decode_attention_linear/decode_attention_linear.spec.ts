@@ -1,5 +1,4 @@
 /** Attention and the product behind it: each equals its parts one after the other, to the bit, for any rows. */
-import { execFileSync } from "node:child_process";
 import { expect } from "chai";
 import { deviceEvents } from "../../../bench/support/kernels.ts";
 import { applyOperator, Tensor } from "../../../lib/index.ts";
@@ -7,28 +6,21 @@ import {
   CODES,
   cast,
   drawn,
-  expectBits,
+  expectRefused,
   expectSame,
+  expectSameRows,
   here,
   int32,
   maker,
+  mergesFewRows,
   numbers,
   once,
-  someOf150,
+  zeros,
   type DType,
   type Place,
 } from "../../../test/support/decoding-rows.ts";
+import { largeAttentions, positionOf, slotOf, type AttentionShape } from "../../../test/support/decoding-attention.ts";
 import { describeOnGpu, toGpu } from "../../../test/support/gpu.ts";
-import { failure } from "../../../test/support/failure.ts";
-
-interface Shape {
-  readonly R: number;
-  readonly H: number;
-  readonly E: number;
-  /** Slots, and places of one. */
-  readonly S: number;
-  readonly N: number;
-}
 
 interface Options {
   readonly kind: "self" | "cross";
@@ -50,13 +42,13 @@ const options: readonly Options[] = [
 ];
 
 /** drawArguments, once; caches are copies, for an operator writes to them. */
-function argumentsOf(shape: Shape, dtype: DType, place: Place): ReturnType<typeof drawArguments> {
+function argumentsOf(shape: AttentionShape, dtype: DType, place: Place): ReturnType<typeof drawArguments> {
   const given = drawnOnce(shape, dtype, place),
     copy = (tensor: Tensor): Tensor => applyOperator("aten::clone", tensor, null);
   return { ...given, keys: copy(given.keys), values: copy(given.values) };
 }
 
-function drawArguments({ R, H, E, S, N }: Shape, dtype: DType, place: Place) {
+function drawArguments({ R, H, E, S, N }: AttentionShape, dtype: DType, place: Place) {
   const D = H * E,
     sums: DType = dtype === "float64" ? "float64" : "float32",
     angles = drawn(31, (N * E) / 2, Math.PI);
@@ -75,10 +67,6 @@ function drawArguments({ R, H, E, S, N }: Shape, dtype: DType, place: Place) {
 
 const drawnOnce = once(drawArguments);
 
-/** Row r's slot and how many keys lie there before its own; a row is the same whatever rows are beside it. */
-const slotOf = (r: number, S: number): number => (r * 7 + 3) % S;
-const positionOf = (r: number, N: number): number => (r * 29 + N - 1) % N;
-
 interface Made {
   readonly y: Float64Array;
   readonly keys: Float64Array;
@@ -90,7 +78,7 @@ interface Made {
 /** Rows `rows` (all) of a case by the operator or by its parts: the product, and the caches behind it. */
 async function made(
   by: "one" | "parts",
-  shape: Shape,
+  shape: AttentionShape,
   dtype: DType,
   how: Options,
   place: Place,
@@ -131,7 +119,7 @@ async function made(
   return { y: all[0]!, keys: all[1] ?? none, values: all[2] ?? none, shared };
 }
 
-async function checkParts(shapes: readonly Shape[], dtypes: readonly DType[], place: Place): Promise<void> {
+async function checkParts(shapes: readonly AttentionShape[], dtypes: readonly DType[], place: Place): Promise<void> {
   for (const shape of shapes)
     for (const dtype of dtypes)
       for (const how of options) {
@@ -141,40 +129,24 @@ async function checkParts(shapes: readonly Shape[], dtypes: readonly DType[], pl
 }
 
 /** Rows alone and among others, of numbers of rows that take different kernels. */
-async function checkRows(shape: Omit<Shape, "R" | "S">, dtypes: readonly DType[], place: Place): Promise<void> {
-  const D = shape.H * shape.E,
-    all = { ...shape, R: 150, S: 150 };
+async function checkRows(
+  shape: Omit<AttentionShape, "R" | "S">,
+  dtypes: readonly DType[],
+  place: Place,
+): Promise<void> {
+  const all = { ...shape, R: 150, S: 150 };
   for (const dtype of dtypes)
     for (const how of [self, cross]) {
-      const whole = await made("one", all, dtype, how, place);
-      for (const [count, from] of someOf150) {
-        const rows = Array.from({ length: count }, (_, i) => from + i);
-        const some = await made("one", all, dtype, how, place, rows);
-        const wanted = whole.y.slice(from * D, (from + count) * D);
-        expectBits(some.y, wanted, `${how.kind} ${dtype}: ${count} from ${from}`);
-      }
+      const make = async (rows?: readonly number[]): Promise<Made> => made("one", all, dtype, how, place, rows);
+      await expectSameRows(make, ["y"], shape.H * shape.E, `${how.kind} ${dtype}`);
     }
 }
 
-const small: readonly Shape[] = [
+const small: readonly AttentionShape[] = [
   { R: 1, H: 1, E: 2, S: 1, N: 1 },
   { R: 3, H: 3, E: 4, S: 8, N: 5 },
   { R: 5, H: 2, E: 16, S: 6, N: 40 },
   { R: 0, H: 2, E: 8, S: 2, N: 3 },
-];
-
-/** Those that are one kernel on a GPU, and neighbours that are not: another width, more rows, other heads. */
-const large: readonly Shape[] = [
-  { R: 1, H: 8, E: 64, S: 3, N: 128 },
-  { R: 1, H: 8, E: 64, S: 2, N: 1 },
-  { R: 3, H: 8, E: 64, S: 9, N: 130 },
-  { R: 8, H: 8, E: 64, S: 11, N: 300 },
-  { R: 5, H: 4, E: 64, S: 5, N: 4000 },
-  { R: 2, H: 4, E: 64, S: 4, N: 65 },
-  { R: 8, H: 4, E: 64, S: 8, N: 129 },
-  { R: 9, H: 8, E: 64, S: 10, N: 20 },
-  { R: 2, H: 12, E: 64, S: 4, N: 33 },
-  { R: 2, H: 16, E: 32, S: 4, N: 33 },
 ];
 
 describe("memformer::decode_attention_linear, memformer::decode_self_attention_linear", function () {
@@ -185,8 +157,6 @@ describe("memformer::decode_attention_linear, memformer::decode_self_attention_l
   it("give a row the same bits among any number of others", () => checkRows({ H: 2, E: 8, N: 9 }, ["bfloat16"], here));
 
   it("refuse what does not fit, by name", async () => {
-    const zeros = (...shape: number[]): Tensor =>
-      Tensor.from(new Float64Array(shape.reduce((a, b) => a * b, 1)), shape);
     interface Change {
       readonly q?: Tensor;
       readonly weight?: Tensor;
@@ -226,27 +196,21 @@ describe("memformer::decode_attention_linear, memformer::decode_self_attention_l
       [own, { keys: zeros(2, 8) }, "SHAPE", /decode_self_attention_linear: keys must have shape/],
       [own, { positions: int32([0, 3]) }, "CONFIG", /row 1 is to be written at position 3/],
     ];
-    for (const [call, change, code, message] of cases) {
-      const error = await failure(call(change).read());
-      expect(error.message).to.match(message);
-      expect(error.code).to.equal(`ERR_MEMFORMER_${code}`);
-    }
+    for (const [call, change, code, message] of cases) await expectRefused(() => call(change), code, message);
   });
 });
 
 describeOnGpu("memformer::decode_attention_linear, memformer::decode_self_attention_linear", function () {
   this.timeout(300_000);
 
-  it("equal their parts, to the bit", () => checkParts(large, ["bfloat16", "float16"], toGpu));
+  it("equal their parts, to the bit", () => checkParts(largeAttentions, ["bfloat16", "float16"], toGpu));
 
   it("equal their parts where they are not one kernel", () =>
     checkParts(small, ["float64", "float32", "bfloat16"], toGpu));
 
   it("are one kernel of few rows, in shares, where heads, width and device allow it", async function () {
-    const query = ["--query-gpu=compute_cap", "--format=csv,noheader"],
-      capability = Number(execFileSync("nvidia-smi", query, { encoding: "utf8" }).split("\n")[0]);
-    if (capability < 9 || process.env["MEMFORMER_DECODE_SHARED_ROWS"] !== undefined) this.skip();
-    for (const shape of large)
+    if (!mergesFewRows()) this.skip();
+    for (const shape of largeAttentions)
       for (const how of [self, cross]) {
         let shared = false;
         const events = await deviceEvents(async () => {

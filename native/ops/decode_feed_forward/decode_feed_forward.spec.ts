@@ -1,23 +1,23 @@
 /** The feed-forward layer of a decoding step: it equals its parts one after the other, to the bit, for any rows. */
-import { execFileSync } from "node:child_process";
 import { expect } from "chai";
 import { deviceEvents } from "../../../bench/support/kernels.ts";
 import { applyOperator, callOperator, Tensor } from "../../../lib/index.ts";
 import {
   CODES,
   cast,
-  expectBits,
+  expectRefused,
   expectSame,
+  expectSameRows,
   here,
   maker,
+  mergesFewRows,
   numbers,
   once,
-  someOf150,
+  zeros,
   type DType,
   type Place,
 } from "../../../test/support/decoding-rows.ts";
 import { describeOnGpu, toGpu } from "../../../test/support/gpu.ts";
-import { failure } from "../../../test/support/failure.ts";
 
 interface Shape {
   readonly R: number;
@@ -115,20 +115,12 @@ async function checkParts(shapes: readonly Shape[], dtypes: readonly DType[], pl
 
 /** Rows alone and among others, of numbers of rows that take different kernels. */
 async function checkRows(shape: Omit<Shape, "R">, dtypes: readonly DType[], place: Place): Promise<void> {
-  const { D } = shape,
-    all = { ...shape, R: 150 };
+  const all = { ...shape, R: 150 };
   for (const dtype of dtypes)
     for (const branch of ["whole", "shares"] as const) {
-      const how = { ...usual, branch },
-        whole = await made("one", all, dtype, how, place);
-      for (const [count, from] of someOf150) {
-        const rows = Array.from({ length: count }, (_, i) => from + i);
-        const some = await made("one", all, dtype, how, place, rows);
-        for (const part of ["sum", "y"] as const) {
-          const wanted = whole[part].slice(from * D, (from + count) * D);
-          expectBits(some[part], wanted, `${branch} ${dtype}: ${part} of ${count} from ${from}`);
-        }
-      }
+      const how = { ...usual, branch };
+      const make = async (rows?: readonly number[]): Promise<Made> => made("one", all, dtype, how, place, rows);
+      await expectSameRows(make, ["sum", "y"], shape.D, `${branch} ${dtype}`);
     }
 }
 
@@ -159,8 +151,6 @@ describe("memformer::decode_feed_forward", function () {
   it("gives a row the same bits among any number of others", () => checkRows({ D: 16, F: 24 }, ["bfloat16"], here));
 
   it("refuses what does not fit, by name", async () => {
-    const zeros = (...shape: number[]): Tensor =>
-      Tensor.from(new Float64Array(shape.reduce((a, b) => a * b, 1)), shape);
     interface Change {
       readonly x?: Tensor;
       readonly branch?: Tensor;
@@ -189,11 +179,7 @@ describe("memformer::decode_feed_forward", function () {
       [{ upBias: zeros(4) }, "SHAPE", /bias must have shape \(6\)/],
       [{ branch: zeros(2, 7, 4) }, "DTYPE", /shares must be/],
     ];
-    for (const [change, code, message] of cases) {
-      const error = await failure(layer(change).read());
-      expect(error.message).to.match(message);
-      expect(error.code).to.equal(`ERR_MEMFORMER_${code}`);
-    }
+    for (const [change, code, message] of cases) await expectRefused(() => layer(change), code, message);
   });
 });
 
@@ -205,9 +191,7 @@ describeOnGpu("memformer::decode_feed_forward", function () {
   it("equals its parts where it is not one kernel", () => checkParts(small, ["float64", "float32", "bfloat16"], toGpu));
 
   it("is one kernel of few rows, in shares, where widths and device allow it", async function () {
-    const query = ["--query-gpu=compute_cap", "--format=csv,noheader"],
-      capability = Number(execFileSync("nvidia-smi", query, { encoding: "utf8" }).split("\n")[0]);
-    if (capability < 9 || process.env["MEMFORMER_DECODE_SHARED_ROWS"] !== undefined) this.skip();
+    if (!mergesFewRows()) this.skip();
     for (const shape of large) {
       let shared = false;
       const events = await deviceEvents(async () => {
