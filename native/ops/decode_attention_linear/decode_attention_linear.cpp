@@ -1,5 +1,3 @@
-#include "ops/decode_attention_linear/decode_attention_linear.h"
-
 #include "ops/decode_attention_linear/decode_attention_linear_composed.h"
 
 namespace memformer::ops {
@@ -22,19 +20,6 @@ Tensor self_attention_linear_on_cpu(const Tensor& qkv, const Optional& cos, cons
 }
 
 }  // namespace
-
-Tensor decode_attention_linear(const Tensor& q, const Tensor& keys, const Tensor& values, const Optional& slots,
-                               const Optional& lengths, const Optional& bias, const Tensor& weight, bool settled) {
-  constexpr Registered<"memformer::decode_attention_linear", decltype(decode_attention_linear)> op;
-  return op(q, keys, values, slots, lengths, bias, weight, settled);
-}
-
-Tensor decode_self_attention_linear(const Tensor& qkv, const Optional& cos, const Optional& sin, const Tensor& slots,
-                                    const Tensor& positions, const Tensor& keys, const Tensor& values,
-                                    const Tensor& weight, bool settled) {
-  constexpr Registered<"memformer::decode_self_attention_linear", decltype(decode_self_attention_linear)> op;
-  return op(qkv, cos, sin, slots, positions, keys, values, weight, settled);
-}
 
 TORCH_LIBRARY_FRAGMENT(memformer, library) {
   library.def(

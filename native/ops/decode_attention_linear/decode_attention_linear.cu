@@ -64,9 +64,7 @@ void launch_parts(const DecodeAttentionLinearParams& p, cudaStream_t stream) {
 /// Few rows want many blocks, many rows few that read the same head.
 template <typename T, int head_shares>
 void launch_head(const DecodeAttentionLinearParams& p, cudaStream_t stream) {
-  if (p.attention.R <= 2)
-    launch_parts<T, head_shares, 1>(p, stream);
-  else if (p.attention.R <= 4)
+  if (p.attention.R <= 4)
     launch_parts<T, head_shares, 2>(p, stream);
   else
     launch_parts<T, head_shares, 4>(p, stream);

@@ -1,6 +1,17 @@
-// The operators as their parts one after the other, on a CPU and on a GPU, and what they ask of their own arguments.
-// Parts are called by name: their functions may be in the other shared object.
-// Letters: R rows, D width.
+// A decoding step's attention and the product behind it, without its bias: exactly decode_attention, or
+// decode_self_attention, and then decode_linear. On a GPU of compute capability 9.0 few rows are one kernel, which
+// leaves the product in shares: whoever reads it adds them, to the same bits. Operators call these two by name, for
+// their functions may be in the other shared object, as the functions of their own parts:
+//   memformer::decode_attention_linear(q, keys, values, slots, lengths, bias, weight, settled)
+// q, keys, values, slots, lengths, bias: as decode_attention's; weight (D, D) of q's dtype. Returns (R, D) of q's
+// dtype, or in shares (ops/decode_linear: decode_add_shares), (R, 8, D) float32: where q is bfloat16 or float16, E 64
+// and D 256 or 512, and there are at most 8 rows; MEMFORMER_DECODE_SHARED_ROWS sets how many, 0 turns it off. settled:
+// all but q has been there since before the last kernel that was enqueued, so that a GPU may begin to read it while
+// that one runs. Without gradient. Throws SHAPE, DTYPE, DEVICE_MISMATCH, CONFIG.
+//   memformer::decode_self_attention_linear(qkv, cos, sin, slots, positions, keys, values, weight, settled)
+// The same behind decode_self_attention: qkv (R, 3 D), cos, sin, slots, positions, keys, values as its.
+// Here they are as their parts one after the other, on a CPU and on a GPU, and what they ask of their own arguments.
+// Letters: R rows, D width, S slots, T places of a slot, N keys, H heads, E = D / H.
 #pragma once
 #include "core/op_handle.h"
 #include "core/tensor_checks.h"
