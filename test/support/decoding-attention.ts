@@ -1,4 +1,6 @@
-/** Shapes of a decoding step's attentions, for the specs of the operators that are, or hold, one. */
+/** Shapes and caches of a decoding step's attentions, for the specs of the operators that are, or hold, one. */
+import { applyOperator, type Tensor } from "../../lib/index.ts";
+import { cast, drawn, maker, type DType, type Place } from "./decoding-rows.ts";
 
 export interface AttentionShape {
   readonly R: number;
@@ -26,3 +28,22 @@ export const largeAttentions: readonly AttentionShape[] = [
   { R: 2, H: 12, E: 64, S: 4, N: 33 },
   { R: 2, H: 16, E: 32, S: 4, N: 33 },
 ];
+
+/** Keys, values (S, H, N, E), and the angles' cosines and sines (N, E / 2) in the dtype of sums. */
+export function drawCaches({ H, E, S, N }: AttentionShape, dtype: DType, place: Place) {
+  const make = maker(dtype, place),
+    sums: DType = dtype === "float64" ? "float64" : "float32",
+    angles = drawn(31, (N * E) / 2, Math.PI);
+  return {
+    keys: make(29, [S, H, N, E], 2),
+    values: make(30, [S, H, N, E]),
+    cos: place(cast(angles.map(Math.cos), [N, E / 2], sums)),
+    sin: place(cast(angles.map(Math.sin), [N, E / 2], sums)),
+  };
+}
+
+/** With copies of the caches, for an operator writes to them. */
+export function ownCaches<Given extends { readonly keys: Tensor; readonly values: Tensor }>(given: Given): Given {
+  const copy = (tensor: Tensor): Tensor => applyOperator("aten::clone", tensor, null);
+  return { ...given, keys: copy(given.keys), values: copy(given.values) };
+}

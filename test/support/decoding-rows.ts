@@ -67,6 +67,25 @@ export async function numbers(tensor: Tensor): Promise<Float64Array> {
   return Float64Array.from((await wide.data()) as Float64Array);
 }
 
+/** These rows of a tensor there. */
+export function rowPicker(rows: readonly number[], place: Place): (tensor: Tensor) => Tensor {
+  const index = place(Tensor.from(BigInt64Array.from(rows, BigInt), [rows.length]));
+  return (tensor) => applyOperator("aten::index_select", tensor, 0, index);
+}
+
+/** A product of so many axes; where it is in shares, which are an axis more, their sum. */
+export async function wholeProduct(
+  product: Tensor,
+  axes: number,
+  dtype: DType,
+): Promise<{ product: Tensor; shared: boolean }> {
+  const shared = (await product.read()).shape.length === axes + 1;
+  return {
+    product: shared ? applyOperator("memformer::decode_add_shares", product, CODES[dtype]) : product,
+    shared,
+  };
+}
+
 /** Without chai's comparison, which takes minutes for caches. */
 export function expectBits(found: Float64Array, wanted: Float64Array, what: string): void {
   expect(found.length, what).to.equal(wanted.length);

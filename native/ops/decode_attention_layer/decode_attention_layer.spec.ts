@@ -1,11 +1,9 @@
 /** An attention layer of a decoding step: each equals its parts one after the other, to the bit, for any rows. */
 import { expect } from "chai";
 import { deviceEvents } from "../../../bench/support/kernels.ts";
-import { applyOperator, callOperator, Tensor } from "../../../lib/index.ts";
+import { applyOperator, callOperator, type Tensor } from "../../../lib/index.ts";
 import {
-  CODES,
   cast,
-  drawn,
   expectRefused,
   expectSame,
   expectSameRows,
@@ -15,11 +13,20 @@ import {
   mergesFewRows,
   numbers,
   once,
+  rowPicker,
+  wholeProduct,
   zeros,
   type DType,
   type Place,
 } from "../../../test/support/decoding-rows.ts";
-import { largeAttentions, positionOf, slotOf, type AttentionShape } from "../../../test/support/decoding-attention.ts";
+import {
+  drawCaches,
+  largeAttentions,
+  ownCaches,
+  positionOf,
+  slotOf,
+  type AttentionShape,
+} from "../../../test/support/decoding-attention.ts";
 import { describeOnGpu, toGpu } from "../../../test/support/gpu.ts";
 
 interface Options {
@@ -49,10 +56,10 @@ const options: readonly Options[] = [self, cross].flatMap((usual) => [
   { ...usual, branch: "none", biased: false, rotates: false },
 ]);
 
-function drawArguments({ R, H, E, S, N }: AttentionShape, dtype: DType, place: Place) {
-  const D = H * E,
-    wide: DType = dtype === "float64" ? "float64" : "float32",
-    angles = drawn(41, (N * E) / 2, Math.PI);
+function drawArguments(shape: AttentionShape, dtype: DType, place: Place) {
+  const { R, H, E } = shape,
+    D = H * E,
+    wide: DType = dtype === "float64" ? "float64" : "float32";
   const make = maker(dtype, place);
   return {
     x: make(21, [R, 1, D], 1, wide),
@@ -63,13 +70,10 @@ function drawArguments({ R, H, E, S, N }: AttentionShape, dtype: DType, place: P
     normBias: make(26, [D], 1, wide),
     qkv: make(27, [3 * D, D], 2 / Math.sqrt(D)),
     qkvBias: make(28, [3 * D]),
-    query: make(29, [D, D], 2 / Math.sqrt(D)),
-    queryBias: make(30, [D]),
-    weight: make(31, [D, D], 1 / Math.sqrt(D)),
-    keys: make(32, [S, H, N, E], 2),
-    values: make(33, [S, H, N, E]),
-    cos: place(cast(angles.map(Math.cos), [N, E / 2], wide)),
-    sin: place(cast(angles.map(Math.sin), [N, E / 2], wide)),
+    query: make(34, [D, D], 2 / Math.sqrt(D)),
+    queryBias: make(35, [D]),
+    weight: make(36, [D, D], 1 / Math.sqrt(D)),
+    ...drawCaches(shape, dtype, place),
   };
 }
 
@@ -94,11 +98,9 @@ async function made(
   rows: readonly number[] = Array.from({ length: shape.R }, (_, r) => r),
 ): Promise<Made> {
   const { S, N, H, E } = shape,
-    given = drawnOnce(shape, dtype, place),
-    copy = (tensor: Tensor): Tensor => applyOperator("aten::clone", tensor, null),
-    [keys, values] = [copy(given.keys), copy(given.values)],
-    index = place(Tensor.from(BigInt64Array.from(rows, BigInt), [rows.length])),
-    pick = (tensor: Tensor): Tensor => applyOperator("aten::index_select", tensor, 0, index),
+    given = ownCaches(drawnOnce(shape, dtype, place)),
+    { keys, values } = given,
+    pick = rowPicker(rows, place),
     slots = place(int32(rows.map((r) => slotOf(r, S)))),
     own = how.kind === "self",
     positions = place(int32(rows.map((r) => positionOf(r, N) + (own ? 0 : 1)))),
@@ -141,12 +143,11 @@ async function made(
     const attended = applyOperator(`memformer::${name}`, flat, ...read, ...unbiased, how.settled);
     product = applyOperator("memformer::decode_linear", attended, given.weight, null, false, how.settled);
   }
-  const shared = (await product.read()).shape.length === 3;
-  if (shared) product = applyOperator("memformer::decode_add_shares", product, CODES[dtype]);
+  const made = await wholeProduct(product, 2, dtype);
   const caches = rows.length === shape.R ? [keys, values] : []; // else nobody looks at them
-  const all = await Promise.all([sum, product, ...caches].map(numbers)),
+  const all = await Promise.all([sum, made.product, ...caches].map(numbers)),
     none = new Float64Array();
-  return { sum: all[0]!, y: all[1]!, keys: all[2] ?? none, values: all[3] ?? none, shared };
+  return { sum: all[0]!, y: all[1]!, keys: all[2] ?? none, values: all[3] ?? none, shared: made.shared };
 }
 
 async function checkParts(shapes: readonly AttentionShape[], dtypes: readonly DType[], place: Place): Promise<void> {

@@ -3,6 +3,7 @@
 #pragma once
 #include "core/op_handle.h"
 #include "core/tensor_checks.h"
+#include "ops/decode_linear/decode_normed_linear_op.h"
 
 namespace memformer::ops {
 
@@ -33,14 +34,9 @@ inline void check_decode_attention_layer(const char* op, const ProjectedRows& ro
 
 /// The stream, and what is projected of it, (R, kinds D), for H heads.
 inline std::tuple<at::Tensor, at::Tensor> project_rows(const ProjectedRows& rows, int64_t H, bool settled) {
-  using Optional = std::optional<at::Tensor>;
-  constexpr Registered<"memformer::decode_normed_linear",
-                       std::tuple<at::Tensor, at::Tensor>(const at::Tensor&, const Optional&, const Optional&,
-                                                          const at::Tensor&, const at::Tensor&, const at::Tensor&,
-                                                          const Optional&, bool, bool)>
-      normed_linear;
-  const auto [sum, projected] = normed_linear(rows.x, rows.branch, rows.branch_bias, rows.norm_weight, rows.norm_bias,
-                                              rows.weight, rows.bias, /*gelu=*/false, settled);
+  const auto [sum, projected] =
+      decode_normed_linear_op(rows.x, rows.branch, rows.branch_bias, rows.norm_weight, rows.norm_bias, rows.weight,
+                              rows.bias, /*gelu=*/false, settled);
   const int64_t width = rows.weight.size(0), count = width == 0 ? 0 : projected.numel() / width;
   if (rows.norm_heads && count > 0) {
     constexpr Registered<"memformer::head_norm_in_place",

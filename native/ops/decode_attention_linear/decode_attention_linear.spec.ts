@@ -1,11 +1,9 @@
 /** Attention and the product behind it: each equals its parts one after the other, to the bit, for any rows. */
 import { expect } from "chai";
 import { deviceEvents } from "../../../bench/support/kernels.ts";
-import { applyOperator, Tensor } from "../../../lib/index.ts";
+import { applyOperator, type Tensor } from "../../../lib/index.ts";
 import {
-  CODES,
   cast,
-  drawn,
   expectRefused,
   expectSame,
   expectSameRows,
@@ -15,11 +13,20 @@ import {
   mergesFewRows,
   numbers,
   once,
+  rowPicker,
+  wholeProduct,
   zeros,
   type DType,
   type Place,
 } from "../../../test/support/decoding-rows.ts";
-import { largeAttentions, positionOf, slotOf, type AttentionShape } from "../../../test/support/decoding-attention.ts";
+import {
+  drawCaches,
+  largeAttentions,
+  ownCaches,
+  positionOf,
+  slotOf,
+  type AttentionShape,
+} from "../../../test/support/decoding-attention.ts";
 import { describeOnGpu, toGpu } from "../../../test/support/gpu.ts";
 
 interface Options {
@@ -41,27 +48,17 @@ const options: readonly Options[] = [
   { ...cross, biased: true },
 ];
 
-/** drawArguments, once; caches are copies, for an operator writes to them. */
-function argumentsOf(shape: AttentionShape, dtype: DType, place: Place): ReturnType<typeof drawArguments> {
-  const given = drawnOnce(shape, dtype, place),
-    copy = (tensor: Tensor): Tensor => applyOperator("aten::clone", tensor, null);
-  return { ...given, keys: copy(given.keys), values: copy(given.values) };
-}
-
-function drawArguments({ R, H, E, S, N }: AttentionShape, dtype: DType, place: Place) {
-  const D = H * E,
-    sums: DType = dtype === "float64" ? "float64" : "float32",
-    angles = drawn(31, (N * E) / 2, Math.PI);
+function drawArguments(shape: AttentionShape, dtype: DType, place: Place) {
+  const { R, H, E, N } = shape,
+    D = H * E,
+    sums: DType = dtype === "float64" ? "float64" : "float32";
   const make = maker(dtype, place);
   return {
     qkv: make(26, [R, 3 * D]),
     q: make(27, [R, D]),
     weight: make(28, [D, D], 1 / Math.sqrt(D)),
-    keys: make(29, [S, H, N, E], 2),
-    values: make(30, [S, H, N, E]),
+    ...drawCaches(shape, dtype, place),
     bias: make(32, [R, H, N], 1, sums),
-    cos: place(cast(angles.map(Math.cos), [N, E / 2], sums)),
-    sin: place(cast(angles.map(Math.sin), [N, E / 2], sums)),
   };
 }
 
@@ -85,9 +82,8 @@ async function made(
   rows: readonly number[] = Array.from({ length: shape.R }, (_, r) => r),
 ): Promise<Made> {
   const { S, N } = shape,
-    given = argumentsOf(shape, dtype, place),
-    index = place(Tensor.from(BigInt64Array.from(rows, BigInt), [rows.length])),
-    pick = (tensor: Tensor): Tensor => applyOperator("aten::index_select", tensor, 0, index),
+    given = ownCaches(drawnOnce(shape, dtype, place)),
+    pick = rowPicker(rows, place),
     slots = place(int32(rows.map((r) => slotOf(r, S)))),
     positions = place(int32(rows.map((r) => positionOf(r, N) + (how.kind === "cross" ? 1 : 0)))),
     { keys, values, weight } = given;
@@ -111,12 +107,11 @@ async function made(
     const read = applyOperator(`memformer::${name}`, ...attention, how.settled);
     product = applyOperator("memformer::decode_linear", read, weight, null, false, how.settled);
   }
-  const shared = (await product.read()).shape.length === 3;
-  if (shared) product = applyOperator("memformer::decode_add_shares", product, CODES[dtype]);
+  const made = await wholeProduct(product, 2, dtype);
   const caches = rows.length === shape.R ? [keys, values] : []; // else nobody looks at them
-  const all = await Promise.all([product, ...caches].map(numbers)),
+  const all = await Promise.all([made.product, ...caches].map(numbers)),
     none = new Float64Array();
-  return { y: all[0]!, keys: all[1] ?? none, values: all[2] ?? none, shared };
+  return { y: all[0]!, keys: all[1] ?? none, values: all[2] ?? none, shared: made.shared };
 }
 
 async function checkParts(shapes: readonly AttentionShape[], dtypes: readonly DType[], place: Place): Promise<void> {

@@ -3,7 +3,6 @@ import { expect } from "chai";
 import { deviceEvents } from "../../../bench/support/kernels.ts";
 import { applyOperator, callOperator, Tensor } from "../../../lib/index.ts";
 import {
-  CODES,
   cast,
   expectRefused,
   expectSame,
@@ -13,6 +12,8 @@ import {
   mergesFewRows,
   numbers,
   once,
+  rowPicker,
+  wholeProduct,
   zeros,
   type DType,
   type Place,
@@ -76,8 +77,7 @@ async function made(
   rows: readonly number[] = Array.from({ length: shape.R }, (_, r) => r),
 ): Promise<Made> {
   const given = argumentsOf(shape, dtype, place),
-    index = place(Tensor.from(BigInt64Array.from(rows, BigInt), [rows.length])),
-    pick = (tensor: Tensor): Tensor => applyOperator("aten::index_select", tensor, 0, index),
+    pick = rowPicker(rows, place),
     { branchBias, normWeight, normBias, up, upBias, down } = given,
     branched = how.branch !== "none";
   const branch = how.branch === "shares" ? pick(given.shares) : how.branch === "whole" ? pick(given.branch) : null,
@@ -98,10 +98,9 @@ async function made(
     [sum, hidden] = callOperator("memformer::decode_normed_linear", ...first, true, how.settled) as [Tensor, Tensor];
     product = applyOperator("memformer::decode_linear", hidden, down, null, false, how.settled);
   }
-  const shared = (await product.read()).shape.length === 4;
-  if (shared) product = applyOperator("memformer::decode_add_shares", product, CODES[dtype]);
-  const [sums, y] = await Promise.all([sum, product].map(numbers));
-  return { sum: sums!, y: y!, shared };
+  const made = await wholeProduct(product, 3, dtype);
+  const [sums, y] = await Promise.all([sum, made.product].map(numbers));
+  return { sum: sums!, y: y!, shared: made.shared };
 }
 
 async function checkParts(shapes: readonly Shape[], dtypes: readonly DType[], place: Place): Promise<void> {

@@ -3,6 +3,7 @@
 #pragma once
 #include "core/op_handle.h"
 #include "core/tensor_checks.h"
+#include "ops/decode_linear/decode_normed_linear_op.h"
 
 namespace memformer::ops {
 
@@ -21,16 +22,11 @@ inline std::tuple<at::Tensor, at::Tensor> composed_feed_forward(
     const at::Tensor& norm_weight, const at::Tensor& norm_bias, const at::Tensor& up_weight,
     const std::optional<at::Tensor>& up_bias, const at::Tensor& down_weight, bool settled) {
   using Optional = std::optional<at::Tensor>;
-  constexpr Registered<"memformer::decode_normed_linear",
-                       std::tuple<at::Tensor, at::Tensor>(const at::Tensor&, const Optional&, const Optional&,
-                                                          const at::Tensor&, const at::Tensor&, const at::Tensor&,
-                                                          const Optional&, bool, bool)>
-      normed_linear;
   constexpr Registered<"memformer::decode_linear",
                        at::Tensor(const at::Tensor&, const at::Tensor&, const Optional&, bool, bool)>
       linear;
-  const auto [sum, hidden] =
-      normed_linear(x, branch, branch_bias, norm_weight, norm_bias, up_weight, up_bias, /*gelu=*/true, settled);
+  const auto [sum, hidden] = decode_normed_linear_op(x, branch, branch_bias, norm_weight, norm_bias, up_weight, up_bias,
+                                                     /*gelu=*/true, settled);
   return {sum, linear(hidden, down_weight, {}, /*gelu=*/false, settled)};
 }
 
