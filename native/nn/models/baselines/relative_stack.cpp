@@ -4,26 +4,29 @@
 #include "nn/stacks.h"
 #include "ops/decode_attention/decode_attention.h"
 #include "ops/decode_linear/decode_linear.h"
+#include "ops/head_norm/head_norm.h"
 
 namespace memformer::nn {
 namespace {
 
 using at::Tensor;
 
-/// (B, T, D) -> (B, H, T, E)
-Tensor heads_of(const Tensor& x, int64_t H) { return x.unflatten(-1, {H, -1}).transpose(1, 2); }
+/// (..., P, D) -> (..., H, P, E)
+Tensor heads_of(const Tensor& x, int64_t H) { return x.unflatten(-1, {H, -1}).transpose(-3, -2); }
 
-/// Divided by the root mean square of each head.
-Tensor rms(const Tensor& x) {
-  return x * at::rsqrt(x.to(accumulate_type(x.scalar_type())).square().mean(-1, true) + 1e-6).to(x.scalar_type());
+/// R (N, D) of distances (N), float64: sines, then cosines.
+Tensor of_distances(const Tensor& distances, int64_t D, const at::TensorOptions& options) {
+  const auto rate = at::pow(10000.0, at::arange(0, D, 2, distances.options()) / static_cast<double>(-D));
+  const auto angle = distances.unsqueeze(1) * rate;
+  return at::cat({angle.sin(), angle.cos()}, 1).narrow(1, 0, D).to(options.dtype());
 }
 
-/// R (N, D) of the distances 0 to N - 1: sines, then cosines.
-Tensor distances(int64_t N, int64_t D, const at::TensorOptions& options) {
-  const auto exact = options.dtype(at::kDouble);
-  const auto rate = at::pow(10000.0, at::arange(0, D, 2, exact) / static_cast<double>(-D));
-  const auto angle = at::arange(N, exact).unsqueeze(1) * rate;
-  return at::cat({angle.sin(), angle.cos()}, 1).narrow(1, 0, D).to(options.dtype());
+/// x (B, H, T, N) by distance from N - 1 down to 0 -> the same by place, of queries in the last T of N places: query
+/// i's row moves left by T - 1 - i. What lies behind a query is of no distance. It is Transformer-XL's shift, whose
+/// gradient is a copy too, where that of a gather would be added number by number.
+Tensor shifted_by_query(const Tensor& x) {
+  const int64_t B = x.size(0), H = x.size(1), T = x.size(2), N = x.size(3);
+  return at::constant_pad_nd(x, {1, 0}).view({B, H, N + 1, T}).narrow(2, 1, N).reshape({B, H, T, N});
 }
 
 }  // namespace
@@ -43,19 +46,15 @@ RelativeAttention::RelativeAttention(Parameters& parameters, const Config& confi
   position_bias_ = parameters.constant(prefix + ".position_bias", {D}, 0.0);
 }
 
-Tensor RelativeAttention::operator()(Residual& stream, const Tensor& cache, const Tensor& seen,
+Tensor RelativeAttention::operator()(Residual& stream, const Tensor& cache, const Tensor& seen, const Tensor& distances,
                                      ForwardContext& ctx) const {
   const auto normed = norm_(stream, ctx);
-  const int64_t T = normed.size(1), C = cache.size(1), N = C + T;
   const auto before = norm_(cache, ctx);
   const auto [k, v] = keys_values(at::cat({before, normed}, 1), ctx);
-  const auto q = norm_if(heads_of(query_(normed, ctx), heads_));
-  const auto r = of_distances(N, ctx);                                                    // (H, N, E)
-  const auto by_distance = at::matmul(q + bias(position_bias_, ctx), r.transpose(1, 2));  // (B, H, T, N)
-  const auto place = at::arange(N, seen.options().dtype(at::kLong));
-  const auto distance = (place.narrow(0, C, T).unsqueeze(1) - place.unsqueeze(0)).clamp_min(0);  // (T, N)
-  const auto scores = (at::matmul(q + bias(content_bias_, ctx), k.transpose(2, 3)) +
-                       by_distance.gather(3, distance.expand(by_distance.sizes()))) /
+  const auto q = heads_of(norm_if(query_(normed, ctx)), heads_);
+  const auto r = heads_of(at::matmul(distances, ctx.cast(relative_).t()), heads_);  // (H, N, E)
+  const auto by_place = shifted_by_query(at::matmul(q + bias(position_bias_, ctx), r.transpose(1, 2)));
+  const auto scores = (at::matmul(q + bias(content_bias_, ctx), k.transpose(2, 3)) + by_place) /
                       std::sqrt(static_cast<double>(q.size(3)));
   const auto hidden = -std::numeric_limits<double>::infinity();
   const auto weights = at::softmax(scores.masked_fill(seen.logical_not(), hidden), -1);
@@ -69,13 +68,12 @@ CrossAttention::KeysValues RelativeAttention::of_cache(const Tensor& cache, Forw
 }
 
 Tensor RelativeAttention::decode(Residual& stream, const DecodeRows& rows, const KeyValueCache& own,
-                                 const KeyValueCache& context, const Tensor& filled, ForwardContext& ctx) const {
+                                 const KeyValueCache& context, const Tensor& filled, const Tensor& distances,
+                                 ForwardContext& ctx) const {
   const auto query = norm_.then(query_, stream, ctx);  // (R, 1, D); the branch is added to the stream
-  const auto key_value = norm_.then(key_value_, stream, ctx).chunk(2, -1);
+  const auto [key, value] = split(norm_.then(key_value_, stream, ctx));
   const int64_t R = query.size(0), T = own.keys.size(2), C = context.keys.size(2), D = query.size(2);
-  const auto split = [&](const Tensor& x) { return x.reshape({R, heads_, D / heads_}); };
-  const auto key = norm_if(split(key_value[0])).reshape({R, D});
-  const auto packed = at::cat({query.view({R, D}), key, key_value[1].reshape({R, D})}, 1);
+  const auto packed = at::cat({query.view({R, D}), key.reshape({R, D}), value.reshape({R, D})}, 1);
   ops::decode_append(packed, {}, {}, rows.slots, rows.positions, own.keys, own.values);
   // A row sees its own tokens, nearest first, then the cached ones: place n is at distance n.
   const auto n = at::arange(C + T, rows.positions.options().dtype(at::kLong)).unsqueeze(0);
@@ -86,15 +84,15 @@ Tensor RelativeAttention::decode(Residual& stream, const DecodeRows& rows, const
     return at::cat({before.index_select(0, slots), here.index_select(0, slots)}, 2).gather(2, at_place);
   };
   const auto k = gathered(context.keys, own.keys), v = gathered(context.values, own.values);
-  const auto q = norm_if(split(query));
+  const auto q = norm_if(query).view({R, heads_, -1});
   const auto content = q + ctx.cast(content_bias_).view({heads_, -1}),
              by_place = q + ctx.cast(position_bias_).view({heads_, -1});
   // (q + u).k + (q + v).r as one product of heads twice as wide, whose scale decode_attention takes from their width.
   const auto wide_q = (at::cat({content, by_place}, -1) * std::sqrt(2.0)).reshape({R, 2 * D});
-  const auto r = of_distances(C + T, ctx, true).unsqueeze(0).expand_as(k);
+  const auto r = heads_of(ops::decode_linear(distances, ctx.working(relative_), {}, false), heads_);
   const auto lengths = (position.squeeze(1) + 1 + filled).to(at::kInt);
-  const auto read =
-      ops::decode_attention(wide_q, at::cat({k, r}, -1), at::cat({v, at::zeros_like(v)}, -1), {}, lengths, {});
+  const auto read = ops::decode_attention(wide_q, at::cat({k, r.expand_as(k)}, -1), at::cat({v, at::zeros_like(v)}, -1),
+                                          {}, lengths, {});
   const auto merged = read.view({R, heads_, -1}).narrow(2, 0, D / heads_).reshape({R, 1, D});
   stream.branch = out_.without_bias(merged, ctx);
   return stream.x;
@@ -109,30 +107,29 @@ Tensor RelativeAttention::content_read(const Tensor& h, const Tensor& others, co
     const auto [weight, bias] = linear.parameters();
     return at::linear(normed(x), weight.detach(), bias.detach());
   };
-  const auto q = norm_if(heads_of(projected(query_, h), heads_));
-  const auto parts = projected(key_value_, others).chunk(2, -1);
-  const auto k = norm_if(heads_of(parts[0], heads_)), v = heads_of(parts[1], heads_);
+  const auto q = heads_of(norm_if(projected(query_, h)), heads_);
+  const auto [k, v] = split(projected(key_value_, others));
   const auto scores = at::matmul(q, k.transpose(2, 3)) / std::sqrt(static_cast<double>(q.size(3)));
   const auto hidden = there.logical_not().view({there.size(0), 1, 1, -1});
   return at::matmul(at::softmax(scores.masked_fill(hidden, -std::numeric_limits<double>::infinity()), -1), v);
 }
 
 std::pair<Tensor, Tensor> RelativeAttention::keys_values(const Tensor& normed, ForwardContext& ctx) const {
-  const auto parts = key_value_(normed, ctx).chunk(2, -1);
-  return {norm_if(heads_of(parts[0], heads_)), heads_of(parts[1], heads_)};
+  return split(key_value_(normed, ctx));
 }
 
-Tensor RelativeAttention::norm_if(const Tensor& x) const { return normed_ ? rms(x) : x; }
+std::pair<Tensor, Tensor> RelativeAttention::split(const Tensor& key_value) const {
+  const int64_t D = key_value.size(-1) / 2;
+  const auto normed = normed_ ? ops::head_norm(key_value, {D / heads_, 2 * heads_, heads_}) : key_value;
+  return {heads_of(normed.narrow(-1, 0, D), heads_), heads_of(normed.narrow(-1, D, D), heads_)};
+}
+
+Tensor RelativeAttention::norm_if(const Tensor& query) const {
+  return normed_ ? ops::head_norm(query, {query.size(-1) / heads_, heads_, heads_}) : query;
+}
 
 Tensor RelativeAttention::bias(const Tensor& parameter, ForwardContext& ctx) const {
   return ctx.cast(parameter).view({heads_, 1, -1});
-}
-
-Tensor RelativeAttention::of_distances(int64_t N, ForwardContext& ctx, bool settled) const {
-  const auto R = distances(N, relative_.size(0), relative_.options().dtype(ctx.compute()));
-  const auto product =
-      settled ? ops::decode_linear(R, ctx.working(relative_), {}, false) : at::matmul(R, ctx.cast(relative_).t());
-  return product.view({N, heads_, -1}).transpose(0, 1);
 }
 
 RelativeStack::RelativeStack(Parameters& parameters, const Config& config)
@@ -159,11 +156,14 @@ std::pair<Tensor, Tensor> RelativeStack::operator()(Tensor x, const Tensor& real
   const auto here = real.defined() ? real : at::ones({x.size(0), T}, cached.options());
   const auto self = place.unsqueeze(0).eq(own);  // a padded query has a key
   const auto seen = at::cat({cached, here}, 1).unsqueeze(1).logical_and(causal).logical_or(self).unsqueeze(1);
+  const auto options = x.options();
+  const auto distances =
+      of_distances(at::arange(N - 1, -1, -1, options.dtype(at::kDouble)), x.size(2), options.dtype(ctx.compute()));
   Residual stream{std::move(x), std::nullopt};
   std::vector<Tensor> inputs;
   for (size_t i = 0; i < layers_.size(); ++i) {
     const auto of_layer = cache.inputs.select(1, static_cast<int64_t>(i));
-    inputs.push_back(layers_[i].attention(stream, of_layer, seen, ctx).detach());
+    inputs.push_back(layers_[i].attention(stream, of_layer, seen, distances, ctx).detach());
     layers_[i].feed_forward(stream, ctx);
   }
   return {norm_(stream, ctx), at::stack(inputs, 1)};
@@ -179,10 +179,15 @@ std::vector<CrossAttention::KeysValues> RelativeStack::project_keys_values(const
 
 std::pair<Tensor, Tensor> RelativeStack::decode(Tensor x, const DecodeState& state, const DecodeRows& rows,
                                                 const Tensor& filled, ForwardContext& ctx) const {
+  const int64_t N = state.layers[0].keys.size(2) + state.context[0].keys.size(2);
+  const auto options = x.options();
+  const auto distances =
+      of_distances(at::arange(N, options.dtype(at::kDouble)), x.size(2), options.dtype(ctx.compute()));
   Residual stream{std::move(x), std::nullopt};
   std::vector<Tensor> inputs;
   for (size_t i = 0; i < layers_.size(); ++i) {
-    inputs.push_back(layers_[i].attention.decode(stream, rows, state.layers[i], state.context[i], filled, ctx));
+    inputs.push_back(
+        layers_[i].attention.decode(stream, rows, state.layers[i], state.context[i], filled, distances, ctx));
     layers_[i].feed_forward(stream, ctx);
   }
   return {norm_(stream, ctx), at::stack(inputs, 1)};

@@ -13,15 +13,18 @@ class RelativeAttention {
  public:
   RelativeAttention(Parameters& parameters, const Config& config, const std::string& prefix, double gain);
 
-  /// cache (B, C, D): this layer's inputs; seen (B, 1, T, N). Returns the layer's input (B, T, D).
-  at::Tensor operator()(Residual& stream, const at::Tensor& cache, const at::Tensor& seen, ForwardContext& ctx) const;
+  /// cache (B, C, D): this layer's inputs; seen (B, 1, T, N); distances (N, D): R of N - 1 down to 0. Returns the
+  /// layer's input (B, T, D).
+  at::Tensor operator()(Residual& stream, const at::Tensor& cache, const at::Tensor& seen, const at::Tensor& distances,
+                        ForwardContext& ctx) const;
 
   /// Keys and values (B, H, C, E) of cached inputs.
   CrossAttention::KeysValues of_cache(const at::Tensor& cache, ForwardContext& ctx) const;
 
-  /// One token a row, x (R, 1, D), behind the C cached ones, of which filled (R) are there. Returns the layer's input.
+  /// One token a row, x (R, 1, D), behind the C cached ones, of which filled (R) are there; distances (N, D): R of 0
+  /// up to N - 1. Returns the layer's input.
   at::Tensor decode(Residual& stream, const DecodeRows& rows, const KeyValueCache& own, const KeyValueCache& context,
-                    const at::Tensor& filled, ForwardContext& ctx) const;
+                    const at::Tensor& filled, const at::Tensor& distances, ForwardContext& ctx) const;
 
   /// What h (B, T, D), inputs of this layer, read of others (B, n, D), there (B, n) bool, by content alone, in the
   /// parameters' dtype: (B, H, T, E). No gradient reaches this layer's weights; it does reach `others`.
@@ -29,10 +32,11 @@ class RelativeAttention {
 
  private:
   std::pair<at::Tensor, at::Tensor> keys_values(const at::Tensor& normed, ForwardContext& ctx) const;
-  at::Tensor norm_if(const at::Tensor& x) const;
+  /// (B, P, 2 D), projected, to keys, normed if queryKeyNorm, and values: (B, H, P, E) each.
+  std::pair<at::Tensor, at::Tensor> split(const at::Tensor& key_value) const;
+  /// query (B, P, D), normed if queryKeyNorm.
+  at::Tensor norm_if(const at::Tensor& query) const;
   at::Tensor bias(const at::Tensor& parameter, ForwardContext& ctx) const;
-  /// W_r R: (H, N, E). When decoding, with the products that do not depend on how many rows there are.
-  at::Tensor of_distances(int64_t N, ForwardContext& ctx, bool settled = false) const;
 
   int64_t heads_;
   bool normed_;  // queries and keys
