@@ -35,6 +35,20 @@ describe("experiments: wiki", () => {
     expect(small(257)).to.be.above(small(16_000));
   });
 
+  it("trains some for longer, for a multiple of those FLOPs", () => {
+    const { longer, models } = wikiSizes.minutes,
+      own = wikiPlan("minutes", [0], place).filter(({ steps }) => steps !== null && steps > 1000);
+    expect(own.map(({ name }) => name)).to.deep.equal(models.filter((model) => model.longer).map(({ name }) => name));
+    for (const model of models.filter((one) => one.longer)) {
+      const [once, more] = (["FLOPs", "longer"] as const).map(
+        (kind) => wikiRun("minutes", kind, model, 2e-3, place).steps!,
+      );
+      expect(more).to.be.closeTo(longer * once!, longer);
+    }
+    const sections = wikiReport(wikiPlan("minutes", [0], place), () => undefined);
+    expect(sections.map(({ title }) => title).at(-1)).to.equal("Equal FLOPs, 3 times as many");
+  });
+
   it("counts words as WikiText does, the ends of lines among them", async () => {
     expect(wordsOf(" = Title = \n the <unk> , end \n")).to.equal(3 + 4 + 2);
     expect(wordsOf("")).to.equal(0);
@@ -96,6 +110,6 @@ describe("experiments: wiki", () => {
     expect(section!.text)
       .to.match(/of all Transformer-XL.*is 25\.0 % higher/)
       .and.match(/at most as many.*cache 32.*20\.0 % lower/);
-    expect(wikiReport(runs, () => undefined)).to.have.length(kinds.length);
+    expect(wikiReport(runs, () => undefined)).to.have.length(kinds.length - 1); // nobody is trained for longer
   });
 });

@@ -1,4 +1,4 @@
-/** Table 2's models, and three budgets for each: equal tokens, equal FLOPs, equal wall-clock. */
+/** Table 2's models, and budgets for each: equal tokens, FLOPs, wall-clock, and FLOPs of longer training. */
 import { presets } from "../../model/config.ts";
 import type { Budget } from "../experiment.ts";
 import { segmentFlops } from "../flops.ts";
@@ -21,6 +21,8 @@ interface Model {
   readonly model: LanguageSettings["model"];
   /** The paper's perplexity by the word, on WikiText-103. */
   readonly paper: string;
+  /** Whether it is one of those that are trained for longer, too. */
+  readonly longer?: boolean;
 }
 
 interface Size {
@@ -32,6 +34,8 @@ interface Size {
   readonly rates: readonly number[];
   readonly tokens: number;
   readonly seconds: number;
+  /** FLOPs of longer training, as a multiple of those of `tokens`; 0: there is none. */
+  readonly longer: number;
   readonly scored: number;
 }
 
@@ -77,6 +81,8 @@ function lstm(layers: number): Model {
   return { name: `LSTM ${layers}`, model: { architecture: "lstm", decoderLayers: layers }, paper: NONE };
 }
 
+const longer = (model: Model): Model => ({ ...model, longer: true });
+
 const { width, heads, feedForward, segmentLength } = presets.wiki;
 const shape = { width, heads, feedForward, segmentLength, precision: "bfloat16" } as const;
 
@@ -84,9 +90,9 @@ export const wikiSizes: Readonly<Record<Budget, Size>> = {
   smoke: {
     models: [
       memformer([1, 1], 4, NONE),
-      memformer([1, 1], 2, NONE),
+      longer(memformer([1, 1], 2, NONE)),
       memformer([1, 1], 4, NONE, false),
-      xl(2, 16),
+      longer(xl(2, 16)),
       xl(2, 32),
       lstm(2),
     ],
@@ -97,17 +103,18 @@ export const wikiSizes: Readonly<Record<Budget, Size>> = {
     rates: [2e-3],
     tokens: 8 * 16 * 2 * 6,
     seconds: 0.05,
+    longer: 2,
     scored: 8,
   },
   minutes: {
     models: [
       memformer([2, 6], 256, NONE),
-      memformer([2, 6], 64, NONE),
+      longer(memformer([2, 6], 64, NONE)),
       memformer([2, 6], 256, NONE, false),
-      decoder(8, 256),
+      longer(decoder(8, 256)),
       xl(8, 256),
-      xl(8, 128),
-      xl(8, 32),
+      longer(xl(8, 128)),
+      longer(xl(8, 32)),
     ],
     shape,
     lanes: 32,
@@ -116,6 +123,7 @@ export const wikiSizes: Readonly<Record<Budget, Size>> = {
     rates: [2e-3],
     tokens: 20e6,
     seconds: 30,
+    longer: 3,
     scored: 0,
   },
   full: {
@@ -135,13 +143,19 @@ export const wikiSizes: Readonly<Record<Budget, Size>> = {
     rates: [1e-3, 2e-3, 4e-3],
     tokens: 100e6,
     seconds: 1800,
+    longer: 0,
     scored: 0,
   },
 };
 
 /** What is equal for all models of a table. */
-export const kinds = ["tokens", "FLOPs", "wall-clock"] as const;
+export const kinds = ["tokens", "FLOPs", "wall-clock", "longer"] as const;
 export type Kind = (typeof kinds)[number];
+
+/** Whether a model is trained for a kind in a budget. */
+export function isTrained(budget: Budget, kind: Kind, model: Model): boolean {
+  return kind !== "longer" || (wikiSizes[budget].longer > 0 && model.longer === true);
+}
 
 /** What a run's text and draws are. */
 type Place = Pick<WikiSettings, "text" | "vocabulary" | "seed">;
@@ -154,14 +168,17 @@ export function wikiRun(
   rate: number,
   { text, vocabulary, seed }: Place,
 ): WikiSettings {
-  const { shape: of, lanes, horizon, cut, tokens, seconds, scored, models } = wikiSizes[budget];
+  const { shape: of, lanes, horizon, cut, tokens, seconds, longer: times, scored, models } = wikiSizes[budget];
   const options = { ...of, ...model.model },
     steps = Math.max(1, Math.round(tokens / (lanes * horizon * Number(of.segmentLength))));
   const cost = (given: Model): number => segmentFlops({ ...of, ...given.model, vocabulary, bos: 0 } as object).training;
+  const stepsFor = (multiple: number): number =>
+    Math.max(1, Math.round((multiple * steps * cost(models[0]!)) / cost(model)));
   const ofKind = {
     tokens: { steps, seconds: null },
-    FLOPs: { steps: Math.max(1, Math.round((steps * cost(models[0]!)) / cost(model))), seconds: null },
+    FLOPs: { steps: stepsFor(1), seconds: null },
     "wall-clock": { steps: null, seconds },
+    longer: { steps: stepsFor(times), seconds: null },
   }[kind];
   return {
     budget,
@@ -188,7 +205,11 @@ export function wikiPlan(
   const { models, rates } = wikiSizes[budget];
   return seeds.flatMap((seed) =>
     kinds.flatMap((kind) =>
-      rates.flatMap((rate) => models.map((model) => wikiRun(budget, kind, model, rate, { ...text, seed }))),
+      rates.flatMap((rate) =>
+        models
+          .filter((model) => isTrained(budget, kind, model))
+          .map((model) => wikiRun(budget, kind, model, rate, { ...text, seed })),
+      ),
     ),
   );
 }

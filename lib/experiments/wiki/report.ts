@@ -1,9 +1,9 @@
-/** Table 2, three times: equal tokens, equal FLOPs, equal wall-clock; each model at the best of its rates. */
+/** Table 2 by what is equal: tokens, FLOPs, wall-clock, FLOPs of longer training; each model at the best of its rates. */
 import type { Rows, Section } from "../experiment.ts";
 import { keyOf } from "../rows.ts";
 import type { Chart } from "../report/chart.ts";
 import { cell, mean, valuesOf, type Table } from "../report/table.ts";
-import { kinds, wikiRun, wikiSizes, type Kind, type WikiSettings } from "./plan.ts";
+import { isTrained, kinds, wikiRun, wikiSizes, type Kind, type WikiSettings } from "./plan.ts";
 import type { WikiResult, WikiScore } from "./train.ts";
 
 type Found = Rows<WikiSettings, WikiResult>;
@@ -20,7 +20,15 @@ interface Line {
 
 export function wikiReport(runs: readonly WikiSettings[], rows: Found): Section[] {
   if (runs.length === 0) return [];
-  return kinds.map((kind) => sectionOf(kind, linesOf(kind, runs, rows), runs[0]!));
+  return kinds.flatMap((kind) => {
+    const lines = linesOf(kind, runs, rows);
+    return lines.length === 0 ? [] : [sectionOf(kind, lines, runs[0]!)];
+  });
+}
+
+/** What is equal, in words. */
+function equal(kind: Kind, { budget }: WikiSettings): string {
+  return kind === "longer" ? `FLOPs, ${wikiSizes[budget].longer} times as many` : kind;
 }
 
 function linesOf(kind: Kind, runs: readonly WikiSettings[], rows: Found): Line[] {
@@ -28,27 +36,31 @@ function linesOf(kind: Kind, runs: readonly WikiSettings[], rows: Found): Line[]
     seeds = [...new Set(runs.map(({ seed }) => seed))],
     { budget, text, vocabulary } = runs[0]!;
   const { models, rates } = wikiSizes[budget];
-  return models.map((model) => {
-    const byRate = rates.map((rate) => ({
-      rate,
-      rows: seeds.map((seed) => {
-        const run = known.get(keyOf("", wikiRun(budget, kind, model, rate, { text, vocabulary, seed })));
-        return run === undefined ? undefined : rows(run);
-      }),
-    }));
-    const nats = (of: readonly Row[]): number => mean(valuesOf(of, ({ valid }) => valid.nats)),
-      made = byRate.filter((group) => Number.isFinite(nats(group.rows)));
-    const best = made.sort((a, b) => nats(a.rows) - nats(b.rows))[0] ?? byRate[0]!,
-      tried = made.map(({ rate }) => rate).sort((a, b) => a - b);
-    const rate = tried.length > 1 ? `${best.rate}, best of ${tried.join(", ")}` : String(best.rate);
-    return { name: model.name, paper: model.paper, rows: best.rows, rate };
-  });
+  return models
+    .filter((model) => isTrained(budget, kind, model))
+    .map((model) => {
+      const byRate = rates.map((rate) => ({
+        rate,
+        rows: seeds.map((seed) => {
+          const run = known.get(keyOf("", wikiRun(budget, kind, model, rate, { text, vocabulary, seed })));
+          return run === undefined ? undefined : rows(run);
+        }),
+      }));
+      const nats = (of: readonly Row[]): number => mean(valuesOf(of, ({ valid }) => valid.nats)),
+        made = byRate.filter((group) => Number.isFinite(nats(group.rows)));
+      const best = made.sort((a, b) => nats(a.rows) - nats(b.rows))[0] ?? byRate[0]!,
+        tried = made.map(({ rate }) => rate).sort((a, b) => a - b);
+      const rate = tried.length > 1 ? `${best.rate}, best of ${tried.join(", ")}` : String(best.rate);
+      return { name: model.name, paper: model.paper, rows: best.rows, rate };
+    });
 }
 
-function sectionOf(kind: Kind, lines: readonly Line[], { text, lanes, horizon }: WikiSettings): Section {
+function sectionOf(kind: Kind, lines: readonly Line[], run: WikiSettings): Section {
+  const { text, lanes, horizon } = run,
+    same = equal(kind, run);
   const tested = lines.some((line) => valuesOf(line.rows, ({ test }) => test?.nats).length > 0);
   const scores = (title: string, of: (result: WikiResult) => WikiScore | null): Table => ({
-    title: `${title}, equal ${kind}`,
+    title: `${title}, equal ${same}`,
     columns: [
       "model",
       "rate",
@@ -85,7 +97,7 @@ function sectionOf(kind: Kind, lines: readonly Line[], { text, lanes, horizon }:
   });
   const chart: Chart = {
     name: `wiki-state-${kind.toLowerCase()}`,
-    title: `Bits per byte by what is kept, equal ${kind}`,
+    title: `Bits per byte by what is kept, equal ${same}`,
     x: { label: "state bytes of a row", scale: "log" },
     y: { label: "bits per byte", scale: "linear" },
     series: families(lines).map(({ name, members }) => ({
@@ -94,7 +106,7 @@ function sectionOf(kind: Kind, lines: readonly Line[], { text, lanes, horizon }:
     })),
   };
   return {
-    title: `Equal ${kind}`,
+    title: `Equal ${same}`,
     text: verdict(lines),
     tables: [
       scores("Held-out text", ({ valid }) => valid),
