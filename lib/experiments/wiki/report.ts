@@ -1,4 +1,6 @@
-/** Table 2 by what is equal: tokens, FLOPs, wall-clock, FLOPs of longer training; each model at the best of its rates. */
+/**
+ * Table 2 by what is equal: tokens, FLOPs, wall-clock, FLOPs of longer training; each model at the best of its rates.
+ */
 import type { Rows, Section } from "../experiment.ts";
 import { keyOf } from "../rows.ts";
 import type { Chart } from "../report/chart.ts";
