@@ -4,7 +4,7 @@
  * way. Ratios are of the decoder's runs of 4 draws; "not deterministic": such runs whose rows' segments end and begin
  * together.
  *   [--tokens 512] [--threads 2] [--batches 1,8,32] [--models demo,small] [--rounds 3]
- *   [--of session,read,uncached,step,runs,engine,peer,full-cache]: these alone
+ *   [--of session,read,uncached,step,runs,engine,border,peer,full-cache]: these alone
  * On a GPU (--device cuda) in bfloat16, the peer's step one CUDA graph; and beside a decoder of 20 layers that keeps
  * the keys and values of 16,384 tokens [--full-cache 20,16384 --full-batch 8]: time, and memory above the weights.
  * The peer needs a python with torch: MEMFORMER_PYTHON, else python3; without one its column says skipped.
@@ -30,7 +30,7 @@ import { placed } from "../lib/engine/tensor.ts";
 import { decodeModels } from "./support/configurations.ts";
 import { choice, flag, median, report, wholeWord, words, type Row } from "./support/report.ts";
 
-const parts = ["session", "read", "uncached", "step", "runs", "engine", "peer", "full-cache"] as const;
+const parts = ["session", "read", "uncached", "step", "runs", "engine", "border", "peer", "full-cache"] as const;
 type Part = (typeof parts)[number];
 
 const greedy = (logits: Tensor, { vocabulary, bos }: Memformer["config"]): Tensor => {
@@ -100,10 +100,11 @@ async function byDecoder(model: Memformer, batch: number, tokens: number): Promi
 
 /**
  * Seconds a step of `batch` rows in runs of 4 draws, two under way: the tokens of a run are read while the next goes
- * on.
+ * on. On a GPU what borders and steps do is recorded over three segments before.
  */
 async function byRuns(model: Memformer, batch: number, tokens: number, deterministic = true): Promise<number> {
   const { segmentLength: T, vocabulary } = model.config,
+    recorded = device === "cpu" ? 0 : 3 * T,
     sampling = { temperature: 0, topK: 0, topP: 1, tokens: vocabulary, gaps: null };
   rowsOf = batch;
   using decoder = model.decoder(batch, { deterministic });
@@ -111,10 +112,12 @@ async function byRuns(model: Memformer, batch: number, tokens: number, determini
     underWay: Promise<void>[] = [];
   let state = model.initialState(batch),
     previous: Int32Array | undefined;
-  const start = performance.now();
-  for (let made = 0; made < tokens;) {
+  let start = performance.now();
+  const all = recorded + tokens;
+  for (let made = 0; made < all;) {
     if (made > 0) {
       await Promise.all(underWay.splice(0)); // the segment that is read next is of these tokens
+      if (made === recorded) start = performance.now();
       free(state);
       state = decoder.end(slots);
     }
@@ -122,9 +125,9 @@ async function byRuns(model: Memformer, batch: number, tokens: number, determini
     let logits = decoder.begin(segment, state, slots);
     disposeSegment(segment);
     const written = (previous = new Int32Array(batch * T));
-    for (let at = 0; at < T && made < tokens;) {
+    for (let at = 0; at < T && made < all;) {
       const first = at,
-        count = Math.min(4, T - at, tokens - made),
+        count = Math.min(4, T - at, all - made),
         run = decoder.run(logits, new Float64Array(count * batch), sampling, slots, at + count < T);
       logits.dispose();
       logits = run.logits;
@@ -168,6 +171,35 @@ async function byEngine(model: Memformer, batch: number, steps: number): Promise
     done += T - 3;
   }
   return seconds / done;
+}
+
+/** Seconds in which the segments of `batch` rows end and the next ones begin. */
+async function atBorder(model: Memformer, batch: number): Promise<number> {
+  using decoder = model.decoder(batch);
+  const slots = Array.from({ length: batch }, (_, slot) => slot),
+    times: number[] = [];
+  let state = model.initialState(batch);
+  for (let round = 0; round < 7; round++) {
+    const segment = segmentOf(model, batch);
+    await synchronize();
+    const start = performance.now();
+    if (round > 0) {
+      free(state);
+      state = decoder.end(slots);
+    }
+    decoder.begin(segment, state, slots).dispose();
+    await synchronize();
+    if (round > 3) times.push((performance.now() - start) / 1000); // a GPU has recorded it
+    disposeSegment(segment);
+    decoder
+      .step(
+        slots.map(() => 1),
+        slots,
+      )
+      .dispose();
+  }
+  free(state);
+  return median(times);
 }
 
 /** Tokens a second of a session that reads. */
@@ -294,7 +326,8 @@ export async function decoding(flags: readonly string[]): Promise<boolean> {
       const step = await repeated("step", () => byDecoder(model, batch, tokens)),
         runs = await repeated("runs", () => byRuns(model, batch, tokens)),
         together = await repeated("runs", () => byRuns(model, batch, tokens, /*deterministic=*/ false)),
-        engine = await repeated("engine", () => byEngine(model, batch, tokens));
+        engine = await repeated("engine", () => byEngine(model, batch, tokens)),
+        border = await repeated("border", () => atBorder(model, batch));
       const seconds = (found: readonly PeerRow[]): number | undefined => {
         const row = found.find((one) => one.batch === batch);
         return row === undefined ? undefined : row.seconds / tokens;
@@ -309,6 +342,7 @@ export async function decoding(flags: readonly string[]): Promise<boolean> {
         "in runs ms/step": ms(runs),
         "not deterministic": batch === 1 ? "" : ms(together),
         "engine ms/step": ms(engine),
+        "border ms": ms(border),
         "tokens/s": runs === undefined ? "" : Math.round(batch / runs),
         "read tokens/s": batch === 1 && read !== undefined ? Math.round(read) : "",
         "without cache ms/token": batch === 1 ? ms(uncached) : "",

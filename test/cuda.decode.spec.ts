@@ -11,6 +11,7 @@ import {
   uncached,
   type Row,
   expectAsUncached,
+  expectBordersTogether,
   expectRuns,
 } from "./support/decoding.ts";
 import { describeOnGpu, GPU } from "./support/gpu.ts";
@@ -88,6 +89,23 @@ describeOnGpu("decoding on a GPU, token by token", function () {
     };
     expect(await text()).to.equal(await text());
   });
+});
+
+describeOnGpu("rows whose segments begin and end together on a GPU", function () {
+  this.timeout(200_000);
+
+  // First one, then twice 8 side by side; from the next segment on twice 8, then one.
+  for (const setting of [
+    { precision: "bfloat16", width: 64, heads: 2, feedForward: 96 },
+    { precision: "bfloat16", width: 64, heads: 2, feedForward: 96, architecture: "decoder" },
+    { precision: "bfloat16", width: 512, heads: 8, feedForward: 2048, memorySlots: 96, segmentLength: 64 },
+    { precision: "float32", position: "relative", memorySlots: 5 },
+    { precision: "float32", architecture: "transformer-xl", cacheLength: 7 },
+    { precision: "float32", architecture: "gated-delta" },
+    { precision: "float32", architecture: "rmt" },
+  ] as const satisfies CreateOptions[])
+    it(`get the bits that each gets alone: ${JSON.stringify(setting)}`, () =>
+      expectBordersTogether({ device: GPU, ...setting }, 17));
 });
 
 describeOnGpu("64 rows that decode together on a GPU", function () {

@@ -14,6 +14,7 @@ import {
   uncached,
   type Row,
   expectAsUncached,
+  expectBordersTogether,
   expectRuns,
 } from "./support/decoding.ts";
 import { bits, numbers, perturb, randomWindow, tinyModel } from "./support/models.ts";
@@ -169,6 +170,10 @@ describe("rows that decode together", function () {
       expect(error.code).to.equal("ERR_MEMFORMER_CONFIG");
     }
   });
+
+  for (const architecture of ["encoder-decoder", "decoder", "transformer-xl", "rmt"] as const)
+    it(`give each the bits it gives alone where their segments begin and end together: ${architecture}`, () =>
+      expectBordersTogether({ architecture, precision: "float32" }, 3));
 
   it("give each the bits it gives alone, each at its own place in its segment", async () => {
     for (const setting of [

@@ -8,8 +8,15 @@
 namespace memformer::engine {
 namespace {
 
+/// Kernels read by the pack what lies at a multiple of this, and sums of numbers in packs have an order of their own: a
+/// row has the same bits among others where it lies as well as by itself.
+constexpr uintptr_t kAlignment = 256;
+
 at::Tensor rows_of(const at::Tensor& part, int64_t axis, int64_t from, int64_t count) {
-  return part.defined() && part.numel() > 0 ? part.narrow(axis, from, count) : part;
+  if (!part.defined() || part.numel() == 0) return part;
+  const auto rows = part.narrow(axis, from, count);
+  const bool lies_well = !rows.is_cuda() || reinterpret_cast<uintptr_t>(rows.const_data_ptr()) % kAlignment == 0;
+  return lies_well ? rows : rows.clone();
 }
 
 nn::SegmentInput rows_of(const nn::SegmentInput& segment, int64_t from, int64_t count) {
@@ -27,6 +34,17 @@ at::Tensor some_of(const std::vector<int64_t>& slots, int64_t from, int64_t coun
 }
 
 at::Tensor together(const Tensors& parts) { return parts.size() == 1 ? parts[0] : at::cat(parts); }
+
+/// The rows of each tensor, which `parts` have some of, in order.
+Tensors joined(const std::vector<Tensors>& parts) {
+  Tensors all;
+  for (size_t i = 0; i < parts[0].size(); ++i) {
+    Tensors rows;
+    for (const auto& part : parts) rows.push_back(part[i]);
+    all.push_back(together(rows));
+  }
+  return all;
+}
 
 /// The least power of two that is not below.
 int64_t bucket_of(int64_t rows) {
@@ -48,11 +66,22 @@ Decoding::Decoding(std::shared_ptr<nn::Model> model, int64_t slots, bool graphs,
 
 template <typename Pass>
 void Decoding::in_parts(int64_t rows, Pass&& pass) {
-  const int64_t most = deterministic_ ? 1 : kRowsTogether;
-  for (int64_t from = 0; from < rows; from += most) {
-    const auto count = std::min(most, rows - from);
-    pass(from, count, count == 1 ? graphs_ : unrecorded_);
+  const bool many = model_->device().is_cuda() && rows >= 2 * kRowsSideBySide;
+  for (int64_t from = 0, count; from < rows; from += count) {
+    const int64_t left = rows - from;
+    if (!deterministic_)
+      count = std::min(kRowsTogether, left);
+    else  // what is carried has a tensor of all slots, which the first row makes, alone
+      count = many && left >= kRowsSideBySide && !state_.carried.empty() ? kRowsSideBySide : 1;
+    pass(from, count, deterministic_ || count == 1 ? graphs_ : unrecorded_);
   }
+}
+
+Tensors Decoding::of_rows(int64_t count, const std::function<Tensors(int64_t from, int64_t rows)>& of) const {
+  if (!deterministic_ || count == 1) return of(0, count);
+  std::vector<Tensors> rows(static_cast<size_t>(count));
+  cuda()->side_by_side(count, [&](int64_t row) { rows[static_cast<size_t>(row)] = of(row, 1); });
+  return joined(rows);
 }
 
 at::Tensor Decoding::begin(const std::vector<int64_t>& slots, const nn::SegmentInput& segment, const nn::State& state) {
@@ -65,8 +94,14 @@ at::Tensor Decoding::begin(const std::vector<int64_t>& slots, const nn::SegmentI
     for (const auto& part : state) inputs.push_back({part.narrow(0, from, count), part.scalar_type()});
     inputs.push_back({some_of(slots, from, count), at::kLong});
     first.push_back(cache.run(device, "begin", inputs, [&](const Tensors& given) {
-      const nn::State before(given.begin() + kSegmentParts, given.end() - 1);
-      return Tensors{model_->begin_segment(state_, given.back(), segments_from(given, some)[0], before)};
+      const auto given_segment = segments_from(given, some)[0];
+      return of_rows(count, [&](int64_t row, int64_t rows) {
+        nn::State before;
+        for (auto part = given.begin() + kSegmentParts; part != given.end() - 1; ++part)
+          before.push_back(rows_of(*part, 0, row, rows));
+        return Tensors{model_->begin_segment(state_, rows_of(given.back(), 0, row, rows),
+                                             rows_of(given_segment, row, rows), before)};
+      });
     })[0]);
   });
   return step(together(first), slots);
@@ -123,14 +158,13 @@ nn::State Decoding::end(const std::vector<int64_t>& slots) {
   std::vector<Tensors> parts;
   in_parts(static_cast<int64_t>(slots.size()), [&](int64_t from, int64_t count, GraphCache& cache) {
     const Inputs inputs{{some_of(slots, from, count), at::kLong}};
-    const auto some = cache.run(model_->device(), "end", inputs,
-                                [&](const Tensors& given) { return Tensors(model_->end_segment(state_, given[0])); });
-    parts.resize(some.size());
-    for (size_t i = 0; i < parts.size(); ++i) parts[i].push_back(some[i]);
+    parts.push_back(cache.run(model_->device(), "end", inputs, [&](const Tensors& given) {
+      return of_rows(count, [&](int64_t row, int64_t rows) {
+        return Tensors(model_->end_segment(state_, rows_of(given[0], 0, row, rows)));
+      });
+    }));
   });
-  nn::State all;
-  for (const auto& part : parts) all.push_back(together(part));
-  return all;
+  return joined(parts);
 }
 
 }  // namespace memformer::engine

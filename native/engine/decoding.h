@@ -1,8 +1,8 @@
 // The open segments of a model's rows, one a slot, decoded token by token. On a GPU what a call does is recorded once
-// and replayed: a segment's begin and its end for one row, a step for 1, 2, 4, ... rows, filled up with rows of a slot
-// that nobody has. A row's numbers do not depend on the others, to the bit: where that is asked for, rows are begun and
-// ended one at a time, on every device, but for the step that a segment begins with.
-// Letters: B segments that begin, N draws of a run, Q rows that draw most, R rows of a step, V vocabulary.
+// and replayed: a segment's begin and its end for one row, and for 8 where there are many, a step for 1, 2, 4, ...
+// rows, filled up with rows of a slot that nobody has. A row's numbers do not depend on the others, to the bit: where
+// that is asked for, rows are begun and ended each by itself, 8 of many side by side, but for the step that a segment
+// begins with. Letters: B segments that begin, N draws of a run, Q rows that draw most, R rows of a step, V vocabulary.
 #pragma once
 #include "engine/graph_cache.h"
 #include "engine/row_draws.h"
@@ -16,8 +16,10 @@ struct Drawn {
   at::Tensor logits;  ///< (Q, V), after the last token that was taken in: of the first Q rows, which took in that
 };
 
-/// Rows whose segments a pass begins or ends, at most: what a pass holds grows with them.
+/// Rows whose segments a pass begins or ends as one batch, at most: what a pass holds grows with them.
 constexpr int64_t kRowsTogether = 64;
+/// Rows that a GPU begins or ends side by side, where there are twice as many: recording them takes time, once.
+constexpr int64_t kRowsSideBySide = 8;
 
 class Decoding {
  public:
@@ -50,9 +52,12 @@ class Decoding {
   const GraphCache& graphs() const { return graphs_; }
 
  private:
-  /// pass(from, count, cache) of parts of `rows` rows that are begun or ended together; several are not recorded.
+  /// pass(from, count, cache) of parts of `rows` rows that are begun or ended together; one batch is not recorded.
   template <typename Pass>
   void in_parts(int64_t rows, Pass&& pass);
+  /// of(from, rows) of `count` rows as in_parts gives them: of all at once, or where rows are on their own of one after
+  /// the other, which may run side by side. Each result's rows in order.
+  Tensors of_rows(int64_t count, const std::function<Tensors(int64_t from, int64_t rows)>& of) const;
 
   std::shared_ptr<nn::Model> model_;
   int64_t slots_;

@@ -2,6 +2,7 @@
 import { expect } from "chai";
 import {
   applyOperator,
+  disposeSegment,
   PADDING,
   Random,
   Tensor,
@@ -154,6 +155,44 @@ export async function expectAsUncached(setting: CreateOptions, states = 1): Prom
       found = await cached(model, tokens);
     expect(apart(found.logits, wanted.logits), `logits, ${precision}`).to.be.at.most(allowed);
     expect(apart(found.states, wanted.states), `states, ${precision}`).to.be.at.most(states * allowed);
+  }
+}
+
+/**
+ * Rows whose segments begin and end together get the bits that each gets alone: logits and states, over three segments.
+ */
+export async function expectBordersTogether(options: CreateOptions, R: number): Promise<void> {
+  await using model = await tinyModel({ segmentLength: 5, ...options });
+  await perturb(model, 0.2);
+  const { segmentLength: T, bos, vocabulary: V } = model.config;
+  const documents = Array.from({ length: R }, (_, r) => draw(model, 3, 40 + r)),
+    slots = documents.map((_, r) => r);
+  const alone = [];
+  for (const tokens of documents) alone.push(await cached(model, tokens));
+  using decoder = model.decoder(R);
+  const at = (p: number): number[] => documents.map((tokens) => tokens[p]!);
+  let state = model.initialState(R);
+  for (let from = 0; from < 3 * T; from += T) {
+    const opened = Int32Array.from({ length: R * T }, (_, i) => (i % T === 0 ? bos : PADDING));
+    const segment = model.upload({
+      batch: R,
+      length: T,
+      source: from === 0 ? opened : Int32Array.from(documents.flatMap((tokens) => tokens.slice(from - T, from))),
+      target: new Int32Array(R * T).fill(PADDING),
+      reset: new Uint8Array(R).fill(from === 0 ? 1 : 0),
+    });
+    for (let p = from; p < from + T; p++) {
+      using logits = p === from ? decoder.begin(segment, state, slots) : decoder.step(at(p - 1), slots);
+      const [found] = await numbers([logits]);
+      for (const r of slots)
+        expect(found!.slice(r * V, (r + 1) * V), `row ${r}, token ${p}`).to.deep.equal(alone[r]!.logits[p]);
+    }
+    disposeSegment(segment);
+    state = decoder.end(slots);
+    const all = Array.from(await state[0]!.data(), Number),
+      size = all.length / R;
+    for (const r of slots)
+      expect(all.slice(r * size, (r + 1) * size), `row ${r}`).to.deep.equal(alone[r]!.states[from / T]);
   }
 }
 

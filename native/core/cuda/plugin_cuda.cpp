@@ -7,6 +7,7 @@
 #include <torch/version.h>
 
 #include <map>
+#include <memory>
 #include <mutex>
 #include <vector>
 
@@ -68,6 +69,35 @@ class Event {
   void synchronize() const { C10_CUDA_CHECK(cudaEventSynchronize(event_)); }
 
  private:
+  cudaEvent_t event_ = nullptr;
+};
+
+/// A stream beside a thread's own. What was allocated on it comes back to it, and it works only after all that the
+/// thread's stream has been given: nobody there reads it any more.
+class Branch {
+ public:
+  explicit Branch(c10::DeviceIndex device) : stream_(c10::cuda::getStreamFromPool(/*isHighPriority=*/true, device)) {
+    C10_CUDA_CHECK(cudaEventCreateWithFlags(&event_, cudaEventDisableTiming));
+  }
+  Branch(const Branch&) = delete;
+  Branch& operator=(const Branch&) = delete;
+
+  /// Runs work() between all that `main` has been given and what it is given after join().
+  template <typename Work>
+  void run(c10::cuda::CUDAStream main, Work&& work) {
+    C10_CUDA_CHECK(cudaEventRecord(event_, main));
+    C10_CUDA_CHECK(cudaStreamWaitEvent(stream_, event_));
+    const c10::cuda::CUDAStreamGuard guard(stream_);
+    work();
+  }
+
+  void join(c10::cuda::CUDAStream main) {
+    C10_CUDA_CHECK(cudaEventRecord(event_, stream_));
+    C10_CUDA_CHECK(cudaStreamWaitEvent(main, event_));
+  }
+
+ private:
+  c10::cuda::CUDAStream stream_;
   cudaEvent_t event_ = nullptr;
 };
 
@@ -134,6 +164,29 @@ class Half final : public Cuda {
     if (allocator::get()->initialized()) allocator::emptyCache();
   }
 
+  void side_by_side(int64_t count, const std::function<void(int64_t)>& branch) override {
+    const auto main = c10::cuda::getCurrentCUDAStream();
+    auto& mine = branches()[main.device_index()];
+    while (static_cast<int64_t>(mine.size()) < count) mine.push_back(std::make_unique<Branch>(main.device_index()));
+    int64_t begun = 0;
+    const auto join = [&] {
+      for (int64_t i = 0; i < begun; ++i) mine[static_cast<size_t>(i)]->join(main);
+    };
+    try {
+      for (int64_t i = 0; i < count; ++i) {
+        ++begun;
+        mine[static_cast<size_t>(i)]->run(main, [&] { branch(i); });
+      }
+    } catch (...) {
+      try {
+        join();
+      } catch (...) {  // the first failure is the one to report
+      }
+      throw;
+    }
+    join();
+  }
+
   GraphPool new_pool() override {
     const auto id = at::cuda::graph_pool_handle();
     return {static_cast<uint64_t>(id.first), static_cast<uint64_t>(id.second)};
@@ -153,6 +206,12 @@ class Half final : public Cuda {
   static std::map<int, c10::cuda::CUDAStream>& streams() {
     thread_local std::map<int, c10::cuda::CUDAStream> streams;
     return streams;
+  }
+
+  /// Those of this thread, by device. Leaked: a thread may end after the driver.
+  static std::map<c10::DeviceIndex, std::vector<std::unique_ptr<Branch>>>& branches() {
+    thread_local auto& branches = *new std::map<c10::DeviceIndex, std::vector<std::unique_ptr<Branch>>>();
+    return branches;
   }
 
   static int attribute(cudaDeviceAttr which, int device) {
