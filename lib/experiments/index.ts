@@ -9,6 +9,7 @@ import { listops } from "./listops.ts";
 import { mnist } from "./mnist.ts";
 import { mqar } from "./mqar.ts";
 import { mrbp } from "./mrbp.ts";
+import { multitask } from "./multitask.ts";
 import { position } from "./position.ts";
 import { rates } from "./rates.ts";
 import { recall } from "./recall.ts";
@@ -25,6 +26,7 @@ export const experiments: readonly Experiment[] = [
   wiki,
   worth,
   horizon,
+  multitask,
   position,
   mqar,
   listops,

@@ -1,4 +1,5 @@
 /** A model trained on an experiment's text, as several experiments need one. */
+import { AUXILIARY_TOKENS } from "../data/auxiliary.ts";
 import { TokenStream, type Dataset } from "../data/index.ts";
 import type { ModelOptions } from "../model/config.ts";
 import { Memformer } from "../model/memformer.ts";
@@ -20,6 +21,8 @@ export interface LanguageSettings {
   readonly rate: number;
   /** Tokens after which a document is cut in training, so that memories start anew. */
   readonly cut: number;
+  /** Shares of the segments that have another task than to be continued; absent: none. */
+  readonly tasks?: { readonly infilling: number; readonly recallPrevious: number };
   readonly seed: number;
 }
 
@@ -56,15 +59,16 @@ export async function* stepSeconds(
 }
 
 async function begun(
-  { model: options, lanes, horizon, accumulate = 1, steps, rate, cut, seed }: LanguageSettings,
+  { model: options, lanes, horizon, accumulate = 1, steps, rate, cut, tasks, seed }: LanguageSettings,
   text: Dataset,
   { device }: RunContext,
 ): Promise<{ model: Memformer; stream: TokenStream; train: TrainOptions & { steps: number } }> {
-  const { vocabulary, bos } = text.tokenizer;
+  const { bos } = text.tokenizer,
+    vocabulary = text.tokenizer.vocabulary + (tasks === undefined ? 0 : AUXILIARY_TOKENS);
   const model = await Memformer.create({ ...(options as ModelOptions), vocabulary, bos, seed, device });
   try {
     const { segmentLength } = model.config,
-      stream = new TokenStream(text.train, { lanes, segmentLength, documentLimit: cut, seed });
+      stream = new TokenStream(text.train, { lanes, segmentLength, documentLimit: cut, seed, ...tasks });
     const warmup = Math.min(100, Math.ceil(steps / 10));
     return { model, stream, train: { steps, horizon, accumulate, learningRate: rate, warmup, seed } };
   } catch (error) {
