@@ -1,11 +1,17 @@
 #!/usr/bin/env bash
 # The CUDA half without a GPU: compiles every kernel and bridge, links them, loads the result, and asks it for a device.
-#   scripts/check-cuda.sh [folder]      of what is downloaded, kept for the next time; default: in the user's cache
+#   scripts/check-cuda.sh [--fetch] [folder]      of what is downloaded, kept for the next time; default: in the user's
+# cache. --fetch: downloads, and nothing else.
 # Needs nvcc, CMake, Ninja, and a pip that has the CUDA build of PyTorch. What cannot be done is printed as skipped.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 version=2.14.1
+only_fetch=false
+if [ "${1:-}" = --fetch ]; then
+  only_fetch=true
+  shift
+fi
 cache=${1:-${XDG_CACHE_HOME:-$HOME/.cache}/memformer/check-cuda/$version}
 if ! command -v nvcc >/dev/null; then
   echo "skipped: no nvcc here"
@@ -28,6 +34,7 @@ fetch() {
 }
 
 if [ ! -f "$cache/complete" ] && ! fetch; then
+  if $only_fetch; then exit 1; fi
   echo "skipped: bridges, link and load, for pip has no torch $version or not all it needs: $(tail -1 "$cache/pip.log")"
   scratch=$(mktemp -d)
   trap 'rm -rf "$scratch"' EXIT
@@ -37,6 +44,8 @@ if [ ! -f "$cache/complete" ] && ! fetch; then
   done < <(find native -name '*.cu' | sort)
   exit 0
 fi
+
+if $only_fetch; then exit 0; fi
 
 out=out/check-cuda
 mkdir -p "$out"
