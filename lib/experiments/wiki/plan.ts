@@ -34,8 +34,8 @@ interface Size {
   readonly rates: readonly number[];
   readonly tokens: number;
   readonly seconds: number;
-  /** FLOPs of longer training, as a multiple of those of `tokens`; 0: there is none. */
-  readonly longer: number;
+  /** FLOPs of longer training, as multiples of those of `tokens`. */
+  readonly longer: readonly number[];
   readonly scored: number;
 }
 
@@ -103,7 +103,7 @@ export const wikiSizes: Readonly<Record<Budget, Size>> = {
     rates: [2e-3],
     tokens: 8 * 16 * 2 * 6,
     seconds: 0.05,
-    longer: 2,
+    longer: [2],
     scored: 8,
   },
   minutes: {
@@ -123,7 +123,7 @@ export const wikiSizes: Readonly<Record<Budget, Size>> = {
     rates: [2e-3],
     tokens: 20e6,
     seconds: 30,
-    longer: 3,
+    longer: [3, 6],
     scored: 0,
   },
   full: {
@@ -143,18 +143,21 @@ export const wikiSizes: Readonly<Record<Budget, Size>> = {
     rates: [1e-3, 2e-3, 4e-3],
     tokens: 100e6,
     seconds: 1800,
-    longer: 0,
+    longer: [],
     scored: 0,
   },
 };
 
-/** What is equal for all models of a table. */
-export const kinds = ["tokens", "FLOPs", "wall-clock", "longer"] as const;
-export type Kind = (typeof kinds)[number];
+/** What is equal for all models of a table; a number: that multiple of the FLOPs. */
+export type Kind = "tokens" | "FLOPs" | "wall-clock" | number;
 
-/** Whether a model is trained for a kind in a budget. */
-export function isTrained(budget: Budget, kind: Kind, model: Model): boolean {
-  return kind !== "longer" || (wikiSizes[budget].longer > 0 && model.longer === true);
+export function kindsOf(budget: Budget): readonly Kind[] {
+  return ["tokens", "FLOPs", "wall-clock", ...wikiSizes[budget].longer];
+}
+
+/** Whether a model is trained for a kind. */
+export function isTrained(kind: Kind, model: Model): boolean {
+  return typeof kind !== "number" || model.longer === true;
 }
 
 /** What a run's text and draws are. */
@@ -168,18 +171,16 @@ export function wikiRun(
   rate: number,
   { text, vocabulary, seed }: Place,
 ): WikiSettings {
-  const { shape: of, lanes, horizon, cut, tokens, seconds, longer: times, scored, models } = wikiSizes[budget];
+  const { shape: of, lanes, horizon, cut, tokens, seconds, scored, models } = wikiSizes[budget];
   const options = { ...of, ...model.model },
     steps = Math.max(1, Math.round(tokens / (lanes * horizon * Number(of.segmentLength))));
   const cost = (given: Model): number => segmentFlops({ ...of, ...given.model, vocabulary, bos: 0 } as object).training;
   const stepsFor = (multiple: number): number =>
     Math.max(1, Math.round((multiple * steps * cost(models[0]!)) / cost(model)));
-  const ofKind = {
-    tokens: { steps, seconds: null },
-    FLOPs: { steps: stepsFor(1), seconds: null },
-    "wall-clock": { steps: null, seconds },
-    longer: { steps: stepsFor(times), seconds: null },
-  }[kind];
+  const ofKind =
+    kind === "wall-clock"
+      ? { steps: null, seconds }
+      : { steps: kind === "tokens" ? steps : stepsFor(kind === "FLOPs" ? 1 : kind), seconds: null };
   return {
     budget,
     name: model.name,
@@ -204,10 +205,10 @@ export function wikiPlan(
 ): WikiSettings[] {
   const { models, rates } = wikiSizes[budget];
   return seeds.flatMap((seed) =>
-    kinds.flatMap((kind) =>
+    kindsOf(budget).flatMap((kind) =>
       rates.flatMap((rate) =>
         models
-          .filter((model) => isTrained(budget, kind, model))
+          .filter((model) => isTrained(kind, model))
           .map((model) => wikiRun(budget, kind, model, rate, { ...text, seed })),
       ),
     ),

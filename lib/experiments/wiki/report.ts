@@ -5,7 +5,7 @@ import type { Rows, Section } from "../experiment.ts";
 import { keyOf } from "../rows.ts";
 import type { Chart } from "../report/chart.ts";
 import { cell, mean, valuesOf, type Table } from "../report/table.ts";
-import { isTrained, kinds, wikiRun, wikiSizes, type Kind, type WikiSettings } from "./plan.ts";
+import { isTrained, kindsOf, wikiRun, wikiSizes, type Kind, type WikiSettings } from "./plan.ts";
 import type { WikiResult, WikiScore } from "./train.ts";
 
 type Found = Rows<WikiSettings, WikiResult>;
@@ -22,15 +22,12 @@ interface Line {
 
 export function wikiReport(runs: readonly WikiSettings[], rows: Found): Section[] {
   if (runs.length === 0) return [];
-  return kinds.flatMap((kind) => {
-    const lines = linesOf(kind, runs, rows);
-    return lines.length === 0 ? [] : [sectionOf(kind, lines, runs[0]!)];
-  });
+  return kindsOf(runs[0]!.budget).map((kind) => sectionOf(kind, linesOf(kind, runs, rows), runs[0]!));
 }
 
 /** What is equal, in words. */
-function equal(kind: Kind, { budget }: WikiSettings): string {
-  return kind === "longer" ? `FLOPs, ${wikiSizes[budget].longer} times as many` : kind;
+function equal(kind: Kind): string {
+  return typeof kind === "number" ? `FLOPs, ${kind} times as many` : kind;
 }
 
 function linesOf(kind: Kind, runs: readonly WikiSettings[], rows: Found): Line[] {
@@ -39,7 +36,7 @@ function linesOf(kind: Kind, runs: readonly WikiSettings[], rows: Found): Line[]
     { budget, text, vocabulary } = runs[0]!;
   const { models, rates } = wikiSizes[budget];
   return models
-    .filter((model) => isTrained(budget, kind, model))
+    .filter((model) => isTrained(kind, model))
     .map((model) => {
       const byRate = rates.map((rate) => ({
         rate,
@@ -57,9 +54,8 @@ function linesOf(kind: Kind, runs: readonly WikiSettings[], rows: Found): Line[]
     });
 }
 
-function sectionOf(kind: Kind, lines: readonly Line[], run: WikiSettings): Section {
-  const { text, lanes, horizon } = run,
-    same = equal(kind, run);
+function sectionOf(kind: Kind, lines: readonly Line[], { text, lanes, horizon }: WikiSettings): Section {
+  const same = equal(kind);
   const tested = lines.some((line) => valuesOf(line.rows, ({ test }) => test?.nats).length > 0);
   const scores = (title: string, of: (result: WikiResult) => WikiScore | null): Table => ({
     title: `${title}, equal ${same}`,
@@ -98,7 +94,7 @@ function sectionOf(kind: Kind, lines: readonly Line[], run: WikiSettings): Secti
     note: `Trained and scored on ${text}; ${lanes} lanes, horizon ${horizon}. Word perplexity: exp(nats of all tokens / words), a word what is between white space, and the end of each line one more, as WikiText counts them; it does not depend on the tokenizer. Training FLOPs by each model's formula: critical path, forward, and two forwards for the way back. Seconds: tokens at the median speed of the steps. Other text than the paper's: compare within a table.`,
   });
   const chart: Chart = {
-    name: `wiki-state-${kind.toLowerCase()}`,
+    name: `wiki-state-${typeof kind === "number" ? `flops-${kind}` : kind.toLowerCase()}`,
     title: `Bits per byte by what is kept, equal ${same}`,
     x: { label: "state bytes of a row", scale: "log" },
     y: { label: "bits per byte", scale: "linear" },
