@@ -8,15 +8,8 @@
 namespace memformer::engine {
 namespace {
 
-/// Kernels read by the pack what lies at a multiple of this, and sums of numbers in packs have an order of their own: a
-/// row has the same bits among others where it lies as well as by itself.
-constexpr uintptr_t kAlignment = 256;
-
 at::Tensor rows_of(const at::Tensor& part, int64_t axis, int64_t from, int64_t count) {
-  if (!part.defined() || part.numel() == 0) return part;
-  const auto rows = part.narrow(axis, from, count);
-  const bool lies_well = !rows.is_cuda() || reinterpret_cast<uintptr_t>(rows.const_data_ptr()) % kAlignment == 0;
-  return lies_well ? rows : rows.clone();
+  return part.defined() && part.numel() > 0 ? part.narrow(axis, from, count) : part;
 }
 
 nn::SegmentInput rows_of(const nn::SegmentInput& segment, int64_t from, int64_t count) {
@@ -26,6 +19,20 @@ nn::SegmentInput rows_of(const nn::SegmentInput& segment, int64_t from, int64_t 
   some.reset = rows_of(segment.reset, 0, from, count);
   some.lengths = rows_of(segment.lengths, 1, from, count);
   return some;
+}
+
+/// Kernels read by the pack what lies at a multiple of this, and sums of numbers in packs have an order of their own: a
+/// row has the same bits among others where it lies as well as by itself.
+constexpr uintptr_t kAlignment = 256;
+
+at::Tensor aligned(const at::Tensor& rows) {
+  if (!rows.defined() || !rows.is_cuda() || rows.numel() == 0) return rows;
+  return reinterpret_cast<uintptr_t>(rows.const_data_ptr()) % kAlignment == 0 ? rows : rows.clone();
+}
+
+nn::SegmentInput aligned(nn::SegmentInput segment) {
+  for (auto* part : {&segment.source, &segment.target, &segment.reset, &segment.lengths}) *part = aligned(*part);
+  return segment;
 }
 
 /// int64, on the host.
@@ -98,9 +105,9 @@ at::Tensor Decoding::begin(const std::vector<int64_t>& slots, const nn::SegmentI
       return of_rows(count, [&](int64_t row, int64_t rows) {
         nn::State before;
         for (auto part = given.begin() + kSegmentParts; part != given.end() - 1; ++part)
-          before.push_back(rows_of(*part, 0, row, rows));
-        return Tensors{model_->begin_segment(state_, rows_of(given.back(), 0, row, rows),
-                                             rows_of(given_segment, row, rows), before)};
+          before.push_back(aligned(rows_of(*part, 0, row, rows)));
+        return Tensors{model_->begin_segment(state_, aligned(rows_of(given.back(), 0, row, rows)),
+                                             aligned(rows_of(given_segment, row, rows)), before)};
       });
     })[0]);
   });
@@ -160,7 +167,7 @@ nn::State Decoding::end(const std::vector<int64_t>& slots) {
     const Inputs inputs{{some_of(slots, from, count), at::kLong}};
     parts.push_back(cache.run(model_->device(), "end", inputs, [&](const Tensors& given) {
       return of_rows(count, [&](int64_t row, int64_t rows) {
-        return Tensors(model_->end_segment(state_, rows_of(given[0], 0, row, rows)));
+        return Tensors(model_->end_segment(state_, aligned(rows_of(given[0], 0, row, rows))));
       });
     }));
   });
