@@ -1,7 +1,7 @@
 /** How far gradients have to travel: the same tokens a step, cut into windows of another number of segments. */
-import { evaluateSource } from "../evaluate/source.ts";
 import { presets } from "../model/config.ts";
 import { experiment, type Budget, type Rows } from "./experiment.ts";
+import { scoreHeldOut, type HeldOut } from "./held-out.ts";
 import { languageModel, type LanguageSettings } from "./language-model.ts";
 import { cell, mean, valuesOf, type Table } from "./report/table.ts";
 import { openText, textName } from "./text.ts";
@@ -11,11 +11,7 @@ export interface HorizonSettings extends LanguageSettings {
   readonly scored: number;
 }
 
-export interface HorizonResult {
-  readonly bitsPerByte: number;
-  readonly nats: number;
-  /** What another text's memory in place of its own costs, nats a token. */
-  readonly shuffledCost: number;
+export interface HorizonResult extends HeldOut {
   readonly tokens: number;
   readonly tokensPerSecond: number | null;
 }
@@ -66,16 +62,9 @@ export const horizon = experiment<HorizonSettings, HorizonResult>({
     try {
       const { model: made, trained } = await languageModel(settings, text, context);
       await using model = made;
-      const { nats, tokens, bitsPerByte, ablations } = await evaluateSource(model, text.valid, {
-        lanes: settings.lanes,
-        ...(settings.scored > 0 && { segments: settings.scored }),
-        ablations: ["shuffled"],
-        signal: context.signal,
-      });
+      const { heldOut } = await scoreHeldOut(model, text.valid, settings, context);
       return {
-        bitsPerByte,
-        nats: nats / tokens,
-        shuffledCost: (ablations.shuffled!.nats - nats) / tokens,
+        ...heldOut,
         tokens: trained.tokens,
         tokensPerSecond: Number.isFinite(trained.tokensPerSecond) ? trained.tokensPerSecond : null,
       };

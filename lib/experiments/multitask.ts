@@ -2,9 +2,9 @@
  * What tasks beside continuation are worth: segments that are filled in, or recalled from the memory alone, as in the
  * paper's first version. The same tokens are read; models with a memory, and their twins without.
  */
-import { evaluateSource } from "../evaluate/source.ts";
 import { presets } from "../model/config.ts";
 import { experiment, type Budget, type Rows } from "./experiment.ts";
+import { scoreHeldOut, type HeldOut } from "./held-out.ts";
 import { languageModel, type LanguageSettings } from "./language-model.ts";
 import { cell, mean, NONE, valuesOf, type Table } from "./report/table.ts";
 import { openText, textName } from "./text.ts";
@@ -18,11 +18,7 @@ export interface MultitaskSettings extends LanguageSettings {
 }
 
 /** Of continuation: held-out text has no other task. */
-export interface MultitaskResult {
-  readonly bitsPerByte: number;
-  readonly nats: number;
-  /** What another text's memory in place of its own costs, nats a token; null of a twin. */
-  readonly shuffledCost: number | null;
+export interface MultitaskResult extends HeldOut {
   readonly tokens: number;
 }
 
@@ -72,24 +68,14 @@ export const multitask = experiment<MultitaskSettings, MultitaskResult>({
     );
   },
   async run(settings, context) {
-    const { model: options, memory, lanes, scored } = settings,
+    const { model: options, memory } = settings,
       text = await openText(context);
     try {
       const twin = { ...options, ...(!memory && { memory }) };
       const { model: made, trained: training } = await languageModel({ ...settings, model: twin }, text, context);
       await using model = made;
-      const { nats, tokens, bitsPerByte, ablations } = await evaluateSource(model, text.valid, {
-        lanes,
-        ...(scored > 0 && { segments: scored }),
-        ablations: memory ? ["shuffled"] : [],
-        signal: context.signal,
-      });
-      return {
-        bitsPerByte,
-        nats: nats / tokens,
-        shuffledCost: ablations.shuffled === undefined ? null : (ablations.shuffled.nats - nats) / tokens,
-        tokens: training.tokens,
-      };
+      const { heldOut } = await scoreHeldOut(model, text.valid, settings, context);
+      return { ...heldOut, tokens: training.tokens };
     } finally {
       await text.close();
     }

@@ -1,9 +1,9 @@
 /** One model of Table 2: trained in its budget, and scored on what was held out. */
 import type { Dataset, TokenSource } from "../../data/index.ts";
-import { evaluateSource } from "../../evaluate/source.ts";
 import type { Memformer } from "../../model/memformer.ts";
 import type { RunContext } from "../experiment.ts";
 import { segmentFlops } from "../flops.ts";
+import { scoreHeldOut, type HeldOut } from "../held-out.ts";
 import { languageModel, stepSeconds } from "../language-model.ts";
 import { openText } from "../text.ts";
 import { stepsIn } from "../wall-clock.ts";
@@ -11,14 +11,9 @@ import { wordsOfSource } from "../words.ts";
 import type { WikiSettings } from "./plan.ts";
 
 /** Of one split. */
-export interface WikiScore {
-  readonly bitsPerByte: number;
-  /** Nats of a token. */
-  readonly nats: number;
+export interface WikiScore extends HeldOut {
   /** exp(nats of all tokens / words), words as WikiText counts them, the ends of lines among them. */
   readonly wordPerplexity: number;
-  /** What another text's memory in place of its own costs, nats a token; null of a model that keeps none. */
-  readonly shuffledCost: number | null;
 }
 
 export interface WikiResult {
@@ -65,22 +60,11 @@ async function score(
   model: Memformer,
   source: TokenSource,
   { tokenizer }: Dataset,
-  { lanes, scored }: WikiSettings,
-  { signal }: RunContext,
+  settings: WikiSettings,
+  context: RunContext,
 ): Promise<WikiScore> {
-  const { nats, tokens, bytes, bitsPerByte, ablations } = await evaluateSource(model, source, {
-    lanes,
-    ...(scored > 0 && { segments: scored }),
-    ablations: model.config.memory ? ["shuffled"] : [],
-    signal,
-  });
+  const { heldOut, all } = await scoreHeldOut(model, source, settings, context);
   // Of a part of the text, the words by its share of the bytes.
-  const words = (await wordsOfSource(source, tokenizer)) * (bytes / source.bytes);
-  const { shuffled } = ablations;
-  return {
-    bitsPerByte,
-    nats: nats / tokens,
-    wordPerplexity: Math.exp(nats / words),
-    shuffledCost: shuffled === undefined ? null : (shuffled.nats - nats) / tokens,
-  };
+  const words = (await wordsOfSource(source, tokenizer)) * (all.bytes / source.bytes);
+  return { ...heldOut, wordPerplexity: Math.exp(all.nats / words) };
 }
