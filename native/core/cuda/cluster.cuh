@@ -1,19 +1,15 @@
-// Blocks of a cluster: barriers of all their threads, and stores to each other's shared memory (compute capability 9.0;
+// Blocks of a cluster: that all of them have begun, and stores to each other's shared memory (compute capability 9.0;
 // elsewhere these do nothing, and no cluster can be launched).
 #pragma once
 #include "core/cuda/dependent_launch.cuh"
-#include "core/cuda/numeric.cuh"
+#include "core/cuda/hopper.cuh"
 
 namespace memformer::cuda {
 
-/// This thread has come; with `release`, others see what it has written once they have waited.
-template <bool release>
+/// This thread has begun.
 __device__ __forceinline__ void arrive_at_cluster() {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
-  if constexpr (release)
-    asm volatile("barrier.cluster.arrive.release;" ::: "memory");
-  else
-    asm volatile("barrier.cluster.arrive.relaxed;" ::: "memory");
+  asm volatile("barrier.cluster.arrive.relaxed;" ::: "memory");
 #endif
 }
 
@@ -24,18 +20,48 @@ __device__ __forceinline__ void wait_for_cluster() {
 #endif
 }
 
-/// 16 bytes to where block `rank` of the cluster has what this block has at `own`, a multiple of 16 bytes.
-__device__ __forceinline__ void store_in_cluster(void* own, int rank, const uint4& bytes) {
+/// In shared memory: counts the bytes that blocks of the cluster send to this one, once.
+class Inbox {
+ public:
+  /// One thread says how many will come, before it arrives at the cluster.
+  __device__ __forceinline__ void open(uint32_t bytes) {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
-  uint32_t there;
-  asm volatile("mapa.shared::cluster.u32 %0, %1, %2;"
-               : "=r"(there)
-               : "r"(static_cast<uint32_t>(__cvta_generic_to_shared(own))), "r"(rank));
-  asm volatile("st.shared::cluster.v4.b32 [%0], {%1, %2, %3, %4};" ::"r"(there), "r"(bytes.x), "r"(bytes.y),
-               "r"(bytes.z), "r"(bytes.w)
-               : "memory");
+    come_.init(1);
+    fence_barriers();
+    come_.expect(bytes);
 #endif
-}
+  }
+
+  /// Until all have come: this thread sees them.
+  __device__ __forceinline__ void wait() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+    come_.wait(0);
+#endif
+  }
+
+  /// Has 16 bytes stored where block `rank` of the cluster has what this block has at `own`, a multiple of 16 bytes,
+  /// and counted by its inbox at the same place as this one. Unlike at a barrier of the cluster, nobody here waits for
+  /// that.
+  __device__ __forceinline__ void send(void* own, int rank, const uint4& bytes) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+    asm volatile("st.async.shared::cluster.mbarrier::complete_tx::bytes.v4.b32 [%0], {%1, %2, %3, %4}, [%5];" ::"r"(
+                     address_in_cluster(own, rank)),
+                 "r"(bytes.x), "r"(bytes.y), "r"(bytes.z), "r"(bytes.w), "r"(address_in_cluster(&come_, rank))
+                 : "memory");
+#endif
+  }
+
+ private:
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  __device__ __forceinline__ static uint32_t address_in_cluster(const void* own, int rank) {
+    uint32_t there;
+    asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(there) : "r"(shared_address(own)), "r"(rank));
+    return there;
+  }
+#endif
+
+  Barrier come_;
+};
 
 /// Whether the current device launches `kernel` in clusters of `blocks` of so many threads, with so many bytes of
 /// shared memory each; raises the kernel's limit of these.

@@ -107,8 +107,9 @@ constexpr int64_t read_scratch(int64_t N, int64_t E) {
 
 /// The keys and values of one head of a row's slot. `packed`: they are read 16 bytes at a time, L = E / numbers lanes a
 /// key, which divides a warp. The block has kReaders threads, all of which come to every call. `own_apart`: the row's
-/// own key and value may be read elsewhere than in the cache.
-template <typename T, bool packed, bool own_apart = false>
+/// own key and value may be read elsewhere than in the cache. `width`: E where it is known, and sums over lanes have no
+/// loops then; 0: it is p's.
+template <typename T, bool packed, bool own_apart = false, int width = 0>
 class HeadReader {
  public:
   using acc_t = cuda::accumulate_t<T>;
@@ -116,10 +117,9 @@ class HeadReader {
   /// Takes what lies there since earlier steps, and asks for the angles of the row's position.
   __device__ __forceinline__ HeadReader(const DecodeAttentionParams& p, int64_t r, int h)
       : appends_(p.q == nullptr),
-        lanes_(packed ? p.E / numbers : cuda::kWarp),
-        own_(threadIdx.x % lanes_),
-        group_(threadIdx.x / lanes_),
-        groups_(kReaders / lanes_) {
+        of_key_(packed ? p.E / numbers : cuda::kWarp),
+        own_(static_cast<int>(threadIdx.x) % lanes()),
+        group_(static_cast<int>(threadIdx.x) / lanes()) {
     using namespace cuda;
     int64_t slot = p.slots == nullptr ? r : p.slots[r];
     slot = slot < 0 ? 0 : slot >= p.S ? p.S - 1 : slot;
@@ -134,7 +134,7 @@ class HeadReader {
     if constexpr (packed) {
 #pragma unroll
       for (int i = 0; i < kHeld; ++i)
-        if (const int j = group_ + i * groups_; j < earlier_) {
+        if (const int j = group_ + i * groups(); j < earlier_) {
           held_keys_[i] = pack(key_at(p, j));
           held_values_[i] = pack(value_at(p, j));
         }
@@ -166,6 +166,15 @@ class HeadReader {
   static constexpr int numbers = 16 / sizeof(T);
   using Numbers = cuda::Pack<T, numbers>;
 
+  /// Of a key, and how many groups of so many the block has.
+  __device__ __forceinline__ int lanes() const {
+    if constexpr (packed && width > 0)
+      return width / numbers;
+    else
+      return of_key_;
+  }
+  __device__ __forceinline__ int groups() const { return kReaders / lanes(); }
+
   __device__ __forceinline__ const T* key_at(const DecodeAttentionParams& p, int j) const {
     return own_apart && j >= earlier_ ? own_key_ : keys_ + j * p.keys.n;
   }
@@ -184,7 +193,7 @@ class HeadReader {
   }
 
   __device__ __forceinline__ acc_t scale(const DecodeAttentionParams& p) const {
-    return acc_t(1) / sqrt(static_cast<acc_t>(p.E));
+    return acc_t(1) / sqrt(static_cast<acc_t>(width > 0 ? width : p.E));
   }
 
   /// Every warp weights its own keys against the largest of its own scores, kHeld times the block's groups of lanes at
@@ -192,33 +201,35 @@ class HeadReader {
   __device__ __forceinline__ void read_packed(const DecodeAttentionParams& p, const acc_t* query, acc_t* partial,
                                               T* y) {
     using namespace cuda;
-    const int warp = threadIdx.x / kWarp, lane = threadIdx.x % kWarp, E = p.E;
+    const int warp = threadIdx.x / kWarp, lane = threadIdx.x % kWarp, E = width > 0 ? width : p.E;
     const acc_t scaled = scale(p);
     acc_t mine[numbers], sums[numbers] = {}, most = -INFINITY, total = 0;
 #pragma unroll
     for (int k = 0; k < numbers; ++k) mine[k] = query[own_ * numbers + k];
-    for (int from = 0; from < n_; from += kHeld * groups_) {
+    for (int from = 0; from < n_; from += kHeld * groups()) {
 #pragma unroll
       for (int i = 0; i < kHeld; ++i)
-        if (const int j = from + i * groups_ + group_; j < n_ && (from > 0 || j >= earlier_)) {
+        if (const int j = from + i * groups() + group_; j < n_ && (from > 0 || j >= earlier_)) {
           held_keys_[i] = pack(key_at(p, j));
           held_values_[i] = pack(value_at(p, j));
         }
       acc_t scores[kHeld], largest = most;
 #pragma unroll
       for (int i = 0; i < kHeld; ++i) {
-        const int first = from + i * groups_, j = first + group_;
+        const int first = from + i * groups(), j = first + group_;
         scores[i] = -INFINITY;
         if (first >= n_) continue;  // for all lanes of all warps
         acc_t sum = 0;
         pin(held_keys_[i]);
 #pragma unroll
         for (int k = 0; k < numbers; ++k) sum = fma(mine[k], convert<acc_t>(held_keys_[i].value[k]), sum);
-        for (int offset = lanes_ / 2; offset > 0; offset /= 2) sum += __shfl_xor_sync(kAllLanes, sum, offset);
+#pragma unroll
+        for (int offset = lanes() / 2; offset > 0; offset /= 2) sum += __shfl_xor_sync(kAllLanes, sum, offset);
         if (j < n_) scores[i] = fma(sum, scaled, bias_ == nullptr ? acc_t(0) : bias_[j]);
         largest = max(largest, scores[i]);
       }
-      for (int offset = lanes_; offset < kWarp; offset *= 2)
+#pragma unroll
+      for (int offset = lanes(); offset < kWarp; offset *= 2)
         largest = max(largest, __shfl_xor_sync(kAllLanes, largest, offset));
       const acc_t against = largest == -INFINITY ? acc_t(0) : largest;
       const acc_t rescale = exp(most - against);  // 0 before the first keys
@@ -228,7 +239,7 @@ class HeadReader {
       for (int k = 0; k < numbers; ++k) sums[k] *= rescale;
 #pragma unroll
       for (int i = 0; i < kHeld; ++i) {
-        if (from + i * groups_ + group_ >= n_) continue;
+        if (from + i * groups() + group_ >= n_) continue;
         pin(held_values_[i]);
         const acc_t weight = exp(scores[i] - against);
         total += weight;
@@ -236,12 +247,17 @@ class HeadReader {
         for (int k = 0; k < numbers; ++k) sums[k] = fma(weight, convert<acc_t>(held_values_[i].value[k]), sums[k]);
       }
     }
-    for (int offset = lanes_; offset < kWarp; offset *= 2) total += __shfl_xor_sync(kAllLanes, total, offset);
+#pragma unroll
+    for (int offset = lanes(); offset < kWarp; offset *= 2) total += __shfl_xor_sync(kAllLanes, total, offset);
     acc_t* of_warp = partial + warp * (E + 2);
 #pragma unroll
-    for (int k = 0; k < numbers; ++k) {
-      for (int offset = lanes_; offset < kWarp; offset *= 2) sums[k] += __shfl_xor_sync(kAllLanes, sums[k], offset);
-      if (lane < lanes_) of_warp[own_ * numbers + k] = sums[k];
+    for (int offset = lanes(); offset < kWarp; offset *= 2) {
+#pragma unroll
+      for (int k = 0; k < numbers; ++k) sums[k] += __shfl_xor_sync(kAllLanes, sums[k], offset);
+    }
+    if (lane < lanes()) {
+#pragma unroll
+      for (int k = 0; k < numbers; ++k) of_warp[own_ * numbers + k] = sums[k];
     }
     if (lane == 0) {
       of_warp[E] = most;
@@ -271,7 +287,7 @@ class HeadReader {
     using namespace cuda;
     const acc_t by = scale(p);
 #pragma unroll 4
-    for (int j = group_; j < n_; j += groups_) {
+    for (int j = group_; j < n_; j += groups()) {
       acc_t sum = 0;
       for (int e = own_; e < p.E; e += kWarp) sum = fma(query[e], convert<acc_t>(key_at(p, j)[e]), sum);
       sum = warp_sum(sum);
@@ -295,9 +311,9 @@ class HeadReader {
   }
 
   const bool appends_;
-  const int lanes_, own_;     // of a key, and this thread's place there
-  const int group_, groups_;  // of lanes
-  int n_, earlier_;           // keys, and those that were there before the row's own
+  const int of_key_;       // lanes
+  const int own_, group_;  // this thread's place among those of its key, and which these are
+  int n_, earlier_;        // keys, and those that were there before the row's own
   const T *keys_, *values_, *own_key_, *own_value_;
   const acc_t* bias_;
   Numbers held_keys_[kHeld], held_values_[kHeld];

@@ -53,6 +53,7 @@ struct Layout {
   alignas(16) T own_key[kHead];
   alignas(16) T own_value[kHead];
   alignas(16) T read[kHead];
+  alignas(8) Inbox inbox;  // of `projected`
 };
 
 template <typename T, int head_shares, bool own>
@@ -79,8 +80,9 @@ __global__ void __launch_bounds__(kThreads, 2) decode_attention_layer_kernel(con
   const SharedNorm<T> norm(p.projection, shared.norm);
   norm.ask(p.projection);
   shared.product.ask(static_cast<const T*>(p.weight), h, rank);
-  arrive_at_cluster</*release=*/false>();
-  HeadReader<T, /*packed=*/true, /*own_apart=*/own> reader(p.attention, row, h);
+  if (threadIdx.x == 0) shared.inbox.open(sizeof(shared.projected));
+  arrive_at_cluster();
+  HeadReader<T, /*packed=*/true, /*own_apart=*/own, kHead> reader(p.attention, row, h);
   float bias = 0;  // of the number of which this thread adds the shares
   if (p.projection.bias != nullptr && warp < Shared::kinds && lane < kColumns)
     bias = convert<float>(static_cast<const T*>(p.projection.bias)[warp * width + h * kHead + rank * kColumns + lane]);
@@ -116,13 +118,12 @@ __global__ void __launch_bounds__(kThreads, 2) decode_attention_layer_kernel(con
       shared.projected[warp][rank * kColumns + lane] = convert<T>(sum);
     }
     __syncwarp();
-    if (const int other = lane / Shared::packs; other < kBlocks && other != rank) {
+    if (const int other = lane / Shared::packs; other < kBlocks) {  // also to this block, whose threads wait as well
       auto* numbers = &shared.projected[warp][rank * kColumns + lane % Shared::packs * (16 / sizeof(T))];
-      store_in_cluster(numbers, other, *reinterpret_cast<const uint4*>(numbers));
+      shared.inbox.send(numbers, other, *reinterpret_cast<const uint4*>(numbers));
     }
   }
-  arrive_at_cluster</*release=*/true>();
-  wait_for_cluster();
+  shared.inbox.wait();
   if (p.norm_heads) {  // each block its own copy
     if (warp < (own ? 2 : 1)) norm_head(shared.projected[warp]);
     __syncthreads();

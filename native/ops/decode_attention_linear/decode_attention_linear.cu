@@ -32,7 +32,7 @@ __global__ void __launch_bounds__(kThreads) decode_attention_linear_kernel(const
   const int64_t row = blockIdx.y;
 
   shared.product.ask(static_cast<const T*>(p.weight), h, part);
-  HeadReader<T, /*packed=*/true, /*own_apart=*/true> reader(p.attention, row, h);
+  HeadReader<T, /*packed=*/true, /*own_apart=*/true, kHead> reader(p.attention, row, h);
   wait_for_previous();
   let_next_begin();
   if (p.attention.q == nullptr) {

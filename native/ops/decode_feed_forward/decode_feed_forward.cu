@@ -45,6 +45,7 @@ struct Layout {
   alignas(16) unsigned char norm[SharedNorm<T>::bytes(width)];
   alignas(16) T normed[kRows][width + kDecodePad];
   alignas(16) T hidden[kRows][share + kDecodePad];
+  alignas(8) Inbox inbox;  // of the other blocks' `hidden`
 };
 
 template <typename T, int width>
@@ -72,7 +73,8 @@ __global__ void __launch_bounds__(kThreads, 1) decode_feed_forward_kernel(const 
     for (int c = 0; c < Shared::down_chunks; ++c)
       copy_16_bytes(&shared.down[warp][c][lane],
                     down + int64_t{first_column + g} * inner + share * Shared::share + c * kDecodeChunk + 8 * t, 16);
-  arrive_at_cluster</*release=*/false>();
+  if (threadIdx.x == 0) shared.inbox.open(R * (kBlocks - 1) * units * static_cast<int>(sizeof(T)));
+  arrive_at_cluster();
   const SharedNorm<T> norm(p.up, shared.norm);
   norm.ask(p.up);
   float bias = 0;  // of the unit of which this thread adds the shares
@@ -112,10 +114,9 @@ __global__ void __launch_bounds__(kThreads, 1) decode_feed_forward_kernel(const 
   __syncthreads();
   if (const int row = lane / Shared::packs; warp != rank && row < R) {
     auto* own = &shared.hidden[row][rank * units + lane % Shared::packs * (16 / sizeof(T))];
-    store_in_cluster(own, warp, *reinterpret_cast<const uint4*>(own));
+    shared.inbox.send(own, warp, *reinterpret_cast<const uint4*>(own));
   }
-  arrive_at_cluster</*release=*/true>();
-  wait_for_cluster();
+  shared.inbox.wait();
   if (warp >= Shared::down_tiles) return;
   float sums[4] = {};
 #pragma unroll
