@@ -67,11 +67,33 @@ at::Tensor LayerNorm::operator()(const at::Tensor& x, ForwardContext& ctx) const
 
 at::Tensor LayerNorm::then(const Linear& linear, Residual& stream, ForwardContext& ctx) const {
   const auto [weight, bias] = linear.parameters();
+  return then(ctx.working(weight), ctx.working(bias), stream);
+}
+
+at::Tensor LayerNorm::then(const at::Tensor& weight, const std::optional<at::Tensor>& bias, Residual& stream) const {
   const auto [branch, branch_bias] = stream.decoded_branch();
-  auto [sum, y] = ops::decode_normed_linear(stream.x, branch, branch_bias, weight_, bias_, ctx.working(weight),
-                                            ctx.working(bias), /*gelu=*/false, /*settled=*/true);
+  auto [sum, y] = ops::decode_normed_linear(stream.x, branch, branch_bias, weight_, bias_, weight, bias, /*gelu=*/false,
+                                            /*settled=*/true);
   stream = {sum, std::nullopt};
   return y;
+}
+
+const at::Tensor& DecodedRows::normed(ForwardContext& ctx) {
+  if (!normed_.defined()) normed_ = (*norm_)(*stream_, ctx);
+  return normed_;
+}
+
+DecodedRows DecodedRows::last() const {
+  const auto of = [](const at::Tensor& rows) { return rows.narrow(0, rows.size(0) - 1, 1); };
+  if (normed_.defined()) return of(normed_);
+  Residual stream{of(stream_->x), stream_->branch};
+  if (stream.branch) stream.branch->product = of(stream.branch->product);
+  return {std::move(stream), *norm_};
+}
+
+at::Tensor DecodedRows::then(const at::Tensor& weight, const std::optional<at::Tensor>& bias, ForwardContext& ctx) {
+  if (!normed_.defined()) return norm_->then(weight, bias, *stream_).squeeze(1);
+  return ops::decode_linear(ctx.cast(normed_.squeeze(1)), weight, bias, /*gelu=*/false, /*settled=*/true);
 }
 
 FeedForward::FeedForward(Parameters& parameters, const std::string& prefix, int64_t width, int64_t inner,

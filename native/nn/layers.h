@@ -53,11 +53,33 @@ class LayerNorm {
   at::Tensor operator()(const at::Tensor& x, ForwardContext& ctx) const;
   /// The rows of a decoding step: adds the branch to the stream, and returns linear of the normed sum.
   at::Tensor then(const Linear& linear, Residual& stream, ForwardContext& ctx) const;
+  /// The same by a weight (out, D) and a bias (out) or none, as they are computed with.
+  at::Tensor then(const at::Tensor& weight, const std::optional<at::Tensor>& bias, Residual& stream) const;
   /// Weight and bias, for what folds them into the layer behind.
   std::pair<at::Tensor, at::Tensor> parameters() const { return {weight_, bias_}; }
 
  private:
   at::Tensor weight_, bias_;
+};
+
+/// What a stack ends with in a decoding step, of R rows (R, 1, D): normed, or a stream whose norm whoever reads it
+/// takes.
+class DecodedRows {
+ public:
+  DecodedRows(at::Tensor normed) : normed_(std::move(normed)) {}
+  DecodedRows(Residual stream, const LayerNorm& norm) : stream_(std::move(stream)), norm_(&norm) {}
+
+  /// (R, 1, D), normed once.
+  const at::Tensor& normed(ForwardContext& ctx);
+  /// The last row alone.
+  DecodedRows last() const;
+  /// Their product (R, out) with a weight (out, D) and a bias (out) or none, as they are computed with.
+  at::Tensor then(const at::Tensor& weight, const std::optional<at::Tensor>& bias, ForwardContext& ctx);
+
+ private:
+  at::Tensor normed_;  // undefined: not yet
+  std::optional<Residual> stream_;
+  const LayerNorm* norm_ = nullptr;
 };
 
 /// branch = down(dropout(gelu(up(LN x))))      x (B, N, D);   `prefix`.{norm, up, down}

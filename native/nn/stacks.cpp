@@ -70,15 +70,15 @@ at::Tensor MemoryStack::operator()(at::Tensor x, const MemoryView& view, const K
   return norm_(stream, ctx);
 }
 
-at::Tensor MemoryStack::decode(at::Tensor x, const DecodeState& state, const DecodeRows& rows,
-                               ForwardContext& ctx) const {
+DecodedRows MemoryStack::decode(at::Tensor x, const DecodeState& state, const DecodeRows& rows,
+                                ForwardContext& ctx) const {
   Residual stream{std::move(x), std::nullopt};
   for (size_t i = 0; i < layers_.size(); ++i) {
     layers_[i].self_attention.decode(stream, rows, state.layers[i], ctx);
     layers_[i].memory_read.decode(stream, rows, state.context[i], ctx);
     layers_[i].feed_forward(stream, ctx);
   }
-  return norm_(stream, ctx);
+  return {std::move(stream), norm_};
 }
 
 DecoderStack::DecoderStack(Parameters& parameters, const Config& config, int64_t layers)
@@ -119,15 +119,15 @@ at::Tensor DecoderStack::operator()(at::Tensor x, const KeyMask& mask, const at:
   return norm_(stream, ctx);
 }
 
-at::Tensor DecoderStack::decode(at::Tensor x, const DecodeState& state, const DecodeRows& rows,
-                                ForwardContext& ctx) const {
+DecodedRows DecoderStack::decode(at::Tensor x, const DecodeState& state, const DecodeRows& rows,
+                                 ForwardContext& ctx) const {
   Residual stream{std::move(x), std::nullopt};
   for (size_t i = 0; i < layers_.size(); ++i) {
     layers_[i].self_attention.decode(stream, rows, state.layers[i], ctx);
     layers_[i].cross_attention.decode(stream, rows, state.context[i], ctx);
     layers_[i].feed_forward(stream, ctx);
   }
-  return norm_(stream, ctx);
+  return {std::move(stream), norm_};
 }
 
 }  // namespace memformer::nn

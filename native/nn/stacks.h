@@ -20,8 +20,8 @@ class MemoryStack {
   /// What each layer sees of the memory.
   std::vector<CrossAttention::KeysValues> project_keys_values(const MemoryView& view, int64_t queries,
                                                               ForwardContext& ctx) const;
-  /// One embedded token a row, x (R, 1, D) -> (R, 1, D), normed.
-  at::Tensor decode(at::Tensor x, const DecodeState& state, const DecodeRows& rows, ForwardContext& ctx) const;
+  /// One embedded token a row, x (R, 1, D).
+  DecodedRows decode(at::Tensor x, const DecodeState& state, const DecodeRows& rows, ForwardContext& ctx) const;
 
  private:
   struct Layer {
@@ -45,8 +45,8 @@ class DecoderStack {
   /// What each layer sees of the encoder's output.
   std::vector<CrossAttention::KeysValues> project_keys_values(const at::Tensor& encoded, int64_t queries,
                                                               ForwardContext& ctx) const;
-  /// One embedded token a row, x (R, 1, D) -> (R, 1, D), normed.
-  at::Tensor decode(at::Tensor x, const DecodeState& state, const DecodeRows& rows, ForwardContext& ctx) const;
+  /// One embedded token a row, x (R, 1, D).
+  DecodedRows decode(at::Tensor x, const DecodeState& state, const DecodeRows& rows, ForwardContext& ctx) const;
 
  private:
   struct Layer {

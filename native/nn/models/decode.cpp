@@ -97,24 +97,25 @@ ForwardContext Model::step_pass(const DecodeState& decoding) const {
   return ctx;
 }
 
-at::Tensor Model::decode_hidden(DecodeState& decoding, const at::Tensor& tokens, const at::Tensor& slots,
-                                const at::Tensor& ahead, ForwardContext& ctx) const {
+DecodedRows Model::decode_hidden(DecodeState& decoding, const at::Tensor& tokens, const at::Tensor& slots,
+                                 const at::Tensor& ahead, ForwardContext& ctx) const {
   const int64_t T = decoding.length;
   const auto places = ops::decode_rows(slots, decoding.positions, decoding.context_lengths, ahead, T - 1);
   const auto positions = places.select(0, 0);
   const DecodeRows rows{slots, positions, places.select(0, 1), places.select(0, 2), !ahead.defined()};
-  const auto hidden = decode_rows(tokens.unsqueeze(1), decoding, rows, ctx);
+  auto decoded = decode_rows(tokens.unsqueeze(1), decoding, rows, ctx);
   if (decoding.hidden.defined()) {
-    decoding.hidden.view({-1, hidden.size(2)})
-        .index_copy_(0, slots.to(at::kLong) * T + positions, hidden.squeeze(1).to(decoding.hidden.scalar_type()));
+    const auto hidden = decoded.normed(ctx).squeeze(1);
+    decoding.hidden.view({-1, hidden.size(1)})
+        .index_copy_(0, slots.to(at::kLong) * T + positions, hidden.to(decoding.hidden.scalar_type()));
   }
-  return hidden;
+  return decoded;
 }
 
 at::Tensor Model::decode_step(DecodeState& decoding, const at::Tensor& tokens, const at::Tensor& slots) const {
   const WithoutGradient guard;
   auto ctx = step_pass(decoding);
-  return project(decode_hidden(decoding, tokens, slots, {}, ctx).squeeze(1), ctx);
+  return project_rows(decode_hidden(decoding, tokens, slots, {}, ctx), ctx);
 }
 
 at::Tensor Model::prefill(DecodeState& decoding, const at::Tensor& tokens, int64_t slot) const {
@@ -122,8 +123,7 @@ at::Tensor Model::prefill(DecodeState& decoding, const at::Tensor& tokens, int64
   auto ctx = step_pass(decoding);
   const int64_t P = tokens.size(0);
   const auto ahead = at::arange(P, decoding.positions.options());
-  const auto hidden = decode_hidden(decoding, tokens, at::full_like(ahead, slot), ahead, ctx);
-  return project(hidden.select(0, P - 1), ctx);
+  return project_rows(decode_hidden(decoding, tokens, at::full_like(ahead, slot), ahead, ctx).last(), ctx);
 }
 
 State Model::end_segment(const DecodeState& decoding, const at::Tensor& slots) const {

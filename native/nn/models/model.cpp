@@ -65,11 +65,16 @@ void Model::make_output(const Config& config, const at::Tensor& embedding) {
 }
 
 at::Tensor Model::project(const at::Tensor& hidden, ForwardContext& ctx) const {
-  const auto bias = output_bias_ ? std::optional<at::Tensor>(ctx.working(*output_bias_)) : std::nullopt;
-  const auto x = ctx.cast(hidden), weight = ctx.working(output_);
-  const auto logits = ctx.row_by_row() ? ops::decode_linear(x, weight, bias, false, /*settled=*/true)
-                                       : ops::linear(x, {weight}, {bias.value_or(at::Tensor())});
+  const auto logits = ops::linear(ctx.cast(hidden), {ctx.working(output_)}, {output_bias(ctx).value_or(at::Tensor())});
   return logits.to(parameters_.dtype());
+}
+
+at::Tensor Model::project_rows(DecodedRows rows, ForwardContext& ctx) const {
+  return rows.then(ctx.working(output_), output_bias(ctx), ctx).to(parameters_.dtype());
+}
+
+std::optional<at::Tensor> Model::output_bias(ForwardContext& ctx) const {
+  return output_bias_ ? std::optional<at::Tensor>(ctx.working(*output_bias_)) : std::nullopt;
 }
 
 State Model::at_border(State state, at::Tensor (*change)(const at::Tensor&, const at::Tensor&)) const {

@@ -154,8 +154,8 @@ class Model {
   /// Whether the memory is written from what the decoder computes.
   virtual bool writes_from_decoder() const { return false; }
   virtual SegmentStart start_segment(const SegmentInput&, const State&, ForwardContext&) const { throw no_decoding(); }
-  /// tokens (R, 1) int64 -> (R, 1, D), normed.
-  virtual at::Tensor decode_rows(const at::Tensor&, const DecodeState&, const DecodeRows&, ForwardContext&) const {
+  /// tokens (R, 1) int64.
+  virtual DecodedRows decode_rows(const at::Tensor&, const DecodeState&, const DecodeRows&, ForwardContext&) const {
     throw no_decoding();
   }
   /// What goes into the layers' caches of these slots (B) int32 before the segment's first token.
@@ -177,6 +177,7 @@ class Model {
   /// The state as it crosses the model's border (loss_scale.h): `change` of its differentiable parts, the others as
   /// they are.
   State at_border(State state, at::Tensor (*change)(const at::Tensor&, const at::Tensor&)) const;
+  /// Logits (..., V) of hidden (..., D), normed.
   at::Tensor project(const at::Tensor& hidden, ForwardContext& ctx) const;
   /// The output projection: weight (V, D), the embedding itself when tied, and a bias (V) where the configuration has
   /// one.
@@ -192,12 +193,16 @@ class Model {
   /// (B) bool: rows with a token that is neither padding nor BOS.
   at::Tensor reads_text(const SegmentInput& segment) const;
 
+  /// Logits (R, V) of a step's rows.
+  at::Tensor project_rows(DecodedRows rows, ForwardContext& ctx) const;
+  std::optional<at::Tensor> output_bias(ForwardContext& ctx) const;
+
   static Failure no_decoding() { return {"CONFIG", "this model does not generate"}; }
   ForwardContext step_pass(const DecodeState& decoding) const;
-  /// The normed output (R, 1, D) of the last layer for tokens (R) in slots (R), each `ahead` (R) int32 of where its
-  /// slot stands, or undefined: 0.
-  at::Tensor decode_hidden(DecodeState& decoding, const at::Tensor& tokens, const at::Tensor& slots,
-                           const at::Tensor& ahead, ForwardContext& ctx) const;
+  /// The output of the last layer for tokens (R) in slots (R), each `ahead` (R) int32 of where its slot stands, or
+  /// undefined: 0.
+  DecodedRows decode_hidden(DecodeState& decoding, const at::Tensor& tokens, const at::Tensor& slots,
+                            const at::Tensor& ahead, ForwardContext& ctx) const;
 
   at::ScalarType compute_;
   double dropout_;

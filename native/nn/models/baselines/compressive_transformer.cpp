@@ -73,8 +73,8 @@ class CompressiveTransformer final : public Model {
     return {stack_.project_keys_values(seen, ctx), KeyMask(), last_token(segment.source, bos_).squeeze(1).to(at::kLong),
             carried};
   }
-  Tensor decode_rows(const Tensor& tokens, const DecodeState& decoding, const DecodeRows& rows,
-                     ForwardContext& ctx) const override {
+  DecodedRows decode_rows(const Tensor& tokens, const DecodeState& decoding, const DecodeRows& rows,
+                          ForwardContext& ctx) const override {
     const auto slots = rows.slots.to(at::kLong), positions = rows.positions.to(at::kLong);
     const auto filled = decoding.carried[kSeen].index_select(0, slots);
     const auto [hidden, inputs] = stack_.decode(embedding_(tokens, ctx), decoding, rows, filled, ctx);

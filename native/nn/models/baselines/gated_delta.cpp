@@ -65,8 +65,8 @@ class GatedDelta final : public Model {
   SegmentStart start_segment(const SegmentInput& segment, const State& state, ForwardContext&) const override {
     return {{}, KeyMask(), last_token(segment.source, bos_).squeeze(1).to(at::kLong), begun(segment, state)};
   }
-  Tensor decode_rows(const Tensor& tokens, const DecodeState& decoding, const DecodeRows& rows,
-                     ForwardContext& ctx) const override {
+  DecodedRows decode_rows(const Tensor& tokens, const DecodeState& decoding, const DecodeRows& rows,
+                          ForwardContext& ctx) const override {
     Residual stream{embedding_(tokens, ctx), std::nullopt};
     for (size_t i = 0; i < layers_.size(); ++i) {
       const auto of_layer = [&](const Tensor& part) { return part.select(1, static_cast<int64_t>(i)); };

@@ -101,8 +101,8 @@ class Lstm final : public Model {
   }
 
   /// Rows of one slot are taken one after the other: each begins where the one before has left the state.
-  Tensor decode_rows(const Tensor& tokens, const DecodeState& decoding, const DecodeRows& rows,
-                     ForwardContext& ctx) const override {
+  DecodedRows decode_rows(const Tensor& tokens, const DecodeState& decoding, const DecodeRows& rows,
+                          ForwardContext& ctx) const override {
     const auto x = embedding_(tokens, ctx).squeeze(1);  // (R, D)
     const auto slots = rows.slots.to(at::kLong);
     if (rows.of_different_slots) return moved(x, slots, decoding.carried, ctx).unsqueeze(1);

@@ -75,8 +75,8 @@ class Rmt final : public Model {
   void begin_rows(const DecodeState& decoding, const Tensor& slots, ForwardContext& ctx) const override {
     memory_rows(decoding, slots, at::zeros_like(slots), ctx);
   }
-  Tensor decode_rows(const Tensor& tokens, const DecodeState& decoding, const DecodeRows& rows,
-                     ForwardContext& ctx) const override {
+  DecodedRows decode_rows(const Tensor& tokens, const DecodeState& decoding, const DecodeRows& rows,
+                          ForwardContext& ctx) const override {
     const DecodeRows behind{rows.slots, rows.positions + slots_, rows.lengths + slots_, rows.context_lengths,
                             rows.of_different_slots};
     return through(embedding_(tokens, ctx), decoding, behind, ctx);

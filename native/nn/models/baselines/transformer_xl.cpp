@@ -54,8 +54,8 @@ class TransformerXl final : public Model {
             {before[0], before[1], inputs}};
   }
 
-  Tensor decode_rows(const Tensor& tokens, const DecodeState& decoding, const DecodeRows& rows,
-                     ForwardContext& ctx) const override {
+  DecodedRows decode_rows(const Tensor& tokens, const DecodeState& decoding, const DecodeRows& rows,
+                          ForwardContext& ctx) const override {
     const auto slots = rows.slots.to(at::kLong), positions = rows.positions.to(at::kLong);
     const auto filled = decoding.carried[1].index_select(0, slots);
     const auto [hidden, inputs] = stack_.decode(embedding_(tokens, ctx), decoding, rows, filled, ctx);

@@ -44,8 +44,8 @@ class Decoder final : public Model {
             last_token(segment.source, bos_).squeeze(1).to(at::kLong),
             {view.raw}};
   }
-  Tensor decode_rows(const Tensor& tokens, const DecodeState& decoding, const DecodeRows& rows,
-                     ForwardContext& ctx) const override {
+  DecodedRows decode_rows(const Tensor& tokens, const DecodeState& decoding, const DecodeRows& rows,
+                          ForwardContext& ctx) const override {
     return decoder_.decode(embedding_(tokens, ctx), decoding, rows, ctx);
   }
   State next_state(const State& carried, const Tensor& hidden, const KeyMask& mask,

@@ -48,8 +48,8 @@ class EncoderDecoder final : public Model {
     return {decoder_.project_keys_values(encoding.hidden, /*queries=*/0, ctx), segment.source_mask(),
             at::full({segment.source.size(0)}, bos_, segment.source.options().dtype(at::kLong)), encoding.state};
   }
-  Tensor decode_rows(const Tensor& tokens, const DecodeState& decoding, const DecodeRows& rows,
-                     ForwardContext& ctx) const override {
+  DecodedRows decode_rows(const Tensor& tokens, const DecodeState& decoding, const DecodeRows& rows,
+                          ForwardContext& ctx) const override {
     return decoder_.decode(target_embedding_(tokens, ctx), decoding, rows, ctx);
   }
   State next_state(const State& carried, const Tensor&, const KeyMask&, ForwardContext&) const override {
