@@ -1,6 +1,6 @@
 // The layers that all models share, as pre-LayerNorm building blocks. Each creates its parameters under `prefix` when
 // it is constructed.
-// Letters: B batch, T tokens, N rows of any sequence, D width, V vocabulary.
+// Letters: B batch, T tokens, N rows of any sequence, D width, V vocabulary, R rows that are decoded.
 #pragma once
 #include "nn/config.h"
 #include "nn/forward_context.h"
