@@ -32,18 +32,24 @@ class GraphInputs {
   /// Whether another recording may read `buffer` too, which runs before or after.
   bool may_share(const at::Tensor& buffer) const { return !block_.defined() || !buffer.is_alias_of(block_); }
 
-  /// Copies inputs, of the same shapes and dtypes and from host or device as those before, to their places. Does not
-  /// wait.
-  void stage(const Inputs& inputs) const;
+  /// Copies inputs, of the same shapes and dtypes and from host or device as those before, to their places, which
+  /// nobody else writes to. Does not wait.
+  void stage(const Inputs& inputs);
 
  private:
   struct FromHost {
     size_t input;
     int64_t offset;  // bytes, in the block
   };
+  /// Whether what comes from the host differs from what lies there already. A step of decoding gets its rows' slots,
+  /// which are mostly those of the step before.
+  bool changes(const Inputs& inputs);
+
   Tensors buffers_;
   std::vector<FromHost> from_host_;
-  at::Tensor block_;  // (bytes) uint8: the places of what comes from the host
+  at::Tensor block_;           // (bytes) uint8: the places of what comes from the host
+  std::vector<uint8_t> held_;  // what the block holds, of a small one; empty: not known
+  bool staged_ = false;
 };
 
 }  // namespace memformer::engine

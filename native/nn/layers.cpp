@@ -70,10 +70,11 @@ at::Tensor LayerNorm::then(const Linear& linear, Residual& stream, ForwardContex
   return then(ctx.working(weight), ctx.working(bias), stream);
 }
 
-at::Tensor LayerNorm::then(const at::Tensor& weight, const std::optional<at::Tensor>& bias, Residual& stream) const {
+at::Tensor LayerNorm::then(const at::Tensor& weight, const std::optional<at::Tensor>& bias, Residual& stream,
+                           std::optional<at::ScalarType> dtype) const {
   const auto [branch, branch_bias] = stream.decoded_branch();
   auto [sum, y] = ops::decode_normed_linear(stream.x, branch, branch_bias, weight_, bias_, weight, bias, /*gelu=*/false,
-                                            /*settled=*/true);
+                                            /*settled=*/true, dtype);
   stream = {sum, std::nullopt};
   return y;
 }
@@ -91,9 +92,10 @@ DecodedRows DecodedRows::last() const {
   return {std::move(stream), *norm_};
 }
 
-at::Tensor DecodedRows::then(const at::Tensor& weight, const std::optional<at::Tensor>& bias, ForwardContext& ctx) {
-  if (!normed_.defined()) return norm_->then(weight, bias, *stream_).squeeze(1);
-  return ops::decode_linear(ctx.cast(normed_.squeeze(1)), weight, bias, /*gelu=*/false, /*settled=*/true);
+at::Tensor DecodedRows::then(const at::Tensor& weight, const std::optional<at::Tensor>& bias, at::ScalarType dtype,
+                             ForwardContext& ctx) {
+  if (!normed_.defined()) return norm_->then(weight, bias, *stream_, dtype).squeeze(1);
+  return ops::decode_linear(ctx.cast(normed_.squeeze(1)), weight, bias, /*gelu=*/false, /*settled=*/true, dtype);
 }
 
 FeedForward::FeedForward(Parameters& parameters, const std::string& prefix, int64_t width, int64_t inner,

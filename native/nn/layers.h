@@ -53,8 +53,9 @@ class LayerNorm {
   at::Tensor operator()(const at::Tensor& x, ForwardContext& ctx) const;
   /// The rows of a decoding step: adds the branch to the stream, and returns linear of the normed sum.
   at::Tensor then(const Linear& linear, Residual& stream, ForwardContext& ctx) const;
-  /// The same by a weight (out, D) and a bias (out) or none, as they are computed with.
-  at::Tensor then(const at::Tensor& weight, const std::optional<at::Tensor>& bias, Residual& stream) const;
+  /// The same by a weight (out, D) and a bias (out) or none, as they are computed with; in `dtype`, by default theirs.
+  at::Tensor then(const at::Tensor& weight, const std::optional<at::Tensor>& bias, Residual& stream,
+                  std::optional<at::ScalarType> dtype = {}) const;
   /// Weight and bias, for what folds them into the layer behind.
   std::pair<at::Tensor, at::Tensor> parameters() const { return {weight_, bias_}; }
 
@@ -73,8 +74,9 @@ class DecodedRows {
   const at::Tensor& normed(ForwardContext& ctx);
   /// The last row alone.
   DecodedRows last() const;
-  /// Their product (R, out) with a weight (out, D) and a bias (out) or none, as they are computed with.
-  at::Tensor then(const at::Tensor& weight, const std::optional<at::Tensor>& bias, ForwardContext& ctx);
+  /// Their product (R, out) with a weight (out, D) and a bias (out) or none, as they are computed with, in `dtype`.
+  at::Tensor then(const at::Tensor& weight, const std::optional<at::Tensor>& bias, at::ScalarType dtype,
+                  ForwardContext& ctx);
 
  private:
   at::Tensor normed_;  // undefined: not yet

@@ -70,7 +70,7 @@ at::Tensor Model::project(const at::Tensor& hidden, ForwardContext& ctx) const {
 }
 
 at::Tensor Model::project_rows(DecodedRows rows, ForwardContext& ctx) const {
-  return rows.then(ctx.working(output_), output_bias(ctx), ctx).to(parameters_.dtype());
+  return rows.then(ctx.working(output_), output_bias(ctx), parameters_.dtype(), ctx);
 }
 
 std::optional<at::Tensor> Model::output_bias(ForwardContext& ctx) const {

@@ -18,16 +18,16 @@ __global__ void __launch_bounds__(kThreads) decode_append_kernel(const DecodeApp
                    static_cast<T*>(p.q) + (r * p.H + h) * p.E);
 }
 
-/// `packed`: as HeadReader's.
-template <typename T, bool packed>
+/// `packed`, `width`: as HeadReader's.
+template <typename T, bool packed, int width = 0>
 __global__ void __launch_bounds__(kReaders, 4) decode_attention_kernel(const DecodeAttentionParams p) {
   using acc_t = accumulate_t<T>;
   extern __shared__ __align__(16) unsigned char shared[];
   auto* query = reinterpret_cast<acc_t*>(shared);  // (E)
   auto* scratch = query + p.E;                     // HeadReader's
   const int64_t r = blockIdx.x;
-  const int h = blockIdx.y, E = p.E;
-  HeadReader<T, packed> reader(p, r, h);
+  const int h = blockIdx.y, E = width > 0 ? width : p.E;
+  HeadReader<T, packed, /*own_apart=*/false, width> reader(p, r, h);
   wait_for_previous();
   let_next_begin();
   if (p.q == nullptr) {
@@ -75,7 +75,9 @@ void launch_decode_attention(const DecodeAttentionParams& p, cudaStream_t stream
       const size_t bytes = (p.E + scratch) * sizeof(accumulate_t<T>);
       cuda::launch<DecodeAttentionParams>(kernel, grid, kThreads, bytes, stream, p, p.settled);
     };
-    if (reads_packed<T>(p))
+    if (reads_packed<T>(p) && p.E == 64)
+      launch(decode_attention_kernel<T, true, 64>, read_scratch<true>(p.N, p.E));
+    else if (reads_packed<T>(p))
       launch(decode_attention_kernel<T, true>, read_scratch<true>(p.N, p.E));
     else
       launch(decode_attention_kernel<T, false>, read_scratch<false>(p.N, p.E));

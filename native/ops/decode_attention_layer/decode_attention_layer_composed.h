@@ -3,7 +3,7 @@
 #pragma once
 #include "core/op_handle.h"
 #include "core/tensor_checks.h"
-#include "ops/decode_linear/decode_normed_linear_op.h"
+#include "ops/decode_linear/decode_linear_ops.h"
 
 namespace memformer::ops {
 
@@ -36,7 +36,7 @@ inline void check_decode_attention_layer(const char* op, const ProjectedRows& ro
 inline std::tuple<at::Tensor, at::Tensor> project_rows(const ProjectedRows& rows, int64_t H, bool settled) {
   const auto [sum, projected] =
       decode_normed_linear_op(rows.x, rows.branch, rows.branch_bias, rows.norm_weight, rows.norm_bias, rows.weight,
-                              rows.bias, /*gelu=*/false, settled);
+                              rows.bias, /*gelu=*/false, settled, {});
   const int64_t width = rows.weight.size(0), count = width == 0 ? 0 : projected.numel() / width;
   if (rows.norm_heads && count > 0) {
     constexpr Registered<"memformer::head_norm_in_place",

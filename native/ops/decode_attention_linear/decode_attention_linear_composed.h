@@ -14,6 +14,7 @@
 // Letters: R rows, D width, S slots, T places of a slot, N keys, H heads, E = D / H.
 #pragma once
 #include "core/op_handle.h"
+#include "ops/decode_linear/decode_linear_ops.h"
 #include "core/tensor_checks.h"
 
 namespace memformer::ops {
@@ -29,10 +30,7 @@ inline void check_decode_attention_linear(const char* op, const char* name, cons
 
 /// What was read (R, D) times weight.
 inline at::Tensor product_of_read(const at::Tensor& read, const at::Tensor& weight, bool settled) {
-  constexpr Registered<"memformer::decode_linear",
-                       at::Tensor(const at::Tensor&, const at::Tensor&, const std::optional<at::Tensor>&, bool, bool)>
-      linear;
-  return linear(read, weight, {}, /*gelu=*/false, settled);
+  return decode_linear_op(read, weight, {}, /*gelu=*/false, settled, {});
 }
 
 inline at::Tensor composed_attention_linear(const at::Tensor& q, const at::Tensor& keys, const at::Tensor& values,

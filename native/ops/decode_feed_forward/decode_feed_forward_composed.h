@@ -3,7 +3,7 @@
 #pragma once
 #include "core/op_handle.h"
 #include "core/tensor_checks.h"
-#include "ops/decode_linear/decode_normed_linear_op.h"
+#include "ops/decode_linear/decode_linear_ops.h"
 
 namespace memformer::ops {
 
@@ -21,13 +21,9 @@ inline std::tuple<at::Tensor, at::Tensor> composed_feed_forward(
     const at::Tensor& x, const std::optional<at::Tensor>& branch, const std::optional<at::Tensor>& branch_bias,
     const at::Tensor& norm_weight, const at::Tensor& norm_bias, const at::Tensor& up_weight,
     const std::optional<at::Tensor>& up_bias, const at::Tensor& down_weight, bool settled) {
-  using Optional = std::optional<at::Tensor>;
-  constexpr Registered<"memformer::decode_linear",
-                       at::Tensor(const at::Tensor&, const at::Tensor&, const Optional&, bool, bool)>
-      linear;
   const auto [sum, hidden] = decode_normed_linear_op(x, branch, branch_bias, norm_weight, norm_bias, up_weight, up_bias,
-                                                     /*gelu=*/true, settled);
-  return {sum, linear(hidden, down_weight, {}, /*gelu=*/false, settled)};
+                                                     /*gelu=*/true, settled, {});
+  return {sum, decode_linear_op(hidden, down_weight, {}, /*gelu=*/false, settled, {})};
 }
 
 }  // namespace memformer::ops

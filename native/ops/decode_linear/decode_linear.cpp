@@ -12,6 +12,7 @@ namespace {
 
 using at::Tensor;
 using Optional = std::optional<Tensor>;
+using Dtype = std::optional<at::ScalarType>;
 constexpr const char* kOp = "decode_linear";
 
 /// x (R, in), w (out, in), b (out) or null; columns first to last of y (R, out).
@@ -95,7 +96,9 @@ struct AddNormRows {
   }
 };
 
-Tensor on_cpu(const Tensor& x_in, const Tensor& weight_in, const Optional& bias_in, bool gelu, bool) {
+Tensor in_dtype(const Tensor& y, const Dtype& dtype) { return y.to(dtype.value_or(y.scalar_type())); }
+
+Tensor on_cpu(const Tensor& x_in, const Tensor& weight_in, const Optional& bias_in, bool gelu, bool, Dtype dtype) {
   check_decode_linear(kOp, x_in, weight_in, bias_in);
   const auto weight = weight_in.contiguous();
   const auto bias = is_defined(bias_in) ? bias_in->contiguous() : Tensor();
@@ -104,7 +107,7 @@ Tensor on_cpu(const Tensor& x_in, const Tensor& weight_in, const Optional& bias_
   shape.back() = weight.size(0);
   auto y = at::empty(shape, weight.options());
   const int64_t in = weight.size(1), out = weight.size(0), R = out == 0 ? 0 : y.numel() / out;
-  if (R == 0) return y;
+  if (R == 0) return in_dtype(y, dtype);
   AT_DISPATCH_FLOATING_TYPES_AND(at::kBFloat16, weight.scalar_type(), kOp, [&] {
     const Product<scalar_t> product{x.const_data_ptr<sum_t<scalar_t>>(),
                                     weight.const_data_ptr<scalar_t>(),
@@ -116,7 +119,7 @@ Tensor on_cpu(const Tensor& x_in, const Tensor& weight_in, const Optional& bias_
                                     gelu};
     product.all();
   });
-  return y;
+  return in_dtype(y, dtype);
 }
 
 Tensor add_shares_on_cpu(const Tensor& shares, at::ScalarType dtype) {
@@ -128,21 +131,21 @@ Tensor add_shares_on_cpu(const Tensor& shares, at::ScalarType dtype) {
 
 std::tuple<Tensor, Tensor> composed(const Tensor& x, const Optional& branch, const Optional& branch_bias,
                                     const Tensor& norm_weight, const Tensor& norm_bias, const Tensor& weight,
-                                    const Optional& bias, bool gelu, bool settled) {
+                                    const Optional& bias, bool gelu, bool settled, Dtype dtype) {
   check_decode_normed_linear(x, branch, branch_bias, norm_weight, norm_bias, weight, bias);
   const auto [sum, normed] = add_norm(x, branch, {branch_bias.value_or(Tensor())}, {norm_weight}, {norm_bias}, 0.0, {},
                                       0, weight.scalar_type());
-  return {sum, decode_linear(normed, weight, bias, gelu, settled)};
+  return {sum, decode_linear(normed, weight, bias, gelu, settled, dtype)};
 }
 
 /// One pass over everything where all is of one dtype in which sums are carried.
 std::tuple<Tensor, Tensor> normed_on_cpu(const Tensor& x_in, const Optional& branch_in, const Optional& branch_bias_in,
                                          const Tensor& norm_weight, const Tensor& norm_bias, const Tensor& weight,
-                                         const Optional& bias, bool gelu, bool settled) {
+                                         const Optional& bias, bool gelu, bool settled, Dtype result) {
   if (in_shares(branch_in, x_in)) {
     check_decode_normed_linear(x_in, branch_in, branch_bias_in, norm_weight, norm_bias, weight, bias);
     return normed_on_cpu(x_in, add_shares_on_cpu(*branch_in, weight.scalar_type()), branch_bias_in, norm_weight,
-                         norm_bias, weight, bias, gelu, settled);
+                         norm_bias, weight, bias, gelu, settled, result);
   }
   const auto dtype = x_in.scalar_type();
   const auto fits = [&](const Optional& part) {
@@ -150,7 +153,7 @@ std::tuple<Tensor, Tensor> normed_on_cpu(const Tensor& x_in, const Optional& bra
   };
   if ((dtype != at::kFloat && dtype != at::kDouble) || weight.scalar_type() != dtype || !x_in.is_contiguous() ||
       !weight.is_contiguous() || !fits(branch_in) || !fits(branch_bias_in) || !fits(bias))
-    return composed(x_in, branch_in, branch_bias_in, norm_weight, norm_bias, weight, bias, gelu, settled);
+    return composed(x_in, branch_in, branch_bias_in, norm_weight, norm_bias, weight, bias, gelu, settled, result);
   check_decode_normed_linear(x_in, branch_in, branch_bias_in, norm_weight, norm_bias, weight, bias);
   const auto of_norm = norm_weight.contiguous(), norm_shift = norm_bias.contiguous();
   const int64_t D = x_in.size(-1), R = D == 0 ? 0 : x_in.numel() / D;
@@ -158,7 +161,7 @@ std::tuple<Tensor, Tensor> normed_on_cpu(const Tensor& x_in, const Optional& bra
   shape.back() = weight.size(0);
   auto y = at::empty(shape, weight.options());
   const auto sum = is_defined(branch_in) ? at::empty_like(x_in) : x_in;
-  if (R == 0) return {sum, y};
+  if (R == 0) return {sum, in_dtype(y, result)};
   AT_DISPATCH_FLOATING_TYPES(dtype, kOp, [&] {
     const auto numbers = [](const Optional& part) {
       return is_defined(part) ? part->const_data_ptr<scalar_t>() : nullptr;
@@ -182,21 +185,23 @@ std::tuple<Tensor, Tensor> normed_on_cpu(const Tensor& x_in, const Optional& bra
                                     gelu};
     product.all();
   });
-  return {sum, y};
+  return {sum, in_dtype(y, result)};
 }
 
 }  // namespace
 
-Tensor decode_linear(const Tensor& x, const Tensor& weight, const Optional& bias, bool gelu, bool settled) {
+Tensor decode_linear(const Tensor& x, const Tensor& weight, const Optional& bias, bool gelu, bool settled,
+                     Dtype dtype) {
   constexpr Registered<"memformer::decode_linear", decltype(decode_linear)> op;
-  return op(x, weight, bias, gelu, settled);
+  return op(x, weight, bias, gelu, settled, dtype);
 }
 
 std::tuple<Tensor, Tensor> decode_normed_linear(const Tensor& x, const Optional& branch, const Optional& branch_bias,
                                                 const Tensor& norm_weight, const Tensor& norm_bias,
-                                                const Tensor& weight, const Optional& bias, bool gelu, bool settled) {
+                                                const Tensor& weight, const Optional& bias, bool gelu, bool settled,
+                                                Dtype dtype) {
   constexpr Registered<"memformer::decode_normed_linear", decltype(decode_normed_linear)> op;
-  return op(x, branch, branch_bias, norm_weight, norm_bias, weight, bias, gelu, settled);
+  return op(x, branch, branch_bias, norm_weight, norm_bias, weight, bias, gelu, settled, dtype);
 }
 
 Tensor decode_add_shares(const Tensor& shares, at::ScalarType dtype) {
@@ -206,11 +211,13 @@ Tensor decode_add_shares(const Tensor& shares, at::ScalarType dtype) {
 
 TORCH_LIBRARY_FRAGMENT(memformer, library) {
   library.def("decode_add_shares(Tensor shares, ScalarType dtype) -> Tensor");
-  library.def("decode_linear(Tensor x, Tensor weight, Tensor? bias, bool gelu=False, bool settled=False) -> Tensor");
+  library.def(
+      "decode_linear(Tensor x, Tensor weight, Tensor? bias, bool gelu=False, bool settled=False, "
+      "ScalarType? dtype=None) -> Tensor");
   library.def(
       "decode_normed_linear(Tensor x, Tensor? branch, Tensor? branch_bias, Tensor norm_weight, Tensor norm_bias, "
-      "Tensor "
-      "weight, Tensor? bias, bool gelu=False, bool settled=False) -> (Tensor sum, Tensor y)");
+      "Tensor weight, Tensor? bias, bool gelu=False, bool settled=False, ScalarType? dtype=None) -> (Tensor sum, "
+      "Tensor y)");
 }
 TORCH_LIBRARY_IMPL(memformer, CPU, library) {
   library.impl("decode_linear", &on_cpu);

@@ -20,10 +20,11 @@ struct DecodeLinearParams {
   const void* weight;        ///< (N, K)
   const void* bias;          ///< (N); null: none
   float* sum;                ///< (R, K): stream + branch; without one it is not written
-  void* y;                   ///< (R, N)
+  void* y;                   ///< (R, N) of dtype, or of float
   int64_t R, K, N;
   float eps;
   bool gelu;
+  bool widened;  ///< y is of float, and holds what is rounded to dtype
   bool settled;  ///< whether weight, its bias, the norm's and the branch's were there before the kernel ahead began
   cuda::Dtype dtype;
 };

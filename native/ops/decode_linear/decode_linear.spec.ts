@@ -310,6 +310,9 @@ describe("memformer::decode_normed_linear", function () {
 
   it("equals add_norm and decode_linear", () => checkNormed((tensor_) => tensor_, ["float64", "float32", "bfloat16"]));
 
+  it("gives many columns the bits of few, in a dtype that is asked for", () =>
+    checkWide((tensor_) => tensor_, ["bfloat16"]));
+
   it("refuses what does not fit, by name", async () => {
     const [x, branch, branchBias, w, b, weight, bias] = normedCase(2, 8, 3, "float32");
     const cases: [(Tensor | null)[], string, RegExp][] = [
@@ -334,8 +337,53 @@ describe("memformer::decode_normed_linear", function () {
   });
 });
 
+/** Many columns, which a GPU makes by a kernel of their own: the bits are those of a few of them alone. */
+async function checkWide(place: (tensor: Tensor) => Tensor, kinds: readonly (keyof typeof CODES)[]): Promise<void> {
+  for (const dtype of kinds)
+    for (const [inner, outer] of [
+      [512, 8197],
+      [256, 9000],
+    ] as const)
+      for (const R of [1, 7, 12, 17, 70]) {
+        const [x, branch, branchBias, w, b, weight, bias] = normedCase(R, inner, outer, dtype).map(place);
+        const products = (from: number, count: number, as: number | null): Tensor[] => {
+          const cut = (part: Tensor): Tensor => applyOperator("aten::narrow", part, 0, from, count);
+          const columns = [cut(weight!), cut(bias!)] as const;
+          const [, y] = callOperator(
+            "memformer::decode_normed_linear", // prettier-ignore
+            x!,
+            branch!,
+            branchBias!,
+            w!,
+            b!,
+            ...columns,
+            true,
+            false,
+            as,
+          );
+          return [y!, applyOperator("memformer::decode_linear", branch!, ...columns, false, false, as)];
+        };
+        const all = products(0, outer, null),
+          wide = products(0, outer, CODES.float32);
+        for (const [from, count] of [
+          [0, 40],
+          [outer - 40, 40],
+          [4096, 16],
+        ] as const)
+          for (const [kind, few] of products(from, count, null).entries()) {
+            const same = await numbers(few);
+            for (const made of [all[kind]!, wide[kind]!])
+              expect(
+                await numbers(applyOperator("aten::narrow", made, 1, from, count)),
+                `${dtype} ${R} ${inner} ${outer}: ${count} from ${from}, product ${kind}`,
+              ).to.deep.equal(same);
+          }
+      }
+}
+
 describeOnGpu("memformer::decode_normed_linear", function () {
   this.timeout(120_000);
+  it("gives many columns the bits of few", () => checkWide(toGpu, ["bfloat16", "float16"]));
   it("equals add_norm and decode_linear", () => checkNormed(toGpu, ["float64", "float32", "bfloat16", "float16"]));
   it("gives a row the same bits among any number of others", () =>
     checkRows(toGpu, ["float32", "bfloat16", "float16"]));
