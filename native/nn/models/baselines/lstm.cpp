@@ -30,13 +30,13 @@ class LstmLayer {
 
   /// x (B, T, D), real (B, T) bool or undefined: all; h, c (B, D), which it moves on. Returns (B, T, D).
   Tensor operator()(const Tensor& x, const Tensor& real, Tensor& h, Tensor& c, ForwardContext& ctx) const {
-    const auto products = input_(x, ctx);  // (B, T, 4 D)
+    const auto products = input_(x, ctx).to(c.scalar_type()).unbind(1);  // (B, 4 D) each
     const auto weight = ctx.cast(hidden_).t();
     std::vector<Tensor> outputs;
-    for (int64_t t = 0; t < x.size(1); ++t) {
-      auto [next_h, next_c] = step(products.select(1, t), at::matmul(ctx.cast(h), weight), c);
+    for (size_t t = 0; t < products.size(); ++t) {
+      auto [next_h, next_c] = step(products[t], at::matmul(ctx.cast(h), weight), c);
       if (real.defined()) {
-        const auto moves = real.select(1, t).unsqueeze(1);
+        const auto moves = real.select(1, static_cast<int64_t>(t)).unsqueeze(1);
         next_h = at::where(moves, next_h, h);
         next_c = at::where(moves, next_c, c);
       }
@@ -55,7 +55,12 @@ class LstmLayer {
  private:
   /// Products (B, 4 D) of the input and of the hidden vector.
   static std::pair<Tensor, Tensor> step(const Tensor& of_input, const Tensor& of_hidden, const Tensor& c) {
-    const auto gates = (of_input.to(c.scalar_type()) + of_hidden.to(c.scalar_type())).chunk(4, -1);
+    const auto dtype = c.scalar_type();
+    if (c.is_cuda()) {  // one kernel, forward and back
+      const auto made = at::_thnn_fused_lstm_cell(of_input.to(dtype), of_hidden.to(dtype), c);
+      return {std::get<0>(made), std::get<1>(made)};
+    }
+    const auto gates = (of_input.to(dtype) + of_hidden.to(dtype)).chunk(4, -1);
     const auto next = at::sigmoid(gates[1]) * c + at::sigmoid(gates[0]) * at::tanh(gates[2]);
     return {at::sigmoid(gates[3]) * at::tanh(next), next};
   }
