@@ -138,6 +138,29 @@ describe("baselines: a gated delta rule over several chunks", function () {
     });
 });
 
+describe("baselines: segments of a step", function () {
+  this.timeout(120_000);
+  for (const architecture of baselines)
+    it(`${architecture}: alone, two, and all together, with dropout, are the same`, async () => {
+      await using model = await tinyModel({ ...sizesOf(architecture), dropout: 0.3 });
+      await perturb(model);
+      const uploaded = window(model, {}).map((segment) => model.upload(segment));
+      const all = async (segmentsPerStep: number): Promise<number[]> => {
+        model.zeroGradients();
+        const { losses, state } = mrbp(model, uploaded, model.initialState(4), { seed: 5, segmentsPerStep });
+        const made = [...(await numbers(losses)), ...(await numbers(state))];
+        return [...made, ...[...(await takeGradients(model)).values()].map((values) => [...values])].flat();
+      };
+      const alone = await all(1);
+      for (const count of [2, 3]) {
+        const together = await all(count);
+        expect(together.length).to.equal(alone.length);
+        together.forEach((value, i) => expect(value, `number ${i} of ${count}`).to.be.closeTo(alone[i]!, 1e-11));
+      }
+      uploaded.forEach(disposeSegment);
+    });
+});
+
 describe("baselines: attention reconstruction", () => {
   it("teaches the convolutions alone, and falls", async () => {
     await using model = await tinyModel(sizesOf("compressive-transformer"));

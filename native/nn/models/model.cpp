@@ -86,10 +86,7 @@ State Model::at_border(State state, at::Tensor (*change)(const at::Tensor&, cons
   return state;
 }
 
-Outputs Model::forward(const std::vector<SegmentInput>& segments, State state, const at::Tensor& weights) const {
-  const auto G = static_cast<int64_t>(segments.size());
-  const auto scale = loss_scale();
-  state = at_border(std::move(state), divide_gradient);
+Model::Path Model::encode_all(const std::vector<SegmentInput>& segments, State state) const {
   std::vector<at::Tensor> hiddens, beside;
   std::optional<ForwardContext> last;
   for (size_t g = 0; g < segments.size(); ++g) {
@@ -103,20 +100,27 @@ Outputs Model::forward(const std::vector<SegmentInput>& segments, State state, c
     state = std::move(encoding.state);
     last.emplace(ctx);
   }
+  return {hiddens.size() == 1 ? hiddens[0] : at::cat(hiddens), std::move(state), std::move(beside), *last};
+}
+
+Outputs Model::forward(const std::vector<SegmentInput>& segments, State state, const at::Tensor& weights) const {
+  const auto G = static_cast<int64_t>(segments.size());
+  const auto scale = loss_scale();
+  auto path = encode_all(segments, at_border(std::move(state), divide_gradient));
   const auto all = joined(segments);
-  ForwardContext ctx(parameters_, compute_, all.training ? dropout_ : 0.0, all.seed, last->site(), &*last);
-  const auto hidden = decode(all, G == 1 ? hiddens[0] : at::cat(hiddens), ctx);
+  ForwardContext ctx(parameters_, compute_, all.training ? dropout_ : 0.0, all.seed, path.last.site(), &path.last);
+  const auto hidden = decode(all, path.hidden, ctx);
   // Its gradients are formed on the way forward, and have to be large enough for float16 there.
   const auto wide = hidden.options().dtype(accumulate_type(compute_));
   const auto given = weights.defined() ? weights.to(accumulate_type(compute_)) : at::ones({G}, wide);
   const auto scaled = scale.defined() ? given * scale : given;
   auto [total, loss, count] = losses(all, hidden, scaled, ctx);
-  if (!beside.empty()) {
-    const auto others = at::stack(beside);  // (G)
+  if (!path.beside.empty()) {
+    const auto others = at::stack(path.beside);  // (G)
     total = total + (scaled * (others - others.detach())).sum();
   }
   return {multiply_gradient(scale.defined() ? total / scale : total, scale), loss, count,
-          at_border(std::move(state), multiply_gradient)};
+          at_border(std::move(path.state), multiply_gradient)};
 }
 
 std::tuple<at::Tensor, at::Tensor, at::Tensor> Model::losses(const SegmentInput& segments, const at::Tensor& hidden,

@@ -145,6 +145,15 @@ class Model {
  protected:
   /// The critical path of one segment.
   virtual Encoding encode(const SegmentInput& segment, const State& state, ForwardContext& ctx) const = 0;
+  /// The critical path of G consecutive segments.
+  struct Path {
+    at::Tensor hidden;               ///< (G B, T, D), one segment above the other
+    State state;                     ///< after the last
+    std::vector<at::Tensor> beside;  ///< Encoding::beside of each, or none
+    ForwardContext last;             ///< of the last pass
+  };
+  /// Segment by segment, unless a model can do better.
+  virtual Path encode_all(const std::vector<SegmentInput>& segments, State state) const;
   /// From encode()'s hidden states to those that are scored against target, for any number of segments: (G B, T, D)
   /// both.
   virtual at::Tensor decode(const SegmentInput& segments, const at::Tensor& hidden, ForwardContext& ctx) const = 0;

@@ -46,10 +46,10 @@ RelativeAttention::RelativeAttention(Parameters& parameters, const Config& confi
   position_bias_ = parameters.constant(prefix + ".position_bias", {D}, 0.0);
 }
 
-Tensor RelativeAttention::operator()(Residual& stream, const Tensor& cache, const Tensor& seen, const Tensor& distances,
-                                     ForwardContext& ctx) const {
+Tensor RelativeAttention::operator()(Residual& stream, const Cached& cached, const Tensor& seen,
+                                     const Tensor& distances, ForwardContext& ctx) const {
   const auto normed = norm_(stream, ctx);
-  const auto before = norm_(cache, ctx);
+  const auto before = norm_(cached(stream.x), ctx);
   const auto [k, v] = keys_values(at::cat({before, normed}, 1), ctx);
   const auto q = heads_of(norm_if(query_(normed, ctx)), heads_);
   const auto r = heads_of(at::matmul(distances, ctx.cast(relative_).t()), heads_);  // (H, N, E)
@@ -146,13 +146,50 @@ RelativeStack::RelativeStack(Parameters& parameters, const Config& config)
       }()),
       norm_(parameters, "decoder.norm", config.integer("width")) {}
 
+RelativeWindow::RelativeWindow(RelativeCache before, const Tensor& places, Tensor filled, int64_t tokens)
+    : before_(std::move(before)), filled_(std::move(filled)) {
+  const int64_t G = places.size(0), B = places.size(1), P = 1 + before_.inputs.size(2) + G * tokens;
+  rows_ = (places + (at::arange(B, places.options()) * P).view({1, B, 1})).flatten();
+}
+
+Tensor RelativeWindow::of_layer(int64_t layer, const Tensor& input) const {
+  const auto first = before_.inputs.select(1, layer);  // (B, C, D)
+  const int64_t B = first.size(0), C = first.size(1), D = first.size(2);
+  const auto tokens = input.detach().to(first.scalar_type()).view({-1, B, input.size(1), D}).transpose(0, 1);
+  const auto all = at::cat({at::zeros({B, 1, D}, first.options()), first, tokens.reshape({B, -1, D})}, 1);
+  return all.view({-1, D}).index_select(0, rows_).view({-1, C, D});
+}
+
+Tensor RelativeWindow::after(const Tensor& places, const Tensor& inputs) const {
+  const auto& first = before_.inputs;
+  const int64_t B = first.size(0), L = first.size(1), C = first.size(2), D = first.size(3);
+  const auto tokens = inputs.to(first.scalar_type()).view({-1, B, L, inputs.size(2), D}).permute({1, 2, 0, 3, 4});
+  const auto all = at::cat({at::zeros({B, L, 1, D}, first.options()), first, tokens.reshape({B, L, -1, D})}, 2);
+  return all.gather(2, places.view({B, 1, C, 1}).expand({B, L, C, D}));
+}
+
 std::pair<Tensor, Tensor> RelativeStack::operator()(Tensor x, const Tensor& real, const RelativeCache& cache,
                                                     ForwardContext& ctx) const {
-  const int64_t C = cache.inputs.size(2), T = x.size(1), N = C + T;
-  const auto place = at::arange(N, cache.filled.options());
+  return run(
+      std::move(x), real, cache.inputs.size(2), cache.filled,
+      [&](int64_t layer, const Tensor&) { return cache.inputs.select(1, layer); }, ctx);
+}
+
+std::pair<Tensor, Tensor> RelativeStack::operator()(Tensor x, const Tensor& real, const RelativeWindow& window,
+                                                    ForwardContext& ctx) const {
+  return run(
+      std::move(x), real, window.places(), window.filled(),
+      [&](int64_t layer, const Tensor& input) { return window.of_layer(layer, input); }, ctx);
+}
+
+std::pair<Tensor, Tensor> RelativeStack::run(Tensor x, const Tensor& real, int64_t C, const Tensor& filled,
+                                             const std::function<Tensor(int64_t, const Tensor&)>& cached_of,
+                                             ForwardContext& ctx) const {
+  const int64_t T = x.size(1), N = C + T;
+  const auto place = at::arange(N, filled.options());
   const auto own = place.narrow(0, C, T).unsqueeze(1);  // (T, 1)
   const auto causal = place.unsqueeze(0).le(own);       // (T, N)
-  const auto cached = right_aligned(cache.filled, C);   // (B, C)
+  const auto cached = right_aligned(filled, C);         // (B, C)
   const auto here = real.defined() ? real : at::ones({x.size(0), T}, cached.options());
   const auto self = place.unsqueeze(0).eq(own);  // a padded query has a key
   const auto seen = at::cat({cached, here}, 1).unsqueeze(1).logical_and(causal).logical_or(self).unsqueeze(1);
@@ -162,7 +199,7 @@ std::pair<Tensor, Tensor> RelativeStack::operator()(Tensor x, const Tensor& real
   Residual stream{std::move(x), std::nullopt};
   std::vector<Tensor> inputs;
   for (size_t i = 0; i < layers_.size(); ++i) {
-    const auto of_layer = cache.inputs.select(1, static_cast<int64_t>(i));
+    const auto of_layer = [&](const Tensor& input) { return cached_of(static_cast<int64_t>(i), input); };
     inputs.push_back(layers_[i].attention(stream, of_layer, seen, distances, ctx).detach());
     layers_[i].feed_forward(stream, ctx);
   }

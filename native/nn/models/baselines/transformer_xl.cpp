@@ -2,7 +2,7 @@
 // (relative_stack.h). These are its state, the cache.
 // Input as in the decoder: [last token of source, target without its last]. The cache holds tokens alone, moved to its
 // end; padding is neither seen nor kept.
-// Letters: B batch, T tokens, C places of the cache, L layers, D width.
+// Letters: B batch, T tokens, G segments, C places of the cache, L layers, D width.
 #include "nn/models/baselines/layout_state.h"
 #include "nn/models/baselines/relative_stack.h"
 #include "nn/models/model.h"
@@ -73,14 +73,39 @@ class TransformerXl final : public Model {
   Encoding encode(const SegmentInput& segment, const State& state, ForwardContext& ctx) const override {
     const auto mask = segment.target_mask();
     const auto tokens = read_tokens(segment);
-    const int64_t T = tokens.size(1);
-    const auto real = mask.none() ? at::ones(tokens.sizes(), tokens.options().dtype(at::kBool)) : mask.tokens(T);
-    auto before = begun(segment, state);
-    if (before[1].size(0) != tokens.size(0))  // one row, which all of them read
-      before = {before[0].expand({tokens.size(0), -1, -1, -1}), before[1].expand({tokens.size(0)})};
+    const auto real = real_of(mask, tokens);
+    const auto before = of_rows(begun(segment, state), tokens.size(0));
     const auto [hidden, inputs] = stack_(embedding_(tokens, ctx), mask.none() ? Tensor() : real, cache_of(before), ctx);
     if (!segment.writes) return {hidden, {}};
     return {hidden, restarted(next(before, inputs, real), segment.next_reset)};
+  }
+
+  /// Layer by layer: what a segment's layer sees of the segments before it has no gradient, so that nothing has to be
+  /// over before it but the layer below.
+  Path encode_all(const std::vector<SegmentInput>& segments, State state) const override {
+    if (segments.size() == 1) return Model::encode_all(segments, std::move(state));
+    const auto all = joined(segments);
+    const auto mask = all.target_mask();
+    const auto tokens = read_tokens(all);  // (G B, T)
+    const auto real = real_of(mask, tokens);
+    const auto G = static_cast<int64_t>(segments.size()), B = tokens.size(0) / G, T = tokens.size(1);
+    const auto first = of_rows(begun(segments[0], state), B);
+    // The same steps from cache to cache, of the numbers of places (RelativeWindow) in place of what lies there.
+    const auto number = at::arange(1, 1 + cache_ + G * T, first[1].options());
+    State places{number.narrow(0, 0, cache_).masked_fill(right_aligned(first[1], cache_).logical_not(), 0), first[1]};
+    places[0] = places[0].view({B, 1, cache_, 1});
+    std::vector<Tensor> seen, filled;
+    for (int64_t g = 0; g < G; ++g) {
+      seen.push_back(places[0].view({B, cache_}));
+      filled.push_back(places[1]);
+      const auto own = number.narrow(0, cache_ + g * T, T).view({1, 1, T, 1}).expand({B, 1, T, 1});
+      places = next(places, own, real.narrow(0, g * B, B));
+      places = restarted(places, g + 1 < G ? segments[g + 1].reset : segments[g].next_reset);
+    }
+    const RelativeWindow window(cache_of(first), at::stack(seen), at::cat(filled), T);
+    auto ctx = start(all);
+    const auto [hidden, inputs] = stack_(embedding_(tokens, ctx), mask.none() ? Tensor() : real, window, ctx);
+    return {hidden, {window.after(places[0].view({B, cache_}), inputs), places[1]}, {}, ctx};
   }
 
   Tensor read_tokens(const SegmentInput& segment) const override {
@@ -90,6 +115,17 @@ class TransformerXl final : public Model {
   Tensor decode(const SegmentInput&, const Tensor& hidden, ForwardContext&) const override { return hidden; }
 
   static RelativeCache cache_of(const State& state) { return {state[0], state[1]}; }
+
+  /// (B, T) bool: the tokens that are there.
+  static Tensor real_of(const KeyMask& mask, const Tensor& tokens) {
+    return mask.none() ? at::ones(tokens.sizes(), tokens.options().dtype(at::kBool)) : mask.tokens(tokens.size(1));
+  }
+
+  /// A state of one row, which all B of them read, as one of B.
+  static State of_rows(const State& state, int64_t B) {
+    if (state[1].size(0) == B) return state;
+    return {state[0].expand({B, -1, -1, -1}), state[1].expand({B})};
+  }
 
   /// The last C tokens of the cache and of the segment, inputs (B, L, T, D), real (B, T).
   State next(const State& state, const Tensor& inputs, const Tensor& real) const {
