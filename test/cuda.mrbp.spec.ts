@@ -202,15 +202,16 @@ describeOnGpu("on a GPU, MRBP gives the gradient of BPTT", function () {
         expectClose(`window ${i}`, found, exact, 1e-10);
     });
 
-  it("as a CPU does, in float64: the same weights, masks and gradients", async () => {
-    await using model = await onGpu({});
-    await using reference = await tinyModel({ dropout: 0.1, device: "cpu" });
-    await perturb(reference, 0.1);
-    const options = { seed: 5 },
-      expected = await runWindow(reference, mrbp, options);
-    for (const found of await thrice(model, options, model.initialState(4)))
-      expectClose("the GPU", found, expected, 1e-9);
-  });
+  for (const architecture of variants)
+    it(`as a CPU does, in float64, for ${architecture}: the same weights, masks and gradients`, async () => {
+      await using model = await onGpu({ architecture });
+      await using reference = await tinyModel({ architecture, dropout: 0.1, device: "cpu" });
+      await perturb(reference, 0.1);
+      const options = { seed: 5 },
+        expected = await runWindow(reference, mrbp, options);
+      for (const found of await thrice(model, options, model.initialState(4)))
+        expectClose("the GPU", found, expected, 1e-9);
+    });
 });
 
 describeOnGpu("a recorded step", function () {
