@@ -53,11 +53,13 @@ Tensor RelativeAttention::operator()(Residual& stream, const Cached& cached, con
   const auto [k, v] = keys_values(at::cat({before, normed}, 1), ctx);
   const auto q = heads_of(norm_if(query_(normed, ctx)), heads_);
   const auto r = heads_of(at::matmul(distances, ctx.cast(relative_).t()), heads_);  // (H, N, E)
-  const auto by_place = shifted_by_query(at::matmul(q + bias(position_bias_, ctx), r.transpose(1, 2)));
-  const auto scores = (at::matmul(q + bias(content_bias_, ctx), k.transpose(2, 3)) + by_place) /
-                      std::sqrt(static_cast<double>(q.size(3)));
+  // What is scaled and added is small, or the product's own addend: each pass over all pairs of tokens counts.
+  const double scale = 1.0 / std::sqrt(static_cast<double>(q.size(3)));
+  const auto by_place = shifted_by_query(at::matmul((q + bias(position_bias_, ctx)) * scale, r.transpose(1, 2)));
+  const auto content = (q + bias(content_bias_, ctx)) * scale;
+  const auto scores = at::baddbmm(by_place.flatten(0, 1), content.flatten(0, 1), k.transpose(2, 3).flatten(0, 1));
   const auto hidden = -std::numeric_limits<double>::infinity();
-  const auto weights = at::softmax(scores.masked_fill(seen.logical_not(), hidden), -1);
+  const auto weights = at::softmax(scores.view_as(by_place).masked_fill(seen.logical_not(), hidden), -1);
   stream.branch = out_.without_bias(merge(at::matmul(weights, v)), ctx);
   return stream.x;
 }
