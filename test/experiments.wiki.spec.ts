@@ -36,10 +36,12 @@ describe("experiments: wiki", () => {
   });
 
   it("trains some for longer, for multiples of those FLOPs", () => {
-    const { longer, models } = wikiSizes.minutes,
+    const { longer, longerRates, models } = wikiSizes.minutes,
       some = models.filter((model) => model.longer),
       own = wikiPlan("minutes", [0], place).filter(({ steps }) => steps !== null && steps > 1000);
-    expect(own.map(({ name }) => name)).to.deep.equal(longer.flatMap(() => some.map(({ name }) => name)));
+    expect(own.map(({ name, rate }) => [name, rate])).to.deep.equal(
+      longer.flatMap(() => longerRates.flatMap((rate) => some.map(({ name }) => [name, rate]))),
+    );
     for (const model of some)
       for (const times of longer) {
         const [once, more] = (["FLOPs", times] as const).map(

@@ -34,8 +34,9 @@ interface Size {
   readonly rates: readonly number[];
   readonly tokens: number;
   readonly seconds: number;
-  /** FLOPs of longer training, as multiples of those of `tokens`. */
+  /** FLOPs of longer training, as multiples of those of `tokens`, and the rates it is tried at. */
   readonly longer: readonly number[];
+  readonly longerRates: readonly number[];
   readonly scored: number;
 }
 
@@ -104,6 +105,7 @@ export const wikiSizes: Readonly<Record<Budget, Size>> = {
     tokens: 8 * 16 * 2 * 6,
     seconds: 0.05,
     longer: [2],
+    longerRates: [2e-3],
     scored: 8,
   },
   minutes: {
@@ -124,6 +126,7 @@ export const wikiSizes: Readonly<Record<Budget, Size>> = {
     tokens: 20e6,
     seconds: 30,
     longer: [3, 6],
+    longerRates: [2e-3, 4e-3],
     scored: 0,
   },
   full: {
@@ -144,6 +147,7 @@ export const wikiSizes: Readonly<Record<Budget, Size>> = {
     tokens: 100e6,
     seconds: 1800,
     longer: [],
+    longerRates: [],
     scored: 0,
   },
 };
@@ -153,6 +157,12 @@ export type Kind = "tokens" | "FLOPs" | "wall-clock" | number;
 
 export function kindsOf(budget: Budget): readonly Kind[] {
   return ["tokens", "FLOPs", "wall-clock", ...wikiSizes[budget].longer];
+}
+
+/** The learning rates that a kind is tried at. */
+export function ratesOf(budget: Budget, kind: Kind): readonly number[] {
+  const { rates, longerRates } = wikiSizes[budget];
+  return typeof kind === "number" ? longerRates : rates;
 }
 
 /** Whether a model is trained for a kind. */
@@ -203,10 +213,10 @@ export function wikiPlan(
   seeds: readonly number[],
   text: Pick<WikiSettings, "text" | "vocabulary">,
 ): WikiSettings[] {
-  const { models, rates } = wikiSizes[budget];
+  const { models } = wikiSizes[budget];
   return seeds.flatMap((seed) =>
     kindsOf(budget).flatMap((kind) =>
-      rates.flatMap((rate) =>
+      ratesOf(budget, kind).flatMap((rate) =>
         models
           .filter((model) => isTrained(kind, model))
           .map((model) => wikiRun(budget, kind, model, rate, { ...text, seed })),

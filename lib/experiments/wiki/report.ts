@@ -5,7 +5,7 @@ import type { Rows, Section } from "../experiment.ts";
 import { keyOf } from "../rows.ts";
 import type { Chart } from "../report/chart.ts";
 import { cell, mean, valuesOf, type Table } from "../report/table.ts";
-import { isTrained, kindsOf, wikiRun, wikiSizes, type Kind, type WikiSettings } from "./plan.ts";
+import { isTrained, kindsOf, ratesOf, wikiRun, wikiSizes, type Kind, type WikiSettings } from "./plan.ts";
 import type { WikiResult, WikiScore } from "./train.ts";
 
 type Found = Rows<WikiSettings, WikiResult>;
@@ -34,11 +34,11 @@ function linesOf(kind: Kind, runs: readonly WikiSettings[], rows: Found): Line[]
   const known = new Map(runs.map((run) => [keyOf("", run), run])),
     seeds = [...new Set(runs.map(({ seed }) => seed))],
     { budget, text, vocabulary } = runs[0]!;
-  const { models, rates } = wikiSizes[budget];
+  const { models } = wikiSizes[budget];
   return models
     .filter((model) => isTrained(kind, model))
     .map((model) => {
-      const byRate = rates.map((rate) => ({
+      const byRate = ratesOf(budget, kind).map((rate) => ({
         rate,
         rows: seeds.map((seed) => {
           const run = known.get(keyOf("", wikiRun(budget, kind, model, rate, { text, vocabulary, seed })));
