@@ -58,8 +58,12 @@ Tensor RelativeAttention::operator()(Residual& stream, const Cached& cached, con
   const auto by_place = shifted_by_query(at::matmul((q + bias(position_bias_, ctx)) * scale, r.transpose(1, 2)));
   const auto content = (q + bias(content_bias_, ctx)) * scale;
   const auto scores = at::baddbmm(by_place.flatten(0, 1), content.flatten(0, 1), k.transpose(2, 3).flatten(0, 1));
-  const auto hidden = -std::numeric_limits<double>::infinity();
-  const auto weights = at::softmax(scores.view_as(by_place).masked_fill(seen.logical_not(), hidden), -1);
+  {
+    // In place, and unknown to autograd: softmax gives what is hidden a gradient of zero by itself.
+    const at::NoGradGuard no_grad;
+    scores.detach().view_as(by_place).masked_fill_(seen.logical_not(), -std::numeric_limits<double>::infinity());
+  }
+  const auto weights = at::softmax(scores.view_as(by_place), -1);
   stream.branch = out_.without_bias(merge(at::matmul(weights, v)), ctx);
   return stream.x;
 }
