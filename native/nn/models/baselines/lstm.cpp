@@ -2,7 +2,8 @@
 // vector.
 //   (i, f, g, o) = W_x x_t + W_h h_{t-1} + b      c_t = s(f) c_{t-1} + s(i) tanh(g)      h_t = s(o) tanh(c_t)
 // Input as in the decoder: [last token of source, target without its last]. Padding leaves a row's state as it is. The
-// gates are computed in the parameters' dtype, the products in the pass's.
+// gates are computed in the parameters' dtype, the products in the pass's; on a CPU both by LibTorch's LSTM in the
+// parameters' dtype, unless there is padding between tokens.
 // Letters: B batch, T tokens, L layers, D width, R rows that are decoded, S slots.
 #include "nn/models/baselines/layout_state.h"
 #include "nn/models/model.h"
@@ -28,8 +29,11 @@ class LstmLayer {
     input_.parameters().second.narrow(0, width, width).fill_(1.0);
   }
 
-  /// x (B, T, D), real (B, T) bool or undefined: all; h, c (B, D), which it moves on. Returns (B, T, D).
-  Tensor operator()(const Tensor& x, const Tensor& real, Tensor& h, Tensor& c, ForwardContext& ctx) const {
+  /// x (B, T, D), the tokens that are there by `mask`; h, c (B, D), which it moves on. Returns (B, T, D); at padding
+  /// behind a row's tokens it holds anything.
+  Tensor operator()(const Tensor& x, const KeyMask& mask, Tensor& h, Tensor& c, ForwardContext& ctx) const {
+    if (c.is_cpu() && !mask.real()) return at_once(x, mask.lengths().value_or(Tensor()), h, c);
+    const auto real = mask.none() ? Tensor() : mask.tokens(x.size(1));
     const auto products = input_(x, ctx).to(c.scalar_type()).unbind(1);  // (B, 4 D) each
     const auto weight = ctx.cast(hidden_).t();
     std::vector<Tensor> outputs;
@@ -53,6 +57,37 @@ class LstmLayer {
   }
 
  private:
+  /// All tokens at once by LibTorch's LSTM, in the parameters' dtype; lengths (B) or undefined: all are there. It knows
+  /// nothing of padding: a further input of 1 says it, which opens the forget gate and closes the input's, so that the
+  /// cell stays, and the hidden vector is that of a row's last token.
+  Tensor at_once(const Tensor& x, const Tensor& lengths, Tensor& h, Tensor& c) const {
+    constexpr double kOpen = 1e4;  // of a gate: its sigmoid is 1, and 0 where negative
+    const int64_t B = x.size(0), T = x.size(1), D = x.size(2);
+    const auto [weight, bias] = input_.parameters();
+    auto inputs = x.to(c.scalar_type()), of_inputs = weight;
+    if (lengths.defined()) {
+      const auto padding = first_tokens(lengths, T).logical_not().to(inputs.scalar_type());  // (B, T)
+      auto column = at::zeros({4 * D, 1}, c.options());
+      column.narrow(0, 0, D).fill_(-kOpen);
+      column.narrow(0, D, D).fill_(kOpen);
+      inputs = at::cat({inputs, padding.unsqueeze(2)}, 2);
+      of_inputs = at::cat({weight, column}, 1);
+    }
+    const std::vector<Tensor> state{h.unsqueeze(0).contiguous(), c.unsqueeze(0).contiguous()};
+    const std::vector<Tensor> parts{of_inputs, hidden_, bias, at::zeros_like(bias)};  // it has a second bias
+    const auto [outputs, last_h, last_c] =
+        at::lstm(inputs, state, parts, /*has_biases=*/true, /*num_layers=*/1, /*dropout=*/0.0,
+                 /*train=*/at::GradMode::is_enabled(), /*bidirectional=*/false, /*batch_first=*/true);
+    c = last_c.squeeze(0);
+    if (!lengths.defined()) {
+      h = last_h.squeeze(0);
+      return outputs;
+    }
+    const auto all_h = at::cat({h.unsqueeze(1), outputs}, 1);  // (B, 1 + T, D), before the first token, and behind each
+    h = all_h.gather(1, lengths.to(at::kLong).view({B, 1, 1}).expand({B, 1, D})).squeeze(1);
+    return outputs;
+  }
+
   /// Products (B, 4 D) of the input and of the hidden vector.
   static std::pair<Tensor, Tensor> step(const Tensor& of_input, const Tensor& of_hidden, const Tensor& c) {
     const auto dtype = c.scalar_type();
@@ -94,7 +129,7 @@ class Lstm final : public Model {
     auto ctx = start(segment);
     const auto input = at::cat({last_token(segment.source, bos_), prefix}, 1);
     auto before = begun(segment, state);
-    const auto hidden = run(input, {}, before, ctx);
+    const auto hidden = run(input, KeyMask(), before, ctx);
     return project(hidden.select(1, input.size(1) - 1), ctx);
   }
 
@@ -138,10 +173,8 @@ class Lstm final : public Model {
   }
 
   Encoding encode(const SegmentInput& segment, const State& state, ForwardContext& ctx) const override {
-    const auto mask = segment.target_mask();
-    const int64_t T = segment.target.size(1);
     auto next = begun(segment, state);
-    const auto hidden = run(read_tokens(segment), mask.none() ? Tensor() : mask.tokens(T), next, ctx);
+    const auto hidden = run(read_tokens(segment), segment.target_mask(), next, ctx);
     if (!segment.writes) return {hidden, {}};
     return {hidden, restarted(next, segment.next_reset)};
   }
@@ -152,14 +185,14 @@ class Lstm final : public Model {
 
   Tensor decode(const SegmentInput&, const Tensor& hidden, ForwardContext&) const override { return hidden; }
 
-  /// tokens (B, T), real (B, T) bool or undefined -> (B, T, D); `state` is moved on.
-  Tensor run(const Tensor& tokens, const Tensor& real, State& state, ForwardContext& ctx) const {
+  /// tokens (B, T), those that are there by `mask` -> (B, T, D); `state` is moved on.
+  Tensor run(const Tensor& tokens, const KeyMask& mask, State& state, ForwardContext& ctx) const {
     auto x = embedding_(tokens, ctx);
     const int64_t B = tokens.size(0);
     std::vector<Tensor> hidden, cell;
     for (size_t i = 0; i < layers_.size(); ++i) {
       auto h = of_layer(state[0], i, B), c = of_layer(state[1], i, B);
-      x = layers_[i](x, real, h, c, ctx);
+      x = layers_[i](x, mask, h, c, ctx);
       hidden.push_back(h);
       cell.push_back(c);
       const auto dropout = ctx.next_dropout();
