@@ -4,19 +4,23 @@ import { readFileSync } from "node:fs";
 import { CommanderError, InvalidArgumentError, Command } from "commander";
 import { isMemformerError } from "../errors.ts";
 import { requireWorkingFolder } from "../native/working-folder.ts";
-import { register as build } from "./build.ts";
-import { register as diagnose } from "./diagnose.ts";
-import { register as doctor } from "./doctor.ts";
-import { register as evaluate } from "./evaluate.ts";
-import { register as experiment } from "./experiment.ts";
-import { register as generate } from "./generate.ts";
-import { register as importModel } from "./import.ts";
-import { register as inspect } from "./inspect.ts";
 import { withNewFlag } from "./old-flags.ts";
 import { silenceLostStreams } from "./output.ts";
-import { register as serve } from "./serve.ts";
-import { register as setup } from "./setup.ts";
-import { register as train } from "./train.ts";
+
+/** In the order of the help. */
+const commands: Readonly<Record<string, () => Promise<{ register: (program: Command) => void }>>> = {
+  doctor: async () => import("./doctor.ts"),
+  setup: async () => import("./setup.ts"),
+  build: async () => import("./build.ts"),
+  train: async () => import("./train.ts"),
+  evaluate: async () => import("./evaluate.ts"),
+  diagnose: async () => import("./diagnose.ts"),
+  experiment: async () => import("./experiment.ts"),
+  generate: async () => import("./generate.ts"),
+  serve: async () => import("./serve.ts"),
+  import: async () => import("./import.ts"),
+  inspect: async () => import("./inspect.ts"),
+};
 
 const { version } = JSON.parse(readFileSync(new URL("../../package.json", import.meta.url), "utf8")) as {
   version: string;
@@ -33,20 +37,7 @@ program
     },
   })
   .exitOverride();
-for (const register of [
-  doctor,
-  setup,
-  build,
-  train,
-  evaluate,
-  diagnose,
-  experiment,
-  generate,
-  serve,
-  importModel,
-  inspect,
-])
-  register(program);
+for (const load of wanted(process.argv[2])) (await load()).register(program);
 
 silenceLostStreams();
 
@@ -54,6 +45,15 @@ try {
   await program.parseAsync();
 } catch (error) {
   process.exitCode = exitCodeOf(error);
+}
+
+/**
+ * The command that is named, for all of them take twice as long to load; all where help or a suggestion may be wanted.
+ */
+function wanted(first = ""): (() => Promise<{ register: (program: Command) => void }>)[] {
+  if (first === "--version" || first === "-V") return [];
+  const named = Object.entries(commands).find(([name]) => name === first);
+  return named === undefined ? Object.values(commands) : [named[1]];
 }
 
 /** Tells what went wrong, unless commander has. */
