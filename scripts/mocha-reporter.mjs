@@ -6,24 +6,18 @@ import { relative } from "node:path";
 import Mocha from "mocha";
 
 /** Files that are named, each of at least so many seconds. */
-const MOST = 20,
+const MOST = 30,
   LEAST = 10;
 
 export default class Counting extends Mocha.reporters.Spec {
-  /** Seconds of each file, hooks included. */
+  /** Seconds of each file's tests. */
   #seconds = new Map();
 
   constructor(runner, options) {
     super(runner, options);
-    const outermost = (suite) => suite.parent?.root === true && suite.file !== undefined;
-    let began = 0;
-    runner.on("suite", (suite) => {
-      if (outermost(suite)) began = performance.now();
-    });
-    runner.on("suite end", (suite) => {
-      if (!outermost(suite)) return;
-      const before = this.#seconds.get(suite.file) ?? 0;
-      this.#seconds.set(suite.file, before + (performance.now() - began) / 1000);
+    // Of tests, for where files run in several processes a file's events come together when it is over.
+    runner.on("test end", ({ file, duration = 0 }) => {
+      this.#seconds.set(file, (this.#seconds.get(file) ?? 0) + duration / 1000);
     });
   }
 

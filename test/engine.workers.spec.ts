@@ -1,5 +1,6 @@
 import { expect } from "chai";
 import { AdamW, openTokenizer, Random, Tensor, Trainer } from "../lib/index.ts";
+import { isCompiled } from "./support/compiled.ts";
 import { run, workerText, type Ended } from "./support/children.ts";
 import { runModel } from "./support/runs.ts";
 import { nodes } from "./support/nodes.ts";
@@ -169,9 +170,13 @@ for (const { path: node, version } of nodes())
     });
 
     it("are not needed for two graphs of modules, the sources and what is compiled of them, to share one engine", async () => {
+      const [load, other] = isCompiled
+        ? [`(await import("tsx/esm/api")).register();`, "../lib/index.ts"]
+        : ["", "../dist/index.js"];
       const made = said<{ same: boolean; sum: number[]; tensors: number[]; refused: string }>(
         await under(`
-      const other = await import(${JSON.stringify(new URL("../dist/index.js", import.meta.url).href)});
+      ${load}
+      const other = await import(${JSON.stringify(new URL(other, import.meta.url).href)});
       const x = lib.applyOperator("aten::ones", [2], "float32"), y = other.applyOperator("aten::ones", [2], "float32");
       let refused = "";
       try { other.applyOperator("aten::neg", x); } catch (error) { refused = error.message; }

@@ -9,8 +9,8 @@ import { createServer, type AddressInfo } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
-import { fileURLToPath } from "node:url";
 import { Session, type Memformer } from "../lib/index.ts";
+import { loader, programOf } from "./support/compiled.ts";
 import { servedModel } from "./support/service.ts";
 import { storeKinds, type Served } from "./support/stores.ts";
 
@@ -34,8 +34,7 @@ async function freePort(): Promise<number> {
 
 async function startService(model: string, served: Served): Promise<Process> {
   const port = await freePort(),
-    script = fileURLToPath(new URL("support/service-process.ts", import.meta.url)),
-    args = ["--unhandled-rejections=strict", "--import", "tsx", script, model, String(port)];
+    args = ["--unhandled-rejections=strict", ...loader, programOf("service-process"), model, String(port)];
   const child = spawn(process.execPath, [...args, JSON.stringify(served.place), String(TTL)], {
     stdio: ["ignore", "pipe", "inherit"],
   });

@@ -1,15 +1,16 @@
 /** Child processes that run a few lines against the library, and how they ended. */
 import { spawn, type ChildProcess } from "node:child_process";
-import { fileURLToPath } from "node:url";
+import { fileURLToPath, pathToFileURL } from "node:url";
+import { isCompiled, loader, moduleOf } from "./compiled.ts";
 
 const root = fileURLToPath(new URL("../../", import.meta.url));
-const library = JSON.stringify(new URL("../../lib/index.ts", import.meta.url).href);
+const library = JSON.stringify(pathToFileURL(moduleOf("index")).href);
 
 /** Text for `new Worker(text, { eval: true })`: calls `body`, a function, with memformer and a way to post messages. */
 export function workerText(body: string): string {
   // A worker of Node 20 has not the loader that its process was started with.
-  return `import("tsx/esm/api").then(async ({ register }) => {
-    register();
+  const loaded = isCompiled ? "Promise.resolve()" : 'import("tsx/esm/api").then(({ register }) => register())';
+  return `${loaded}.then(async () => {
     const { parentPort } = await import("node:worker_threads");
     return (${body})(await import(${library}), (message) => parentPort.postMessage(message));
   });`;
@@ -42,7 +43,7 @@ export interface HowToStart {
 /** Starts `code`, a module's text, in a Node process of its own. `lib` in it is memformer. */
 export function start(code: string, { node = process.execPath, flags = [], args = [] }: HowToStart = {}): Child {
   const text = `const lib = await import(${library});\n${code}`;
-  const child = spawn(node, [...flags, "--import", "tsx", "--input-type=module", "-e", text, "--", ...args], {
+  const child = spawn(node, [...flags, ...loader, "--input-type=module", "-e", text, "--", ...args], {
     cwd: root,
     stdio: ["ignore", "pipe", "pipe"],
     env: { ...process.env, OMP_WAIT_POLICY: "passive" },

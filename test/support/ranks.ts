@@ -2,7 +2,6 @@
 import { spawn, type ChildProcess } from "node:child_process";
 import { once } from "node:events";
 import { createInterface } from "node:readline";
-import { fileURLToPath } from "node:url";
 import {
   openTokenizer,
   plainOptions,
@@ -16,6 +15,7 @@ import {
 } from "../../lib/index.ts";
 import type { Scored } from "../../lib/evaluate/source.ts";
 import { freePort } from "../../lib/distributed/launch.ts";
+import { loader, programOf } from "./compiled.ts";
 
 /** A model that ranks are started with again and again. */
 export const rankModel = {
@@ -117,8 +117,6 @@ export interface Rank {
   readonly ended: Promise<RankEnd>;
 }
 
-const program = fileURLToPath(new URL("rank-process.ts", import.meta.url));
-
 /** Documents of every length from 1 to 40 tokens, cut into segments of 6: rows are padded and reset at any place. */
 export function raggedStream(lanes: number): TokenStream {
   return new TokenStream(ragged, { lanes, segmentLength: 6, seed: 3 });
@@ -133,7 +131,7 @@ export const ragged: TokenSource = tokensInMemory(
 /** `inside`: a command that runs the rest of its line somewhere, such as `ip netns exec NAME`. */
 export function startRank(job: RankJob, env: NodeJS.ProcessEnv, inside: readonly string[] = []): Rank {
   const began = performance.now();
-  const [command, ...args] = [...inside, process.execPath, "--expose-gc", "--import", "tsx", program];
+  const [command, ...args] = [...inside, process.execPath, "--expose-gc", ...loader, programOf("rank-process")];
   const child = spawn(command, [...args, JSON.stringify(job)], {
     stdio: ["ignore", "pipe", "pipe"],
     env: { ...process.env, OMP_NUM_THREADS: "1", NODE_NO_WARNINGS: "1", ...env },

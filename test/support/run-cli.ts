@@ -6,9 +6,9 @@ import { readFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { createRequire } from "node:module";
-import { fileURLToPath, pathToFileURL } from "node:url";
+import { pathToFileURL } from "node:url";
+import { loader, moduleOf } from "./compiled.ts";
 
-const main = fileURLToPath(new URL("../../lib/cli/main.ts", import.meta.url));
 const tsx = pathToFileURL(createRequire(import.meta.url).resolve("tsx")).href;
 
 export interface Outcome {
@@ -34,11 +34,11 @@ export class Bench {
 
   /** Starts the command line. */
   start(...args: string[]): { child: ChildProcess; ended: Promise<Outcome> } {
-    return this.node(main, ...args);
+    return this.#spawn([...this.program, ...args]);
   }
 
   /** Node's arguments for the command line. */
-  readonly program = ["--import", tsx, main];
+  readonly program = [...loader, moduleOf("cli/main")];
 
   /** Of this process, as it is now. One thread of operators: several wait for each other on a busy machine. */
   get env(): NodeJS.ProcessEnv {
@@ -54,7 +54,11 @@ export class Bench {
 
   /** Starts a TypeScript program. */
   node(program: string, ...args: string[]): { child: ChildProcess; ended: Promise<Outcome> } {
-    const child = spawn(process.execPath, ["--import", tsx, program, ...args], { cwd: this.folder, env: this.env });
+    return this.#spawn(["--import", tsx, program, ...args]);
+  }
+
+  #spawn(args: readonly string[]): { child: ChildProcess; ended: Promise<Outcome> } {
+    const child = spawn(process.execPath, args, { cwd: this.folder, env: this.env });
     let [stdout, stderr] = ["", ""];
     child.stdout.on("data", (piece) => {
       stdout += String(piece);

@@ -2,7 +2,7 @@
 import { spawn } from "node:child_process";
 import { once } from "node:events";
 import { createInterface } from "node:readline";
-import { fileURLToPath } from "node:url";
+import { loader, programOf } from "./compiled.ts";
 import type { StorePlace } from "./stores.ts";
 
 export interface StoreProcess {
@@ -23,11 +23,9 @@ interface Answer {
 }
 
 export async function startStoreProcess(place: StorePlace): Promise<StoreProcess> {
-  const child = spawn(
-    process.execPath,
-    ["--import", "tsx", fileURLToPath(new URL("store-process.ts", import.meta.url)), JSON.stringify(place)],
-    { stdio: ["pipe", "pipe", "inherit"] },
-  );
+  const child = spawn(process.execPath, [...loader, programOf("store-process"), JSON.stringify(place)], {
+    stdio: ["pipe", "pipe", "inherit"],
+  });
   const waiting = new Map<number, { done: (value: unknown) => void; failed: (reason: Error) => void }>();
   let calls = 0,
     becameReady: (() => void) | undefined;
