@@ -17,7 +17,7 @@ describe("experiments: wiki", () => {
   it("gives every model the tokens, or the FLOPs, of the first", () => {
     const { models, tokens } = wikiSizes.full;
     const costs = models.map((model) => {
-      const { steps, model: options, lanes, horizon } = wikiRun("full", "FLOPs", model, 2e-3, place);
+      const { steps, model: options, lanes, horizon } = wikiRun("full", "FLOPs", model, { rate: 2e-3 }, place);
       return {
         steps,
         cost: lanes * horizon * segmentFlops({ ...options, vocabulary: 16_000, bos: 0 } as object).training,
@@ -26,26 +26,28 @@ describe("experiments: wiki", () => {
     for (const { steps, cost } of costs)
       expect(Math.abs(steps! * cost - costs[0]!.steps! * costs[0]!.cost)).to.be.at.most(cost / 2 + 1);
     for (const model of models) {
-      const { steps, lanes, horizon, model: of } = wikiRun("full", "tokens", model, 2e-3, place);
+      const { steps, lanes, horizon, model: of } = wikiRun("full", "tokens", model, { rate: 2e-3 }, place);
       expect(steps! * lanes * horizon * Number(of.segmentLength)).to.be.closeTo(tokens, tokens / 1000);
     }
     // The vocabulary counts: the output is a larger part of a smaller model.
     const small = (vocabulary: number): number =>
-      wikiRun("full", "FLOPs", models.at(-1)!, 2e-3, { ...place, vocabulary }).steps!;
+      wikiRun("full", "FLOPs", models.at(-1)!, { rate: 2e-3 }, { ...place, vocabulary }).steps!;
     expect(small(257)).to.be.above(small(16_000));
   });
 
   it("trains some for longer, for multiples of those FLOPs", () => {
-    const { longer, longerRates, models } = wikiSizes.minutes,
+    const { longer, longerTrainings, models } = wikiSizes.minutes,
       some = models.filter((model) => model.longer),
       own = wikiPlan("minutes", [0], place).filter(({ steps }) => steps !== null && steps > 1000);
-    expect(own.map(({ name, rate }) => [name, rate])).to.deep.equal(
-      longer.flatMap(() => longerRates.flatMap((rate) => some.map(({ name }) => [name, rate]))),
+    expect(own.map(({ name, rate, model: { dropout } }) => [name, rate, dropout])).to.deep.equal(
+      longer.flatMap(() =>
+        longerTrainings.flatMap(({ rate, dropout }) => some.map(({ name }) => [name, rate, dropout])),
+      ),
     );
     for (const model of some)
       for (const times of longer) {
         const [once, more] = (["FLOPs", times] as const).map(
-          (kind) => wikiRun("minutes", kind, model, 2e-3, place).steps!,
+          (kind) => wikiRun("minutes", kind, model, { rate: 2e-3 }, place).steps!,
         );
         expect(more).to.be.closeTo(times * once!, times);
       }

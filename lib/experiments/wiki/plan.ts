@@ -25,6 +25,12 @@ interface Model {
   readonly longer?: boolean;
 }
 
+/** How a model is trained. */
+export interface Training {
+  readonly rate: number;
+  readonly dropout?: number;
+}
+
 interface Size {
   readonly models: readonly Model[];
   readonly shape: LanguageSettings["model"];
@@ -34,9 +40,11 @@ interface Size {
   readonly rates: readonly number[];
   readonly tokens: number;
   readonly seconds: number;
-  /** FLOPs of longer training, as multiples of those of `tokens`, and the rates it is tried at. */
+  /**
+   * FLOPs of longer training, as multiples of those of `tokens`, and the ways it is tried in: it reads a text often.
+   */
   readonly longer: readonly number[];
-  readonly longerRates: readonly number[];
+  readonly longerTrainings: readonly Training[];
   readonly scored: number;
 }
 
@@ -105,7 +113,7 @@ export const wikiSizes: Readonly<Record<Budget, Size>> = {
     tokens: 8 * 16 * 2 * 6,
     seconds: 0.05,
     longer: [2],
-    longerRates: [2e-3],
+    longerTrainings: [{ rate: 2e-3 }],
     scored: 8,
   },
   minutes: {
@@ -126,7 +134,9 @@ export const wikiSizes: Readonly<Record<Budget, Size>> = {
     tokens: 20e6,
     seconds: 30,
     longer: [3, 6],
-    longerRates: [2e-3, 4e-3],
+    longerTrainings: [0, 0.1].flatMap((dropout) =>
+      [2e-3, 4e-3].map((rate) => ({ rate, ...(dropout > 0 && { dropout }) })),
+    ),
     scored: 0,
   },
   full: {
@@ -147,7 +157,7 @@ export const wikiSizes: Readonly<Record<Budget, Size>> = {
     tokens: 100e6,
     seconds: 1800,
     longer: [],
-    longerRates: [],
+    longerTrainings: [],
     scored: 0,
   },
 };
@@ -159,10 +169,10 @@ export function kindsOf(budget: Budget): readonly Kind[] {
   return ["tokens", "FLOPs", "wall-clock", ...wikiSizes[budget].longer];
 }
 
-/** The learning rates that a kind is tried at. */
-export function ratesOf(budget: Budget, kind: Kind): readonly number[] {
-  const { rates, longerRates } = wikiSizes[budget];
-  return typeof kind === "number" ? longerRates : rates;
+/** The ways in which a model is trained for a kind. */
+export function trainingsOf(budget: Budget, kind: Kind): readonly Training[] {
+  const { rates, longerTrainings } = wikiSizes[budget];
+  return typeof kind === "number" ? longerTrainings : rates.map((rate) => ({ rate }));
 }
 
 /** Whether a model is trained for a kind. */
@@ -178,11 +188,11 @@ export function wikiRun(
   budget: Budget,
   kind: Kind,
   model: Model,
-  rate: number,
+  { rate, dropout }: Training,
   { text, vocabulary, seed }: Place,
 ): WikiSettings {
   const { shape: of, lanes, horizon, cut, tokens, seconds, scored, models } = wikiSizes[budget];
-  const options = { ...of, ...model.model },
+  const options = { ...of, ...model.model, ...(dropout !== undefined && { dropout }) },
     steps = Math.max(1, Math.round(tokens / (lanes * horizon * Number(of.segmentLength))));
   const cost = (given: Model): number => segmentFlops({ ...of, ...given.model, vocabulary, bos: 0 } as object).training;
   const stepsFor = (multiple: number): number =>
@@ -207,7 +217,7 @@ export function wikiRun(
   };
 }
 
-/** By seed, kind, rate, model; a run that two tables share is one. */
+/** By seed, kind, training, model; a run that two tables share is one. */
 export function wikiPlan(
   budget: Budget,
   seeds: readonly number[],
@@ -216,10 +226,10 @@ export function wikiPlan(
   const { models } = wikiSizes[budget];
   return seeds.flatMap((seed) =>
     kindsOf(budget).flatMap((kind) =>
-      ratesOf(budget, kind).flatMap((rate) =>
+      trainingsOf(budget, kind).flatMap((training) =>
         models
           .filter((model) => isTrained(kind, model))
-          .map((model) => wikiRun(budget, kind, model, rate, { ...text, seed })),
+          .map((model) => wikiRun(budget, kind, model, training, { ...text, seed })),
       ),
     ),
   );

@@ -1,17 +1,27 @@
 /**
- * Table 2 by what is equal: tokens, FLOPs, wall-clock, FLOPs of longer training; each model at the best of its rates.
+ * Table 2 by what is equal: tokens, FLOPs, wall-clock, FLOPs of longer training; each model at the best of its rates
+ * and dropouts.
  */
 import type { Rows, Section } from "../experiment.ts";
 import { keyOf } from "../rows.ts";
 import type { Chart } from "../report/chart.ts";
 import { cell, mean, valuesOf, type Table } from "../report/table.ts";
-import { isTrained, kindsOf, ratesOf, wikiRun, wikiSizes, type Kind, type WikiSettings } from "./plan.ts";
+import {
+  isTrained,
+  kindsOf,
+  trainingsOf,
+  wikiRun,
+  wikiSizes,
+  type Kind,
+  type Training,
+  type WikiSettings,
+} from "./plan.ts";
 import type { WikiResult, WikiScore } from "./train.ts";
 
 type Found = Rows<WikiSettings, WikiResult>;
 type Row = ReturnType<Found>;
 
-/** Of one model in one budget: its rows at the rate that is best on held-out text. */
+/** Of one model in one budget: its rows of the training that is best on held-out text. */
 interface Line {
   readonly name: string;
   readonly paper: string;
@@ -30,6 +40,10 @@ function equal(kind: Kind): string {
   return typeof kind === "number" ? `FLOPs, ${kind} times as many` : kind;
 }
 
+function inWords({ rate, dropout }: Training): string {
+  return dropout === undefined ? String(rate) : `${rate} with dropout ${dropout}`;
+}
+
 function linesOf(kind: Kind, runs: readonly WikiSettings[], rows: Found): Line[] {
   const known = new Map(runs.map((run) => [keyOf("", run), run])),
     seeds = [...new Set(runs.map(({ seed }) => seed))],
@@ -38,18 +52,20 @@ function linesOf(kind: Kind, runs: readonly WikiSettings[], rows: Found): Line[]
   return models
     .filter((model) => isTrained(kind, model))
     .map((model) => {
-      const byRate = ratesOf(budget, kind).map((rate) => ({
-        rate,
+      const ways = trainingsOf(budget, kind).map((training) => ({
+        training,
         rows: seeds.map((seed) => {
-          const run = known.get(keyOf("", wikiRun(budget, kind, model, rate, { text, vocabulary, seed })));
+          const run = known.get(keyOf("", wikiRun(budget, kind, model, training, { text, vocabulary, seed })));
           return run === undefined ? undefined : rows(run);
         }),
       }));
       const nats = (of: readonly Row[]): number => mean(valuesOf(of, ({ valid }) => valid.nats)),
-        made = byRate.filter((group) => Number.isFinite(nats(group.rows)));
-      const best = made.sort((a, b) => nats(a.rows) - nats(b.rows))[0] ?? byRate[0]!,
-        tried = made.map(({ rate }) => rate).sort((a, b) => a - b);
-      const rate = tried.length > 1 ? `${best.rate}, best of ${tried.join(", ")}` : String(best.rate);
+        made = ways.filter((group) => Number.isFinite(nats(group.rows)));
+      const best = made.sort((a, b) => nats(a.rows) - nats(b.rows))[0] ?? ways[0]!,
+        tried = made
+          .map(({ training }) => training)
+          .sort((a, b) => (a.dropout ?? 0) - (b.dropout ?? 0) || a.rate - b.rate);
+      const rate = inWords(best.training) + (tried.length > 1 ? `, best of ${tried.map(inWords).join(", ")}` : "");
       return { name: model.name, paper: model.paper, rows: best.rows, rate };
     });
 }
