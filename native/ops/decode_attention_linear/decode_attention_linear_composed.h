@@ -14,8 +14,8 @@
 // Letters: R rows, D width, S slots, T places of a slot, N keys, H heads, E = D / H.
 #pragma once
 #include "core/op_handle.h"
-#include "ops/decode_linear/decode_linear_ops.h"
 #include "core/tensor_checks.h"
+#include "ops/decode_linear/decode_linear_ops.h"
 
 namespace memformer::ops {
 
