@@ -26,8 +26,9 @@ Tensor times(const Tensor& S, const Tensor& x) {
 
 }  // namespace
 
-DeltaOutputs gated_delta_chunks(const DeltaInputs& inputs, const Tensor& before) {
-  const int64_t T = inputs.q.size(2), E = inputs.q.size(3), C = std::min(kChunk, T);
+DeltaOutputs gated_delta_chunks(const DeltaInputs& inputs, const Tensor& before, const std::vector<Tensor>& starts) {
+  const int64_t G = static_cast<int64_t>(starts.size()) + 1, T = inputs.q.size(2), E = inputs.q.size(3),
+                C = std::min(kChunk, T);
   const auto q = in_chunks(inputs.q, C, 1), k = in_chunks(inputs.k, C, 1), v = in_chunks(inputs.v, C, 1);
   const auto b = in_chunks(inputs.rate, C, 0).unsqueeze(-1);        // (B, H, n, C, 1)
   const auto log_g = in_chunks(inputs.log_decay, C, 0).cumsum(-1);  // (B, H, n, C)
@@ -42,14 +43,29 @@ DeltaOutputs gated_delta_chunks(const DeltaInputs& inputs, const Tensor& before)
   const auto of_values = solved.narrow(-1, 0, E), of_keys = solved.narrow(-1, E, E);
   const auto weights = at::matmul(q, k.mT()) * ratio, queries = q * g;
   const auto keys = k * (last - log_g).exp().unsqueeze(-1), whole = last.exp().unsqueeze(-1);
+  // What came so far is of all chunks of all segments at once; from chunk to chunk goes the state alone.
+  const auto chunks_of = [G](const Tensor& x) {  // (B, H, ...) each, segment by segment
+    std::vector<Tensor> chunks;
+    for (const auto& segment : x.unflatten(0, {G, -1}).unbind(0))
+      for (const auto& chunk : segment.unbind(2)) chunks.push_back(chunk);
+    return chunks;
+  };
+  const auto values_of = chunks_of(of_values), keys_of = chunks_of(of_keys), queries_of = chunks_of(queries),
+             weights_of = chunks_of(weights), written_of = chunks_of(keys), whole_of = chunks_of(whole);
+  const auto n = static_cast<int64_t>(values_of.size()) / G;
   auto S = before;
-  std::vector<Tensor> outputs;
-  for (int64_t n = 0; n < q.size(2); ++n) {
-    const auto u = of_values.select(2, n) - at::matmul(of_keys.select(2, n), S.mT());  // (B, H, C, E)
-    outputs.push_back(at::matmul(queries.select(2, n), S.mT()) + at::matmul(weights.select(2, n), u));
-    S = whole.select(2, n) * S + at::matmul(u.mT(), keys.select(2, n));
+  std::vector<Tensor> outputs, of_segment;
+  for (int64_t g = 0; g < G; ++g) {
+    if (g > 0) S = S.masked_fill(starts[g - 1].view({-1, 1, 1, 1}), 0.0);
+    for (int64_t i = g * n; i < (g + 1) * n; ++i) {
+      const auto u = values_of[i] - at::matmul(keys_of[i], S.mT());  // (B, H, C, E)
+      of_segment.push_back(at::matmul(queries_of[i], S.mT()) + at::matmul(weights_of[i], u));
+      S = whole_of[i] * S + at::matmul(u.mT(), written_of[i]);
+    }
+    outputs.push_back(at::cat(of_segment, 2).narrow(2, 0, T));
+    of_segment.clear();
   }
-  return {at::cat(outputs, 2).narrow(2, 0, T), S};
+  return {at::cat(outputs), S};
 }
 
 DeltaOutputs gated_delta_step(const DeltaInputs& inputs, const Tensor& S) {

@@ -30,21 +30,24 @@ DeltaRule::DeltaRule(Parameters& parameters, const Config& config, const std::st
 }
 
 void DeltaRule::operator()(Residual& stream, const Tensor& lengths, Tensor& S, Tensor& tail,
-                           ForwardContext& ctx) const {
+                           const std::vector<Tensor>& starts, ForwardContext& ctx) const {
   const auto normed = norm_(stream, ctx);
-  const int64_t T = normed.size(1);
-  const auto window = at::cat({tail, qkv_(normed, ctx).to(tail.scalar_type())}, 1);  // (B, 3 + T, 3 D)
-  auto inputs = of_window(window, gates_(normed, ctx));
+  const int64_t T = normed.size(1), B = S.size(0);
+  const auto projected = qkv_(normed, ctx).to(tail.scalar_type()).unflatten(0, {-1, B}).unbind(0);  // (B, T, 3 D)
+  std::vector<Tensor> windows;
+  for (size_t g = 0; g < projected.size(); ++g) {
+    if (g > 0) tail = tail.masked_fill(starts[g - 1].view({-1, 1, 1}), 0.0);
+    windows.push_back(at::cat({tail, projected[g]}, 1));  // (B, 3 + T, 3 D)
+    tail = lengths.defined() ? behind(windows[g], lengths.narrow(0, static_cast<int64_t>(g) * B, B))
+                             : windows[g].narrow(1, T, kWidth - 1);
+  }
+  auto inputs = of_window(windows.size() == 1 ? windows[0] : at::cat(windows), gates_(normed, ctx));
   if (lengths.defined()) {
-    const auto padding = first_tokens(lengths, T).logical_not().unsqueeze(1);  // (B, 1, T)
+    const auto padding = first_tokens(lengths, T).logical_not().unsqueeze(1);  // (G B, 1, T)
     inputs.log_decay = inputs.log_decay.masked_fill(padding, 0.0);
     inputs.rate = inputs.rate.masked_fill(padding, 0.0);
-    const auto last = lengths.to(at::kLong).unsqueeze(1) + at::arange(kWidth - 1, lengths.options().dtype(at::kLong));
-    tail = window.gather(1, last.unsqueeze(2).expand({-1, -1, window.size(2)}));
-  } else {
-    tail = window.narrow(1, T, kWidth - 1);
   }
-  const auto made = gated_delta_chunks(inputs, S);
+  const auto made = gated_delta_chunks(inputs, S, starts);
   S = made.S;
   stream.branch = out_.without_bias(gated(made.o, output_gate_(normed, ctx)), ctx);
 }
@@ -70,6 +73,11 @@ void DeltaRule::decode(Residual& stream, const DecodeRows& rows, const Tensor& S
   else
     for (int64_t r = 0; r < R; ++r) outputs.push_back(moved(r, 1));
   stream.branch = out_.without_bias(at::cat(outputs), ctx);
+}
+
+Tensor DeltaRule::behind(const Tensor& window, const Tensor& lengths) {
+  const auto last = lengths.to(at::kLong).unsqueeze(1) + at::arange(kWidth - 1, lengths.options().dtype(at::kLong));
+  return window.gather(1, last.unsqueeze(2).expand({-1, -1, window.size(2)}));
 }
 
 DeltaInputs DeltaRule::of_window(const Tensor& window, const Tensor& gates) const {

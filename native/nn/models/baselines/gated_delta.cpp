@@ -1,7 +1,7 @@
 // Gated DeltaNet (Yang et al., 2024), pre-LayerNorm: layers whose memory is a matrix per head (delta_rule.h), each
 // followed by a feed-forward layer. Its state is these matrices, and the last inputs of the layers' convolutions.
 // Input as in the decoder: [last token of source, target without its last]. Padding is as if it were not there.
-// Letters: B batch, T tokens, L layers, D width, E = D / heads.
+// Letters: B batch, T tokens, G segments, L layers, D width, E = D / heads.
 #include "nn/models/baselines/delta_rule.h"
 #include "nn/models/baselines/layout_state.h"
 #include "nn/models/baselines/real_first.h"
@@ -55,7 +55,7 @@ class GatedDelta final : public Model {
     auto ctx = start(segment);
     const auto input = at::cat({last_token(segment.source, bos_), prefix}, 1);
     auto before = begun(segment, state);
-    const auto hidden = run(input, {}, before, ctx);
+    const auto hidden = run(input, {}, before, {}, ctx);
     return project(hidden.select(1, input.size(1) - 1), ctx);
   }
 
@@ -82,9 +82,23 @@ class GatedDelta final : public Model {
   Encoding encode(const SegmentInput& segment, const State& state, ForwardContext& ctx) const override {
     const RealFirst rows(segment.target_mask());
     auto next = begun(segment, state);
-    const auto hidden = rows.back(run(rows(read_tokens(segment)), rows.lengths(), next, ctx));
+    const auto hidden = rows.back(run(rows(read_tokens(segment)), rows.lengths(), next, {}, ctx));
     if (!segment.writes) return {hidden, {}};
     return {hidden, restarted(next, segment.next_reset)};
+  }
+
+  /// Layer by layer: only a layer's own matrices go from segment to segment, and what they are made of does not wait.
+  Path encode_all(const std::vector<SegmentInput>& segments, State state) const override {
+    if (segments.size() == 1) return Model::encode_all(segments, std::move(state));
+    const auto all = joined(segments);
+    const RealFirst rows(all.target_mask());
+    auto next = begun(segments[0], state);
+    std::vector<Tensor> starts;
+    for (size_t g = 1; g < segments.size(); ++g)
+      starts.push_back(kept_ ? segments[g].reset : at::ones_like(segments[g].reset));
+    auto ctx = start(all);
+    const auto hidden = rows.back(run(rows(read_tokens(all)), rows.lengths(), next, starts, ctx));
+    return {hidden, restarted(next, segments.back().next_reset), {}, ctx};
   }
 
   Tensor read_tokens(const SegmentInput& segment) const override {
@@ -93,20 +107,22 @@ class GatedDelta final : public Model {
 
   Tensor decode(const SegmentInput&, const Tensor& hidden, ForwardContext&) const override { return hidden; }
 
-  /// tokens (B, T), the first lengths (B) of a row being there (undefined: all) -> (B, T, D), normed; `state` is moved
-  /// on.
-  Tensor run(const Tensor& tokens, const Tensor& lengths, State& state, ForwardContext& ctx) const {
+  /// tokens (G B, T), the first lengths (G B) of a row being there (undefined: all), starts as DeltaRule takes them ->
+  /// (G B, T, D), normed; `state` is moved on.
+  Tensor run(const Tensor& tokens, const Tensor& lengths, State& state, const std::vector<Tensor>& starts,
+             ForwardContext& ctx) const {
+    const int64_t B = tokens.size(0) / (static_cast<int64_t>(starts.size()) + 1);
     Residual stream{embedding_(tokens, ctx), std::nullopt};
     std::vector<Tensor> matrices, tails;
     for (size_t i = 0; i < layers_.size(); ++i) {
       const auto of_layer = [&](const Tensor& part) {
         const auto one = part.select(1, static_cast<int64_t>(i));
         auto shape = one.sizes().vec();
-        shape[0] = tokens.size(0);  // of one row, which all of them start from
+        shape[0] = B;  // of one row, which all of them start from
         return one.expand(shape);
       };
       auto S = of_layer(state[0]), tail = of_layer(state[1]);
-      layers_[i].delta_rule(stream, lengths, S, tail, ctx);
+      layers_[i].delta_rule(stream, lengths, S, tail, starts, ctx);
       layers_[i].feed_forward(stream, ctx);
       matrices.push_back(S);
       tails.push_back(tail);
