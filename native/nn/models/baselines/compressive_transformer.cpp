@@ -7,8 +7,8 @@
 // Its gradient reaches the convolution alone, which no other reaches, and nothing flows into the state.
 // observe() shows it, `compression.loss`.
 // Tokens leave c at a time: C + c - 1 may be in the cache. Padding is neither seen nor kept, and no token is lost.
-// Letters: B batch, T tokens, C tokens of the cache, K of the compressed memory, n that leave at most, L layers, D
-// width.
+// Letters: B batch, T tokens, G segments, C tokens of the cache, K of the compressed memory, n that leave at most, L
+// layers, D width.
 #include "nn/models/baselines/layout_state.h"
 #include "nn/models/baselines/relative_stack.h"
 #include "nn/models/model.h"
@@ -85,29 +85,89 @@ class CompressiveTransformer final : public Model {
     const auto& inputs = carried[kInputs];
     const int64_t B = inputs.size(0), T = inputs.size(2);
     const auto real = mask.none() ? at::ones({B, T}, carried[kFilled].options().dtype(at::kBool)) : mask.tokens(T);
-    return next(carried, inputs, real, leaving(carried, inputs, real));
+    const auto left = leaving(carried, inputs, real);
+    std::vector<Compressed> compressed;
+    for (int64_t i = 0; i < shape_.layers; ++i) compressed.push_back(compress(i, left.tokens.select(1, i)));
+    return next(carried, left, made_of(compressed), real.sum(1), T);
   }
 
   Encoding encode(const SegmentInput& segment, const State& state, ForwardContext& ctx) const override {
     const auto mask = segment.target_mask();
     const auto tokens = read_tokens(segment);
-    const int64_t B = tokens.size(0), T = tokens.size(1);
-    const auto real = mask.none() ? at::ones(tokens.sizes(), tokens.options().dtype(at::kBool)) : mask.tokens(T);
-    auto before = begun(segment, state);
-    for (auto& part : before) {
-      auto shape = part.sizes().vec();
-      shape[0] = B;  // of one row, which all of them read
-      part = part.expand(shape);
-    }
-    const auto [hidden, inputs] = stack_(embedding_(tokens, ctx), mask.none() ? Tensor() : real, seen_of(before), ctx);
+    const auto real = real_of(mask, tokens);
+    const auto before = of_rows(begun(segment, state), tokens.size(0));
+    const auto [hidden, of_layers] =
+        stack_(embedding_(tokens, ctx), mask.none() ? Tensor() : real, seen_of(before), ctx);
     if (!segment.writes) return {hidden, {}};
+    const auto inputs = at::stack(of_layers, 1);  // (B, L, T, D)
     const auto left = leaving(before, inputs, real);
-    const auto after = restarted(next(before, inputs, real, left), segment.next_reset);
+    std::vector<Compressed> compressed;
+    for (int64_t i = 0; i < shape_.layers; ++i) compressed.push_back(compress(i, left.tokens.select(1, i)));
+    const auto after =
+        restarted(next(before, left, made_of(compressed), real.sum(1), real.size(1)), segment.next_reset);
     const bool observed = ctx.observation() != nullptr && ctx.observation()->wants("compression.loss");
     if (!at::GradMode::is_enabled() && !observed) return {hidden, after};
-    const auto loss = reconstruction(inputs.to(parameters_.dtype()), real, left);
+    const auto loss = reconstruction(of_layers, real, left.groups, compressed, /*segments=*/1).squeeze(0);
     if (observed) ctx.observation()->add("compression.loss", loss);
     return {hidden, after, loss};
+  }
+
+  /// Layer by layer, as Transformer-XL: what leaves the cache of a layer, and what stands for it, is known with the
+  /// layer's inputs.
+  Path encode_all(const std::vector<SegmentInput>& segments, State state) const override {
+    if (segments.size() == 1) return Model::encode_all(segments, std::move(state));
+    const auto all = joined(segments);
+    const auto mask = all.target_mask();
+    const auto tokens = read_tokens(all);  // (G B, T)
+    const auto real = real_of(mask, tokens);
+    const auto G = static_cast<int64_t>(segments.size()), B = tokens.size(0) / G, T = tokens.size(1), n = most(T);
+    const auto first = of_rows(begun(segments[0], state), B);
+    // The same steps from state to state, of the numbers of a pool's places (relative_stack.h) in place of what is
+    // there: compressed, cache, the tokens of all segments, and what is made in each of them.
+    const auto number = at::arange(1, 1 + compressed_ + cache_ + G * (T + n), first[kFilled].options());
+    const auto numbers = [&](int64_t from, int64_t count, const Tensor& there) {
+      const auto of = number.narrow(0, from, count);
+      const auto each = there.defined() ? of.masked_fill(there.logical_not(), 0) : of.unsqueeze(0).expand({B, count});
+      return each.view({B, 1, count, 1});
+    };
+    State places{numbers(compressed_, cache_, right_aligned(first[kFilled], cache_)), first[kFilled],
+                 numbers(0, compressed_, right_aligned(first[kCompressedFilled], compressed_)),
+                 first[kCompressedFilled]};
+    std::vector<Tensor> seen, filled, from, groups;
+    for (int64_t g = 0; g < G; ++g) {
+      const auto sees = seen_of(places);
+      const auto here = real.narrow(0, g * B, B);
+      const auto left = leaving(places, numbers(compressed_ + cache_ + g * T, T, {}), here);
+      seen.push_back(sees.inputs.flatten(1));
+      filled.push_back(sees.filled);
+      from.push_back(left.tokens.flatten(1));
+      groups.push_back(left.groups);
+      places = next(places, left, numbers(compressed_ + cache_ + G * T + g * n, n, {}), here.sum(1), T);
+      places = restarted(places, g + 1 < G ? segments[g + 1].reset : segments[g].next_reset);
+    }
+    const auto of_segments = at::stack(seen), leave = at::stack(from);
+    const auto cache_behind = places[kCache].view({1, B, cache_}),
+               compressed_behind = places[kCompressed].view({1, B, compressed_});
+    std::vector<Tensor> caches, memories;  // behind the last segment, of each layer
+    std::vector<Compressed> compressed;
+    const auto of_layer = [&](int64_t layer, const Tensor& input) {
+      const auto before = pool_of({first[kCompressed].select(1, layer), first[kCache].select(1, layer)}, input);
+      compressed.push_back(compress(layer, picked(before, leave)));
+      const auto made = compressed.back().made.detach().view({G, B, n, -1}).transpose(0, 1);
+      const auto pool = at::cat({before, made.reshape({B, G * n, -1})}, 1);
+      caches.push_back(picked(pool, cache_behind));
+      memories.push_back(picked(pool, compressed_behind));
+      return picked(pool, of_segments);
+    };
+    auto ctx = start(all);
+    const auto [hidden, inputs] = stack_(embedding_(tokens, ctx), mask.none() ? Tensor() : real,
+                                         RelativeCaches{compressed_ + cache_, at::cat(filled), of_layer}, ctx);
+    std::vector<Tensor> beside;
+    if (at::GradMode::is_enabled()) beside = reconstruction(inputs, real, at::cat(groups), compressed, G).unbind(0);
+    return {hidden,
+            {at::stack(caches, 1), places[kFilled], at::stack(memories, 1), places[kCompressedFilled]},
+            std::move(beside),
+            ctx};
   }
 
   Tensor read_tokens(const SegmentInput& segment) const override {
@@ -116,15 +176,32 @@ class CompressiveTransformer final : public Model {
 
   Tensor decode(const SegmentInput&, const Tensor& hidden, ForwardContext&) const override { return hidden; }
 
-  /// The tokens that leave the cache, oldest first, and what stands for them.
+  /// (B, T) bool: the tokens that are there.
+  static Tensor real_of(const KeyMask& mask, const Tensor& tokens) {
+    return mask.none() ? at::ones(tokens.sizes(), tokens.options().dtype(at::kBool)) : mask.tokens(tokens.size(1));
+  }
+
+  /// A state of one row, which all B of them read, as one of B.
+  static State of_rows(State state, int64_t B) {
+    for (auto& part : state) {
+      auto shape = part.sizes().vec();
+      shape[0] = B;
+      part = part.expand(shape);
+    }
+    return state;
+  }
+
+  /// n: how many groups leave with a segment of T tokens, at most.
+  int64_t most(int64_t T) const { return (rate_ - 1 + T) / rate_; }
+
+  /// The tokens that leave the cache, oldest first. L and D are those of what the state holds, numbers of places too.
   struct Leaving {
     Tensor tokens;  ///< (B, L, n c, D), zeros where there is none
-    Tensor made;    ///< (B, L, n, D)
     Tensor groups;  ///< (B) int64, how many of the n there are
     Tensor cached;  ///< (B, L, C + c - 1 + T, D), the cache and the segment, tokens at the end
   };
   Leaving leaving(const State& before, const Tensor& inputs, const Tensor& real) const {
-    const int64_t T = inputs.size(2), D = shape_.width, N = cache_ + T, n = (rate_ - 1 + T) / rate_;
+    const int64_t T = inputs.size(2), N = cache_ + T, n = most(T);
     const auto all = moved_right(at::cat({before[kCache], inputs.to(before[kCache].scalar_type())}, 2),
                                  at::cat({right_aligned(before[kFilled], cache_), real}, 1));
     const auto count = before[kFilled] + real.sum(1);  // (B)
@@ -132,51 +209,67 @@ class CompressiveTransformer final : public Model {
     const auto index = at::arange(n * rate_, count.options()).unsqueeze(0);  // (1, n c)
     const auto from = (N - count.unsqueeze(1) + index).clamp_max(N - 1);     // (B, n c)
     const auto absent = index.ge(groups.unsqueeze(1) * rate_);
-    const auto tokens = all.gather(2, from.view({-1, 1, n * rate_, 1}).expand({-1, shape_.layers, -1, D}))
-                            .masked_fill(absent.view({-1, 1, n * rate_, 1}), 0.0);
-    std::vector<Tensor> made;
-    for (size_t i = 0; i < weights_.size(); ++i)
-      made.push_back(
-          at::linear(tokens.select(1, static_cast<int64_t>(i)).reshape({-1, n, rate_ * D}), weights_[i], biases_[i]));
-    return {tokens, at::stack(made, 1), groups, all};
+    const auto tokens = all.gather(2, from.view({-1, 1, n * rate_, 1}).expand({-1, all.size(1), -1, all.size(3)}))
+                            .masked_fill(absent.view({-1, 1, n * rate_, 1}), 0);
+    return {tokens, groups, all};
   }
 
-  State next(const State& before, const Tensor& inputs, const Tensor& real, const Leaving& left) const {
-    const int64_t T = inputs.size(2), n = left.made.size(2);
-    const auto filled = before[kFilled] + real.sum(1) - left.groups * rate_;
-    const auto joined = moved_right(at::cat({before[kCompressed], left.made}, 2),
-                                    at::cat({right_aligned(before[kCompressedFilled], compressed_), of(left, n)}, 1));
+  /// What leaves a layer, and what stands for it.
+  struct Compressed {
+    Tensor tokens;  ///< (B, n c, D)
+    Tensor made;    ///< (B, n, D)
+  };
+  Compressed compress(int64_t layer, const Tensor& tokens) const {
+    const auto i = static_cast<size_t>(layer);
+    return {tokens, at::linear(tokens.reshape({tokens.size(0), -1, rate_ * shape_.width}), weights_[i], biases_[i])};
+  }
+  /// (B, L, n, D)
+  static Tensor made_of(const std::vector<Compressed>& layers) {
+    std::vector<Tensor> made;
+    for (const auto& layer : layers) made.push_back(layer.made);
+    return at::stack(made, 1);
+  }
+
+  /// The state behind a segment of T tokens, of which `tokens` (B) are there; made (B, L, n, D).
+  State next(const State& before, const Leaving& left, const Tensor& made, const Tensor& tokens, int64_t T) const {
+    const int64_t n = made.size(2);
+    const auto filled = before[kFilled] + tokens - left.groups * rate_;
+    const auto joined =
+        moved_right(at::cat({before[kCompressed], made}, 2),
+                    at::cat({right_aligned(before[kCompressedFilled], compressed_), of(left.groups, n)}, 1));
     const auto compressed_filled = (before[kCompressedFilled] + left.groups).clamp_max(compressed_);
     // What is no token is nothing, so that equal texts have equal states.
     const auto kept = [](const Tensor& part, const Tensor& there) {
-      return part.masked_fill(right_aligned(there, part.size(2)).logical_not().view({-1, 1, part.size(2), 1}), 0.0)
+      return part.masked_fill(right_aligned(there, part.size(2)).logical_not().view({-1, 1, part.size(2), 1}), 0)
           .detach();
     };
     return {kept(left.cached.narrow(2, T, cache_), filled), filled,
             kept(joined.narrow(2, n, compressed_), compressed_filled), compressed_filled};
   }
 
-  /// (B, n) bool: the groups that there are.
-  static Tensor of(const Leaving& left, int64_t n) {
-    return at::arange(n, left.groups.options()).unsqueeze(0).lt(left.groups.unsqueeze(1));
+  /// (B, n) bool: the groups that there are, of groups (B).
+  static Tensor of(const Tensor& groups, int64_t n) {
+    return at::arange(n, groups.options()).unsqueeze(0).lt(groups.unsqueeze(1));
   }
 
-  /// The loss of the convolutions, (): inputs (B, L, T, D), real (B, T).
-  Tensor reconstruction(const Tensor& inputs, const Tensor& real, const Leaving& left) const {
-    const int64_t n = left.made.size(2);
-    const auto none = left.groups.eq(0).unsqueeze(1);  // its softmax has to see something
-    const auto there = of(left, n).logical_or(none);
-    const auto counted = real.logical_and(none.logical_not());  // (B, T)
-    auto sum = at::zeros({}, inputs.options());
-    for (int64_t i = 0; i < shape_.layers; ++i) {
-      const auto& attention = stack_.attention(static_cast<size_t>(i));
-      const auto h = inputs.select(1, i);
-      const auto wanted = attention.content_read(h, left.tokens.select(1, i), there.repeat_interleave(rate_, 1));
-      const auto found = attention.content_read(h, left.made.select(1, i), there);  // (B, H, T, E)
-      const auto error = (found - wanted).square().mean(at::IntArrayRef{1, 3});     // (B, T)
-      sum = sum + error.masked_fill(counted.logical_not(), 0.0).sum();
+  /// The losses of the convolutions, one for each of G segments, (G): of each layer its inputs (G B, T, D) and what
+  /// left it; real (G B, T), groups (G B).
+  Tensor reconstruction(const std::vector<Tensor>& inputs, const Tensor& real, const Tensor& groups,
+                        const std::vector<Compressed>& compressed, int64_t G) const {
+    const int64_t n = compressed[0].made.size(1);
+    const auto none = groups.eq(0).unsqueeze(1);  // its softmax has to see something
+    const auto there = of(groups, n).logical_or(none);
+    const auto counted = real.logical_and(none.logical_not());  // (G B, T)
+    auto sum = at::zeros({G}, compressed[0].made.options());
+    for (size_t i = 0; i < inputs.size(); ++i) {
+      const auto& attention = stack_.attention(i);
+      const auto h = inputs[i].to(parameters_.dtype());
+      const auto wanted = attention.content_read(h, compressed[i].tokens, there.repeat_interleave(rate_, 1));
+      const auto found = attention.content_read(h, compressed[i].made, there);   // (G B, H, T, E)
+      const auto error = (found - wanted).square().mean(at::IntArrayRef{1, 3});  // (G B, T)
+      sum = sum + error.masked_fill(counted.logical_not(), 0.0).view({G, -1}).sum(1);
     }
-    return sum / real.sum().clamp_min(1);
+    return sum / real.view({G, -1}).sum(1).clamp_min(1);
   }
 
   /// What the layers see before the segment: the compressed memory, then the cache, without a gap.

@@ -152,45 +152,34 @@ RelativeStack::RelativeStack(Parameters& parameters, const Config& config)
       }()),
       norm_(parameters, "decoder.norm", config.integer("width")) {}
 
-RelativeWindow::RelativeWindow(RelativeCache before, const Tensor& places, Tensor filled, int64_t tokens)
-    : before_(std::move(before)), filled_(std::move(filled)) {
-  const int64_t G = places.size(0), B = places.size(1), P = 1 + before_.inputs.size(2) + G * tokens;
-  rows_ = (places + (at::arange(B, places.options()) * P).view({1, B, 1})).flatten();
+Tensor pool_of(const std::vector<Tensor>& first, const Tensor& input) {
+  const auto options = first[0].options();
+  const int64_t B = first[0].size(0), D = first[0].size(2);
+  std::vector<Tensor> parts{at::zeros({B, 1, D}, options)};
+  parts.insert(parts.end(), first.begin(), first.end());
+  const auto tokens = input.detach().to(options.dtype()).view({-1, B, input.size(1), D}).transpose(0, 1);
+  parts.push_back(tokens.reshape({B, -1, D}));
+  return at::cat(parts, 1);
 }
 
-Tensor RelativeWindow::of_layer(int64_t layer, const Tensor& input) const {
-  const auto first = before_.inputs.select(1, layer);  // (B, C, D)
-  const int64_t B = first.size(0), C = first.size(1), D = first.size(2);
-  const auto tokens = input.detach().to(first.scalar_type()).view({-1, B, input.size(1), D}).transpose(0, 1);
-  const auto all = at::cat({at::zeros({B, 1, D}, first.options()), first, tokens.reshape({B, -1, D})}, 1);
-  return all.view({-1, D}).index_select(0, rows_).view({-1, C, D});
+Tensor picked(const Tensor& pool, const Tensor& places) {
+  const int64_t B = pool.size(0), P = pool.size(1), D = pool.size(2);
+  const auto rows = places + (at::arange(B, places.options()) * P).view({1, B, 1});
+  return pool.view({-1, D}).index_select(0, rows.flatten()).view({-1, places.size(2), D});
 }
 
-Tensor RelativeWindow::after(const Tensor& places, const Tensor& inputs) const {
-  const auto& first = before_.inputs;
-  const int64_t B = first.size(0), L = first.size(1), C = first.size(2), D = first.size(3);
-  const auto tokens = inputs.to(first.scalar_type()).view({-1, B, L, inputs.size(2), D}).permute({1, 2, 0, 3, 4});
-  const auto all = at::cat({at::zeros({B, L, 1, D}, first.options()), first, tokens.reshape({B, L, -1, D})}, 2);
-  return all.gather(2, places.view({B, 1, C, 1}).expand({B, L, C, D}));
+std::pair<Tensor, std::vector<Tensor>> RelativeStack::operator()(Tensor x, const Tensor& real,
+                                                                 const RelativeCache& cache,
+                                                                 ForwardContext& ctx) const {
+  const auto of_layer = [&](int64_t layer, const Tensor&) { return cache.inputs.select(1, layer); };
+  return (*this)(std::move(x), real, RelativeCaches{cache.inputs.size(2), cache.filled, of_layer}, ctx);
 }
 
-std::pair<Tensor, Tensor> RelativeStack::operator()(Tensor x, const Tensor& real, const RelativeCache& cache,
-                                                    ForwardContext& ctx) const {
-  return run(
-      std::move(x), real, cache.inputs.size(2), cache.filled,
-      [&](int64_t layer, const Tensor&) { return cache.inputs.select(1, layer); }, ctx);
-}
-
-std::pair<Tensor, Tensor> RelativeStack::operator()(Tensor x, const Tensor& real, const RelativeWindow& window,
-                                                    ForwardContext& ctx) const {
-  return run(
-      std::move(x), real, window.places(), window.filled(),
-      [&](int64_t layer, const Tensor& input) { return window.of_layer(layer, input); }, ctx);
-}
-
-std::pair<Tensor, Tensor> RelativeStack::run(Tensor x, const Tensor& real, int64_t C, const Tensor& filled,
-                                             const std::function<Tensor(int64_t, const Tensor&)>& cached_of,
-                                             ForwardContext& ctx) const {
+std::pair<Tensor, std::vector<Tensor>> RelativeStack::operator()(Tensor x, const Tensor& real,
+                                                                 const RelativeCaches& caches,
+                                                                 ForwardContext& ctx) const {
+  const int64_t C = caches.places;
+  const auto& filled = caches.filled;
   const int64_t T = x.size(1), N = C + T;
   const auto place = at::arange(N, filled.options());
   const auto own = place.narrow(0, C, T).unsqueeze(1);  // (T, 1)
@@ -205,11 +194,11 @@ std::pair<Tensor, Tensor> RelativeStack::run(Tensor x, const Tensor& real, int64
   Residual stream{std::move(x), std::nullopt};
   std::vector<Tensor> inputs;
   for (size_t i = 0; i < layers_.size(); ++i) {
-    const auto of_layer = [&](const Tensor& input) { return cached_of(static_cast<int64_t>(i), input); };
+    const auto of_layer = [&, i](const Tensor& input) { return caches.of_layer(static_cast<int64_t>(i), input); };
     inputs.push_back(layers_[i].attention(stream, of_layer, seen, distances, ctx).detach());
     layers_[i].feed_forward(stream, ctx);
   }
-  return {norm_(stream, ctx), at::stack(inputs, 1)};
+  return {norm_(stream, ctx), std::move(inputs)};
 }
 
 std::vector<CrossAttention::KeysValues> RelativeStack::project_keys_values(const RelativeCache& cache,

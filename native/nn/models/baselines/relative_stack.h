@@ -1,8 +1,8 @@
 // Transformer-XL's layers (Dai et al., 2019), pre-LayerNorm: causal, over their own inputs of C tokens before the
 // segment and the segment's. No gradient flows into the former.
 //   h~ = [cache, h]      A_ij = ((q_i + u) . k_j + (q_i + v) . W_r R_{i-j}) / sqrt(E)      R: sines, then cosines
-// Letters: B batch, T tokens, G segments at once, C places of the cache, N = C + T, P places of any row, n others to
-// attend to, L layers, D width, H heads, E = D / H, R rows that are decoded, S slots.
+// Letters: B batch, T tokens, G segments at once, C places of the cache, N = C + T, P places of any row, n others, L
+// layers, D width, H heads, E = D / H, R rows that are decoded, S slots.
 #pragma once
 #include <functional>
 
@@ -54,39 +54,36 @@ struct RelativeCache {
   at::Tensor filled;  ///< (B) int64, how many there are
 };
 
-/// The same of G consecutive segments of the same rows, (G B) of them one above the other: what a segment sees of those
-/// before it are the layers' inputs of this very pass, into which no gradient flows, so that a layer takes all segments
-/// at once.
-class RelativeWindow {
- public:
-  /// before: of the first segment. places (G, B, C) int64 says what each sees: 0 nothing, 1 + c place c of `before`,
-  /// 1 + C + g T + t token t of segment g. filled (G B) int64.
-  RelativeWindow(RelativeCache before, const at::Tensor& places, at::Tensor filled, int64_t tokens);
-
-  /// (G B, C, D) of a layer's input (G B, T, D).
-  at::Tensor of_layer(int64_t layer, const at::Tensor& input) const;
-  /// What the segment behind them sees: places (B, C) as before, inputs (G B, L, T, D) -> (B, L, C, D).
-  at::Tensor after(const at::Tensor& places, const at::Tensor& inputs) const;
-  const at::Tensor& filled() const { return filled_; }
-  int64_t places() const { return before_.inputs.size(2); }
-
- private:
-  RelativeCache before_;
-  at::Tensor filled_, rows_;  // (G B C): of before_ and all tokens, row by row
+/// What each layer sees before the segments of a batch, as RelativeAttention::Cached: of C places, of which filled (B)
+/// are there.
+struct RelativeCaches {
+  int64_t places;
+  at::Tensor filled;
+  std::function<at::Tensor(int64_t layer, const at::Tensor& input)> of_layer;
 };
+
+// G consecutive segments of the same B rows as (G B) rows, one segment above the other: what a segment sees of those
+// before it are a layer's inputs of this very pass, into which no gradient flows, so that a layer takes all segments at
+// once.
+
+/// What a segment may see, (B, P, D): place 0 is nothing, then come the places of `first` (B, n, D), then the tokens of
+/// a layer's input (G B, T, D), row by row. Without gradient.
+at::Tensor pool_of(const std::vector<at::Tensor>& first, const at::Tensor& input);
+
+/// Of a pool (B, P, D) what places (G, B, n) int64 name: (G B, n, D).
+at::Tensor picked(const at::Tensor& pool, const at::Tensor& places);
 
 /// `decoder`.`i`.{self_attention, feed_forward}, decoder.norm
 class RelativeStack {
  public:
   RelativeStack(Parameters& parameters, const Config& config);
 
-  /// x (B, T, D) embedded tokens, real (B, T) bool or undefined: all. Returns (B, T, D), normed, and the layers' inputs
-  /// (B, L, T, D) without gradient.
-  std::pair<at::Tensor, at::Tensor> operator()(at::Tensor x, const at::Tensor& real, const RelativeCache& cache,
-                                               ForwardContext& ctx) const;
-  /// The same of G segments, x (G B, T, D).
-  std::pair<at::Tensor, at::Tensor> operator()(at::Tensor x, const at::Tensor& real, const RelativeWindow& window,
-                                               ForwardContext& ctx) const;
+  /// x (B, T, D) embedded tokens, real (B, T) bool or undefined: all. Returns (B, T, D), normed, and each layer's input
+  /// (B, T, D) without gradient.
+  std::pair<at::Tensor, std::vector<at::Tensor>> operator()(at::Tensor x, const at::Tensor& real,
+                                                            const RelativeCache& cache, ForwardContext& ctx) const;
+  std::pair<at::Tensor, std::vector<at::Tensor>> operator()(at::Tensor x, const at::Tensor& real,
+                                                            const RelativeCaches& caches, ForwardContext& ctx) const;
   /// What each layer sees of the cache.
   std::vector<CrossAttention::KeysValues> project_keys_values(const RelativeCache& cache, ForwardContext& ctx) const;
   /// One embedded token a row, x (R, 1, D), filled (R) of whose cache are there. Returns (R, 1, D), normed, and the
@@ -100,11 +97,6 @@ class RelativeStack {
     RelativeAttention attention;
     FeedForward feed_forward;
   };
-  /// cached: of a layer, as RelativeAttention takes it. `filled` (B) of C places are there.
-  std::pair<at::Tensor, at::Tensor> run(at::Tensor x, const at::Tensor& real, int64_t C, const at::Tensor& filled,
-                                        const std::function<at::Tensor(int64_t layer, const at::Tensor& input)>& cached,
-                                        ForwardContext& ctx) const;
-
   std::vector<Layer> layers_;
   LayerNorm norm_;
 };

@@ -77,7 +77,7 @@ class TransformerXl final : public Model {
     const auto before = of_rows(begun(segment, state), tokens.size(0));
     const auto [hidden, inputs] = stack_(embedding_(tokens, ctx), mask.none() ? Tensor() : real, cache_of(before), ctx);
     if (!segment.writes) return {hidden, {}};
-    return {hidden, restarted(next(before, inputs, real), segment.next_reset)};
+    return {hidden, restarted(next(before, at::stack(inputs, 1), real), segment.next_reset)};
   }
 
   /// Layer by layer: what a segment's layer sees of the segments before it has no gradient, so that nothing has to be
@@ -90,7 +90,8 @@ class TransformerXl final : public Model {
     const auto real = real_of(mask, tokens);
     const auto G = static_cast<int64_t>(segments.size()), B = tokens.size(0) / G, T = tokens.size(1);
     const auto first = of_rows(begun(segments[0], state), B);
-    // The same steps from cache to cache, of the numbers of places (RelativeWindow) in place of what lies there.
+    // The same steps from cache to cache, of the numbers of a pool's places (relative_stack.h) in place of what is
+    // there.
     const auto number = at::arange(1, 1 + cache_ + G * T, first[1].options());
     State places{number.narrow(0, 0, cache_).masked_fill(right_aligned(first[1], cache_).logical_not(), 0), first[1]};
     places[0] = places[0].view({B, 1, cache_, 1});
@@ -102,10 +103,18 @@ class TransformerXl final : public Model {
       places = next(places, own, real.narrow(0, g * B, B));
       places = restarted(places, g + 1 < G ? segments[g + 1].reset : segments[g].next_reset);
     }
-    const RelativeWindow window(cache_of(first), at::stack(seen), at::cat(filled), T);
+    const auto of_segments = at::stack(seen), behind = places[0].view({1, B, cache_});
+    std::vector<Tensor> caches;  // behind the last segment, of each layer
+    const auto of_layer = [&](int64_t layer, const Tensor& input) {
+      const auto pool = pool_of({first[0].select(1, layer)}, input);
+      caches.push_back(picked(pool, behind));
+      return picked(pool, of_segments);
+    };
     auto ctx = start(all);
-    const auto [hidden, inputs] = stack_(embedding_(tokens, ctx), mask.none() ? Tensor() : real, window, ctx);
-    return {hidden, {window.after(places[0].view({B, cache_}), inputs), places[1]}, {}, ctx};
+    const auto hidden = stack_(embedding_(tokens, ctx), mask.none() ? Tensor() : real,
+                               RelativeCaches{cache_, at::cat(filled), of_layer}, ctx)
+                            .first;
+    return {hidden, {at::stack(caches, 1), places[1]}, {}, ctx};
   }
 
   Tensor read_tokens(const SegmentInput& segment) const override {
