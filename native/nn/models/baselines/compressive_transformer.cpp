@@ -176,21 +176,6 @@ class CompressiveTransformer final : public Model {
 
   Tensor decode(const SegmentInput&, const Tensor& hidden, ForwardContext&) const override { return hidden; }
 
-  /// (B, T) bool: the tokens that are there.
-  static Tensor real_of(const KeyMask& mask, const Tensor& tokens) {
-    return mask.none() ? at::ones(tokens.sizes(), tokens.options().dtype(at::kBool)) : mask.tokens(tokens.size(1));
-  }
-
-  /// A state of one row, which all B of them read, as one of B.
-  static State of_rows(State state, int64_t B) {
-    for (auto& part : state) {
-      auto shape = part.sizes().vec();
-      shape[0] = B;
-      part = part.expand(shape);
-    }
-    return state;
-  }
-
   /// n: how many groups leave with a segment of T tokens, at most.
   int64_t most(int64_t T) const { return (rate_ - 1 + T) / rate_; }
 

@@ -20,6 +20,16 @@ inline State zero_state(const StateLayout& layout, int64_t B, at::Device device)
   return state;
 }
 
+/// A state of one row, which all B of them read, as one of B.
+inline State of_rows(State state, int64_t B) {
+  for (auto& part : state) {
+    auto shape = part.sizes().vec();
+    shape[0] = B;
+    part = part.expand(shape);
+  }
+  return state;
+}
+
 /// Every part of the state has its shape for B rows. Throws SHAPE, naming the first that has not.
 inline void require_parts(const StateLayout& layout, const State& state, int64_t B) {
   for (size_t i = 0; i < layout.size(); ++i) {

@@ -225,6 +225,10 @@ std::pair<Tensor, Tensor> RelativeStack::decode(Tensor x, const DecodeState& sta
   return {norm_(stream, ctx), at::stack(inputs, 1)};
 }
 
+Tensor real_of(const KeyMask& mask, const Tensor& tokens) {
+  return mask.none() ? at::ones(tokens.sizes(), tokens.options().dtype(at::kBool)) : mask.tokens(tokens.size(1));
+}
+
 Tensor right_aligned(const Tensor& filled, int64_t places) {
   return at::arange(places, filled.options()).unsqueeze(0).ge(places - filled.unsqueeze(1));
 }

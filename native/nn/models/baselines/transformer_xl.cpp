@@ -125,17 +125,6 @@ class TransformerXl final : public Model {
 
   static RelativeCache cache_of(const State& state) { return {state[0], state[1]}; }
 
-  /// (B, T) bool: the tokens that are there.
-  static Tensor real_of(const KeyMask& mask, const Tensor& tokens) {
-    return mask.none() ? at::ones(tokens.sizes(), tokens.options().dtype(at::kBool)) : mask.tokens(tokens.size(1));
-  }
-
-  /// A state of one row, which all B of them read, as one of B.
-  static State of_rows(const State& state, int64_t B) {
-    if (state[1].size(0) == B) return state;
-    return {state[0].expand({B, -1, -1, -1}), state[1].expand({B})};
-  }
-
   /// The last C tokens of the cache and of the segment, inputs (B, L, T, D), real (B, T).
   State next(const State& state, const Tensor& inputs, const Tensor& real) const {
     const auto all = at::cat({state[0], inputs.to(state[0].scalar_type())}, 2);  // (B, L, C + T, D)
