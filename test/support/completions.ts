@@ -64,12 +64,16 @@ export class CompletionBench implements AsyncDisposable {
 
   /** The bytes of a stream. */
   async raw(body: object): Promise<string> {
-    const response = await fetch(`${this.service.url}/v1/completions`, {
+    return (await this.begun(body)).text();
+  }
+
+  /** A stream that has begun. */
+  async begun(body: object): Promise<Response> {
+    return fetch(`${this.service.url}/v1/completions`, {
       method: "POST",
       headers: { "content-type": "application/json" },
       body: JSON.stringify({ model: "memformer", ...body, stream: true }),
     });
-    return response.text();
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
