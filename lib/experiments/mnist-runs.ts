@@ -106,7 +106,7 @@ export const mnistSizes: Readonly<Record<Budget, MnistSize>> = {
     horizon: 7,
     epochs: 1,
     rate: 2e-3,
-    generated: { side: 14, train: 16, test: 4 },
+    generated: { side: 14, train: 8, test: 4 },
   },
   minutes: { model: paper, lanes: 64, horizon: 14, epochs: 4, rate: 2e-3, generated: null },
   full: { model: paper, lanes: 64, horizon: 14, epochs: 12, rate: 2e-3, generated: null },
