@@ -7,8 +7,10 @@ import { requireWorkingFolder } from "../native/working-folder.ts";
 import { withNewFlag } from "./old-flags.ts";
 import { silenceLostStreams } from "./output.ts";
 
+type Load = () => Promise<{ readonly register: (program: Command) => void }>;
+
 /** In the order of the help. */
-const commands: Readonly<Record<string, () => Promise<{ register: (program: Command) => void }>>> = {
+const commands: Readonly<Record<string, Load>> = {
   doctor: async () => import("./doctor.ts"),
   setup: async () => import("./setup.ts"),
   build: async () => import("./build.ts"),
@@ -48,12 +50,11 @@ try {
 }
 
 /**
- * The command that is named, for all of them take twice as long to load; all where help or a suggestion may be wanted.
+ * The command that is named, for all of them take longer to load; all where help or a suggestion may be wanted.
  */
-function wanted(first = ""): (() => Promise<{ register: (program: Command) => void }>)[] {
+function wanted(first = ""): readonly Load[] {
   if (first === "--version" || first === "-V") return [];
-  const named = Object.entries(commands).find(([name]) => name === first);
-  return named === undefined ? Object.values(commands) : [named[1]];
+  return Object.hasOwn(commands, first) ? [commands[first]!] : Object.values(commands);
 }
 
 /** Tells what went wrong, unless commander has. */

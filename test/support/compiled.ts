@@ -35,14 +35,17 @@ export function moduleOf(name: string): string {
 /** A program of this folder, `rank-process`, which imports its neighbours, lib/ and packages. */
 export function programOf(name: string): string {
   const source = fileURLToPath(new URL(`${name}.ts`, import.meta.url));
-  return isCompiled ? transpiled(source, new Set()) : source;
+  return isCompiled ? transpiled(source) : source;
 }
 
-/** Writes the program, and what it imports of its folder, to out/. */
-function transpiled(source: string, seen: Set<string>): string {
+/** Sources that this process has written to out/. */
+const written = new Set<string>();
+
+/** Writes the program, and what it imports of its folder, to out/, once. */
+function transpiled(source: string): string {
   const file = join(root, "out", "test", "support", basename(source).replace(/ts$/, "js"));
-  if (seen.has(source)) return file;
-  seen.add(source);
+  if (written.has(source)) return file;
+  written.add(source);
   const ts = require("typescript") as typeof TypeScript;
   const { outputText } = ts.transpileModule(readFileSync(source, "utf8"), {
     compilerOptions: {
@@ -54,7 +57,7 @@ function transpiled(source: string, seen: Set<string>): string {
   });
   const text = outputText.replaceAll('"../../lib/', `"${pathToFileURL(dist).href}/`);
   for (const [, neighbour] of outputText.matchAll(/from "\.\/([\w.-]+)\.js"/g))
-    transpiled(join(dirname(source), `${neighbour}.ts`), seen);
+    transpiled(join(dirname(source), `${neighbour}.ts`));
   mkdirSync(dirname(file), { recursive: true });
   const own = `${file}.${process.pid}`; // several processes of the tests write it
   writeFileSync(own, text);

@@ -134,9 +134,7 @@ export const wikiSizes: Readonly<Record<Budget, Size>> = {
     tokens: 20e6,
     seconds: 30,
     longer: [3, 6],
-    longerTrainings: [0, 0.1].flatMap((dropout) =>
-      [2e-3, 4e-3].map((rate) => ({ rate, ...(dropout > 0 && { dropout }) })),
-    ),
+    longerTrainings: [{ rate: 2e-3 }, { rate: 4e-3 }, { rate: 2e-3, dropout: 0.1 }, { rate: 4e-3, dropout: 0.1 }],
     scored: 0,
   },
   full: {

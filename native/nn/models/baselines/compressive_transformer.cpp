@@ -83,31 +83,27 @@ class CompressiveTransformer final : public Model {
   }
   State next_state(const State& carried, const Tensor&, const KeyMask& mask, ForwardContext&) const override {
     const auto& inputs = carried[kInputs];
-    const int64_t B = inputs.size(0), T = inputs.size(2);
-    const auto real = mask.none() ? at::ones({B, T}, carried[kFilled].options().dtype(at::kBool)) : mask.tokens(T);
+    const int64_t T = inputs.size(2);
+    const auto real = real_of(mask, inputs.size(0), T, inputs.device());
     const auto left = leaving(carried, inputs, real);
-    std::vector<Compressed> compressed;
-    for (int64_t i = 0; i < shape_.layers; ++i) compressed.push_back(compress(i, left.tokens.select(1, i)));
-    return next(carried, left, made_of(compressed), real.sum(1), T);
+    return next(carried, left, made_of(compressed(left)), real.sum(1), T);
   }
 
   Encoding encode(const SegmentInput& segment, const State& state, ForwardContext& ctx) const override {
     const auto mask = segment.target_mask();
     const auto tokens = read_tokens(segment);
-    const auto real = real_of(mask, tokens);
+    const auto real = real_of(mask, tokens.size(0), tokens.size(1), tokens.device());
     const auto before = of_rows(begun(segment, state), tokens.size(0));
     const auto [hidden, of_layers] =
         stack_(embedding_(tokens, ctx), mask.none() ? Tensor() : real, seen_of(before), ctx);
     if (!segment.writes) return {hidden, {}};
     const auto inputs = at::stack(of_layers, 1);  // (B, L, T, D)
     const auto left = leaving(before, inputs, real);
-    std::vector<Compressed> compressed;
-    for (int64_t i = 0; i < shape_.layers; ++i) compressed.push_back(compress(i, left.tokens.select(1, i)));
-    const auto after =
-        restarted(next(before, left, made_of(compressed), real.sum(1), real.size(1)), segment.next_reset);
+    const auto layers = compressed(left);
+    const auto after = restarted(next(before, left, made_of(layers), real.sum(1), real.size(1)), segment.next_reset);
     const bool observed = ctx.observation() != nullptr && ctx.observation()->wants("compression.loss");
     if (!at::GradMode::is_enabled() && !observed) return {hidden, after};
-    const auto loss = reconstruction(of_layers, real, left.groups, compressed, /*segments=*/1).squeeze(0);
+    const auto loss = reconstruction(of_layers, real, left.groups, layers, /*G=*/1).squeeze(0);
     if (observed) ctx.observation()->add("compression.loss", loss);
     return {hidden, after, loss};
   }
@@ -119,7 +115,7 @@ class CompressiveTransformer final : public Model {
     const auto all = joined(segments);
     const auto mask = all.target_mask();
     const auto tokens = read_tokens(all);  // (G B, T)
-    const auto real = real_of(mask, tokens);
+    const auto real = real_of(mask, tokens.size(0), tokens.size(1), tokens.device());
     const auto G = static_cast<int64_t>(segments.size()), B = tokens.size(0) / G, T = tokens.size(1), n = most(T);
     const auto first = of_rows(begun(segments[0], state), B);
     // The same steps from state to state, of the numbers of a pool's places (relative_stack.h) in place of what is
@@ -149,11 +145,11 @@ class CompressiveTransformer final : public Model {
     const auto cache_behind = places[kCache].view({1, B, cache_}),
                compressed_behind = places[kCompressed].view({1, B, compressed_});
     std::vector<Tensor> caches, memories;  // behind the last segment, of each layer
-    std::vector<Compressed> compressed;
+    std::vector<Compressed> layers;
     const auto of_layer = [&](int64_t layer, const Tensor& input) {
       const auto before = pool_of({first[kCompressed].select(1, layer), first[kCache].select(1, layer)}, input);
-      compressed.push_back(compress(layer, picked(before, leave)));
-      const auto made = compressed.back().made.detach().view({G, B, n, -1}).transpose(0, 1);
+      layers.push_back(compress(layer, picked(before, leave)));
+      const auto made = layers.back().made.detach().view({G, B, n, -1}).transpose(0, 1);
       const auto pool = at::cat({before, made.reshape({B, G * n, -1})}, 1);
       caches.push_back(picked(pool, cache_behind));
       memories.push_back(picked(pool, compressed_behind));
@@ -163,7 +159,7 @@ class CompressiveTransformer final : public Model {
     const auto [hidden, inputs] = stack_(embedding_(tokens, ctx), mask.none() ? Tensor() : real,
                                          RelativeCaches{compressed_ + cache_, at::cat(filled), of_layer}, ctx);
     std::vector<Tensor> beside;
-    if (at::GradMode::is_enabled()) beside = reconstruction(inputs, real, at::cat(groups), compressed, G).unbind(0);
+    if (at::GradMode::is_enabled()) beside = reconstruction(inputs, real, at::cat(groups), layers, G).unbind(0);
     return {hidden,
             {at::stack(caches, 1), places[kFilled], at::stack(memories, 1), places[kCompressedFilled]},
             std::move(beside),
@@ -208,6 +204,12 @@ class CompressiveTransformer final : public Model {
     const auto i = static_cast<size_t>(layer);
     return {tokens, at::linear(tokens.reshape({tokens.size(0), -1, rate_ * shape_.width}), weights_[i], biases_[i])};
   }
+  /// Of every layer.
+  std::vector<Compressed> compressed(const Leaving& left) const {
+    std::vector<Compressed> layers;
+    for (int64_t i = 0; i < shape_.layers; ++i) layers.push_back(compress(i, left.tokens.select(1, i)));
+    return layers;
+  }
   /// (B, L, n, D)
   static Tensor made_of(const std::vector<Compressed>& layers) {
     std::vector<Tensor> made;
@@ -240,17 +242,17 @@ class CompressiveTransformer final : public Model {
   /// The losses of the convolutions, one for each of G segments, (G): of each layer its inputs (G B, T, D) and what
   /// left it; real (G B, T), groups (G B).
   Tensor reconstruction(const std::vector<Tensor>& inputs, const Tensor& real, const Tensor& groups,
-                        const std::vector<Compressed>& compressed, int64_t G) const {
-    const int64_t n = compressed[0].made.size(1);
+                        const std::vector<Compressed>& layers, int64_t G) const {
+    const int64_t n = layers[0].made.size(1);
     const auto none = groups.eq(0).unsqueeze(1);  // its softmax has to see something
     const auto there = of(groups, n).logical_or(none);
     const auto counted = real.logical_and(none.logical_not());  // (G B, T)
-    auto sum = at::zeros({G}, compressed[0].made.options());
+    auto sum = at::zeros({G}, layers[0].made.options());
     for (size_t i = 0; i < inputs.size(); ++i) {
       const auto& attention = stack_.attention(i);
       const auto h = inputs[i].to(parameters_.dtype());
-      const auto wanted = attention.content_read(h, compressed[i].tokens, there.repeat_interleave(rate_, 1));
-      const auto found = attention.content_read(h, compressed[i].made, there);   // (G B, H, T, E)
+      const auto wanted = attention.content_read(h, layers[i].tokens, there.repeat_interleave(rate_, 1));
+      const auto found = attention.content_read(h, layers[i].made, there);       // (G B, H, T, E)
       const auto error = (found - wanted).square().mean(at::IntArrayRef{1, 3});  // (G B, T)
       sum = sum + error.masked_fill(counted.logical_not(), 0.0).view({G, -1}).sum(1);
     }

@@ -111,17 +111,12 @@ class GatedDelta final : public Model {
   /// (G B, T, D), normed; `state` is moved on.
   Tensor run(const Tensor& tokens, const Tensor& lengths, State& state, const std::vector<Tensor>& starts,
              ForwardContext& ctx) const {
-    const int64_t B = tokens.size(0) / (static_cast<int64_t>(starts.size()) + 1);
+    const auto before = of_rows(state, tokens.size(0) / (static_cast<int64_t>(starts.size()) + 1));
     Residual stream{embedding_(tokens, ctx), std::nullopt};
     std::vector<Tensor> matrices, tails;
     for (size_t i = 0; i < layers_.size(); ++i) {
-      const auto of_layer = [&](const Tensor& part) {
-        const auto one = part.select(1, static_cast<int64_t>(i));
-        auto shape = one.sizes().vec();
-        shape[0] = B;  // of one row, which all of them start from
-        return one.expand(shape);
-      };
-      auto S = of_layer(state[0]), tail = of_layer(state[1]);
+      const auto of_layer = [&](const Tensor& part) { return part.select(1, static_cast<int64_t>(i)); };
+      auto S = of_layer(before[0]), tail = of_layer(before[1]);
       layers_[i].delta_rule(stream, lengths, S, tail, starts, ctx);
       layers_[i].feed_forward(stream, ctx);
       matrices.push_back(S);

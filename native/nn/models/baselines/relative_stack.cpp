@@ -225,8 +225,8 @@ std::pair<Tensor, Tensor> RelativeStack::decode(Tensor x, const DecodeState& sta
   return {norm_(stream, ctx), at::stack(inputs, 1)};
 }
 
-Tensor real_of(const KeyMask& mask, const Tensor& tokens) {
-  return mask.none() ? at::ones(tokens.sizes(), tokens.options().dtype(at::kBool)) : mask.tokens(tokens.size(1));
+Tensor real_of(const KeyMask& mask, int64_t B, int64_t T, at::Device device) {
+  return mask.none() ? at::ones({B, T}, at::dtype(at::kBool).device(device)) : mask.tokens(T);
 }
 
 Tensor right_aligned(const Tensor& filled, int64_t places) {

@@ -101,8 +101,8 @@ class RelativeStack {
   LayerNorm norm_;
 };
 
-/// (B, T) bool: which of a segment's tokens (B, T) are there.
-at::Tensor real_of(const KeyMask& mask, const at::Tensor& tokens);
+/// (B, T) bool: which of a segment's tokens are there.
+at::Tensor real_of(const KeyMask& mask, int64_t B, int64_t T, at::Device device);
 
 /// (B, P) bool: the places of right-aligned rows of which filled (B) are there.
 at::Tensor right_aligned(const at::Tensor& filled, int64_t places);

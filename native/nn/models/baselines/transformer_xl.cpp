@@ -65,15 +65,13 @@ class TransformerXl final : public Model {
 
   State next_state(const State& carried, const Tensor&, const KeyMask& mask, ForwardContext&) const override {
     const int64_t T = carried[2].size(2);
-    return next(
-        {carried[0], carried[1]}, carried[2],
-        mask.none() ? at::ones({carried[1].size(0), T}, carried[1].options().dtype(at::kBool)) : mask.tokens(T));
+    return next({carried[0], carried[1]}, carried[2], real_of(mask, carried[1].size(0), T, carried[1].device()));
   }
 
   Encoding encode(const SegmentInput& segment, const State& state, ForwardContext& ctx) const override {
     const auto mask = segment.target_mask();
     const auto tokens = read_tokens(segment);
-    const auto real = real_of(mask, tokens);
+    const auto real = real_of(mask, tokens.size(0), tokens.size(1), tokens.device());
     const auto before = of_rows(begun(segment, state), tokens.size(0));
     const auto [hidden, inputs] = stack_(embedding_(tokens, ctx), mask.none() ? Tensor() : real, cache_of(before), ctx);
     if (!segment.writes) return {hidden, {}};
@@ -87,7 +85,7 @@ class TransformerXl final : public Model {
     const auto all = joined(segments);
     const auto mask = all.target_mask();
     const auto tokens = read_tokens(all);  // (G B, T)
-    const auto real = real_of(mask, tokens);
+    const auto real = real_of(mask, tokens.size(0), tokens.size(1), tokens.device());
     const auto G = static_cast<int64_t>(segments.size()), B = tokens.size(0) / G, T = tokens.size(1);
     const auto first = of_rows(begun(segments[0], state), B);
     // The same steps from cache to cache, of the numbers of a pool's places (relative_stack.h) in place of what is
