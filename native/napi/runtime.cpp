@@ -68,6 +68,7 @@ Napi::Value versions(const Napi::CallbackInfo& info) {
 /// openCuda(path): { name, bytes }[], a device each.
 Napi::Value open_cuda(const Napi::CallbackInfo& info) {
   memformer::open_cuda(info[0].As<Napi::String>());
+  at::globalContext().setAllowTF32CuDNN(false);  // as setMath's `tf32`, whose default for products is false already
   auto devices = Napi::Array::New(info.Env());
   for (int device = 0; device < cuda()->devices(); ++device) {
     auto entry = Napi::Object::New(info.Env());
@@ -85,6 +86,7 @@ Napi::Value set_math(const Napi::CallbackInfo& info) {
   const bool tf32 = info[1].As<Napi::Boolean>(), deterministic = info[2].As<Napi::Boolean>();
   environment.engine().submit(environment.call(info[0]), {}, {}, [tf32, deterministic](const engine::Tensors&) {
     at::globalContext().setFloat32MatmulPrecision(tf32 ? "high" : "highest");
+    at::globalContext().setAllowTF32CuDNN(tf32);
     at::globalContext().setDeterministicAlgorithms(deterministic, /*warn_only=*/false);
     at::globalContext().setDeterministicFillUninitializedMemory(
         false);  // every number is written: the operators' tests see to that

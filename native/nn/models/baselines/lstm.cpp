@@ -2,9 +2,9 @@
 // vector.
 //   (i, f, g, o) = W_x x_t + W_h h_{t-1} + b      c_t = s(f) c_{t-1} + s(i) tanh(g)      h_t = s(o) tanh(c_t)
 // Input as in the decoder: [last token of source, target without its last]. Padding leaves a row's state as it is. The
-// gates are computed in the parameters' dtype, the products in the pass's; on a CPU both by LibTorch's LSTM in the
-// parameters' dtype, unless there is padding between tokens.
-// Letters: B batch, T tokens, L layers, D width, R rows that are decoded, S slots.
+// gates are computed in the parameters' dtype, the products in the pass's; both by LibTorch's LSTM (on a GPU cuDNN's)
+// in the parameters' dtype, unless there is padding between tokens. Letters: B batch, T tokens, L layers, D width, R
+// rows that are decoded, S slots.
 #include "nn/models/baselines/layout_state.h"
 #include "nn/models/model.h"
 #include "nn/models/teacher_forcing.h"
@@ -32,7 +32,7 @@ class LstmLayer {
   /// x (B, T, D), the tokens that are there by `mask`; h, c (B, D), which it moves on. Returns (B, T, D); at padding
   /// behind a row's tokens it holds anything.
   Tensor operator()(const Tensor& x, const KeyMask& mask, Tensor& h, Tensor& c, ForwardContext& ctx) const {
-    if (c.is_cpu() && !mask.real()) return at_once(x, mask.lengths().value_or(Tensor()), h, c);
+    if (!mask.real()) return at_once(x, mask.lengths().value_or(Tensor()), h, c);
     const auto real = mask.none() ? Tensor() : mask.tokens(x.size(1));
     const auto products = input_(x, ctx).to(c.scalar_type()).unbind(1);  // (B, 4 D) each
     const auto weight = ctx.cast(hidden_).t();
@@ -66,15 +66,17 @@ class LstmLayer {
     const auto [weight, bias] = input_.parameters();
     auto inputs = x.to(c.scalar_type()), of_inputs = weight;
     if (lengths.defined()) {
-      const auto padding = first_tokens(lengths, T).logical_not().to(inputs.scalar_type());  // (B, T)
-      auto column = at::zeros({4 * D, 1}, c.options());
-      column.narrow(0, 0, D).fill_(-kOpen);
-      column.narrow(0, D, D).fill_(kOpen);
-      inputs = at::cat({inputs, padding.unsqueeze(2)}, 2);
-      of_inputs = at::cat({weight, column}, 1);
+      const int64_t further = c.is_cuda() ? 8 : 1;  // all but the first zeros: a GPU's products like a multiple of 8
+      const auto padding = first_tokens(lengths, T).logical_not().to(inputs.scalar_type()).unsqueeze(2);  // (B, T, 1)
+      auto columns = at::zeros({4 * D, further}, c.options());
+      columns.select(1, 0).narrow(0, 0, D).fill_(-kOpen);
+      columns.select(1, 0).narrow(0, D, D).fill_(kOpen);
+      inputs = at::cat({inputs, at::constant_pad_nd(padding, {0, further - 1})}, 2);
+      of_inputs = at::cat({weight, columns}, 1);
     }
     const std::vector<Tensor> state{h.unsqueeze(0).contiguous(), c.unsqueeze(0).contiguous()};
-    const std::vector<Tensor> parts{of_inputs, hidden_, bias, at::zeros_like(bias)};  // it has a second bias
+    std::vector<Tensor> parts{of_inputs, hidden_, bias, at::zeros_like(bias)};  // it has a second bias
+    if (c.is_cuda()) parts = one_behind_the_other(parts);                       // as cuDNN wants them
     const auto [outputs, last_h, last_c] =
         at::lstm(inputs, state, parts, /*has_biases=*/true, /*num_layers=*/1, /*dropout=*/0.0,
                  /*train=*/at::GradMode::is_enabled(), /*bidirectional=*/false, /*batch_first=*/true);
@@ -86,6 +88,19 @@ class LstmLayer {
     const auto all_h = at::cat({h.unsqueeze(1), outputs}, 1);  // (B, 1 + T, D), before the first token, and behind each
     h = all_h.gather(1, lengths.to(at::kLong).view({B, 1, 1}).expand({B, 1, D})).squeeze(1);
     return outputs;
+  }
+
+  /// The same tensors, as parts of one.
+  static std::vector<Tensor> one_behind_the_other(const std::vector<Tensor>& tensors) {
+    std::vector<Tensor> flat, parts;
+    for (const auto& tensor : tensors) flat.push_back(tensor.flatten());
+    const auto all = at::cat(flat);
+    int64_t from = 0;
+    for (const auto& tensor : tensors) {
+      parts.push_back(all.narrow(0, from, tensor.numel()).view(tensor.sizes()));
+      from += tensor.numel();
+    }
+    return parts;
   }
 
   /// Products (B, 4 D) of the input and of the hidden vector.
