@@ -63,7 +63,8 @@ class Cuda {
   virtual void trim() = 0;
   /// Calls branch(0), …, branch(count - 1), whose work may run side by side: each on a stream of its own, after all
   /// that this thread's stream has been given, and before what it is given next. While a Graph is recorded they are
-  /// branches of it. They may not write what another reads.
+  /// branches of it. They may not write what another reads. Within a branch the parts of another call run one after the
+  /// other.
   virtual void side_by_side(int64_t count, const std::function<void(int64_t)>& branch) = 0;
   virtual GraphPool new_pool() = 0;
   virtual std::unique_ptr<Graph> graph(GraphPool pool) = 0;
@@ -74,7 +75,7 @@ class Cuda {
 
 /// Changes whenever Cuda, Collectives, Recording or an operator's schema does: both halves must have been built from
 /// the same.
-constexpr int kCudaInterface = 10;
+constexpr int kCudaInterface = 11;
 
 /// The CUDA half; null until it has been opened.
 Cuda* cuda();

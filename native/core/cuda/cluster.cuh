@@ -1,5 +1,5 @@
-// Blocks of a cluster: that all of them have begun, and stores to each other's shared memory (compute capability 9.0;
-// elsewhere these do nothing, and no cluster can be launched).
+// Blocks of a cluster: that all of them have begun, and loads from and stores to each other's shared memory (compute
+// capability 9.0; elsewhere these do nothing, and no cluster can be launched).
 #pragma once
 #include "core/cuda/dependent_launch.cuh"
 #include "core/cuda/hopper.cuh"
@@ -18,6 +18,44 @@ __device__ __forceinline__ void wait_for_cluster() {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
   asm volatile("barrier.cluster.wait.acquire;" ::: "memory");
 #endif
+}
+
+/// Every thread of the cluster comes here, and what each has written to shared memory before is seen by all after it.
+__device__ __forceinline__ void meet_in_cluster() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  asm volatile("barrier.cluster.arrive.release;\nbarrier.cluster.wait.acquire;" ::: "memory");
+#endif
+}
+
+/// What block `rank` of the cluster has where this block has `own`, in shared memory.
+__device__ __forceinline__ uint32_t address_in_cluster(const void* own, int rank) {
+  uint32_t there = 0;
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(there) : "r"(shared_address(own)), "r"(rank));
+#endif
+  return there;
+}
+
+/// Four numbers of block `rank`, at the place of `own`, a multiple of 16 bytes.
+__device__ __forceinline__ float4 load_from_cluster(const float4* own, int rank) {
+  float4 x{};
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  asm volatile("ld.shared::cluster.v4.f32 {%0, %1, %2, %3}, [%4];"
+               : "=f"(x.x), "=f"(x.y), "=f"(x.z), "=f"(x.w)
+               : "r"(address_in_cluster(own, rank))
+               : "memory");
+#endif
+  return x;
+}
+__device__ __forceinline__ float2 load_from_cluster(const float2* own, int rank) {
+  float2 x{};
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  asm volatile("ld.shared::cluster.v2.f32 {%0, %1}, [%2];"
+               : "=f"(x.x), "=f"(x.y)
+               : "r"(address_in_cluster(own, rank))
+               : "memory");
+#endif
+  return x;
 }
 
 /// In shared memory: counts the bytes that blocks of the cluster send to this one, once.
@@ -52,14 +90,6 @@ class Inbox {
   }
 
  private:
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
-  __device__ __forceinline__ static uint32_t address_in_cluster(const void* own, int rank) {
-    uint32_t there;
-    asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(there) : "r"(shared_address(own)), "r"(rank));
-    return there;
-  }
-#endif
-
   Barrier come_;
 };
 

@@ -49,6 +49,13 @@ bool is_short(const Tensor& q, const Tensor& k) {
   return is_fused(q, k) || (q.size(2) * k.size(2) <= kShort && !(q.is_cuda() && two_bytes));
 }
 
+/// Whether a head is better split over several blocks than left to LibTorch's kernel; it has no backward pass.
+bool is_split(const Tensor& q, const Tensor& k) {
+  const auto dtype = q.scalar_type();
+  return q.is_cuda() && (dtype == at::kBFloat16 || dtype == at::kHalf) &&
+         split_attention_fits(q.size(0) * q.size(1), q.size(2), k.size(2), q.size(3));
+}
+
 /// (B, H, N, E) -> (B H, N, E)
 Tensor flat(const Tensor& x) { return x.reshape({x.size(0) * x.size(1), x.size(2), x.size(3)}); }
 
@@ -86,6 +93,7 @@ constexpr Registered<"memformer::attention_forward", decltype(composed_forward)>
 constexpr Registered<"memformer::attention_backward", decltype(composed_backward)> composed_backward_kernel;
 constexpr Registered<"memformer::attention_fused", Fused> fused_kernel;
 constexpr Registered<"memformer::attention_fused_backward", FusedBackward> fused_backward_kernel;
+constexpr Registered<"memformer::attention_split", Tensor(const Tensor&, const Tensor&, const Tensor&)> split_kernel;
 
 struct ShortAttention {
   struct Saved {
@@ -125,6 +133,7 @@ Tensor attend(const Tensor& q_in, const Tensor& k_in, const Tensor& v, const Opt
   const bool sends_back = at::GradMode::is_enabled() && (q.requires_grad() || k.requires_grad() || v.requires_grad());
   const bool masked = causal || is_defined(mask) || is_defined(lengths);
   if (sends_back && !masked && cross_attention_fits(q, k)) return cross_attention(q, k, v);
+  if (!sends_back && !masked && is_split(q, k)) return split_kernel(q, k, v);
   const auto seen = mask_of(mask, causal, lengths, k.size(2));
   return at::scaled_dot_product_attention(q, k, v, seen, 0.0, causal && !is_defined(seen));
 }
@@ -160,6 +169,7 @@ TORCH_LIBRARY_FRAGMENT(memformer, library) {
       "attention_fused(Tensor q, Tensor k, Tensor v, Tensor? mask, bool causal, Tensor? lengths, bool norm_queries, "
       "bool "
       "norm_keys) -> Tensor");
+  library.def("attention_split(Tensor q, Tensor k, Tensor v) -> Tensor");
   library.def(
       "attention_fused_backward(Tensor grad, Tensor q, Tensor k, Tensor v, Tensor? mask, bool causal, Tensor? lengths, "
       "bool norm_queries, bool norm_keys) -> (Tensor, Tensor, Tensor)");

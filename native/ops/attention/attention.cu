@@ -19,15 +19,11 @@ __global__ void __launch_bounds__(Block::kThreads, 256 / Block::kThreads * 2)
   __syncthreads();
   if (row >= p.N) return;
 
-  float s[Block::kRows / 8][4], factor[2], y[E / 8][4] = {};
+  float s[Block::kRows / 8][4], y[E / 8][4];
   Block::product(s, q, k, row, keys);
-  Block::exponentials(s, factor, p, b, row, keys, seen);
-  Block::for_keys(keys, [&](int block) {
-    const auto &left = s[2 * block], &right = s[2 * block + 1];
-    const uint32_t weights[4] = {pair<T>(left[0], left[1]), pair<T>(left[2], left[3]), pair<T>(right[0], right[1]),
-                                 pair<T>(right[2], right[3])};
-    Block::mix(y, weights, v, block);
-  });
+  const auto [most, sum] = Block::exponentials(s, p, b, row, keys, seen);
+  Block::mix_all(y, s, v, keys);
+  const float factor[2] = {1.0f / sum[0], 1.0f / sum[1]};
 #pragma unroll
   for (int j = 0; j < E / 8; ++j) {
 #pragma unroll

@@ -120,9 +120,10 @@ __global__ void __launch_bounds__(Block::kThreads, 256 / Block::kThreads * 2)
     return reinterpret_cast<uint32_t*>(weights.at(row + g + i % 2 * 8, 16 * block + i / 2 * 8 + 2 * t));
   };
   if (row < p.N) {
-    float s[kRows / 8][4], factor[2], delta[2] = {};
+    float s[kRows / 8][4], delta[2] = {};
     Block::product(s, q, k, row, keys);
-    Block::exponentials(s, factor, p, b, row, keys, seen);
+    const auto [most, sum] = Block::exponentials(s, p, b, row, keys, seen);
+    const float factor[2] = {1.0f / sum[0], 1.0f / sum[1]};
     Block::for_keys(keys, [&](int block) {
 #pragma unroll
       for (int i = 0; i < 4; ++i) {

@@ -193,13 +193,18 @@ struct AttentionBlock {
     }
   }
 
-  /// Scores to exp(score - the row's largest), 0 for keys not seen; to `factor` what makes the lane's two rows (g, g +
-  /// 8) sum to 1.
-  static __device__ __forceinline__ void exponentials(float (&s)[rows / 8][4], float (&factor)[2],
-                                                      const AttentionParams& p, int b, int row, int keys, int seen) {
+  /// Of the lane's two rows, g and g + 8: their largest score times log2(e), and the sums of the exponentials.
+  struct Sums {
+    float most[2] = {-INFINITY, -INFINITY}, sum[2] = {};
+  };
+
+  /// Scores to exp(score - the row's largest), 0 for keys not seen.
+  static __device__ __forceinline__ Sums exponentials(float (&s)[rows / 8][4], const AttentionParams& p, int b, int row,
+                                                      int keys, int seen) {
     const int lane = threadIdx.x % kWarp, g = lane / 4, t = lane % 4;
     const float scale = p.scale * kLog2E;
-    float most[2] = {-INFINITY, -INFINITY}, sum[2] = {};
+    Sums of_rows;
+    auto& [most, sum] = of_rows;
     int limit[2];  // keys seen, less the lane's first
 #pragma unroll
     for (int i = 0; i < 2; ++i) limit[i] = (p.causal ? min(seen, row + g + 8 * i + 1) : seen) - 2 * t;
@@ -230,8 +235,21 @@ struct AttentionBlock {
     for (int i = 0; i < 2; ++i) {
       sum[i] += __shfl_xor_sync(kAllLanes, sum[i], 1);
       sum[i] += __shfl_xor_sync(kAllLanes, sum[i], 2);
-      factor[i] = 1.0f / sum[i];
     }
+    return of_rows;
+  }
+
+  /// y = (16 rows of weights, the exponentials of scores) times v.
+  static __device__ __forceinline__ void mix_all(float (&y)[E / 8][4], const float (&s)[rows / 8][4], const Heads& v,
+                                                 int keys) {
+#pragma unroll
+    for (int j = 0; j < E / 8; ++j) y[j][0] = y[j][1] = y[j][2] = y[j][3] = 0.0f;
+    for_keys(keys, [&](int block) {
+      const auto &left = s[2 * block], &right = s[2 * block + 1];
+      const uint32_t weights[4] = {pair<T>(left[0], left[1]), pair<T>(left[2], left[3]), pair<T>(right[0], right[1]),
+                                   pair<T>(right[2], right[3])};
+      mix(y, weights, v, block);
+    });
   }
 
   /// Scores behind the mask to minus infinity.

@@ -31,4 +31,14 @@ constexpr bool cross_attention_fits(int64_t heads, int64_t shorter, int64_t long
          longer <= 16 * kLongTile * heads && cross_attention_bytes(static_cast<int>(E)) <= block_memory;
 }
 
+/// Forward over many keys without gradient: keys of a block, and blocks of a head at most, which form a cluster.
+constexpr int kSplitKeys = 128, kMostSplits = 8;
+
+/// Whether it is for `heads` heads in all: blocks enough to fill a GPU twice over are better off with a kernel that
+/// takes a head's keys one after the other.
+constexpr bool split_attention_fits(int64_t heads, int64_t N, int64_t M, int64_t E) {
+  return (E == 32 || E == 64) && N >= 1 && N <= 128 && M > kSplitKeys && M <= kMostSplits * kSplitKeys && heads > 0 &&
+         heads * ((M + kSplitKeys - 1) / kSplitKeys) <= 256;
+}
+
 }  // namespace memformer::ops

@@ -9,6 +9,7 @@
 #include "ops/attention/attention.cuh"
 #include "ops/attention/attention.h"
 #include "ops/attention/attention_heads.h"
+#include "ops/attention/split_attention.cuh"
 #include "ops/common/head_norm_eps.h"
 #include "ops/common/packed_qkv.h"
 
@@ -56,6 +57,17 @@ Tensor forward_cuda(const Tensor& q_in, const Tensor& k_in, const Tensor& v_in, 
   params.norm_k = norm_keys;
   params.y = attention_heads(y);
   launch_attention_forward(params, c10::cuda::getCurrentCUDAStream());
+  C10_CUDA_KERNEL_LAUNCH_CHECK();
+  return y;
+}
+
+Tensor split_cuda(const Tensor& q_in, const Tensor& k_in, const Tensor& v_in) {
+  const c10::cuda::CUDAGuard device(q_in.device());
+  const auto q = readable(q_in), k = readable(k_in), v = readable(v_in), y = by_token(q);
+  auto params = params_of(q, k, v, {}, /*causal=*/false, {});
+  params.y = attention_heads(y);
+  if (!fits_split_attention(params)) return at::scaled_dot_product_attention(q_in, k_in, v_in);
+  launch_split_attention(params, c10::cuda::getCurrentCUDAStream());
   C10_CUDA_KERNEL_LAUNCH_CHECK();
   return y;
 }
@@ -135,6 +147,7 @@ std::tuple<Tensor, Tensor> rotary_backward_cuda(const Tensor& grad_in, const Ten
 TORCH_LIBRARY_IMPL(memformer, CUDA, library) {
   library.impl("attention_fused", &forward_cuda);
   library.impl("attention_fused_backward", &backward_cuda);
+  library.impl("attention_split", &split_cuda);
   library.impl("rotary_attention_forward", &rotary_forward_cuda);
   library.impl("rotary_attention_backward", &rotary_backward_cuda);
 }
