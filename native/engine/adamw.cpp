@@ -117,6 +117,7 @@ void AdamW::step(double rate, const at::Tensor& norm, double clip) {
     zero_gradients(parameters_);  // those of the others' shares too
     gather_parameters();
   }
+  parameters_.changed();
 }
 
 void AdamW::update(double rate, const at::Tensor& norm, double clip) {

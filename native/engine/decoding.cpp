@@ -94,6 +94,7 @@ Tensors Decoding::of_rows(int64_t count, const std::function<Tensors(int64_t fro
 at::Tensor Decoding::begin(const std::vector<int64_t>& slots, const nn::SegmentInput& segment, const nn::State& state) {
   const auto device = model_->device();
   use_threads_for(segment.source.size(1) * model_->parameters().count());
+  model_->prepare_replay();
   Tensors first;
   in_parts(static_cast<int64_t>(slots.size()), [&](int64_t from, int64_t count, GraphCache& cache) {
     const std::vector<nn::SegmentInput> some{rows_of(segment, from, count)};
@@ -162,6 +163,7 @@ at::Tensor Decoding::prefill(const std::vector<int64_t>& tokens, int64_t slot) {
 
 nn::State Decoding::end(const std::vector<int64_t>& slots) {
   use_threads_for(length() * model_->parameters().count());
+  model_->prepare_replay();
   std::vector<Tensors> parts;
   in_parts(static_cast<int64_t>(slots.size()), [&](int64_t from, int64_t count, GraphCache& cache) {
     const Inputs inputs{{some_of(slots, from, count), at::kLong}};

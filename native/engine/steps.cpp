@@ -27,6 +27,7 @@ nn::SegmentInput on_device(const nn::SegmentInput& segment, at::Device device) {
 Steps::Steps(std::shared_ptr<nn::Model> model) : model_(std::move(model)), layout_(model_->state_layout()) {}
 
 Tensors Steps::run(const std::string& key, const Inputs& inputs, const GraphCache::Work& work) {
+  model_->prepare_replay();
   try {
     return graphs_.run(model_->device(), key, inputs, work);
   } catch (const c10::OutOfMemoryError&) {

@@ -3,15 +3,20 @@
 namespace memformer::nn {
 
 const ops::FoldedLinear& fold_layer_norm(const std::vector<NormedLinear>& layers, ForwardContext& ctx) {
-  return ctx.cached_fold(layers[0].weight, [&] {
-    std::vector<at::Tensor> weights, biases, norm_weights, norm_biases, sinks;
-    for (const auto& layer : layers) {
-      const auto& [norm_weight, norm_bias] = layer.norm->parameters();
-      weights.push_back(layer.weight);
-      if (layer.bias) biases.push_back(*layer.bias);
-      norm_weights.push_back(norm_weight);
-      norm_biases.push_back(norm_bias);
-    }
+  std::vector<at::Tensor> weights, biases, norm_weights, norm_biases;
+  for (const auto& layer : layers) {
+    const auto& [norm_weight, norm_bias] = layer.norm->parameters();
+    weights.push_back(layer.weight);
+    if (layer.bias) biases.push_back(*layer.bias);
+    norm_weights.push_back(norm_weight);
+    norm_biases.push_back(norm_bias);
+  }
+  if (!at::GradMode::is_enabled())
+    return ctx.folds().of(weights[0], ctx.compute(), [=, dtype = ctx.compute()] {
+      return ops::fold_layer_norm(weights, biases, norm_weights, norm_biases, {}, dtype);
+    });
+  return ctx.cached_fold(weights[0], [&] {
+    std::vector<at::Tensor> sinks;
     for (const auto* kind : {&weights, &biases, &norm_weights, &norm_biases})
       for (const auto& parameter : *kind)
         if (const auto sink = ctx.sink(parameter)) sinks.push_back(*sink);

@@ -1,5 +1,6 @@
 // Folds the LayerNorms of one tensor into the linear layers that read it, which then take its standardized values
-// (ops/fold_layer_norm): once per pass, or once for all passes of a step.
+// (ops/fold_layer_norm): once per pass, or once for all passes of a step; without gradient once for all passes until
+// weights change.
 // Letters: D width, R outputs of a layer.
 #pragma once
 #include "nn/layers.h"

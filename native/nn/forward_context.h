@@ -60,7 +60,7 @@ class ForwardContext {
   Trained trained(const at::Tensor& weight) { return {working(weight), sink(weight)}; }
   Trained trained(const std::optional<at::Tensor>& weight) { return weight ? trained(*weight) : Trained{}; }
 
-  /// What make() has folded for the layers whose first weight this is.
+  /// What make() has folded for the layers whose first weight this is, in this step.
   template <typename Make>
   const ops::FoldedLinear& cached_fold(const at::Tensor& first, Make&& make) {
     const auto key = first.unsafeGetTensorImpl();
@@ -68,6 +68,9 @@ class ForwardContext {
     return found != weight_cache_->folds.end() ? found->second
                                                : weight_cache_->folds.emplace(key, make()).first->second;
   }
+
+  /// What is kept between passes without gradient.
+  KeptFolds& folds() const { return parameters_.folds(); }
 
   /// The number of the next dropout: where a pass over the rest of the same model goes on.
   int64_t site() const { return site_; }

@@ -111,6 +111,7 @@ void Parameters::assign(const std::string& name, const at::Tensor& value) {
   parameter.copy_(value);
   const auto& working = storage(parameter).working;
   if (working.defined() && !working.is_same(parameter)) working.detach().copy_(parameter);
+  changed();
 }
 
 at::Tensor Parameters::at(const std::string& name) const {

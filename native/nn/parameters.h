@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "core/torch.h"
+#include "nn/kept_folds.h"
 
 namespace memformer::nn {
 
@@ -69,6 +70,11 @@ class Parameters {
   /// Copies into a parameter, and into what is computed with. Throws CONFIG, SHAPE.
   void assign(const std::string& name, const at::Tensor& value);
 
+  /// What is made of weights alone, for passes without gradient.
+  KeptFolds& folds() const { return folds_; }
+  /// Whoever writes to the values otherwise than by assign() says so here.
+  void changed() const { folds_.expire(); }
+
   /// Throws CONFIG when there is none of that name.
   at::Tensor at(const std::string& name) const;
   bool has(const std::string& name) const { return index_.count(name) != 0; }
@@ -85,6 +91,7 @@ class Parameters {
   std::unordered_map<std::string, size_t> index_;
   std::optional<Flat> flat_;
   mutable at::Tensor gradients_;
+  mutable KeptFolds folds_;
   bool sinks_ = false;  // whether operators add to gradients_ themselves
   std::unordered_map<at::TensorImpl*, int64_t> offsets_;
   mutable std::unordered_map<at::TensorImpl*, Storage> storage_;

@@ -139,6 +139,9 @@ class Model {
   void to(at::Device device) { parameters_.to(device, compute_); }
   at::Device device() const { return parameters_.all().front().value.device(); }
 
+  /// Comes before a recorded step is replayed: what it reads and does not make itself is of the weights as they are.
+  void prepare_replay() const { parameters_.folds().refresh(); }
+
   Parameters& parameters() { return parameters_; }
   const Parameters& parameters() const { return parameters_; }
 

@@ -1,0 +1,36 @@
+// What LayerNorms folded into linear layers give where no gradient is wanted (nn/fold_layer_norm.h): kept from pass to
+// pass, and made anew, in the same memory, when weights have changed. A recorded step reads it there.
+#pragma once
+#include <functional>
+#include <map>
+#include <utility>
+
+#include "ops/fold_layer_norm/fold_layer_norm.h"
+
+namespace memformer::nn {
+
+class KeptFolds {
+ public:
+  using Make = std::function<ops::FoldedLinear()>;
+
+  /// What make() gives of the layers whose first weight this is, for passes in `dtype`.
+  const ops::FoldedLinear& of(const at::Tensor& first, at::ScalarType dtype, const Make& make);
+
+  /// Weights have changed: what is kept holds no longer.
+  void expire() { ++version_; }
+  /// Makes all that holds no longer anew, before a recording that reads it is replayed.
+  void refresh();
+
+ private:
+  struct Kept {
+    Make make;
+    ops::FoldedLinear folded;
+    uint64_t version;
+  };
+  void refresh(Kept& kept) const;
+
+  std::map<std::pair<at::TensorImpl*, at::ScalarType>, Kept> kept_;
+  uint64_t version_ = 0;
+};
+
+}  // namespace memformer::nn
