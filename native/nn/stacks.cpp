@@ -1,5 +1,7 @@
 #include "nn/stacks.h"
 
+#include "nn/side_by_side.h"
+
 namespace memformer::nn {
 
 double residual_gain(const Config& config, const std::string& start, int64_t layers, int64_t branches) {
@@ -56,18 +58,30 @@ std::vector<CrossAttention::KeysValues> MemoryStack::project_keys_values(const M
   return CrossAttention::project_memory_keys_values(reads, view, queries, ctx);
 }
 
-at::Tensor MemoryStack::operator()(at::Tensor x, const MemoryView& view, const KeyMask& mask,
-                                   ForwardContext& ctx) const {
-  const auto seen = project_keys_values(view, x.size(1), ctx);
-  Residual stream{std::move(x), std::nullopt};
-  note(stream, name_ + ".embedding", ctx);
+std::pair<at::Tensor, MemoryView> MemoryStack::operator()(const at::Tensor& tokens,
+                                                          const std::function<at::Tensor()>& embed,
+                                                          const std::function<MemoryView()>& read, const KeyMask& mask,
+                                                          ForwardContext& ctx) const {
+  MemoryView view;
+  std::vector<CrossAttention::KeysValues> seen;
+  Residual stream;
+  const auto of_memory = [&] {
+    view = read();
+    seen = project_keys_values(view, tokens.size(1), ctx);
+  };
+  const auto of_tokens = [&] {
+    stream.x = embed();
+    note(stream, name_ + ".embedding", ctx);
+    layers_[0].self_attention(stream, mask, ctx);
+  };
+  side_by_side(tokens, of_memory, of_tokens);
   for (size_t i = 0; i < layers_.size(); ++i) {
-    layers_[i].self_attention(stream, mask, ctx);
+    if (i > 0) layers_[i].self_attention(stream, mask, ctx);
     layers_[i].memory_read(stream, seen[i], KeyMask(), ctx);
     layers_[i].feed_forward(stream, ctx);
     note(stream, name_ + "." + std::to_string(i), ctx);
   }
-  return norm_(stream, ctx);
+  return {norm_(stream, ctx), view};
 }
 
 DecodedRows MemoryStack::decode(at::Tensor x, const DecodeState& state, const DecodeRows& rows,

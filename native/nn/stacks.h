@@ -1,6 +1,8 @@
 // The stacks of layers that models are made of. Every layer is pre-LayerNorm; a last LayerNorm closes the stack.
 // Letters: B batch, T tokens, N tokens of the encoder, D width, R rows that are decoded.
 #pragma once
+#include <functional>
+
 #include "nn/attention.h"
 
 namespace memformer::nn {
@@ -15,8 +17,11 @@ double residual_gain(const Config& config, const std::string& start, int64_t lay
 class MemoryStack {
  public:
   MemoryStack(Parameters& parameters, const Config& config, const std::string& name, int64_t layers, bool causal);
-  /// x (B, T, D) embedded tokens -> (B, T, D), normed.
-  at::Tensor operator()(at::Tensor x, const MemoryView& view, const KeyMask& mask, ForwardContext& ctx) const;
+  /// Hidden states (B, T, D), normed, of `tokens` (B, T), which embed() makes (B, T, D) of, and the memory that read()
+  /// gives. What is made of the memory alone may run beside what tokens see of each other in the first layer.
+  std::pair<at::Tensor, MemoryView> operator()(const at::Tensor& tokens, const std::function<at::Tensor()>& embed,
+                                               const std::function<MemoryView()>& read, const KeyMask& mask,
+                                               ForwardContext& ctx) const;
   /// What each layer sees of the memory.
   std::vector<CrossAttention::KeysValues> project_keys_values(const MemoryView& view, int64_t queries,
                                                               ForwardContext& ctx) const;

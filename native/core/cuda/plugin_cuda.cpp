@@ -3,6 +3,7 @@
 #include <c10/cuda/CUDACachingAllocator.h>
 #include <c10/cuda/CUDAGuard.h>
 #include <c10/cuda/CUDAStream.h>
+#include <c10/util/ScopeExit.h>
 #include <cuda_runtime_api.h>
 #include <torch/version.h>
 
@@ -165,6 +166,13 @@ class Half final : public Cuda {
   }
 
   void side_by_side(int64_t count, const std::function<void(int64_t)>& branch) override {
+    thread_local bool inside = false;
+    if (inside) {  // the streams are taken
+      for (int64_t i = 0; i < count; ++i) branch(i);
+      return;
+    }
+    inside = true;
+    const auto leave = c10::make_scope_exit([] { inside = false; });
     const auto main = c10::cuda::getCurrentCUDAStream();
     auto& mine = branches()[main.device_index()];
     while (static_cast<int64_t>(mine.size()) < count) mine.push_back(std::make_unique<Branch>(main.device_index()));

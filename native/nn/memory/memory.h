@@ -38,15 +38,11 @@ class Memory {
 
   /// The memory that is a model's state, as a segment meets it. Rows with reset (B) bool restart from the learned
   /// initial memory, which then receives their gradient; no reset: the segment before has seen to it, and to the border
-  /// between them.
-  MemoryView read(const State& state, const at::Tensor& reset, const ForwardContext& ctx) const {
-    require(state.size() == 1, "SHAPE", "the state is one tensor, the memory; got ", state.size());
-    if (!reset.defined()) return MemoryView::of(state[0], normed_, ctx, constants_);
-    const auto size = forgetting_.size();
-    const std::vector<int64_t> shape{reset.size(0), size[0], size[1]};
-    require(state[0].sizes() == shape, "SHAPE", "the state must be ", at::IntArrayRef(shape), ", got ",
-            state[0].sizes());
-    return MemoryView::of(forgetting_.restart(border_(state[0]), starting(reset)), normed_, ctx, constants_);
+  /// between them. `writes`: what the writer makes of the memory alone is there, too.
+  MemoryView read(const State& state, const at::Tensor& reset, ForwardContext& ctx, bool writes = false) const {
+    auto view = seen(state, reset, ctx);
+    if (writes) writer_->prepare(view, ctx);
+    return view;
   }
 
   /// m_t from m_{t-1} and the segment x (B, T, D), which is taken in `writerSteps` times. A row of padding alone keeps
@@ -67,6 +63,16 @@ class Memory {
   }
 
  private:
+  MemoryView seen(const State& state, const at::Tensor& reset, const ForwardContext& ctx) const {
+    require(state.size() == 1, "SHAPE", "the state is one tensor, the memory; got ", state.size());
+    if (!reset.defined()) return MemoryView::of(state[0], normed_, ctx, constants_);
+    const auto size = forgetting_.size();
+    const std::vector<int64_t> shape{reset.size(0), size[0], size[1]};
+    require(state[0].sizes() == shape, "SHAPE", "the state must be ", at::IntArrayRef(shape), ", got ",
+            state[0].sizes());
+    return MemoryView::of(forgetting_.restart(border_(state[0]), starting(reset)), normed_, ctx, constants_);
+  }
+
   /// The rows that restart, (B) bool: those that start a document; all, in a twin. On the device alone, whatever the
   /// numbers are.
   at::Tensor starting(const at::Tensor& reset) const {

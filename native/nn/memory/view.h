@@ -13,6 +13,8 @@ struct MemoryView {
   bool normed;           ///< whether what follows is standardized, in the pass's dtype; else it is `raw`
   at::Tensor for_reads;  ///< (B, M + C, D), for the layers that read the memory: the slots, then the constant ones
   at::Tensor for_query, for_key, for_own_value;  ///< (B, M, D), for the writer
+  /// (B, M, D): what the writer has made of the first two already (Writer::prepare); undefined: nothing yet.
+  at::Tensor query = {}, own_key = {};
 
   /// constants (C, D), learned slots that are read beside the memory's, or undefined.
   static MemoryView of(const at::Tensor& memory, bool normed, const ForwardContext& ctx,

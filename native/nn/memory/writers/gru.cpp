@@ -30,6 +30,7 @@ class GruWriter final : public Writer {
     const auto next = written.view_as(memory);
     return next + feed_forward_(next, exact);
   }
+  void prepare(MemoryView& view, ForwardContext& ctx) const override { projection_.prepare(view, ctx); }
 
  private:
   at::Tensor gate(Parameters& parameters, const std::string& name) const {

@@ -18,6 +18,7 @@ class SlotAttentionWriter final : public Writer {
                         ForwardContext& ctx) const override {
     return projection_.attend(view, view.raw, x, mask, ctx);
   }
+  void prepare(MemoryView& view, ForwardContext& ctx) const override { projection_.prepare(view, ctx); }
   bool keeps_rows_without_tokens() const override { return true; }
 
  private:

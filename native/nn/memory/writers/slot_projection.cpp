@@ -125,7 +125,9 @@ void SlotProjection::note(const at::Tensor& q, const at::Tensor& own_key, const 
 
 at::Tensor SlotProjection::attend(const MemoryView& view, const at::Tensor& own, const at::Tensor& x,
                                   const KeyMask& mask, ForwardContext& ctx) const {
-  const auto q = query(view, ctx), self = own_key(view, ctx), k = key(project(x, key_, ctx)), v = values(x, mask, ctx);
+  const auto q = view.query.defined() ? view.query : query(view, ctx),
+             self = view.own_key.defined() ? view.own_key : own_key(view, ctx), k = key(project(x, key_, ctx)),
+             v = values(x, mask, ctx);
   if (auto* seen = ctx.observation()) note(q, self, k, v, mask, *seen);
   return ops::slot_attention(q, self, own, k, v, mask.real(), heads_, scale_, mask.lengths());
 }

@@ -26,6 +26,11 @@ class SlotProjection {
   at::Tensor own_value(const MemoryView& view, ForwardContext& ctx) const {
     return of_slots(view, view.for_own_value, 2, ctx);
   }
+  /// Leaves the slots' queries and own keys in the view, for attend().
+  void prepare(MemoryView& view, ForwardContext& ctx) const {
+    view.query = query(view, ctx);
+    view.own_key = own_key(view, ctx);
+  }
   /// Attention of the slots to themselves, with their value `own` (B, M, D) in the memory's dtype, and
   /// to the tokens x (B, T, D). Returns (B, M, D) in own's dtype.
   at::Tensor attend(const MemoryView& view, const at::Tensor& own, const at::Tensor& x, const KeyMask& mask,

@@ -18,6 +18,8 @@ class Writer {
   /// Returns the written memory (B, M, D), before forgetting.
   virtual at::Tensor operator()(const MemoryView& view, const at::Tensor& x, const KeyMask& mask,
                                 ForwardContext& ctx) const = 0;
+  /// Computes what it can of the memory alone, and leaves it in the view.
+  virtual void prepare(MemoryView&, ForwardContext&) const {}
   /// Whether a row without tokens comes back to the bit as it was.
   virtual bool keeps_rows_without_tokens() const { return false; }
 };

@@ -28,8 +28,10 @@ class Decoder final : public Model {
   Tensor logits(const SegmentInput& segment, const Tensor& prefix, const State& state) const override {
     auto ctx = start(segment);
     const auto input = at::cat({last_token(segment.source, bos_), prefix}, 1);
-    const auto view = memory_.read(state, segment.reset, ctx);
-    const auto hidden = decoder_(embedding_(input, ctx), view, KeyMask(), ctx);
+    const auto hidden = decoder_(
+                            input, [&] { return embedding_(input, ctx); },
+                            [&] { return memory_.read(state, segment.reset, ctx); }, KeyMask(), ctx)
+                            .first;
     return project(hidden.select(1, input.size(1) - 1), ctx);
   }
 
@@ -57,8 +59,10 @@ class Decoder final : public Model {
     // A position counts as padding where there is nothing to predict: its input would be the end of the document at
     // most.
     const auto mask = segment.target_mask();
-    const auto view = memory_.read(state, segment.reset, ctx);
-    const auto hidden = decoder_(embedding_(read_tokens(segment), ctx), view, mask, ctx);  // (B, T, D)
+    const auto tokens = read_tokens(segment);
+    const auto [hidden, view] = decoder_(
+        tokens, [&] { return embedding_(tokens, ctx); },
+        [&] { return memory_.read(state, segment.reset, ctx, segment.writes); }, mask, ctx);
     if (!segment.writes) return {hidden, {}};
     return {hidden, {memory_.write(view, hidden, mask, ctx, segment.next_reset)}};
   }

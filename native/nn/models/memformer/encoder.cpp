@@ -30,8 +30,9 @@ class Encoder final : public Model {
  private:
   Encoding encode(const SegmentInput& segment, const State& state, ForwardContext& ctx) const override {
     const auto mask = segment.source_mask();
-    const auto view = memory_.read(state, segment.reset, ctx);
-    const auto hidden = encoder_(embedding_(segment.source, ctx), view, mask, ctx);  // (B, T, D)
+    const auto [hidden, view] = encoder_(
+        segment.source, [&] { return embedding_(segment.source, ctx); },
+        [&] { return memory_.read(state, segment.reset, ctx, segment.writes); }, mask, ctx);
     if (!segment.writes) return {hidden, {}};
     return {hidden, {memory_.write(view, hidden, mask, ctx, segment.next_reset)}};
   }

@@ -32,8 +32,10 @@ class EncoderDecoder final : public Model {
   Tensor logits(const SegmentInput& segment, const Tensor& prefix, const State& state) const override {
     auto ctx = start(segment);
     const auto source_mask = segment.source_mask();
-    const auto view = memory_.read(state, segment.reset, ctx);
-    const auto encoded = encoder_(source_embedding_(segment.source, ctx), view, source_mask, ctx);
+    const auto encoded = encoder_(
+                             segment.source, [&] { return source_embedding_(segment.source, ctx); },
+                             [&] { return memory_.read(state, segment.reset, ctx); }, source_mask, ctx)
+                             .first;
     const auto input = at::cat({at::full({prefix.size(0), 1}, bos_, prefix.options()), prefix}, 1);
     const auto hidden = decoder_(target_embedding_(input, ctx), KeyMask(), encoded, source_mask, ctx);
     return project(hidden.select(1, input.size(1) - 1), ctx);
@@ -58,8 +60,9 @@ class EncoderDecoder final : public Model {
 
   Encoding encode(const SegmentInput& segment, const State& state, ForwardContext& ctx) const override {
     const auto mask = segment.source_mask();
-    const auto view = memory_.read(state, segment.reset, ctx);
-    const auto encoded = encoder_(source_embedding_(segment.source, ctx), view, mask, ctx);  // (B, T, D)
+    const auto [encoded, view] = encoder_(
+        segment.source, [&] { return source_embedding_(segment.source, ctx); },
+        [&] { return memory_.read(state, segment.reset, ctx, segment.writes); }, mask, ctx);
     if (!segment.writes) return {encoded, {}};
     return {encoded, {memory_.write(view, encoded, mask, ctx, segment.next_reset)}};
   }
