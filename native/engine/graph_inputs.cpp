@@ -8,6 +8,7 @@ namespace memformer::engine {
 namespace {
 
 constexpr int64_t kAlignment = 256;    // of a place in the block, as of a tensor of its own
+constexpr int64_t kLarge = 1 << 16;    // numbers from which on a tensor is copied by itself
 constexpr int64_t kRemembered = 4096;  // bytes of a block up to which it is compared with what it holds
 
 int64_t bytes_of(const Input& input) {
@@ -68,10 +69,14 @@ void GraphInputs::stage(const Inputs& inputs) {
     block_.copy_(staged, /*non_blocking=*/true);
   }
   std::map<std::pair<at::ScalarType, at::ScalarType>, std::pair<Tensors, Tensors>>
-      by_dtypes;  // those of the same two go with one launch
+      by_dtypes;  // small ones of the same two go with one launch, which has few blocks for each
   for (size_t i = 0; i < inputs.size(); ++i) {
     const auto& [tensor, dtype] = inputs[i];
     if (tensor.is_cpu()) continue;
+    if (tensor.numel() >= kLarge) {
+      buffers_[i].copy_(tensor, /*non_blocking=*/true);
+      continue;
+    }
     auto& [targets, sources] = by_dtypes[{tensor.scalar_type(), dtype}];
     targets.push_back(buffers_[i]);
     sources.push_back(tensor);
