@@ -1,7 +1,8 @@
 /**
  * Where the time on a GPU goes, by kernel:
- * `npm run bench -- profile [--of training | evaluation | decoding] [--configuration wiki] [--variant plain | recipe] [--batch 16] [--segments-per-step 1] [--micro-batch 16] [--top 30]`,
- * of a training window, of one step of an evaluation with all ablations, or of one step of decoding.
+ * `npm run bench -- profile [--of training | evaluation | decoding | reading] [--configuration wiki] [--variant plain | recipe] [--batch 16] [--segments-per-step 1] [--micro-batch 16] [--top 30]`,
+ * of a training window, of one step of an evaluation with all ablations, of one step of decoding, or of a segment that is
+ * read.
  */
 import {
   ABLATIONS,
@@ -26,7 +27,7 @@ export async function profiled(flags: readonly string[]): Promise<boolean> {
     variant = wholeWord(flags, "variant", "plain"),
     { model: options, train } = optionsOf(variant),
     { horizon, model: shape } = trainedModels[name!]!;
-  const [of = ""] = choice(flags, "of", ["training", "evaluation", "decoding"], ["training"]),
+  const [of = ""] = choice(flags, "of", ["training", "evaluation", "decoding", "reading"], ["training"]),
     evaluates = of === "evaluation";
   await using model = await Memformer.create({ ...shape, ...options, precision: "bfloat16", device: "cuda" });
   using optimizer = new AdamW(model, { muon: train.optimizer === "muon" });
@@ -35,7 +36,7 @@ export async function profiled(flags: readonly string[]): Promise<boolean> {
     randomSegments(
       model,
       batch,
-      evaluates ? model.scoringSegmentsPerStep(batch, model.config.segmentLength) : horizon,
+      of === "reading" ? 1 : evaluates ? model.scoringSegmentsPerStep(batch, model.config.segmentLength) : horizon,
       false,
     ),
   );
@@ -47,6 +48,12 @@ export async function profiled(flags: readonly string[]): Promise<boolean> {
     slots = tokens.map((_, slot) => slot);
   const step = (): void => {
     if (decoder !== undefined) return decoder.step(tokens, slots).dispose();
+    if (of === "reading") {
+      const next = model.advance(window[0]!, state);
+      for (const tensor of state) tensor.dispose();
+      state = next;
+      return;
+    }
     if (evaluates) {
       const { losses, counts, state: next } = model.score(window, { memory: state, held }, ABLATIONS);
       for (const tensor of [...state, ...held, losses, counts]) tensor.dispose();
@@ -79,7 +86,7 @@ export async function profiled(flags: readonly string[]): Promise<boolean> {
     }));
   const { refusal } = await model.capturedGraphs();
   const plain = variant === "plain",
-    what = { evaluation: "evaluation step", decoding: "decoding step" }[of] ?? "window";
+    what = { evaluation: "evaluation step", decoding: "decoding step", reading: "segment read" }[of] ?? "window";
   report(
     `profile-${of === "training" ? "" : `${of}-`}${name}-${batch}${plain ? "" : `-${variant.replaceAll(/[^a-z0-9]+/gi, "-")}`}`,
     `Kernels of one ${name} ${what} at batch ${batch}${plain ? "" : `, ${variant}`}`,
