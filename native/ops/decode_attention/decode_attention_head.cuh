@@ -264,6 +264,7 @@ class HeadReader {
       of_warp[E + 1] = total;
     }
     __syncthreads();
+    if (static_cast<int>(threadIdx.x) >= E) return;  // warps that have no number of y
     acc_t by[kReaderWarps];
     most = -INFINITY, total = 0;
 #pragma unroll

@@ -4,11 +4,10 @@
 // whatever rows are beside it and however they are cut into tiles.
 #include "ops/decode_linear/decode_linear.cuh"
 
-#include <algorithm>
-
 #include "core/cuda/dependent_launch.cuh"
 #include "ops/common/gelu.cuh"
 #include "ops/decode_linear/decode_linear_row.cuh"
+#include "ops/decode_linear/decode_linear_tiled.cuh"
 
 namespace memformer::ops {
 namespace {
@@ -18,23 +17,10 @@ using namespace cuda;
 constexpr int kWarps = kDecodeShares, kThreads = kWarps * kWarp;
 constexpr int kChunk = kDecodeChunk;
 constexpr int kPad = kDecodePad;
-constexpr int kAhead = 4;  // chunks of weights that a warp has under way
-
-/// A number of y from its shares' sum.
-template <typename T>
-__device__ __forceinline__ void store_sum(const DecodeLinearParams& p, int64_t row, int64_t column, float sum,
-                                          float bias) {
-  if (p.bias != nullptr) sum += bias;
-  const T rounded = convert<T>(p.gelu ? gelu<float>(sum) : sum);
-  const int64_t i = row * p.N + column;
-  if (p.widened)
-    static_cast<float*>(p.y)[i] = convert<float>(rounded);
-  else
-    static_cast<T*>(p.y)[i] = rounded;
-}
 
 /// Two blocks a multiprocessor leave registers enough where the compiler, which may choose (0), spills some.
-template <typename T, int row_tiles, int column_tiles, bool normed>
+/// `kAhead`: chunks of weights that a warp has under way.
+template <typename T, int row_tiles, int column_tiles, bool normed, int kAhead>
 __global__ void __launch_bounds__(kThreads, column_tiles == 1 && normed ? 2 : 0)
     decode_linear_mma_kernel(const DecodeLinearParams p) {
   constexpr int rows = 16 * row_tiles, columns = 8 * column_tiles;
@@ -95,12 +81,12 @@ __global__ void __launch_bounds__(kThreads, column_tiles == 1 && normed ? 2 : 0)
 #pragma unroll
       for (int n = 0; n < column_tiles; ++n) now[n] = w[a][n];
       weights_of(chunk + kAhead, w[a]);
+      uint4 of_rows[row_tiles][2];
 #pragma unroll
-      for (int m = 0; m < row_tiles; ++m) {
-        const uint4 upper = row_of(16 * m + g, chunk), lower = row_of(16 * m + g + 8, chunk);
+      for (int m = 0; m < row_tiles; ++m)
 #pragma unroll
-        for (int n = 0; n < column_tiles; ++n) add_chunk<T>(c[m][n], upper, lower, now[n]);
-      }
+        for (int half = 0; half < 2; ++half) of_rows[m][half] = row_of(16 * m + 8 * half + g, chunk);
+      add_chunk<T>(c, of_rows, now);
     }
   }
   float* mine = sums + warp * rows * columns;
@@ -118,79 +104,6 @@ __global__ void __launch_bounds__(kThreads, column_tiles == 1 && normed ? 2 : 0)
 #pragma unroll
     for (int other = 0; other < kWarps; ++other) sum += sums[other * rows * columns + i];
     store_sum<T>(p, row, column, sum, bias);
-  }
-}
-
-/// Of many columns, a vocabulary's: a warp takes eight columns after eight, each over the whole inner axis, whose
-/// weights it has asked for while it multiplied by those before; the shares are added in its registers. A block, two of
-/// them on a multiprocessor, norms its rows once.
-template <typename T, int row_tiles, int chunks, bool normed>
-__global__ void __launch_bounds__(kThreads, 2) decode_wide_kernel(const DecodeLinearParams p) {
-  constexpr int rows = 16 * row_tiles, K = chunks * kChunk, stride = K + kPad, of_share = chunks / kDecodeShares;
-  static_assert(chunks % kDecodeShares == 0);
-  extern __shared__ __align__(16) unsigned char shared[];
-  auto* tile = reinterpret_cast<T*>(shared);  // (rows, K + kPad)
-  const SharedNorm<T> norm(p, tile + rows * stride);
-  const int warp = threadIdx.x / kWarp, lane = threadIdx.x % kWarp, g = lane / 4, t = lane % 4;
-  const int64_t first_row = int64_t{blockIdx.y} * rows, step = int64_t{gridDim.x} * kWarps * 8;
-  int64_t column = (int64_t{blockIdx.x} * kWarps + warp) * 8;
-  const int there = static_cast<int>(min(int64_t{rows}, p.R - first_row));
-
-  const auto weights_of = [&](int64_t from, int chunk) {
-    if (from + g >= p.N) return make_uint4(0, 0, 0, 0);
-    return __ldg(reinterpret_cast<const uint4*>(static_cast<const T*>(p.weight) + (from + g) * K + chunk * kChunk) + t);
-  };
-  uint4 w[chunks];
-#pragma unroll
-  for (int c = 0; c < chunks; ++c) w[c] = weights_of(column, c);
-  if constexpr (normed) norm.ask(p);
-  wait_for_previous();
-  let_next_begin();
-  if constexpr (normed) {
-    norm_rows<T, rows>(p, first_row, blockIdx.x == 0, norm, tile);
-  } else {
-    constexpr int packs = K / 8;
-    for (int i = threadIdx.x; i < rows * packs; i += kThreads) {
-      const int r = i / packs;
-      const auto* from = static_cast<const T*>(p.x) + (first_row + min(r, there - 1)) * K + i % packs * 8;
-      copy_16_bytes(tile + r * stride + i % packs * 8, from, r < there ? 16 : 0);
-    }
-    arrived();
-  }
-  __syncthreads();
-  constexpr uint4 none{0, 0, 0, 0};
-  for (; column < p.N; column += step) {
-    float bias[2] = {};
-#pragma unroll
-    for (int j = 0; j < 2; ++j)
-      if (const int64_t own = column + 2 * t + j; p.bias != nullptr && own < p.N)
-        bias[j] = convert<float>(static_cast<const T*>(p.bias)[own]);
-#pragma unroll
-    for (int m = 0; m < row_tiles; ++m) {
-      const T* row = tile + (16 * m + g) * stride + 8 * t;
-      const bool both = 16 * m + 8 < there;  // the tile's lower half has rows
-      float sum[4] = {};
-#pragma unroll
-      for (int share = 0; share < kDecodeShares; ++share) {
-        float c[4] = {};
-#pragma unroll
-        for (int i = 0; i < of_share; ++i) {
-          const int chunk = share * of_share + i;
-          const auto upper = *reinterpret_cast<const uint4*>(row + chunk * kChunk);
-          const auto lower = both ? *reinterpret_cast<const uint4*>(row + 8 * stride + chunk * kChunk) : none;
-          add_chunk<T>(c, upper, lower, w[chunk]);
-          if (m == row_tiles - 1) w[chunk] = weights_of(column + step, chunk);
-        }
-#pragma unroll
-        for (int j = 0; j < 4; ++j) sum[j] += c[j];
-      }
-#pragma unroll
-      for (int j = 0; j < 4; ++j) {
-        const int r = 16 * m + g + j / 2 * 8;
-        if (const int64_t own = column + 2 * t + j % 2; r < there && own < p.N)
-          store_sum<T>(p, first_row + r, own, sum[j], bias[j % 2]);
-      }
-    }
   }
 }
 
@@ -244,53 +157,36 @@ __global__ void __launch_bounds__(kThreads) decode_add_shares_kernel(const Decod
   static_cast<T*>(p.y)[i] = convert<T>(sum);
 }
 
-template <typename T, int row_tiles, int column_tiles, bool normed>
+template <typename T, int row_tiles, int column_tiles, bool normed, int ahead = 4>
 void launch_tiles(const DecodeLinearParams& p, cudaStream_t stream) {
   constexpr int rows = 16 * row_tiles, columns = 8 * column_tiles;
   const dim3 grid(static_cast<unsigned>(ceil_div(p.N, columns)), static_cast<unsigned>(ceil_div(p.R, rows)));
   size_t bytes = sizeof(float) * kWarps * rows * columns;
   if (normed) bytes += sizeof(T) * rows * (p.K + kPad) + SharedNorm<T>::bytes(p.K);
-  constexpr auto kernel = decode_linear_mma_kernel<T, row_tiles, column_tiles, normed>;
+  constexpr auto kernel = decode_linear_mma_kernel<T, row_tiles, column_tiles, normed, ahead>;
   if (bytes > 48 * 1024)
     cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes));
   cuda::launch<DecodeLinearParams>(kernel, grid, kThreads, bytes, stream, p, p.settled);
 }
 
-/// Columns from which on a product is wide: as many as there are warps in two blocks of every multiprocessor, or more.
-constexpr int64_t kWide = 8192;
-
-template <typename T, int row_tiles, int chunks, bool normed>
-void launch_wide(const DecodeLinearParams& p, cudaStream_t stream) {
-  constexpr int rows = 16 * row_tiles, K = chunks * kChunk;
-  int device = 0, multiprocessors = 0;
-  cudaGetDevice(&device);
-  cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device);
-  const auto down = static_cast<unsigned>(ceil_div(p.R, rows)),
-             resident = std::max(1u, 2 * static_cast<unsigned>(multiprocessors) / down),
-             across = std::min(resident, static_cast<unsigned>(ceil_div(p.N, 8 * kWarps)));
-  const size_t bytes = sizeof(T) * rows * (K + kPad) + (normed ? SharedNorm<T>::bytes(K) : 0);
-  constexpr auto kernel = decode_wide_kernel<T, row_tiles, chunks, normed>;
-  if (bytes > 48 * 1024)
-    cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes));
-  cuda::launch<DecodeLinearParams>(kernel, dim3(across, down), kThreads, bytes, stream, p, p.settled);
-}
-
-template <typename T, int chunks>
-void launch_wide(const DecodeLinearParams& p, cudaStream_t stream) {
-  if (p.norm_weight != nullptr)
-    launch_wide<T, 1, chunks, true>(p, stream);
-  else
-    p.R <= 16 ? launch_wide<T, 1, chunks, false>(p, stream) : launch_wide<T, 4, chunks, false>(p, stream);
-}
+/// Columns from which on a product is one of many, a vocabulary's, whatever the rows; rows from which on it is one of
+/// many unless its columns are few.
+constexpr int64_t kManyColumns = 8192, kManyRows = 129, kNotFewColumns = 1024;
+/// Rows up to which smaller tiles, and so more blocks, are worth reading the weights more often.
+constexpr int64_t kSomeRows = 64;
 
 /// Few rows want many blocks, many rows few reads of the weights.
 template <typename T>
 void launch_tiles(const DecodeLinearParams& p, cudaStream_t stream) {
-  if (p.N >= kWide && p.K == 8 * kChunk) return launch_wide<T, 8>(p, stream);
-  if (p.N >= kWide && p.K == 16 * kChunk) return launch_wide<T, 16>(p, stream);
+  const bool many = p.N >= kManyColumns || (p.R >= kManyRows && p.N >= kNotFewColumns);
+  if (many && launch_decode_tiled(p, stream)) return;
   const bool narrow = p.R <= 16 && p.N <= 1024;
   if (p.norm_weight != nullptr)
     narrow ? launch_tiles<T, 1, 1, true>(p, stream) : launch_tiles<T, 1, 2, true>(p, stream);
+  else if (p.R > 16 && p.R <= kSomeRows && p.K >= 64 * kChunk)
+    launch_tiles<T, 1, 2, false, 8>(p, stream);  // the inner axis takes the time
+  else if (p.R > 16 && p.R <= kSomeRows && p.K <= 16 * kChunk && p.N <= 1536)
+    launch_tiles<T, 1, 2, false, 2>(p, stream);  // that is all of a warp's share: registers for more blocks
   else if (p.R > 16)
     launch_tiles<T, 2, 2, false>(p, stream);
   else

@@ -7,6 +7,7 @@
 // Letters: K numbers of a row, N columns of the result.
 #pragma once
 #include "core/cuda/mma.cuh"
+#include "ops/common/gelu.cuh"
 #include "ops/decode_linear/decode_linear.cuh"
 
 namespace memformer::ops {
@@ -24,6 +25,66 @@ __device__ __forceinline__ void add_chunk(float (&c)[4], const uint4& upper, con
   const uint32_t first[4] = {upper.x, lower.x, upper.y, lower.y}, second[4] = {upper.z, lower.z, upper.w, lower.w};
   cuda::mma<T>(c, first, column.x, column.y);
   cuda::mma<T>(c, second, column.z, column.w);
+}
+
+/// The same of M times 16 rows, upper and lower halves, and N times 8 columns. A product waits for the one before it
+/// that has the same sums: the others come between the two.
+template <typename T, int M, int N>
+__device__ __forceinline__ void add_chunk(float (&c)[M][N][4], const uint4 (&rows)[M][2], const uint4 (&columns)[N]) {
+#pragma unroll
+  for (int m = 0; m < M; ++m) {
+    const uint32_t first[4] = {rows[m][0].x, rows[m][1].x, rows[m][0].y, rows[m][1].y};
+#pragma unroll
+    for (int n = 0; n < N; ++n) cuda::mma<T>(c[m][n], first, columns[n].x, columns[n].y);
+  }
+#pragma unroll
+  for (int m = 0; m < M; ++m) {
+    const uint32_t second[4] = {rows[m][0].z, rows[m][1].z, rows[m][0].w, rows[m][1].w};
+#pragma unroll
+    for (int n = 0; n < N; ++n) cuda::mma<T>(c[m][n], second, columns[n].z, columns[n].w);
+  }
+}
+
+/// A number of y from its shares' sum.
+template <typename T>
+__device__ __forceinline__ void store_sum(const DecodeLinearParams& p, int64_t row, int64_t column, float sum,
+                                          float bias) {
+  if (p.bias != nullptr) sum += bias;
+  const T rounded = cuda::convert<T>(p.gelu ? cuda::gelu<float>(sum) : sum);
+  const int64_t i = row * p.N + column;
+  if (p.widened)
+    static_cast<float*>(p.y)[i] = cuda::convert<float>(rounded);
+  else
+    static_cast<T*>(p.y)[i] = rounded;
+}
+
+/// Four numbers of a row of y, those of column + step j, from their shares' sums: those that there are.
+template <typename T>
+__device__ __forceinline__ void store_sums(const DecodeLinearParams& p, int64_t row, int64_t column, int step,
+                                           const float (&sum)[4]) {
+  using namespace cuda;
+  T rounded[4];
+#pragma unroll
+  for (int j = 0; j < 4; ++j) {
+    const int64_t at = column + step * j;
+    float x = sum[j];
+    if (p.bias != nullptr && at < p.N) x += convert<float>(static_cast<const T*>(p.bias)[at]);
+    rounded[j] = convert<T>(p.gelu ? gelu<float>(x) : x);
+  }
+  if (!p.widened && step == 1 && p.N % 4 == 0) {
+    if (column < p.N)
+      *reinterpret_cast<uint2*>(static_cast<T*>(p.y) + row * p.N + column) = *reinterpret_cast<const uint2*>(rounded);
+    return;
+  }
+#pragma unroll
+  for (int j = 0; j < 4; ++j) {
+    const int64_t at = column + step * j;
+    if (at >= p.N) continue;
+    if (p.widened)
+      static_cast<float*>(p.y)[row * p.N + at] = convert<float>(rounded[j]);
+    else
+      static_cast<T*>(p.y)[row * p.N + at] = rounded[j];
+  }
 }
 
 /// Numbers n and n + 1 of a row's shares (kDecodeShares, N), added in their order.
@@ -128,16 +189,16 @@ __device__ __forceinline__ void norm_row(const DecodeLinearParams& p, int64_t ro
   }
 }
 
-/// A block of kDecodeShares warps norms rows from `first_row` of stream and branch into `tile` (rows, K + kDecodePad):
+/// A block of kDecodeShares warps norms rows from `first_row` of stream and branch into `tile` (rows, K + pad):
 /// a warp a row. Shares are added before by all of them, while the stream is on its way. `norm` has been asked for. A
 /// barrier has to follow before the tile is read.
-template <typename T, int rows>
+template <typename T, int rows, int pad = kDecodePad>
 __device__ __forceinline__ void norm_rows(const DecodeLinearParams& p, int64_t first_row, bool writes,
                                           const SharedNorm<T>& norm, T* tile) {
   using namespace cuda;
   constexpr int warps = kDecodeShares;
   const int warp = threadIdx.x / kWarp, lane = threadIdx.x % kWarp;
-  const int K = static_cast<int>(p.K), stride = K + kDecodePad;
+  const int K = static_cast<int>(p.K), stride = K + pad;
   float stream[kRowPacks][4] = {};
   if (first_row + warp < p.R) load_stream(p, first_row + warp, stream);
   if (p.shares != nullptr) {
