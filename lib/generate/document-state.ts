@@ -79,11 +79,14 @@ export class DocumentState implements Disposable {
     this.#position += 1;
   }
 
-  /** Ends the segment under way, which is complete; `next`: the state after it, which is the document's from now on. */
-  advance(next: State): void {
+  /**
+   * Ends the segment under way, which is complete; `next`: the state after it, which is the document's from now on, and
+   * with `asStored` in the dtypes it keeps.
+   */
+  advance(next: State, { asStored = false } = {}): void {
     const start = this.#position - this.#current.length,
       before = this.#resident(),
-      after = storedState(this.#model, next);
+      after = asStored ? next : storedState(this.#model, next);
     this.#watchers?.reached({ segment: this.segment, position: start, before, after });
     if (this.#committed < this.#position) {
       this.#ended.push({ state: before, previous: this.#previous, current: this.#current, position: start });

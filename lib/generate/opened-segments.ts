@@ -12,10 +12,14 @@ export interface OpenedSegments extends Disposable {
   readonly state: State;
 }
 
-/** The segments under way of several documents, as one batch; a {@link SegmentReached} has one that is complete. */
+/**
+ * The segments under way of several documents, as one batch; a {@link SegmentReached} has one that is complete. The
+ * state is in the dtypes of the model's, or with `asStored` as the documents keep it.
+ */
 export function openSegments(
   model: SessionModel,
   documents: readonly Pick<DocumentState, "segment" | "state">[],
+  { asStored = false } = {},
 ): OpenedSegments {
   const { segmentLength: T } = model.config,
     B = documents.length;
@@ -34,7 +38,7 @@ export function openSegments(
   const state = model.stateLayout.map(({ dtype }, i) => {
     const rows = states.map((parts) => parts[i]!);
     const whole = B === 1 ? rows[0]! : keep(applyOperator("aten::cat", rows, 0));
-    return dtype === layout[i]!.dtype ? whole : keep(applyOperator("aten::_to_copy", whole, dtype));
+    return asStored || dtype === layout[i]!.dtype ? whole : keep(applyOperator("aten::_to_copy", whole, dtype));
   });
   const segment = model.upload({ batch: B, length: T, source, target, reset });
   return {

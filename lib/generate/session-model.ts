@@ -21,6 +21,10 @@ export interface SessionModel {
   initialState(rows: number): State;
   /** Hands a segment to the engine. */
   upload(segment: Segment): SegmentTensors;
+  /**
+   * @internal Whether `advance` takes a state in the precision it computes in, too, and gives the next one likewise.
+   */
+  readonly advancesNarrow?: boolean;
   /** The state after a segment. */
   advance(segment: SegmentTensors, state: State): State;
   /** The next token's logits (B, V), given the tokens of the segment so far. */

@@ -202,7 +202,7 @@ export class Session<Model extends SessionModel = SessionModel> {
       drawing: (options) => this.#drawing(options),
       turn: (stop) => new Turn(this.tokenizer, this.#document.context, this.#unfinished, stopsOf(stop)),
       advance: () => {
-        this.#document.advance(this.#advanced());
+        this.#advance();
       },
       settle: (turn, start) => {
         this.#settle(turn, start);
@@ -439,13 +439,16 @@ export class Session<Model extends SessionModel = SessionModel> {
     if (!drawn) document.commit();
     if (!document.complete) return;
     const ended = drawn ? this.#open?.end(document.current, this.model.revision) : undefined;
-    document.advance(ended ?? this.#advanced());
+    if (ended === undefined) this.#advance();
+    else document.advance(ended);
     this.#open?.forget();
   }
 
-  #advanced(): ReturnType<Model["advance"]> {
-    using opened = openSegments(this.model, [this.#document]);
-    return this.model.advance(opened.segment, opened.state) as ReturnType<Model["advance"]>;
+  /** Ends the segment under way, which is complete. */
+  #advance(): void {
+    const asStored = this.model.advancesNarrow === true;
+    using opened = openSegments(this.model, [this.#document], { asStored });
+    this.#document.advance(this.model.advance(opened.segment, opened.state), { asStored });
   }
 }
 

@@ -205,6 +205,9 @@ export class Memformer extends HeldParameters implements TrainableModel, Session
     return uploadSegment(segment, this.config.vocabulary);
   }
 
+  /** @internal See {@link SessionModel}. */
+  readonly advancesNarrow = true;
+
   advance(segment: SegmentTensors, state: State, options: StepOptions = {}): State {
     const call = nextCall();
     return this.#step(segment, state, options, (addon, handle, given) =>

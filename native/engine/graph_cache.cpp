@@ -18,9 +18,11 @@ std::string full_key(const std::string& key, const Inputs& inputs) {
   return text.str();
 }
 
-Tensors copies(const Tensors& tensors) {
+/// In the dtypes of `as`, or their own; `copied`: none is the tensor that was given.
+Tensors in_dtypes(const Tensors& tensors, const std::vector<at::ScalarType>& as, bool copied) {
   Tensors result;
-  for (const auto& tensor : tensors) result.push_back(tensor.clone());
+  for (size_t i = 0; i < tensors.size(); ++i)
+    result.push_back(tensors[i].to(i < as.size() ? as[i] : tensors[i].scalar_type(), /*non_blocking=*/false, copied));
   return result;
 }
 
@@ -37,8 +39,9 @@ size_t GraphCache::size() const {
   return count;
 }
 
-Tensors GraphCache::run(at::Device device, const std::string& key, const Inputs& inputs, const Work& work) {
-  if (!enabled_ || !device.is_cuda()) return work(to_device(inputs, device));
+Tensors GraphCache::run(at::Device device, const std::string& key, const Inputs& inputs, const Work& work,
+                        const std::vector<at::ScalarType>& as) {
+  if (!enabled_ || !device.is_cuda()) return in_dtypes(work(to_device(inputs, device)), as, /*copied=*/false);
   auto& entry = entries_[full_key(key, inputs)];
   entry.used = ++clock_;
   if (entry.warm && entry.graph == nullptr && !entry.refused) {
@@ -46,14 +49,14 @@ Tensors GraphCache::run(at::Device device, const std::string& key, const Inputs&
     evict_oldest();
   }
   if (entry.graph == nullptr) {
-    auto outputs = work(to_device(inputs, device));
+    auto outputs = in_dtypes(work(to_device(inputs, device)), as, /*copied=*/false);
     entry.warm = true;
     return outputs;
   }
   entry.inputs.stage(inputs);
   entry.graph->launch();
   at::NoGradGuard no_grad;
-  return copies(entry.outputs);
+  return in_dtypes(entry.outputs, as, /*copied=*/true);
 }
 
 at::Tensor GraphCache::shared_buffer(const Input& input, const Tensors& in_use) const {

@@ -17,8 +17,9 @@ class GraphCache {
   /// these shapes, runs as it is, which also warms up whatever is made lazily; the second is recorded; it and all later
   /// ones replay the recording on copies of the inputs and return copies of the outputs. What `work` does beyond its
   /// outputs (add to gradients) must happen on the device alone. Where recording fails it goes on as without, see
-  /// refusal().
-  Tensors run(at::Device device, const std::string& key, const Inputs& inputs, const Work& work);
+  /// refusal(). `as`: the dtypes that the outputs come in; none: those they are made in.
+  Tensors run(at::Device device, const std::string& key, const Inputs& inputs, const Work& work,
+              const std::vector<at::ScalarType>& as = {});
 
   /// Drops all recordings and their memory.
   void clear() { entries_.clear(); }

@@ -26,10 +26,11 @@ nn::SegmentInput on_device(const nn::SegmentInput& segment, at::Device device) {
 
 Steps::Steps(std::shared_ptr<nn::Model> model) : model_(std::move(model)), layout_(model_->state_layout()) {}
 
-Tensors Steps::run(const std::string& key, const Inputs& inputs, const GraphCache::Work& work) {
+Tensors Steps::run(const std::string& key, const Inputs& inputs, const GraphCache::Work& work,
+                   const std::vector<at::ScalarType>& as) {
   model_->prepare_replay();
   try {
-    return graphs_.run(model_->device(), key, inputs, work);
+    return graphs_.run(model_->device(), key, inputs, work, as);
   } catch (const c10::OutOfMemoryError&) {
     graphs_.clear();  // a smaller step has to find room
     if (cuda() != nullptr) cuda()->trim();
@@ -39,10 +40,20 @@ Tensors Steps::run(const std::string& key, const Inputs& inputs, const GraphCach
 
 nn::State Steps::advance(const nn::SegmentInput& segment, const nn::State& state) {
   const Segments one{segment};
-  return run(kind("advance", one), inputs_of(one, {&state}), [&](const Tensors& inputs) {
-    at::NoGradGuard no_grad;
-    return model_->encode(segments_from(inputs, one)[0], slice(inputs, kSegmentParts, state.size())).state;
-  });
+  auto inputs = inputs_of(one);
+  std::vector<at::ScalarType> given;
+  for (size_t i = 0; i < state.size(); ++i) {
+    given.push_back(state[i].scalar_type());
+    const bool narrow = given[i] == at::kBFloat16 || given[i] == at::kHalf;
+    inputs.push_back({state[i], narrow && i < layout_.size() ? layout_[i].dtype : given[i]});
+  }
+  return run(
+      kind("advance", one), inputs,
+      [&](const Tensors& tensors) {
+        at::NoGradGuard no_grad;
+        return model_->encode(segments_from(tensors, one)[0], slice(tensors, kSegmentParts, state.size())).state;
+      },
+      given);
 }
 
 Steps::Replayed Steps::replay(const Segments& segments, const nn::State& state, const at::Tensor& weights,

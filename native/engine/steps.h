@@ -14,7 +14,8 @@ class Steps {
  public:
   explicit Steps(std::shared_ptr<nn::Model> model);
 
-  /// The critical path, without gradient: the next state.
+  /// The critical path, without gradient: the next state. A part that is kept in two bytes where the layout has four
+  /// may be given so, and the next comes so.
   nn::State advance(const nn::SegmentInput& segment, const nn::State& state);
 
   struct Replayed {
@@ -38,7 +39,8 @@ class Steps {
   GraphCache& graphs() { return graphs_; }
 
  private:
-  Tensors run(const std::string& key, const Inputs& inputs, const GraphCache::Work& work);
+  Tensors run(const std::string& key, const Inputs& inputs, const GraphCache::Work& work,
+              const std::vector<at::ScalarType>& as = {});
 
   std::shared_ptr<nn::Model> model_;
   nn::StateLayout layout_;
