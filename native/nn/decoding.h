@@ -15,11 +15,12 @@ struct KeyValueCache {
   at::Tensor keys, values;  ///< (S, H, N, E)
 };
 
-/// The open segments of S slots. Model::open_slots makes one, Model::begin_segment fills a slot.
+/// The open segments of S slots, of L layers. Model::open_slots makes one, Model::begin_segment fills a slot.
 struct DecodeState {
   int64_t length;                      ///< T
   std::vector<KeyValueCache> layers;   ///< of self-attention, a layer each: N = T; none in a model without attention
   std::vector<KeyValueCache> context;  ///< of the memory, or of the encoder's output, projected once a segment
+  at::Tensor contexts;                 ///< (S, L, 2, H, N, E), of which those are parts
   at::Tensor context_lengths;          ///< (S) int32, keys of the context
   at::Tensor positions;                ///< (S) int32, tokens fed: the next one's position
   at::Tensor

@@ -19,6 +19,24 @@ void put_rows(const at::Tensor& cache, const at::Tensor& slots, at::Tensor part)
   place.index_copy_(0, slots, part.to(cache.scalar_type()));
 }
 
+/// Keys and values of all layers, (B, H, N, E) each, as the one tensor (B, L, 2, H, N, E) that they are parts of;
+/// undefined where they are none.
+at::Tensor together(const std::vector<CrossAttention::KeysValues>& layers) {
+  const auto& first = layers[0].keys;
+  const int64_t from = first.storage_offset(), apart = layers[0].values.storage_offset() - from;
+  for (size_t i = 0; i < layers.size(); ++i)
+    for (const bool value : {false, true}) {
+      const auto& part = value ? layers[i].values : layers[i].keys;
+      if (!part.is_alias_of(first) || part.sizes() != first.sizes() || part.strides() != first.strides() ||
+          part.storage_offset() != from + (2 * static_cast<int64_t>(i) + value) * apart)
+        return {};
+    }
+  auto shape = first.sizes().vec(), strides = first.strides().vec();
+  shape.insert(shape.begin() + 1, {static_cast<int64_t>(layers.size()), 2});
+  strides.insert(strides.begin() + 1, {2 * apart, apart});
+  return first.as_strided(shape, strides, from);
+}
+
 /// Brings each row's visible keys to the front: (B) int32, how many they are, and (B, N) their order, undefined where
 /// they lie there already.
 std::pair<at::Tensor, at::Tensor> visible_keys(const KeyMask& mask, int64_t B, int64_t N,
@@ -40,17 +58,17 @@ DecodeState Model::open_slots(int64_t slots) const {
   const at::NoGradGuard guard;
   const auto shape = decoder_shape();
   const auto options = at::TensorOptions(device()).dtype(compute_), counts = options.dtype(at::kInt);
-  const auto caches = [&](int64_t N) {
-    std::vector<KeyValueCache> made;
-    // Zeros: what lies behind a row's keys is never read, but for kernels that multiply it by a weight of 0.
-    const auto cache = [&] { return at::zeros({slots, shape.heads, N, shape.width / shape.heads}, options); };
-    for (int64_t i = 0; i < shape.layers; ++i) made.push_back({cache(), cache()});
-    return made;
-  };
+  const int64_t L = shape.layers, H = shape.heads, E = shape.width / H;
+  // Zeros: what lies behind a row's keys is never read, but for kernels that multiply it by a weight of 0.
   DecodeState made;
   made.length = shape.segment;
-  made.context = caches(shape.context);
-  made.layers = caches(shape.segment + shape.beside);
+  made.contexts = at::zeros({slots, L, 2, H, shape.context, E}, options);
+  for (int64_t i = 0; i < L; ++i) {
+    const auto context = made.contexts.select(1, i);
+    made.context.push_back({context.select(1, 0), context.select(1, 1)});
+    const auto cache = [&] { return at::zeros({slots, H, shape.segment + shape.beside, E}, options); };
+    made.layers.push_back({cache(), cache()});
+  }
   made.context_lengths = at::ones({slots}, counts);
   made.positions = at::zeros({slots}, counts);
   if (writes_from_decoder()) made.hidden = at::zeros({slots, shape.segment, shape.width}, options);
@@ -70,9 +88,14 @@ at::Tensor Model::begin_segment(DecodeState& decoding, const at::Tensor& slots, 
     const int64_t N = begun.context[0].keys.size(2), most = decoding.context[0].keys.size(2);
     require(N <= most, "SHAPE", "decoding takes sources of at most ", most, " tokens, got ", N);
     const auto [lengths, order] = visible_keys(begun.mask, B, N, decoding.positions.options());
-    for (size_t i = 0; i < begun.context.size(); ++i) {
-      put_rows(decoding.context[i].keys, slots, in_order(begun.context[i].keys, order));
-      put_rows(decoding.context[i].values, slots, in_order(begun.context[i].values, order));
+    const auto all = order.defined() ? at::Tensor() : together(begun.context);
+    if (all.defined() && all.size(0) == B) {
+      decoding.contexts.narrow(4, 0, N).index_copy_(0, slots, all.to(decoding.contexts.scalar_type()));
+    } else {
+      for (size_t i = 0; i < begun.context.size(); ++i) {
+        put_rows(decoding.context[i].keys, slots, in_order(begun.context[i].keys, order));
+        put_rows(decoding.context[i].values, slots, in_order(begun.context[i].values, order));
+      }
     }
     decoding.context_lengths.index_copy_(0, slots, lengths);
   }
