@@ -1,8 +1,8 @@
 /**
  * Where the time on a GPU goes, by kernel:
  * `npm run bench -- profile [--of training | evaluation | decoding | reading] [--configuration wiki] [--variant plain | recipe] [--batch 16] [--segments-per-step 1] [--micro-batch 16] [--top 30]`,
- * of a training window, of one step of an evaluation with all ablations, of one step of decoding, or of a segment that is
- * read.
+ * of a training window, of one step of an evaluation with all ablations, of one step of decoding, or of a segment that
+ * is read.
  */
 import {
   ABLATIONS,

@@ -1,4 +1,6 @@
-/** What is made of weights alone is kept between passes without gradient: it has to be that of the weights as they are. */
+/**
+ * What is made of weights alone is kept between passes without gradient: it has to be that of the weights as they are.
+ */
 import { expect } from "chai";
 import { AdamW, mrbp, tidy, type CreateOptions, type Memformer } from "../lib/index.ts";
 import { describeOnGpu, GPU } from "./support/gpu.ts";
