@@ -58,5 +58,6 @@ cmake --build "$out" --target memformer_cuda >"$out/build.log" 2>&1 || {
   grep -E 'error|FAILED' "$out/build.log" | head -40 >&2
   exit 1
 }
+nvcc -std=c++20 -arch=sm_90a -Inative -c bench/kernels/decode_chain.cu -o "$out/decode_chain.o"
 echo "compiled $(find native -name '*.cu' | wc -l) kernel files and $(find native -name '*_cuda.cpp' | wc -l) bridges against LibTorch $version"
 python3 scripts/load-cuda-half.py "$cache/site/torch/lib" "$out/libmemformer_cuda.so"
