@@ -1,6 +1,6 @@
 // Incremental decoding: what the open segment of each slot leaves behind for its next token. Everything is allocated
 // once; which slots a step is of, and where they stand, is device data, so a step reads nothing on the host.
-// Letters: S slots, T tokens of a segment, R rows of a step, N keys, H heads, E width of a head, D width.
+// Letters: S slots, L layers, T tokens of a segment, R rows of a step, N keys, H heads, E width of a head, D width.
 #pragma once
 #include <memory>
 #include <vector>
@@ -15,7 +15,7 @@ struct KeyValueCache {
   at::Tensor keys, values;  ///< (S, H, N, E)
 };
 
-/// The open segments of S slots, of L layers. Model::open_slots makes one, Model::begin_segment fills a slot.
+/// The open segments of S slots. Model::open_slots makes one, Model::begin_segment fills a slot.
 struct DecodeState {
   int64_t length;                      ///< T
   std::vector<KeyValueCache> layers;   ///< of self-attention, a layer each: N = T; none in a model without attention

@@ -3,8 +3,8 @@
 //   (i, f, g, o) = W_x x_t + W_h h_{t-1} + b      c_t = s(f) c_{t-1} + s(i) tanh(g)      h_t = s(o) tanh(c_t)
 // Input as in the decoder: [last token of source, target without its last]. Padding leaves a row's state as it is. The
 // gates are computed in the parameters' dtype, the products in the pass's; both by LibTorch's LSTM (on a GPU cuDNN's)
-// in the parameters' dtype, unless there is padding between tokens. Letters: B batch, T tokens, L layers, D width, R
-// rows that are decoded, S slots.
+// in the parameters' dtype, unless there is padding between tokens.
+// Letters: B batch, T tokens, L layers, D width, R rows that are decoded, S slots.
 #include "nn/models/baselines/layout_state.h"
 #include "nn/models/model.h"
 #include "nn/models/teacher_forcing.h"
