@@ -3,6 +3,9 @@
 namespace memformer::nn {
 
 const ops::FoldedLinear& fold_layer_norm(const std::vector<NormedLinear>& layers, ForwardContext& ctx) {
+  const auto& first = layers[0].weight;
+  const bool keeps = !at::GradMode::is_enabled();
+  if (const auto* kept = keeps ? ctx.folds().find(first, ctx.compute()) : nullptr) return *kept;
   std::vector<at::Tensor> weights, biases, norm_weights, norm_biases;
   for (const auto& layer : layers) {
     const auto& [norm_weight, norm_bias] = layer.norm->parameters();
@@ -11,11 +14,11 @@ const ops::FoldedLinear& fold_layer_norm(const std::vector<NormedLinear>& layers
     norm_weights.push_back(norm_weight);
     norm_biases.push_back(norm_bias);
   }
-  if (!at::GradMode::is_enabled())
-    return ctx.folds().of(weights[0], ctx.compute(), [=, dtype = ctx.compute()] {
+  if (keeps)
+    return ctx.folds().keep(first, ctx.compute(), [=, dtype = ctx.compute()] {
       return ops::fold_layer_norm(weights, biases, norm_weights, norm_biases, {}, dtype);
     });
-  return ctx.cached_fold(weights[0], [&] {
+  return ctx.cached_fold(first, [&] {
     std::vector<at::Tensor> sinks;
     for (const auto* kind : {&weights, &biases, &norm_weights, &norm_biases})
       for (const auto& parameter : *kind)

@@ -2,12 +2,17 @@
 
 namespace memformer::nn {
 
-const ops::FoldedLinear& KeptFolds::of(const at::Tensor& first, at::ScalarType dtype, const Make& make) {
-  const auto key = std::pair(first.unsafeGetTensorImpl(), dtype);
-  const auto found = kept_.find(key);
-  if (found == kept_.end()) return kept_.emplace(key, Kept{make, make(), version_}).first->second.folded;
+const ops::FoldedLinear* KeptFolds::find(const at::Tensor& first, at::ScalarType dtype) {
+  const auto found = kept_.find({first.unsafeGetTensorImpl(), dtype});
+  if (found == kept_.end()) return nullptr;
   refresh(found->second);
-  return found->second.folded;
+  return &found->second.folded;
+}
+
+const ops::FoldedLinear& KeptFolds::keep(const at::Tensor& first, at::ScalarType dtype, Make make) {
+  auto folded = make();
+  const std::pair key{first.unsafeGetTensorImpl(), dtype};
+  return kept_.insert_or_assign(key, Kept{std::move(make), std::move(folded), version_}).first->second.folded;
 }
 
 void KeptFolds::refresh() {

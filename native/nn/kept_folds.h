@@ -13,8 +13,11 @@ class KeptFolds {
  public:
   using Make = std::function<ops::FoldedLinear()>;
 
-  /// What make() gives of the layers whose first weight this is, for passes in `dtype`.
-  const ops::FoldedLinear& of(const at::Tensor& first, at::ScalarType dtype, const Make& make);
+  /// What is kept of the layers whose first weight this is, for passes in `dtype`, as the weights are now; null:
+  /// nothing.
+  const ops::FoldedLinear* find(const at::Tensor& first, at::ScalarType dtype);
+  /// Keeps what make() gives.
+  const ops::FoldedLinear& keep(const at::Tensor& first, at::ScalarType dtype, Make make);
 
   /// Weights have changed: what is kept holds no longer.
   void expire() { ++version_; }
