@@ -103,7 +103,8 @@ __global__ void __launch_bounds__(kThreads, column_tiles == 1 && normed ? 2 : 0)
     float sum = 0;
 #pragma unroll
     for (int other = 0; other < kWarps; ++other) sum += sums[other * rows * columns + i];
-    store_sum<T>(p, row, column, sum, bias);
+    if (p.bias != nullptr) sum += bias;
+    store_number<T>(p, row, column, finished<T>(p, sum));
   }
 }
 

@@ -45,17 +45,19 @@ __device__ __forceinline__ void add_chunk(float (&c)[M][N][4], const uint4 (&row
   }
 }
 
-/// A number of y from its shares' sum.
+/// A number of y, from its shares' sum with the bias in it.
 template <typename T>
-__device__ __forceinline__ void store_sum(const DecodeLinearParams& p, int64_t row, int64_t column, float sum,
-                                          float bias) {
-  if (p.bias != nullptr) sum += bias;
-  const T rounded = cuda::convert<T>(p.gelu ? cuda::gelu<float>(sum) : sum);
+__device__ __forceinline__ T finished(const DecodeLinearParams& p, float sum) {
+  return cuda::convert<T>(p.gelu ? cuda::gelu<float>(sum) : sum);
+}
+
+template <typename T>
+__device__ __forceinline__ void store_number(const DecodeLinearParams& p, int64_t row, int64_t column, T number) {
   const int64_t i = row * p.N + column;
   if (p.widened)
-    static_cast<float*>(p.y)[i] = cuda::convert<float>(rounded);
+    static_cast<float*>(p.y)[i] = cuda::convert<float>(number);
   else
-    static_cast<T*>(p.y)[i] = rounded;
+    static_cast<T*>(p.y)[i] = number;
 }
 
 /// Four numbers of a row of y, those of column + step j, from their shares' sums: those that there are.
@@ -69,7 +71,7 @@ __device__ __forceinline__ void store_sums(const DecodeLinearParams& p, int64_t 
     const int64_t at = column + step * j;
     float x = sum[j];
     if (p.bias != nullptr && at < p.N) x += convert<float>(static_cast<const T*>(p.bias)[at]);
-    rounded[j] = convert<T>(p.gelu ? gelu<float>(x) : x);
+    rounded[j] = finished<T>(p, x);
   }
   if (!p.widened && step == 1 && p.N % 4 == 0) {
     if (column < p.N)
@@ -78,12 +80,7 @@ __device__ __forceinline__ void store_sums(const DecodeLinearParams& p, int64_t 
   }
 #pragma unroll
   for (int j = 0; j < 4; ++j) {
-    const int64_t at = column + step * j;
-    if (at >= p.N) continue;
-    if (p.widened)
-      static_cast<float*>(p.y)[row * p.N + at] = convert<float>(rounded[j]);
-    else
-      static_cast<T*>(p.y)[row * p.N + at] = rounded[j];
+    if (const int64_t at = column + step * j; at < p.N) store_number<T>(p, row, at, rounded[j]);
   }
 }
 
