@@ -1,15 +1,14 @@
 // What the kernels of a decoding step take, without LibTorch and without the rest of the engine: the layers of `wiki`'s
-// decoder as one recording, and each kind of kernel in a chain of its own, on random numbers. It builds in half a
-// minute where the addon takes longer: for work on the kernels. The hash of the results shows whether a change has kept
-// their bits.      scripts/decode-chain.sh [ROWS ...] Letters: R rows, K numbers of a row, N columns or keys, H heads,
-// E width of a head, D width.
+// decoder as one recording, and each kind of kernel in a chain of its own, on random numbers. It builds in less than a
+// minute, for work on the kernels. The hash of the results shows whether a change has kept their bits.
+//   scripts/decode-chain.sh [ROWS ...]
+// Letters: R rows, K numbers of a row, N columns or keys, H heads, E width of a head, D width.
 #include <cuda_bf16.h>
 
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
 #include <functional>
-#include <string>
 #include <vector>
 
 #include "ops/decode_attention/decode_attention.cuh"
@@ -119,36 +118,36 @@ class Chain {
   }
 
  private:
-  void product(const Half* x, const Half* weight, const Half* bias, int N, int K, void* y, bool gelu = false,
-               bool widened = false) {
+  DecodeLinearParams rows_of(const void* x, int K) const {
     DecodeLinearParams p{};
     p.x = x;
+    p.R = R_;
+    p.K = K;
+    p.settled = true;
+    p.dtype = kDtype;
+    return p;
+  }
+
+  void product(const Half* x, const Half* weight, const Half* bias, int N, int K, void* y, bool gelu = false,
+               bool widened = false) {
+    auto p = rows_of(x, K);
     p.weight = weight;
     p.bias = bias;
     p.y = y;
-    p.R = R_;
-    p.K = K;
     p.N = N;
     p.gelu = gelu;
     p.widened = widened;
-    p.settled = true;
-    p.dtype = kDtype;
     launch_decode_linear_on_tensor_cores(p, stream_);
   }
 
   void norm(const Layer& layer, const float* stream, const Half* branch, float* sum) {
-    DecodeLinearParams p{};
-    p.x = stream;
+    auto p = rows_of(stream, kD);
     p.branch = branch;
     p.branch_bias = branch == nullptr ? nullptr : layer.bias;
     p.norm_weight = layer.norm_weight;
     p.norm_bias = layer.norm_bias;
     p.sum = sum;
-    p.R = R_;
-    p.K = kD;
     p.eps = 1e-5f;
-    p.settled = true;
-    p.dtype = kDtype;
     launch_decode_norm({p, normed_}, stream_);
   }
 
@@ -187,18 +186,16 @@ class Chain {
       stream = sums_[turn];
       turn ^= 1;
     };
-    const Half* branch = nullptr;
     for (const auto& l : layers_) {
-      add_and_norm(l, branch);
+      add_and_norm(l, &l == &layers_.front() ? nullptr : branch_);
       product(normed_, l.qkv, l.bias, 3 * kD, kD, hidden_);
       attend(l, /*own=*/true, hidden_);
       product(read_, l.out, nullptr, kD, kD, branch_);
-      branch = branch_;
-      add_and_norm(l, branch);
+      add_and_norm(l, branch_);
       product(normed_, l.query, l.bias, kD, kD, hidden_);
       attend(l, /*own=*/false, hidden_);
       product(read_, l.read_out, nullptr, kD, kD, branch_);
-      add_and_norm(l, branch);
+      add_and_norm(l, branch_);
       product(normed_, l.up, l.bias, kInner, kD, hidden_, /*gelu=*/true);
       product(hidden_, l.down, nullptr, kD, kInner, branch_);
     }
