@@ -39,9 +39,13 @@ describe("experiments: wiki", () => {
     const { longer, longerTrainings, models } = wikiSizes.minutes,
       some = models.filter((model) => model.longer),
       own = wikiPlan("minutes", [0], place).filter(({ steps }) => steps !== null && steps > 1000);
-    expect(own.map(({ name, rate, model: { dropout } }) => [name, rate, dropout])).to.deep.equal(
+    expect(
+      own.map(({ name, rate, weightDecay, model: { dropout } }) => [name, rate, dropout, weightDecay]),
+    ).to.deep.equal(
       longer.flatMap(() =>
-        longerTrainings.flatMap(({ rate, dropout }) => some.map(({ name }) => [name, rate, dropout])),
+        longerTrainings.flatMap(({ rate, dropout, weightDecay }) =>
+          some.map(({ name }) => [name, rate, dropout, weightDecay]),
+        ),
       ),
     );
     for (const model of some)
@@ -91,7 +95,7 @@ describe("experiments: wiki", () => {
     const runs = wikiPlan("full", [0, 1], place);
     const result = (bitsPerByte: number, stateBytes: number): WikiResult => {
       const valid: WikiScore = { bitsPerByte, nats: bitsPerByte, wordPerplexity: 10 * bitsPerByte, shuffledCost: null };
-      return { valid, test: null, steps: 1, tokens: 1, flops: 1, seconds: 1, parameters: 1, stateBytes };
+      return { valid, test: null, steps: 1, tokens: 1, seconds: 1, parameters: 1, stateBytes };
     };
     const [section] = wikiReport(runs, (run) => {
       if (run.name.startsWith("LSTM")) return undefined;

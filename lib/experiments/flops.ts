@@ -2,15 +2,18 @@
 import { architectures } from "../model/architectures/index.ts";
 import { modelConfig, type ModelOptions } from "../model/config.ts";
 
-/** Of one row's segment: scored without a gradient, and trained on by MRBP. */
+/** Of one row's segment. */
 export interface SegmentFlops {
+  /** Scored, without a gradient. */
   readonly forward: number;
-  /** Forward along the critical path, forward again, and back, which is two forwards. */
+  /** Trained on where nothing is computed anew: forward, and back, which is two forwards. */
   readonly training: number;
+  /** Trained on by MRBP, one segment a step: along the critical path beforehand, too. */
+  readonly replayed: number;
 }
 
 export function segmentFlops(options: ModelOptions): SegmentFlops {
   const config = modelConfig(options),
     { path, whole } = architectures[config.architecture].work(config);
-  return { forward: 2 * whole, training: 2 * (path + 3 * whole) };
+  return { forward: 2 * whole, training: 6 * whole, replayed: 2 * (path + 3 * whole) };
 }

@@ -19,6 +19,8 @@ export interface LanguageSettings {
   readonly accumulate?: number;
   readonly steps: number;
   readonly rate: number;
+  /** Absent: the Trainer's default. */
+  readonly weightDecay?: number;
   /** Tokens after which a document is cut in training, so that memories start anew. */
   readonly cut: number;
   /** Shares of the segments that have another task than to be continued; absent: none. */
@@ -59,7 +61,7 @@ export async function* stepSeconds(
 }
 
 async function begun(
-  { model: options, lanes, horizon, accumulate = 1, steps, rate, cut, tasks, seed }: LanguageSettings,
+  { model: options, lanes, horizon, accumulate = 1, steps, rate, weightDecay, cut, tasks, seed }: LanguageSettings,
   text: Dataset,
   { device }: RunContext,
 ): Promise<{ model: Memformer; stream: TokenStream; train: TrainOptions & { steps: number } }> {
@@ -70,7 +72,19 @@ async function begun(
     const { segmentLength } = model.config,
       stream = new TokenStream(text.train, { lanes, segmentLength, documentLimit: cut, seed, ...tasks });
     const warmup = Math.min(100, Math.ceil(steps / 10));
-    return { model, stream, train: { steps, horizon, accumulate, learningRate: rate, warmup, seed } };
+    return {
+      model,
+      stream,
+      train: {
+        steps,
+        horizon,
+        accumulate,
+        learningRate: rate,
+        ...(weightDecay !== undefined && { weightDecay }),
+        warmup,
+        seed,
+      },
+    };
   } catch (error) {
     await model.dispose();
     throw error;

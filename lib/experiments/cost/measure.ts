@@ -57,7 +57,7 @@ export async function measureCost(settings: CostSettings, { device, signal }: Ru
       generated = generatedOf(model);
     const ofRow = {
       read: segments * flops.forward,
-      train: segments * flops.training,
+      train: segments * flops.replayed,
       generate: (generated / segmentLength) * flops.forward,
     };
     return {

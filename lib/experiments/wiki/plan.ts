@@ -29,6 +29,7 @@ interface Model {
 export interface Training {
   readonly rate: number;
   readonly dropout?: number;
+  readonly weightDecay?: number;
 }
 
 interface Size {
@@ -122,6 +123,7 @@ export const wikiSizes: Readonly<Record<Budget, Size>> = {
       longer(memformer([2, 6], 64, NONE)),
       memformer([2, 6], 256, NONE, false),
       longer(decoder(8, 256)),
+      longer(decoder(8, 64)),
       xl(8, 256),
       longer(xl(8, 128)),
       longer(xl(8, 32)),
@@ -134,7 +136,13 @@ export const wikiSizes: Readonly<Record<Budget, Size>> = {
     tokens: 20e6,
     seconds: 30,
     longer: [3, 6],
-    longerTrainings: [{ rate: 2e-3 }, { rate: 4e-3 }, { rate: 2e-3, dropout: 0.1 }, { rate: 4e-3, dropout: 0.1 }],
+    longerTrainings: [
+      { rate: 2e-3 },
+      { rate: 4e-3 },
+      { rate: 2e-3, dropout: 0.1 },
+      { rate: 4e-3, dropout: 0.1 },
+      { rate: 4e-3, weightDecay: 0.5 },
+    ],
     scored: 0,
   },
   full: {
@@ -181,18 +189,30 @@ export function isTrained(kind: Kind, model: Model): boolean {
 /** What a run's text and draws are. */
 type Place = Pick<WikiSettings, "text" | "vocabulary" | "seed">;
 
+/**
+ * Of all training, by the model's own formula. Nothing is computed anew: at these sizes a GPU takes a window in one
+ * step (`segmentsPerStep`), and a CPU's tests only show that an experiment works.
+ */
+export function trainingFlops(
+  { model, vocabulary, lanes, horizon }: Pick<WikiSettings, "model" | "vocabulary" | "lanes" | "horizon">,
+  steps: number,
+): number {
+  return steps * lanes * horizon * segmentFlops({ ...model, vocabulary, bos: 0 } as object).training;
+}
+
 /** Equal FLOPs are those that a budget's first model has at equal tokens. */
 export function wikiRun(
   budget: Budget,
   kind: Kind,
   model: Model,
-  { rate, dropout }: Training,
+  { rate, dropout, weightDecay }: Training,
   { text, vocabulary, seed }: Place,
 ): WikiSettings {
   const { shape: of, lanes, horizon, cut, tokens, seconds, scored, models } = wikiSizes[budget];
   const options = { ...of, ...model.model, ...(dropout !== undefined && { dropout }) },
     steps = Math.max(1, Math.round(tokens / (lanes * horizon * Number(of.segmentLength))));
-  const cost = (given: Model): number => segmentFlops({ ...of, ...given.model, vocabulary, bos: 0 } as object).training;
+  const cost = (given: Model): number =>
+    trainingFlops({ model: { ...of, ...given.model }, vocabulary, lanes, horizon }, 1);
   const stepsFor = (multiple: number): number =>
     Math.max(1, Math.round((multiple * steps * cost(models[0]!)) / cost(model)));
   const ofKind =
@@ -207,6 +227,7 @@ export function wikiRun(
     horizon,
     ...ofKind,
     rate,
+    ...(weightDecay !== undefined && { weightDecay }),
     cut,
     scored,
     text,

@@ -9,6 +9,7 @@ import { cell, mean, valuesOf, type Table } from "../report/table.ts";
 import {
   isTrained,
   kindsOf,
+  trainingFlops,
   trainingsOf,
   wikiRun,
   wikiSizes,
@@ -40,8 +41,12 @@ function equal(kind: Kind): string {
   return typeof kind === "number" ? `FLOPs, ${kind} times as many` : kind;
 }
 
-function inWords({ rate, dropout }: Training): string {
-  return dropout === undefined ? String(rate) : `${rate} with dropout ${dropout}`;
+function inWords({ rate, dropout, weightDecay }: Training): string {
+  const beside = [
+    ...(dropout === undefined ? [] : [`dropout ${dropout}`]),
+    ...(weightDecay === undefined ? [] : [`weight decay ${weightDecay}`]),
+  ];
+  return beside.length === 0 ? String(rate) : `${rate} with ${beside.join(" and ")}`;
 }
 
 function linesOf(kind: Kind, runs: readonly WikiSettings[], rows: Found): Line[] {
@@ -64,7 +69,10 @@ function linesOf(kind: Kind, runs: readonly WikiSettings[], rows: Found): Line[]
       const best = made.sort((a, b) => nats(a.rows) - nats(b.rows))[0] ?? ways[0]!,
         tried = made
           .map(({ training }) => training)
-          .sort((a, b) => (a.dropout ?? 0) - (b.dropout ?? 0) || a.rate - b.rate);
+          .sort(
+            (a, b) =>
+              (a.dropout ?? 0) - (b.dropout ?? 0) || (a.weightDecay ?? 0) - (b.weightDecay ?? 0) || a.rate - b.rate,
+          );
       const rate = inWords(best.training) + (tried.length > 1 ? `, best of ${tried.map(inWords).join(", ")}` : "");
       return { name: model.name, paper: model.paper, rows: best.rows, rate };
     });
@@ -102,12 +110,12 @@ function sectionOf(kind: Kind, lines: readonly Line[], { text, lanes, horizon }:
         ({ stateBytes }: WikiResult): number => stateBytes,
         ({ parameters }: WikiResult): number => parameters,
         ({ tokens }: WikiResult): number => tokens / 1e6,
-        ({ flops }: WikiResult): number => flops / 1e15,
+        ({ steps }: WikiResult): number => trainingFlops(rows[0]!.settings, steps) / 1e15,
         ({ seconds }: WikiResult): number => seconds,
       ].map((value) => cell(rows.slice(0, 1), value, (number) => String(Number(number.toPrecision(4))))),
       paper,
     ]),
-    note: `Trained and scored on ${text}; ${lanes} lanes, horizon ${horizon}. Word perplexity: exp(nats of all tokens / words), a word what is between white space, and the end of each line one more, as WikiText counts them; it does not depend on the tokenizer. Training FLOPs by each model's formula: critical path, forward, and two forwards for the way back. Seconds: tokens at the median speed of the steps. Other text than the paper's: compare within a table.`,
+    note: `Trained and scored on ${text}; ${lanes} lanes, horizon ${horizon}. Word perplexity: exp(nats of all tokens / words), a word what is between white space, and the end of each line one more, as WikiText counts them; it does not depend on the tokenizer. Training FLOPs by each model's formula: forward, and two forwards for the way back; a GPU takes a window of this size in one step, so that nothing is computed anew. Seconds: tokens at the median speed of the steps. Other text than the paper's: compare within a table.`,
   });
   const chart: Chart = {
     name: `wiki-state-${typeof kind === "number" ? `flops-${kind}` : kind.toLowerCase()}`,

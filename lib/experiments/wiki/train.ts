@@ -2,7 +2,6 @@
 import type { Dataset, TokenSource } from "../../data/index.ts";
 import type { Memformer } from "../../model/memformer.ts";
 import type { RunContext } from "../experiment.ts";
-import { segmentFlops } from "../flops.ts";
 import { scoreHeldOut, type HeldOut } from "../held-out.ts";
 import { languageModel, stepSeconds } from "../language-model.ts";
 import { openText } from "../text.ts";
@@ -22,8 +21,6 @@ export interface WikiResult {
   readonly test: WikiScore | null;
   readonly steps: number;
   readonly tokens: number;
-  /** Of all training, by the model's own formula. */
-  readonly flops: number;
   /** Of training, at the median speed of its steps. */
   readonly seconds: number;
   readonly parameters: number;
@@ -46,7 +43,6 @@ export async function trainWiki(settings: WikiSettings, context: RunContext): Pr
       test: text.test === undefined ? null : await scoreOf(text.test),
       steps,
       tokens: trained.tokens,
-      flops: steps * settings.lanes * settings.horizon * segmentFlops(model.config).training,
       seconds: trained.tokens / trained.tokensPerSecond,
       parameters: model.parameterCount,
       stateBytes: model.config.memory ? model.stateBytes : 0,
