@@ -11,6 +11,7 @@
 #include <optional>
 #include <vector>
 
+#include "core/cuda/own_stream.h"
 #include "core/failure.h"
 
 // The part of torch/csrc/cuda/nccl.h that is used here. That header includes those of cuBLAS, cuSPARSE and cuSOLVER,
@@ -43,7 +44,7 @@ class Nccl final : public Collectives {
   Nccl(int device, const Seat& seat)
       : device_(static_cast<c10::DeviceIndex>(device)),
         rank_(seat.rank),
-        stream_(c10::cuda::getStreamFromPool(/*isHighPriority=*/true, device_)) {
+        stream_(own_stream(device_, Priority::greatest)) {
     const c10::cuda::CUDAGuard guard(device_);
     torch_nccl::ncclUniqueId id;
     std::string bytes;

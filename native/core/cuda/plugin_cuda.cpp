@@ -10,10 +10,12 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <vector>
 
 #include "core/cuda.h"
 #include "core/cuda/nccl.h"
+#include "core/cuda/own_stream.h"
 #include "core/failure.h"
 
 namespace memformer {
@@ -77,7 +79,7 @@ class Event {
 /// thread's stream has been given: nobody there reads it any more.
 class Branch {
  public:
-  explicit Branch(c10::DeviceIndex device) : stream_(c10::cuda::getStreamFromPool(/*isHighPriority=*/true, device)) {
+  explicit Branch(c10::DeviceIndex device) : stream_(own_stream(device, Priority::greatest)) {
     C10_CUDA_CHECK(cudaEventCreateWithFlags(&event_, cudaEventDisableTiming));
   }
   Branch(const Branch&) = delete;
@@ -100,6 +102,43 @@ class Branch {
  private:
   c10::cuda::CUDAStream stream_;
   cudaEvent_t event_ = nullptr;
+};
+
+/// The streams that a thread computes on.
+struct Streams {
+  std::optional<c10::cuda::CUDAStream> main;
+  std::vector<std::unique_ptr<Branch>> branches;
+};
+using StreamsByDevice = std::map<c10::DeviceIndex, Streams>;
+
+/// A thread's streams, which one that begins takes over from one that has ended: a process has as many as threads that
+/// computed at a time. No stream is destroyed, for a thread may end after the driver.
+class ThreadStreams {
+ public:
+  ThreadStreams() {
+    const std::lock_guard lock(spare().mutex);
+    if (spare().streams.empty()) return;
+    streams = std::move(spare().streams.back());
+    spare().streams.pop_back();
+  }
+  ~ThreadStreams() {
+    const std::lock_guard lock(spare().mutex);
+    spare().streams.push_back(std::move(streams));
+  }
+  ThreadStreams(const ThreadStreams&) = delete;
+  ThreadStreams& operator=(const ThreadStreams&) = delete;
+
+  StreamsByDevice streams;
+
+ private:
+  struct Spare {
+    std::mutex mutex;
+    std::vector<StreamsByDevice> streams;
+  };
+  static Spare& spare() {
+    static auto* spare = new Spare;
+    return *spare;
+  }
 };
 
 class Half final : public Cuda {
@@ -125,18 +164,16 @@ class Half final : public Cuda {
   void enter(int device) override {
     prepare(device);
     c10::cuda::set_device(static_cast<c10::DeviceIndex>(device));
-    auto& mine = streams();
-    auto stream = mine.find(device);
-    if (stream == mine.end())
-      stream = mine.emplace(device, c10::cuda::getStreamFromPool(/*isHighPriority=*/true,
-                                                                 static_cast<c10::DeviceIndex>(device)))
-                   .first;
-    c10::cuda::setCurrentCUDAStream(stream->second);
+    auto& streams = mine().streams;
+    auto& main = streams[static_cast<c10::DeviceIndex>(device)].main;
+    if (!main) main = own_stream(static_cast<c10::DeviceIndex>(device), Priority::greatest);
+    c10::cuda::setCurrentCUDAStream(*main);
   }
 
   std::function<void()> mark() override {
     std::vector<std::shared_ptr<Event>> events;
-    for (const auto& [device, stream] : streams()) events.push_back(std::make_shared<Event>(stream));
+    for (const auto& [device, streams] : mine().streams)
+      if (streams.main) events.push_back(std::make_shared<Event>(*streams.main));
     return [events] {
       for (const auto& event : events) event->synchronize();
     };
@@ -174,16 +211,17 @@ class Half final : public Cuda {
     inside = true;
     const auto leave = c10::make_scope_exit([] { inside = false; });
     const auto main = c10::cuda::getCurrentCUDAStream();
-    auto& mine = branches()[main.device_index()];
-    while (static_cast<int64_t>(mine.size()) < count) mine.push_back(std::make_unique<Branch>(main.device_index()));
+    auto& branches = mine().streams[main.device_index()].branches;
+    while (static_cast<int64_t>(branches.size()) < count)
+      branches.push_back(std::make_unique<Branch>(main.device_index()));
     int64_t begun = 0;
     const auto join = [&] {
-      for (int64_t i = 0; i < begun; ++i) mine[static_cast<size_t>(i)]->join(main);
+      for (int64_t i = 0; i < begun; ++i) branches[static_cast<size_t>(i)]->join(main);
     };
     try {
       for (int64_t i = 0; i < count; ++i) {
         ++begun;
-        mine[static_cast<size_t>(i)]->run(main, [&] { branch(i); });
+        branches[static_cast<size_t>(i)]->run(main, [&] { branch(i); });
       }
     } catch (...) {
       try {
@@ -210,16 +248,10 @@ class Half final : public Cuda {
   }
 
  private:
-  /// Those of this thread, by device: whatever it computes goes to one of them.
-  static std::map<int, c10::cuda::CUDAStream>& streams() {
-    thread_local std::map<int, c10::cuda::CUDAStream> streams;
-    return streams;
-  }
-
-  /// Those of this thread, by device. Leaked: a thread may end after the driver.
-  static std::map<c10::DeviceIndex, std::vector<std::unique_ptr<Branch>>>& branches() {
-    thread_local auto& branches = *new std::map<c10::DeviceIndex, std::vector<std::unique_ptr<Branch>>>();
-    return branches;
+  /// This thread's: whatever it computes goes to one of them.
+  static ThreadStreams& mine() {
+    thread_local ThreadStreams mine;
+    return mine;
   }
 
   static int attribute(cudaDeviceAttr which, int device) {

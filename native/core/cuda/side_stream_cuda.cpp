@@ -5,6 +5,8 @@
 #include <cstdlib>
 #include <cstring>
 
+#include "core/cuda/own_stream.h"
+
 namespace memformer::cuda {
 namespace {
 
@@ -26,9 +28,7 @@ bool SideStream::enabled() {
 
 // Of lower priority than the main stream may have: what is waited for goes first.
 SideStream::SideStream(c10::cuda::CUDAStream main)
-    : main_(main),
-      side_(c10::cuda::getStreamFromPool(/*isHighPriority=*/false, main.device_index())),
-      ready_(make_event()) {
+    : main_(main), side_(own_stream(main.device_index(), Priority::least)), ready_(make_event()) {
   for (auto& pending : pending_) pending.done = make_event();
 }
 
