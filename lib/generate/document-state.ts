@@ -96,6 +96,21 @@ export class DocumentState implements Disposable {
     this.#current = [];
   }
 
+  /** Whether nobody wants to see the states between segments, and none is under way. */
+  get takesWholeSegments(): boolean {
+    return (this.#watchers?.count ?? 0) === 0 && this.#current.length === 0;
+  }
+
+  /** Goes on by whole segments, which are committed; `next` as of {@link advance}. */
+  advanceBy(tokens: Int32Array, next: State, { asStored = false } = {}): void {
+    const after = asStored ? next : storedState(this.#model, next);
+    freeState(this.#resident());
+    this.#state = after;
+    this.#previous = tokens.slice(-this.#model.config.segmentLength);
+    this.#position += tokens.length;
+    this.commit();
+  }
+
   /** The first `position` tokens of the document stay; {@link rollback} returns to there. Default: all. */
   commit(position = this.#position): void {
     this.#committed = position;

@@ -27,6 +27,10 @@ export interface MemoryWatcher {
 export class Watchers implements MemoryWatcher {
   readonly #all = new Set<{ readonly watcher: MemoryWatcher }>();
 
+  get count(): number {
+    return this.#all.size;
+  }
+
   add(watcher: MemoryWatcher): () => void {
     const entry = { watcher };
     this.#all.add(entry);

@@ -27,6 +27,10 @@ export interface SessionModel {
   readonly advancesNarrow?: boolean;
   /** The state after a segment. */
   advance(segment: SegmentTensors, state: State): State;
+  /** @internal Consecutive segments that {@link advanceAll} is given at once; absent: one after the other. */
+  readonly segmentsAtOnce?: number;
+  /** @internal The state after consecutive segments, to the bit what `advance` of one after the other gives. */
+  advanceAll?(segments: readonly SegmentTensors[], state: State): State;
   /** The next token's logits (B, V), given the tokens of the segment so far. */
   logits(segment: SegmentTensors, prefix: Tensor, state: State): Tensor;
   /** Token by token, without computing anything twice. A model without it is asked for `logits` each time. */

@@ -9,7 +9,7 @@ import { DrawQueue } from "./draw-queue.ts";
 import { Drawing, type DrawFacts, type DrawOptions, type SamplerSettings } from "./draw.ts";
 import { checkGenerate, checkRead, stopsOf, type GenerateOptions, type ReadOptions } from "./generate-options.ts";
 import { decodes, OpenSegment } from "./open-segment.ts";
-import { openSegments, type OpenedSegments } from "./opened-segments.ts";
+import { openSegments, type OpenedSegments, wholeSegments } from "./opened-segments.ts";
 import type { LentSession } from "./lent-session.ts";
 import type { MemoryWatcher } from "./memory-watcher.ts";
 import { abortable, checkTokens, tokensOf, type ReadInput } from "./read-input.ts";
@@ -80,12 +80,17 @@ export class Session<Model extends SessionModel = SessionModel> {
     const before = onAbort === "discard" ? document.snapshot() : undefined,
       start = document.position;
     const batch = 256 * segmentLength; // what is enqueued at once: a text of any length takes bounded memory
+    const { segmentsAtOnce: atOnce = 1 } = this.model,
+      whole = atOnce > 1 && this.model.advanceAll !== undefined ? atOnce * segmentLength : Infinity;
     try {
       let due = start + batch;
       for await (const tokens of abortable(tokensOf(this.tokenizer, input, start > 0), stop)) {
         checkTokens(tokens, vocabulary, document.position - start);
-        for (let i = 0; i < tokens.length; i++) {
-          this.#push(tokens[i]!);
+        for (let i = 0; i < tokens.length;) {
+          if (document.takesWholeSegments && tokens.length - i >= whole) {
+            this.#pushWhole(Int32Array.from({ length: whole }, (_, n) => tokens[i + n]!));
+            i += whole;
+          } else this.#push(tokens[i++]!);
           if (document.position < due) continue;
           due += batch;
           await this.#settled();
@@ -441,6 +446,14 @@ export class Session<Model extends SessionModel = SessionModel> {
     const ended = drawn ? this.#open?.end(document.current, this.model.revision) : undefined;
     if (ended === undefined) this.#advance();
     else document.advance(ended);
+    this.#open?.forget();
+  }
+
+  /** Takes in whole segments at a segment's border. */
+  #pushWhole(tokens: Int32Array): void {
+    const asStored = this.model.advancesNarrow === true;
+    using opened = wholeSegments(this.model, this.#document, tokens, { asStored });
+    this.#document.advanceBy(tokens, this.model.advanceAll!(opened.segments, opened.state), { asStored });
     this.#open?.forget();
   }
 

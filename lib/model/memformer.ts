@@ -211,7 +211,30 @@ export class Memformer extends HeldParameters implements TrainableModel, Session
   advance(segment: SegmentTensors, state: State, options: StepOptions = {}): State {
     const call = nextCall();
     return this.#step(segment, state, options, (addon, handle, given) =>
-      addon.advance(call, this.handle, handle, given),
+      addon.advance(call, this.handle, [handle], given),
+    );
+  }
+
+  /** @internal See {@link SessionModel}. A GPU waits between two launches, and a CPU's other work between two calls. */
+  get segmentsAtOnce(): number {
+    return this.device === "cpu" ? 1 : 8;
+  }
+
+  /** @internal See {@link SessionModel}. */
+  advanceAll(segments: readonly SegmentTensors[], state: State): State {
+    this.#checkState(state);
+    const call = nextCall();
+    using seed = seedTensor({}, segments[0]!.batch);
+    const handles = segments.map((segment) => segmentHandle(segment, seed));
+    return tensors(
+      guarded((addon) =>
+        addon.advance(
+          call,
+          this.handle,
+          handles,
+          state.map((tensor) => tensor.handle),
+        ),
+      ),
     );
   }
 

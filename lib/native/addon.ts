@@ -157,7 +157,12 @@ export interface Addon {
     state: readonly TensorHandle[],
     withGraph: boolean,
   ): TensorHandle[];
-  advance(call: number, model: ModelHandle, segment: SegmentHandle, state: readonly TensorHandle[]): TensorHandle[];
+  advance(
+    call: number,
+    model: ModelHandle,
+    segments: readonly SegmentHandle[],
+    state: readonly TensorHandle[],
+  ): TensorHandle[];
   replay(
     call: number,
     model: ModelHandle,

@@ -38,9 +38,8 @@ Tensors Steps::run(const std::string& key, const Inputs& inputs, const GraphCach
   }
 }
 
-nn::State Steps::advance(const nn::SegmentInput& segment, const nn::State& state) {
-  const Segments one{segment};
-  auto inputs = inputs_of(one);
+nn::State Steps::advance(const Segments& segments, const nn::State& state) {
+  auto inputs = inputs_of(segments);
   std::vector<at::ScalarType> given;
   for (size_t i = 0; i < state.size(); ++i) {
     given.push_back(state[i].scalar_type());
@@ -48,10 +47,13 @@ nn::State Steps::advance(const nn::SegmentInput& segment, const nn::State& state
     inputs.push_back({state[i], narrow && i < layout_.size() ? layout_[i].dtype : given[i]});
   }
   return run(
-      kind("advance", one), inputs,
+      kind("advance", segments), inputs,
       [&](const Tensors& tensors) {
         at::NoGradGuard no_grad;
-        return model_->encode(segments_from(tensors, one)[0], slice(tensors, kSegmentParts, state.size())).state;
+        const auto start = slice(tensors, kSegmentParts * segments.size(), state.size());
+        return model_->advance(segments_from(tensors, segments), start, [&](nn::State& next) {
+          for (size_t i = 0; i < next.size(); ++i) next[i] = next[i].to(given[i]).to(start[i].scalar_type());
+        });
       },
       given);
 }

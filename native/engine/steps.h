@@ -14,9 +14,9 @@ class Steps {
  public:
   explicit Steps(std::shared_ptr<nn::Model> model);
 
-  /// The critical path, without gradient: the next state. A part that is kept in two bytes where the layout has four
-  /// may be given so, and the next comes so.
-  nn::State advance(const nn::SegmentInput& segment, const nn::State& state);
+  /// The critical path of G consecutive segments, without gradient: the state after the last. A part that is kept in
+  /// two bytes where the layout has four may be given so; then it is rounded so after every segment, and comes so.
+  nn::State advance(const std::vector<nn::SegmentInput>& segments, const nn::State& state);
 
   struct Replayed {
     at::Tensor loss, count;  ///< (G) each

@@ -28,12 +28,9 @@ struct StepArguments {
       : segment_(info[2], inputs), state_(info[3], "state", inputs) {}
 
   size_t states() const { return state_.size(); }
+  /// On the model's device.
   nn::SegmentInput segment(const ModelHandle& held, const Tensors& tensors) const {
-    return segment_.read(held, tensors);
-  }
-  /// The same on the model's device.
-  nn::SegmentInput moved(const ModelHandle& held, const Tensors& tensors) const {
-    return engine::on_device(segment(held, tensors), held.device);
+    return engine::on_device(segment_.read(held, tensors), held.device);
   }
   nn::State state(const ModelHandle& held, const Tensors& tensors) const { return state_.on_model(held, tensors); }
 
@@ -48,14 +45,14 @@ struct StepArguments {
 Napi::Value forward(const Napi::CallbackInfo& info) {
   const StepArguments step(info);
   const bool with_graph = info[4].As<Napi::Boolean>();
-  return enqueue_on_model(info, step.inputs, 2 + step.states(),
-                          [step, with_graph](ModelHandle& held, const Tensors& tensors) {
-                            at::AutoGradMode grad_mode(with_graph);
-                            auto outputs = held.model->forward({step.moved(held, tensors)}, step.state(held, tensors));
-                            Tensors results{outputs.total, outputs.count.squeeze(0)};
-                            results.insert(results.end(), outputs.state.begin(), outputs.state.end());
-                            return results;
-                          });
+  return enqueue_on_model(
+      info, step.inputs, 2 + step.states(), [step, with_graph](ModelHandle& held, const Tensors& tensors) {
+        at::AutoGradMode grad_mode(with_graph);
+        auto outputs = held.model->forward({step.segment(held, tensors)}, step.state(held, tensors));
+        Tensors results{outputs.total, outputs.count.squeeze(0)};
+        results.insert(results.end(), outputs.state.begin(), outputs.state.end());
+        return results;
+      });
 }
 
 /// encode(call, model, segment, state, withGraph): [hidden, ...state]
@@ -65,7 +62,7 @@ Napi::Value encode(const Napi::CallbackInfo& info) {
   return enqueue_on_model(info, step.inputs, 1 + step.states(),
                           [step, with_graph](ModelHandle& held, const Tensors& tensors) {
                             at::AutoGradMode grad_mode(with_graph);
-                            auto encoding = held.model->encode(step.moved(held, tensors), step.state(held, tensors));
+                            auto encoding = held.model->encode(step.segment(held, tensors), step.state(held, tensors));
                             Tensors results{encoding.hidden.to(held.model->parameters().dtype())};
                             results.insert(results.end(), encoding.state.begin(), encoding.state.end());
                             return results;
@@ -80,7 +77,7 @@ Napi::Value observe(const Napi::CallbackInfo& info) {
   const auto given = info[4].As<Napi::Array>();
   for (uint32_t i = 0; i < given.Length(); ++i) wanted.push_back(given.Get(i).As<Napi::String>());
   return enqueue_on_model(info, step.inputs, 2, [step, wanted](ModelHandle& held, const Tensors& tensors) {
-    const auto seen = held.model->observe(step.moved(held, tensors), step.state(held, tensors), wanted);
+    const auto seen = held.model->observe(step.segment(held, tensors), step.state(held, tensors), wanted);
     std::ostringstream names;
     Tensors values;
     for (const auto& [name, value] : seen.parts()) {
@@ -97,11 +94,13 @@ Napi::Value observe(const Napi::CallbackInfo& info) {
   });
 }
 
-/// advance(call, model, segment, state): the next state alone, without gradient.
+/// advance(call, model, segments, state): the state after the last segment alone, without gradient.
 Napi::Value advance(const Napi::CallbackInfo& info) {
-  const StepArguments step(info);
-  return enqueue_on_model(info, step.inputs, step.states(), [step](ModelHandle& held, const Tensors& tensors) {
-    return held.steps.advance(step.segment(held, tensors), step.state(held, tensors));
+  Futures inputs;
+  const SegmentHandles segments(info[2], inputs);
+  const TensorRange state(info[3], "state", inputs);
+  return enqueue_on_model(info, inputs, state.size(), [=](ModelHandle& held, const Tensors& tensors) {
+    return held.steps.advance(segments.read(held, tensors), state.on_model(held, tensors));
   });
 }
 
@@ -166,7 +165,7 @@ Napi::Value logits(const Napi::CallbackInfo& info) {
   return enqueue_on_model(info, step.inputs, 1, [step](ModelHandle& held, const Tensors& tensors) {
     at::NoGradGuard no_grad;
     const auto prefix = brought_to(held.device, tensors.back(), "prefix").to(at::kLong);
-    return Tensors{held.model->logits(step.moved(held, tensors), prefix, step.state(held, tensors))};
+    return Tensors{held.model->logits(step.segment(held, tensors), prefix, step.state(held, tensors))};
   });
 }
 

@@ -1,4 +1,4 @@
-// Work in two parts, neither of which reads what the other writes.
+// Work in two parts that may run at the same time.
 #pragma once
 #include <functional>
 
@@ -6,8 +6,8 @@
 
 namespace memformer::nn {
 
-/// Both, the first before the second. On a GPU, without gradient and where `tokens` are few, they run side by side: a
-/// kernel over few tokens leaves most of it idle.
+/// Both, the first before the second; neither may read what the other writes. On a GPU, without gradient and where
+/// `tokens` are few, they run side by side: a kernel over few tokens leaves most of it idle.
 inline void side_by_side(const at::Tensor& tokens, const std::function<void()>& first,
                          const std::function<void()>& second) {
   constexpr int64_t kFew = 1024;

@@ -60,13 +60,13 @@ std::vector<CrossAttention::KeysValues> MemoryStack::project_keys_values(const M
 
 std::pair<at::Tensor, MemoryView> MemoryStack::operator()(const at::Tensor& tokens,
                                                           const std::function<at::Tensor()>& embed,
-                                                          const std::function<MemoryView()>& read, const KeyMask& mask,
+                                                          const MemorySource& memory, const KeyMask& mask,
                                                           ForwardContext& ctx) const {
   MemoryView view;
   std::vector<CrossAttention::KeysValues> seen;
   Residual stream;
   const auto of_memory = [&] {
-    view = read();
+    view = memory.read();
     seen = project_keys_values(view, tokens.size(1), ctx);
   };
   const auto of_tokens = [&] {
@@ -75,13 +75,21 @@ std::pair<at::Tensor, MemoryView> MemoryStack::operator()(const at::Tensor& toke
     layers_[0].self_attention(stream, mask, ctx);
   };
   side_by_side(tokens, of_memory, of_tokens);
-  for (size_t i = 0; i < layers_.size(); ++i) {
-    if (i > 0) layers_[i].self_attention(stream, mask, ctx);
-    layers_[i].memory_read(stream, seen[i], KeyMask(), ctx);
-    layers_[i].feed_forward(stream, ctx);
-    note(stream, name_ + "." + std::to_string(i), ctx);
-  }
-  return {norm_(stream, ctx), view};
+  at::Tensor hidden;
+  const auto of_both = [&] {
+    for (size_t i = 0; i < layers_.size(); ++i) {
+      if (i > 0) layers_[i].self_attention(stream, mask, ctx);
+      layers_[i].memory_read(stream, seen[i], KeyMask(), ctx);
+      layers_[i].feed_forward(stream, ctx);
+      note(stream, name_ + "." + std::to_string(i), ctx);
+    }
+    hidden = norm_(stream, ctx);
+  };
+  if (memory.prepare)
+    side_by_side(tokens, [&] { memory.prepare(view); }, of_both);
+  else
+    of_both();
+  return {hidden, view};
 }
 
 DecodedRows MemoryStack::decode(at::Tensor x, const DecodeState& state, const DecodeRows& rows,

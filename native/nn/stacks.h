@@ -17,10 +17,11 @@ double residual_gain(const Config& config, const std::string& start, int64_t lay
 class MemoryStack {
  public:
   MemoryStack(Parameters& parameters, const Config& config, const std::string& name, int64_t layers, bool causal);
-  /// Hidden states (B, T, D), normed, of `tokens` (B, T), which embed() makes (B, T, D) of, and the memory that read()
-  /// gives. What is made of the memory alone may run beside what tokens see of each other in the first layer.
+  /// Hidden states (B, T, D), normed, of `tokens` (B, T), which embed() makes (B, T, D) of, and the memory. What is
+  /// made of the memory alone may run beside what tokens see of each other in the first layer, the writer's part of it
+  /// beside all layers.
   std::pair<at::Tensor, MemoryView> operator()(const at::Tensor& tokens, const std::function<at::Tensor()>& embed,
-                                               const std::function<MemoryView()>& read, const KeyMask& mask,
+                                               const MemorySource& memory, const KeyMask& mask,
                                                ForwardContext& ctx) const;
   /// What each layer sees of the memory.
   std::vector<CrossAttention::KeysValues> project_keys_values(const MemoryView& view, int64_t queries,

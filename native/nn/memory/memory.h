@@ -38,11 +38,22 @@ class Memory {
 
   /// The memory that is a model's state, as a segment meets it. Rows with reset (B) bool restart from the learned
   /// initial memory, which then receives their gradient; no reset: the segment before has seen to it, and to the border
-  /// between them. `writes`: what the writer makes of the memory alone is there, too.
-  MemoryView read(const State& state, const at::Tensor& reset, ForwardContext& ctx, bool writes = false) const {
-    auto view = seen(state, reset, ctx);
-    if (writes) writer_->prepare(view, ctx);
-    return view;
+  /// between them.
+  MemoryView read(const State& state, const at::Tensor& reset, const ForwardContext& ctx) const {
+    require(state.size() == 1, "SHAPE", "the state is one tensor, the memory; got ", state.size());
+    if (!reset.defined()) return MemoryView::of(state[0], normed_, ctx, constants_);
+    const auto size = forgetting_.size();
+    const std::vector<int64_t> shape{reset.size(0), size[0], size[1]};
+    require(state[0].sizes() == shape, "SHAPE", "the state must be ", at::IntArrayRef(shape), ", got ",
+            state[0].sizes());
+    return MemoryView::of(forgetting_.restart(border_(state[0]), starting(reset)), normed_, ctx, constants_);
+  }
+
+  /// read(), and what the writer makes of the memory alone where it `writes`. The arguments have to live as long.
+  MemorySource source(const State& state, const at::Tensor& reset, ForwardContext& ctx, bool writes) const {
+    MemorySource source{[&] { return read(state, reset, ctx); }, {}};
+    if (writes) source.prepare = [&](MemoryView& view) { writer_->prepare(view, ctx); };
+    return source;
   }
 
   /// m_t from m_{t-1} and the segment x (B, T, D), which is taken in `writerSteps` times. A row of padding alone keeps
@@ -55,7 +66,7 @@ class Memory {
     auto next = (*writer_)(view, x, mask, ctx);
     for (int64_t step = 1; step < steps_; ++step)
       next = (*writer_)(MemoryView::of(forgetting_(next, {}, lengths), normed_, ctx), x, mask, ctx);
-    const bool crosses = next_reset.defined() && !border_.changes_nothing();
+    const bool crosses = next_reset.defined() && next.requires_grad() && !border_.changes_nothing();
     if ((mask.none() || lengths) && !crosses) return forgetting_(next, next_reset, lengths);
     auto kept = forgetting_(next, {}, lengths);
     if (!mask.none() && !lengths) kept = at::where(mask.has_tokens().view({-1, 1, 1}), kept, view.raw);
@@ -63,16 +74,6 @@ class Memory {
   }
 
  private:
-  MemoryView seen(const State& state, const at::Tensor& reset, const ForwardContext& ctx) const {
-    require(state.size() == 1, "SHAPE", "the state is one tensor, the memory; got ", state.size());
-    if (!reset.defined()) return MemoryView::of(state[0], normed_, ctx, constants_);
-    const auto size = forgetting_.size();
-    const std::vector<int64_t> shape{reset.size(0), size[0], size[1]};
-    require(state[0].sizes() == shape, "SHAPE", "the state must be ", at::IntArrayRef(shape), ", got ",
-            state[0].sizes());
-    return MemoryView::of(forgetting_.restart(border_(state[0]), starting(reset)), normed_, ctx, constants_);
-  }
-
   /// The rows that restart, (B) bool: those that start a document; all, in a twin. On the device alone, whatever the
   /// numbers are.
   at::Tensor starting(const at::Tensor& reset) const {

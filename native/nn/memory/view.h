@@ -3,6 +3,8 @@
 // are folded into its projection.
 // Letters: B batch, M slots, C constant slots, D width.
 #pragma once
+#include <functional>
+
 #include "nn/forward_context.h"
 #include "ops/layer_norm_no_affine/layer_norm_no_affine.h"
 
@@ -31,6 +33,13 @@ struct MemoryView {
     const auto uses = ops::layer_norm_no_affine(memory, 4, ctx.compute());
     return {uses[0], true, uses[1], uses[2], uses[3], uses[4]};
   }
+};
+
+/// Where a stack of layers gets its memory from.
+struct MemorySource {
+  std::function<MemoryView()> read;
+  /// What the writer makes of the memory alone; empty: nobody writes.
+  std::function<void(MemoryView&)> prepare;
 };
 
 }  // namespace memformer::nn

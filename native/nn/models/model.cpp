@@ -27,6 +27,14 @@ at::ScalarType compute_dtype(const Config& config) {
   return precision == "bfloat16" ? at::kBFloat16 : precision == "float16" ? at::kHalf : parameter_dtype(config);
 }
 
+/// Segment g, whose rows that start a document are there already, and those of the one after it will be.
+SegmentInput of_sequence(const std::vector<SegmentInput>& segments, size_t g) {
+  auto segment = segments[g];
+  if (g > 0) segment.reset.reset();
+  if (g + 1 < segments.size()) segment.next_reset = segments[g + 1].reset;
+  return segment;
+}
+
 }  // namespace
 
 SegmentInput joined(const std::vector<SegmentInput>& segments) {
@@ -90,9 +98,7 @@ Model::Path Model::encode_all(const std::vector<SegmentInput>& segments, State s
   std::vector<at::Tensor> hiddens, beside;
   std::optional<ForwardContext> last;
   for (size_t g = 0; g < segments.size(); ++g) {
-    auto segment = segments[g];
-    if (g > 0) segment.reset.reset();
-    if (g + 1 < segments.size()) segment.next_reset = segments[g + 1].reset;
+    const auto segment = of_sequence(segments, g);
     auto ctx = start(segment, last ? &*last : nullptr);
     auto encoding = encode(segment, state, ctx);
     hiddens.push_back(encoding.hidden);
@@ -137,6 +143,15 @@ Encoding Model::encode(const SegmentInput& segment, const State& state) const {
   auto ctx = start(segment);
   auto encoding = encode(segment, at_border(state, divide_gradient), ctx);
   return {multiply_gradient(encoding.hidden, loss_scale()), at_border(std::move(encoding.state), multiply_gradient)};
+}
+
+State Model::advance(const std::vector<SegmentInput>& segments, State state,
+                     const std::function<void(State&)>& between) const {
+  for (size_t g = 0; g < segments.size(); ++g) {
+    if (g > 0) between(state);
+    state = encode(of_sequence(segments, g), state).state;
+  }
+  return state;
 }
 
 Observation Model::observe(const SegmentInput& segment, const State& state,

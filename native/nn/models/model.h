@@ -105,6 +105,10 @@ class Model {
   /// The critical path alone: the next state, and what the stack that writes it computed. forward() takes the same
   /// path.
   Encoding encode(const SegmentInput& segment, const State& state) const;
+  /// The state after G consecutive segments, by the critical path alone. between() is called with the state that the
+  /// next of them meets, rows that start a document at their start already, and may change it.
+  State advance(const std::vector<SegmentInput>& segments, State state,
+                const std::function<void(State&)>& between) const;
   /// Scores G consecutive segments, without gradient and dropout. Only the memory's own path goes segment by segment:
   /// an ablation reads memories that are known by then, so its G segments are one batch. held: empty before the first
   /// segment. `between` is called before each part of the work, and may throw.

@@ -30,7 +30,7 @@ class Decoder final : public Model {
     const auto input = at::cat({last_token(segment.source, bos_), prefix}, 1);
     const auto hidden = decoder_(
                             input, [&] { return embedding_(input, ctx); },
-                            [&] { return memory_.read(state, segment.reset, ctx); }, KeyMask(), ctx)
+                            memory_.source(state, segment.reset, ctx, /*writes=*/false), KeyMask(), ctx)
                             .first;
     return project(hidden.select(1, input.size(1) - 1), ctx);
   }
@@ -61,8 +61,8 @@ class Decoder final : public Model {
     const auto mask = segment.target_mask();
     const auto tokens = read_tokens(segment);
     const auto [hidden, view] = decoder_(
-        tokens, [&] { return embedding_(tokens, ctx); },
-        [&] { return memory_.read(state, segment.reset, ctx, segment.writes); }, mask, ctx);
+        tokens, [&] { return embedding_(tokens, ctx); }, memory_.source(state, segment.reset, ctx, segment.writes),
+        mask, ctx);
     if (!segment.writes) return {hidden, {}};
     return {hidden, {memory_.write(view, hidden, mask, ctx, segment.next_reset)}};
   }

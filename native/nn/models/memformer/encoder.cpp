@@ -32,7 +32,7 @@ class Encoder final : public Model {
     const auto mask = segment.source_mask();
     const auto [hidden, view] = encoder_(
         segment.source, [&] { return embedding_(segment.source, ctx); },
-        [&] { return memory_.read(state, segment.reset, ctx, segment.writes); }, mask, ctx);
+        memory_.source(state, segment.reset, ctx, segment.writes), mask, ctx);
     if (!segment.writes) return {hidden, {}};
     return {hidden, {memory_.write(view, hidden, mask, ctx, segment.next_reset)}};
   }

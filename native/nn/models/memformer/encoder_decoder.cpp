@@ -34,7 +34,7 @@ class EncoderDecoder final : public Model {
     const auto source_mask = segment.source_mask();
     const auto encoded = encoder_(
                              segment.source, [&] { return source_embedding_(segment.source, ctx); },
-                             [&] { return memory_.read(state, segment.reset, ctx); }, source_mask, ctx)
+                             memory_.source(state, segment.reset, ctx, /*writes=*/false), source_mask, ctx)
                              .first;
     const auto input = at::cat({at::full({prefix.size(0), 1}, bos_, prefix.options()), prefix}, 1);
     const auto hidden = decoder_(target_embedding_(input, ctx), KeyMask(), encoded, source_mask, ctx);
@@ -62,7 +62,7 @@ class EncoderDecoder final : public Model {
     const auto mask = segment.source_mask();
     const auto [encoded, view] = encoder_(
         segment.source, [&] { return source_embedding_(segment.source, ctx); },
-        [&] { return memory_.read(state, segment.reset, ctx, segment.writes); }, mask, ctx);
+        memory_.source(state, segment.reset, ctx, segment.writes), mask, ctx);
     if (!segment.writes) return {encoded, {}};
     return {encoded, {memory_.write(view, encoded, mask, ctx, segment.next_reset)}};
   }
