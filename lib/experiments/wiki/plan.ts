@@ -139,9 +139,10 @@ export const wikiSizes: Readonly<Record<Budget, Size>> = {
     longerTrainings: [
       { rate: 2e-3 },
       { rate: 4e-3 },
-      { rate: 2e-3, dropout: 0.1 },
       { rate: 4e-3, dropout: 0.1 },
       { rate: 4e-3, weightDecay: 0.5 },
+      { rate: 4e-3, weightDecay: 0.5, dropout: 0.1 },
+      { rate: 4e-3, weightDecay: 1, dropout: 0.1 },
     ],
     scored: 0,
   },
