@@ -56,7 +56,7 @@ describe("experiments: wiki", () => {
         expect(more).to.be.closeTo(times * once!, times);
       }
     const sections = wikiReport(wikiPlan("minutes", [0], place), () => undefined);
-    expect(sections.map(({ title }) => title)).to.include("Equal FLOPs, 3 times as many");
+    expect(sections.map(({ title }) => title)).to.include("Equal FLOPs, 6 times as many");
   });
 
   it("counts words as WikiText does, the ends of lines among them", async () => {

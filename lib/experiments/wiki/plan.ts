@@ -135,7 +135,7 @@ export const wikiSizes: Readonly<Record<Budget, Size>> = {
     rates: [2e-3],
     tokens: 20e6,
     seconds: 30,
-    longer: [3, 6],
+    longer: [6],
     longerTrainings: [
       { rate: 2e-3 },
       { rate: 4e-3 },
