@@ -66,6 +66,29 @@ describe("sessions in one batch", function () {
     expect(read, "readings that ended").to.equal(200);
   });
 
+  it("reads as many segments in a step as the model takes at once, and one where others draw", async () => {
+    await using model = await made();
+    Object.defineProperty(model, "segmentsAtOnce", { value: 3 });
+    const T = model.config.segmentLength,
+      text = Int32Array.from({ length: 24 * T + 2 }, (_, i) => (5 * i) % 256);
+    using alone = await Session.open(model);
+    await alone.read(text);
+    const steps: { read: number; decoding: number }[] = [];
+    using scheduler = new Scheduler(model, { slots: 2, onStep: (step) => steps.push(step) });
+    using reader = await Session.open(model);
+    using speaker = await Session.open(model);
+    await scheduler.read(reader, text.subarray(0, 9 * T));
+    expect(steps.map(({ read }) => read)).to.deep.equal([3 * T, 3 * T, 3 * T]);
+    steps.length = 0;
+    const speaking = taken(scheduler.add(speaker, { input: "Call", maxTokens: 40 }));
+    await scheduler.read(reader, text.subarray(9 * T));
+    await speaking;
+    const beside = steps.filter(({ decoding }) => decoding > 0);
+    expect(beside.length).to.be.above(0);
+    for (const { read } of beside) expect(read).to.be.at.most(T);
+    expect(Buffer.from(await reader.save())).to.deep.equal(Buffer.from(await alone.save()));
+  });
+
   it("does not enqueue a text faster than it is read", async () => {
     await using model = await made({ width: 64, feedForward: 256, segmentLength: 32 });
     using scheduler = new Scheduler(model, { slots: 2 });
@@ -506,7 +529,8 @@ describe("a fair policy", () => {
     expect(policy.decode([b, c, a], 2)).to.deep.equal([a, c]);
     expect(policy.admit([c, b, a])).to.deep.equal([a, c, b]);
     expect(policy.read([b, c, a], true)).to.deep.equal([a]);
-    expect(policy.read([b, c, a], false)).to.deep.equal([a, c, b]);
+    expect(policy.read([b, c, a], false)).to.deep.equal([a, c, b, a, c, b, a, c]);
+    expect(policy.read([], false)).to.deep.equal([]);
     policy.charge(c, 8 * 200, "read");
     policy.charge(a, 1000, "generated");
     policy.leave(b, [a, c]);

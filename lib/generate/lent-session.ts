@@ -11,7 +11,12 @@ export interface LentSession {
   readonly tokenizer: Tokenizer;
   drawing(options: DrawOptions): Drawing;
   turn(stop: GenerateOptions["stop"]): Turn;
-  /** Ends the segment under way, all of which was read. */
+  /**
+   * Reads tokens from `at` on: to the end of the segment under way, or some whole segments, `most` at most. Returns how
+   * many.
+   */
+  readOn(tokens: ArrayLike<number>, at: number, most: number): number;
+  /** Ends the segment under way, all of which was drawn. */
   advance(): void;
   /** Leaves in the document what a turn that began at `start` has handed out. */
   settle(turn: Turn, start: number): void;

@@ -27,7 +27,7 @@ export interface SessionModel {
   readonly advancesNarrow?: boolean;
   /** The state after a segment. */
   advance(segment: SegmentTensors, state: State): State;
-  /** @internal Consecutive segments that {@link advanceAll} is given at once; absent: one after the other. */
+  /** @internal Consecutive segments that {@link advanceAll} is to take at once; absent or 1: it is not asked. */
   readonly segmentsAtOnce?: number;
   /** @internal The state after consecutive segments, to the bit what `advance` of one after the other gives. */
   advanceAll?(segments: readonly SegmentTensors[], state: State): State;

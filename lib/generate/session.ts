@@ -80,19 +80,14 @@ export class Session<Model extends SessionModel = SessionModel> {
     const before = onAbort === "discard" ? document.snapshot() : undefined,
       start = document.position;
     const batch = 256 * segmentLength; // what is enqueued at once: a text of any length takes bounded memory
-    const { segmentsAtOnce: atOnce = 1 } = this.model,
-      whole = atOnce > 1 && this.model.advanceAll !== undefined ? atOnce * segmentLength : Infinity;
     try {
       let due = start + batch;
       for await (const tokens of abortable(tokensOf(this.tokenizer, input, start > 0), stop)) {
         checkTokens(tokens, vocabulary, document.position - start);
         for (let i = 0; i < tokens.length;) {
-          if (document.takesWholeSegments && tokens.length - i >= whole) {
-            this.#pushWhole(Int32Array.from({ length: whole }, (_, n) => tokens[i + n]!));
-            i += whole;
-          } else this.#push(tokens[i++]!);
+          i += this.#readOn(tokens, i);
           if (document.position < due) continue;
-          due += batch;
+          due = document.position + batch;
           await this.#settled();
           stop.throwIfAborted();
         }
@@ -206,6 +201,7 @@ export class Session<Model extends SessionModel = SessionModel> {
       tokenizer: this.tokenizer,
       drawing: (options) => this.#drawing(options),
       turn: (stop) => new Turn(this.tokenizer, this.#document.context, this.#unfinished, stopsOf(stop)),
+      readOn: (tokens, at, most) => this.#readOn(tokens, at, most),
       advance: () => {
         this.#advance();
       },
@@ -447,6 +443,24 @@ export class Session<Model extends SessionModel = SessionModel> {
     if (ended === undefined) this.#advance();
     else document.advance(ended);
     this.#open?.forget();
+  }
+
+  /**
+   * Takes in tokens from `at` on: to the end of the segment under way, or as many whole segments as the model takes at
+   * once, where they are no more than `most`. Returns how many tokens.
+   */
+  #readOn(tokens: ArrayLike<number>, at: number, most = Infinity): number {
+    const document = this.#document,
+      { segmentLength: T } = this.model.config;
+    const { segmentsAtOnce: atOnce = 1 } = this.model,
+      whole = atOnce * T;
+    if (atOnce > 1 && atOnce <= most && tokens.length - at >= whole && document.takesWholeSegments) {
+      this.#pushWhole(Int32Array.from({ length: whole }, (_, i) => tokens[at + i]!));
+      return whole;
+    }
+    const count = Math.min(tokens.length - at, T - document.current.length);
+    for (let i = 0; i < count; i++) this.#push(tokens[at + i]!);
+    return count;
   }
 
   /** Takes in whole segments at a segment's border. */

@@ -17,7 +17,10 @@ export interface TurnView {
 export interface SchedulerPolicy {
   /** The order in which waiting turns are let in. */
   admit<View extends TurnView>(waiting: readonly View[]): readonly View[];
-  /** Those that read a segment in this step. `decoding`: whether others wait for a token in it. */
+  /**
+   * Those that read in this step: a segment each, and as many as one is named times where the model takes several at
+   * once. `decoding`: whether others wait for a token in it.
+   */
   read<View extends TurnView>(reading: readonly View[], decoding: boolean): readonly View[];
   /** At most `slots` that draw in this step. */
   decode<View extends TurnView>(ready: readonly View[], slots: number): readonly View[];
@@ -73,7 +76,11 @@ export function fairPolicy({
       .map(({ view }) => view);
   return {
     admit: inTurn,
-    read: (reading, decoding) => inTurn(reading).slice(0, decoding ? readsBesideDecoding : readsAlone),
+    read(reading, decoding) {
+      const order = inTurn(reading);
+      if (order.length === 0) return [];
+      return Array.from({ length: decoding ? readsBesideDecoding : readsAlone }, (_, i) => order[i % order.length]!);
+    },
     decode(ready, slots) {
       const kept = ready.filter(({ inSegment }) => inSegment).slice(0, slots),
         others = ready.filter((view) => !kept.includes(view));

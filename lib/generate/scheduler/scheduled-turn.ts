@@ -5,6 +5,7 @@ import type { GenerateOptions } from "../generate-options.ts";
 import { MemformerError } from "../../errors.ts";
 import type { LentSession } from "../lent-session.ts";
 import { checkTokens, tokensOf, type ReadInput } from "../read-input.ts";
+import type { SessionModel } from "../session-model.ts";
 import type { Session } from "../session.ts";
 import type { Piece, Turn } from "../turn.ts";
 
@@ -46,7 +47,7 @@ export class ScheduledTurn implements AsyncIterable<Piece> {
   readonly #owner: TurnOwner;
   readonly #input: AsyncGenerator<ArrayLike<number>, void, void> | undefined;
   #begin: ReturnType<DocumentState["snapshot"]> | undefined; // of what is read, or of all that is discarded
-  readonly #vocabulary: number;
+  readonly #config: SessionModel["config"];
   readonly #pieces: Piece[] = [];
   readonly #waiters: Waiter[] = [];
   #part: ArrayLike<number> | undefined; // being read
@@ -66,13 +67,13 @@ export class ScheduledTurn implements AsyncIterable<Piece> {
   };
 
   /** @internal */
-  constructor(session: Session, request: TurnRequest, arrival: number, vocabulary: number, owner: TurnOwner) {
+  constructor(session: Session, request: TurnRequest, arrival: number, owner: TurnOwner) {
     this.#session = session.lend(() => {
       this.end(new MemformerError("DISPOSED", "this session has been disposed of"));
     });
     this.#request = request;
     this.#owner = owner;
-    this.#vocabulary = vocabulary;
+    this.#config = session.model.config;
     this.document = this.#session.document;
     this.key = request.key ?? session;
     this.arrival = arrival;
@@ -141,20 +142,18 @@ export class ScheduledTurn implements AsyncIterable<Piece> {
     return this.complete ? 0 : maxTokens - this.#made - this.underWay;
   }
 
-  /** @internal Reads to the end of the segment under way, or of what has arrived. Returns how many tokens. */
-  readSegment(): number {
-    const part = this.#part!,
-      first = this.#at;
-    while (this.#at < part.length) {
-      this.document.push(part[this.#at++]!);
-      this.document.commit();
-      if (!this.document.complete) continue;
-      this.#session.advance();
-      break;
+  /** @internal Reads `count` segments, or to the end of what has arrived. Returns how many tokens. */
+  readSegments(count: number): number {
+    const before = this.#read,
+      { segmentLength } = this.#config;
+    for (let left = count; left > 0 && this.#part !== undefined;) {
+      const read = this.#session.readOn(this.#part, this.#at, left);
+      this.#at += read;
+      this.#read += read;
+      left -= Math.ceil(read / segmentLength);
+      if (this.#at >= this.#part.length) this.#part = undefined;
     }
-    if (this.#at >= part.length) this.#part = undefined;
-    this.#read += this.#at - first;
-    return this.#at - first;
+    return this.#read - before;
   }
 
   /** @internal Begins to generate, if it has not. */
@@ -299,7 +298,7 @@ export class ScheduledTurn implements AsyncIterable<Piece> {
       if (this.#over) return;
       if (done) this.generate();
       else {
-        checkTokens(value, this.#vocabulary, this.#read);
+        checkTokens(value, this.#config.vocabulary, this.#read);
         this.#part = value.length === 0 ? undefined : value;
         this.#at = 0;
       }

@@ -97,7 +97,7 @@ export class Scheduler<Model extends SessionModel = SessionModel> implements Dis
         details: { waiting: this.#waiting.size },
       });
     }
-    const turn = new ScheduledTurn(session, request, this.#arrivals++, this.model.config.vocabulary, {
+    const turn = new ScheduledTurn(session, request, this.#arrivals++, {
       wake: () => this.#wake(),
       over: (ended) => this.#over(ended),
     });
@@ -225,9 +225,14 @@ export class Scheduler<Model extends SessionModel = SessionModel> implements Dis
 
   #read(readable: readonly ScheduledTurn[], decoding: boolean): number {
     let read = 0;
-    for (const view of this.#policy.read(this.#views(readable), decoding)) {
-      this.#guard([view.of], () => {
-        const tokens = view.of.readSegment();
+    const { segmentsAtOnce = 1 } = this.model,
+      segments = new Map<ScheduledTurn, number>();
+    for (const { of } of this.#policy.read(this.#views(readable), decoding))
+      segments.set(of, (segments.get(of) ?? 0) + 1);
+    for (const [turn, count] of segments) {
+      this.#guard([turn], () => {
+        const view = this.#view(turn),
+          tokens = turn.readSegments(Math.min(count, segmentsAtOnce));
         this.#policy.charge(view, tokens, "read");
         read += tokens;
       });
