@@ -71,10 +71,10 @@ function memformer(layers: readonly [number, number], slots: number, paper: stri
 }
 
 /** Memformer without an encoder, which the paper does not have. */
-function decoder(layers: number, slots: number): Model {
+function decoder(layers: number, slots: number, memory = true): Model {
   return {
-    name: `Memformer decoder ${layers}, M ${slots}`,
-    model: { architecture: "decoder", decoderLayers: layers, memorySlots: slots },
+    name: `Memformer decoder ${layers}, ${memory ? `M ${slots}` : "without memory"}`,
+    model: { architecture: "decoder", decoderLayers: layers, memorySlots: slots, ...(!memory && { memory }) },
     paper: NONE,
   };
 }
@@ -124,6 +124,7 @@ export const wikiSizes: Readonly<Record<Budget, Size>> = {
       memformer([2, 6], 256, NONE, false),
       longer(decoder(8, 256)),
       longer(decoder(8, 64)),
+      longer(decoder(8, 256, false)),
       xl(8, 256),
       longer(xl(8, 128)),
       longer(xl(8, 32)),
