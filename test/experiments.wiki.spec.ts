@@ -6,7 +6,7 @@ import { join } from "node:path";
 import { openDataset, openTokenizer } from "../lib/index.ts";
 import { segmentFlops } from "../lib/experiments/flops.ts";
 import { stepsIn } from "../lib/experiments/wall-clock.ts";
-import { kindsOf, wikiPlan, wikiRun, wikiSizes } from "../lib/experiments/wiki/plan.ts";
+import { kindsOf, trainingFlops, wikiPlan, wikiRun, wikiSizes } from "../lib/experiments/wiki/plan.ts";
 import { wikiReport } from "../lib/experiments/wiki/report.ts";
 import type { WikiResult, WikiScore } from "../lib/experiments/wiki/train.ts";
 import { wordsOf, wordsOfSource } from "../lib/experiments/words.ts";
@@ -33,6 +33,20 @@ describe("experiments: wiki", () => {
     const small = (vocabulary: number): number =>
       wikiRun("full", "FLOPs", models.at(-1)!, { rate: 2e-3 }, { ...place, vocabulary }).steps!;
     expect(small(257)).to.be.above(small(16_000));
+  });
+
+  it("gives models of longer segments as many tokens a step, and the FLOPs of the first", () => {
+    const { models, lanes: all } = wikiSizes.minutes;
+    const long = models.filter(({ model }) => model.segmentLength !== undefined);
+    expect(long.map(({ name }) => name)).to.have.length.above(1);
+    for (const model of long) {
+      const { lanes, steps, model: of, horizon } = wikiRun("minutes", "tokens", model, { rate: 2e-3 }, place);
+      expect(lanes * Number(of.segmentLength)).to.equal(all * 128);
+      expect(steps! * lanes * horizon * Number(of.segmentLength)).to.be.closeTo(20e6, 20e3);
+      const run = wikiRun("minutes", 6, model, { rate: 4e-3 }, place),
+        first = wikiRun("minutes", "tokens", models[0]!, { rate: 2e-3 }, place);
+      expect(trainingFlops(run, run.steps!) / trainingFlops(first, first.steps!)).to.be.closeTo(6, 0.01);
+    }
   });
 
   it("trains some for longer, for multiples of those FLOPs", () => {

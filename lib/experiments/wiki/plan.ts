@@ -93,6 +93,11 @@ function lstm(layers: number): Model {
 
 const longer = (model: Model): Model => ({ ...model, longer: true });
 
+/** The same with segments of another length, as many lanes fewer as they are longer: a step has as many tokens. */
+function segments(length: number, { name, model, paper }: Model): Model {
+  return { name: `${name}, segments of ${length}`, model: { ...model, segmentLength: length }, paper };
+}
+
 const { width, heads, feedForward, segmentLength } = presets.wiki;
 const shape = { width, heads, feedForward, segmentLength, precision: "bfloat16" } as const;
 
@@ -128,6 +133,8 @@ export const wikiSizes: Readonly<Record<Budget, Size>> = {
       xl(8, 256),
       longer(xl(8, 128)),
       longer(xl(8, 32)),
+      longer(segments(256, decoder(8, 256))),
+      longer(segments(256, xl(8, 128))),
     ],
     shape,
     lanes: 32,
@@ -210,11 +217,19 @@ export function wikiRun(
   { rate, dropout, weightDecay }: Training,
   { text, vocabulary, seed }: Place,
 ): WikiSettings {
-  const { shape: of, lanes, horizon, cut, tokens, seconds, scored, models } = wikiSizes[budget];
+  const { shape: of, horizon, cut, tokens, seconds, scored, models } = wikiSizes[budget];
+  const lanesOf = (given: Model): number =>
+    Math.max(
+      1,
+      Math.round(
+        (wikiSizes[budget].lanes * Number(of.segmentLength)) / Number(given.model.segmentLength ?? of.segmentLength),
+      ),
+    );
+  const lanes = lanesOf(model);
   const options = { ...of, ...model.model, ...(dropout !== undefined && { dropout }) },
-    steps = Math.max(1, Math.round(tokens / (lanes * horizon * Number(of.segmentLength))));
+    steps = Math.max(1, Math.round(tokens / (lanes * horizon * Number(options.segmentLength))));
   const cost = (given: Model): number =>
-    trainingFlops({ model: { ...of, ...given.model }, vocabulary, lanes, horizon }, 1);
+    trainingFlops({ model: { ...of, ...given.model }, vocabulary, lanes: lanesOf(given), horizon }, 1);
   const stepsFor = (multiple: number): number =>
     Math.max(1, Math.round((multiple * steps * cost(models[0]!)) / cost(model)));
   const ofKind =
