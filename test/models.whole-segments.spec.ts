@@ -1,7 +1,8 @@
 /** What goes over several segments at once gives, to the bit, what goes over one after the other. */
 import { expect } from "chai";
-import { applyOperator, tidy, type CreateOptions, type Memformer, type State } from "../lib/index.ts";
+import { applyOperator, Memformer, tidy, type CreateOptions, type State } from "../lib/index.ts";
 import { architectures } from "../lib/model/architectures/index.ts";
+import { failure } from "./support/failure.ts";
 import { describeOnGpu, GPU } from "./support/gpu.ts";
 import { bits, memformers, perturb, randomWindow, tinyModel, variants } from "./support/models.ts";
 
@@ -72,8 +73,70 @@ function same(device: CreateOptions["device"]): void {
     });
 }
 
+/** A model that takes three segments at once, and whose method fails the next time it is called where `armed`. */
+async function failing(method: "advance" | "advanceAll"): Promise<{ model: Memformer; arm: () => void }> {
+  const model = await tinyModel({ vocabulary: 257, bos: 256 });
+  let armed = false;
+  const real = model[method].bind(model) as (...given: unknown[]) => State;
+  for (const name of ["advance", "advanceAll"] as const) {
+    const own = name === method ? real : (model[name].bind(model) as typeof real);
+    const value = (...given: unknown[]): State => {
+      if (name === method && armed) {
+        armed = false;
+        throw new Error("no room");
+      }
+      return own(...given);
+    };
+    Object.defineProperty(model, name, { value });
+  }
+  Object.defineProperty(model, "segmentsAtOnce", { value: 3 });
+  return { model, arm: () => (armed = true) };
+}
+
 describe("several segments at once", () => {
   same(undefined);
+
+  it("what a session by the recipe has read", async () => {
+    await using model = await Memformer.create({ preset: "tiny", precision: "bfloat16" });
+    expect(model.segmentsAtOnce).to.equal(1); // on a CPU
+    const T = model.config.segmentLength,
+      lengths = [2 * T + 3, 7 * T, T - 3];
+    expect(await read(model, 3, lengths)).to.deep.equal(await read(model, 1, lengths));
+  });
+
+  for (const method of ["advance", "advanceAll"] as const)
+    it(`leave the session whole when ${method} fails`, async () => {
+      const { model: made, arm } = await failing(method);
+      await using model = made;
+      const T = model.config.segmentLength,
+        text = Int32Array.from({ length: 8 * T + 1 }, (_, i) => (3 * i) % 256);
+      using alone = await model.session();
+      await alone.read(text);
+      for (const onAbort of ["discard", "commit"] as const) {
+        using session = await model.session();
+        const part = method === "advance" ? T : 3 * T;
+        await session.read(text.subarray(0, T));
+        arm();
+        expect(await failure(session.read(text.subarray(T, T + part), { onAbort }))).to.match(/no room/);
+        const kept = onAbort === "commit" && method === "advance" ? T : 0; // its tokens were taken in
+        expect(session.position).to.equal(T + kept);
+        await session.read(text.subarray(T + kept, T + kept + 1));
+        await session.read(text.subarray(T + kept + 1));
+        expect(Buffer.from(await session.save())).to.deep.equal(Buffer.from(await alone.save()));
+      }
+    });
+
+  it("are not read so by a model that has an advance of its own", async () => {
+    await using model = await Memformer.create({ preset: "tiny" });
+    let calls = 0;
+    const advance = model.advance.bind(model);
+    const value = (...given: Parameters<typeof advance>): State => ((calls += 1), advance(...given));
+    Object.defineProperty(model, "advance", { value });
+    Object.defineProperty(model, "segmentsAtOnce", { value: 2 });
+    using session = await model.session();
+    await session.read(new Int32Array(4 * model.config.segmentLength));
+    expect(calls).to.equal(4);
+  });
 
   it("are not read so while somebody watches the memory", async () => {
     await using model = await tinyModel({ vocabulary: 257, bos: 256 });

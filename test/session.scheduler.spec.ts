@@ -531,6 +531,8 @@ describe("a fair policy", () => {
     expect(policy.read([b, c, a], true)).to.deep.equal([a]);
     expect(policy.read([b, c, a], false)).to.deep.equal([a, c, b, a, c, b, a, c]);
     expect(policy.read([], false)).to.deep.equal([]);
+    const endless = fairPolicy({ readsAlone: Infinity, readsBesideDecoding: Infinity });
+    for (const decoding of [true, false]) expect(endless.read([a, b], decoding)).to.include.members([a, b]);
     policy.charge(c, 8 * 200, "read");
     policy.charge(a, 1000, "generated");
     policy.leave(b, [a, c]);

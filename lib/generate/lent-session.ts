@@ -12,10 +12,10 @@ export interface LentSession {
   drawing(options: DrawOptions): Drawing;
   turn(stop: GenerateOptions["stop"]): Turn;
   /**
-   * Reads tokens from `at` on: to the end of the segment under way, or some whole segments, `most` at most. Returns how
-   * many.
+   * Reads tokens from `at` on: to the end of the segment under way, or up to `mostSegments` whole segments. Returns how
+   * many tokens.
    */
-  readOn(tokens: ArrayLike<number>, at: number, most: number): number;
+  readOn(tokens: ArrayLike<number>, at: number, mostSegments: number): number;
   /** Ends the segment under way, all of which was drawn. */
   advance(): void;
   /** Leaves in the document what a turn that began at `start` has handed out. */

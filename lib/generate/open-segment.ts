@@ -10,10 +10,23 @@ import type { SessionModel } from "./session-model.ts";
  * A model whose `logits` are its own, put over its class's, is asked for those.
  */
 export function decodes(model: SessionModel): model is SessionModel & Required<Pick<SessionModel, "decoder">> {
-  if (model.decoder === undefined) return false;
+  return model.decoder !== undefined && holds(model, "decoder", "logits");
+}
+
+/** How many whole segments a session reads at once. A model whose `advance` is its own is asked for each by itself. */
+export function segmentsAtOnce(model: SessionModel): number {
+  if (model.advanceAll === undefined || !holds(model, "advanceAll", "advance")) return 1;
+  return model.segmentsAtOnce ?? 1;
+}
+
+/**
+ * Whether `fast` does what `plain` does: no class between the object and the one that has `fast` has put its own over
+ * it.
+ */
+function holds(model: SessionModel, fast: keyof SessionModel, plain: keyof SessionModel): boolean {
   let owner: object = model;
-  while (!Object.hasOwn(owner, "decoder")) {
-    if (Object.hasOwn(owner, "logits")) return false;
+  while (!Object.hasOwn(owner, fast)) {
+    if (Object.hasOwn(owner, plain)) return false;
     owner = Object.getPrototypeOf(owner) as object;
   }
   return true;

@@ -27,9 +27,12 @@ export interface SessionModel {
   readonly advancesNarrow?: boolean;
   /** The state after a segment. */
   advance(segment: SegmentTensors, state: State): State;
-  /** @internal Consecutive segments that {@link advanceAll} is to take at once; absent or 1: it is not asked. */
+  /** @internal How many consecutive segments {@link advanceAll} is given; absent or 1: it is not called. */
   readonly segmentsAtOnce?: number;
-  /** @internal The state after consecutive segments, to the bit what `advance` of one after the other gives. */
+  /**
+   * @internal The state after consecutive segments, of which the first alone may start a document: to the bit what
+   * `advance` of one after the other gives.
+   */
   advanceAll?(segments: readonly SegmentTensors[], state: State): State;
   /** The next token's logits (B, V), given the tokens of the segment so far. */
   logits(segment: SegmentTensors, prefix: Tensor, state: State): Tensor;

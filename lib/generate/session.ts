@@ -8,7 +8,7 @@ import { DocumentState } from "./document-state.ts";
 import { DrawQueue } from "./draw-queue.ts";
 import { Drawing, type DrawFacts, type DrawOptions, type SamplerSettings } from "./draw.ts";
 import { checkGenerate, checkRead, stopsOf, type GenerateOptions, type ReadOptions } from "./generate-options.ts";
-import { decodes, OpenSegment } from "./open-segment.ts";
+import { decodes, OpenSegment, segmentsAtOnce } from "./open-segment.ts";
 import { openSegments, type OpenedSegments, wholeSegments } from "./opened-segments.ts";
 import type { LentSession } from "./lent-session.ts";
 import type { MemoryWatcher } from "./memory-watcher.ts";
@@ -201,7 +201,7 @@ export class Session<Model extends SessionModel = SessionModel> {
       tokenizer: this.tokenizer,
       drawing: (options) => this.#drawing(options),
       turn: (stop) => new Turn(this.tokenizer, this.#document.context, this.#unfinished, stopsOf(stop)),
-      readOn: (tokens, at, most) => this.#readOn(tokens, at, most),
+      readOn: (tokens, at, mostSegments) => this.#readOn(tokens, at, mostSegments),
       advance: () => {
         this.#advance();
       },
@@ -259,6 +259,7 @@ export class Session<Model extends SessionModel = SessionModel> {
   #logits(): { logits: Tensor; owned: boolean } {
     const { model } = this,
       document = this.#document;
+    if (document.complete) this.#advance(); // a call that failed has left it
     if (decodes(model)) {
       this.#open ??= new OpenSegment(model.decoder(1));
       const opened: OpenedSegments[] = [];
@@ -447,14 +448,15 @@ export class Session<Model extends SessionModel = SessionModel> {
 
   /**
    * Takes in tokens from `at` on: to the end of the segment under way, or as many whole segments as the model takes at
-   * once, where they are no more than `most`. Returns how many tokens.
+   * once, where `mostSegments` allows it. Returns how many tokens.
    */
-  #readOn(tokens: ArrayLike<number>, at: number, most = Infinity): number {
+  #readOn(tokens: ArrayLike<number>, at: number, mostSegments = Infinity): number {
     const document = this.#document,
       { segmentLength: T } = this.model.config;
-    const { segmentsAtOnce: atOnce = 1 } = this.model,
+    if (document.complete) this.#advance(); // a call that failed has left it
+    const atOnce = segmentsAtOnce(this.model),
       whole = atOnce * T;
-    if (atOnce > 1 && atOnce <= most && tokens.length - at >= whole && document.takesWholeSegments) {
+    if (atOnce > 1 && atOnce <= mostSegments && tokens.length - at >= whole && document.takesWholeSegments) {
       this.#pushWhole(Int32Array.from({ length: whole }, (_, i) => tokens[at + i]!));
       return whole;
     }

@@ -18,8 +18,8 @@ export interface SchedulerPolicy {
   /** The order in which waiting turns are let in. */
   admit<View extends TurnView>(waiting: readonly View[]): readonly View[];
   /**
-   * Those that read in this step: a segment each, and as many as one is named times where the model takes several at
-   * once. `decoding`: whether others wait for a token in it.
+   * Those that read in this step. One that is named several times may read as many segments, where the model takes
+   * several at once (8 on a GPU); else it reads one. `decoding`: whether others wait for a token in it.
    */
   read<View extends TurnView>(reading: readonly View[], decoding: boolean): readonly View[];
   /** At most `slots` that draw in this step. */
@@ -48,6 +48,9 @@ export interface FairPolicyOptions {
   /** Tokens of a run where nobody waits. Default 4. */
   readonly runAlone?: number | undefined;
 }
+
+/** Times that a turn is named among those that read, however many a policy lets read. */
+const MOST_OF_A_TURN = 64;
 
 /**
  * Start-time fair queueing: the key that was served least comes first, a new one starts where the least served one
@@ -79,7 +82,8 @@ export function fairPolicy({
     read(reading, decoding) {
       const order = inTurn(reading);
       if (order.length === 0) return [];
-      return Array.from({ length: decoding ? readsBesideDecoding : readsAlone }, (_, i) => order[i % order.length]!);
+      const segments = Math.min(decoding ? readsBesideDecoding : readsAlone, MOST_OF_A_TURN * order.length);
+      return Array.from({ length: segments }, (_, i) => order[i % order.length]!);
     },
     decode(ready, slots) {
       const kept = ready.filter(({ inSegment }) => inSegment).slice(0, slots),

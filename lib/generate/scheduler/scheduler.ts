@@ -8,7 +8,7 @@ import { Turns } from "../../engine/turns.ts";
 import { rowBytes } from "../../model/state.ts";
 import { storedLayout } from "../stored-state.ts";
 import { checkGenerate, type GenerateOptions, type ReadOptions } from "../generate-options.ts";
-import { decodes } from "../open-segment.ts";
+import { decodes, segmentsAtOnce } from "../open-segment.ts";
 import type { ReadInput } from "../read-input.ts";
 import type { Session } from "../session.ts";
 import type { SessionModel } from "../session-model.ts";
@@ -225,14 +225,14 @@ export class Scheduler<Model extends SessionModel = SessionModel> implements Dis
 
   #read(readable: readonly ScheduledTurn[], decoding: boolean): number {
     let read = 0;
-    const { segmentsAtOnce = 1 } = this.model,
+    const most = segmentsAtOnce(this.model),
       segments = new Map<ScheduledTurn, number>();
     for (const { of } of this.#policy.read(this.#views(readable), decoding))
       segments.set(of, (segments.get(of) ?? 0) + 1);
     for (const [turn, count] of segments) {
       this.#guard([turn], () => {
         const view = this.#view(turn),
-          tokens = turn.readSegments(Math.min(count, segmentsAtOnce));
+          tokens = turn.readSegments(Math.min(count, most));
         this.#policy.charge(view, tokens, "read");
         read += tokens;
       });
