@@ -6,7 +6,7 @@ import { modelConfig, type ModelOptions } from "../model/config.ts";
 export interface SegmentFlops {
   /** Scored, without a gradient. */
   readonly forward: number;
-  /** Trained on where nothing is computed anew: forward, and back, which is two forwards. */
+  /** Trained on: forward, and back, which is two forwards. What a method computes anew is not counted. */
   readonly training: number;
   /** Trained on by MRBP, one segment a step: along the critical path beforehand, too. */
   readonly replayed: number;

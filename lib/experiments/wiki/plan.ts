@@ -199,8 +199,8 @@ export function isTrained(kind: Kind, model: Model): boolean {
 type Place = Pick<WikiSettings, "text" | "vocabulary" | "seed">;
 
 /**
- * Of all training, by the model's own formula. Nothing is computed anew: at these sizes a GPU takes a window in one
- * step (`segmentsPerStep`), and a CPU's tests only show that an experiment works.
+ * Of all training, by the model's own formula: model FLOPs, in which nothing counts that is computed anew. `minutes`
+ * computes nothing anew where a GPU takes a window in one step (`segmentsPerStep`), as an H200 does.
  */
 export function trainingFlops(
   { model, vocabulary, lanes, horizon }: Pick<WikiSettings, "model" | "vocabulary" | "lanes" | "horizon">,

@@ -1,6 +1,6 @@
 /**
- * Table 2 by what is equal: tokens, FLOPs, wall-clock, FLOPs of longer training; each model at the best of its rates
- * and dropouts.
+ * Table 2 by what is equal: tokens, FLOPs, wall-clock, FLOPs of longer training; each model trained in the way that is
+ * best on held-out text.
  */
 import type { Rows, Section } from "../experiment.ts";
 import { keyOf } from "../rows.ts";
@@ -115,7 +115,7 @@ function sectionOf(kind: Kind, lines: readonly Line[], { text, lanes, horizon }:
       ].map((value) => cell(rows.slice(0, 1), value, (number) => String(Number(number.toPrecision(4))))),
       paper,
     ]),
-    note: `Trained and scored on ${text}; ${lanes} lanes, horizon ${horizon}. Word perplexity: exp(nats of all tokens / words), a word what is between white space, and the end of each line one more, as WikiText counts them; it does not depend on the tokenizer. Training FLOPs by each model's formula: forward, and two forwards for the way back; a GPU takes a window of this size in one step, so that nothing is computed anew. Seconds: tokens at the median speed of the steps. Other text than the paper's: compare within a table.`,
+    note: `Trained and scored on ${text}; ${lanes} lanes, horizon ${horizon}. Word perplexity: exp(nats of all tokens / words), a word what is between white space, and the end of each line one more, as WikiText counts them; it does not depend on the tokenizer. Training FLOPs by each model's formula: forward, and two forwards for the way back; what MRBP computes anew, where a window takes several steps, is not counted. Seconds: tokens at the median speed of the steps. Other text than the paper's: compare within a table.`,
   });
   const chart: Chart = {
     name: `wiki-state-${typeof kind === "number" ? `flops-${kind}` : kind.toLowerCase()}`,

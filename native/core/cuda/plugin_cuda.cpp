@@ -104,12 +104,12 @@ class Branch {
   cudaEvent_t event_ = nullptr;
 };
 
-/// The streams that a thread computes on.
-struct Streams {
+/// The streams that a thread computes on, of one device.
+struct DeviceStreams {
   std::optional<c10::cuda::CUDAStream> main;
   std::vector<std::unique_ptr<Branch>> branches;
 };
-using StreamsByDevice = std::map<c10::DeviceIndex, Streams>;
+using StreamsByDevice = std::map<c10::DeviceIndex, DeviceStreams>;
 
 /// A thread's streams, which one that begins takes over from one that has ended: a process has as many as threads that
 /// computed at a time. No stream is destroyed, for a thread may end after the driver.
@@ -117,23 +117,24 @@ class ThreadStreams {
  public:
   ThreadStreams() {
     const std::lock_guard lock(spare().mutex);
-    if (spare().streams.empty()) return;
-    streams = std::move(spare().streams.back());
-    spare().streams.pop_back();
+    auto& left = spare().left;
+    if (left.empty()) return;
+    by_device = std::move(left.back());
+    left.pop_back();
   }
   ~ThreadStreams() {
     const std::lock_guard lock(spare().mutex);
-    spare().streams.push_back(std::move(streams));
+    spare().left.push_back(std::move(by_device));
   }
   ThreadStreams(const ThreadStreams&) = delete;
   ThreadStreams& operator=(const ThreadStreams&) = delete;
 
-  StreamsByDevice streams;
+  StreamsByDevice by_device;
 
  private:
   struct Spare {
     std::mutex mutex;
-    std::vector<StreamsByDevice> streams;
+    std::vector<StreamsByDevice> left;  // by threads that have ended
   };
   static Spare& spare() {
     static auto* spare = new Spare;
@@ -164,15 +165,14 @@ class Half final : public Cuda {
   void enter(int device) override {
     prepare(device);
     c10::cuda::set_device(static_cast<c10::DeviceIndex>(device));
-    auto& streams = mine().streams;
-    auto& main = streams[static_cast<c10::DeviceIndex>(device)].main;
+    auto& main = mine().by_device[static_cast<c10::DeviceIndex>(device)].main;
     if (!main) main = own_stream(static_cast<c10::DeviceIndex>(device), Priority::greatest);
     c10::cuda::setCurrentCUDAStream(*main);
   }
 
   std::function<void()> mark() override {
     std::vector<std::shared_ptr<Event>> events;
-    for (const auto& [device, streams] : mine().streams)
+    for (const auto& [device, streams] : mine().by_device)
       if (streams.main) events.push_back(std::make_shared<Event>(*streams.main));
     return [events] {
       for (const auto& event : events) event->synchronize();
@@ -211,7 +211,7 @@ class Half final : public Cuda {
     inside = true;
     const auto leave = c10::make_scope_exit([] { inside = false; });
     const auto main = c10::cuda::getCurrentCUDAStream();
-    auto& branches = mine().streams[main.device_index()].branches;
+    auto& branches = mine().by_device[main.device_index()].branches;
     while (static_cast<int64_t>(branches.size()) < count)
       branches.push_back(std::make_unique<Branch>(main.device_index()));
     int64_t begun = 0;
