@@ -1,4 +1,7 @@
-/** Each baseline against a plain program: losses, state and gradients; and what MRBP, BPTT and sessions make of it. */
+/**
+ * Each baseline, and the decoder with a cache, against a plain program: losses, state and gradients; and what MRBP,
+ * BPTT and sessions make of it.
+ */
 import { expect } from "chai";
 import {
   bptt,
@@ -44,7 +47,7 @@ const shapes: Readonly<Record<string, WindowShape>> = {
   "padding anywhere, rows that restart": {},
 };
 
-type Baseline = (typeof baselines)[number];
+type Baseline = (typeof baselines)[number] | "cached-decoder";
 
 /** So short a cache that tokens leave it in every shape, where that is more than being forgotten. */
 const sizesOf = (architecture: Baseline): CreateOptions =>
@@ -108,7 +111,7 @@ async function expectGradients(architecture: Baseline, model: Memformer, segment
 
 describe("baselines: what a plain program computes", function () {
   this.timeout(120_000);
-  for (const architecture of baselines)
+  for (const architecture of ["cached-decoder", ...baselines] as const)
     for (const [name, shape] of Object.entries(shapes)) {
       it(`${architecture}, ${name}: losses and state`, async () => {
         await using model = await tinyModel(sizesOf(architecture));

@@ -149,7 +149,7 @@ export const modelSchema = z.strictObject({
     ),
   cacheLength: count(
     64,
-    "tokens before the segment whose layers' inputs transformer-xl and compressive-transformer keep",
+    "tokens before the segment whose layers' inputs transformer-xl, compressive-transformer and cached-decoder keep",
   ),
   compressionRate: count(3, "tokens that compressive-transformer makes one compressed place of"),
   compressedLength: count(64, "compressed places that compressive-transformer keeps"),

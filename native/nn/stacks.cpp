@@ -12,13 +12,12 @@ double residual_gain(const Config& config, const std::string& start, int64_t lay
   return sum / std::sqrt(static_cast<double>(branches * layers));
 }
 
-namespace {
-
-/// Of the branches that read the memory or the encoder.
 double read_gain(const Config& config, int64_t layers) {
   const auto& start = config.text("readStart");
   return residual_gain(config, start == "same" ? config.text("residualStart") : start, layers);
 }
+
+namespace {
 
 /// Notes the stream after a layer, its last branch added: `name`.stream (B, T, D).
 void note(const Residual& stream, const std::string& name, const ForwardContext& ctx) {

@@ -12,6 +12,9 @@ namespace memformer::nn {
 /// "zero": tokens start as they are.
 double residual_gain(const Config& config, const std::string& start, int64_t layers, int64_t branches = 3);
 
+/// Of the branches that read the memory or the encoder, by `readStart`.
+double read_gain(const Config& config, int64_t layers);
+
 /// Layers that read the memory: self-attention, memory read, feed-forward. Bidirectional: the encoder; causal: the
 /// decoder of the "decoder" architecture.      `name`.`i`.{self_attention, memory_read, feed_forward}, `name`.norm
 class MemoryStack {

@@ -15,7 +15,7 @@ import { baselines, numbers, perturb, recipeOptions, tinyModel } from "./models.
 
 /** Those that generate: of a Memformer, then the baselines. */
 const memformers = ["encoder-decoder", "decoder"] as const;
-export const architectures = [...memformers, ...baselines] as const;
+export const architectures = [...memformers, "cached-decoder", ...baselines] as const;
 /** Every architecture, position scheme and writer, and the options that decoding could get wrong. */
 export const settings: CreateOptions[] = [
   ...memformers.flatMap((architecture) =>
@@ -30,6 +30,11 @@ export const settings: CreateOptions[] = [
   { architecture: "encoder-decoder", position: "t5", positionBuckets: "lucidrains" },
   { architecture: "decoder", forgetting: "normalize-only" },
   { architecture: "encoder-decoder", forgetting: "none", heads: 1 },
+  { architecture: "cached-decoder" },
+  { architecture: "cached-decoder", cacheLength: 2, queryKeyNorm: true, writerQueryKeyNorm: true },
+  { architecture: "cached-decoder", cacheLength: 40, constantSlots: 2, writerValues: "normed" },
+  { architecture: "cached-decoder", memory: false, memoryNorm: false },
+  { architecture: "cached-decoder", readGate: true, writer: "gru", forgettingBias: 0.1, forgettingScaled: true },
   { architecture: "lstm" },
   { architecture: "lstm", memory: false, tieEmbedding: false },
   { architecture: "transformer-xl" },

@@ -24,14 +24,14 @@ export const memformers = variants.filter((name) => architectures[name].writesFr
 /** Those whose state is something else: test/models.baselines.spec.ts proves each against a plain program. */
 export const baselines = variants.filter((name) => !memformers.includes(name)) as Exclude<
   (typeof variants)[number],
-  "encoder-decoder" | "encoder" | "decoder"
+  "encoder-decoder" | "encoder" | "decoder" | "cached-decoder"
 >[];
 export const writers = writer.unwrap().options;
 export const positions = position.unwrap().options;
 /** Every architecture with the writers and position schemes that it has. */
 export const compositions = variants.flatMap((architecture) => {
   const written = memformers.includes(architecture),
-    positioned = written || architecture === "rmt";
+    positioned = (written && architecture !== "cached-decoder") || architecture === "rmt";
   return (written ? writers : writers.slice(0, 1)).flatMap((writer) =>
     (positioned ? positions : positions.slice(0, 1)).map((position) => ({ architecture, writer, position })),
   );

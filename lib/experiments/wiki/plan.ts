@@ -79,6 +79,15 @@ function decoder(layers: number, slots: number, memory = true): Model {
   };
 }
 
+/** The decoder that sees a cache, too. */
+function cached(layers: number, slots: number, cacheLength: number): Model {
+  return {
+    name: `Memformer decoder ${layers}, M ${slots}, cache ${cacheLength}`,
+    model: { architecture: "cached-decoder", decoderLayers: layers, memorySlots: slots, cacheLength },
+    paper: NONE,
+  };
+}
+
 function xl(layers: number, cacheLength: number): Model {
   return {
     name: `Transformer-XL ${layers}, cache ${cacheLength}`,
@@ -130,6 +139,8 @@ export const wikiSizes: Readonly<Record<Budget, Size>> = {
       longer(decoder(8, 256)),
       longer(decoder(8, 64)),
       longer(decoder(8, 256, false)),
+      longer(cached(8, 256, 32)),
+      longer(cached(8, 64, 128)),
       xl(8, 256),
       longer(xl(8, 128)),
       longer(xl(8, 32)),

@@ -1,5 +1,6 @@
 /** The architectures that the engine has, by name: one file each, and its line here. */
 import type { Architecture } from "./architecture.ts";
+import { cachedDecoder } from "./cached-decoder.ts";
 import { compressiveTransformer } from "./compressive-transformer.ts";
 import { decoder } from "./decoder.ts";
 import { encoder } from "./encoder.ts";
@@ -15,6 +16,7 @@ export const architectures = {
   "encoder-decoder": encoderDecoder,
   encoder,
   decoder,
+  "cached-decoder": cachedDecoder,
   lstm,
   "transformer-xl": transformerXl,
   "compressive-transformer": compressiveTransformer,

@@ -3,10 +3,15 @@ import { writers } from "../writers.ts";
 import type { Sizes } from "./architecture.ts";
 
 /** Layers whose every token attends to `pairs` / T others of its segment and to `keys` slots or tokens beside. */
-function stackWork({ width: D, feedForward: F, segmentLength: T }: Sizes, pairs: number, keys: number): number {
+function stackWork(sizes: Sizes, pairs: number, keys: number): number {
+  const { width: D, feedForward: F, segmentLength: T } = sizes;
   const self = 4 * T * D * D + 2 * pairs * D; // queries, keys, values, output; scores and sums
-  const read = 2 * T * D * D + 2 * keys * D * D + 2 * T * keys * D;
-  return self + read + 2 * T * D * F;
+  return self + memoryReadWork(sizes, keys) + 2 * T * D * F;
+}
+
+/** Multiply-adds of a layer's read of `keys` slots or tokens. */
+export function memoryReadWork({ width: D, segmentLength: T }: Sizes, keys: number): number {
+  return 2 * T * D * D + 2 * keys * D * D + 2 * T * keys * D;
 }
 
 /** Multiply-adds of `layers` bidirectional layers that read `keys` slots. */

@@ -1,5 +1,9 @@
-/** The plain program of each baseline, which proves the engine's: losses, state, and gradients by differences. */
+/**
+ * The plain program of each baseline, and of the decoder with a cache, which proves the engine's: losses, state, and
+ * gradients by differences.
+ */
 import type { baselines } from "../models.ts";
+import { plainCachedDecoder } from "./cached-decoder.ts";
 import { plainCompressiveTransformer } from "./compressive-transformer.ts";
 import { plainGatedDelta } from "./gated-delta.ts";
 import { plainLstm } from "./lstm.ts";
@@ -9,7 +13,8 @@ import { plainTransformerXl } from "./transformer-xl.ts";
 
 export type { PlainModel, Weights } from "./parts.ts";
 
-export const plain: Readonly<Record<(typeof baselines)[number], PlainModel>> = {
+export const plain: Readonly<Record<(typeof baselines)[number] | "cached-decoder", PlainModel>> = {
+  "cached-decoder": plainCachedDecoder,
   lstm: plainLstm,
   "transformer-xl": plainTransformerXl,
   "compressive-transformer": plainCompressiveTransformer,

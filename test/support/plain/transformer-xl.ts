@@ -18,14 +18,15 @@ export type Kept = readonly Vector[];
 
 /**
  * A row's segment behind the tokens `before` it, of which there are fewer or more: what its targets cost, and its own
- * layers' inputs.
+ * layers' inputs. `besides`: what comes between a layer's attention and its feed-forward.
  */
 export function relativeSegment(
   w: Weights,
   config: ModelConfig,
   { read, wanted }: { readonly read: readonly number[]; readonly wanted: readonly number[] },
   before: readonly Kept[],
-): { cost: number; kept: Kept[] } {
+  besides: (x: Vector, layer: number) => Vector = (x) => x,
+): { cost: number; kept: Kept[]; hidden: Vector[] } {
   const { width: D, decoderLayers: L } = config;
   const { linear, norm, rmsIf, dot, read: readAll, feedForward } = layersOf(w, config),
     embedding = w.get("embedding.weight")!;
@@ -59,14 +60,12 @@ export function relativeSegment(
         seen.map(({ value }) => value),
         (h, k) => dot(plus(q, u), seen[k]!.key, h) + dot(plus(q, v), byDistance[i - seen[k]!.at]!, h),
       );
-      return feedForward(`decoder.${layer}.feed_forward`, plus(input, linear(`${name}.out`, sum)));
+      return feedForward(`decoder.${layer}.feed_forward`, besides(plus(input, linear(`${name}.out`, sum)), layer));
     });
   }
-  const cost = x.reduce(
-    (sum, h, t) => sum + (wanted[t]! < 0 ? 0 : surprise(embedding, norm("decoder.norm", h), wanted[t]!)),
-    0,
-  );
-  return { cost, kept };
+  const hidden = x.map((h) => norm("decoder.norm", h));
+  const cost = hidden.reduce((sum, h, t) => sum + (wanted[t]! < 0 ? 0 : surprise(embedding, h, wanted[t]!)), 0);
+  return { cost, kept, hidden };
 }
 
 /** Rows of tokens as a part of the state: (B, L, places, D), each row's tokens at its end. */

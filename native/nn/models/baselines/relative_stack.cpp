@@ -138,14 +138,20 @@ Tensor RelativeAttention::bias(const Tensor& parameter, ForwardContext& ctx) con
   return ctx.cast(parameter).view({heads_, 1, -1});
 }
 
-RelativeStack::RelativeStack(Parameters& parameters, const Config& config)
-    : layers_([&] {
+RelativeStack::RelativeStack(Parameters& parameters, const Config& config, bool reads_memory)
+    : slots_(reads_memory ? config.integer("memorySlots") + config.integer("constantSlots") : 0),
+      layers_([&] {
         std::vector<Layer> made;
         const int64_t count = config.integer("decoderLayers"), D = config.integer("width");
-        const double gain = residual_gain(config, config.text("residualStart"), count, 2);
+        const double gain = residual_gain(config, config.text("residualStart"), count, reads_memory ? 3 : 2);
         for (int64_t i = 0; i < count; ++i) {
           const auto prefix = "decoder." + std::to_string(i);
-          made.push_back({RelativeAttention(parameters, config, prefix + ".self_attention", gain),
+          RelativeAttention attention(parameters, config, prefix + ".self_attention", gain);
+          std::optional<CrossAttention> memory_read;
+          if (reads_memory)
+            memory_read.emplace(parameters, config, prefix + ".memory_read", CrossAttention::Context::memory,
+                                read_gain(config, count));
+          made.push_back({std::move(attention), std::move(memory_read),
                           FeedForward(parameters, prefix + ".feed_forward", D, config.integer("feedForward"), gain)});
         }
         return made;
@@ -169,15 +175,15 @@ Tensor picked(const Tensor& pool, const Tensor& places) {
 }
 
 std::pair<Tensor, std::vector<Tensor>> RelativeStack::operator()(Tensor x, const Tensor& real,
-                                                                 const RelativeCache& cache,
-                                                                 ForwardContext& ctx) const {
+                                                                 const RelativeCache& cache, ForwardContext& ctx,
+                                                                 const MemoryKeysValues& memory) const {
   const auto of_layer = [&](int64_t layer, const Tensor&) { return cache.inputs.select(1, layer); };
-  return (*this)(std::move(x), real, RelativeCaches{cache.inputs.size(2), cache.filled, of_layer}, ctx);
+  return (*this)(std::move(x), real, RelativeCaches{cache.inputs.size(2), cache.filled, of_layer}, ctx, memory);
 }
 
 std::pair<Tensor, std::vector<Tensor>> RelativeStack::operator()(Tensor x, const Tensor& real,
-                                                                 const RelativeCaches& caches,
-                                                                 ForwardContext& ctx) const {
+                                                                 const RelativeCaches& caches, ForwardContext& ctx,
+                                                                 const MemoryKeysValues& memory) const {
   const int64_t C = caches.places;
   const auto& filled = caches.filled;
   const int64_t T = x.size(1), N = C + T;
@@ -196,6 +202,7 @@ std::pair<Tensor, std::vector<Tensor>> RelativeStack::operator()(Tensor x, const
   for (size_t i = 0; i < layers_.size(); ++i) {
     const auto of_layer = [&, i](const Tensor& input) { return caches.of_layer(static_cast<int64_t>(i), input); };
     inputs.push_back(layers_[i].attention(stream, of_layer, seen, distances, ctx).detach());
+    if (slots_ > 0) (*layers_[i].memory_read)(stream, memory[i], KeyMask(), ctx);
     layers_[i].feed_forward(stream, ctx);
   }
   return {norm_(stream, ctx), std::move(inputs)};
@@ -209,17 +216,30 @@ std::vector<CrossAttention::KeysValues> RelativeStack::project_keys_values(const
   return context;
 }
 
+RelativeStack::MemoryKeysValues RelativeStack::project_memory(const MemoryView& view, int64_t queries,
+                                                              ForwardContext& ctx) const {
+  std::vector<const CrossAttention*> reads;
+  for (const auto& layer : layers_) reads.push_back(&*layer.memory_read);
+  return CrossAttention::project_memory_keys_values(reads, view, queries, ctx);
+}
+
 std::pair<Tensor, Tensor> RelativeStack::decode(Tensor x, const DecodeState& state, const DecodeRows& rows,
                                                 const Tensor& filled, ForwardContext& ctx) const {
-  const int64_t N = state.layers[0].keys.size(2) + state.context[0].keys.size(2);
+  const int64_t C = state.context[0].keys.size(2) - slots_, N = state.layers[0].keys.size(2) + C;
+  const auto part = [](const KeyValueCache& whole, int64_t from, int64_t count) {
+    return KeyValueCache{whole.keys.narrow(2, from, count), whole.values.narrow(2, from, count)};
+  };
+  auto of_memory = rows;
+  if (slots_ > 0) of_memory.context_lengths = at::full_like(rows.context_lengths, slots_);
   const auto options = x.options();
   const auto distances =
       of_distances(at::arange(N, options.dtype(at::kDouble)), x.size(2), options.dtype(ctx.compute()));
   Residual stream{std::move(x), std::nullopt};
   std::vector<Tensor> inputs;
   for (size_t i = 0; i < layers_.size(); ++i) {
-    inputs.push_back(
-        layers_[i].attention.decode(stream, rows, state.layers[i], state.context[i], filled, distances, ctx));
+    inputs.push_back(layers_[i].attention.decode(stream, rows, state.layers[i], part(state.context[i], 0, C), filled,
+                                                 distances, ctx));
+    if (slots_ > 0) layers_[i].memory_read->decode(stream, of_memory, part(state.context[i], C, slots_), ctx);
     layers_[i].feed_forward(stream, ctx);
   }
   return {norm_(stream, ctx), at::stack(inputs, 1)};

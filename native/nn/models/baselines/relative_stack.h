@@ -73,21 +73,28 @@ at::Tensor pool_of(const std::vector<at::Tensor>& first, const at::Tensor& input
 /// Of a pool (B, P, D) what places (G, B, n) int64 name: (G B, n, D).
 at::Tensor picked(const at::Tensor& pool, const at::Tensor& places);
 
-/// `decoder`.`i`.{self_attention, feed_forward}, decoder.norm
+/// `decoder`.`i`.{self_attention, feed_forward}, decoder.norm; where the layers read a memory, too, between the two
+/// `decoder`.`i`.memory_read
 class RelativeStack {
  public:
-  RelativeStack(Parameters& parameters, const Config& config);
+  RelativeStack(Parameters& parameters, const Config& config, bool reads_memory = false);
 
-  /// x (B, T, D) embedded tokens, real (B, T) bool or undefined: all. Returns (B, T, D), normed, and each layer's input
-  /// (B, T, D) without gradient.
+  using MemoryKeysValues = std::vector<CrossAttention::KeysValues>;
+  /// x (B, T, D) embedded tokens, real (B, T) bool or undefined: all; memory: what each layer that reads it sees of it.
+  /// Returns (B, T, D), normed, and each layer's input (B, T, D) without gradient.
   std::pair<at::Tensor, std::vector<at::Tensor>> operator()(at::Tensor x, const at::Tensor& real,
-                                                            const RelativeCache& cache, ForwardContext& ctx) const;
+                                                            const RelativeCache& cache, ForwardContext& ctx,
+                                                            const MemoryKeysValues& memory = {}) const;
   std::pair<at::Tensor, std::vector<at::Tensor>> operator()(at::Tensor x, const at::Tensor& real,
-                                                            const RelativeCaches& caches, ForwardContext& ctx) const;
+                                                            const RelativeCaches& caches, ForwardContext& ctx,
+                                                            const MemoryKeysValues& memory = {}) const;
   /// What each layer sees of the cache.
   std::vector<CrossAttention::KeysValues> project_keys_values(const RelativeCache& cache, ForwardContext& ctx) const;
-  /// One embedded token a row, x (R, 1, D), filled (R) of whose cache are there. Returns (R, 1, D), normed, and the
-  /// layers' inputs (R, L, 1, D).
+  /// What each layer sees of the memory, for so many queries.
+  MemoryKeysValues project_memory(const MemoryView& view, int64_t queries, ForwardContext& ctx) const;
+  /// One embedded token a row, x (R, 1, D), filled (R) of whose cache are there; the context is the cache's places, and
+  /// behind them the memory's slots where layers read them. Returns (R, 1, D), normed, and the layers' inputs
+  /// (R, L, 1, D).
   std::pair<at::Tensor, at::Tensor> decode(at::Tensor x, const DecodeState& state, const DecodeRows& rows,
                                            const at::Tensor& filled, ForwardContext& ctx) const;
   const RelativeAttention& attention(size_t layer) const { return layers_[layer].attention; }
@@ -95,8 +102,10 @@ class RelativeStack {
  private:
   struct Layer {
     RelativeAttention attention;
+    std::optional<CrossAttention> memory_read;
     FeedForward feed_forward;
   };
+  int64_t slots_;  // that a layer reads; 0: none
   std::vector<Layer> layers_;
   LayerNorm norm_;
 };

@@ -1,10 +1,9 @@
 // Transformer-XL (Dai et al., 2019): layers that also see their own inputs of the C tokens before the segment
 // (relative_stack.h). These are its state, the cache.
-// Input as in the decoder: [last token of source, target without its last]. The cache holds tokens alone, moved to its
-// end; padding is neither seen nor kept.
+// Input as in the decoder: [last token of source, target without its last].
 // Letters: B batch, T tokens, G segments, C places of the cache, L layers, D width.
 #include "nn/models/baselines/layout_state.h"
-#include "nn/models/baselines/relative_stack.h"
+#include "nn/models/baselines/token_cache.h"
 #include "nn/models/model.h"
 #include "nn/models/teacher_forcing.h"
 
@@ -19,23 +18,19 @@ class TransformerXl final : public Model {
       : Model(config, seed),
         embedding_(parameters_, "embedding", config),
         stack_(parameters_, config),
-        kept_(config.flag("memory")),
-        cache_(config.integer("cacheLength")),
+        cache_(config),
         shape_{config.integer("decoderLayers"), config.integer("heads"), config.integer("width"),
-               config.integer("segmentLength"), cache_} {
+               config.integer("segmentLength"), cache_.places()} {
     make_output(config, embedding_.weight());
   }
 
-  StateLayout state_layout() const override {
-    return {{"cache", {shape_.layers, cache_, shape_.width}, parameters_.dtype(), false},
-            {"filled", {}, at::kLong, false}};
-  }
+  StateLayout state_layout() const override { return cache_.layout(parameters_.dtype()); }
   State initial_state(int64_t rows) const override { return zero_state(state_layout(), rows, device()); }
 
   Tensor logits(const SegmentInput& segment, const Tensor& prefix, const State& state) const override {
     auto ctx = start(segment);
     const auto input = at::cat({last_token(segment.source, bos_), prefix}, 1);
-    const auto hidden = stack_(embedding_(input, ctx), {}, cache_of(begun(segment, state)), ctx).first;
+    const auto hidden = stack_(embedding_(input, ctx), {}, TokenCache::of(begun(segment, state)), ctx).first;
     return project(hidden.select(1, input.size(1) - 1), ctx);
   }
 
@@ -48,7 +43,7 @@ class TransformerXl final : public Model {
     const auto before = begun(segment, state);
     const int64_t B = before[0].size(0);
     const auto inputs = at::zeros({B, shape_.layers, shape_.segment, shape_.width}, before[0].options());
-    return {stack_.project_keys_values(cache_of(before), ctx),
+    return {stack_.project_keys_values(TokenCache::of(before), ctx),
             KeyMask(),
             last_token(segment.source, bos_).squeeze(1).to(at::kLong),
             {before[0], before[1], inputs}};
@@ -65,7 +60,7 @@ class TransformerXl final : public Model {
 
   State next_state(const State& carried, const Tensor&, const KeyMask& mask, ForwardContext&) const override {
     const int64_t T = carried[2].size(2);
-    return next({carried[0], carried[1]}, carried[2], real_of(mask, carried[1].size(0), T, carried[1].device()));
+    return cache_.next({carried[0], carried[1]}, carried[2], real_of(mask, carried[1].size(0), T, carried[1].device()));
   }
 
   Encoding encode(const SegmentInput& segment, const State& state, ForwardContext& ctx) const override {
@@ -73,9 +68,10 @@ class TransformerXl final : public Model {
     const auto tokens = read_tokens(segment);
     const auto real = real_of(mask, tokens.size(0), tokens.size(1), tokens.device());
     const auto before = of_rows(begun(segment, state), tokens.size(0));
-    const auto [hidden, inputs] = stack_(embedding_(tokens, ctx), mask.none() ? Tensor() : real, cache_of(before), ctx);
+    const auto [hidden, inputs] =
+        stack_(embedding_(tokens, ctx), mask.none() ? Tensor() : real, TokenCache::of(before), ctx);
     if (!segment.writes) return {hidden, {}};
-    return {hidden, restarted(next(before, at::stack(inputs, 1), real), segment.next_reset)};
+    return {hidden, cache_.restarted(cache_.next(before, at::stack(inputs, 1), real), segment.next_reset)};
   }
 
   /// Layer by layer: what a segment's layer sees of the segments before it has no gradient, so that nothing has to be
@@ -90,18 +86,19 @@ class TransformerXl final : public Model {
     const auto first = of_rows(begun(segments[0], state), B);
     // The same steps from cache to cache, of the numbers of a pool's places (relative_stack.h) in place of what is
     // there.
-    const auto number = at::arange(1, 1 + cache_ + G * T, first[1].options());
-    State places{number.narrow(0, 0, cache_).masked_fill(right_aligned(first[1], cache_).logical_not(), 0), first[1]};
-    places[0] = places[0].view({B, 1, cache_, 1});
+    const int64_t C = cache_.places();
+    const auto number = at::arange(1, 1 + C + G * T, first[1].options());
+    State places{number.narrow(0, 0, C).masked_fill(right_aligned(first[1], C).logical_not(), 0), first[1]};
+    places[0] = places[0].view({B, 1, C, 1});
     std::vector<Tensor> seen, filled;
     for (int64_t g = 0; g < G; ++g) {
-      seen.push_back(places[0].view({B, cache_}));
+      seen.push_back(places[0].view({B, C}));
       filled.push_back(places[1]);
-      const auto own = number.narrow(0, cache_ + g * T, T).view({1, 1, T, 1}).expand({B, 1, T, 1});
-      places = next(places, own, real.narrow(0, g * B, B));
-      places = restarted(places, g + 1 < G ? segments[g + 1].reset : segments[g].next_reset);
+      const auto own = number.narrow(0, C + g * T, T).view({1, 1, T, 1}).expand({B, 1, T, 1});
+      places = cache_.next(places, own, real.narrow(0, g * B, B));
+      places = cache_.restarted(places, g + 1 < G ? segments[g + 1].reset : segments[g].next_reset);
     }
-    const auto of_segments = at::stack(seen), behind = places[0].view({1, B, cache_});
+    const auto of_segments = at::stack(seen), behind = places[0].view({1, B, C});
     std::vector<Tensor> caches;  // behind the last segment, of each layer
     const auto of_layer = [&](int64_t layer, const Tensor& input) {
       const auto pool = pool_of({first[0].select(1, layer)}, input);
@@ -110,7 +107,7 @@ class TransformerXl final : public Model {
     };
     auto ctx = start(all);
     const auto hidden = stack_(embedding_(tokens, ctx), mask.none() ? Tensor() : real,
-                               RelativeCaches{cache_, at::cat(filled), of_layer}, ctx)
+                               RelativeCaches{C, at::cat(filled), of_layer}, ctx)
                             .first;
     return {hidden, {at::stack(caches, 1), places[1]}, {}, ctx};
   }
@@ -121,40 +118,19 @@ class TransformerXl final : public Model {
 
   Tensor decode(const SegmentInput&, const Tensor& hidden, ForwardContext&) const override { return hidden; }
 
-  static RelativeCache cache_of(const State& state) { return {state[0], state[1]}; }
-
-  /// The last C tokens of the cache and of the segment, inputs (B, L, T, D), real (B, T).
-  State next(const State& state, const Tensor& inputs, const Tensor& real) const {
-    const auto all = at::cat({state[0], inputs.to(state[0].scalar_type())}, 2);  // (B, L, C + T, D)
-    const auto kept =
-        moved_right(all, at::cat({right_aligned(state[1], cache_), real}, 1)).narrow(2, real.size(1), cache_);
-    const auto filled = (state[1] + real.sum(1)).clamp_max(cache_);
-    // What is no token is nothing, so that equal texts have equal caches.
-    const auto empty = right_aligned(filled, cache_).logical_not().view({-1, 1, cache_, 1});
-    return {kept.masked_fill(empty, 0.0).detach(), filled};
-  }
-
   /// The state as a segment meets it.
   State begun(const SegmentInput& segment, const State& state) const {
     require(state.size() == 2, "SHAPE", "the state is two tensors, cache and filled; got ", state.size());
     if (!segment.reset.defined()) return state;
-    const std::vector<int64_t> shape{segment.reset.size(0), shape_.layers, cache_, shape_.width};
+    const std::vector<int64_t> shape{segment.reset.size(0), shape_.layers, cache_.places(), shape_.width};
     require(state[0].sizes() == shape, "SHAPE", "the state must be ", at::IntArrayRef(shape), ", got ",
             state[0].sizes());
-    return restarted(state, segment.reset);
-  }
-
-  /// Rows that start (B) bool have an empty cache; all of them in a twin. Undefined: none.
-  State restarted(const State& state, const Tensor& starts) const {
-    if (!starts.defined()) return state;
-    const auto rows = kept_ ? starts : at::ones_like(starts);
-    return {state[0].masked_fill(rows.view({-1, 1, 1, 1}), 0.0), state[1].masked_fill(rows, 0)};
+    return cache_.restarted(state, segment.reset);
   }
 
   Embedding embedding_;
   RelativeStack stack_;
-  bool kept_;
-  int64_t cache_;
+  TokenCache cache_;
   DecoderShape shape_;
 };
 
