@@ -1,6 +1,6 @@
 /** Options from one description: defaults, checks, and errors that name the option meant. */
 import { z } from "zod";
-import { MemformerError, noOption } from "./errors.ts";
+import { MemformerError, nearest, noOption } from "./errors.ts";
 
 export { knownOptions } from "./errors.ts";
 
@@ -18,7 +18,7 @@ export function parseOptions<Schema extends z.ZodObject>(
   const sentences = parsed.error.issues.flatMap((issue) => {
     if (issue.code !== "unrecognized_keys")
       return [
-        `${issue.path.join(".") || where}: ${issue.message.replace(/^Invalid input: /, "")}${received(input, issue.path)}`,
+        `${issue.path.join(".") || where}: ${issue.message.replace(/^Invalid (input|option): /, "")}${received(input, issue.path)}${choiceMeant(issue, valueAt(input, issue.path))}`,
       ];
     return issue.keys.map((key) => noOption(key, [...issue.path, key].join("."), Object.keys(schema.shape)));
   });
@@ -67,10 +67,24 @@ export const optionTypes = {
   count: z.int().positive(),
 };
 
-function received(input: unknown, path: readonly PropertyKey[]): string {
+/** Which choice a word that is none was probably meant to be, as the end of a sentence; else nothing. */
+export function choiceMeant(issue: z.core.$ZodIssue, given: unknown): string {
+  if (issue.code !== "invalid_value" || typeof given !== "string") return "";
+  const meant = nearest(
+    given,
+    issue.values.filter((value) => typeof value === "string"),
+  );
+  return meant === undefined ? "" : `; did you mean "${meant}"?`;
+}
+
+function valueAt(input: unknown, path: readonly PropertyKey[]): unknown {
   let value: unknown = input;
   for (const key of path) value = (value as Record<PropertyKey, unknown> | undefined)?.[key];
-  return path.length === 0 ? "" : `, got ${shown(value)}`;
+  return value;
+}
+
+function received(input: unknown, path: readonly PropertyKey[]): string {
+  return path.length === 0 ? "" : `, got ${shown(valueAt(input, path))}`;
 }
 
 function shown(value: unknown): string {

@@ -35,7 +35,7 @@ describe("the command line, misused", function () {
       "a choice that is none",
       ["train", "--position", "rotery"],
       2,
-      /argument 'rotery' is invalid\. expected one of "rotary"\|"relative"\|"t5"/,
+      /argument 'rotery' is invalid\. expected one of "rotary"\|"relative"\|"t5"; did you mean "rotary"\?/,
     ],
     ["no text", ["train"], 2, /^memformer: there is no text to read: name it with --data .*\nERR_MEMFORMER_CONFIG\n$/],
     [

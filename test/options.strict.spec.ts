@@ -24,6 +24,7 @@ import {
 import { JsonlLog } from "../lib/log/jsonl.ts";
 import { createProgress } from "../lib/log/progress.ts";
 import { RunLog } from "../lib/log/run-log.ts";
+import { modelConfig } from "../lib/model/config.ts";
 import { failure } from "./support/failure.ts";
 import { runModel, task } from "./support/runs.ts";
 
@@ -233,5 +234,17 @@ describe("every call with options", function () {
     ] as const) {
       expect(() => sampler({ temperature: value as never })).to.throw(`, got ${shown}`);
     }
+  });
+});
+
+describe("a choice that is none", () => {
+  it("is refused with the one that was meant", () => {
+    expect(() => modelConfig({ architecture: "lstmm" } as object)).to.throw(
+      /architecture: expected one of .*, got "lstmm"; did you mean "lstm"\?$/,
+    );
+    expect(() => modelConfig({ architecture: "transformer-xxl" } as object)).to.throw(
+      /did you mean "transformer-xl"\?$/,
+    );
+    expect(() => modelConfig({ architecture: "quite another" } as object)).to.throw(/, got "quite another"$/);
   });
 });

@@ -1,6 +1,7 @@
 /** Command-line options made out of zod schemas: name, type, default, choices and help are written once, there. */
 import { InvalidArgumentError, Option, type Command } from "commander";
 import { z } from "zod";
+import { choiceMeant } from "../options.ts";
 import { flagName } from "../run/flags.ts";
 
 /**
@@ -71,6 +72,6 @@ function parseText(field: z.ZodType, text: string): unknown {
   }
   const { issues } = field.safeParse(readings[0]).error!;
   throw new InvalidArgumentError(
-    issues.map(({ message }) => message.replace(/^Invalid (input|option): /, "")).join("; "),
+    issues.map((issue) => issue.message.replace(/^Invalid (input|option): /, "") + choiceMeant(issue, text)).join("; "),
   );
 }

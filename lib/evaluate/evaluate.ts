@@ -229,7 +229,7 @@ function known(names: readonly string[]): Ablation[] {
     const meant = nearest(String(name), ABLATIONS);
     throw new MemformerError(
       "CONFIG",
-      `evaluate: there is no ablation "${name}"${meant === undefined ? "" : `; did you mean "${meant}"?`}; known: ${ABLATIONS.join(", ")}`,
+      `evaluate: there is no ablation "${name}"${meant === undefined ? "" : `; did you mean "${meant}"?`} (known: ${ABLATIONS.join(", ")})`,
       { details: { argument: "ablations", got: name, expected: ABLATIONS } },
     );
   }

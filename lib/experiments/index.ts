@@ -43,7 +43,7 @@ export function experimentOf(name: string): Experiment {
     meant = nearest(name, names);
   throw new MemformerError(
     "CONFIG",
-    `there is no experiment "${name}"${meant === undefined ? "" : `; did you mean "${meant}"?`} known: ${names.join(", ")}`,
+    `there is no experiment "${name}"${meant === undefined ? "" : `; did you mean "${meant}"?`} (known: ${names.join(", ")})`,
     { details: { name, known: names } },
   );
 }

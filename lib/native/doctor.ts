@@ -6,7 +6,7 @@ import { inChild } from "./child.ts";
 import { isMemformerError } from "../errors.ts";
 import { readRecord } from "../toolchain/libtorch/cache.ts";
 import { minorVersion, packageVersion } from "../toolchain/libtorch/pin.ts";
-import type { Libtorch } from "../toolchain/libtorch/resolve.ts";
+import { resolveLibtorch, type Libtorch } from "../toolchain/libtorch/resolve.ts";
 import { aptLine, findTools } from "../toolchain/libtorch/tools.ts";
 import { cudaDriver, cudaVersionOf, findLibtorch } from "./load.ts";
 import { demands, thisMachine } from "./platform.ts";
@@ -51,8 +51,12 @@ function tryResolve(env: NodeJS.ProcessEnv): Libtorch | Error {
   try {
     return findLibtorch(env);
   } catch (error) {
-    if (isMemformerError(error)) return error;
-    throw error;
+    if (!isMemformerError(error)) throw error;
+    try {
+      return resolveLibtorch({ env }); // one without a binary for it: that is the addon's row
+    } catch {
+      return error;
+    }
   }
 }
 

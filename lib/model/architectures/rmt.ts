@@ -3,7 +3,7 @@ import type { Architecture } from "./architecture.ts";
 import { layerActivationBytes, memoryScoringBytes, outputWork } from "./stacks.ts";
 
 export const rmt: Architecture = {
-  help: "a baseline: the Recurrent Memory Transformer of decoderLayers layers, which reads its memory as memorySlots tokens before the segment and writes it as as many behind",
+  help: "a baseline: the Recurrent Memory Transformer of decoderLayers layers, which reads its memory as memorySlots tokens before the segment and writes it as the same number of tokens after it",
   generates: true,
   separateDecoder: false,
   /**
