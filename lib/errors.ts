@@ -69,13 +69,22 @@ export function nearest(word: string, known: Iterable<string>): string | undefin
   return best;
 }
 
+/** The end of a sentence that refuses `word`: which of `known` it was probably meant to be; else nothing. */
+export function didYouMean(word: string, known: Iterable<string>): string {
+  return asked(nearest(word, known));
+}
+
+function asked(meant: string | undefined): string {
+  return meant === undefined ? "" : `; did you mean "${meant}"?`;
+}
+
 /**
  * That there is no option `path`, and which of `known` its last part, `key`, meant: its name of today, or the nearest.
  */
 export function noOption(key: string, path: string, known: readonly string[]): string {
   const today = newName(key),
     meant = today !== undefined && known.includes(today) ? today : nearest(key, known);
-  return `there is no option "${path}"${meant === undefined ? "" : `; did you mean "${meant}"?`}`;
+  return `there is no option "${path}"${asked(meant)}`;
 }
 
 /**

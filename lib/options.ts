@@ -1,6 +1,6 @@
 /** Options from one description: defaults, checks, and errors that name the option meant. */
 import { z } from "zod";
-import { MemformerError, nearest, noOption } from "./errors.ts";
+import { didYouMean, MemformerError, noOption } from "./errors.ts";
 
 export { knownOptions } from "./errors.ts";
 
@@ -18,7 +18,7 @@ export function parseOptions<Schema extends z.ZodObject>(
   const sentences = parsed.error.issues.flatMap((issue) => {
     if (issue.code !== "unrecognized_keys")
       return [
-        `${issue.path.join(".") || where}: ${issue.message.replace(/^Invalid (input|option): /, "")}${received(input, issue.path)}${choiceMeant(issue, valueAt(input, issue.path))}`,
+        `${issue.path.join(".") || where}: ${expected(issue)}${received(input, issue.path)}${choiceMeant(issue, valueAt(input, issue.path))}`,
       ];
     return issue.keys.map((key) => noOption(key, [...issue.path, key].join("."), Object.keys(schema.shape)));
   });
@@ -67,14 +67,18 @@ export const optionTypes = {
   count: z.int().positive(),
 };
 
+/** What an issue says was expected, in its own words. */
+export function expected({ message }: z.core.$ZodIssue): string {
+  return message.replace(/^Invalid (input|option): /, "");
+}
+
 /** Which choice a word that is none was probably meant to be, as the end of a sentence; else nothing. */
 export function choiceMeant(issue: z.core.$ZodIssue, given: unknown): string {
   if (issue.code !== "invalid_value" || typeof given !== "string") return "";
-  const meant = nearest(
+  return didYouMean(
     given,
     issue.values.filter((value) => typeof value === "string"),
   );
-  return meant === undefined ? "" : `; did you mean "${meant}"?`;
 }
 
 function valueAt(input: unknown, path: readonly PropertyKey[]): unknown {

@@ -21,7 +21,7 @@ const reading = workerText(`async (lib, post) => {
   await model.dispose();
 }`);
 
-/** What \`count\` workers side by side posted. */
+/** Gives what `count` workers side by side have posted. */
 const wave = `
   const { Worker } = await import("node:worker_threads");
   const { once } = await import("node:events");

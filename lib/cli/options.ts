@@ -1,7 +1,7 @@
 /** Command-line options made out of zod schemas: name, type, default, choices and help are written once, there. */
 import { InvalidArgumentError, Option, type Command } from "commander";
 import { z } from "zod";
-import { choiceMeant } from "../options.ts";
+import { choiceMeant, expected } from "../options.ts";
 import { flagName } from "../run/flags.ts";
 
 /**
@@ -71,7 +71,5 @@ function parseText(field: z.ZodType, text: string): unknown {
     if (parsed.success) return reading;
   }
   const { issues } = field.safeParse(readings[0]).error!;
-  throw new InvalidArgumentError(
-    issues.map((issue) => issue.message.replace(/^Invalid (input|option): /, "") + choiceMeant(issue, text)).join("; "),
-  );
+  throw new InvalidArgumentError(issues.map((issue) => expected(issue) + choiceMeant(issue, text)).join("; "));
 }

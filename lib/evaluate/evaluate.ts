@@ -1,7 +1,7 @@
 /** How well a model predicts a text, and what it loses when it reads something else in place of its memory. */
 import { z } from "zod";
 import type { SegmentStream } from "../data/segment-stream.ts";
-import { MemformerError, nearest } from "../errors.ts";
+import { didYouMean, MemformerError } from "../errors.ts";
 import { parseOptions } from "../options.ts";
 import type { Group } from "../distributed/group.ts";
 import { Meetings } from "../distributed/together.ts";
@@ -226,10 +226,9 @@ function scoringSegments(model: EvaluatedModel, rows: number, { segmentLength }:
 function known(names: readonly string[]): Ablation[] {
   for (const name of names) {
     if ((ABLATIONS as readonly string[]).includes(name)) continue;
-    const meant = nearest(String(name), ABLATIONS);
     throw new MemformerError(
       "CONFIG",
-      `evaluate: there is no ablation "${name}"${meant === undefined ? "" : `; did you mean "${meant}"?`} (known: ${ABLATIONS.join(", ")})`,
+      `evaluate: there is no ablation "${name}"${didYouMean(String(name), ABLATIONS)} (known: ${ABLATIONS.join(", ")})`,
       { details: { argument: "ablations", got: name, expected: ABLATIONS } },
     );
   }

@@ -1,5 +1,5 @@
 /** The experiments by name: one file each, and its line here. */
-import { MemformerError, nearest } from "../errors.ts";
+import { didYouMean, MemformerError } from "../errors.ts";
 import { attention } from "./attention.ts";
 import { babilong } from "./babilong.ts";
 import { cost } from "./cost.ts";
@@ -39,11 +39,10 @@ export const experiments: readonly Experiment[] = [
 export function experimentOf(name: string): Experiment {
   const found = experiments.find((experiment) => experiment.name === name);
   if (found !== undefined) return found;
-  const names = experiments.map((experiment) => experiment.name),
-    meant = nearest(name, names);
+  const names = experiments.map((experiment) => experiment.name);
   throw new MemformerError(
     "CONFIG",
-    `there is no experiment "${name}"${meant === undefined ? "" : `; did you mean "${meant}"?`} (known: ${names.join(", ")})`,
+    `there is no experiment "${name}"${didYouMean(name, names)} (known: ${names.join(", ")})`,
     { details: { name, known: names } },
   );
 }

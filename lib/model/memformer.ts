@@ -1,7 +1,7 @@
 /** The model: creating and loading it, its steps, its parameters, saving it. */
 import { architectures, generating } from "./architectures/index.ts";
 import { modelConfig, modelSchema, presets, type ModelConfig, type ModelOptions, type PresetName } from "./config.ts";
-import { MemformerError, nearest } from "../errors.ts";
+import { didYouMean, MemformerError } from "../errors.ts";
 import type { SegmentHandle } from "../native/addon.ts";
 import { guarded, nextCall, waited } from "../native/calls.ts";
 import { gpuBytes, resolveDevice, type Device, type DeviceName } from "../native/cuda.ts";
@@ -80,11 +80,8 @@ export class Memformer extends HeldParameters implements TrainableModel, Session
     knownOptions(createNames, options, "model");
     const { preset = "small", seed = 0, device = "auto", threads, ...given } = options;
     if (!Object.hasOwn(presets, preset)) {
-      const meant = nearest(String(preset), Object.keys(presets));
-      throw new MemformerError(
-        "CONFIG",
-        `there is no preset "${preset}"${meant === undefined ? "" : `; did you mean "${meant}"?`}`,
-      );
+      const meant = didYouMean(String(preset), Object.keys(presets));
+      throw new MemformerError("CONFIG", `there is no preset "${preset}"${meant}`);
     }
     wholeSeed(seed, "model");
     const filled = filledSpecs(parameters);

@@ -11,7 +11,7 @@ import {
   type ModelOptions,
   type TrainOptions,
 } from "../../index.ts";
-import { nearest } from "../../errors.ts";
+import { didYouMean } from "../../errors.ts";
 
 export interface Options {
   readonly model: ModelOptions;
@@ -82,15 +82,8 @@ function leverOf(name: string): Options {
     if (key in modelSchema.shape) return { model: given, train: {} };
     if (key in trainSchema.shape) return { model: {}, train: given };
   }
-  const meant = nearest(key, [
-    ...Object.keys(levers),
-    ...Object.keys(modelSchema.shape),
-    ...Object.keys(trainSchema.shape),
-  ]);
-  throw new MemformerError(
-    "CONFIG",
-    `there is no lever "${name}"${meant === undefined ? "" : `; did you mean "${meant}"?`}`,
-  );
+  const names = [...Object.keys(levers), ...Object.keys(modelSchema.shape), ...Object.keys(trainSchema.shape)];
+  throw new MemformerError("CONFIG", `there is no lever "${name}"${didYouMean(key, names)}`);
 }
 
 function valueOf(text: string): unknown {
