@@ -75,7 +75,7 @@ class Cuda {
 
 /// Changes whenever Cuda, Collectives, Recording or an operator's schema does: both halves must have been built from
 /// the same.
-constexpr int kCudaInterface = 11;
+constexpr int kCudaInterface = 12;
 
 /// The CUDA half; null until it has been opened.
 Cuda* cuda();

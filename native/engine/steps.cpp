@@ -3,6 +3,7 @@
 #include "core/failure.h"
 #include "engine/gradients.h"
 #include "engine/segment_inputs.h"
+#include "ops/round_to/round_to.h"
 
 namespace memformer::engine {
 namespace {
@@ -52,7 +53,8 @@ nn::State Steps::advance(const Segments& segments, const nn::State& state) {
         at::NoGradGuard no_grad;
         const auto start = slice(tensors, kSegmentParts * segments.size(), state.size());
         return model_->advance(segments_from(tensors, segments), start, [&](nn::State& next) {
-          for (size_t i = 0; i < next.size(); ++i) next[i] = next[i].to(given[i]).to(start[i].scalar_type());
+          for (size_t i = 0; i < next.size(); ++i)
+            if (given[i] != start[i].scalar_type()) next[i] = ops::round_to(next[i], given[i]);
         });
       },
       given);
