@@ -1,4 +1,5 @@
 #include "ops/add_norm/add_norm.cuh"
+#include "core/cuda/dependent_launch.cuh"
 #include "core/cuda/numeric.cuh"
 #include "ops/add_norm/add_norm_dispatch.cuh"
 
@@ -25,6 +26,7 @@ __global__ void __launch_bounds__(kRowsPerBlock* kWarp) add_norm_forward_kernel(
   const auto* branch = static_cast<const branch_t*>(p.branch);
   const int64_t first = kPack * threadIdx.x;
   constexpr int64_t stride = kPack * threads;
+  wait_for_previous();
   acc_t s[packs][kPack] = {}, added[packs][kPack] = {};
 #pragma unroll
   for (int k = 0; k < packs; ++k)
@@ -156,10 +158,11 @@ void launch_add_norm_forward(const AddNormForwardParams& p, cudaStream_t stream)
       constexpr int packs = decltype(constant)::value, warps = kRowsPerBlock, fewer = (packs + warps - 1) / warps;
       if constexpr (kCompiled<accumulate_t<scalar_t>, packs>) {
         if (packs < warps || p.N > 4 * kMultiprocessors)
-          add_norm_forward_kernel<scalar_t, branch_t, out_t, packs, kWarp><<<grid, block, 0, stream>>>(p);
+          cuda::launch<AddNormForwardParams>(add_norm_forward_kernel<scalar_t, branch_t, out_t, packs, kWarp>, grid,
+                                             block, 0, stream, p, /*early=*/true);
         else
-          add_norm_forward_kernel<scalar_t, branch_t, out_t, fewer, warps * kWarp>
-              <<<p.N, warps * kWarp, 0, stream>>>(p);
+          cuda::launch<AddNormForwardParams>(add_norm_forward_kernel<scalar_t, branch_t, out_t, fewer, warps * kWarp>,
+                                             static_cast<unsigned>(p.N), warps * kWarp, 0, stream, p, /*early=*/true);
       }
     });
   });

@@ -14,6 +14,7 @@ __global__ void __launch_bounds__(Block::kThreads, 256 / Block::kThreads * 2)
   const auto heads = [&](int i) { return Heads{reinterpret_cast<T*>(bytes + i * Block::kHeadsBytes)}; };
   const Heads q = heads(0), k = heads(1), v = heads(2);
   const int b = blockIdx.x / p.H, h = blockIdx.x % p.H, row = 16 * warp_of_block();
+  wait_for_previous();
   const int seen = Block::seen_of(p, b), keys = Block::keys_of(p, row, seen);
   Block::load(q, k, v, p, b, h);
   __syncthreads();
@@ -42,7 +43,7 @@ void launch_attention_forward(const AttentionParams& params, cudaStream_t stream
   for_attention_block(params, [&](auto block) {
     using Block = decltype(block);
     launch_attention_block(attention_forward_kernel<Block>, Block::kThreads, 3 * Block::kHeadsBytes, params, params,
-                           stream);
+                           stream, /*early=*/true);
   });
 }
 

@@ -2,6 +2,7 @@
 // requests everything at once, and the loops over keys have one branch: a kernel over 128 tokens ends within
 // microseconds and would otherwise spend them waiting.
 #pragma once
+#include "core/cuda/dependent_launch.cuh"
 #include "core/cuda/mma.cuh"
 #include "ops/attention/attention.cuh"
 #include "ops/attention/attention_block_size.h"
@@ -286,12 +287,12 @@ void for_attention_block(const AttentionParams& p, Body&& body) {
     of(Type<__nv_bfloat16>());
 }
 
-/// A launch with more shared memory than a kernel gets unasked.
+/// A launch with more shared memory than a kernel gets unasked; `early`: see core/cuda/dependent_launch.cuh.
 template <typename Kernel, typename Params>
 void launch_attention_block(Kernel* kernel, int threads, int bytes, const AttentionParams& p, const Params& params,
-                            cudaStream_t stream) {
+                            cudaStream_t stream, bool early = false) {
   if (cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes) != cudaSuccess) return;
-  kernel<<<static_cast<unsigned>(p.B) * p.H, threads, bytes, stream>>>(params);
+  cuda::launch<Params>(kernel, static_cast<unsigned>(p.B) * p.H, threads, bytes, stream, params, early);
 }
 
 }  // namespace memformer::ops

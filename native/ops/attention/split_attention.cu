@@ -39,6 +39,7 @@ __global__ void __launch_bounds__(Block::kThreads) split_attention_kernel(const 
   p.k.data = static_cast<T*>(all.k.data) + first * all.k.t;
   p.v.data = static_cast<T*>(all.v.data) + first * all.v.t;
   p.M = min(Block::kRows, all.M - first);
+  wait_for_previous();
   Block::load(q, k, v, p, b, h);
   __syncthreads();
   float s[Block::kRows / 8][4], y[E / 8][4];
@@ -117,7 +118,7 @@ bool fits_split_attention(const AttentionParams& p) {
 void launch_split_attention(const AttentionParams& p, cudaStream_t stream) {
   const auto blocks = static_cast<unsigned>(blocks_of(p));
   for_kernel(p, [&](auto kernel, int threads, int bytes) {
-    cuda::launch<AttentionParams>(kernel, blocks * p.B * p.H, threads, bytes, stream, p, /*early=*/false, blocks);
+    cuda::launch<AttentionParams>(kernel, blocks * p.B * p.H, threads, bytes, stream, p, /*early=*/true, blocks);
   });
 }
 

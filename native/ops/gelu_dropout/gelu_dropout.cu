@@ -1,6 +1,7 @@
 #include <algorithm>
 
 #include "core/cuda/column_sums.cuh"
+#include "core/cuda/dependent_launch.cuh"
 #include "core/cuda/numeric.cuh"
 #include "ops/common/gelu.cuh"
 #include "ops/gelu_dropout/gelu_dropout.cuh"
@@ -25,6 +26,7 @@ __global__ void __launch_bounds__(kThreads) gelu_dropout_kernel(const GeluDropou
   const int64_t column = (int64_t{blockIdx.x} * blockDim.x + threadIdx.x) * wide;
   const int64_t share = int64_t{blockIdx.y} * blockDim.y + threadIdx.y;
   if (column >= p.C || share >= p.shares) return;
+  wait_for_previous();
   acc_t bias[wide] = {}, sum[wide] = {};
   if (p.bias != nullptr) load(static_cast<const scalar_t*>(p.bias) + column, bias);
   DropoutShare seeds;
@@ -75,7 +77,8 @@ void launch(const GeluDropoutParams& p, cudaStream_t stream) {
   const int across = static_cast<int>(std::min<int64_t>(kThreads, ceil_div(packs, kWarp) * kWarp)),
             down = kThreads / across;
   const dim3 block(across, down), grid(ceil_div(packs, across), ceil_div(p.shares, down));
-  gelu_dropout_kernel<scalar_t, wide, backward><<<grid, block, 0, stream>>>(p);
+  cuda::launch<GeluDropoutParams>(gelu_dropout_kernel<scalar_t, wide, backward>, grid, block, 0, stream, p,
+                                  /*early=*/true);
 }
 
 template <bool backward>
