@@ -139,6 +139,7 @@ export const wikiSizes: Readonly<Record<Budget, Size>> = {
       longer(decoder(8, 256)),
       longer(decoder(8, 64)),
       longer(decoder(8, 256, false)),
+      longer(cached(8, 128, 16)),
       longer(cached(8, 256, 32)),
       longer(cached(8, 64, 128)),
       xl(8, 256),
