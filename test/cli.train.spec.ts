@@ -16,6 +16,12 @@ describe("memformer train", function () {
   const train = async (out: string, ...args: string[]): ReturnType<Bench["run"]> =>
     bench.run("train", "--data", bench.text, "--out", out, ...tiny, ...args);
 
+  it("says of how much text an evaluation is, where that is not all", async () => {
+    const { code, stderr } = await train("part", "--steps", "2", "--evaluate-every", "2", "--evaluate-segments", "3");
+    expect(code).to.equal(0);
+    expect(stderr).to.match(/step 2: held-out bits per byte [\d.]+, of the first 3 segments of each lane\n/);
+  });
+
   it("trains, logs every step, evaluates, and leaves checkpoints and a model", async () => {
     const { code, stdout, stderr } = await train(
       "whole",

@@ -229,7 +229,7 @@ async function trainLocked({
       ...(options.evaluateEvery > 0 && { evaluate: heldOutScore(data, run, group) }),
     });
     for await (const step of steps) {
-      reportStep(step, data.train, log, progress);
+      reportStep(step, data.train, log, progress, run.evaluateSegments);
       if (step.step === start + STEPS_TO_RECORD) await noteRefusal(model, progress);
     }
   } finally {

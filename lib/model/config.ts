@@ -82,7 +82,10 @@ export const modelSchema = z.strictObject({
     .boolean()
     .default(true)
     .describe("divide queries and keys by their root mean square in the layers' attentions"),
-  writerQueryKeyNorm: z.boolean().default(true).describe("the same in the writer, with a learned gain per head"),
+  writerQueryKeyNorm: z
+    .boolean()
+    .default(true)
+    .describe("divide queries and keys likewise in the writer, with a learned gain per head"),
   writerSharpness: z
     .number()
     .nonnegative()

@@ -5,8 +5,17 @@ import type { Progress } from "../log/progress.ts";
 import type { RunLog } from "../log/run-log.ts";
 import type { TrainStep } from "../train/trainer.ts";
 
-/** `text`: the training text; its bytes per token turn nats per token into bits per byte. */
-export function reportStep(step: TrainStep, text: TokenSource, log: RunLog, progress: Progress): void {
+/**
+ * `text`: the training text; its bytes per token turn nats per token into bits per byte. `segments`: how many of each
+ * lane an evaluation scores; default all held-out text.
+ */
+export function reportStep(
+  step: TrainStep,
+  text: TokenSource,
+  log: RunLog,
+  progress: Progress,
+  segments?: number,
+): void {
   const bitsPerByte = ((step.loss / Math.LN2) * text.tokens) / text.bytes;
   const inUse = step.memoryUsage.deviceBytes || step.memoryUsage.hostBytes;
   log.record({
@@ -30,7 +39,8 @@ export function reportStep(step: TrainStep, text: TokenSource, log: RunLog, prog
     memory: formatBytes(inUse),
   });
   if (step.evaluation !== undefined) {
-    progress.note(`step ${step.step}: held-out bits per byte ${formatNumber(step.evaluation)}`);
+    const part = segments === undefined ? "" : `, of the first ${segments} segments of each lane`;
+    progress.note(`step ${step.step}: held-out bits per byte ${formatNumber(step.evaluation)}${part}`);
   }
   if (step.checkpoint !== undefined) log.flush();
 }
