@@ -250,6 +250,8 @@ describe("experiments: a report", () => {
     expect(cell(rows(undefined), x)).to.equal("not run");
     expect(cell(rows(NaN), x)).to.equal("–");
     expect(cell(rows(-1e-9), x)).to.equal("0.000");
+    expect(cell(rows(123456.7), x)).to.equal("123456.700");
+    expect(cell(rows(3.2141e9), x)).to.equal("3.214e+9");
     const failed = { experiment: "e", settings: {}, error: "step 3: the loss is NaN", seconds: 1, machine: {} };
     expect(cell([failed], x)).to.equal("failed: step 3: the loss is NaN");
   });

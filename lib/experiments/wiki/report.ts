@@ -5,7 +5,7 @@
 import type { Rows, Section } from "../experiment.ts";
 import { keyOf } from "../rows.ts";
 import type { Chart } from "../report/chart.ts";
-import { cell, mean, valuesOf, type Table } from "../report/table.ts";
+import { cell, fixed, mean, valuesOf, type Table } from "../report/table.ts";
 import {
   isTrained,
   kindsOf,
@@ -103,7 +103,7 @@ function sectionOf(kind: Kind, lines: readonly Line[], { text, lanes, horizon }:
       cell(
         rows,
         (result) => of(result)?.wordPerplexity,
-        (value) => value.toFixed(2),
+        (value) => (value < 1e6 ? value.toFixed(2) : fixed(value)),
       ),
       cell(rows, (result) => of(result)?.shuffledCost),
       ...[
