@@ -149,6 +149,20 @@ describe("memformer build", () => {
       expect(isHealthy(rows)).to.equal(false);
     });
 
+    it("sends to build, not to setup, where LibTorch is there and only a binary for it misses", () => {
+      writeFiles(join(folder, "cache/memformer/libtorch/2.12.1-cpu"), {
+        ...libtorchFiles("2.12.1"),
+        "memformer.json": "{}",
+      });
+      const rows = doctor(env);
+      const row = (name: string): object | undefined => rows.find((candidate) => candidate.name === name);
+      expect(row("libtorch")).to.include({ ok: true });
+      expect(row("addon")).to.include({ ok: false, remedy: "npx memformer build" });
+      expect(row("addon"))
+        .to.have.property("found")
+        .that.matches(/^none for LibTorch 2\.12\.1: /);
+    });
+
     it("finds the LibTorch that is named", () => {
       const rows = doctor({ ...env, MEMFORMER_LIBTORCH: libtorch });
       const found = rows.find(({ name }) => name === "libtorch");
