@@ -69,6 +69,8 @@ describe("a call", function () {
       expect(error.message).to.match(/2x3 and 4x2/);
       expect(error.stack).to.match(/engine\.calls\.spec\.ts/);
     }
+    expect((await failure(product.settled())).message).to.match(/2x3 and 4x2/);
+    expect(await a.settled()).to.be.undefined;
     expect(await numbers([applyOperator("aten::neg", a)])).to.deep.equal([[-0, -0, -0, -0, -0, -0]]);
     for (const tensor of [a, b, product, further]) tensor.dispose();
   });

@@ -5,12 +5,14 @@ import { writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { setImmediate as turn } from "node:timers/promises";
 import {
+  applyOperator,
   memoryUsage,
   openTokenizer,
   Session,
   synchronize,
   type Memformer,
   type ReadInput,
+  type State,
   type Tokenizer,
 } from "../lib/index.ts";
 import { run } from "./support/children.ts";
@@ -324,6 +326,38 @@ describe("reading", function () {
     } finally {
       await folder.remove();
     }
+  });
+
+  it("rejects with what a segment failed with while later ones were under way, and leaves the session whole", async () => {
+    await using fragile = await tinyModel({ vocabulary: 257, bos: 256, precision: "float32", segmentLength: 8 });
+    const real = fragile.advance.bind(fragile),
+      text = Int32Array.from({ length: 500 * 8 }, (_, i) => (7 * i) % 256);
+    let calls = 0,
+      failsAt = 0;
+    Object.defineProperty(fragile, "advance", {
+      value: (...given: Parameters<typeof real>): State => {
+        const next = real(...given);
+        if (++calls !== failsAt) return next;
+        return next.map((tensor) => {
+          const failed = applyOperator("aten::mm", tensor, tensor); // three axes
+          tensor.dispose();
+          return failed;
+        });
+      },
+    });
+    using session = await Session.open(fragile);
+    await session.read(text.subarray(0, 8));
+    const before = await session.save();
+    for (const at of [1, 100, 128, 129, 300, 499]) {
+      [calls, failsAt] = [0, at];
+      expect(await failure(session.read(text.subarray(8))), `at ${at}`)
+        .to.have.property("message")
+        .that.matches(/must be a matrix/);
+      expect(await session.save(), `after ${at}`).to.deep.equal(before);
+    }
+    failsAt = 0;
+    await session.read(text.subarray(8));
+    expect(session.position).to.equal(text.length);
   });
 
   it("is aborted, or disposed of, also while it waits for its input", async () => {

@@ -61,6 +61,13 @@ export class Tensor implements Disposable {
     return waited((addon) => addon.read(call, handle));
   }
 
+  /** Resolves once its numbers are there; rejects with the error of the call that should have made it. */
+  async settled(): Promise<void> {
+    const handle = this.handle,
+      call = nextCall();
+    return waited((addon) => addon.read(call, handle, true));
+  }
+
   /** Its numbers as the typed array of its dtype: Uint16Array for float16 and bfloat16, BigInt64Array for int64. */
   async data(): Promise<NumberArray> {
     const { dtype, data } = await this.read();

@@ -177,6 +177,12 @@ export class DocumentState implements Disposable {
     return read.map(({ dtype, shape, data }) => ({ dtype, shape, data: typedArray(dtype, data) }));
   }
 
+  /** Resolves once the state is there; rejects with the error of the call that should have made it. */
+  async settled(): Promise<void> {
+    if (this.#host !== undefined) return;
+    await Promise.all(this.#resident().map(async (tensor) => tensor.settled()));
+  }
+
   /** Moves the memory to host memory; it comes back with the next call that needs it. */
   async offload(): Promise<void> {
     if (this.#state === undefined) return;

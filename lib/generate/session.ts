@@ -79,20 +79,26 @@ export class Session<Model extends SessionModel = SessionModel> {
     stop.throwIfAborted();
     const before = onAbort === "discard" ? document.snapshot() : undefined,
       start = document.position;
-    const batch = 256 * segmentLength; // what is enqueued at once: a text of any length takes bounded memory
+    // What is enqueued at once. Two are under way, so that the engine has the next when it is done with one, and a text
+    // of any length takes bounded memory.
+    const batch = 128 * segmentLength;
     try {
-      let due = start + batch;
+      let due = start + batch,
+        underWay: Promise<void> | undefined;
       for await (const tokens of abortable(tokensOf(this.tokenizer, input, start > 0), stop)) {
         checkTokens(tokens, vocabulary, document.position - start);
         for (let i = 0; i < tokens.length;) {
           i += this.#readOn(tokens, i);
           if (document.position < due) continue;
           due = document.position + batch;
-          await this.#settled();
+          const earlier = underWay;
+          underWay = this.#settled();
+          underWay.catch(() => undefined); // it is looked at later
+          await earlier;
           stop.throwIfAborted();
         }
       }
-      await this.#settled(); // so that an error surfaces here
+      await Promise.all([underWay, this.#settled()]); // so that an error surfaces here
       if (before !== undefined) document.drop(before);
     } catch (error) {
       this.#open?.forget();
@@ -409,7 +415,7 @@ export class Session<Model extends SessionModel = SessionModel> {
   /** Waits for the state: for the calls made before, where there is none. */
   async #settled(): Promise<void> {
     if (this.model.stateLayout.length === 0) return synchronize();
-    await this.#document.read();
+    return this.#document.settled();
   }
 
   #begin(call: string): void {

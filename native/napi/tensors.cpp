@@ -55,15 +55,15 @@ at::Tensor host_copy(const at::Tensor& tensor, std::function<void()>& wait) {
   return copy;
 }
 
-/// read(call, handle): Promise<{ dtype, shape, data }>, a copy; without a handle, once all calls made before have been
-/// carried out.
+/// read(call, handle, nothing): Promise<{ dtype, shape, data }>, a copy; `nothing`: once the tensor is there, without its
+/// numbers; without a handle, once all calls made before have been carried out.
 Napi::Value read(const Napi::CallbackInfo& info) {
   auto& environment = Environment::of(info.Env());
   auto deferred = std::make_shared<Napi::Promise::Deferred>(info.Env());
   const auto promise = deferred->Promise();
-  const bool barrier = info[1].IsUndefined();
   engine::Futures inputs;
-  if (!barrier) inputs.push_back(future(info[1], "tensor"));
+  if (!info[1].IsUndefined()) inputs.push_back(future(info[1], "tensor"));
+  const bool barrier = inputs.empty() || info[2].ToBoolean();
   auto& engine = environment.engine();
   const auto call = environment.call(info[0]);
   environment.begin(info.Env());
