@@ -2,6 +2,7 @@
 // dtype.
 // Letters: G groups of rows (segments in one batch), D width.
 #pragma once
+#include <functional>
 #include <memory>
 #include <unordered_map>
 
@@ -18,6 +19,8 @@ struct DropoutSite {
   std::optional<at::Tensor> seed;
   int64_t site;
 };
+
+struct Residual;  // layers.h
 
 class ForwardContext {
  public:
@@ -79,6 +82,13 @@ class ForwardContext {
   Observation* observation() const { return observation_; }
   void observe(Observation* observation) { observation_ = observation; }
 
+  /// What the pass begins with and is there already, made ahead of its turn (Model::begin); null: nothing.
+  const std::shared_ptr<const Residual>& begun() const { return begun_; }
+  void begin_with(std::shared_ptr<const Residual> begun) { begun_ = std::move(begun); }
+  /// What may run beside the pass's layers, once; empty: nothing. It needs nothing of this pass.
+  const std::function<void()>& beside() const { return beside_; }
+  void run_beside(std::function<void()> work) { beside_ = std::move(work); }
+
   /// Whether no row's numbers may depend on the rows beside it: decoding (ops/decode_linear).
   bool row_by_row() const { return row_by_row_; }
   void compute_row_by_row() { row_by_row_ = true; }
@@ -96,6 +106,8 @@ class ForwardContext {
   at::Tensor seed_;
   int64_t site_;
   Observation* observation_ = nullptr;
+  std::shared_ptr<const Residual> begun_;
+  std::function<void()> beside_;
   bool row_by_row_ = false;
   struct WeightCache {
     std::unordered_map<at::TensorImpl*, at::Tensor> copies;

@@ -57,6 +57,13 @@ std::vector<CrossAttention::KeysValues> MemoryStack::project_keys_values(const M
   return CrossAttention::project_memory_keys_values(reads, view, queries, ctx);
 }
 
+Residual MemoryStack::begin(const std::function<at::Tensor()>& embed, const KeyMask& mask, ForwardContext& ctx) const {
+  Residual stream{embed(), std::nullopt};
+  note(stream, name_ + ".embedding", ctx);
+  layers_[0].self_attention(stream, mask, ctx);
+  return stream;
+}
+
 std::pair<at::Tensor, MemoryView> MemoryStack::operator()(const at::Tensor& tokens,
                                                           const std::function<at::Tensor()>& embed,
                                                           const MemorySource& memory, const KeyMask& mask,
@@ -68,12 +75,13 @@ std::pair<at::Tensor, MemoryView> MemoryStack::operator()(const at::Tensor& toke
     view = memory.read();
     seen = project_keys_values(view, tokens.size(1), ctx);
   };
-  const auto of_tokens = [&] {
-    stream.x = embed();
-    note(stream, name_ + ".embedding", ctx);
-    layers_[0].self_attention(stream, mask, ctx);
-  };
-  side_by_side(tokens, of_memory, of_tokens);
+  const auto begun = ctx.begun();  // held until what runs beside the layers is over: it may have the same stream
+  if (begun != nullptr) {
+    of_memory();
+    stream = *begun;
+  } else {
+    side_by_side(tokens, {of_memory, [&] { stream = begin(embed, mask, ctx); }});
+  }
   at::Tensor hidden;
   const auto of_both = [&] {
     for (size_t i = 0; i < layers_.size(); ++i) {
@@ -84,10 +92,11 @@ std::pair<at::Tensor, MemoryView> MemoryStack::operator()(const at::Tensor& toke
     }
     hidden = norm_(stream, ctx);
   };
-  if (memory.prepare)
-    side_by_side(tokens, [&] { memory.prepare(view); }, of_both);
-  else
-    of_both();
+  std::vector<Part> parts;
+  if (memory.prepare) parts.push_back([&] { memory.prepare(view); });
+  parts.push_back(of_both);
+  if (ctx.beside()) parts.push_back(ctx.beside());
+  side_by_side(tokens, parts);
   return {hidden, view};
 }
 

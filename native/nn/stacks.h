@@ -21,11 +21,13 @@ class MemoryStack {
  public:
   MemoryStack(Parameters& parameters, const Config& config, const std::string& name, int64_t layers, bool causal);
   /// Hidden states (B, T, D), normed, of `tokens` (B, T), which embed() makes (B, T, D) of, and the memory. What is
-  /// made of the memory alone may run beside what tokens see of each other in the first layer, the writer's part of it
-  /// beside all layers.
+  /// made of the memory alone may run beside what tokens see of each other in the first layer, unless that is begun
+  /// (ctx.begun()); the writer's part of it, and ctx.beside(), beside all layers.
   std::pair<at::Tensor, MemoryView> operator()(const at::Tensor& tokens, const std::function<at::Tensor()>& embed,
                                                const MemorySource& memory, const KeyMask& mask,
                                                ForwardContext& ctx) const;
+  /// What tokens see of each other before the first layer reads the memory.
+  Residual begin(const std::function<at::Tensor()>& embed, const KeyMask& mask, ForwardContext& ctx) const;
   /// What each layer sees of the memory.
   std::vector<CrossAttention::KeysValues> project_keys_values(const MemoryView& view, int64_t queries,
                                                               ForwardContext& ctx) const;

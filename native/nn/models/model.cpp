@@ -141,17 +141,28 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> Model::losses(const SegmentInput&
 
 Encoding Model::encode(const SegmentInput& segment, const State& state) const {
   auto ctx = start(segment);
+  return encode_at_border(segment, state, ctx);
+}
+
+Encoding Model::encode_at_border(const SegmentInput& segment, const State& state, ForwardContext& ctx) const {
   auto encoding = encode(segment, at_border(state, divide_gradient), ctx);
   return {multiply_gradient(encoding.hidden, loss_scale()), at_border(std::move(encoding.state), multiply_gradient)};
 }
 
 State Model::advance(const std::vector<SegmentInput>& segments, State state,
                      const std::function<void(State&)>& between) const {
-  for (size_t g = 0; g < segments.size(); ++g) {
-    if (g > 0) between(state);
-    state = encode(of_sequence(segments, g), state).state;
+  auto segment = of_sequence(segments, 0);
+  std::optional<ForwardContext> ctx = start(segment);
+  for (size_t g = 1; g < segments.size(); ++g) {
+    const auto following = of_sequence(segments, g);
+    auto next = start(following);
+    ctx->run_beside([&] { next.begin_with(begin(following, next)); });
+    state = encode_at_border(segment, state, *ctx).state;
+    between(state);
+    segment = following;
+    ctx.emplace(std::move(next));
   }
-  return state;
+  return encode_at_border(segment, state, *ctx).state;
 }
 
 Observation Model::observe(const SegmentInput& segment, const State& state,

@@ -106,7 +106,8 @@ class Model {
   /// path.
   Encoding encode(const SegmentInput& segment, const State& state) const;
   /// The state after G consecutive segments, by the critical path alone. between() is called with the state that the
-  /// next of them meets, rows that start a document at their start already, and may change it.
+  /// next of them meets, rows that start a document at their start already, and may change it. What a segment begins
+  /// with may be computed while the one before it is read.
   State advance(const std::vector<SegmentInput>& segments, State state,
                 const std::function<void(State&)>& between) const;
   /// Scores G consecutive segments, without gradient and dropout. Only the memory's own path goes segment by segment:
@@ -150,6 +151,9 @@ class Model {
   const Parameters& parameters() const { return parameters_; }
 
  protected:
+  /// What the critical path of a segment begins with and takes of its tokens alone, for ctx.begin_with(); null:
+  /// nothing.
+  virtual std::shared_ptr<const Residual> begin(const SegmentInput&, ForwardContext&) const { return nullptr; }
   /// The critical path of one segment.
   virtual Encoding encode(const SegmentInput& segment, const State& state, ForwardContext& ctx) const = 0;
   /// The critical path of G consecutive segments.
@@ -203,6 +207,8 @@ class Model {
   int64_t bos_;
 
  private:
+  /// encode() as the outside sees it: the state is that of the model's border.
+  Encoding encode_at_border(const SegmentInput& segment, const State& state, ForwardContext& ctx) const;
   /// total (), loss (G), count (G) of hidden states (G B, T, D) against the segments' targets; weights (G).
   std::tuple<at::Tensor, at::Tensor, at::Tensor> losses(const SegmentInput& segments, const at::Tensor& hidden,
                                                         const at::Tensor& weights, ForwardContext& ctx) const;

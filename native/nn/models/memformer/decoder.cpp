@@ -55,11 +55,16 @@ class Decoder final : public Model {
     return {memory_.write(memory_.read(carried, {}, ctx), hidden, mask, ctx)};
   }
 
+  std::shared_ptr<const Residual> begin(const SegmentInput& segment, ForwardContext& ctx) const override {
+    return std::make_shared<Residual>(
+        decoder_.begin([&] { return embedding_(read_tokens(segment), ctx); }, segment.target_mask(), ctx));
+  }
+
   Encoding encode(const SegmentInput& segment, const State& state, ForwardContext& ctx) const override {
     // A position counts as padding where there is nothing to predict: its input would be the end of the document at
     // most.
     const auto mask = segment.target_mask();
-    const auto tokens = read_tokens(segment);
+    const auto tokens = ctx.begun() ? segment.target : read_tokens(segment);  // the stack asks for their number alone
     const auto [hidden, view] = decoder_(
         tokens, [&] { return embedding_(tokens, ctx); }, memory_.source(state, segment.reset, ctx, segment.writes),
         mask, ctx);

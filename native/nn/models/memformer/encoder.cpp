@@ -28,6 +28,11 @@ class Encoder final : public Model {
   }
 
  private:
+  std::shared_ptr<const Residual> begin(const SegmentInput& segment, ForwardContext& ctx) const override {
+    return std::make_shared<Residual>(
+        encoder_.begin([&] { return embedding_(segment.source, ctx); }, segment.source_mask(), ctx));
+  }
+
   Encoding encode(const SegmentInput& segment, const State& state, ForwardContext& ctx) const override {
     const auto mask = segment.source_mask();
     const auto [hidden, view] = encoder_(

@@ -58,6 +58,11 @@ class EncoderDecoder final : public Model {
     return carried;
   }
 
+  std::shared_ptr<const Residual> begin(const SegmentInput& segment, ForwardContext& ctx) const override {
+    return std::make_shared<Residual>(
+        encoder_.begin([&] { return source_embedding_(segment.source, ctx); }, segment.source_mask(), ctx));
+  }
+
   Encoding encode(const SegmentInput& segment, const State& state, ForwardContext& ctx) const override {
     const auto mask = segment.source_mask();
     const auto [encoded, view] = encoder_(
