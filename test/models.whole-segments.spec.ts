@@ -54,6 +54,14 @@ function same(device: CreateOptions["device"]): void {
         expect(await behind(model, true, { narrow: true }), `time ${time}`).to.deep.equal(expected);
     });
 
+  it("memories that are kept in two bytes, and in four, of one model in turn", async () => {
+    await using model = await tinyModel({ precision: "bfloat16", ...on });
+    await perturb(model, 0.1);
+    const expected = [await behind(model, false, { narrow: true }), await behind(model, false)] as const;
+    for (const [time, kind] of [0, 0, 0, 1, 1, 1, 0, 1].entries())
+      expect(await behind(model, true, { narrow: kind === 0 }), `time ${time}`).to.deep.equal(expected[kind]);
+  });
+
   for (const architecture of variants.filter((name) => architectures[name].generates))
     it(`what a session of ${architecture} has read`, async () => {
       const options = { architecture, vocabulary: 257, bos: 256, precision: "bfloat16", ...on } as const;
@@ -153,4 +161,18 @@ describe("several segments at once", () => {
     expect(session.position).to.equal(8 * T);
   });
 });
-describeOnGpu("on a GPU, several segments at once", () => same(GPU));
+describeOnGpu("on a GPU, several segments at once", () => {
+  same(GPU);
+
+  for (const architecture of ["encoder-decoder", "decoder"] as const)
+    it(`what a session of ${architecture} has read, at the size of wiki`, async () => {
+      await using model = await Memformer.create({ preset: "wiki", architecture, precision: "bfloat16", device: GPU });
+      const T = model.config.segmentLength,
+        lengths = [24 * T, 8 * T + 5, 40 * T];
+      expect(model.segmentsAtOnce).to.equal(8);
+      const expected = await read(model, 1, lengths);
+      for (let time = 0; time < 5; time++)
+        expect(await read(model, 8, lengths), `time ${time}`).to.deep.equal(expected);
+      expect(await model.capturedGraphs()).to.include({ refusal: "" });
+    });
+});

@@ -42,13 +42,15 @@ Tensors Steps::run(const std::string& key, const Inputs& inputs, const GraphCach
 nn::State Steps::advance(const Segments& segments, const nn::State& state) {
   auto inputs = inputs_of(segments);
   std::vector<at::ScalarType> given;
+  auto name = kind("advance", segments);
   for (size_t i = 0; i < state.size(); ++i) {
     given.push_back(state[i].scalar_type());
+    if (segments.size() > 1) name += std::string(" ") + c10::toString(given[i]);  // which is in what is recorded
     const bool narrow = given[i] == at::kBFloat16 || given[i] == at::kHalf;
     inputs.push_back({state[i], narrow && i < layout_.size() ? layout_[i].dtype : given[i]});
   }
   return run(
-      kind("advance", segments), inputs,
+      name, inputs,
       [&](const Tensors& tensors) {
         at::NoGradGuard no_grad;
         const auto start = slice(tensors, kSegmentParts * segments.size(), state.size());
