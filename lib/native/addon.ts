@@ -123,7 +123,7 @@ export interface Addon {
   cancel(flag: CancelHandle): void;
 
   tensor(dtype: DType, shape: readonly number[], bytes: Uint8Array): TensorHandle;
-  read(call: number, tensor: TensorHandle, nothing: true): Promise<void>;
+  read(call: number, tensor: TensorHandle, waitOnly: true): Promise<void>;
   read(call: number, tensor: TensorHandle): Promise<{ dtype: DType; shape: number[]; data: ArrayBuffer }>;
   read(call: number): Promise<void>;
   release(tensor: TensorHandle): void;

@@ -55,8 +55,8 @@ at::Tensor host_copy(const at::Tensor& tensor, std::function<void()>& wait) {
   return copy;
 }
 
-/// read(call, handle, nothing): Promise<{ dtype, shape, data }>, a copy; `nothing`: once the tensor is there, without its
-/// numbers; without a handle, once all calls made before have been carried out.
+/// read(call, handle, waitOnly): Promise<{ dtype, shape, data }>, a copy; `waitOnly`: once the tensor is there, without
+/// its numbers; without a handle, once all calls made before have been carried out.
 Napi::Value read(const Napi::CallbackInfo& info) {
   auto& environment = Environment::of(info.Env());
   auto deferred = std::make_shared<Napi::Promise::Deferred>(info.Env());

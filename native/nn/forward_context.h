@@ -82,12 +82,12 @@ class ForwardContext {
   Observation* observation() const { return observation_; }
   void observe(Observation* observation) { observation_ = observation; }
 
-  /// What the pass begins with and is there already, made ahead of its turn (Model::begin); null: nothing.
+  /// The first layer's self-attention, computed in advance by Model::begin; null: it is not.
   const std::shared_ptr<const Residual>& begun() const { return begun_; }
   void begin_with(std::shared_ptr<const Residual> begun) { begun_ = std::move(begun); }
-  /// What may run beside the pass's layers, once; empty: nothing. It needs nothing of this pass.
-  const std::function<void()>& beside() const { return beside_; }
-  void run_beside(std::function<void()> work) { beside_ = std::move(work); }
+  /// Work that may run at the same time as the pass's layers, once; empty: none. It needs nothing of this pass.
+  const std::function<void()>& concurrent_work() const { return concurrent_work_; }
+  void run_concurrently(std::function<void()> work) { concurrent_work_ = std::move(work); }
 
   /// Whether no row's numbers may depend on the rows beside it: decoding (ops/decode_linear).
   bool row_by_row() const { return row_by_row_; }
@@ -107,7 +107,7 @@ class ForwardContext {
   int64_t site_;
   Observation* observation_ = nullptr;
   std::shared_ptr<const Residual> begun_;
-  std::function<void()> beside_;
+  std::function<void()> concurrent_work_;
   bool row_by_row_ = false;
   struct WeightCache {
     std::unordered_map<at::TensorImpl*, at::Tensor> copies;

@@ -75,13 +75,13 @@ std::pair<at::Tensor, MemoryView> MemoryStack::operator()(const at::Tensor& toke
     view = memory.read();
     seen = project_keys_values(view, tokens.size(1), ctx);
   };
-  const auto begun = ctx.begun();  // held until what runs beside the layers is over: it may have the same stream
-  if (begun != nullptr) {
+  if (const auto& begun = ctx.begun()) {
     of_memory();
     stream = *begun;
   } else {
     side_by_side(tokens, {of_memory, [&] { stream = begin(embed, mask, ctx); }});
   }
+  const auto held = stream;  // what runs beside the layers may have the GPU stream that this was made on
   at::Tensor hidden;
   const auto of_both = [&] {
     for (size_t i = 0; i < layers_.size(); ++i) {
@@ -95,7 +95,7 @@ std::pair<at::Tensor, MemoryView> MemoryStack::operator()(const at::Tensor& toke
   std::vector<Part> parts;
   if (memory.prepare) parts.push_back([&] { memory.prepare(view); });
   parts.push_back(of_both);
-  if (ctx.beside()) parts.push_back(ctx.beside());
+  if (ctx.concurrent_work()) parts.push_back(ctx.concurrent_work());
   side_by_side(tokens, parts);
   return {hidden, view};
 }

@@ -22,7 +22,7 @@ class MemoryStack {
   MemoryStack(Parameters& parameters, const Config& config, const std::string& name, int64_t layers, bool causal);
   /// Hidden states (B, T, D), normed, of `tokens` (B, T), which embed() makes (B, T, D) of, and the memory. What is
   /// made of the memory alone may run beside what tokens see of each other in the first layer, unless that is begun
-  /// (ctx.begun()); the writer's part of it, and ctx.beside(), beside all layers.
+  /// (ctx.begun()); the writer's part of it, and ctx.concurrent_work(), beside all layers.
   std::pair<at::Tensor, MemoryView> operator()(const at::Tensor& tokens, const std::function<at::Tensor()>& embed,
                                                const MemorySource& memory, const KeyMask& mask,
                                                ForwardContext& ctx) const;

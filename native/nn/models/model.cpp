@@ -156,7 +156,7 @@ State Model::advance(const std::vector<SegmentInput>& segments, State state,
   for (size_t g = 1; g < segments.size(); ++g) {
     const auto following = of_sequence(segments, g);
     auto next = start(following);
-    ctx->run_beside([&] { next.begin_with(begin(following, next)); });
+    ctx->run_concurrently([&] { next.begin_with(begin(following, next)); });
     state = encode_at_border(segment, state, *ctx).state;
     between(state);
     segment = following;

@@ -151,8 +151,7 @@ class Model {
   const Parameters& parameters() const { return parameters_; }
 
  protected:
-  /// What the critical path of a segment begins with and takes of its tokens alone, for ctx.begin_with(); null:
-  /// nothing.
+  /// The part of a segment's critical path that depends on its tokens alone, for ctx.begin_with(); null: none.
   virtual std::shared_ptr<const Residual> begin(const SegmentInput&, ForwardContext&) const { return nullptr; }
   /// The critical path of one segment.
   virtual Encoding encode(const SegmentInput& segment, const State& state, ForwardContext& ctx) const = 0;

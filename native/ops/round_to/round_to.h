@@ -1,6 +1,6 @@
-// Numbers as a narrower dtype would keep them, without leaving their own: a state between two segments that are read in
-// one step, which is what saving it in that dtype and reading it again would make of it.
-//   y = x rounded to nearest, ties to even
+// Numbers as a narrower dtype would keep them, in their own dtype: a state between two segments that are read in one
+// step, which is what saving it in that dtype and reading it again would make of it.
+//   y = x rounded to nearest, ties to even; float64 by way of float32
 #pragma once
 #include "core/torch.h"
 

@@ -32,6 +32,18 @@ function suite(move: (x: Tensor) => Tensor, narrow: readonly FloatingDType[]): v
           for (const tensor of [x, y]) tensor.dispose();
         });
 
+  it("rounds float64 by way of float32", async () => {
+    const x = move(
+        upload(
+          numbers([1], () => 1 + 2 ** -8 + 2 ** -40),
+          "float64",
+        ),
+      ),
+      y = applyOperator("memformer::round_to", x, SCALAR_TYPE.bfloat16);
+    expect(Array.from((await download(y)).data)).to.deep.equal([1]);
+    for (const tensor of [x, y]) tensor.dispose();
+  });
+
   it("rounds a half to even, and keeps what is no number", async () => {
     const data = [1 + 1 / 256, 1 + 3 / 256, -1 - 1 / 256, Infinity, -Infinity, NaN, 0],
       wanted = [1, 1 + 1 / 64, -1, Infinity, -Infinity, NaN, 0];
