@@ -34,10 +34,10 @@ export function cell<R>(
   return `${format(mean(values))} (${format(Math.min(...values))} to ${format(Math.max(...values))}, ${missing})`;
 }
 
-/** Three decimals, and no zero below zero; from a million on as a power of ten: `3.214e+9`. */
-export function fixed(value: number): string {
+/** So many decimals, and no zero below zero; from a million on as a power of ten: `3.214e+9`. */
+export function fixed(value: number, decimals = 3): string {
   if (Math.abs(value) >= 1e6) return value.toExponential(3);
-  return value.toFixed(3).replace(/^-(0\.0*)$/, "$1");
+  return value.toFixed(decimals).replace(/^-(0\.0*)$/, "$1");
 }
 
 /** The finite values of the rows that there are. */

@@ -103,7 +103,7 @@ function sectionOf(kind: Kind, lines: readonly Line[], { text, lanes, horizon }:
       cell(
         rows,
         (result) => of(result)?.wordPerplexity,
-        (value) => (value < 1e6 ? value.toFixed(2) : fixed(value)),
+        (value) => fixed(value, 2),
       ),
       cell(rows, (result) => of(result)?.shuffledCost),
       ...[
